@@ -1,0 +1,57 @@
+"""Random numbers as pure functions: what is drawn depends on a key and an example's index, never on a state.
+
+A draw is therefore the same on every device, in every batch size, on every rank and after every resumption, and the
+global generators stay untouched. The mixing function is the two-round multiply and xor-shift permutation of 32-bit
+integers that Chris Wellons found by search ("lowbias32", 2018).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+_MASK = 0xFFFFFFFF
+
+
+def _mix(bits: Tensor) -> Tensor:
+    """Permute 32-bit integers held in int64, in place."""
+    bits.bitwise_xor_(bits >> 16).mul_(0x7FEB352D).bitwise_and_(_MASK)
+    bits.bitwise_xor_(bits >> 15).mul_(0x846CA68B).bitwise_and_(_MASK)
+    return bits.bitwise_xor_(bits >> 16)
+
+
+def _bits(shape: Sequence[int], index: Tensor, key: Sequence[int]) -> Tensor:
+    """``(N, *shape)`` uniform 32-bit integers in int64."""
+    examples = _mix(index.to(torch.int64) & _MASK)
+    for part in key:
+        examples = _mix(examples.add_(0x9E3779B9 + part).bitwise_and_(_MASK))
+    places = _mix(torch.arange(math.prod(shape), device=index.device))
+    return _mix(examples[:, None] ^ places).view(-1, *shape)
+
+
+def uniform(shape: Sequence[int], index: Tensor, *key: int) -> Tensor:
+    """Draw from U[0, 1) for each example.
+
+    Args:
+        shape: Shape of the draw of one example.
+        index: Data set indices of the examples, (N,).
+        key: Integers that name the draw: a seed, an epoch, a restart.
+
+    Returns:
+        float32 on the device of ``index``, ``(N, *shape)``.
+    """
+    return (_bits(shape, index, key) >> 8).to(torch.float32).mul_(2.0**-24)
+
+
+def normal(shape: Sequence[int], index: Tensor, *key: int) -> Tensor:
+    """Draw from N(0, 1) for each example, by the Box-Muller transform; see :func:`uniform`."""
+    radius = (1 - uniform(shape, index, *key, 1)).log_().mul_(-2).sqrt_()
+    return radius.mul_(uniform(shape, index, *key, 2).mul_(2 * math.pi).cos_())
+
+
+def integers(high: int, shape: Sequence[int], index: Tensor, *key: int) -> Tensor:
+    """Draw integers from 0 to ``high - 1`` for each example, int64; see :func:`uniform`."""
+    return (uniform(shape, index, *key) * high).long()
