@@ -1,3 +1,5 @@
 """What does quantization do to a neural network's adversarial robustness?"""
 
-__version__ = "0.1.0"
+from qra.checkpoint import load
+
+__all__ = ["load"]

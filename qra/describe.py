@@ -1,0 +1,96 @@
+"""Objects that say how they were made: a class path and plain arguments, as a config has them.
+
+Checkpoints and result files hold such descriptions instead of pickled objects.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import importlib
+import inspect
+import typing
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+from torch import nn
+
+Network = TypeVar("Network", bound=nn.Module)
+
+TRUSTED_PACKAGES = ("qra", "torch", "torchvision")
+"""Packages whose classes a checkpoint may name; anything else must be passed in by the caller."""
+
+
+def described(cls: type[Network]) -> type[Network]:
+    """Class decorator: an instance keeps its ``class_path`` and ``init_args`` in ``description``."""
+    init: Callable[..., None] = cls.__init__
+    signature = inspect.signature(init)
+
+    @functools.wraps(init)
+    def describing_init(self: nn.Module, *args: Any, **kwargs: Any) -> None:
+        init(self, *args, **kwargs)
+        bound = signature.bind(self, *args, **kwargs)
+        bound.apply_defaults()
+        values = dict(list(bound.arguments.items())[1:])
+        init_args = {name: describe(value) for name, value in values.items()}
+        vars(self)["description"] = {"class_path": _class_path(cls), "init_args": init_args}
+
+    cls.__init__ = describing_init  # type: ignore[method-assign]
+    return cls
+
+
+def describe(value: Any) -> Any:
+    """Turn a described network, a dataclass object or a plain value into what JSON and YAML can hold.
+
+    Returns:
+        ``{"class_path": ..., "init_args": {...}}`` for objects, a list for a tuple or list, plain values as they are,
+        and None for a network that is not described.
+    """
+    if isinstance(value, nn.Module):
+        return getattr(value, "description", None)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        arguments = {field.name: describe(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        return {"class_path": _class_path(type(value)), "init_args": arguments}
+    return [describe(item) for item in value] if isinstance(value, tuple | list) else value
+
+
+def _class_path(cls: type) -> str:
+    return f"{cls.__module__}.{cls.__qualname__}"
+
+
+def rebuild(description: Mapping[str, Any] | None) -> nn.Module:
+    """Make the network that a description names.
+
+    Args:
+        description: ``class_path`` and ``init_args``, the latter possibly with descriptions inside.
+
+    Raises:
+        ValueError: If it is no complete description, or names anything but a network of the trusted packages (a
+            checkpoint is an untrusted file: what it names is imported and called).
+    """
+    class_path = description.get("class_path") if isinstance(description, Mapping) else None
+    if description is None or not isinstance(class_path, str):
+        raise ValueError("the checkpoint does not say how to rebuild its network: pass the network yourself")
+    arguments = {
+        key: rebuild(value) if isinstance(value, Mapping) else value
+        for key, value in (description.get("init_args") or {}).items()
+    }
+    return _network_factory(class_path)(**arguments)
+
+
+def _network_factory(class_path: str) -> Callable[..., nn.Module]:
+    """Import a class of networks, or a function annotated to return one; refuse everything else."""
+    module, _, name = class_path.rpartition(".")
+    if module.split(".")[0] not in TRUSTED_PACKAGES:
+        raise ValueError(
+            f"the checkpoint names the network {class_path}, which is outside {', '.join(TRUSTED_PACKAGES)}: "
+            "if you trust it, build it and pass the network yourself"
+        )
+    try:
+        factory = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError):
+        raise ValueError(f"the checkpoint names the network {class_path}, which cannot be imported") from None
+    made = factory if inspect.isclass(factory) else typing.get_type_hints(factory).get("return")
+    if not (inspect.isclass(made) and issubclass(made, nn.Module)):
+        raise ValueError(f"the checkpoint names {class_path} as its network, which makes no torch.nn.Module")
+    return typing.cast(Callable[..., nn.Module], factory)

@@ -1,0 +1,90 @@
+import hashlib
+import os
+
+import pytest
+import torch
+from torch import nn
+
+import qra
+from qra import checkpoint, models
+
+
+class Payload:
+    def __reduce__(self):
+        return os.mkdir, ("pwned",)
+
+
+def save(network, path):
+    state = {f"network.{name}": value for name, value in network.state_dict().items()}
+    torch.save({"state_dict": state, "qra": {"network": network.description}}, path)
+
+
+@pytest.fixture
+def path(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "some.ckpt"
+
+
+def test_load_gives_an_eval_network_with_the_weights(path):
+    network = models.resnet20()
+    save(network, path)
+    loaded = qra.load(path)
+    x = torch.rand(2, 3, 32, 32)
+    assert not loaded.training
+    assert torch.equal(loaded(x), network.eval()(x))
+
+
+def test_load_takes_a_network_the_checkpoint_does_not_describe(path):
+    torch.save({"state_dict": nn.Linear(3, 2).state_dict(prefix="network.")}, path)
+    assert qra.load(path, nn.Linear(3, 2)).weight.shape == (2, 3)
+    with pytest.raises(ValueError, match=r"some.ckpt: .*pass the network yourself"):
+        qra.load(path)
+
+
+def test_pickled_code_is_refused_and_not_run(path):
+    torch.save({"state_dict": {}, "surprise": Payload()}, path)
+    with pytest.raises(ValueError, match=r"some.ckpt: holds pickled objects"):
+        checkpoint.read(path)
+    assert not os.path.exists("pwned")
+
+
+@pytest.mark.parametrize("kept", [0, 100, 0.5])
+def test_a_truncated_file_is_named(path, kept):
+    save(models.resnet20(), path)
+    content = path.read_bytes()
+    path.write_bytes(content[: int(kept * len(content)) if kept < 1 else kept])
+    with pytest.raises(ValueError, match=r"some\.ckpt: "):
+        checkpoint.read(path)
+
+
+def test_a_missing_file_is_named(path):
+    with pytest.raises(ValueError, match=r"some.ckpt: there is no such checkpoint"):
+        checkpoint.read(path)
+
+
+def test_a_file_without_weights_is_named(path):
+    torch.save({"epoch": 3}, path)
+    with pytest.raises(ValueError, match=r"some.ckpt: .*no state_dict"):
+        checkpoint.read(path)
+
+
+@pytest.mark.parametrize(
+    ("other", "difference"),
+    [
+        (models.resnet32, "which this one lacks"),
+        (lambda: models.resnet20(num_classes=3), r"shape \(10, 64\), not \(3, 64\)"),
+    ],
+)
+def test_weights_of_another_network_are_refused_whole(path, other, difference):
+    saved = models.resnet20() if "shape" in difference else other()
+    save(saved, path)
+    network = other() if "shape" in difference else models.resnet20()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    with pytest.raises(ValueError, match=difference):
+        checkpoint.load_weights(network, path)
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+
+
+def test_sha256_is_that_of_the_file(path):
+    path.write_bytes(b"weights" * 1000)
+    assert checkpoint.sha256(path) == hashlib.sha256(b"weights" * 1000).hexdigest()

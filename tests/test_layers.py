@@ -1,0 +1,51 @@
+"""Imports go down only: a part may use what lies below it, never what lies above or beside it."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1] / "qra"
+
+LAYERS = {
+    "types": 0, "noise": 0, "errors": 0, "environment": 0, "describe": 0, "schedules": 0,
+    "losses": 1, "attacks": 1, "quant": 1, "models": 1, "data": 1,
+    "evaluation": 2, "checkpoint": 2,
+    "modules": 3,
+    "callbacks": 4,
+    "doctor": 5,
+    "cli": 6, "__main__": 7,
+}  # fmt: skip
+NEIGHBOURS = {("attacks", "losses")}
+LIGHTNING = {"modules", "callbacks", "data", "cli"}
+
+
+def imported(tree):
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "relative import"
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+FILES = sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_go_down_only(path):
+    part = path.relative_to(ROOT).parts[0].removesuffix(".py")
+    for name in imported(ast.parse(path.read_text())):
+        package, _, rest = name.partition(".")
+        if package in ("lightning", "pytorch_lightning"):
+            assert part in LIGHTNING, f"{part} imports {name}"
+        target = rest.split(".")[0]
+        if package == "qra" and target in LAYERS and target != part:
+            below = LAYERS[target] < LAYERS[part]
+            assert below or (part, target) in NEIGHBOURS, f"{part} imports {name}, which is not below it"
+
+
+def test_every_part_has_a_layer():
+    parts = {path.relative_to(ROOT).parts[0].removesuffix(".py") for path in FILES}
+    assert parts == LAYERS.keys()
