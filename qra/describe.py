@@ -9,6 +9,7 @@ import dataclasses
 import functools
 import importlib
 import inspect
+import sys
 import typing
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
@@ -33,6 +34,8 @@ def described(cls: type[Network]) -> type[Network]:
         bound.apply_defaults()
         values = dict(list(bound.arguments.items())[1:])
         init_args = {name: describe(value) for name, value in values.items()}
+        if any(isinstance(value, nn.Module) and init_args[name] is None for name, value in values.items()):
+            return  # a part that cannot be described leaves the whole without description
         vars(self)["description"] = {"class_path": _class_path(cls), "init_args": init_args}
 
     cls.__init__ = describing_init  # type: ignore[method-assign]
@@ -55,7 +58,10 @@ def describe(value: Any) -> Any:
 
 
 def _class_path(cls: type) -> str:
-    return f"{cls.__module__}.{cls.__qualname__}"
+    """The path by which users import a class: that of its package if the package exports it."""
+    package = cls.__module__.rpartition(".")[0]
+    exported = getattr(sys.modules.get(package), cls.__qualname__, None)
+    return f"{package if exported is cls else cls.__module__}.{cls.__qualname__}"
 
 
 def rebuild(description: Mapping[str, Any] | None) -> nn.Module:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,13 +12,12 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 
-@dataclass(frozen=True)
-class Schedule:
-    """A multiplier of the optimizer's learning rate over the run."""
+class Schedule(ABC):
+    """A multiplier of the optimizer's learning rate over the run; a subclass is a frozen dataclass."""
 
+    @abstractmethod
     def multiplier(self, done: float) -> float:
         """The factor on the learning rate once the fraction ``done`` in [0, 1] of all steps is done."""
-        raise NotImplementedError
 
     def __call__(self, optimizer: Optimizer, total_steps: int) -> LambdaLR:
         """Make the scheduler, which is to be stepped after each of ``total_steps`` optimizer steps."""

@@ -25,7 +25,7 @@ def parse_pixels(value: Any) -> float:
 def format_pixels(value: float) -> str:
     """Write a length in pixel units so that :func:`parse_pixels` reads back the same float."""
     fraction = f"{round(value * 510) / 2:g}/255"
-    return fraction if value != 0 and parse_pixels(fraction) == value else repr(float(value))
+    return fraction if parse_pixels(fraction) == value else repr(float(value))
 
 
 if TYPE_CHECKING:

@@ -31,10 +31,10 @@ def test_a_wrapped_foreign_network_is_rebuilt_when_the_config_describes_it():
 
 def test_settings_are_described_with_what_they_hold():
     described = describe(PGD(eps=4 / 255, start=GaussianStart(0.01)))
-    assert described["class_path"] == "qra.attacks.pgd.PGD"
+    assert described["class_path"] == "qra.attacks.PGD"
     assert described["init_args"]["eps"] == 4 / 255
     assert described["init_args"]["start"] == {
-        "class_path": "qra.attacks.start.GaussianStart",
+        "class_path": "qra.attacks.GaussianStart",
         "init_args": {"std": 0.01, "seed": 0},
     }
 
@@ -59,3 +59,7 @@ def test_a_checkpoint_cannot_name_what_is_no_network(class_path, reason):
 def test_a_missing_description_asks_for_the_network(description):
     with pytest.raises(ValueError, match="pass the network yourself"):
         rebuild(description)
+
+
+def test_a_network_around_one_that_is_not_described_is_not_described_either():
+    assert describe(models.Normalized(torch.nn.Flatten())) is None

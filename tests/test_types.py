@@ -22,4 +22,4 @@ def test_formatting_loses_nothing(value):
 
 
 def test_whole_levels_are_written_as_fractions():
-    assert [format_pixels(v) for v in (8 / 255, 0.5 / 255, 0.031, 0.0)] == ["8/255", "0.5/255", "0.031", "0.0"]
+    assert [format_pixels(v) for v in (8 / 255, 0.5 / 255, 0.031, 0.0)] == ["8/255", "0.5/255", "0.031", "0/255"]

@@ -1,0 +1,49 @@
+"""The fast gradient sign method, from the image or from random noise."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from torch import Tensor, nn
+
+from qra.attacks.base import Attack
+from qra.attacks.pgd import PGD
+from qra.attacks.start import Start, ZeroStart
+from qra.types import Norm, Pixels
+
+
+@dataclass(frozen=True)
+class FGSM(Attack):
+    """One step that increases the cross-entropy with the labels ``y`` (N,): PGD with one step.
+
+    The defaults are FGSM (Goodfellow et al. 2015, section 4). Random-start FGSM (FGSM-RS, Wong et al. 2020, algorithm
+    3) is ``FGSM(8 / 255, step_size=10 / 255, start=UniformStart())``: a step of 1.25 ``eps``.
+
+    Args:
+        eps: Radius of the ball, in pixel units; 0 gives the images back.
+        step_size: Length of the step, in pixel units; ``eps`` if left out.
+        start: The first perturbation.
+        norm: Norm of the ball and of the step.
+
+    Raises:
+        ValueError: If a setting is out of its range.
+    """
+
+    eps: Pixels = 8 / 255
+    step_size: Pixels | None = None
+    start: Start = field(default_factory=ZeroStart)
+    norm: Norm = "linf"
+
+    def __post_init__(self) -> None:
+        pgd = self.as_pgd()
+        object.__setattr__(self, "eps", pgd.eps)
+        if self.step_size is not None:
+            object.__setattr__(self, "step_size", pgd.step_size)
+
+    def as_pgd(self) -> PGD:
+        """The same attack under its general name."""
+        step_size = self.eps if self.step_size is None else self.step_size
+        return PGD(self.eps, step_size, steps=1, start=self.start, norm=self.norm)
+
+    def perturb(self, model: nn.Module, x: Tensor, y: Tensor, index: Tensor, epoch: int) -> Tensor:
+        return self.as_pgd().perturb(model, x, y, index, epoch)

@@ -1,0 +1,188 @@
+"""Projected gradient descent (Madry et al. 2018), built of small steps that a subclass may replace."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from qra import losses
+from qra.attacks.base import Attack
+from qra.attacks.start import Start, UniformStart
+from qra.types import Norm, Pixels, parse_pixels
+
+AttackLoss = Literal["cross_entropy", "dlr", "cw_margin", "kl"]
+
+_LOSSES = {
+    "cross_entropy": losses.cross_entropy,
+    "dlr": losses.dlr,
+    "cw_margin": losses.cw_margin,
+    "kl": losses.kl,
+}
+
+
+@dataclass(frozen=True)
+class PGD(Attack):
+    """Steps along the gradient's sign (L-inf) or direction (L2), each projected onto the ball and the pixel range.
+
+    Madry et al. 2018, section 2.1. A subclass may replace :meth:`objective`, :meth:`first_iterate`, :meth:`gradient`,
+    :meth:`ascend`, :meth:`project` or :meth:`is_fooled`. One restart without early stop costs one forward and one
+    backward pass a step and nothing more.
+
+    Args:
+        eps: Radius of the ball, in pixel units; 0 gives the images back.
+        step_size: Length of a step, in pixel units.
+        steps: Number of steps; 0 gives the start noise, a baseline for defences that hide gradients.
+        restarts: Number of starts. Kept for each example is the worst final iterate: a misclassified one first, then
+            the one of highest loss.
+        start: The first perturbation.
+        norm: Norm of the ball and of the step.
+        loss: What is increased; for ``kl``, the ``y`` of the call is the logits (N, C) to move away from.
+        targeted: Whether ``y`` is where to go, instead of where to leave; the loss is then decreased.
+        early_stop: For evaluation: an example leaves the batch with its first misclassified iterate, and a restart
+            takes only those that are left. Broken then means misclassified at any iterate; an example that was never
+            broken gets the last iterate of the last restart.
+
+    Raises:
+        ValueError: If a setting is out of its range.
+    """
+
+    eps: Pixels = 8 / 255
+    step_size: Pixels = 2 / 255
+    steps: int = 10
+    restarts: int = 1
+    start: Start = field(default_factory=UniformStart)
+    norm: Norm = "linf"
+    loss: AttackLoss = "cross_entropy"
+    targeted: bool = False
+    early_stop: bool = False
+
+    def __post_init__(self) -> None:
+        for name, choices in (("norm", get_args(Norm)), ("loss", get_args(AttackLoss))):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name} is {getattr(self, name)!r}: choose one of {', '.join(choices)}")
+        for name, least in (("steps", 0), ("restarts", 1)):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < least:
+                raise ValueError(f"{name} is {value!r}: it must be a whole number, at least {least}")
+        for name in ("eps", "step_size"):
+            object.__setattr__(self, name, _length(name, getattr(self, name), self.norm))
+
+    def perturb(self, model: nn.Module, x: Tensor, y: Tensor, index: Tensor, epoch: int) -> Tensor:
+        if y.ndim != (2 if self.loss == "kl" else 1):
+            raise ValueError(f"y has shape {tuple(y.shape)}: loss kl takes logits (N, C), the others take labels (N,)")
+        if self.eps == 0 or len(x) == 0:
+            return x.clone()
+        search = self._until_fooled if self.early_stop else self._worst_of_restarts
+        return search(model, x, y, index, epoch)
+
+    def objective(self, logits: Tensor, y: Tensor) -> Tensor:
+        """What the attack increases, for each example: (N, C) and ``y`` to (N,)."""
+        loss = _LOSSES[self.loss](logits, y)
+        return -loss if self.targeted else loss
+
+    def first_iterate(self, x: Tensor, index: Tensor, epoch: int, restart: int) -> Tensor:
+        """Where a restart begins: a new tensor like ``x``, inside the ball and [0, 1]."""
+        return self.project(x + self.start(x, self.eps, self.norm, index, epoch, restart), x)
+
+    def gradient(self, model: nn.Module, x_adv: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Gradient of the objective at ``x_adv``, and the logits there; the gradient's memory may be shared."""
+        x_adv = x_adv.detach().requires_grad_()
+        logits = _at_least_float32(model(x_adv))
+        # the sum, not the mean: an example's gradient must not shrink with the batch around it
+        (gradient,) = torch.autograd.grad(self.objective(logits, y).sum(), x_adv)
+        return gradient, logits.detach()
+
+    def ascend(self, x_adv: Tensor, gradient: Tensor) -> Tensor:
+        """Take one step; ``x_adv`` may be written to."""
+        direction = gradient.sign() if self.norm == "linf" else _unit(gradient)
+        return x_adv.add_(direction, alpha=self.step_size)
+
+    def project(self, x_adv: Tensor, x: Tensor) -> Tensor:
+        """Bring ``x_adv`` back into the ball around ``x`` and into [0, 1]; ``x_adv`` may be written to."""
+        if self.norm == "linf":
+            return x_adv.clamp_(x - self.eps, x + self.eps).clamp_(0, 1)
+        delta = x_adv.sub_(x)
+        shrink = self.eps / _l2_norm(delta).clamp_min_(max(self.eps, torch.finfo(x.dtype).tiny))
+        # x lies in the box, so clamping to it shortens delta in every pixel: the ball is not left again
+        return delta.mul_(shrink).add_(x).clamp_(0, 1)
+
+    def is_fooled(self, logits: Tensor, y: Tensor) -> Tensor:
+        """Whether the attack has reached its aim, for each example: bool (N,)."""
+        labels = y.argmax(1) if self.loss == "kl" else y
+        return (logits.argmax(1) == labels) == self.targeted
+
+    def _worst_of_restarts(self, model: nn.Module, x: Tensor, y: Tensor, index: Tensor, epoch: int) -> Tensor:
+        worst = self._climb(model, x, y, self.first_iterate(x, index, epoch, 0))
+        if self.restarts == 1:
+            return worst
+        fooled, objective = self._judge(model, worst, y)
+        for restart in range(1, self.restarts):
+            x_adv = self._climb(model, x, y, self.first_iterate(x, index, epoch, restart))
+            new_fooled, new_objective = self._judge(model, x_adv, y)
+            worse = torch.where(new_fooled == fooled, new_objective > objective, new_fooled)
+            worst[worse] = x_adv[worse]
+            fooled, objective = fooled | new_fooled, torch.where(worse, new_objective, objective)
+        return worst
+
+    def _climb(self, model: nn.Module, x: Tensor, y: Tensor, x_adv: Tensor) -> Tensor:
+        for _ in range(self.steps):
+            gradient, _ = self.gradient(model, x_adv, y)
+            x_adv = self.project(self.ascend(x_adv, gradient), x)
+        return x_adv
+
+    def _judge(self, model: nn.Module, x_adv: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        with torch.no_grad():
+            logits = _at_least_float32(model(x_adv))
+            return self.is_fooled(logits, y), self.objective(logits, y)
+
+    def _until_fooled(self, model: nn.Module, x: Tensor, y: Tensor, index: Tensor, epoch: int) -> Tensor:
+        result = torch.empty_like(x)
+        left = torch.arange(len(x), device=x.device)  # places in the batch of the examples not yet broken
+        for restart in range(self.restarts):
+            x_left, y_left = x[left], y[left]
+            x_adv = self.first_iterate(x_left, index[left], epoch, restart)
+            result[left] = x_adv
+            for _ in range(self.steps):
+                gradient, logits = self.gradient(model, x_adv, y_left)
+                kept = ~self.is_fooled(logits, y_left)
+                left, x_left, y_left, x_adv, gradient = (t[kept] for t in (left, x_left, y_left, x_adv, gradient))
+                if len(left) == 0:
+                    return result
+                x_adv = self.project(self.ascend(x_adv, gradient), x_left)
+                result[left] = x_adv
+            if restart + 1 < self.restarts:  # the caller's own forward pass judges the very last iterate
+                left = left[~self._judge(model, x_adv, y_left)[0]]
+                if len(left) == 0:
+                    return result
+        return result
+
+
+def _length(name: str, value: float, norm: Norm) -> float:
+    value = parse_pixels(value)
+    if not 0 <= value < math.inf:
+        raise ValueError(f"{name} is {value:g}: it must be a finite number, at least 0")
+    if norm == "linf" and value > 1:
+        raise ValueError(f"{name} is {value:g}, but pixels are in [0, 1]: did you mean {value:g}/255?")
+    return value
+
+
+def _at_least_float32(logits: Tensor) -> Tensor:
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+
+def _l2_norm(v: Tensor) -> Tensor:
+    """(N, ...) to (N, 1, ...)."""
+    norm: Tensor = torch.linalg.vector_norm(v, dim=tuple(range(1, v.ndim)), keepdim=True)
+    return norm
+
+
+def _unit(v: Tensor) -> Tensor:
+    """Scale each example to L2 norm 1; zero stays zero."""
+    # first to a largest entry of 1: the squares of a confident network's gradients would underflow
+    largest = v.abs().amax(dim=tuple(range(1, v.ndim)), keepdim=True)
+    v = v / largest.clamp_min_(torch.finfo(v.dtype).tiny)
+    return v / _l2_norm(v).clamp_min_(1)

@@ -1,0 +1,14 @@
+from qra.callbacks.adversarial_examples import AdversarialExamples
+from qra.callbacks.catastrophic import CatastrophicOverfittingGuard
+from qra.callbacks.diagnostics import TrainingDiagnostics
+from qra.callbacks.evaluation import Evaluation, RobustnessEvaluation
+from qra.callbacks.results import ResultWriter
+
+__all__ = [
+    "AdversarialExamples",
+    "CatastrophicOverfittingGuard",
+    "Evaluation",
+    "ResultWriter",
+    "RobustnessEvaluation",
+    "TrainingDiagnostics",
+]

@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+from torch import Tensor
+
+from qra.attacks import PGD, Attack
+from qra.data import balanced_subset
+from qra.evaluation.figures import adversarial_grid
+from qra.modules import ImageClassifier
+from qra.types import Batch
+
+
+class AdversarialExamples(Callback):
+    """Write adversarial test images during ``predict``.
+
+    ``adversarial.npz`` holds ``x`` and ``x_adv`` (float32 in [0, 1], (n, C, H, W)), ``y``, ``clean_prediction``,
+    ``adversarial_prediction`` and ``indices`` (int64, (n,)), in the order of ``indices``; ``adversarial.png`` shows the
+    first that the attack broke. With several devices each rank writes its own files.
+
+    Args:
+        attack: Makes the images.
+        n: Number of test images, class-balanced; all of them if there are fewer.
+        seed: Chooses the subset.
+        shown: Number of examples in the picture.
+    """
+
+    def __init__(
+        self, attack: Attack = PGD(steps=20, early_stop=True), n: int = 100, seed: int = 0, shown: int = 8
+    ) -> None:
+        if n < 1 or shown < 1:
+            raise ValueError(f"n and shown are at least 1, not {n} and {shown}")
+        self.attack = attack
+        self.n = n
+        self.seed = seed
+        self.shown = shown
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        labels = trainer.datamodule.data.test.labels  # type: ignore[attr-defined]
+        self._chosen = balanced_subset(labels, min(self.n, len(labels)), self.seed)
+        self._parts: list[dict[str, Tensor]] = []
+
+    def on_predict_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Tensor, batch: Batch, *_: Any, **__: Any
+    ) -> None:
+        assert isinstance(pl_module, ImageClassifier)
+        chosen = torch.isin(batch.indices, self._chosen.to(batch.indices.device))
+        x, y, indices = (part[chosen] for part in batch)
+        if not len(x):
+            return
+        x_adv = self.attack(pl_module.attack_network(refresh=False), x, y, index=indices)
+        with torch.no_grad():
+            adversarial_prediction = pl_module(x_adv).argmax(1)
+        found = {"x": x, "x_adv": x_adv, "y": y, "indices": indices}
+        found["clean_prediction"] = outputs[chosen].argmax(1)
+        found["adversarial_prediction"] = adversarial_prediction
+        self._parts.append({name: value.cpu() for name, value in found.items()})
+
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        arrays = {name: torch.cat([part[name] for part in self._parts]) for name in self._parts[0]}
+        order = arrays["indices"].argsort()
+        arrays = {name: value[order] for name, value in arrays.items()}
+        rank = f"-rank{trainer.global_rank}" if trainer.world_size > 1 else ""
+        target = Path(trainer.default_root_dir) / f"adversarial{rank}.npz"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = target.with_name(f".{target.name}")
+        np.savez_compressed(temporary, allow_pickle=False, **{name: value.numpy() for name, value in arrays.items()})
+        os.replace(temporary, target)
+        self._draw(arrays, trainer.datamodule.class_names, target.with_suffix(".png"))  # type: ignore[attr-defined]
+        print(f"{len(order)} adversarial examples written to {target}")
+
+    def _draw(self, arrays: dict[str, Tensor], names: Sequence[str], target: Path) -> None:
+        was_right = arrays["clean_prediction"] == arrays["y"]
+        broken = was_right & (arrays["adversarial_prediction"] != arrays["y"])
+        first = torch.argsort(~broken, stable=True)[: self.shown]  # the broken ones, then the others
+        titles = [
+            (names[clean], names[adversarial])
+            for clean, adversarial in zip(
+                arrays["clean_prediction"][first], arrays["adversarial_prediction"][first], strict=True
+            )
+        ]
+        adversarial_grid(arrays["x"][first], arrays["x_adv"][first], titles).savefig(target, dpi=150)

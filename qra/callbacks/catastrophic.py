@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.utilities import rank_zero_warn
+
+from qra.attacks import PGD, Attack
+from qra.evaluation.robustness import robust
+from qra.modules import ImageClassifier
+from qra.types import Batch
+
+
+class CatastrophicOverfittingGuard(Callback):
+    """Stop fast adversarial training when it collapses, and put the last good weights back.
+
+    Training on single-step attacks can, within one epoch, lose all robustness to PGD while its own accuracy jumps
+    (Wong et al. 2020, arXiv 2001.03994, section 5.4). At the end of each epoch this measures PGD accuracy on the first
+    training batch of the epoch.
+
+    Args:
+        attack: The attack that training does not use.
+        drop: Fall of the accuracy from one epoch to the next that counts as a collapse, as a fraction.
+    """
+
+    def __init__(self, attack: Attack = PGD(steps=5, early_stop=True), drop: float = 0.2) -> None:
+        if not 0 < drop < 1:
+            raise ValueError(f"drop is a fraction of the accuracy in (0, 1), not {drop}")
+        self.attack = attack
+        self.drop = drop
+        self._accuracy = 0.0
+        self._good: dict[str, torch.Tensor] = {}
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int) -> None:
+        if batch_idx == 0:
+            self._batch = batch
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert isinstance(pl_module, ImageClassifier)
+        frozen = pl_module.attack_network()
+        right = robust(frozen, self.attack, *self._batch).float().mean()
+        accuracy = float(trainer.strategy.reduce(right, reduce_op="mean"))
+        pl_module.log("train/guard_acc", accuracy, rank_zero_only=True)
+        if accuracy < self._accuracy - self.drop and self._good:
+            pl_module.network.load_state_dict(self._good)
+            trainer.should_stop = True
+            rank_zero_warn(
+                f"catastrophic overfitting in epoch {trainer.current_epoch}: accuracy under PGD fell from "
+                f"{self._accuracy:.1%} to {accuracy:.1%} on a training batch; the weights of the epoch before are put "
+                "back and training stops"
+            )
+            return
+        self._accuracy = accuracy
+        self._good = copy.deepcopy(pl_module.network.state_dict())
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"accuracy": self._accuracy}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._accuracy = state_dict["accuracy"]

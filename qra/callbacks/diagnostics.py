@@ -1,0 +1,92 @@
+"""Say in plain words what is going wrong in a training run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor
+
+
+class TrainingDiagnostics(Callback):
+    """Watch a training run for known failures.
+
+    After each validation it warns if the attack does not raise the loss, if accuracy stands at chance, and if robust
+    accuracy falls on validation data while it rises on training data (robust overfitting: Rice et al. 2020, arXiv
+    2002.11569). A loss that is not finite stops the run before it can reach the weights; the last checkpoint stays.
+
+    Args:
+        patience: Epochs after which accuracy at chance, or a falling robust accuracy, is worth a warning.
+        fall: Fall of robust validation accuracy below its best that counts as overfitting, as a fraction.
+    """
+
+    def __init__(self, patience: int = 3, fall: float = 0.02) -> None:
+        if patience < 1 or not 0 < fall < 1:
+            raise ValueError(f"patience is at least 1 and fall in (0, 1), not {patience} and {fall}")
+        self.patience = patience
+        self.fall = fall
+        self._best = (0.0, 0.0, -1)  # robust accuracy in validation, in training, epoch
+
+    def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
+        if not torch.isfinite(loss.detach()):
+            rate = trainer.optimizers[0].param_groups[0]["lr"]
+            raise ValueError(
+                f"the loss is {loss.item()} at step {trainer.global_step} (epoch {trainer.current_epoch}), where the "
+                f"learning rate is {rate:.4g}: lower it or warm it up; the weights of the last checkpoint are sound"
+            )
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        classes = trainer.datamodule.num_classes  # type: ignore[attr-defined]
+        for message in self.findings(metrics, trainer.current_epoch, classes):
+            rank_zero_warn(f"epoch {trainer.current_epoch}: {message}")
+
+    def findings(self, metrics: dict[str, float], epoch: int, classes: int) -> list[str]:
+        """What is wrong after an epoch.
+
+        Args:
+            metrics: Logged values by name.
+            epoch: Number of the epoch, from 0.
+            classes: Number of classes.
+        """
+        found = []
+        clean_acc, chance = metrics.get("val/clean_acc", 1.0), 1 / classes
+        if epoch + 1 >= self.patience and clean_acc < 1.3 * chance:
+            found.append(
+                f"clean accuracy is {clean_acc:.1%} after {epoch + 1} epochs, and chance is {chance:.1%}: the network "
+                "learns nothing (learning rate, attack strength or initialization)"
+            )
+        elif "val/robust_loss" in metrics and metrics["val/robust_loss"] <= metrics["val/clean_loss"]:
+            found.append(
+                "the attack does not raise the loss on validation images: adversarial examples are not generated "
+                "properly (eps or step size 0, or no gradient reaches the input)"
+            )
+        if "val/robust_acc" in metrics and "train/robust_acc" in metrics:
+            found += self._overfitting(metrics["val/robust_acc"], metrics["train/robust_acc"], epoch)
+        return found
+
+    def _overfitting(self, validation: float, training: float, epoch: int) -> list[str]:
+        best_validation, training_then, best_epoch = self._best
+        if validation >= best_validation:
+            self._best = validation, training, epoch
+        elif (
+            epoch - best_epoch >= self.patience
+            and validation < best_validation - self.fall
+            and training > training_then + self.fall
+        ):
+            return [
+                f"robust overfitting: since epoch {best_epoch}, robust accuracy fell from {best_validation:.1%} to "
+                f"{validation:.1%} in validation and rose from {training_then:.1%} to {training:.1%} in training; "
+                "best.ckpt holds the better network"
+            ]
+        return []
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": list(self._best)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        validation, training, epoch = state_dict["best"]
+        self._best = validation, training, epoch

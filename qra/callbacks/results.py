@@ -1,0 +1,94 @@
+"""The files and tables of a run."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import TensorBoardLogger
+from rich.console import Console
+from rich.table import Table
+
+from qra import checkpoint, environment
+from qra.callbacks.evaluation import Evaluation
+from qra.evaluation.figures import robustness_curve
+from qra.evaluation.outcome import SCHEMA, Outcome, write_correct, write_json
+from qra.types import format_pixels
+
+
+class ResultWriter(Callback):
+    """Write what a run was and what it found into the run directory.
+
+    ``fit`` writes ``run.json``, the reproducibility sheet. ``test`` writes ``result.json`` (each outcome's accuracy,
+    interval, n and attack; checkpoint, data, versions), ``correct.npz`` (each example's outcome), the robustness curve
+    and the accuracies to TensorBoard, and a table to the terminal.
+    """
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.is_global_zero:
+            write_json(_directory(trainer) / "run.json", _sheet(trainer, pl_module))
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._started = time.monotonic()
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        evaluations = [c for c in trainer.callbacks if isinstance(c, Evaluation)]  # type: ignore[attr-defined]
+        outcomes = {name: outcome for evaluation in evaluations for name, outcome in evaluation.outcomes.items()}
+        if not trainer.is_global_zero or not outcomes:
+            return
+        directory = _directory(trainer)
+        write_correct(directory / "correct.npz", outcomes)
+        write_json(directory / "result.json", self._result(trainer, pl_module, outcomes))
+        _to_tensorboard(trainer, outcomes)
+        Console().print(table(outcomes), f"written to {directory / 'result.json'}")
+
+    def _result(self, trainer: Trainer, pl_module: LightningModule, outcomes: Mapping[str, Outcome]) -> dict[str, Any]:
+        path = trainer.ckpt_path
+        return {
+            "schema": SCHEMA,
+            "outcomes": {name: outcome.summary() for name, outcome in outcomes.items()},
+            "checkpoint": {"path": str(path), "sha256": checkpoint.sha256(path)} if path else None,
+            "seconds": round(time.monotonic() - self._started, 1),
+            **_sheet(trainer, pl_module),
+        }
+
+
+def table(outcomes: Mapping[str, Outcome]) -> Table:
+    """A table of outcomes for the terminal."""
+    result = Table("attack", "eps", "accuracy", "95% interval", "n")
+    for name in ("eps", "accuracy", "95% interval", "n"):
+        result.columns[[column.header for column in result.columns].index(name)].justify = "right"
+    for outcome in outcomes.values():
+        low, high = outcome.interval
+        eps = format_pixels(outcome.eps) if outcome.settings else ""
+        result.add_row(outcome.title, eps, f"{outcome.accuracy:.2%}", f"{low:.1%} - {high:.1%}", str(outcome.n))
+    return result
+
+
+def _directory(trainer: Trainer) -> Path:
+    directory = Path(trainer.default_root_dir)
+    directory.mkdir(parents=True, exist_ok=True)
+    return directory
+
+
+def _sheet(trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
+    data = trainer.datamodule  # type: ignore[attr-defined]
+    return {
+        "module": type(pl_module).__qualname__,
+        "data": {"class": type(data).__qualname__, "sha256": data.data_hash},
+        "world_size": trainer.world_size,
+        **environment.sheet(pl_module.device),
+    }
+
+
+def _to_tensorboard(trainer: Trainer, outcomes: Mapping[str, Outcome]) -> None:
+    for logger in trainer.loggers:
+        if isinstance(logger, TensorBoardLogger):
+            accuracies = {f"hp/{name}_acc": outcome.accuracy for name, outcome in outcomes.items()}
+            logger.log_hyperparams({"checkpoint": str(trainer.ckpt_path)}, accuracies)
+            logger.experiment.add_figure("test/robustness", robustness_curve(outcomes.values()))
+            logger.save()

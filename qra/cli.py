@@ -1,0 +1,233 @@
+"""The command line: ``qra fit | validate | test | predict`` by LightningCLI, and small tools beside them."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # of jsonargparse's names inside Lightning
+
+from jsonargparse import Namespace
+from jsonargparse.typing import register_type
+from lightning import LightningModule, Trainer
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_only
+
+from qra import checkpoint, compare, doctor
+from qra.callbacks import AdversarialExamples, ResultWriter, RobustnessEvaluation, TrainingDiagnostics
+from qra.callbacks.progress import progress_display
+from qra.data import TensorDataModule
+from qra.errors import one_line
+from qra.modules import ImageClassifier
+from qra.types import Pixels, format_pixels
+
+register_type(Pixels, serializer=format_pixels, deserializer=Pixels)
+
+TRAINER_DEFAULTS: dict[str, Any] = {
+    "inference_mode": False,  # attacks need gradients
+    "use_distributed_sampler": False,  # the data modules shard by themselves, without duplicates
+    "num_sanity_val_steps": 0,  # a validation is an attack
+    "log_every_n_steps": 20,
+    "enable_model_summary": False,
+}
+
+
+TOOLS = {"compare": compare.main, "doctor": doctor.main}
+"""Commands that are no work of Lightning's."""
+
+
+class RunConfigCallback(SaveConfigCallback):
+    """Save the whole config: ``config.yaml`` by fit, ``<subcommand>/config.yaml`` by the others."""
+
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        directory = Path(trainer.default_root_dir)
+        target = directory / ("" if stage == "fit" else TrainerFn(stage).value) / "config.yaml"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        config = self.config.clone()
+        config.run = None  # a run directory may be moved
+        self.parser.save(config, target, skip_none=False, overwrite=True, multifile=False)
+
+
+class OneLineParser(LightningArgumentParser):
+    """A parser whose errors are one line."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        fail(ex if ex is not None else ValueError(message))
+
+
+class QraCLI(LightningCLI):
+    """Lightning's command line with the project's defaults, run directories and one-line errors."""
+
+    def __init__(self, args: list[str]) -> None:
+        super().__init__(
+            ImageClassifier,
+            TensorDataModule,
+            save_config_callback=RunConfigCallback,
+            save_config_kwargs={"save_to_log_dir": False},
+            trainer_defaults=TRAINER_DEFAULTS,
+            seed_everything_default=0,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            args=args,
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+        )
+
+    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
+        self.parser_class = OneLineParser
+        return super().init_parser(**kwargs)
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument(
+            "--run",
+            type=str | None,
+            default=None,
+            help="Directory of the run, where everything is written; runs/NAME for a config NAME.yaml if not given.",
+        )
+        parser.add_lightning_class_args(RobustnessEvaluation, "evaluation")
+        parser.add_lightning_class_args(AdversarialExamples, "examples")
+
+    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        parser.set_defaults({"weights_only": True})  # checkpoints are untrusted files
+        if subcommand == "test":
+            parser.set_defaults({"verbose": False})  # ResultWriter prints the table
+        return parser
+
+    def _parse_ckpt_path(self) -> None:
+        """Let config and command line win over what a checkpoint stores."""
+
+    def before_instantiate_classes(self) -> None:
+        config = self.config[self.subcommand]
+        self.directory = run_directory(config)
+        if config.ckpt_path in ("last", "best"):
+            config.ckpt_path = str(self.directory / f"{config.ckpt_path}.ckpt")
+        taken = self.directory / "last.ckpt"
+        if self.subcommand == "fit" and config.ckpt_path is None and _is_first_process() and taken.exists():
+            raise ValueError(
+                f"{self.directory} holds a run already: go on with it by --ckpt_path last, or write to another "
+                "directory by --run"
+            )
+
+    def after_instantiate_classes(self) -> None:
+        config = self.config[self.subcommand]
+        self.model.network.description = _plain(config.model.init_args.network.as_dict())
+        if config.ckpt_path is not None:
+            checkpoint.check_fit(
+                self.model.state_dict(), checkpoint.read(config.ckpt_path)["state_dict"], config.ckpt_path
+            )
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        config = self._get(self.config_init, "trainer")
+        kwargs["default_root_dir"] = self.directory
+        if config["logger"] in (None, True):
+            logger = TensorBoardLogger(self.directory, name="tensorboard", version="", default_hp_metric=False)
+            kwargs["logger"] = logger
+        kwargs["enable_checkpointing"] = self.subcommand == "fit"
+        kwargs["callbacks"] = [*(config["callbacks"] or []), *self._standing_callbacks()]
+        return super().instantiate_trainer(**kwargs)
+
+    def _standing_callbacks(self) -> list[Callback]:
+        callbacks: list[Callback] = [ResultWriter(), TrainingDiagnostics()]
+        if self._get(self.config_init, "trainer")["enable_progress_bar"] is not False:
+            callbacks.append(progress_display())
+        if self.subcommand != "fit":
+            return callbacks
+        best = ModelCheckpoint(
+            self.directory,
+            "best",
+            monitor=self.model.selection_metric,
+            mode="max",
+            save_weights_only=True,
+            enable_version_counter=False,
+        )
+        last = ModelCheckpoint(self.directory, "last", save_on_train_epoch_end=True, enable_version_counter=False)
+        return [*callbacks, LearningRateMonitor("step"), best, last]
+
+
+def _plain(config: Any) -> Any:
+    """A parsed config without what the parser notes in it, such as the paths of files."""
+    if isinstance(config, dict):
+        return {key: _plain(value) for key, value in config.items() if not key.startswith("__")}
+    return [_plain(item) for item in config] if isinstance(config, list | tuple) else config
+
+
+def _is_first_process() -> bool:
+    return int(getattr(rank_zero_only, "rank", 0)) == 0
+
+
+def run_directory(config: Namespace) -> Path:
+    """Where a command writes.
+
+    That is ``--run`` if given; for a checkpoint that lies in a run directory, that directory; else ``runs/NAME``, where
+    NAME is that of the first config file.
+    """
+    if config.run is not None:
+        return Path(config.run)
+    named = [config.ckpt_path] if config.ckpt_path not in (None, "last", "best") else []
+    for path in map(Path, (*named, *map(str, config.config or ()))):
+        if (path.parent / "config.yaml").exists():
+            return path.parent
+        if path.suffix in (".yaml", ".yml", ".json"):
+            return Path("runs") / path.stem
+    raise ValueError("nothing names this run: give --run DIRECTORY, or a config by --config FILE")
+
+
+def fail(reason: BaseException) -> NoReturn:
+    """End with one line and exit code 2; with a traceback first if QRA_DEBUG is set."""
+    if os.environ.get("QRA_DEBUG"):
+        logging.getLogger("qra").error("", exc_info=reason)
+    print(f"qra: error: {one_line(reason)}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+def with_config_beside(arguments: Sequence[str]) -> list[str]:
+    """Without ``--config``, use the config.yaml in the directory of the checkpoint, if there is one."""
+    arguments = list(arguments)
+    if any(argument.split("=")[0] in ("-c", "--config", "--print_config", "-h", "--help") for argument in arguments):
+        return arguments
+    for place, argument in enumerate(arguments):
+        name, equals, value = argument.partition("=")
+        if name == "--ckpt_path" and place > 0:
+            path = Path(value if equals else "".join(arguments[place + 1 : place + 2]))
+            beside = path.parent / "config.yaml"
+            return [arguments[0], "--config", str(beside), *arguments[1:]] if beside.exists() else arguments
+    return arguments
+
+
+def quiet() -> None:
+    """Silence advice of Lightning's that does not apply here."""
+    warnings.filterwarnings("ignore", ".*does not have many workers.*")  # batches come from memory in one operation
+    warnings.filterwarnings("ignore", ".*args parameter is intended to run from within Python.*")
+    warnings.filterwarnings("ignore", ".*callbacks used to create the checkpoint need to be provided.*")
+    warnings.filterwarnings("ignore", ".*Checkpoint directory .* exists and is not empty.*")
+    warnings.filterwarnings("ignore", ".*smaller than the logging interval.*")  # epochs are logged anyway
+    warnings.filterwarnings("ignore", ".*treespec, LeafSpec.*")  # Lightning's use of torch
+    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero"):
+        logging.getLogger(name).addFilter(lambda record: "Tip:" not in record.getMessage())
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Run one command.
+
+    Args:
+        args: What follows ``qra`` on the command line; that of this process if not given.
+    """
+    arguments = list(sys.argv[1:] if args is None else args) or ["--help"]
+    quiet()
+    try:
+        if arguments[0] in TOOLS:
+            TOOLS[arguments[0]](arguments[1:])
+        else:
+            QraCLI(with_config_beside(arguments))
+    except (ValueError, TypeError, OSError, MisconfigurationException) as reason:
+        fail(reason)

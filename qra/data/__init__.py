@@ -1,0 +1,20 @@
+from qra.data.augment import random_crop_flip
+from qra.data.cifar10 import CIFAR10DataModule
+from qra.data.image_folder import ImageFolderDataModule
+from qra.data.module import ImageData, ImageSet, TensorDataModule
+from qra.data.sampling import IndexBatches, balanced_subset, nested_subset, val_split
+from qra.data.synthetic import SyntheticDataModule
+
+__all__ = [
+    "CIFAR10DataModule",
+    "ImageData",
+    "ImageFolderDataModule",
+    "ImageSet",
+    "IndexBatches",
+    "SyntheticDataModule",
+    "TensorDataModule",
+    "balanced_subset",
+    "nested_subset",
+    "random_crop_flip",
+    "val_split",
+]

@@ -1,0 +1,63 @@
+"""A file of decoded images that knows what it was decoded from."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import uuid
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+Pixels8 = NDArray[np.uint8]
+
+
+class ImageCache:
+    """Named arrays of images in one ``.npz`` file, valid for one key.
+
+    Args:
+        root: Directory of the images. The file lies in its folder ``.qra-cache`` or, where that cannot be made, in
+            the user's cache directory.
+        name: Name of the file.
+    """
+
+    def __init__(self, root: Path, name: str) -> None:
+        user = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        distinct = hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:16]
+        self.paths = (root / ".qra-cache" / name, user / "qra" / distinct / name)
+
+    def read(self, key: str) -> dict[str, Pixels8] | None:
+        """Arrays stored under this key; None if there is no such file, or it is damaged or of another key."""
+        for path in self.paths:
+            try:
+                with np.load(path, allow_pickle=False) as file:
+                    if file["key"] == key:
+                        return {name: file[name] for name in file.files if name != "key"}
+            except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
+                continue
+        return None
+
+    def write(self, key: str, images: Mapping[str, Pixels8]) -> None:
+        """Store arrays under a key, replacing what was there. A reader sees the old file or the new one."""
+        path = self._writable_path()
+        partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.part")
+        try:
+            with partial.open("wb") as file:
+                np.savez(file, allow_pickle=False, key=np.array(key), **images)
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
+
+    def _writable_path(self) -> Path:
+        beside_images, of_user = self.paths
+        try:
+            beside_images.parent.mkdir(exist_ok=True)
+            if os.access(beside_images.parent, os.W_OK):
+                return beside_images
+        except OSError:  # a read-only file system, say
+            pass
+        of_user.parent.mkdir(parents=True, exist_ok=True)
+        return of_user

@@ -1,0 +1,172 @@
+"""Images in folders, one folder a class, decoded once into a cache."""
+
+from __future__ import annotations
+
+import hashlib
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from rich.progress import track
+from torch import Tensor
+
+from qra.data.image_cache import ImageCache, Pixels8
+from qra.data.module import ImageData, ImageSet, TensorDataModule
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+"""Endings of the files that count as images."""
+CHUNK = 256
+"""Images that one thread decodes in a row."""
+
+
+class ImageFolderDataModule(TensorDataModule):
+    """Images sorted into ``train/<class>/*`` and ``test/<class>/*``.
+
+    They are decoded once, to RGB, into a cache in ``<root>/.qra-cache`` (or the user's cache directory where that
+    cannot be written), which is made anew when a file is added, removed or changed. All images are held in memory.
+
+    Args:
+        root: Directory that holds the folders ``train`` and ``test``.
+        image_size: Height and width to which every image is cropped around its centre and scaled, in pixels; without
+            it all images must have one size.
+        batch_size: Images of one step, over all devices together.
+        val_size: Images cut from the training set for validation.
+        fraction: Share of the remaining training images to use, in (0, 1]; smaller shares are nested in larger ones.
+        split_seed: Seed of the split, of the subset that ``fraction`` takes and of the calibration images.
+        seed: Seed of the order of the training images and of their augmentation.
+        augment: Randomly crop (4 pixels of zeros around) and mirror the training images.
+        calibration_size: Training images, not augmented, that calibrate a quantized network.
+
+    Raises:
+        ValueError: If ``image_size`` is not positive.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        image_size: int | None = None,
+        batch_size: int = 128,
+        val_size: int = 1000,
+        fraction: float = 1.0,
+        split_seed: int = 0,
+        seed: int = 0,
+        augment: bool = True,
+        calibration_size: int = 512,
+    ) -> None:
+        super().__init__(batch_size, val_size, fraction, split_seed, seed, augment, calibration_size)
+        if image_size is not None and image_size < 1:
+            raise ValueError(f"image_size is {image_size}: it must be at least 1 pixel")
+        self.root = Path(root).expanduser()
+        self.image_size = image_size
+
+    def load(self) -> ImageData:
+        """Read the cache, or decode the images and write it.
+
+        Raises:
+            ValueError: If the folders are not as described, or an image cannot be used.
+        """
+        parts = {name: _list_part(self.root / name) for name in ("train", "test")}
+        train, test = parts["train"], parts["test"]
+        if train.class_names != test.class_names:
+            odd = sorted(set(train.class_names) ^ set(test.class_names))
+            raise ValueError(f"{self.root}: train and test must have the same class folders, but only one has {odd}")
+        key = _fingerprint(self.root, [*train.files, *test.files], self.image_size)
+        cache = ImageCache(self.root, f"images-{self.image_size or 'as-stored'}.npz")
+        images = cache.read(key)
+        if images is None:
+            size = (self.image_size, self.image_size) if self.image_size else _size_of(train.files[0])
+            crop = self.image_size is not None
+            images = {name: _decode_all(part.files, size, crop) for name, part in parts.items()}
+            cache.write(key, images)
+        sets = [ImageSet(torch.from_numpy(images[name]), part.labels()) for name, part in parts.items()]
+        return ImageData(sets[0], sets[1], train.class_names)
+
+
+class _Part(NamedTuple):
+    """What ``train`` or ``test`` holds."""
+
+    class_names: tuple[str, ...]
+    files: list[Path]
+    counts: list[int]
+
+    def labels(self) -> Tensor:
+        return torch.arange(len(self.counts)).repeat_interleave(torch.tensor(self.counts))
+
+
+def _list_part(folder: Path) -> _Part:
+    """List the images of each class folder, in the order of the names."""
+    if not folder.is_dir():
+        raise ValueError(f"{folder} does not exist: the images must lie in train/<class>/* and test/<class>/*")
+    classes = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    if len(classes) < 2:
+        raise ValueError(f"{folder} needs at least 2 class folders, but has {[path.name for path in classes]}")
+    files: list[Path] = []
+    counts = []
+    for path in classes:
+        images = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
+        if not images:
+            raise ValueError(f"{path} holds no image: remove that folder or fill it ({', '.join(SUFFIXES)})")
+        files += images
+        counts.append(len(images))
+    return _Part(tuple(path.name for path in classes), files, counts)
+
+
+def _fingerprint(root: Path, files: list[Path], image_size: int | None) -> str:
+    """sha256 over what the decoded images depend on: names, sizes and times of change of all files, and the crop."""
+    digest = hashlib.sha256(f"format 1, image_size {image_size}".encode())
+    for file in files:
+        status = file.stat()
+        digest.update(f"\n{file.relative_to(root)}\0{status.st_size}\0{status.st_mtime_ns}".encode())
+    return digest.hexdigest()
+
+
+def _size_of(file: Path) -> tuple[int, int]:
+    """Width and height in pixels."""
+    return _open(file).size
+
+
+def _decode_all(files: list[Path], size: tuple[int, int], crop: bool) -> Pixels8:
+    """Decode images in threads.
+
+    Args:
+        files: Image files, N of them.
+        size: Width and height of the result, in pixels.
+        crop: Crop and scale images to that size; otherwise they must have it.
+
+    Returns:
+        uint8 RGB, (N, 3, H, W).
+    """
+    images = np.empty((len(files), 3, size[1], size[0]), np.uint8)
+    starts = range(0, len(files), CHUNK)
+
+    def decode_chunk(start: int) -> None:
+        for i, file in enumerate(files[start : start + CHUNK], start):
+            images[i] = _decode(file, size, crop).transpose(2, 0, 1)
+
+    with ThreadPoolExecutor() as pool:
+        for _ in track(pool.map(decode_chunk, starts), "Decoding images", len(starts), transient=True):
+            pass
+    return images
+
+
+def _decode(file: Path, size: tuple[int, int], crop: bool) -> Pixels8:
+    """Decode one image to RGB, (H, W, 3)."""
+    image = _open(file)
+    if crop:
+        image = ImageOps.fit(image, size, Image.Resampling.BICUBIC)
+    elif image.size != size:
+        raise ValueError(
+            f"{file} has {image.size} pixels, others have {size}: set image_size to crop and scale them all"
+        )
+    return np.asarray(image)
+
+
+def _open(file: Path) -> Image.Image:
+    try:
+        with Image.open(file) as image:
+            return image.convert("RGB")
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # all that Pillow raises
+        raise ValueError(f"{file} cannot be decoded as an image ({error}): repair or remove it") from None

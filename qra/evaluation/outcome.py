@@ -1,0 +1,96 @@
+"""What an evaluation finds: per example, whether the network was right."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from qra.evaluation.statistics import wilson_interval
+
+SCHEMA = 1
+"""Version of ``result.json``; it changes when a key changes its meaning."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Which examples a network gets right under one attack.
+
+    Args:
+        name: Key of the outcome in the files, such as ``pgd20_8``.
+        title: For people, such as ``PGD-20``.
+        settings: The attack's settings, ready for JSON; empty for clean images.
+        indices: Positions in the test set, ascending, int64, (n,).
+        correct: Right or not, bool, (n,).
+        eps: Budget of the attack, in pixel units.
+    """
+
+    name: str
+    title: str
+    settings: Mapping[str, Any] = field(repr=False)
+    indices: Tensor = field(repr=False)
+    correct: Tensor = field(repr=False)
+    eps: float = 0.0
+
+    @property
+    def n(self) -> int:
+        """Number of examples."""
+        return len(self.correct)
+
+    @property
+    def accuracy(self) -> float:
+        """Fraction of examples that are right, in [0, 1]."""
+        return int(self.correct.sum()) / self.n
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Wilson interval of the accuracy at 95 %."""
+        return wilson_interval(int(self.correct.sum()), self.n)
+
+    def summary(self) -> dict[str, Any]:
+        """The outcome without its examples, ready for JSON."""
+        return {
+            "accuracy": self.accuracy,
+            "interval95": list(self.interval),
+            "n": self.n,
+            "eps": self.eps,
+            **({"attack": dict(self.settings)} if self.settings else {}),
+        }
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a JSON file whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(json.dumps(content, indent=2) + "\n")
+    os.replace(temporary, path)
+
+
+def write_correct(path: Path, outcomes: Mapping[str, Outcome]) -> None:
+    """Write the per-example outcomes, whole or not at all.
+
+    For each outcome NAME the file holds ``NAME.indices`` (int64) and ``NAME.correct`` (bool).
+    """
+    arrays = {}
+    for name, outcome in outcomes.items():
+        arrays[f"{name}.indices"] = outcome.indices.numpy()
+        arrays[f"{name}.correct"] = outcome.correct.numpy()
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.npz")
+    np.savez_compressed(temporary, allow_pickle=False, **arrays)
+    os.replace(temporary, path)
+
+
+def read_correct(path: Path) -> dict[str, tuple[Tensor, Tensor]]:
+    """Read what :func:`write_correct` wrote: indices and correctness of each outcome."""
+    with np.load(path, allow_pickle=False) as arrays:
+        names = [key.removesuffix(".correct") for key in arrays if key.endswith(".correct")]
+        return {
+            name: (torch.from_numpy(arrays[f"{name}.indices"]), torch.from_numpy(arrays[f"{name}.correct"]))
+            for name in names
+        }

@@ -1,0 +1,103 @@
+"""Learned step size quantization (LSQ; Esser et al. 2020, arXiv 1902.08153)."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+from qra.quant.rounding import (
+    GradientMode,
+    at_least_float32,
+    check_bit_width,
+    check_positive,
+    code_range,
+    like,
+    pass_between,
+    round_to_grid,
+)
+
+
+class _Lsq(Function):
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, scale: Tensor, bit_width: int, signed: bool, gradient_scale: float, soft: bool
+    ) -> Tensor:
+        units = x.div(scale)
+        ctx.save_for_backward(units)
+        ctx.codes, ctx.gradient_scale, ctx.step_shape = code_range(bit_width, signed), gradient_scale, scale.shape
+        ctx.soft_limits = (-math.inf if signed else 0, math.inf) if soft else None
+        return units.clamp(*ctx.codes).round_().mul_(scale)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, None, None, None, None]:
+        (units,) = ctx.saved_tensors
+        inside = pass_between(grad, units, *ctx.codes)
+        step_grad = None
+        if ctx.needs_input_grad[1]:
+            codes = units.clamp(*ctx.codes).round_()
+            slope = codes.mul_(grad).addcmul_(inside, units, value=-1)
+            step_grad = slope.sum_to_size(ctx.step_shape).mul_(ctx.gradient_scale)
+        x_grad = inside if ctx.soft_limits is None else pass_between(grad, units, *ctx.soft_limits)
+        return x_grad, step_grad, None, None, None, None
+
+
+def lsq(
+    x: Tensor,
+    step: Tensor,
+    bit_width: int,
+    signed: bool,
+    *,
+    features: int | None = None,
+    gradient: GradientMode = "ste",
+) -> Tensor:
+    """Quantize to multiples of a learnable step (equations 1 and 2).
+
+    Codes run from ``-Q_N`` to ``Q_P``: -2^(b-1) to 2^(b-1) - 1 if signed, 0 to 2^b - 1 if not. With ``v = x / step``,
+    the gradient with respect to ``x`` is 1 where ``-Q_N <= v <= Q_P`` and 0 elsewhere (equation 5); with respect to
+    ``step`` it is ``round(v) - v`` there, ``-Q_N`` below and ``Q_P`` above (equation 3), times ``1 / sqrt(features
+    Q_P)`` (section 2.2). An unsigned quantizer takes the place of a ReLU, so ``ste_soft`` gives it the derivative of
+    one; a signed one gets the identity.
+
+    Args:
+        x: Weights or activations, any shape. Half precision is computed, and returned, in float32.
+        step: One value, or one for each channel, (C,) or broadcastable over ``x``.
+        bit_width: 2 to 8.
+        signed: True for weights and signed activations.
+        features: How many numbers share a step. Counted in ``x`` by default, which is right for weights; for
+            activations give those of one example, ``x[0].numel()``.
+        gradient: How to differentiate; under ``hard`` by the true derivatives, zero for ``x``.
+
+    Raises:
+        ValueError: If ``bit_width`` is not in 2..8, or ``step`` is not finite or not above 0 (looked at where that
+            needs no wait for a device, see :func:`qra.quant.rounding.check_positive`).
+    """
+    check_bit_width(bit_width)
+    check_positive("step", step)
+    x = at_least_float32(x)
+    scale = like(step, x)
+    if gradient == "hard" or not torch.is_grad_enabled():
+        return round_to_grid(x / scale, scale, bit_width, signed)
+    gradient_scale = 1 / math.sqrt((features or x.numel() // scale.numel()) * code_range(bit_width, signed)[1])
+    result: Tensor = _Lsq.apply(x, scale, bit_width, signed, gradient_scale, gradient == "ste_soft")
+    return result
+
+
+def lsq_initial_step(x: Tensor, bit_width: int, signed: bool) -> Tensor:
+    """``2 mean|x| / sqrt(Q_P)``, the step to start from (section 2.1), one value.
+
+    Args:
+        x: Weights, or the first batch of activations.
+        bit_width: 2 to 8.
+        signed: As for :func:`lsq`.
+
+    Raises:
+        ValueError: If ``bit_width`` is not in 2..8, or ``x`` is all zero or not finite (seen on the host).
+    """
+    check_bit_width(bit_width)
+    start = 2 * at_least_float32(x.detach()).abs().mean() / math.sqrt(code_range(bit_width, signed)[1])
+    check_positive("the initial step", start)
+    return start

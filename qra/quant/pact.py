@@ -1,0 +1,68 @@
+"""PACT activations with a learnable clip level (Choi et al. 2018, arXiv 1805.06085, equations 1 to 3)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+from qra.quant.rounding import (
+    GradientMode,
+    at_least_float32,
+    check_bit_width,
+    check_positive,
+    like,
+    pass_between,
+    round_to_grid,
+)
+
+
+class _Pact(Function):
+    """Saves only ``units``, the input in steps, whose clip limits are constants: none is read from the device."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, alpha: Tensor, levels: int, soft: bool) -> Tensor:
+        units = x.mul(levels / alpha)
+        ctx.save_for_backward(units)
+        ctx.levels, ctx.soft, ctx.alpha_shape = levels, soft, alpha.shape
+        return units.clamp(0, levels).round_().mul_(alpha / levels)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
+        (units,) = ctx.saved_tensors
+        alpha_grad = memory = None
+        if ctx.needs_input_grad[1]:
+            memory = pass_between(grad, units, ctx.levels, torch.inf)
+            alpha_grad = memory.sum_to_size(ctx.alpha_shape)
+        x_grad = pass_between(grad, units, 0, torch.inf if ctx.soft else ctx.levels, out=memory)
+        return x_grad, alpha_grad, None, None
+
+
+def pact(x: Tensor, alpha: Tensor | float, bit_width: int, gradient: GradientMode = "ste") -> Tensor:
+    """Clip to [0, alpha] and quantize to ``2**bit_width`` levels, both ends included. It takes the place of a ReLU.
+
+    The gradient with respect to ``x`` is that of the clip, 1 on [0, alpha]; under ``ste_soft`` that of the ReLU, 1 on
+    [0, inf). The gradient with respect to ``alpha`` is the sum of the upstream gradient where ``x >= alpha``. Under
+    ``hard`` both are the true derivatives: zero for ``x``.
+
+    Args:
+        x: Pre-activations, any shape. Half precision is computed, and returned, in float32.
+        alpha: Clip level, one value (or any shape that broadcasts over ``x``).
+        bit_width: 2 to 8.
+        gradient: How to differentiate.
+
+    Raises:
+        ValueError: If ``bit_width`` is not in 2..8, or ``alpha`` is not finite or not above 0 (looked at where that
+            needs no wait for a device, see :func:`qra.quant.rounding.check_positive`).
+    """
+    check_bit_width(bit_width)
+    check_positive("alpha", alpha)
+    x = at_least_float32(x)
+    alpha = like(alpha, x)
+    levels = 2**bit_width - 1
+    if gradient == "hard" or not torch.is_grad_enabled():
+        return round_to_grid(x * (levels / alpha), alpha / levels, bit_width, signed=False)
+    result: Tensor = _Pact.apply(x, alpha, levels, gradient == "ste_soft")
+    return result

@@ -1,0 +1,242 @@
+"""Piecewise linear quantization of weights after training (PWLQ; Fang et al. 2020, arXiv 2002.00104).
+
+A breakpoint p splits [-m, m] into a dense centre (-p, p) and two sparse tails; each of the four pieces on either side
+of zero gets 2^(b-1) levels. Everything is computed in float64 and returned in the dtype of the weights, which are
+channel first: (C, ...).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from qra.quant.rounding import check_bit_width, like, step
+from qra.quant.uniform import uniform_symmetric
+
+Distribution = Literal["gaussian", "laplace"]
+BreakpointMethod = Literal["closed_form", "bisection"]
+Convention = Literal["code", "paper"]
+
+
+def piecewise_linear_quantize(
+    w: Tensor,
+    bit_width: int,
+    breakpoint: Tensor | float,
+    *,
+    max_abs: Tensor | float | None = None,
+    overlapping: bool = False,
+    convention: Convention = "code",
+) -> Tensor:
+    """Quantize to at most ``2**(bit_width + 1) - 1`` levels (equation 3); ``|w| = breakpoint`` belongs to a tail.
+
+    Args:
+        w: Weights, (C, ...).
+        bit_width: 2 to 8. The levels need one bit more, which tells centre from tail.
+        breakpoint: In the units of ``w``: one value, or one for each channel, (C,) or broadcastable over ``w``.
+        max_abs: End m of the range, in the same shapes; by default the largest ``|w|``, of each channel if there are
+            several breakpoints.
+        overlapping: Let the tails' grid be a ``bit_width`` symmetric one over all of [-m, m] (the paper's ablation),
+            with up to ``2**(bit_width + 1)`` levels. Then ``convention`` does not matter.
+        convention: Step of the centre, where the paper and its released code differ: ``2p / (2^b - 1)`` in the code, so
+            that p is no level of the centre, or ``p / (2^(b-1) - 1)`` in the paper.
+
+    Raises:
+        ValueError: If ``bit_width`` is not in 2..8.
+    """
+    check_bit_width(bit_width)
+    x = w.double()
+    p = like(breakpoint, x)
+    if max_abs is None:
+        max_abs = x.abs().amax(tuple(range(1, x.ndim)), keepdim=True) if p.numel() > 1 else x.abs().max()
+    m = like(max_abs, x)
+    top = 2 ** (bit_width - 1) - 1
+    centre_step = step(p, top) if convention == "paper" else step(2 * p, 2**bit_width - 1)
+    centre = _round(x, centre_step, -top, top)
+    if overlapping:
+        tails = uniform_symmetric(x, bit_width, m)
+    else:
+        tail_step = step(m - p, top)
+        anchor = torch.where(x > 0, p, -m if convention == "code" else -p)
+        lowest, highest = (0, top) if convention == "code" else (-top, top)
+        tails = _round(x - anchor, tail_step, lowest, highest) + anchor
+    return torch.where(x.abs() < p, centre, tails).to(w.dtype)
+
+
+def _round(x: Tensor, scale: Tensor, lowest: int, highest: int) -> Tensor:
+    return (x / scale).round_().clamp_(lowest, highest).mul_(scale)
+
+
+def error_slope(p: Tensor, m: Tensor, distribution: Distribution = "gaussian", overlapping: bool = False) -> Tensor:
+    """Derivative with respect to p of the expected squared error, up to a positive factor (equation 6).
+
+    Args:
+        p: Breakpoint over standard deviation.
+        m: ``max|w|`` over standard deviation.
+        distribution: Of the weights: mean 0, variance 1.
+        overlapping: Of the overlapping form.
+    """
+    if distribution == "gaussian":
+        density = torch.exp(-p.square() / 2) / math.sqrt(2 * math.pi)
+        cumulative: Tensor = torch.special.ndtr(p)
+    else:
+        decay = torch.exp(-math.sqrt(2) * p)
+        density, cumulative = decay / math.sqrt(2), 1 - decay / 2
+    if overlapping:
+        return 2 * density * (p.square() - m.square()) + 2 * p * (2 * cumulative - 1)
+    return p - 2 * m + 2 * m * cumulative + m * density * (2 * p - m)
+
+
+def optimal_breakpoint(
+    max_abs_over_std: Tensor | float,
+    distribution: Distribution = "gaussian",
+    method: BreakpointMethod = "closed_form",
+    *,
+    overlapping: bool = False,
+) -> Tensor:
+    """The breakpoint of least expected squared error, which does not depend on the bit width (section 3.3).
+
+    Args:
+        max_abs_over_std: ``max|w|`` over standard deviation, any shape.
+        distribution: Of the weights.
+        method: ``closed_form``: the paper's fits, ``log(0.8614 m + 0.6079)`` and ``0.8030 sqrt(m) - 0.3167`` (here with
+            the digits of the released code; the paper prints a further division by m, which is a slip).
+            ``bisection``: the zero of :func:`error_slope` on [0, m], until the slope is at most 1e-3.
+        overlapping: For the overlapping form; there is no closed form of it.
+
+    Returns:
+        Breakpoints over standard deviation, float64, in the shape of ``max_abs_over_std``.
+
+    Raises:
+        ValueError: If the closed form is asked of the overlapping form.
+    """
+    m = torch.as_tensor(max_abs_over_std, dtype=torch.float64)
+    if method == "bisection":
+        return _bisect(m, distribution, overlapping)
+    if overlapping:
+        raise ValueError("the overlapping form has no closed form for its breakpoint: choose method bisection")
+    laplace: Tensor = 0.80304483 * m.sqrt() - 0.3166785508381478
+    return torch.log(0.86143114 * m + 0.607901097496529) if distribution == "gaussian" else laplace
+
+
+def _bisect(m: Tensor, distribution: Distribution, overlapping: bool) -> Tensor:
+    low, high = torch.zeros_like(m), m
+    for _ in range(100):
+        middle = (low + high) / 2
+        slope = error_slope(middle, m, distribution, overlapping)
+        moving = slope.abs() > 1e-3
+        if not moving.any():
+            break
+        low = torch.where(moving & (slope < 0), middle, low)
+        high = torch.where(moving & (slope > 0), middle, high)
+    return (low + high) / 2
+
+
+def weight_breakpoint(
+    w: Tensor,
+    *,
+    per_channel: bool = True,
+    distribution: Distribution = "gaussian",
+    method: BreakpointMethod = "closed_form",
+    overlapping: bool = False,
+) -> Tensor:
+    """The optimal breakpoint of given weights, from ``max|w|`` and the unbiased standard deviation.
+
+    Args:
+        w: Weights, (C, ...).
+        per_channel: One breakpoint for each channel, or one for all.
+        distribution: As for :func:`optimal_breakpoint`.
+        method: As for :func:`optimal_breakpoint`.
+        overlapping: As for :func:`optimal_breakpoint`.
+
+    Returns:
+        In the units of ``w``, float64, (C, 1, ...) or a single value. 0 for channels of zeros.
+    """
+    rows = _rows(w, per_channel)
+    m = rows.abs().amax(1)
+    normalized = m / (_std(rows) + 1e-12)
+    share = optimal_breakpoint(normalized, distribution, method, overlapping=overlapping) / normalized
+    return _unflatten(torch.where(m > 0, share.clamp(0, 1) * m, 0.0), w, per_channel)
+
+
+def search_breakpoint(
+    w: Tensor,
+    bit_width: int,
+    *,
+    per_channel: bool = True,
+    overlapping: bool = False,
+    convention: Convention = "code",
+) -> Tensor:
+    """The breakpoint of least squared error, by trying ``p / max|w|`` in steps of 0.1, then 0.01, then 0.001.
+
+    Args:
+        w: Weights, (C, ...).
+        bit_width: 2 to 8.
+        per_channel: One breakpoint for each channel, or one for all.
+        overlapping: As for :func:`piecewise_linear_quantize`.
+        convention: As for :func:`piecewise_linear_quantize`.
+
+    Returns:
+        In the units of ``w``, float64, (C, 1, ...) or a single value.
+
+    Raises:
+        ValueError: If ``bit_width`` is not in 2..8.
+    """
+    rows = _rows(w, per_channel)
+    m = rows.abs().amax(1, keepdim=True)
+    best = torch.full_like(m, 0.5)
+    least = torch.full_like(m, torch.inf)
+    for width, resolution in ((None, 0.1), (0.1, 0.01), (0.01, 0.001)):
+        for ratio in _candidates(best, width, resolution):
+            quantized = piecewise_linear_quantize(
+                rows, bit_width, ratio * m, max_abs=m, overlapping=overlapping, convention=convention
+            )
+            error = (quantized - rows).square().sum(1, keepdim=True)
+            best, least = torch.where(error < least, ratio, best), torch.minimum(error, least)
+    return _unflatten(best * m, w, per_channel)
+
+
+def _candidates(best: Tensor, width: float | None, resolution: float) -> Tensor:
+    """Ratios to try, (tries, C, 1). By rounding, ``np.arange`` may end a step late: shorter rows repeat their last."""
+    if width is None:
+        grids = [np.arange(0.1, 1, resolution)] * len(best)
+    else:
+        grids = [np.arange(ratio - width, ratio + width, resolution) for ratio in best.flatten().tolist()]
+    longest = max(map(len, grids))
+    padded = np.stack([np.pad(grid, (0, longest - len(grid)), mode="edge") for grid in grids], axis=1)
+    return torch.from_numpy(padded).unsqueeze(2).to(best.device)
+
+
+def bias_correction(w: Tensor, w_q: Tensor) -> Tensor:
+    """Move and stretch each channel of quantized weights toward the mean and spread of the original (section 3.4).
+
+    ``(w_q + mean(w) - mean(w_q)) * std(w) / std(w_q)``, with unbiased deviations. The result is off the grid: a scale
+    and an offset for each channel. For one correction of a whole layer give ``w[None]`` and ``w_q[None]``.
+
+    Args:
+        w: Original weights, (C, ...).
+        w_q: Quantized weights, in the same shape. A channel of equal values is only moved.
+    """
+    original, quantized = _rows(w, per_channel=True), _rows(w_q, per_channel=True)
+    spread = _std(quantized)
+    flat = spread <= 1e-9 * quantized.abs().amax(1)
+    stretch = torch.where(flat, 1.0, _std(original) / (spread + 1e-12))
+    moved = quantized + (original.mean(1) - quantized.mean(1)).unsqueeze(1)
+    return (moved * stretch.unsqueeze(1)).view(w.shape).to(w_q.dtype)
+
+
+def _rows(w: Tensor, per_channel: bool) -> Tensor:
+    """The groups that share a grid, one in each row, float64."""
+    return w.detach().double().reshape(len(w) if per_channel else 1, -1)
+
+
+def _std(rows: Tensor) -> Tensor:
+    """Unbiased standard deviation, 0 for a single value."""
+    return rows.std(1) if rows.shape[1] > 1 else torch.zeros_like(rows[:, 0])
+
+
+def _unflatten(values: Tensor, w: Tensor, per_channel: bool) -> Tensor:
+    return values.view(-1, *[1] * (w.ndim - 1)) if per_channel else values.view(())

@@ -1,0 +1,129 @@
+"""What every quantizer shares: bit widths, code ranges, rounding to a grid, and derivatives that pass over it.
+
+Everywhere ``code = round(x / scale)``, ties to the even code, saturated, and ``code * scale``. The division is by a
+tensor on the device of ``x``, since CUDA turns a division by a Python number into a product with its reciprocal, and
+the two differ where a value lies on a tie. PACT alone is defined as that product, ``round(x * (levels / alpha))``.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+GradientMode = Literal["ste", "ste_soft", "hard"]
+"""How rounding and clipping are differentiated.
+
+``ste``: straight through, 1 inside the clip range and 0 outside (Bengio et al. 2013, arXiv 1308.3432).
+``ste_soft``: the clipping that quantization adds is passed straight through as well. A quantizer that takes the place
+of a ReLU keeps the ReLU's own derivative, which the float network has too.
+``hard``: the true derivative, zero through the rounding. It only serves to diagnose gradient masking.
+"""
+
+
+def check_bit_width(bit_width: int) -> None:
+    """Refuse bit widths outside 2..8.
+
+    Raises:
+        ValueError: If ``bit_width`` is none of 2, 3, ..., 8.
+    """
+    if bit_width not in range(2, 9):
+        raise ValueError(f"bit width {bit_width} cannot be quantized to: choose 2 to 8 (32 means no quantizer at all)")
+
+
+def check_positive(name: str, value: Tensor | float) -> None:
+    """Refuse zero, negative and non-finite values where the host can see them: Python numbers and CPU tensors.
+
+    A CUDA tensor is not looked at, since that would make the host wait for the device in every forward pass: check it
+    once, where it is made or loaded, by ``check_positive(name, value.cpu())``.
+
+    Raises:
+        ValueError: If a value that the host can see is not finite or not above zero.
+    """
+    if isinstance(value, Tensor):
+        if value.device.type != "cpu" or torch.compiler.is_compiling():
+            return
+        good = bool(torch.all(torch.isfinite(value) & (value > 0)))
+    else:
+        good = math.isfinite(value) and value > 0
+    if not good:
+        raise ValueError(
+            f"{name} is {value}, but must be finite and above 0: initialize it again or lower its step size"
+        )
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """Return ``x``, or its float32 copy if ``x`` is half precision: half precision moves values to other codes."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def like(value: Tensor | float, x: Tensor) -> Tensor:
+    """Bring a scale, range or breakpoint to the device and dtype of ``x``, in a shape that broadcasts over ``x``.
+
+    Args:
+        value: A number, one value for each channel, (C,), or any tensor that broadcasts over ``x``.
+        x: Channel first, (C, ...).
+    """
+    if not isinstance(value, Tensor):
+        return x.new_full((), value)
+    if value.ndim == 1 and x.ndim > 1:
+        value = value.view(-1, *[1] * (x.ndim - 1))
+    return value.to(x)
+
+
+def code_range(bit_width: int, signed: bool) -> tuple[int, int]:
+    """Smallest and largest code: 0 to 2^b - 1, or -2^(b-1) to 2^(b-1) - 1."""
+    return (-(2 ** (bit_width - 1)), 2 ** (bit_width - 1) - 1) if signed else (0, 2**bit_width - 1)
+
+
+def step(width: Tensor, steps: float) -> Tensor:
+    """Divide a range into steps; an empty range gets the smallest normal step, so that 0 / step is 0 and not NaN."""
+    return (width / steps).clamp_min(torch.finfo(width.dtype).tiny)
+
+
+def round_to_grid(units: Tensor, scale: Tensor, bit_width: int, signed: bool) -> Tensor:
+    """Quantize in place, with torch's own derivatives: zero through the rounding."""
+    return units.clamp_(*code_range(bit_width, signed)).round_().mul_(scale)
+
+
+def pass_between(grad: Tensor, units: Tensor, low: float, high: float, out: Tensor | None = None) -> Tensor:
+    """``grad`` where ``low <= units <= high`` and 0 elsewhere.
+
+    ``units`` come from a division, so a value that lay exactly on a limit may be one rounding off it: the limits are
+    widened by that much. The ATen call is the one vectorized pass there is on a CPU; comparisons make boolean tensors,
+    which take 4 to 8 times as long. The result has the memory format of ``units``, whatever that of ``grad`` is:
+    otherwise a channels-last network turns contiguous, and slow, from the pooling back to the image.
+
+    Args:
+        grad: Upstream gradient.
+        units: Inputs in steps of the grid.
+        low: Lower limit, included.
+        high: Upper limit, included.
+        out: Memory for the result.
+    """
+    slack = 2 * torch.finfo(units.dtype).eps
+    tiny = torch.finfo(units.dtype).tiny
+    low, high = low - slack * abs(low) - tiny, high + slack * abs(high) + tiny
+    if out is None:
+        out = torch.empty_like(units)
+    result: Tensor = torch.ops.aten.hardtanh_backward.grad_input(grad, units, low, high, grad_input=out)
+    return result
+
+
+class _StraightThrough(Function):
+    @staticmethod
+    def forward(ctx: Any, carrier: Tensor, value: Tensor) -> Tensor:
+        return value.view_as(value)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return grad, None
+
+
+def straight_through(carrier: Tensor, value: Tensor) -> Tensor:
+    """``value``, exactly, with the gradient of ``carrier`` (``carrier + (value - carrier)`` is off by roundings)."""
+    result: Tensor = _StraightThrough.apply(carrier, value)
+    return result

@@ -1,0 +1,41 @@
+"""Running the real command line on little work."""
+
+import contextlib
+import io
+from pathlib import Path
+
+from qra.cli import main
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+
+SYNTHETIC = ["--data", str(CONFIGS / "data/synthetic.yaml")]
+SMALL_DATA = {"train_size": 80, "test_size": 40, "val_size": 20, "batch_size": 20, "calibration_size": 20}
+TINY = [
+    *SYNTHETIC,
+    *(word for name, value in SMALL_DATA.items() for word in (f"--data.init_args.{name}", str(value))),
+    "--trainer.accelerator",
+    "cpu",
+    "--evaluation.n",
+    "10",
+    "--evaluation.steps",
+    "2",
+    "--evaluation.eps",
+    "[0, 2/255, 8/255]",
+]
+TINY_FIT = [*TINY, "--trainer.max_epochs", "2", "--trainer.enable_progress_bar", "false"]
+
+
+def pipeline(name):
+    return ["--config", str(CONFIGS / f"pipeline/{name}.yaml")]
+
+
+def qra(*arguments):
+    """Run one command; return what it printed and its exit code."""
+    output = io.StringIO()
+    code = 0
+    with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
+        try:
+            main([str(argument) for argument in arguments])
+        except SystemExit as end:
+            code = end.code
+    return output.getvalue(), code

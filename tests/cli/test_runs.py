@@ -1,0 +1,143 @@
+"""What the commands do when all is well."""
+
+import json
+import shutil
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from commands import CONFIGS, TINY, TINY_FIT, pipeline, qra
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+import qra as package
+from qra import checkpoint
+from qra.evaluation.outcome import read_correct
+
+pytestmark = pytest.mark.filterwarnings("ignore:epoch")  # a tiny run learns little
+
+PIPELINES = sorted(path.stem for path in (CONFIGS / "pipeline").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("name", [name for name in PIPELINES if name.startswith(("float", "quickstart"))])
+def test_every_float_pipeline_trains_and_is_tested(name):
+    output, code = qra(
+        "fit", *pipeline(name), *TINY_FIT, "--trainer.max_epochs", 1, "--model.init_args.val_attack.steps", 1
+    )
+    assert code == 0, output
+    output, code = qra("test", "--ckpt_path", f"runs/{name}/last.ckpt", *TINY)
+    assert code == 0, output
+    assert "PGD-2" in output
+
+
+def test_a_run_directory_holds_what_the_readme_says(plain_run):
+    names = {path.name for path in plain_run.iterdir()}
+    assert {"config.yaml", "run.json", "last.ckpt", "best.ckpt", "tensorboard"} <= names
+    sheet = json.loads((plain_run / "run.json").read_text())
+    assert sheet["versions"]["torch"] == metadata.version("torch")
+    assert len(sheet["data"]["sha256"]) == 64
+
+
+def test_the_saved_config_names_every_setting_and_repeats_the_run(plain_run):
+    config = yaml.safe_load((plain_run / "config.yaml").read_text())
+    assert config["model"]["init_args"]["val_attack"]["init_args"]["eps"] == "8/255"
+    output, code = qra("fit", "--config", plain_run / "config.yaml", "--run", "again")
+    assert code == 0, output
+    first, second = (torch.load(path / "last.ckpt", weights_only=True) for path in (plain_run, Path("again")))
+    assert all(torch.equal(value, second["state_dict"][name]) for name, value in first["state_dict"].items())
+
+
+def test_print_config_can_be_fed_back():
+    printed, code = qra("fit", *pipeline("float-at"), *TINY_FIT, "--print_config")
+    assert code == 0
+    Path("printed.yaml").write_text(printed)
+    again, code = qra("fit", "--config", "printed.yaml", "--print_config")
+    assert code == 0
+    assert yaml.safe_load(again) == yaml.safe_load(printed)
+
+
+def test_lengths_may_be_fractions_and_numbers():
+    printed, _ = qra("fit", *pipeline("float-at"), "--model.init_args.attack.init_args.eps", "4/255", "--print_config")
+    assert yaml.safe_load(printed)["model"]["init_args"]["attack"]["init_args"]["eps"] == "4/255"
+    printed, _ = qra("fit", *pipeline("float-at"), "--model.init_args.attack.init_args.eps", "0.031", "--print_config")
+    assert float(yaml.safe_load(printed)["model"]["init_args"]["attack"]["init_args"]["eps"]) == 0.031
+
+
+def test_test_writes_the_same_figures_everywhere(plain_run):
+    run = shutil.copytree(plain_run, "run")
+    output, code = qra("test", "--ckpt_path", f"{run}/best.ckpt")
+    assert code == 0, output
+    result = json.loads(Path(f"{run}/result.json").read_text())
+    outcomes = result["outcomes"]
+    assert list(outcomes) == ["clean", "pgd2_0", "pgd2_2", "pgd2_8"]
+    assert outcomes["clean"]["n"] == 40
+    assert outcomes["pgd2_8"]["n"] == 10
+    assert result["checkpoint"]["sha256"] == checkpoint.sha256(f"{run}/best.ckpt")
+    for name, (indices, correct) in read_correct(Path(run) / "correct.npz").items():
+        assert correct.float().mean().item() == pytest.approx(outcomes[name]["accuracy"])
+        assert len(indices.unique()) == len(indices)
+        assert f"{outcomes[name]['accuracy']:.2%}" in output
+    events = EventAccumulator(f"{run}/tensorboard").Reload()
+    logged = events.Scalars("test/pgd2_8_acc")[-1].value
+    assert logged == pytest.approx(outcomes["pgd2_8"]["accuracy"])
+    assert "test/robustness" in events.Tags()["images"]
+
+
+def test_clean_accuracy_is_that_of_the_loaded_network(plain_run):
+    run = shutil.copytree(plain_run, "run")
+    qra("test", "--ckpt_path", f"{run}/best.ckpt")
+    accuracy = json.loads(Path(f"{run}/result.json").read_text())["outcomes"]["clean"]["accuracy"]
+    data = package.data.SyntheticDataModule(
+        train_size=80, test_size=40, val_size=20, batch_size=20, calibration_size=20
+    )
+    data.setup()
+    with torch.no_grad():
+        logits = package.load(f"{run}/best.ckpt")(data.data.test.images.float() / 255)
+    assert (logits.argmax(1) == data.data.test.labels).float().mean().item() == pytest.approx(accuracy)
+
+
+def test_a_checkpoint_does_not_override_the_command_line(plain_run):
+    arguments = [*pipeline("float-at"), *TINY, "--ckpt_path", plain_run / "best.ckpt", "--run", "here"]
+    output, code = qra("test", *arguments, "--data.init_args.test_size", 30)
+    assert code == 0, output
+    config = yaml.safe_load(Path("here/test/config.yaml").read_text())
+    assert config["model"]["class_path"] == "qra.modules.AdversarialTraining"
+    assert json.loads(Path("here/result.json").read_text())["outcomes"]["clean"]["n"] == 30
+
+
+def test_validate_prints_the_metrics(plain_run):
+    output, code = qra("validate", "--ckpt_path", plain_run / "best.ckpt", "--run", "here")
+    assert code == 0, output
+    assert "val/robust_acc" in output
+
+
+def test_predict_writes_images_and_a_picture(plain_run):
+    output, code = qra("predict", "--ckpt_path", plain_run / "best.ckpt", "--run", "here", "--examples.n", 12)
+    assert code == 0, output
+    with np.load("here/adversarial.npz", allow_pickle=False) as arrays:
+        x, x_adv = arrays["x"], arrays["x_adv"]
+        assert x.dtype == x_adv.dtype == np.float32
+        assert x.shape == (12, 3, 32, 32)
+        assert np.abs(x_adv - x).max() <= 8 / 255 + 1e-6
+        assert (np.diff(arrays["indices"]) > 0).all()
+    assert Path("here/adversarial.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_compare_sets_runs_side_by_side(plain_run):
+    run = shutil.copytree(plain_run, "run")
+    qra("test", "--ckpt_path", f"{run}/best.ckpt")
+    output, code = qra("compare", run, f"{run}/result.json")
+    assert code == 0
+    assert "pgd2_8" in output
+
+
+def test_a_foreign_network_is_trained_and_loaded_again():
+    network = CONFIGS.parent / "tests" / "cli" / "foreign.yaml"
+    output, code = qra(
+        "fit", *pipeline("float-plain"), *TINY_FIT, "--trainer.max_epochs", 1, "--model.init_args.network", network
+    )
+    assert code == 0, output
+    loaded = package.load("runs/float-plain/best.ckpt")
+    assert loaded(torch.rand(2, 3, 32, 32)).shape == (2, 10)

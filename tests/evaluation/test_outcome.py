@@ -1,0 +1,45 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from qra.evaluation.outcome import Outcome, read_correct, write_correct, write_json
+
+
+def outcome(correct, name="pgd20_8", eps=8 / 255):
+    correct = torch.tensor(correct)
+    return Outcome(name, "PGD-20", {"class_path": "qra.attacks.PGD"}, torch.arange(len(correct)) * 3, correct, eps)
+
+
+def test_summary_gives_accuracy_interval_and_n():
+    summary = outcome([True, False, True, True]).summary()
+    assert summary["accuracy"] == 0.75
+    assert summary["n"] == 4
+    assert summary["interval95"] == pytest.approx([0.3006, 0.9544], abs=1e-4)
+    assert json.loads(json.dumps(summary)) == summary
+
+
+def test_outcomes_read_back_as_written(tmp_path):
+    outcomes = {"a": outcome([True, False], "a"), "b": outcome([False] * 5, "b")}
+    write_correct(tmp_path / "correct.npz", outcomes)
+    found = read_correct(tmp_path / "correct.npz")
+    assert found.keys() == outcomes.keys()
+    for name, (indices, correct) in found.items():
+        assert torch.equal(indices, outcomes[name].indices)
+        assert torch.equal(correct, outcomes[name].correct)
+    assert [path.name for path in tmp_path.iterdir()] == ["correct.npz"]
+
+
+def test_outcomes_are_stored_without_pickle(tmp_path):
+    write_correct(tmp_path / "correct.npz", {"a": outcome([True])})
+    with np.load(tmp_path / "correct.npz", allow_pickle=False) as arrays:
+        assert {str(array.dtype) for array in arrays.values()} == {"int64", "bool"}
+
+
+def test_a_json_that_cannot_be_written_leaves_the_old_one(tmp_path):
+    target = tmp_path / "result.json"
+    write_json(target, {"accuracy": 0.5})
+    with pytest.raises(TypeError):
+        write_json(target, {"accuracy": object()})
+    assert json.loads(target.read_text()) == {"accuracy": 0.5}

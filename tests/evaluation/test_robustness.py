@@ -1,0 +1,60 @@
+import torch
+from torch import nn
+
+from qra.attacks import PGD
+from qra.evaluation.robustness import correct, robust
+
+
+class Sloped(nn.Module):
+    """Two classes that differ in the mean pixel: below one half is class 0, and an attack needs to cross it."""
+
+    def forward(self, x):
+        mean = x.flatten(1).mean(1)
+        return torch.stack([0.5 - mean, mean - 0.5], 1)
+
+
+def images(*levels):
+    return torch.tensor(levels).view(-1, 1, 1, 1).expand(-1, 1, 2, 2).contiguous()
+
+
+X = images(0.1, 0.45, 0.6, 0.9)
+Y = torch.tensor([0, 0, 1, 0])  # the last one is wrong from the start
+
+
+def test_correct_compares_the_largest_logit_with_the_label():
+    assert correct(Sloped(), X, Y).tolist() == [True, True, True, False]
+
+
+def test_robust_is_right_before_and_after_the_attack():
+    attack = PGD(eps=0.07, step_size=0.02, steps=10, early_stop=True)
+    assert robust(Sloped(), attack, X, Y, torch.arange(4)).tolist() == [True, False, True, False]
+
+
+def test_eps_zero_gives_clean_accuracy():
+    attack = PGD(eps=0, step_size=0, early_stop=True)
+    assert torch.equal(robust(Sloped(), attack, X, Y, torch.arange(4)), correct(Sloped(), X, Y))
+
+
+class Shifted(Sloped):
+    """What the attack is shown: everything is nearly lost already."""
+
+    def forward(self, x):
+        return super().forward(x + torch.where(x < 0.5, 0.35, -0.35))
+
+
+def test_a_success_that_the_network_itself_withstands_does_not_count():
+    attack = PGD(eps=0.07, step_size=0.02, steps=10, early_stop=True)
+    found = robust(Sloped(), attack, X[:1], Y[:1], torch.arange(1), attack_network=Shifted())
+    assert found.tolist() == [True]
+
+
+def test_examples_that_are_wrong_anyway_are_not_attacked():
+    seen = []
+
+    class Spy(PGD):
+        def perturb(self, model, x, y, index, epoch):
+            seen.extend(index.tolist())
+            return x
+
+    robust(Sloped(), Spy(), X, Y, torch.tensor([10, 11, 12, 13]))
+    assert seen == [10, 11, 12]
