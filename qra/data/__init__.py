@@ -1,4 +1,4 @@
-from qra.data.augment import random_crop_flip
+from qra.data.augment import random_crop_flip, to_pixels
 from qra.data.cifar10 import CIFAR10DataModule
 from qra.data.image_folder import ImageFolderDataModule
 from qra.data.module import ImageData, ImageSet, TensorDataModule
@@ -16,5 +16,6 @@ __all__ = [
     "balanced_subset",
     "nested_subset",
     "random_crop_flip",
+    "to_pixels",
     "val_split",
 ]

@@ -1,4 +1,4 @@
-"""Random crop and flip of a whole batch at once, as a pure function of seed, epoch and data set index."""
+"""From stored bytes to pixels, and random crop and flip of a whole batch at once."""
 
 from __future__ import annotations
 
@@ -9,6 +9,12 @@ from torch.nn import functional as F
 from qra import noise
 
 _PURPOSE = 4  # keeps these draws apart from others of the same seed and epoch
+
+
+def to_pixels(images: Tensor) -> Tensor:
+    """Turn uint8 images of any shape into float32 pixels in [0, 1], rounded alike on every device."""
+    # A division by a number may become a multiplication with its rounded reciprocal; one by a tensor does not.
+    return images.float() / torch.full((), 255.0, device=images.device)
 
 
 def random_crop_flip(x: Tensor, indices: Tensor, seed: int, epoch: int, padding: int = 4) -> Tensor:

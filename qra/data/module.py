@@ -11,7 +11,7 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from qra.data.augment import random_crop_flip
+from qra.data.augment import random_crop_flip, to_pixels
 from qra.data.sampling import IndexBatches, nested_subset, stratified_prefix, val_split
 from qra.types import Batch
 
@@ -55,6 +55,11 @@ class ImageData:
     def __post_init__(self) -> None:
         if len(self.class_names) < 2:
             raise ValueError(f"the data has the classes {list(self.class_names)}: at least 2 are needed")
+        labels = torch.cat([self.train.labels, self.test.labels])
+        if labels.min() < 0 or labels.max() >= len(self.class_names):
+            raise ValueError(
+                f"labels run from {labels.min()} to {labels.max()}, but there are {len(self.class_names)} class names"
+            )
         if self.train.images.shape[1:] != self.test.images.shape[1:]:
             raise ValueError(
                 f"training images are {tuple(self.train.images.shape[1:])} and test images "
@@ -82,6 +87,11 @@ class _Batches(Dataset[Batch]):
 
     def __len__(self) -> int:
         return len(self.data)
+
+
+def _loader(data: ImageSet, batches: IndexBatches) -> DataLoader[Batch]:
+    # With a generator of its own, a loader leaves the global one alone.
+    return DataLoader(_Batches(data), sampler=batches, batch_size=None, generator=torch.Generator())
 
 
 class TensorDataModule(LightningDataModule):
@@ -195,13 +205,13 @@ class TensorDataModule(LightningDataModule):
         return self.data.hash
 
     def train_dataloader(self) -> DataLoader[Batch]:
-        return self._loader(self.data.train, self.train_indices, train=True)
+        return self._shard(self.data.train, self.train_indices, train=True)
 
     def val_dataloader(self) -> DataLoader[Batch] | list[DataLoader[Batch]]:
-        return self._loader(self.data.train, self.val_indices) if self.val_size else []
+        return self._shard(self.data.train, self.val_indices) if self.val_size else []
 
     def test_dataloader(self) -> DataLoader[Batch]:
-        return self._loader(self.data.test, torch.arange(len(self.data.test)))
+        return self._shard(self.data.test, torch.arange(len(self.data.test)))
 
     def predict_dataloader(self) -> DataLoader[Batch]:
         return self.test_dataloader()
@@ -213,23 +223,26 @@ class TensorDataModule(LightningDataModule):
         return self.train_indices[stratified_prefix(labels, self.calibration_size, self.split_seed)]
 
     def calibration_dataloader(self) -> DataLoader[Batch]:
-        """Training images in a fixed order, without augmentation."""
-        return self._loader(self.data.train, self.calibration_indices)
+        """Serve the calibration images, all of them on every rank; turn them into pixels by :func:`to_pixels`."""
+        return _loader(self.data.train, IndexBatches(self.calibration_indices, self.batch_size, False, self.seed))
 
-    def _loader(self, data: ImageSet, indices: Tensor, train: bool = False) -> DataLoader[Batch]:
-        rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+    def _shard(self, data: ImageSet, indices: Tensor, train: bool = False) -> DataLoader[Batch]:
+        """Serve this rank's part of each global batch."""
+        trainer = self.trainer
+        rank, world_size = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
+        if trainer and world_size > 1 and trainer._accelerator_connector.use_distributed_sampler:
+            raise ValueError(
+                "the data modules share out the data themselves: use Trainer(use_distributed_sampler=False)"
+            )
         if train and self.batch_size % world_size:
             raise ValueError(
                 f"batch_size is {self.batch_size} over all devices: make it a multiple of the {world_size} devices"
             )
-        batches = IndexBatches(indices, self.batch_size, train, self.seed, rank, world_size, train)
-        # with a generator of its own, a loader leaves the global one alone
-        return DataLoader(_Batches(data), sampler=batches, batch_size=None, generator=torch.Generator())
+        return _loader(data, IndexBatches(indices, self.batch_size, train, self.seed, rank, world_size, train))
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Turn uint8 into float32 pixels in [0, 1] on the device and, while training, augment."""
-        x, y, indices = batch
+        x = batch.x
         if self.augment and self.trainer is not None and self.trainer.training:
-            x = random_crop_flip(x, indices, self.seed, self.trainer.current_epoch)
-        # Division by a tensor on the device is correctly rounded everywhere; by a number it is not, on some.
-        return Batch(x.float() / torch.full((), 255.0, device=x.device), y, indices)
+            x = random_crop_flip(x, batch.indices, self.seed, self.trainer.current_epoch)
+        return batch._replace(x=to_pixels(x))

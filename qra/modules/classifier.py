@@ -106,7 +106,8 @@ class ImageClassifier(LightningModule):
         """The attack-time copy of the network, with its present weights unless ``refresh`` is false."""
         stale = self._frozen and next(self._frozen[0].parameters()).device != self.device
         if not self._frozen or stale:
-            self._frozen[:] = [freeze(self.network)]
+            with torch.inference_mode(False):  # what is made in inference mode never takes part in a gradient
+                self._frozen[:] = [freeze(self.network)]
             if self.compile_network:
                 self._frozen[0].network.compile()
         return self._frozen[0].refresh() if refresh else self._frozen[0]

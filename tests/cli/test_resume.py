@@ -1,0 +1,94 @@
+"""A run that was cut off goes on to the same end, bit for bit."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from commands import TINY_FIT, pipeline, qra
+from crash import CrashError
+
+FIT = [*TINY_FIT, "--trainer.max_epochs", "4", "--model.init_args.val_attack.steps", "1"]
+pytestmark = pytest.mark.filterwarnings("ignore:epoch", "ignore:You're resuming")
+
+
+def same(first, second):
+    """Whether two checkpoints hold the same values everywhere: weights, optimizer, schedule, callbacks."""
+    if isinstance(first, torch.Tensor):
+        return torch.equal(first, second)
+    if isinstance(first, dict):
+        return first.keys() == second.keys() and all(same(first[key], second[key]) for key in first)
+    if isinstance(first, list | tuple):
+        return len(first) == len(second) and all(map(same, first, second))
+    return first == second
+
+
+def end_of(run):
+    content = torch.load(Path(run) / "last.ckpt", weights_only=True)
+    return {key: content[key] for key in ("state_dict", "optimizer_states", "lr_schedulers", "epoch", "global_step")}
+
+
+@pytest.mark.parametrize("name", ["float-plain", "float-at"])
+def test_a_crashed_run_resumes_to_the_same_weights(name):
+    crash = ["--trainer.callbacks+", "crash.CrashAfter", "--trainer.callbacks.epochs", "2"]
+    with pytest.raises(CrashError):
+        qra("fit", *pipeline(name), *FIT, *crash, "--run", "crashed")
+    assert end_of("crashed")["epoch"] == 1
+    output, code = qra("fit", *pipeline(name), *FIT, "--run", "crashed", "--ckpt_path", "last")
+    assert code == 0, output
+    output, code = qra("fit", *pipeline(name), *FIT, "--run", "whole")
+    assert code == 0, output
+    assert end_of("whole")["epoch"] == 3
+    assert same(end_of("crashed"), end_of("whole"))
+    best = [torch.load(f"{run}/best.ckpt", weights_only=True) for run in ("crashed", "whole")]
+    assert same(best[0]["state_dict"], best[1]["state_dict"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seconds", [0.3, 1.1, 1.9])
+def test_a_killed_run_resumes_to_the_same_weights(seconds):
+    fit = [sys.executable, "-m", "qra", "fit", *pipeline("float-at"), *FIT, "--trainer.max_epochs", "8"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    subprocess.run([*fit, "--run", "whole"], check=True, env=environment, capture_output=True)
+    killed = subprocess.Popen(
+        [*fit, "--run", "killed"], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    while not Path("killed/last.ckpt").exists():
+        time.sleep(0.01)
+    time.sleep(seconds)
+    killed.send_signal(signal.SIGKILL)
+    assert killed.wait() == -signal.SIGKILL, "the run ended before it was killed"
+    assert end_of("killed")["epoch"] < 7
+    subprocess.run([*fit, "--run", "killed", "--ckpt_path", "last"], check=True, env=environment, capture_output=True)
+    assert same(end_of("killed"), end_of("whole"))
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_results_of_one(plain_run):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "qra", "test", "--config", str(plain_run / "config.yaml"), "--ckpt_path"]
+    command += [str(plain_run / "best.ckpt"), "--data.init_args.test_size", "47", "--evaluation.n", "33"]
+    devices = ["--trainer.accelerator", "cpu", "--trainer.strategy", "ddp", "--trainer.devices", "2"]
+    subprocess.run([*command, "--run", "one"], check=True, env=environment, capture_output=True)
+    subprocess.run([*command, "--run", "two", *devices], check=True, env=environment, capture_output=True)
+    one, two = (json.loads(Path(run, "result.json").read_text()) for run in ("one", "two"))
+    assert (one["world_size"], two["world_size"]) == (1, 2)
+    assert one["outcomes"] == two["outcomes"]
+    assert one["outcomes"]["clean"]["n"] == 47
+
+
+@pytest.mark.slow
+def test_two_processes_train_one_network():
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    devices = ["--trainer.strategy", "ddp", "--trainer.devices", "2", "--trainer.callbacks+", "crash.CompareRanks"]
+    command = [sys.executable, "-m", "qra", "fit", *pipeline("float-at"), *FIT, *devices, "--run", "two"]
+    environment["PYTHONPATH"] = str(Path(__file__).parent)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert Path("same-weights-0").exists()
+    assert Path("same-weights-1").exists()

@@ -1,0 +1,131 @@
+import copy
+
+import pytest
+import torch
+from torch.nn import functional as F
+from trivial import convolutional, data, linear, trainer
+
+from qra.attacks import FGSM, PGD
+from qra.callbacks import TrainingDiagnostics
+from qra.modules import AdversarialTraining, VanillaTraining
+from qra.types import Batch
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:.*many workers", "ignore:.*logging interval", "ignore:.*LeafSpec", "ignore:epoch"
+)
+
+
+def sgd(parameters):
+    return torch.optim.SGD(parameters, lr=0.05)
+
+
+def batch(n=6):
+    return Batch(torch.rand(n, 3, 4, 4), torch.arange(n) % 2, torch.arange(n))
+
+
+@pytest.mark.parametrize("method", [VanillaTraining, AdversarialTraining])
+def test_both_methods_learn_what_is_easy(method):
+    module = method(linear(), optimizer=sgd)
+    run = trainer()
+    run.fit(module, data())
+    assert run.callback_metrics["val/clean_acc"] == 1
+    assert run.callback_metrics["val/robust_acc"] == 1
+    assert run.callback_metrics["val/robust_loss"] > run.callback_metrics["val/clean_loss"]
+
+
+def test_adversarial_loss_is_cross_entropy_on_the_attacks_examples():
+    module = AdversarialTraining(convolutional(), attack=PGD(steps=3)).train()
+    module.network[4].p = 0.0
+    b = batch()
+    frozen = copy.deepcopy(module.network).eval()
+    x_adv = module.attack(frozen, b.x, b.y, index=b.indices, epoch=0)
+    expected = F.cross_entropy(copy.deepcopy(module.network)(x_adv), b.y)
+    module.log = lambda *_, **__: None
+    torch.testing.assert_close(module.training_loss(b), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_the_inner_loop_leaves_no_gradient_and_updates_no_statistics():
+    module = AdversarialTraining(convolutional(), attack=PGD(steps=3)).train()
+    bn = module.network[1]
+    before = {name: value.clone() for name, value in module.network.state_dict().items()}
+    module.maximize(module.attack, batch())
+    assert all(parameter.grad is None for parameter in module.network.parameters())
+    assert all(torch.equal(value, before[name]) for name, value in module.network.state_dict().items())
+    assert all(part.training for part in module.network.modules())
+    module.log = lambda *_, **__: None
+    module.training_loss(batch())
+    assert bn.num_batches_tracked == 1
+
+
+def test_start_noise_changes_with_the_epoch_and_not_with_the_batch():
+    module = AdversarialTraining(linear(), attack=FGSM(start=PGD().start, step_size=0.0))
+    b = batch()
+    first = module.maximize(module.attack, b)
+    part = Batch(*(value[2:4] for value in b))
+    assert torch.equal(module.maximize(module.attack, part), first[2:4])
+    later = module.attack(module.network, b.x, b.y, index=b.indices, epoch=1)
+    assert not torch.equal(later, first)
+
+
+def test_the_attack_network_follows_training_and_stays_out_of_the_checkpoint():
+    module = VanillaTraining(convolutional()).eval()
+    keys = set(module.state_dict())
+    module.attack_network()
+    with torch.no_grad():
+        module.network[5].bias.add_(3)
+    x = batch().x
+    torch.testing.assert_close(module.attack_network()(x), module.network(x), rtol=1e-4, atol=1e-5)
+    assert set(module.state_dict()) == keys
+    assert len(list(module.parameters())) == len(list(module.network.parameters()))
+
+
+@pytest.mark.parametrize("inference_mode", [True, False])
+def test_validation_under_attack_works_in_inference_mode_too(inference_mode):
+    run = trainer(inference_mode=inference_mode)
+    module = VanillaTraining(linear(), val_attack=PGD(eps=0.5, step_size=0.1, steps=10))
+    run.validate(module, data(), verbose=False)
+    assert run.callback_metrics["val/robust_acc"] < 0.5
+
+
+def test_evaluation_stays_in_float32_under_mixed_precision():
+    module = VanillaTraining(convolutional())
+    values = []
+    for precision in ("32-true", "bf16-mixed"):
+        run = trainer(precision=precision)
+        run.validate(module, data(), verbose=False)
+        values.append({name: float(value) for name, value in run.callback_metrics.items()})
+    assert values[0] == values[1]
+
+
+def test_training_in_mixed_precision_learns():
+    run = trainer(precision="bf16-mixed")
+    run.fit(AdversarialTraining(linear(), optimizer=sgd), data())
+    assert run.callback_metrics["val/robust_acc"] == 1
+
+
+def test_a_loss_that_is_not_finite_stops_before_it_reaches_the_weights():
+    class Exploding(VanillaTraining):
+        def training_loss(self, batch):
+            loss = super().training_loss(batch)
+            return loss * float("inf") if self.global_step == 5 else loss
+
+    module = Exploding(linear(), optimizer=sgd)
+    with pytest.raises(ValueError, match=r"the loss is inf at step 5 \(epoch 0\), where the learning rate is 0.05"):
+        trainer(callbacks=[TrainingDiagnostics()]).fit(module, data())
+    assert all(parameter.isfinite().all() for parameter in module.parameters())
+
+
+def test_adversarial_training_needs_an_attack_in_validation():
+    with pytest.raises(ValueError, match="val_attack is none"):
+        AdversarialTraining(linear(), val_attack=None)
+    VanillaTraining(linear(), val_attack=None)
+
+
+@pytest.mark.slow
+def test_a_compiled_network_trains_with_the_same_keys():
+    module = AdversarialTraining(convolutional(), optimizer=sgd, compile=True)
+    keys = set(module.state_dict())
+    run = trainer(max_epochs=1)
+    run.fit(module, data())
+    assert set(module.state_dict()) == keys
+    assert run.callback_metrics["val/clean_acc"] == 1
