@@ -6,7 +6,6 @@ import argparse
 import os
 import shutil
 from collections.abc import Iterator
-from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
@@ -31,20 +30,12 @@ def findings(root: str) -> Iterator[Finding]:
     """Look at the installation, the devices and the data under ``root``."""
     for name, version in environment.versions().items():
         yield Finding(name, version, True)
-    yield _package("brevitas", "only for benchmarks")
     yield Finding("commit", environment.commit() or "not a git checkout", None)
     yield Finding("processor", f"{environment.processor()}, {os.cpu_count()} cores", True)
     yield _cuda()
     compiler = shutil.which("g++") or shutil.which("c++")
     yield Finding("C++ compiler", compiler or "none", True if compiler else None, "needed by compile: true on the CPU")
     yield _data(root)
-
-
-def _package(name: str, remedy: str) -> Finding:
-    try:
-        return Finding(name, metadata.version(name), True)
-    except metadata.PackageNotFoundError:
-        return Finding(name, "not installed", None, remedy)
 
 
 def _cuda() -> Finding:
@@ -59,7 +50,6 @@ def _data(root: str) -> Finding:
     data = ImageFolderDataModule(root) if is_folder else CIFAR10DataModule(root)
     try:
         data.prepare_data()
-        data.setup("test")
     except (ValueError, OSError) as reason:
         return Finding(f"data in {root}", "not found or not sound", False, str(reason))
     sizes = f"{len(data.data.train)} + {len(data.data.test)} images, {data.num_classes} classes"

@@ -11,6 +11,7 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
+from qra import noise
 from qra.attacks import PGD, Attack
 from qra.data import balanced_subset
 from qra.evaluation.figures import adversarial_grid
@@ -23,7 +24,7 @@ class AdversarialExamples(Callback):
 
     ``adversarial.npz`` holds ``x`` and ``x_adv`` (float32 in [0, 1], (n, C, H, W)), ``y``, ``clean_prediction``,
     ``adversarial_prediction`` and ``indices`` (int64, (n,)), in the order of ``indices``; ``adversarial.png`` shows the
-    first that the attack broke. With several devices each rank writes its own files.
+    some that the attack broke. With several devices each rank writes its own files.
 
     Args:
         attack: Makes the images.
@@ -79,7 +80,8 @@ class AdversarialExamples(Callback):
     def _draw(self, arrays: dict[str, Tensor], names: Sequence[str], target: Path) -> None:
         was_right = arrays["clean_prediction"] == arrays["y"]
         broken = was_right & (arrays["adversarial_prediction"] != arrays["y"])
-        first = torch.argsort(~broken, stable=True)[: self.shown]  # the broken ones, then the others
+        anywhere = noise.uniform((), arrays["indices"], self.seed)  # neighbours are often of one class
+        first = ((~broken).float() + anywhere).argsort()[: self.shown]
         titles = [
             (names[clean], names[adversarial])
             for clean, adversarial in zip(

@@ -11,6 +11,7 @@ from pathlib import Path
 from urllib.request import Request, urlopen
 
 import torch
+from rich.console import Console
 from rich.progress import wrap_file
 from torchvision.datasets import CIFAR10
 from torchvision.datasets.utils import check_integrity, extract_archive
@@ -129,7 +130,7 @@ def _fetch(mirrors: Sequence[str], archive: Path) -> list[str]:
 def _download(url: str, path: Path) -> None:
     with (
         urlopen(Request(url, headers={"User-Agent": "qra"}), timeout=TIMEOUT) as response,
-        wrap_file(response, ARCHIVE_SIZE, description="CIFAR-10", transient=True) as source,
+        wrap_file(response, ARCHIVE_SIZE, "CIFAR-10", console=Console(stderr=True), transient=True) as source,
         path.open("wb") as target,
     ):
         while block := source.read(1 << 20):

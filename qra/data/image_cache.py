@@ -33,9 +33,9 @@ class ImageCache:
         """Arrays stored under this key; None if there is no such file, or it is damaged or of another key."""
         for path in self.paths:
             try:
-                with np.load(path, allow_pickle=False) as file:
-                    if file["key"] == key:
-                        return {name: file[name] for name in file.files if name != "key"}
+                with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+                    if arrays["key"] == key:
+                        return {name: arrays[name] for name in arrays.files if name != "key"}
             except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
                 continue
         return None

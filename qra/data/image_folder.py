@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -10,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from PIL import Image, ImageOps
+from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
@@ -17,7 +19,7 @@ from qra.data.image_cache import ImageCache, Pixels8
 from qra.data.module import ImageData, ImageSet, TensorDataModule
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
-"""Endings of the files that count as images."""
+"""Endings of the files that count as images; others are passed over."""
 CHUNK = 256
 """Images that one thread decodes in a row."""
 
@@ -77,9 +79,9 @@ class ImageFolderDataModule(TensorDataModule):
         cache = ImageCache(self.root, f"images-{self.image_size or 'as-stored'}.npz")
         images = cache.read(key)
         if images is None:
-            size = (self.image_size, self.image_size) if self.image_size else _size_of(train.files[0])
             crop = self.image_size is not None
-            images = {name: _decode_all(part.files, size, crop) for name, part in parts.items()}
+            size = (self.image_size, self.image_size) if self.image_size else _open(train.files[0].path).size
+            images = {name: _decode_all([file.path for file in part.files], size, crop) for name, part in parts.items()}
             cache.write(key, images)
         sets = [ImageSet(torch.from_numpy(images[name]), part.labels()) for name, part in parts.items()]
         return ImageData(sets[0], sets[1], train.class_names)
@@ -89,7 +91,7 @@ class _Part(NamedTuple):
     """What ``train`` or ``test`` holds."""
 
     class_names: tuple[str, ...]
-    files: list[Path]
+    files: list[os.DirEntry[str]]
     counts: list[int]
 
     def labels(self) -> Tensor:
@@ -103,32 +105,29 @@ def _list_part(folder: Path) -> _Part:
     classes = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
     if len(classes) < 2:
         raise ValueError(f"{folder} needs at least 2 class folders, but has {[path.name for path in classes]}")
-    files: list[Path] = []
+    files: list[os.DirEntry[str]] = []
     counts = []
     for path in classes:
-        images = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
+        with os.scandir(path) as entries:
+            images = [file for file in entries if file.name.lower().endswith(SUFFIXES) and file.name[0] != "."]
         if not images:
             raise ValueError(f"{path} holds no image: remove that folder or fill it ({', '.join(SUFFIXES)})")
-        files += images
+        files += sorted(images, key=lambda file: file.name)
         counts.append(len(images))
     return _Part(tuple(path.name for path in classes), files, counts)
 
 
-def _fingerprint(root: Path, files: list[Path], image_size: int | None) -> str:
+def _fingerprint(root: Path, files: list[os.DirEntry[str]], image_size: int | None) -> str:
     """sha256 over what the decoded images depend on: names, sizes and times of change of all files, and the crop."""
     digest = hashlib.sha256(f"format 1, image_size {image_size}".encode())
     for file in files:
         status = file.stat()
-        digest.update(f"\n{file.relative_to(root)}\0{status.st_size}\0{status.st_mtime_ns}".encode())
+        line = f"\n{file.path.removeprefix(str(root))}\0{status.st_size}\0{status.st_mtime_ns}"
+        digest.update(os.fsencode(line))
     return digest.hexdigest()
 
 
-def _size_of(file: Path) -> tuple[int, int]:
-    """Width and height in pixels."""
-    return _open(file).size
-
-
-def _decode_all(files: list[Path], size: tuple[int, int], crop: bool) -> Pixels8:
+def _decode_all(files: list[str], size: tuple[int, int], crop: bool) -> Pixels8:
     """Decode images in threads.
 
     Args:
@@ -147,24 +146,25 @@ def _decode_all(files: list[Path], size: tuple[int, int], crop: bool) -> Pixels8
             images[i] = _decode(file, size, crop).transpose(2, 0, 1)
 
     with ThreadPoolExecutor() as pool:
-        for _ in track(pool.map(decode_chunk, starts), "Decoding images", len(starts), transient=True):
+        done = pool.map(decode_chunk, starts)
+        few = len(starts) < 8
+        for _ in track(done, "Decoding images", len(starts), console=Console(stderr=True), transient=True, disable=few):
             pass
     return images
 
 
-def _decode(file: Path, size: tuple[int, int], crop: bool) -> Pixels8:
+def _decode(file: str, size: tuple[int, int], crop: bool) -> Pixels8:
     """Decode one image to RGB, (H, W, 3)."""
     image = _open(file)
     if crop:
         image = ImageOps.fit(image, size, Image.Resampling.BICUBIC)
     elif image.size != size:
-        raise ValueError(
-            f"{file} has {image.size} pixels, others have {size}: set image_size to crop and scale them all"
-        )
+        here, others = (f"{width} x {height}" for width, height in (image.size, size))
+        raise ValueError(f"{file} has {here} pixels, others have {others}: set image_size to crop and scale them all")
     return np.asarray(image)
 
 
-def _open(file: Path) -> Image.Image:
+def _open(file: str) -> Image.Image:
     try:
         with Image.open(file) as image:
             return image.convert("RGB")

@@ -11,13 +11,13 @@ from torch.utils.data import Sampler
 from qra import noise
 
 # Each use of a seed draws its own numbers.
-_SPLIT, _SUBSET, _SHUFFLE = 1, 2, 3
+_SPLIT, _SUBSET, _SHUFFLE, _OFFSET = 1, 2, 3, 7
 
 
 def val_split(labels: Tensor, val_size: int, seed: int) -> tuple[Tensor, Tensor]:
     """Cut validation images from a training set, class by class.
 
-    Every class gives in proportion to its size, so equal classes give equal counts (to within one image).
+    Every class gives in proportion to its size, so classes of one size give equal counts (to within one image).
 
     Args:
         labels: Class numbers of the training set, (N,).
@@ -91,8 +91,9 @@ def _stratified_order(labels: Tensor, seed: int, purpose: int) -> Tensor:
     counts = torch.bincount(labels)
     starts = counts.cumsum(0) - counts
     classes = labels[by_class]
-    # The j-th of a class of c images belongs at the share (j + 1/2) / c of the order.
-    shares = (positions - starts[classes] + 0.5).double() / counts[classes]
+    offsets = noise.uniform((), torch.arange(len(counts)), seed, purpose, _OFFSET).double()
+    # The j-th of a class of c images comes once the share (j + offset) / c of the order has passed.
+    shares = (positions - starts[classes] + offsets[classes]) / counts[classes]
     return by_class[shares.argsort(stable=True)]
 
 

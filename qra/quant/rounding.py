@@ -43,16 +43,22 @@ def check_positive(name: str, value: Tensor | float) -> None:
     Raises:
         ValueError: If a value that the host can see is not finite or not above zero.
     """
-    if isinstance(value, Tensor):
-        if value.device.type != "cpu" or torch.compiler.is_compiling():
-            return
-        good = bool(torch.all(torch.isfinite(value) & (value > 0)))
-    else:
-        good = math.isfinite(value) and value > 0
-    if not good:
-        raise ValueError(
-            f"{name} is {value}, but must be finite and above 0: initialize it again or lower its step size"
-        )
+    if isinstance(value, Tensor) and (value.device.type != "cpu" or torch.compiler.is_compiling()):
+        return
+    values = value.flatten().tolist() if isinstance(value, Tensor) else [value]
+    bad = [number for number in values if not 0 < number < math.inf]
+    if bad:
+        raise ValueError(f"{name} is {bad[0]}, but must be finite and above 0: start it again, or lower its step size")
+
+
+def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    """Refuse a word that is none of the choices.
+
+    Raises:
+        ValueError: If it is not.
+    """
+    if value not in choices:
+        raise ValueError(f"{name} is {value!r}: choose one of {', '.join(choices)}")
 
 
 def at_least_float32(x: Tensor) -> Tensor:

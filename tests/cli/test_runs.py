@@ -141,3 +141,11 @@ def test_a_foreign_network_is_trained_and_loaded_again():
     assert code == 0, output
     loaded = package.load("runs/float-plain/best.ckpt")
     assert loaded(torch.rand(2, 3, 32, 32)).shape == (2, 10)
+
+
+def test_progress_in_a_log_is_one_line_an_epoch():
+    output, code = qra("fit", *pipeline("float-plain"), *TINY_FIT, "--trainer.enable_progress_bar", "true")
+    assert code == 0, output
+    lines = [line for line in output.splitlines() if line.startswith("epoch ")]
+    assert [line.split()[1] for line in lines] == ["1/2", "2/2"]
+    assert all("val/clean_acc" in line and "val/robust_acc" in line and "train/loss" in line for line in lines)

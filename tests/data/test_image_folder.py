@@ -1,0 +1,220 @@
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from qra.data import ImageFolderDataModule
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (2, 2, 3, 6, 8, 3), np.uint8)  # part, class, image, H, W, RGB
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch):
+    """A tree of 12 PNG images, 8 wide and 6 high, of the classes a and b."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "user-cache"))
+    for part, name, number in np.ndindex(2, 2, 3):
+        path = tmp_path / "root" / ("train", "test")[part] / "ab"[name] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(PIXELS[part, name, number]).save(path)
+    return tmp_path / "root"
+
+
+def load(root, image_size=None):
+    return ImageFolderDataModule(str(root), image_size).load()
+
+
+def is_as_drawn(data):
+    return all(
+        np.array_equal(images.images.reshape(2, 3, 3, 6, 8).permute(0, 1, 3, 4, 2), PIXELS[part])
+        for part, images in enumerate((data.train, data.test))
+    )
+
+
+def cache_of(root, name="images-as-stored.npz"):
+    return root / ".qra-cache" / name
+
+
+def error_of(root, image_size=None):
+    with pytest.raises(ValueError) as caught:  # noqa: PT011  the tests look at the text
+        load(root, image_size)
+    text = str(caught.value)
+    assert "\n" not in text
+    return text
+
+
+def garble(file):
+    """Overwrite an image so that its size and time of change stay."""
+    status = file.stat()
+    file.write_bytes(bytes(status.st_size))
+    os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def test_images_and_labels_follow_the_names(root):
+    data = load(root)
+    assert is_as_drawn(data)
+    assert data.class_names == ("a", "b")
+    assert data.train.labels.tolist() == data.test.labels.tolist() == [0, 0, 0, 1, 1, 1]
+
+
+def test_more_images_than_one_thread_takes_stay_in_order(tmp_path):
+    for part in ("train", "test"):
+        for number in range(600):
+            path = tmp_path / part / f"class{number % 2}" / f"{number:03}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("L", (1, 1), number // 4).save(path)
+    expected = torch.cat([torch.arange(0, 600, 2), torch.arange(1, 600, 2)]) // 4
+    assert torch.equal(load(tmp_path).train.images[:, 0, 0, 0], expected.to(torch.uint8))
+
+
+def test_every_kind_of_image_becomes_rgb(root):
+    file = root / "train/a/0.png"
+    grey = Image.fromarray(PIXELS[0, 0, 0]).convert("L")
+    for mode in ("L", "P", "RGBA", "1"):
+        grey.convert(mode).save(file)
+        assert torch.equal(
+            load(root).train.images[0], torch.from_numpy(np.array(grey.convert(mode).convert("RGB"))).permute(2, 0, 1)
+        )
+
+
+def test_files_that_are_no_images_are_passed_over(root):
+    for name in ("Thumbs.db", "notes.txt", ".hidden.png"):
+        (root / "train/a" / name).write_text("not an image")
+    assert is_as_drawn(load(root))
+
+
+def test_image_size_crops_around_the_centre_and_scales(root):
+    data = load(root, image_size=6)
+    assert np.array_equal(data.train.images[4].permute(1, 2, 0), PIXELS[0, 1, 1, :, 1:7])
+    assert load(root, image_size=3).train.images.shape == (6, 3, 3, 3)
+
+
+def test_the_second_load_reads_the_cache(root):
+    load(root)
+    garble(root / "train/a/0.png")
+    assert is_as_drawn(load(root))
+
+
+def test_an_untouched_tree_keeps_its_cache_file(root):
+    load(root)
+    before = cache_of(root).stat()
+    load(root)
+    assert cache_of(root).stat().st_mtime_ns == before.st_mtime_ns
+
+
+def test_a_changed_image_is_decoded_anew(root):
+    load(root)
+    Image.fromarray(PIXELS[1, 1, 1]).save(root / "train/a/0.png")
+    assert np.array_equal(load(root).train.images[0].permute(1, 2, 0), PIXELS[1, 1, 1])
+
+
+def test_an_image_whose_time_alone_changed_is_decoded_anew(root):
+    load(root)
+    garble(root / "train/a/0.png")
+    os.utime(root / "train/a/0.png", ns=(1, 1))
+    assert "train/a/0.png" in error_of(root)
+
+
+def test_an_added_or_removed_image_is_noticed(root):
+    load(root)
+    Image.fromarray(PIXELS[1, 1, 1]).save(root / "train/b/9.png")
+    assert load(root).train.labels.tolist() == [0, 0, 0, 1, 1, 1, 1]
+    (root / "train/a/0.png").unlink()
+    assert load(root).train.labels.tolist() == [0, 0, 1, 1, 1, 1]
+
+
+@pytest.mark.parametrize("kept", [0, 10, 0.5, 0.99])
+def test_a_truncated_cache_is_made_anew(root, kept):
+    load(root)
+    whole = cache_of(root).read_bytes()
+    cache_of(root).write_bytes(whole[: kept if isinstance(kept, int) else int(kept * len(whole))])
+    assert is_as_drawn(load(root))
+    assert len(cache_of(root).read_bytes()) == len(whole)
+
+
+def test_a_cache_with_a_flipped_bit_is_made_anew(root):
+    load(root)
+    content = bytearray(cache_of(root).read_bytes())
+    content[content.index(PIXELS[0, 0, 0].transpose(2, 0, 1).tobytes()) + 7] ^= 1
+    cache_of(root).write_bytes(content)
+    assert is_as_drawn(load(root))
+
+
+def test_a_cache_of_pickles_is_not_opened(root):
+    load(root)
+    np.savez(cache_of(root), key=np.array([{"an": "object"}], dtype=object))
+    assert is_as_drawn(load(root))
+
+
+def test_each_image_size_has_its_cache(root):
+    load(root)
+    load(root, image_size=4)
+    garble(root / "train/a/0.png")
+    assert is_as_drawn(load(root))
+    assert load(root, image_size=4).train.images.shape[-1] == 4
+
+
+def test_nothing_but_the_cache_is_written(root):
+    before = set(root.rglob("*"))
+    load(root)
+    assert set(root.rglob("*")) - before == {cache_of(root).parent, cache_of(root)}
+
+
+def test_the_users_cache_serves_where_the_tree_cannot_be_written(root, tmp_path):
+    cache_of(root).parent.write_text("a file in the way")
+    load(root)
+    garble(root / "train/a/0.png")
+    assert is_as_drawn(load(root))
+    assert list((tmp_path / "user-cache/qra").rglob("*.npz"))
+
+
+def test_a_corrupt_image_is_named(root):
+    file = root / "test/b/1.png"
+    file.write_bytes(file.read_bytes()[:60])
+    assert f"{file} cannot be decoded as an image" in error_of(root)
+    file.write_bytes(b"nothing of the kind")
+    assert f"{file} cannot be decoded as an image" in error_of(root)
+    assert not cache_of(root).exists()
+
+
+def test_an_image_of_another_size_is_named(root):
+    file = root / "train/b/2.png"
+    Image.new("RGB", (5, 7)).save(file)
+    assert error_of(root) == f"{file} has 5 x 7 pixels, others have 8 x 6: set image_size to crop and scale them all"
+    assert load(root, image_size=5).train.images.shape == (6, 3, 5, 5)
+
+
+def test_an_absent_part_is_named(root):
+    (root / "test").rename(root / "elsewhere")
+    assert error_of(root).startswith(f"{root}/test does not exist: the images must lie in train/<class>/*")
+
+
+def test_an_empty_folder_is_refused(tmp_path):
+    (tmp_path / "train").mkdir()
+    assert f"{tmp_path}/train needs at least 2 class folders" in error_of(tmp_path)
+
+
+def test_one_class_is_refused(root):
+    (root / "train/b").rename(root / "b")
+    assert f"{root}/train needs at least 2 class folders, but has ['a']" in error_of(root)
+
+
+def test_a_class_without_images_is_named(root):
+    (root / "train/c").mkdir()
+    assert f"{root}/train/c holds no image" in error_of(root)
+
+
+def test_other_classes_for_testing_are_refused(root):
+    (root / "test/b").rename(root / "test/c")
+    assert "train and test must have the same class folders, but only one has ['b', 'c']" in error_of(root)
+
+
+def test_an_image_size_of_nothing_is_refused():
+    with pytest.raises(ValueError, match="image_size is 0"):
+        ImageFolderDataModule("data", image_size=0)
+
+
+def test_the_home_directory_may_be_abbreviated():
+    assert ImageFolderDataModule("~/images").root == Path.home() / "images"
