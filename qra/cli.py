@@ -23,7 +23,14 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_only
 
 from qra import checkpoint, compare, doctor
-from qra.callbacks import AdversarialExamples, ResultWriter, RobustnessEvaluation, TrainingDiagnostics
+from qra.callbacks import (
+    AdversarialExamples,
+    QuantizationMonitor,
+    QuantizationSummary,
+    ResultWriter,
+    RobustnessEvaluation,
+    TrainingDiagnostics,
+)
 from qra.callbacks.progress import progress_display
 from qra.data import TensorDataModule
 from qra.errors import one_line
@@ -122,9 +129,11 @@ class QraCLI(LightningCLI):
         config = self.config[self.subcommand]
         self.model.network.description = _plain(config.model.init_args.network.as_dict())
         if config.ckpt_path is not None:
-            checkpoint.check_fit(
-                self.model.state_dict(), checkpoint.read(config.ckpt_path)["state_dict"], config.ckpt_path
-            )
+            self.model.adopt(checkpoint.read(config.ckpt_path), config.ckpt_path)
+        if _is_first_process():  # Lightning would write into the run directory before it finds what is wrong here
+            self.datamodule.prepare_data()
+            self.datamodule.setup()
+            self.model.setup(self.subcommand)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         config = self._get(self.config_init, "trainer")
@@ -137,7 +146,12 @@ class QraCLI(LightningCLI):
         return super().instantiate_trainer(**kwargs)
 
     def _standing_callbacks(self) -> list[Callback]:
-        callbacks: list[Callback] = [ResultWriter(), TrainingDiagnostics()]
+        callbacks: list[Callback] = [
+            QuantizationSummary(),
+            QuantizationMonitor(),
+            ResultWriter(),
+            TrainingDiagnostics(),
+        ]
         if self._get(self.config_init, "trainer")["enable_progress_bar"] is not False:
             callbacks.append(progress_display())
         if self.subcommand != "fit":
@@ -151,7 +165,9 @@ class QraCLI(LightningCLI):
             enable_version_counter=False,
         )
         last = ModelCheckpoint(self.directory, "last", save_on_train_epoch_end=True, enable_version_counter=False)
-        return [*callbacks, LearningRateMonitor("step"), best, last]
+        if self._get(self.config_init, "trainer")["logger"] is not False:
+            callbacks.append(LearningRateMonitor("step"))
+        return [*callbacks, best, last]
 
 
 def _plain(config: Any) -> Any:

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 from torch import nn
 
 Network = TypeVar("Network", bound=nn.Module)
+Made = TypeVar("Made")
 
 TRUSTED_PACKAGES = ("qra", "torch", "torchvision")
 """Packages whose classes a checkpoint may name; anything else must be passed in by the caller."""
@@ -74,29 +75,43 @@ def rebuild(description: Mapping[str, Any] | None) -> nn.Module:
         ValueError: If it is no complete description, or names anything but a network of the trusted packages (a
             checkpoint is an untrusted file: what it names is imported and called).
     """
+    return rebuild_as((nn.Module,), description, "network")
+
+
+def rebuild_as(kinds: tuple[type[Made], ...], description: Mapping[str, Any] | None, what: str) -> Made:
+    """Make the object that a description names, and those inside it.
+
+    Args:
+        kinds: The classes that it may name, subclasses included.
+        description: As for :func:`rebuild`.
+        what: The object in plain words, for messages.
+
+    Raises:
+        ValueError: As for :func:`rebuild`.
+    """
     class_path = description.get("class_path") if isinstance(description, Mapping) else None
     if description is None or not isinstance(class_path, str):
-        raise ValueError("the checkpoint does not say how to rebuild its network: pass the network yourself")
+        raise ValueError(f"the checkpoint does not say how to rebuild its {what}: pass the network yourself")
     arguments = {
-        key: rebuild(value) if isinstance(value, Mapping) else value
+        key: rebuild_as(kinds, value, what) if isinstance(value, Mapping) else value
         for key, value in (description.get("init_args") or {}).items()
     }
-    return _network_factory(class_path)(**arguments)
+    return _factory(kinds, class_path, what)(**arguments)
 
 
-def _network_factory(class_path: str) -> Callable[..., nn.Module]:
-    """Import a class of networks, or a function annotated to return one; refuse everything else."""
+def _factory(kinds: tuple[type[Made], ...], class_path: str, what: str) -> Callable[..., Made]:
+    """Import a class of the given kinds, or a function annotated to return one; refuse everything else."""
     module, _, name = class_path.rpartition(".")
     if module.split(".")[0] not in TRUSTED_PACKAGES:
         raise ValueError(
-            f"the checkpoint names the network {class_path}, which is outside {', '.join(TRUSTED_PACKAGES)}: "
+            f"the checkpoint names the {what} {class_path}, which is outside {', '.join(TRUSTED_PACKAGES)}: "
             "if you trust it, build it and pass the network yourself"
         )
     try:
         factory = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError):
-        raise ValueError(f"the checkpoint names the network {class_path}, which cannot be imported") from None
+        raise ValueError(f"the checkpoint names the {what} {class_path}, which cannot be imported") from None
     made = factory if inspect.isclass(factory) else typing.get_type_hints(factory).get("return")
-    if not (inspect.isclass(made) and issubclass(made, nn.Module)):
-        raise ValueError(f"the checkpoint names {class_path} as its network, which makes no torch.nn.Module")
-    return typing.cast(Callable[..., nn.Module], factory)
+    if not (inspect.isclass(made) and issubclass(made, kinds)):
+        raise ValueError(f"the checkpoint names {class_path} as its {what}, which makes no {what}")
+    return typing.cast(Callable[..., Made], factory)

@@ -59,7 +59,7 @@ class TrainingDiagnostics(Callback):
                 f"clean accuracy is {clean_acc:.1%} after {epoch + 1} epochs, and chance is {chance:.1%}: the network "
                 "learns nothing (learning rate, attack strength or initialization)"
             )
-        elif "val/robust_loss" in metrics and metrics["val/robust_loss"] <= metrics["val/clean_loss"]:
+        elif _attack_fails(metrics):
             found.append(
                 "the attack does not raise the loss on validation images: adversarial examples are not generated "
                 "properly (eps or step size 0, or no gradient reaches the input)"
@@ -90,3 +90,11 @@ class TrainingDiagnostics(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         validation, training, epoch = state_dict["best"]
         self._best = validation, training, epoch
+
+
+def _attack_fails(metrics: dict[str, float]) -> bool:
+    """Whether the attack of validation changes nothing for the worse."""
+    if "val/robust_loss" not in metrics:
+        return False
+    no_loss_gained = metrics["val/robust_loss"] <= metrics["val/clean_loss"]
+    return no_loss_gained and metrics["val/robust_acc"] >= metrics["val/clean_acc"]

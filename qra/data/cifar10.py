@@ -128,9 +128,10 @@ def _fetch(mirrors: Sequence[str], archive: Path) -> list[str]:
 
 
 def _download(url: str, path: Path) -> None:
+    console = Console(stderr=True)
     with (
         urlopen(Request(url, headers={"User-Agent": "qra"}), timeout=TIMEOUT) as response,
-        wrap_file(response, ARCHIVE_SIZE, "CIFAR-10", console=Console(stderr=True), transient=True) as source,
+        wrap_file(response, ARCHIVE_SIZE, description="CIFAR-10", console=console, transient=True) as source,
         path.open("wb") as target,
     ):
         while block := source.read(1 << 20):

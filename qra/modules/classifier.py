@@ -14,7 +14,18 @@ from torchmetrics import MeanMetric
 
 from qra import checkpoint
 from qra.attacks import PGD, Attack
-from qra.quant.freeze import FrozenNetwork, freeze
+from qra.data import to_pixels
+from qra.describe import describe
+from qra.quant import (
+    FrozenNetwork,
+    QuantScheme,
+    calibrate,
+    convert,
+    freeze,
+    quantize_after_training,
+    reestimate_batch_norm,
+)
+from qra.quant.layers import keep_positive, quantizer_decay, quantizer_parameters
 from qra.schedules import Schedule
 from qra.types import Batch
 
@@ -27,8 +38,10 @@ class ImageClassifier(LightningModule):
     """A network in training; a training method is a subclass that overrides :meth:`training_loss`.
 
     Args:
-        network: Takes pixels in [0, 1], (N, C, H, W), and returns logits.
-        init_from: Checkpoint whose network weights a new run starts from.
+        network: Takes pixels in [0, 1], (N, C, H, W), and returns logits. A scheme quantizes it in place.
+        scheme: Quantization that the network is trained through; none for a float network.
+        init_from: Checkpoint whose network weights a new run starts from: of a float network, or of one quantized to
+            other bit widths. BatchNorm statistics are then estimated again on the calibration images.
         optimizer: Makes the optimizer of the network's parameters.
         schedule: Learning rate over the run, as a multiplier of the optimizer's.
         val_attack: Attack under which each epoch is validated; none leaves only clean accuracy.
@@ -42,6 +55,7 @@ class ImageClassifier(LightningModule):
     def __init__(
         self,
         network: nn.Module,
+        scheme: QuantScheme | None = None,
         init_from: str | None = None,
         optimizer: Callable[[Iterable[nn.Parameter]], Optimizer] = _default_optimizer,
         schedule: Schedule | None = None,
@@ -53,12 +67,17 @@ class ImageClassifier(LightningModule):
         if val_attack is None and self.selection_metric == "val/robust_acc":
             raise ValueError("val_attack is none, but robust accuracy in validation chooses the best checkpoint")
         self.network = network
+        self.scheme = scheme
+        if scheme is not None:
+            convert(network, scheme)
         self.init_from = init_from
         self.make_optimizer = optimizer
         self.schedule = schedule
         self.val_attack = val_attack
         self.channels_last = channels_last
         self.compile_network = compile
+        self.calibration: dict[str, Any] | None = None
+        self._weights_changed = False
         self._frozen: list[FrozenNetwork] = []  # in a list: not a submodule, so no checkpoint or optimizer sees it
         kinds = ("clean",) if val_attack is None else ("clean", "robust")
         self.val_acc = nn.ModuleDict({kind: MeanMetric() for kind in kinds})
@@ -84,18 +103,35 @@ class ImageClassifier(LightningModule):
 
     def setup(self, stage: str) -> None:
         if stage == "fit" and self.init_from is not None:
-            checkpoint.load_weights(self.network, self.init_from)
+            self._weights_changed = checkpoint.load_weights(self.network, self.init_from, self.scheme)
         if self.channels_last:
             self.network.to(memory_format=torch.channels_last)
         if self.compile_network:
             self.network.compile()
 
+    def on_fit_start(self) -> None:
+        if self.scheme is None or self.trainer.ckpt_path is not None:
+            return
+        images = [batch.x for batch in self.calibration_batches()]
+        calibrate(self.network, images)
+        if self._weights_changed:
+            reestimate_batch_norm(self.network, images)
+
+    def calibration_batches(self) -> list[Batch]:
+        """The calibration images of the data module on the device, float in [0, 1]."""
+        batches = self.trainer.datamodule.calibration_dataloader()  # type: ignore[attr-defined]
+        moved = (Batch(*(part.to(self.device) for part in batch)) for batch in batches)
+        return [batch._replace(x=to_pixels(batch.x)) for batch in moved]
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         if self.channels_last:
             batch = batch._replace(x=batch.x.contiguous(memory_format=torch.channels_last))
-        loss = self.training_loss(batch)
+        loss = self.training_loss(batch) + quantizer_decay(self.network)
         self.log("train/loss", loss, prog_bar=True, on_step=True, on_epoch=True, batch_size=len(batch.y))
         return loss
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        keep_positive(self.network)
 
     def log_accuracy(self, name: str, logits: Tensor, y: Tensor) -> None:
         """Log the accuracy of training logits as ``train/<name>``, averaged over the epoch."""
@@ -123,12 +159,36 @@ class ImageClassifier(LightningModule):
         y = batch.y if target is None else target
         return attack(self.attack_network(), batch.x, y, index=batch.indices, epoch=self.current_epoch)
 
+    def quantize_after_training(
+        self, scheme: QuantScheme, images: list[Tensor], bias_corrected: bool, record: dict[str, Any]
+    ) -> None:
+        """Calibrate and quantize the float network for good, in place.
+
+        Args:
+            scheme: As for :func:`qra.quant.quantize_after_training`.
+            images: As ``batches`` there.
+            bias_corrected: As there.
+            record: What the calibration depended on, for checkpoints.
+        """
+        self.scheme = quantize_after_training(self.network, scheme, images, bias_corrected)
+        self.calibration = record
+        self._frozen.clear()
+
     def configure_optimizers(self) -> Any:
-        optimizer = self.make_optimizer(self.network.parameters())
+        optimizer = self.make_optimizer(self._parameter_groups())
         if self.schedule is None:
             return optimizer
         scheduler = self.schedule(optimizer, int(self.trainer.estimated_stepping_batches))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def _parameter_groups(self) -> Any:
+        """The network's parameters, with those of quantizers, which have a decay of their own, in a second group."""
+        learned = quantizer_parameters(self.network)
+        if not learned:
+            return self.network.parameters()
+        others = set(self.network.parameters()).difference(learned)
+        weights = [parameter for parameter in self.network.parameters() if parameter in others]
+        return [{"params": weights}, {"params": learned, "weight_decay": 0.0}]
 
     # ----- validation and testing, always in float32 -----
 
@@ -162,9 +222,29 @@ class ImageClassifier(LightningModule):
     # ----- checkpoints -----
 
     def on_save_checkpoint(self, checkpoint_: dict[str, Any]) -> None:
-        checkpoint_[checkpoint.KEY] = {"network": getattr(self.network, "description", None)}
+        checkpoint_[checkpoint.KEY] = {
+            "network": describe(self.network),
+            "scheme": describe(self.scheme),
+            "calibration": self.calibration,
+        }
         checkpoint_["rng_state"] = torch.get_rng_state()
 
+    def adopt(self, checkpoint_: dict[str, Any], path: str) -> None:
+        """Get ready for the state of a checkpoint. One that was quantized after training brings its scheme.
+
+        Raises:
+            ValueError: If the checkpoint is of another scheme, or its state does not fit.
+        """
+        scheme = checkpoint.rebuild_scheme(checkpoint_)
+        if self.scheme is None and scheme is not None and scheme.is_fixed:
+            convert(self.network, scheme)
+            self.scheme = scheme
+            self.calibration = checkpoint_[checkpoint.KEY].get("calibration")
+            self._frozen.clear()
+        checkpoint.check_scheme(checkpoint_, self.scheme, path)
+        checkpoint.check_fit(self.state_dict(), checkpoint_["state_dict"], path)
+
     def on_load_checkpoint(self, checkpoint_: dict[str, Any]) -> None:
-        if "rng_state" in checkpoint_:
+        self.adopt(checkpoint_, "the checkpoint")
+        if "rng_state" in checkpoint_ and self.trainer.state.fn == "fit":
             torch.set_rng_state(checkpoint_["rng_state"])

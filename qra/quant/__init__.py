@@ -1,6 +1,21 @@
-"""Quantizers as pure functions of tensors, and the estimates that they need."""
+"""Quantization: schemes, conversion and calibration of networks, and the pure functions that they are built of."""
 
+from qra.quant.activations import (
+    PACT,
+    ActivationQuantizer,
+    CalibratedUniform,
+    LeastSquares,
+    LSQActivation,
+    MinMax,
+    Percentile,
+    RangeSettings,
+    TopK,
+)
 from qra.quant.batchnorm import RemainingBN, fold_batch_norm, fold_remain_bn
+from qra.quant.calibrate import calibrate, fold, quantize_after_training, reestimate_batch_norm
+from qra.quant.convert import Site, convert, revert
+from qra.quant.cost import Cost, LayerCost, cost
+from qra.quant.freeze import FrozenNetwork, freeze
 from qra.quant.functional import (
     DoReFaGradient,
     GradientMode,
@@ -17,6 +32,7 @@ from qra.quant.functional import (
     uniform_symmetric,
     uniform_unsigned,
 )
+from qra.quant.layers import float_mode, gradient_mode
 from qra.quant.pwlq import (
     bias_correction,
     optimal_breakpoint,
@@ -25,28 +41,61 @@ from qra.quant.pwlq import (
     weight_breakpoint,
 )
 from qra.quant.ranges import MinMaxRange, MSERange, PercentileRange, Range, RangeEstimator, TopKMedianRange
+from qra.quant.scheme import QuantScheme
+from qra.quant.weights import LSQ, PWLQ, SAWB, DoReFa, Fixed, Uniform, WeightQuantizer
 
 __all__ = [
+    "LSQ",
+    "PACT",
+    "PWLQ",
+    "SAWB",
+    "ActivationQuantizer",
+    "CalibratedUniform",
+    "Cost",
+    "DoReFa",
     "DoReFaGradient",
+    "Fixed",
+    "FrozenNetwork",
     "GradientMode",
+    "LSQActivation",
+    "LayerCost",
+    "LeastSquares",
     "MSERange",
+    "MinMax",
     "MinMaxRange",
+    "Percentile",
     "PercentileRange",
+    "QuantScheme",
     "Range",
     "RangeEstimator",
+    "RangeSettings",
     "RemainingBN",
+    "Site",
+    "TopK",
     "TopKMedianRange",
+    "Uniform",
+    "WeightQuantizer",
     "bias_correction",
+    "calibrate",
     "check_bit_width",
     "check_positive",
+    "convert",
+    "cost",
     "dorefa_weight",
+    "float_mode",
+    "fold",
     "fold_batch_norm",
     "fold_remain_bn",
+    "freeze",
+    "gradient_mode",
     "lsq",
     "lsq_initial_step",
     "optimal_breakpoint",
     "pact",
     "piecewise_linear_quantize",
+    "quantize_after_training",
+    "reestimate_batch_norm",
+    "revert",
     "sawb_clip",
     "sawb_weight",
     "search_breakpoint",

@@ -21,9 +21,13 @@ def test_a_healthy_run_is_left_in_peace():
 
 
 def test_an_attack_that_does_not_raise_the_loss_is_named():
-    (found,) = after({"val/robust_loss": 1.1})
+    (found,) = after({"val/robust_loss": 1.1, "val/robust_acc": 0.6})
     assert len(found) == 1
     assert "not generated properly" in found[0]
+
+
+def test_an_attack_that_breaks_examples_at_a_lower_mean_loss_is_an_attack():
+    assert after({"val/robust_loss": 1.0}) == [[]]
 
 
 def test_accuracy_at_chance_is_named_once_patience_is_over():

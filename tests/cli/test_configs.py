@@ -9,6 +9,7 @@ PLACES = {
     "data": ("float-plain", "--data"),
     "network": ("float-plain", "--model.init_args.network"),
     "optim": ("float-plain", None),
+    "quant": ("qat-plain", "--model.init_args.scheme"),
     "trainer": ("float-plain", "--config"),
 }
 FRAGMENTS = sorted(path for folder in PLACES for path in (CONFIGS / folder).glob("*.yaml"))

@@ -21,8 +21,8 @@ pytestmark = pytest.mark.filterwarnings("ignore:epoch")  # a tiny run learns lit
 PIPELINES = sorted(path.stem for path in (CONFIGS / "pipeline").glob("*.yaml"))
 
 
-@pytest.mark.parametrize("name", [name for name in PIPELINES if name.startswith(("float", "quickstart"))])
-def test_every_float_pipeline_trains_and_is_tested(name):
+@pytest.mark.parametrize("name", [name for name in PIPELINES if not name.startswith("ptq")])
+def test_every_pipeline_trains_and_is_tested(name):
     output, code = qra(
         "fit", *pipeline(name), *TINY_FIT, "--trainer.max_epochs", 1, "--model.init_args.val_attack.steps", 1
     )
@@ -30,6 +30,17 @@ def test_every_float_pipeline_trains_and_is_tested(name):
     output, code = qra("test", "--ckpt_path", f"runs/{name}/last.ckpt", *TINY)
     assert code == 0, output
     assert "PGD-2" in output
+
+
+@pytest.mark.parametrize("name", [name for name in PIPELINES if name.startswith("ptq")])
+def test_every_pipeline_quantizes_after_training_and_its_checkpoint_tests_the_same(name, plain_run):
+    bits = ["--trainer.callbacks.scheme.weight_bit_width", 3]
+    output, code = qra("test", *pipeline(name), *TINY, *bits, "--ckpt_path", plain_run / "best.ckpt", "--run", "ptq")
+    assert code == 0, output
+    first = json.loads(Path("ptq/result.json").read_text())["outcomes"]
+    output, code = qra("test", *pipeline("float-plain"), *TINY, "--ckpt_path", "ptq/calibrated.ckpt", "--run", "again")
+    assert code == 0, output
+    assert json.loads(Path("again/result.json").read_text())["outcomes"] == first
 
 
 def test_a_run_directory_holds_what_the_readme_says(plain_run):
@@ -141,6 +152,12 @@ def test_a_foreign_network_is_trained_and_loaded_again():
     assert code == 0, output
     loaded = package.load("runs/float-plain/best.ckpt")
     assert loaded(torch.rand(2, 3, 32, 32)).shape == (2, 10)
+
+
+@pytest.mark.parametrize("arguments", [["--trainer.logger", "false"], ["--trainer.fast_dev_run", "true"]])
+def test_lightnings_own_switches_work(arguments):
+    output, code = qra("fit", *pipeline("float-plain"), *TINY_FIT, *arguments)
+    assert code == 0, output
 
 
 def test_progress_in_a_log_is_one_line_an_epoch():

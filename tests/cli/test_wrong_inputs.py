@@ -49,7 +49,7 @@ def refused(*arguments):
 )
 def test_a_wrong_argument_is_named(arguments, reason):
     assert reason in refused("fit", *AT, *arguments)
-    assert not list(Path().glob("**/*.ckpt"))
+    assert not list(Path().iterdir())
 
 
 def test_a_wrong_config_is_named():
@@ -110,3 +110,10 @@ def test_compare_refuses_what_is_no_result(content, reason):
     if content is not None:
         Path("run/result.json").write_text(content)
     assert reason in refused("compare", "run")
+
+
+def test_weights_of_another_network_are_no_start(copied):
+    network = CONFIGS / "network/resnet18.yaml"
+    reason = refused("fit", *AT, "--model.init_args.network", network, "--model.init_args.init_from", copied)
+    assert "copied.ckpt: is a checkpoint of another network" in reason
+    assert not Path("runs").exists()

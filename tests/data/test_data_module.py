@@ -198,10 +198,13 @@ def test_fewer_calibration_images_are_the_first_of_more():
     assert torch.equal(made(calibration_size=8).calibration_indices, made(calibration_size=24).calibration_indices[:8])
 
 
-def test_split_seed_chooses_the_calibration_images_and_seed_does_not():
-    calibration = made().calibration_indices
-    assert torch.equal(made(seed=1).calibration_indices, calibration)
-    assert not torch.equal(made(split_seed=1).calibration_indices, calibration)
+@pytest.mark.parametrize("chosen", ["val_indices", "train_indices", "calibration_indices"])
+def test_split_seed_chooses_the_images_of_each_part_and_seed_does_not(chosen):
+    def part(**seeds):
+        return getattr(made(fraction=0.5, **seeds), chosen)
+
+    assert torch.equal(part(seed=1), part())
+    assert not torch.equal(part(split_seed=1), part())
 
 
 def test_properties_describe_the_data():

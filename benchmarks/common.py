@@ -1,0 +1,107 @@
+"""What the benchmarks share: contestants timed in turn, ratios within rounds, one table."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from qra import environment, models
+from qra.models import ResNet
+
+
+@dataclass
+class Timing:
+    """What a contestant took.
+
+    Attributes:
+        seconds: One entry a round.
+        result: What the last call returned.
+    """
+
+    seconds: list[float]
+    result: Any
+
+    @property
+    def median(self) -> float:
+        """Median of the rounds, in seconds."""
+        return statistics.median(self.seconds)
+
+
+def parser(description: str | None, batch_size: int) -> argparse.ArgumentParser:
+    """Make a command line with the options that all benchmarks have."""
+    made = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    made.add_argument("--batch-size", type=int, default=batch_size, help="images of one batch")
+    made.add_argument("--rounds", type=int, default=5, help="measurements of each row, after one to warm up")
+    made.add_argument("--compile", action="store_true", help="add rows with torch.compile")
+    made.add_argument("--device", type=torch.device, default="cpu", help="where to run: cpu or cuda")
+    made.add_argument("--json", type=Path, metavar="FILE", help="also write all figures to this file")
+    return made
+
+
+def untrained() -> ResNet:
+    """A ResNet20 whose weights are the same in every run, in train mode."""
+    torch.manual_seed(0)
+    return models.resnet20()
+
+
+def alternate(contestants: Mapping[str, Callable[[], Any]], rounds: int, device: torch.device) -> dict[str, Timing]:
+    """Time each contestant once a round, in turn, so that a slow spell of the machine meets all of them.
+
+    One round before the counted ones warms up, and compiles where there is something to compile.
+
+    Args:
+        contestants: What to time, by name.
+        rounds: Number of measurements of each.
+        device: Where the contestants work; it is waited for.
+    """
+    timings = {name: Timing([], None) for name in contestants}
+    for counted in [False] + [True] * rounds:
+        for name, contestant in contestants.items():
+            start = time.perf_counter()
+            result = contestant()
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            seconds = time.perf_counter() - start
+            timings[name].result = result
+            if counted:
+                timings[name].seconds.append(seconds)
+    return timings
+
+
+def speed_ratio(timing: Timing, base: Timing) -> dict[str, float]:
+    """How many times as fast as ``base``: median, lowest and highest of the ratios within each round."""
+    ratios = [theirs / ours for ours, theirs in zip(timing.seconds, base.seconds, strict=True)]
+    return {"ratio": statistics.median(ratios), "lowest": min(ratios), "highest": max(ratios)}
+
+
+def report(title: str, rows: Sequence[Mapping[str, Any]], notes: Sequence[str], args: argparse.Namespace) -> None:
+    """Print the rows as a table, with what they were measured on, and write them to ``args.json`` if that is set."""
+    sheet = environment.sheet(args.device)
+    table = Table(title=title, caption="\n".join(notes), caption_justify="left", box=box.MARKDOWN)
+    for column, value in rows[0].items():
+        table.add_column(column, justify="left" if isinstance(value, str) else "right")
+    for row in rows:
+        table.add_row(*(_cell(value) for value in row.values()))
+    console = Console(width=120)  # a table that fits no terminal can still be pasted into a document
+    console.print(table)
+    console.print(f"{sheet['device']}, {sheet['threads']} threads, torch {sheet['versions']['torch']}", highlight=False)
+    if args.json:
+        figures = {"rows": rows, "notes": notes, "settings": vars(args), "environment": sheet}
+        args.json.write_text(json.dumps(figures, indent=2, default=str) + "\n")
+
+
+def _cell(value: str | float) -> str:
+    if isinstance(value, str):
+        return value
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"

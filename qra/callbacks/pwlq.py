@@ -1,0 +1,93 @@
+"""Quantization after training, as a callback."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+
+from qra import checkpoint
+from qra.attacks import Attack
+from qra.describe import describe
+from qra.modules import ImageClassifier
+from qra.quant import PWLQ, CalibratedUniform, QuantScheme
+
+_DEFAULT = QuantScheme(PWLQ(), CalibratedUniform(), weight_bit_width=4, act_bit_width=8, first_last_bit_width=None)
+
+
+class PWLQCalibration(Callback):
+    """Quantize a trained float network (PWLQ: Fang et al. 2020, arXiv 2002.00104).
+
+    BatchNorm is folded into the convolutions, activation ranges are calibrated on the data module's calibration images
+    and weights are quantized: at the end of ``fit``, from the best checkpoint, and at the start of ``test``. The
+    network is written to ``calibrated.ckpt`` in the run directory, which is then tested as it is.
+
+    Args:
+        scheme: Quantizers and bit widths. With ``Uniform`` weights this is ordinary quantization after training.
+        bias_correction: Correct mean and spread of each channel of the quantized weights.
+        batch_size: Images of which a range takes one sample (4 in the released code).
+        attack: Calibrate on adversarial images that this makes from the float network, instead of clean ones.
+    """
+
+    def __init__(
+        self,
+        scheme: QuantScheme = _DEFAULT,
+        bias_correction: bool = False,
+        batch_size: int = 4,
+        attack: Attack | None = None,
+    ) -> None:
+        if batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}: calibration needs at least 1 image at a time")
+        if scheme.act_bit_width != 32 and scheme.activation.learned:
+            kind = type(scheme.activation).__name__
+            raise ValueError(f"{kind} learns in training: calibrate CalibratedUniform activations instead")
+        self.scheme = scheme
+        self.bias_correction = bias_correction
+        self.batch_size = batch_size
+        self.attack = attack
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        assert isinstance(pl_module, ImageClassifier)
+        if pl_module.scheme is not None and not pl_module.scheme.is_fixed:
+            raise ValueError(
+                f"the model is trained through quantization to {pl_module.scheme}: quantize a float one after training"
+            )
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert isinstance(pl_module, ImageClassifier)
+        for keeper in trainer.checkpoint_callbacks:
+            if isinstance(keeper, ModelCheckpoint) and keeper.monitor is not None and keeper.best_model_path:
+                checkpoint.load_weights(pl_module.network, keeper.best_model_path)
+        self._calibrate(trainer, pl_module)
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert isinstance(pl_module, ImageClassifier)
+        if pl_module.scheme is None:
+            self._calibrate(trainer, pl_module)
+            return
+        differences = "; ".join(checkpoint.differences(pl_module.calibration, self._record(trainer)))
+        if differences:
+            raise ValueError(
+                f"{trainer.ckpt_path}: was calibrated already, with other settings ({differences}): calibrate the "
+                "float checkpoint, or test this one with its own settings"
+            )
+
+    def _calibrate(self, trainer: Trainer, pl_module: ImageClassifier) -> None:
+        with torch.inference_mode(False):
+            batches = pl_module.calibration_batches()
+            if self.attack is not None:
+                frozen = pl_module.attack_network()
+                batches = [b._replace(x=self.attack(frozen, b.x, b.y, index=b.indices)) for b in batches]
+            images = [part for batch in batches for part in torch.split(batch.x, self.batch_size)]
+            pl_module.quantize_after_training(self.scheme, images, self.bias_correction, self._record(trainer))
+        trainer.save_checkpoint(Path(trainer.default_root_dir) / "calibrated.ckpt", weights_only=True)
+
+    def _record(self, trainer: Trainer) -> dict[str, Any]:
+        """What the calibration depends on, as a checkpoint keeps it."""
+        names = ("scheme", "bias_correction", "batch_size", "attack")
+        settings = {name: describe(getattr(self, name)) for name in names}
+        settings["images"] = trainer.datamodule.calibration_size  # type: ignore[attr-defined]
+        return {"class_path": "qra.callbacks.PWLQCalibration", "init_args": settings}

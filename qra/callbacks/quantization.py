@@ -1,0 +1,104 @@
+"""What a quantized network costs, and how its quantizers fare in training."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import TensorBoardLogger
+from rich.console import Console
+from rich.table import Table
+
+from qra.evaluation.quantization_figures import site_histograms
+from qra.modules import ImageClassifier
+from qra.quant import Cost, QuantScheme, cost
+from qra.quant.layers import fake_quantizers
+from qra.quant.scheme import OFF
+from qra.quant.statistics import SiteStatistics, activation_statistics, weight_statistics
+from qra.types import Batch
+
+
+class QuantizationSummary(Callback):
+    """Print the bits, parameters and BitOPs of each layer of a quantized network when ``fit`` or ``test`` starts."""
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert isinstance(pl_module, ImageClassifier)
+        if pl_module.scheme is not None and trainer.is_global_zero:
+            shape = trainer.datamodule.image_shape  # type: ignore[attr-defined]
+            Console().print(cost_table(pl_module.scheme, cost(pl_module.network, shape)))
+
+    on_test_start = on_fit_start
+
+
+def cost_table(scheme: QuantScheme, found: Cost) -> Table:
+    """A table of the layers of a network and what they cost."""
+    table = Table(title=str(scheme), title_justify="left", show_footer=True, caption_justify="left")
+    table.add_column("layer", "all, with other parameters")
+    footers = ("", "", f"{found.parameters:,}", f"{found.multiply_adds:,}", f"{found.bit_ops / 1e6:,.2f}")
+    names = ("weight bits", "input bits", "parameters", "multiply-adds", "BitOPs / 10⁶")
+    for name, footer in zip(names, footers, strict=True):
+        table.add_column(name, footer, justify="right")
+    for layer in found.layers:
+        counts = (f"{layer.weights:,}", f"{layer.multiply_adds:,}", f"{layer.bit_ops / 1e6:,.2f}")
+        table.add_row(layer.name, str(layer.weight_bits), str(layer.input_bits), *counts)
+    smaller = OFF * found.parameters / found.size_in_bits
+    fewer = OFF * OFF * found.multiply_adds / found.bit_ops
+    table.caption = (
+        f"{found.size_in_bits:,} bits of parameters, {smaller:.1f} times less than float; {fewer:.0f} times fewer BitOPs "
+        "(multiply-adds times weight bits times input bits, of one image, whose pixels count 8 bits)"
+    )
+    return table
+
+
+class QuantizationMonitor(Callback):
+    """Write to TensorBoard how quantizers fare, after each validation, on its first batch.
+
+    What they learn (``quant/alpha/...``), the clipped share of activations (``quant/clipped/...``) and the
+    signal-to-noise ratio of weights and activations in decibels (``quant/snr/...``), with histograms; when training
+    ends, histograms of all sites with the quantization grid.
+    """
+
+    def __init__(self) -> None:
+        self._x = torch.empty(0)
+
+    def on_validation_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        if batch_idx == 0:
+            self._x = batch.x
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        for board in _boards(trainer, pl_module):
+            step = trainer.global_step
+            for name, quantizer in fake_quantizers(pl_module).items():
+                for learned, value in quantizer.named_parameters():
+                    board.add_scalar(f"quant/{learned}/{name.removeprefix('network.')}", float(value), step)
+            for name, site in self._sites(pl_module).items():
+                board.add_scalar(f"quant/snr/{name}", site.snr, step)
+                board.add_histogram(f"quant/{name}", site.values, step)
+                if not name.startswith("weight"):
+                    board.add_scalar(f"quant/clipped/{name}", site.clipped, step)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        for board in _boards(trainer, pl_module):
+            for kind in ("weight", "activation"):
+                sites = {name: site for name, site in self._sites(pl_module).items() if name.startswith(kind)}
+                if sites:
+                    board.add_figure(f"quant/{kind}", site_histograms(sites), trainer.global_step)
+
+    def _sites(self, pl_module: LightningModule) -> dict[str, SiteStatistics]:
+        assert isinstance(pl_module, ImageClassifier)
+        weights = {f"weight/{name}": site for name, site in weight_statistics(pl_module.network).items()}
+        if not len(self._x):
+            return weights
+        activations = activation_statistics(pl_module.network, self._x)
+        return {**weights, **{f"activation/{name}": site for name, site in activations.items()}}
+
+
+def _boards(trainer: Trainer, pl_module: LightningModule) -> list[Any]:
+    """The TensorBoard writers to use: none for a float network."""
+    if not fake_quantizers(pl_module):
+        return []
+    return [logger.experiment for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]

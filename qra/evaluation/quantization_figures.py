@@ -1,0 +1,68 @@
+"""Figures of what quantization does to weights and activations."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from qra.quant import PWLQ, Uniform, WeightQuantizer
+from qra.quant.statistics import SiteStatistics
+
+_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
+_GREY = "#888888"
+
+
+def weight_grids(
+    weight: Tensor,
+    bit_width: int,
+    quantizers: Sequence[WeightQuantizer] = (Uniform(per_channel=False), PWLQ(per_channel=False)),
+) -> Figure:
+    """The weights of a layer as a histogram, with the levels of several quantizers over it.
+
+    Args:
+        weight: Weights of the layer, (C, ...).
+        bit_width: 2 to 8, of all quantizers.
+        quantizers: By default the uniform and the piecewise linear grid of the whole layer.
+    """
+    weight = weight.detach()
+    figure = Figure(figsize=(6, 3.5), layout="constrained")
+    axes = figure.add_subplot(xlabel="weight", ylabel="count")
+    axes.hist(weight.flatten().cpu().numpy(), bins=100, color=_GREY, alpha=0.5)
+    for place, quantizer in enumerate(quantizers):
+        quantized = quantizer.quantize(weight, bit_width, quantizer.start(weight, bit_width)).detach()
+        label = f"{type(quantizer).__name__}, {bit_width} bits: {len(quantized.unique())} levels"
+        _draw_levels(axes, quantized, place, label)
+    axes.legend(fontsize=8)
+    return figure
+
+
+def site_histograms(sites: Mapping[str, SiteStatistics]) -> Figure:
+    """A histogram of the float values of each site, with the levels that they are quantized to.
+
+    Args:
+        sites: At least one, by name; the title of each panel tells the signal-to-noise ratio and what is clipped.
+    """
+    columns = min(4, len(sites))
+    rows = math.ceil(len(sites) / columns)
+    figure = Figure(figsize=(3.2 * columns, 2.2 * rows), layout="constrained")
+    panels = figure.subplots(rows, columns, squeeze=False).flat
+    for panel, (name, site) in zip(panels, sites.items(), strict=False):
+        panel.hist(site.values.float().cpu().numpy(), bins=60, color=_GREY, alpha=0.6, log=True)
+        _draw_levels(panel, site.quantized, 0, "")
+        panel.set_title(f"{name}\n{site.snr:.1f} dB, {site.clipped:.1%} clipped", fontsize=7)
+        panel.tick_params(labelsize=6)
+    for panel in list(panels):
+        panel.set_visible(False)
+    return figure
+
+
+def _draw_levels(axes: Axes, quantized: Tensor, place: int, label: str) -> None:
+    """Draw each level as a line from the bottom, lower for each further quantizer."""
+    levels = quantized.unique().float().cpu().numpy()
+    height = 1 - 0.3 * place
+    lines = {"colors": _COLORS[place % len(_COLORS)], "linewidth": 0.7, "label": label or None}
+    axes.vlines(levels, 0, height, transform=axes.get_xaxis_transform(), **lines)

@@ -1,0 +1,248 @@
+"""Activation quantizers as settings: what a :class:`qra.quant.QuantScheme` holds, and what a config writes."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar, get_args
+
+from torch import Tensor
+
+from qra.quant.lsq import lsq
+from qra.quant.pact import pact
+from qra.quant.ranges import (
+    MinMaxRange,
+    MSERange,
+    PercentileRange,
+    Range,
+    RangeEstimator,
+    TopKMedianRange,
+    TopKScope,
+)
+from qra.quant.rounding import GradientMode, check_choice, check_positive
+from qra.quant.uniform import uniform_symmetric, uniform_unsigned
+
+State = Mapping[str, Tensor | float]
+
+
+class ActivationQuantizer(ABC):
+    """Settings of an activation quantizer; a subclass is a frozen dataclass that writes the abstract methods.
+
+    Its state is a few numbers for each site: learnable, or constants that calibration finds.
+    """
+
+    replaces_relu: ClassVar[bool] = True
+    """Whether it takes the place of each ReLU, or sits at the input of each convolution, linear and average pooling."""
+
+    learned: ClassVar[bool] = True
+    """Whether its state is learnable."""
+
+    state_depends_on_bits: ClassVar[bool] = False
+    """Whether what is learned at one bit width is useless at another."""
+
+    smallest: ClassVar[float] = 1e-8
+    """Learned values are kept at least this large."""
+
+    decay: float = 0.0
+    """Factor of the sum of squares of its learned values in the training loss."""
+
+    @abstractmethod
+    def start(self, bit_width: int) -> dict[str, float]:
+        """The state of one site before any training or calibration, by name."""
+
+    @abstractmethod
+    def quantize(self, x: Tensor, bit_width: int, state: State, gradient: GradientMode) -> Tensor:
+        """Quantize activations.
+
+        Args:
+            x: Activations, any shape.
+            bit_width: 2 to 8.
+            state: What :meth:`start` made, as training or calibration left it: tensors if learned, else numbers.
+            gradient: How to differentiate.
+        """
+
+    def estimator(self, bit_width: int) -> RangeEstimator | None:
+        """Collects the range of one site in calibration; None if calibration is not to change the state."""
+        return None
+
+    def from_range(self, found: Range, bit_width: int) -> dict[str, float]:
+        """The state of one site from its calibrated range."""
+        raise NotImplementedError(f"{type(self).__name__} has an estimator, so it must write from_range")
+
+
+@dataclass(frozen=True)
+class PACT(ActivationQuantizer):
+    """A clip level learned for each activation site (Choi et al. 2018, arXiv 1805.06085), in the place of the ReLU.
+
+    Args:
+        alpha: Clip level to start from.
+        decay: Factor of the sum of the squared clip levels in the training loss.
+        percentile: Start instead from this percentile of the float network's activations on the calibration images.
+    """
+
+    alpha: float = 10.0
+    decay: float = 2e-4
+    percentile: float | None = None
+
+    smallest: ClassVar[float] = 1e-3
+
+    def __post_init__(self) -> None:
+        check_positive("alpha", self.alpha)
+        _check_decay(self.decay)
+        self.estimator(8)
+
+    def start(self, bit_width: int) -> dict[str, float]:
+        return {"alpha": self.alpha}
+
+    def quantize(self, x: Tensor, bit_width: int, state: State, gradient: GradientMode) -> Tensor:
+        return pact(x, state["alpha"], bit_width, gradient)
+
+    def estimator(self, bit_width: int) -> RangeEstimator | None:
+        return None if self.percentile is None else PercentileRange(self.percentile)
+
+    def from_range(self, found: Range, bit_width: int) -> dict[str, float]:
+        return {"alpha": max(found.high, self.smallest)}
+
+
+@dataclass(frozen=True)
+class LSQActivation(ActivationQuantizer):
+    """A step learned for each activation site (Esser et al. 2020, arXiv 1902.08153), in the place of the ReLU.
+
+    Args:
+        high: Largest level to start from.
+        percentile: Start instead with this percentile of the float network's activations on the calibration images as
+            the largest level; None to start from ``high``.
+        decay: Factor of the sum of the squared steps in the training loss.
+    """
+
+    high: float = 10.0
+    percentile: float | None = 99.9
+    decay: float = 0.0
+
+    state_depends_on_bits: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        check_positive("high", self.high)
+        _check_decay(self.decay)
+        self.estimator(8)
+
+    def start(self, bit_width: int) -> dict[str, float]:
+        return {"step": self.high / (2**bit_width - 1)}
+
+    def quantize(self, x: Tensor, bit_width: int, state: State, gradient: GradientMode) -> Tensor:
+        step = state["step"]
+        assert isinstance(step, Tensor)  # it is learned
+        return lsq(x, step, bit_width, signed=False, features=x[0].numel(), gradient=gradient)
+
+    def estimator(self, bit_width: int) -> RangeEstimator | None:
+        return None if self.percentile is None else PercentileRange(self.percentile)
+
+    def from_range(self, found: Range, bit_width: int) -> dict[str, float]:
+        return {"step": max(found.high / (2**bit_width - 1), self.smallest)}
+
+
+def _check_decay(decay: float) -> None:
+    if not 0 <= decay < float("inf"):
+        raise ValueError(f"decay is {decay}, but must be finite and at least 0")
+
+
+class RangeSettings(ABC):
+    """How calibration finds a range; a subclass is a frozen dataclass."""
+
+    @abstractmethod
+    def estimator(self, bit_width: int) -> RangeEstimator:
+        """What collects the range of one site."""
+
+
+@dataclass(frozen=True)
+class TopK(RangeSettings):
+    """The median of the ``k`` smallest and of the ``k`` largest values (Fang et al. 2020, section 4).
+
+    Args:
+        k: How many.
+        scope: The mean of each batch's median, or the median over all data.
+    """
+
+    k: int = 10
+    scope: TopKScope = "per_batch"
+
+    def __post_init__(self) -> None:
+        check_choice("scope", self.scope, get_args(TopKScope))
+        self.estimator(8)
+
+    def estimator(self, bit_width: int) -> RangeEstimator:
+        return TopKMedianRange(self.k, self.scope)
+
+
+@dataclass(frozen=True)
+class MinMax(RangeSettings):
+    """The smallest and the largest value, times ``clip``.
+
+    Args:
+        clip: Factor, above 0 and at most 1.
+    """
+
+    clip: float = 1.0
+
+    def __post_init__(self) -> None:
+        self.estimator(8)
+
+    def estimator(self, bit_width: int) -> RangeEstimator:
+        return MinMaxRange(self.clip)
+
+
+@dataclass(frozen=True)
+class Percentile(RangeSettings):
+    """Cut the same share of values at either end.
+
+    Args:
+        percentile: Above 50, at most 100: 99.9 cuts a thousandth of the values at each end.
+    """
+
+    percentile: float = 99.9
+
+    def __post_init__(self) -> None:
+        self.estimator(8)
+
+    def estimator(self, bit_width: int) -> RangeEstimator:
+        return PercentileRange(self.percentile)
+
+
+@dataclass(frozen=True)
+class LeastSquares(RangeSettings):
+    """The range of least squared quantization error at the bit width in use."""
+
+    def estimator(self, bit_width: int) -> RangeEstimator:
+        return MSERange(bit_width)
+
+
+@dataclass(frozen=True)
+class CalibratedUniform(ActivationQuantizer):
+    """Even steps over a range that calibration finds, at the input of each convolution, linear and average pooling.
+
+    The normalized image is quantized too; where it or another input goes below zero, the grid is symmetric (Fang et
+    al. 2020, arXiv 2002.00104).
+
+    Args:
+        ranges: How the range is found.
+    """
+
+    ranges: RangeSettings = field(default_factory=TopK)
+
+    replaces_relu: ClassVar[bool] = False
+    learned: ClassVar[bool] = False
+
+    def start(self, bit_width: int) -> dict[str, float]:
+        return {"low": float("nan"), "high": float("nan")}
+
+    def quantize(self, x: Tensor, bit_width: int, state: State, gradient: GradientMode) -> Tensor:
+        found = Range(float(state["low"]), float(state["high"]))
+        quantizer = uniform_symmetric if found.signed else uniform_unsigned
+        return quantizer(x, bit_width, found.max_abs, gradient)
+
+    def estimator(self, bit_width: int) -> RangeEstimator:
+        return self.ranges.estimator(bit_width)
+
+    def from_range(self, found: Range, bit_width: int) -> dict[str, float]:
+        return found._asdict()

@@ -1,0 +1,138 @@
+"""What calibration images are for: activation ranges, BatchNorm statistics, quantization after training."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from qra.quant.batchnorm import fold_remain_bn
+from qra.quant.convert import convert
+from qra.quant.freeze import conv_bn_pairs
+from qra.quant.layers import (
+    WeightFakeQuantizer,
+    activation_quantizers,
+    evaluating,
+    float_mode,
+    quant_layers,
+    quantized_weight,
+)
+from qra.quant.pwlq import bias_correction
+from qra.quant.scheme import OFF, QuantScheme
+from qra.quant.weights import Fixed
+
+
+def calibrate(network: nn.Module, batches: Iterable[Tensor]) -> None:
+    """Set the state of activation quantizers from the activations of the network in float and in eval mode.
+
+    Args:
+        network: Quantized. Quantizers that ask for no calibration keep their state.
+        batches: Images in [0, 1], (N, C, H, W), on the device of the network. Some ranges depend on N.
+
+    Raises:
+        ValueError: If there are no images, or activations are not finite.
+    """
+    observers = {
+        quantizer: estimator
+        for quantizer in activation_quantizers(network).values()
+        if (estimator := quantizer.settings.estimator(quantizer.bit_width)) is not None
+    }
+    if not observers:
+        return
+    with evaluating(network), float_mode(network):
+        for quantizer, estimator in observers.items():
+            quantizer.observer = estimator
+        try:
+            for x in batches:
+                network(x)
+        finally:
+            for quantizer in observers:
+                quantizer.observer = None
+    for quantizer, estimator in observers.items():
+        quantizer.set_state(quantizer.settings.from_range(estimator.range(), quantizer.bit_width))
+
+
+def reestimate_batch_norm(network: nn.Module, batches: Iterable[Tensor]) -> None:
+    """Set BatchNorm statistics to those of given images: means of the batches' means and unbiased variances.
+
+    Quantized weights have another scale than those that the statistics were made with.
+
+    Args:
+        network: All but BatchNorm runs in eval mode; quantizers are on.
+        batches: Images in [0, 1], (N, C, H, W), on the device of the network.
+
+    Raises:
+        ValueError: If there are no images.
+    """
+    norms = [m for m in network.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
+    momenta = [norm.momentum for norm in norms]
+    with evaluating(network):
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None
+            norm.train()
+        count = 0
+        for count, x in enumerate(batches, start=1):  # noqa: B007
+            network(x)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+    if not count:
+        raise ValueError("BatchNorm statistics were to be estimated from no images: give at least one batch")
+
+
+def quantize_after_training(
+    network: nn.Module, scheme: QuantScheme, batches: Iterable[Tensor], bias_corrected: bool = False
+) -> QuantScheme:
+    """Fold BatchNorm, calibrate activations in float, then quantize weights for good, in place.
+
+    Folding keeps all keys: the shift remains in each BatchNorm ("remain BN").
+
+    Args:
+        network: A trained float network.
+        scheme: Its activation quantizer must be one that calibration can set.
+        batches: Images in [0, 1], (N, C, H, W), on the device of the network; the paper's ranges want N = 4.
+        bias_corrected: Correct the mean and spread of each channel of quantized weights.
+
+    Returns:
+        The scheme that describes the network now: its weights are :class:`qra.quant.Fixed`.
+
+    Raises:
+        ValueError: If the network cannot be converted, or there are no images.
+    """
+    if scheme.activation.learned and scheme.act_bit_width != OFF:
+        kind = type(scheme.activation).__name__
+        raise ValueError(f"{kind} learns in training: after training quantize activations with CalibratedUniform")
+    convert(network, scheme)
+    fold(network)
+    calibrate(network, batches)
+    fixed = Fixed(scheme.weight, bias_corrected)
+    for layer in quant_layers(network).values():
+        if layer.weight_quantizer is not None:
+            with torch.no_grad():
+                layer.weight_quantizer.restart(layer.weight)  # folding has changed it
+                quantized = quantized_weight(layer)
+                layer.weight.copy_(bias_correction(layer.weight, quantized) if bias_corrected else quantized)
+            layer.weight_quantizer = WeightFakeQuantizer(fixed, layer.weight_quantizer.bit_width, layer.weight)
+    return replace(scheme, weight=fixed)
+
+
+@torch.no_grad()
+def fold(network: nn.Module) -> None:
+    """Fold each BatchNorm that follows a convolution, in place, but for the shift, which remains in the BatchNorm."""
+    for conv_name, bn_name in conv_bn_pairs(network):
+        conv, bn = network.get_submodule(conv_name), network.get_submodule(bn_name)
+        assert isinstance(conv, nn.Conv2d)
+        assert isinstance(bn, _BatchNorm)
+        if not bn.affine:
+            continue  # nothing could hold the shift
+        assert bn.running_var is not None
+        assert bn.running_mean is not None
+        folded = fold_remain_bn(conv.weight, bn)
+        if conv.bias is not None:
+            conv.bias.mul_(bn.weight * torch.rsqrt(bn.running_var + bn.eps))
+        conv.weight.copy_(folded.conv_weight)
+        for name in ("weight", "bias", "running_mean", "running_var"):
+            getattr(bn, name).copy_(getattr(folded, name))

@@ -1,0 +1,165 @@
+"""Conversion of a float network into a quantized one, in place, and back."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Literal, NamedTuple
+
+import torch
+from torch import fx, nn
+from torch.nn import functional as F
+
+from qra.quant.activations import ActivationQuantizer
+from qra.quant.layers import (
+    ActivationFakeQuantizer,
+    QuantLayer,
+    QuantPool,
+    WeightFakeQuantizer,
+    activation_quantizers,
+    fake_quantizers,
+    quant_layer,
+)
+from qra.quant.scheme import OFF, QuantScheme
+from qra.quant.trace import calls, enclosing_module, trace
+from qra.quant.weights import WeightQuantizer
+
+_POOLS = (nn.AvgPool2d, nn.AdaptiveAvgPool2d)  # a maximum is a value that the next input quantizes
+_KNOWN = (nn.Conv2d, nn.Linear, nn.ReLU, *_POOLS)
+_RELU_CALLS = {F.relu, F.relu_, torch.relu, torch.relu_, "relu", "relu_"}
+_LAYER_CALLS = {F.conv2d, F.linear, torch.conv2d}
+
+
+class Site(NamedTuple):
+    """A place where a network is quantized.
+
+    Attributes:
+        name: Of the module.
+        kind: What is quantized there: the module's weights, its inputs, or its outputs in the place of a ReLU.
+        bit_width: 2 to 8.
+    """
+
+    name: str
+    kind: Literal["weight", "input", "activation"]
+    bit_width: int
+
+
+def convert(network: nn.Module, scheme: QuantScheme) -> list[Site]:
+    """Quantize a network in place by swapping modules. Its float keys stay, and only quantizer keys are added.
+
+    Args:
+        network: Takes pixels in [0, 1], (N, C, H, W), and returns logits. Each ReLU must be an ``nn.ReLU`` of its own.
+        scheme: With both bit widths 32 it changes nothing.
+
+    Returns:
+        What is quantized now: weights first, each kind in the order of the modules.
+
+    Raises:
+        ValueError: If the network is quantized already, the scheme finds nothing in it, or it computes in ways that
+            swapping modules cannot reach; each such place is named. Nothing is changed then.
+    """
+    if fake_quantizers(network):
+        raise ValueError("the network is quantized already: revert it first")
+    graph = trace(network, "functional and shared activations cannot be found and stay as they are")
+    first, last = _ends(network, graph)
+    sites = [*_weight_sites(network, scheme, {first, last}), *_activation_sites(network, scheme)]
+    _check_reachable(network, graph, sites)
+    device = next((tensor.device for tensor in network.parameters()), None)
+    for site in sites:
+        settings = scheme.weight.for_last_layer() if site.name == last else scheme.weight
+        module = _swap(network.get_submodule(site.name), site, settings, scheme.activation)
+        network.set_submodule(site.name, module.to(device))
+    return sites
+
+
+def revert(network: nn.Module) -> None:
+    """Put float modules back in the place of quantized ones, in place.
+
+    Weights stay as they are, also where quantization after training has changed them for good.
+
+    Args:
+        network: Changed by :func:`convert`; another one is left alone.
+    """
+    for name, module in list(network.named_modules()):
+        if isinstance(module, QuantLayer):
+            network.set_submodule(name, module.to_float())
+        elif isinstance(module, QuantPool):
+            network.set_submodule(name, module.pool)
+    for name, quantizer in activation_quantizers(network).items():
+        network.set_submodule(name, nn.ReLU(quantizer.inplace).train(quantizer.training))
+
+
+def _layers(network: nn.Module) -> dict[str, nn.Conv2d | nn.Linear]:
+    """The convolutions and linear layers, by name, in the order of the modules."""
+    return {name: m for name, m in network.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)}
+
+
+def _ends(network: nn.Module, graph: fx.Graph | None) -> tuple[str | None, str | None]:
+    """Names of the first convolution and of the last linear layer of a forward pass."""
+    layers = _layers(network)
+    order = [name for name in (calls(graph) if graph else layers) if name in layers]
+    convolutions = [name for name in order if isinstance(layers[name], nn.Conv2d)]
+    linears = [name for name in order if isinstance(layers[name], nn.Linear)]
+    return next(iter(convolutions), None), next(reversed(linears), None)
+
+
+def _weight_sites(network: nn.Module, scheme: QuantScheme, ends: set[str | None]) -> list[Site]:
+    if scheme.weight_bit_width == OFF:
+        return []
+    layers = _layers(network)
+    if not layers:
+        raise ValueError("the scheme quantizes weights, but the network has no nn.Conv2d and no nn.Linear")
+    bits = {name: scheme.layer_bits(name in ends) for name in layers}
+    return [Site(name, "weight", bit_width) for name, bit_width in bits.items() if bit_width != OFF]
+
+
+def _activation_sites(network: nn.Module, scheme: QuantScheme) -> list[Site]:
+    if scheme.act_bit_width == OFF:
+        return []
+    kinds = (nn.ReLU,) if scheme.activation.replaces_relu else (nn.Conv2d, nn.Linear, *_POOLS)
+    names = [name for name, module in network.named_modules() if isinstance(module, kinds)]
+    if not names:
+        missing = " and no ".join(f"nn.{kind.__name__}" for kind in kinds)
+        raise ValueError(f"the scheme quantizes activations, but the network has no {missing}")
+    kind: Literal["activation", "input"] = "activation" if scheme.activation.replaces_relu else "input"
+    return [Site(name, kind, scheme.act_bit_width) for name in names]
+
+
+def _check_reachable(network: nn.Module, graph: fx.Graph | None, sites: list[Site]) -> None:
+    """Refuse what would stay float unnoticed, or share a quantizer."""
+    names = {site.name: network.get_submodule(site.name) for site in sites}
+    foreign = [f"{name} ({type(m).__name__})" for name, m in names.items() if type(m) not in _KNOWN]
+    if foreign:
+        raise ValueError(f"only plain layers of torch.nn can be quantized, not {', '.join(foreign)}")
+    every_name = Counter(id(module) for _, module in network.named_modules(remove_duplicate=False))
+    count = calls(graph) if graph else Counter()
+    shared = [name for name, module in names.items() if count[name] > 1 or every_name[id(module)] > 1]
+    if shared:
+        raise ValueError(
+            f"the network uses modules in more than one place: {', '.join(shared)}; give each place a module of its own"
+        )
+    relus = any(site.kind == "activation" for site in sites)
+    functional = (_RELU_CALLS if relus else set()) | (_LAYER_CALLS if sites else set())
+    nodes = graph.nodes if graph else ()
+    found = [node for node in nodes if node.op in ("call_function", "call_method") and node.target in functional]
+    if found:
+        places = ", ".join(f"{node.name} in {enclosing_module(node)}" for node in found)
+        raise ValueError(f"the network calls functions where quantization needs modules of torch.nn: {places}")
+
+
+def _swap(module: nn.Module, site: Site, weight: WeightQuantizer, activation: ActivationQuantizer) -> nn.Module:
+    """The module that takes the place of ``module`` to quantize a site."""
+    if site.kind == "weight":
+        assert isinstance(module, nn.Conv2d | nn.Linear)
+        return quant_layer(module, WeightFakeQuantizer(weight, site.bit_width, module.weight), None)
+    quantizer = ActivationFakeQuantizer(activation, site.bit_width).train(module.training)
+    if isinstance(module, nn.ReLU):
+        quantizer.inplace = module.inplace
+        return quantizer
+    if isinstance(module, QuantLayer):  # its weights were quantized before
+        module.input_quantizer = quantizer
+        return module
+    return (
+        quant_layer(module, None, quantizer)
+        if isinstance(module, nn.Conv2d | nn.Linear)
+        else QuantPool(module, quantizer)
+    )

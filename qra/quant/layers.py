@@ -1,0 +1,336 @@
+"""The modules that conversion puts into a network. They keep the names of the float network's weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar, cast, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from qra.quant.activations import ActivationQuantizer
+from qra.quant.ranges import RangeEstimator
+from qra.quant.rounding import GradientMode, check_choice
+from qra.quant.weights import WeightQuantizer
+
+
+class WeightFakeQuantizer(nn.Module):
+    """Quantizes the weights of one layer; its parameters are what the quantizer learns.
+
+    Args:
+        settings: The quantizer.
+        bit_width: 2 to 8.
+        weight: Weights of the layer, to start from.
+    """
+
+    def __init__(self, settings: WeightQuantizer, bit_width: int, weight: Tensor) -> None:
+        super().__init__()
+        self.settings = settings
+        self.bit_width = bit_width
+        self.enabled = True
+        for name, value in settings.start(weight, bit_width).items():
+            self.register_parameter(name, nn.Parameter(value.detach().clone()))
+
+    def forward(self, weight: Tensor) -> Tensor:
+        learned = {name: value for name, value in self._parameters.items() if value is not None}
+        return self.settings.quantize(weight, self.bit_width, learned) if self.enabled else weight
+
+    def extra_repr(self) -> str:
+        return f"{self.settings}, {self.bit_width} bits"
+
+    @torch.no_grad()
+    def restart(self, weight: Tensor) -> None:
+        """Start what is learned anew from ``weight``."""
+        for name, value in self.settings.start(weight, self.bit_width).items():
+            self.get_parameter(name).copy_(value)
+
+
+class ActivationFakeQuantizer(nn.Module):
+    """Quantizes the activations of one site; its parameters or buffers are the quantizer's state.
+
+    Args:
+        settings: The quantizer.
+        bit_width: 2 to 8.
+        inplace: What the ReLU had that this takes the place of.
+
+    Attributes:
+        gradient: How it is differentiated, see :func:`gradient_mode`.
+        enabled: Whether it quantizes; off, it is the ReLU that it took the place of, or nothing.
+        observer: Takes in the float activations while it is off, for calibration.
+    """
+
+    def __init__(self, settings: ActivationQuantizer, bit_width: int, inplace: bool = False) -> None:
+        super().__init__()
+        self.settings = settings
+        self.bit_width = bit_width
+        self.inplace = inplace
+        self.gradient: GradientMode = "ste"
+        self.enabled = True
+        self.observer: RangeEstimator | None = None
+        self._constants: dict[str, float] = {}
+        for name, value in settings.start(bit_width).items():
+            if settings.learned:
+                self.register_parameter(name, nn.Parameter(torch.tensor(value)))
+            else:
+                self.register_buffer(name, torch.tensor(value))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.enabled:
+            return self._observe(F.relu(x) if self.settings.replaces_relu else x)
+        state = dict(self.named_parameters()) if self.settings.learned else self._constants or self._read_constants()
+        return self.settings.quantize(x, self.bit_width, state, self.gradient)
+
+    def _observe(self, x: Tensor) -> Tensor:
+        if self.observer is not None:
+            self.observer.update(x)
+        return x
+
+    def extra_repr(self) -> str:
+        return f"{self.settings}, {self.bit_width} bits"
+
+    def _read_constants(self) -> dict[str, float]:
+        """Fetch the buffers from the device, once: a fetch in each forward pass would wait for the device."""
+        self._constants = {name: float(value) for name, value in self.named_buffers()}
+        if not all(map(math.isfinite, self._constants.values())):
+            self._constants = {}
+            raise ValueError("an activation quantizer has no range yet: calibrate the network, or load one that was")
+        return self._constants
+
+    @torch.no_grad()
+    def set_state(self, values: dict[str, float]) -> None:
+        """Set the state, by name."""
+        for name, value in values.items():
+            getattr(self, name).fill_(value)
+        self.state_changed()
+
+    def state_changed(self) -> None:
+        """To be called after its buffers were written to."""
+        self._constants = {}
+
+    def _load_from_state_dict(self, *args: Any) -> None:
+        super()._load_from_state_dict(*args)
+        self.state_changed()
+
+
+class QuantConv2d(nn.Conv2d):
+    """A convolution of quantized weights, or inputs, or both. It shares the parameters of the one that it is made of.
+
+    Args:
+        conv: The float convolution.
+        weight_quantizer: None for float weights.
+        input_quantizer: None for float inputs.
+    """
+
+    def __init__(
+        self,
+        conv: nn.Conv2d,
+        weight_quantizer: WeightFakeQuantizer | None = None,
+        input_quantizer: ActivationFakeQuantizer | None = None,
+    ) -> None:
+        super().__init__(**_conv_arguments(conv))
+        _take_over(self, conv)
+        self.weight_quantizer = weight_quantizer
+        self.input_quantizer = input_quantizer
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.input_quantizer is not None:
+            x = self.input_quantizer(x)
+        result: Tensor = self._conv_forward(x, quantized_weight(self), self.bias)
+        return result
+
+    def to_float(self) -> nn.Conv2d:
+        """A plain convolution that shares these parameters."""
+        return _take_over(nn.Conv2d(**_conv_arguments(self)), self)
+
+
+class QuantLinear(nn.Linear):
+    """A linear layer of quantized weights, or inputs, or both; see :class:`QuantConv2d`.
+
+    Args:
+        linear: The float layer.
+        weight_quantizer: None for float weights.
+        input_quantizer: None for float inputs.
+    """
+
+    def __init__(
+        self,
+        linear: nn.Linear,
+        weight_quantizer: WeightFakeQuantizer | None = None,
+        input_quantizer: ActivationFakeQuantizer | None = None,
+    ) -> None:
+        super().__init__(linear.in_features, linear.out_features, linear.bias is not None, device="meta")
+        _take_over(self, linear)
+        self.weight_quantizer = weight_quantizer
+        self.input_quantizer = input_quantizer
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.input_quantizer is not None:
+            x = self.input_quantizer(x)
+        return F.linear(x, quantized_weight(self), self.bias)
+
+    def to_float(self) -> nn.Linear:
+        """A plain linear layer that shares these parameters."""
+        plain = nn.Linear(self.in_features, self.out_features, self.bias is not None, device="meta")
+        return _take_over(plain, self)
+
+
+class QuantPool(nn.Module):
+    """An average pooling of quantized inputs.
+
+    Args:
+        pool: The pooling.
+        input_quantizer: Applied before it.
+    """
+
+    def __init__(self, pool: nn.Module, input_quantizer: ActivationFakeQuantizer) -> None:
+        super().__init__()
+        self.input_quantizer = input_quantizer
+        self.pool = pool
+        self.train(pool.training)
+
+    def forward(self, x: Tensor) -> Tensor:
+        pooled: Tensor = self.pool(self.input_quantizer(x))
+        return pooled
+
+
+FakeQuantizer = WeightFakeQuantizer | ActivationFakeQuantizer
+QuantLayer = QuantConv2d | QuantLinear
+Layer = TypeVar("Layer", nn.Conv2d, nn.Linear)
+
+
+def _conv_arguments(conv: nn.Conv2d) -> dict[str, Any]:
+    names = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
+    return {**{name: getattr(conv, name) for name in names}, "bias": conv.bias is not None, "device": "meta"}
+
+
+def _take_over(new: Layer, old: nn.Conv2d | nn.Linear) -> Layer:
+    new.weight = old.weight
+    new.bias = cast(nn.Parameter, old.bias)  # or None, of both
+    new.train(old.training)
+    return new
+
+
+def quant_layer(
+    layer: nn.Conv2d | nn.Linear,
+    weight_quantizer: WeightFakeQuantizer | None,
+    input_quantizer: ActivationFakeQuantizer | None,
+) -> QuantLayer:
+    """The quantized layer of a float one."""
+    if isinstance(layer, nn.Conv2d):
+        return QuantConv2d(layer, weight_quantizer, input_quantizer)
+    return QuantLinear(layer, weight_quantizer, input_quantizer)
+
+
+def quantized_weight(layer: QuantLayer) -> Tensor:
+    """The weights that a layer computes with."""
+    if layer.weight_quantizer is None:
+        return layer.weight
+    weight: Tensor = layer.weight_quantizer(layer.weight)
+    return weight
+
+
+def activation_quantizers(network: nn.Module) -> dict[str, ActivationFakeQuantizer]:
+    """The activation quantizers of a network, by name."""
+    return {name: module for name, module in network.named_modules() if isinstance(module, ActivationFakeQuantizer)}
+
+
+def quant_layers(network: nn.Module) -> dict[str, QuantLayer]:
+    """The convolutions and linear layers of a network that conversion has swapped, by name."""
+    return {name: module for name, module in network.named_modules() if isinstance(module, QuantLayer)}
+
+
+def fake_quantizers(network: nn.Module) -> dict[str, FakeQuantizer]:
+    """All quantizers of a network, by name."""
+    return {name: module for name, module in network.named_modules() if isinstance(module, FakeQuantizer)}
+
+
+def quantizer_keys(network: nn.Module) -> dict[str, FakeQuantizer]:
+    """The keys in a network's ``state_dict`` that its float original lacks, each with the quantizer that it is of."""
+    found = fake_quantizers(network).items()
+    return {f"{name}.{key}": quantizer for name, quantizer in found for key in quantizer.state_dict()}
+
+
+def restart_weight_quantizers(network: nn.Module, keys: set[str]) -> None:
+    """Start those weight quantizers anew from their weights whose ``state_dict`` keys are given."""
+    for name, layer in quant_layers(network).items():
+        if any(key.startswith(f"{name}.weight_quantizer.") for key in keys):
+            cast(WeightFakeQuantizer, layer.weight_quantizer).restart(layer.weight)
+
+
+def quantizer_parameters(network: nn.Module) -> list[nn.Parameter]:
+    """What the quantizers of a network learn, such as PACT's clip levels."""
+    return [parameter for quantizer in fake_quantizers(network).values() for parameter in quantizer.parameters()]
+
+
+def quantizer_decay(network: nn.Module) -> Tensor | float:
+    """The term of the training loss that keeps learned values small: each decay times the sum of squares."""
+    terms = [
+        quantizer.settings.decay * parameter.square().sum()
+        for quantizer in activation_quantizers(network).values()
+        if quantizer.settings.decay > 0
+        for parameter in quantizer.parameters()
+    ]
+    return torch.stack(terms).sum() if terms else 0.0
+
+
+@torch.no_grad()
+def keep_positive(network: nn.Module) -> None:
+    """Put learned clip levels and steps that an optimizer brought near or below zero back above it."""
+    for quantizer in fake_quantizers(network).values():
+        for parameter in quantizer.parameters():
+            parameter.clamp_(min=quantizer.settings.smallest)
+
+
+@contextmanager
+def evaluating(network: nn.Module) -> Iterator[None]:
+    """Run a network in eval mode and without gradients inside the block; then give each module its mode back."""
+    modes = [(module, module.training) for module in network.modules()]
+    network.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+@contextmanager
+def float_mode(network: nn.Module) -> Iterator[None]:
+    """Turn all quantizers of a network off inside the block: it computes in float."""
+    quantizers = list(fake_quantizers(network).values())
+    before = [quantizer.enabled for quantizer in quantizers]
+    try:
+        for quantizer in quantizers:
+            quantizer.enabled = False
+        yield
+    finally:
+        for quantizer, earlier in zip(quantizers, before, strict=True):
+            quantizer.enabled = earlier
+
+
+@contextmanager
+def gradient_mode(network: nn.Module, mode: GradientMode) -> Iterator[None]:
+    """Choose how the activation quantizers of a network are differentiated inside the block.
+
+    Weights are constants to an attack; in training they are always differentiated straight through.
+
+    Args:
+        network: Quantized, or a frozen copy of such a network.
+        mode: ``ste``, ``ste_soft``, or ``hard``, which is a diagnosis of gradient masking and never an attack.
+
+    Raises:
+        ValueError: If ``mode`` is none of these.
+    """
+    check_choice("the gradient mode", mode, get_args(GradientMode))
+    quantizers = list(activation_quantizers(network).values())
+    before = [quantizer.gradient for quantizer in quantizers]
+    try:
+        for quantizer in quantizers:
+            quantizer.gradient = mode
+        yield
+    finally:
+        for quantizer, earlier in zip(quantizers, before, strict=True):
+            quantizer.gradient = earlier

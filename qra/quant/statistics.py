@@ -1,0 +1,80 @@
+"""How much quantization takes away, site by site."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from qra.quant.layers import ActivationFakeQuantizer, activation_quantizers, evaluating, quant_layers, quantized_weight
+
+
+class SiteStatistics(NamedTuple):
+    """What quantization does to one tensor.
+
+    Attributes:
+        values: The float values, flat.
+        quantized: The same values quantized, flat, at the scale of ``values``.
+        clipped: Share of the values that are clipped, so that no gradient passes; 0 for weights.
+    """
+
+    values: Tensor
+    quantized: Tensor
+    clipped: float
+
+    @property
+    def snr(self) -> float:
+        """Signal-to-noise ratio in decibels: 10 log10 of the energy of values over that of their errors."""
+        signal = self.values.double().square().sum()
+        noise = (self.values.double() - self.quantized.double()).square().sum()
+        return float(10 * torch.log10(signal / noise))
+
+
+@torch.no_grad()
+def weight_statistics(network: nn.Module) -> dict[str, SiteStatistics]:
+    """Statistics of the quantized weights of a network, by the name of the layer.
+
+    Some quantizers change the scale of weights, which batch normalization undoes: quantized weights are brought back to
+    the scale of least squared error first.
+    """
+    found = {}
+    for name, layer in quant_layers(network).items():
+        if layer.weight_quantizer is not None:
+            values, quantized = layer.weight.flatten(), quantized_weight(layer).flatten()
+            scale = values.dot(quantized) / quantized.square().sum().clamp_min(torch.finfo(values.dtype).tiny)
+            found[name] = SiteStatistics(values.clone(), quantized * scale, 0.0)
+    return found
+
+
+def activation_statistics(network: nn.Module, x: Tensor) -> dict[str, SiteStatistics]:
+    """Statistics of the quantized activations of a network, by the name of the quantizer.
+
+    Args:
+        network: Quantized; run in eval mode.
+        x: Images in [0, 1], (N, C, H, W), on the device of the network.
+    """
+    found: dict[str, SiteStatistics] = {}
+
+    def look(name: str) -> Any:
+        def hook(quantizer: ActivationFakeQuantizer, inputs: tuple[Tensor], output: Tensor) -> None:
+            with torch.enable_grad():
+                values = inputs[0].detach().requires_grad_()
+                (gradient,) = torch.autograd.grad(quantizer.forward(values).sum(), values)
+            values = (F.relu(values) if quantizer.settings.replaces_relu else values).detach()
+            clipped = ((gradient == 0) & (values != 0)).float().mean()
+            found[name] = SiteStatistics(values.flatten(), output.flatten(), float(clipped))
+
+        return hook
+
+    handles = [
+        quantizer.register_forward_hook(look(name)) for name, quantizer in activation_quantizers(network).items()
+    ]
+    try:
+        with evaluating(network):
+            network(x)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found

@@ -1,0 +1,131 @@
+"""Quantization from the command line."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from commands import CONFIGS, TINY, TINY_FIT, pipeline, qra
+
+import qra as package
+
+pytestmark = pytest.mark.filterwarnings("ignore:epoch", "ignore:You're resuming")
+
+NETWORK = ["--model.init_args.network", str(Path(__file__).with_name("tiny-network.yaml"))]
+FIT = [*TINY_FIT, *NETWORK, "--trainer.max_epochs", 1, "--model.init_args.val_attack.steps", 1]
+TEST = [*TINY, *NETWORK]
+BITS = "--trainer.callbacks.scheme.weight_bit_width"
+SCHEME = "--model.init_args.scheme"
+PIPELINES = sorted(path.stem for path in (CONFIGS / "pipeline").glob("*.yaml"))
+
+
+@pytest.fixture(scope="module")
+def float_checkpoint(tmp_path_factory):
+    run = tmp_path_factory.mktemp("float") / "run"
+    output, code = qra("fit", *pipeline("float-plain"), *FIT, "--run", run)
+    assert code == 0, output
+    return shutil.copy(run / "best.ckpt", run.parent / "float.ckpt")
+
+
+@pytest.fixture(scope="module")
+def quantized_run(float_checkpoint, tmp_path_factory):
+    """A finished run of training through quantization: its directory."""
+    run = tmp_path_factory.mktemp("quantized") / "run"
+    start = ["--model.init_args.init_from", float_checkpoint]
+    output, code = qra("fit", *pipeline("qat-plain"), *FIT, *start, f"{SCHEME}.weight_bit_width", 3, "--run", run)
+    assert code == 0, output
+    return run
+
+
+def outcomes(run):
+    return json.loads(Path(run, "result.json").read_text())["outcomes"]
+
+
+def test_bits_are_set_on_the_command_line_and_the_checkpoint_rebuilds_itself(quantized_run):
+    run = Path(shutil.copytree(quantized_run, "run"))
+    output, code = qra("test", "--ckpt_path", run / "best.ckpt")
+    assert code == 0, output
+    network = package.load(run / "best.ckpt")
+    assert network.stages[0][0].conv1.weight_quantizer.bit_width == 3
+    assert network.relu1.bit_width == 4
+    data = package.data.SyntheticDataModule(
+        train_size=80, test_size=40, val_size=20, batch_size=20, calibration_size=20
+    )
+    data.setup()
+    with torch.no_grad():
+        right = network(data.data.test.images.float() / 255).argmax(1) == data.data.test.labels
+    assert outcomes(run)["clean"]["accuracy"] == pytest.approx(right.float().mean().item())
+
+
+@pytest.mark.parametrize("start", ["random", "float", "quantized"])
+def test_adversarial_training_starts_from_any_network(float_checkpoint, quantized_run, start):
+    source = {"random": "null", "float": float_checkpoint, "quantized": quantized_run / "best.ckpt"}[start]
+    attack = ["--model.init_args.attack.init_args.steps", 1]
+    output, code = qra("fit", *pipeline("qat-at"), *FIT, *attack, "--model.init_args.init_from", source)
+    assert code == 0, output
+    assert package.load("runs/qat-at/best.ckpt").relu1.bit_width == 4
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (CONFIGS / "quant").glob("*.yaml")))
+def test_every_scheme_trains(name):
+    output, code = qra("fit", *pipeline("qat-plain"), *FIT, SCHEME, CONFIGS / f"quant/{name}.yaml", "--run", "here")
+    assert code == 0, output
+    assert package.load("here/best.ckpt")(torch.rand(2, 3, 32, 32)).isfinite().all()
+
+
+@pytest.mark.parametrize("name", [name for name in PIPELINES if name.startswith("ptq")])
+def test_a_float_checkpoint_is_quantized_and_tests_again_to_the_same_figures(float_checkpoint, name):
+    bits = [BITS, 3]
+    output, code = qra("test", *pipeline(name), *TEST, *bits, "--ckpt_path", float_checkpoint, "--run", "first")
+    assert code == 0, output
+    output, code = qra("test", *pipeline(name), *TEST, *bits, "--ckpt_path", "first/calibrated.ckpt", "--run", "second")
+    assert code == 0, output
+    assert outcomes("first") == outcomes("second")
+    assert package.load("first/calibrated.ckpt").conv1.weight_quantizer.bit_width == 3
+
+
+def test_a_training_run_ends_with_calibration():
+    output, code = qra("fit", *pipeline("ptq-pwlq"), *FIT)
+    assert code == 0, output
+    output, code = qra("test", "--ckpt_path", "runs/ptq-pwlq/calibrated.ckpt")
+    assert code == 0, output
+
+
+def refused(*arguments):
+    output, code = qra(*arguments)
+    (line,) = [line for line in output.splitlines() if line.startswith("qra: error: ")]
+    assert code == 2, output
+    assert "Traceback" not in output
+    return line
+
+
+def test_calibrating_again_with_other_settings_is_refused(float_checkpoint):
+    output, code = qra("test", *pipeline("ptq-pwlq"), *TEST, "--ckpt_path", float_checkpoint, "--run", "here")
+    assert code == 0, output
+    again = ["test", *pipeline("ptq-pwlq"), *TEST, "--ckpt_path", "here/calibrated.ckpt", BITS, 2]
+    assert "calibrated already, with other settings (scheme.weight_bit_width is 4, not 2)" in refused(*again)
+
+
+def test_a_checkpoint_of_other_bits_is_refused(quantized_run):
+    arguments = ["--ckpt_path", quantized_run / "best.ckpt", f"{SCHEME}.weight_bit_width", 2]
+    assert "weight_bit_width is 3, not 2" in refused("test", *arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        ([f"{SCHEME}.weight_bit_width", 0], "weight_bit_width: bit width 0"),
+        ([f"{SCHEME}.act_bit_width", 1], "act_bit_width: bit width 1"),
+        ([f"{SCHEME}.weight_bit_width", 33], "weight_bit_width: bit width 33"),
+        ([f"{SCHEME}.activation", "qra.quant.PWLQ"], "PWLQ"),
+        ([f"{SCHEME}.activation.alpha", 0], "alpha is 0.0, but must be finite and above 0"),
+        ([f"{SCHEME}.activation.alpha", ".nan"], "alpha is nan"),
+        ([SCHEME, "configs/quant/none.yaml"], "there is no config file configs/quant/none.yaml"),
+        (["--model.init_args.network", "torchvision.models.resnet18"], "more than one place: layer1.0.relu"),
+    ],
+    ids=lambda value: " ".join(map(str, value)) if isinstance(value, list) else "",
+)
+def test_a_wrong_scheme_is_named(arguments, reason):
+    assert reason in refused("fit", *pipeline("qat-plain"), *TINY_FIT, *arguments)
+    assert not list(Path().glob("**/*.ckpt"))

@@ -1,0 +1,273 @@
+"""Conversion, and back."""
+
+import copy
+
+import pytest
+import torch
+import torchvision
+from nets import SCHEMES, images, quantized, small_resnet
+from torch import nn
+from torch.nn import functional as F
+
+from qra import models
+from qra.quant import LSQ, PACT, PWLQ, CalibratedUniform, DoReFa, MinMax, QuantScheme, Site, Uniform, convert, revert
+from qra.quant.layers import quantizer_keys
+
+every_scheme = pytest.mark.parametrize("scheme", SCHEMES.values(), ids=SCHEMES)
+
+
+@every_scheme
+def test_float_keys_stay_and_only_quantizer_keys_are_added(scheme):
+    network = small_resnet()
+    before = network.state_dict()
+    convert(network, scheme)
+    after = network.state_dict()
+    assert set(after) - set(before) == set(quantizer_keys(network))
+    assert all(torch.equal(after[key], value) for key, value in before.items())
+    missing, unexpected = network.load_state_dict(before, strict=False)
+    assert set(missing) == set(quantizer_keys(network))
+    assert unexpected == []
+
+
+@every_scheme
+def test_convert_then_revert_is_the_identity(scheme):
+    network = small_resnet()
+    parameters = dict(network.named_parameters())
+    network.relu1.inplace = True
+    before, described = network(images()), str(network)
+    revert(quantized(scheme, network))
+    assert str(network) == described
+    assert torch.equal(network(images()), before)
+    assert dict(network.named_parameters()).keys() == parameters.keys()
+    assert all(value is parameters[name] for name, value in network.named_parameters())
+
+
+def test_a_conversion_changes_the_logits_and_leaves_the_random_generator_alone():
+    network = small_resnet()
+    before, state = network(images()), torch.get_rng_state()
+    convert(network, SCHEMES["pact"])
+    assert torch.equal(torch.get_rng_state(), state)
+    assert not torch.allclose(network(images()), before)
+
+
+def test_sites_of_a_trained_quantizer_are_exact():
+    weights = {"conv1": 8, "stages.0.0.conv1": 4, "stages.0.0.conv2": 4, "stages.1.0.conv1": 4, "stages.1.0.conv2": 4}
+    relus = ["relu1", *(f"stages.{stage}.0.relu{i}" for stage in (0, 1) for i in (1, 2))]
+    expected = [Site(name, "weight", bits) for name, bits in {**weights, "fc": 8}.items()]
+    expected += [Site(name, "activation", 3) for name in relus]
+    assert convert(small_resnet(), QuantScheme(weight_bit_width=4, act_bit_width=3)) == expected
+
+
+def test_calibrated_quantizers_sit_at_the_inputs_of_layers_and_pooling():
+    sites = convert(small_resnet(), QuantScheme(PWLQ(), CalibratedUniform(), 2, 7, None))
+    layers = ["conv1", *(f"stages.{stage}.0.conv{i}" for stage in (0, 1) for i in (1, 2))]
+    assert [(site.name, site.bit_width) for site in sites if site.kind == "weight"] == [(n, 2) for n in (*layers, "fc")]
+    assert [(site.name, site.bit_width) for site in sites if site.kind == "input"] == [
+        (name, 7) for name in (*layers, "pool", "fc")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("rule", "bits"), [(8, [8, 3, 8]), (None, [3, 3, 3]), (32, [None, 3, None])], ids=["default", "none", "float"]
+)
+def test_the_first_convolution_and_the_last_linear_layer_have_a_rule_of_their_own(rule, bits):
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4, 2))
+    sites = convert(network, QuantScheme(weight_bit_width=3, act_bit_width=32, first_last_bit_width=rule))
+    found = {site.name: site.bit_width for site in sites}
+    assert [found.get(name) for name in ("0", "2", "5")] == bits
+
+
+def test_first_and_last_are_those_of_the_forward_pass_not_of_the_constructor():
+    class Backwards(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc = nn.Linear(4, 2)
+            self.hidden = nn.Linear(4, 4)
+            self.relu = nn.ReLU()
+            self.second = nn.Conv2d(4, 4, 1)
+            self.first = nn.Conv2d(3, 4, 1)
+
+        def forward(self, x):
+            return self.fc(self.hidden(self.relu(self.second(self.first(x))).mean((2, 3))))
+
+    sites = convert(Backwards(), QuantScheme(weight_bit_width=2, act_bit_width=32))
+    assert {site.name for site in sites if site.bit_width == 8} == {"first", "fc"}
+
+
+def test_dorefa_keeps_the_scale_of_the_last_linear_layer_alone():
+    network = small_resnet()
+    convert(network, QuantScheme(DoReFa(), act_bit_width=32, first_last_bit_width=None))
+    largest = network.fc.weight.tanh().abs().max()
+    assert network.fc.weight_quantizer(network.fc.weight).abs().max().item() == pytest.approx(largest.item())
+    conv = network.stages[0][0].conv1
+    assert conv.weight_quantizer(conv.weight).abs().max() == 1
+
+
+def test_the_weights_of_a_layer_have_at_most_the_levels_of_their_bit_width():
+    for scheme in (QuantScheme(weight_bit_width=b, act_bit_width=32) for b in (2, 3, 5)):
+        network = quantized(scheme)
+        conv = network.stages[1][0].conv1
+        assert len(conv.weight_quantizer(conv.weight).unique()) <= 2**scheme.weight_bit_width
+
+
+def test_bit_width_32_on_both_sides_changes_nothing():
+    network = small_resnet()
+    assert convert(network, QuantScheme(weight_bit_width=32, act_bit_width=32)) == []
+    assert str(network) == str(small_resnet())
+
+
+def test_state_exists_before_any_forward_pass_and_on_the_device_of_the_weights():
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()).to("meta")
+    convert(network, QuantScheme())
+    assert network[1].alpha.device.type == "meta"
+
+
+# ----- refusals -----
+
+
+@pytest.mark.parametrize("name", ["weight_bit_width", "act_bit_width", "first_last_bit_width"])
+@pytest.mark.parametrize("bits", [0, 1, 9, 33])
+def test_impossible_bit_widths_are_refused(name, bits):
+    with pytest.raises(ValueError, match=f"{name}: bit width {bits}"):
+        QuantScheme(**{name: bits})
+
+
+def test_a_weight_quantizer_is_refused_for_activations_and_the_other_way_round():
+    with pytest.raises(ValueError, match="PWLQ does not quantize activations"):
+        QuantScheme(activation=PWLQ())
+    with pytest.raises(ValueError, match="PACT does not quantize weights"):
+        QuantScheme(weight=PACT())
+
+
+@pytest.mark.parametrize("alpha", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_clip_level_that_is_not_positive_is_refused(alpha):
+    with pytest.raises(ValueError, match="alpha is"):
+        PACT(alpha=alpha)
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (lambda: PACT(decay=-1), "decay is -1"),
+        (lambda: PACT(percentile=20), "percentile is 20"),
+        (lambda: DoReFa(gradient="none"), "choose one of through_tanh, identity"),
+        (lambda: DoReFa(scale_preserving="some"), "choose one of none, last, all"),
+        (lambda: PWLQ(breakpoint="guess"), "choose one of closed_form, bisection, search"),
+        (lambda: PWLQ(overlapping=True), "no closed form"),
+        (lambda: MinMax(clip=2), "clip is 2"),
+    ],
+)
+def test_wrong_settings_are_refused_at_construction(make, reason):
+    with pytest.raises(ValueError, match=reason):
+        make()
+
+
+def refused(network, scheme, reason):
+    before = str(network)
+    with pytest.raises(ValueError, match=reason):
+        convert(network, scheme)
+    assert str(network) == before
+
+
+class Functional(nn.Module):
+    def __init__(self, call):
+        super().__init__()
+        self.block = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())
+        self.inner = Inner(call)
+        self.head = nn.Linear(4, 2)
+
+    def forward(self, x):
+        return self.head(self.inner(self.block(x)).mean((2, 3)))
+
+
+class Inner(nn.Module):
+    def __init__(self, call):
+        super().__init__()
+        self.call = call
+
+    def forward(self, x):
+        return self.call(x)
+
+
+@pytest.mark.parametrize("call", [F.relu, torch.relu, lambda x: x.relu(), lambda x: x.relu_()])
+def test_a_functional_relu_is_refused_and_named(call):
+    refused(Functional(call), QuantScheme(), "functions where quantization needs modules.*relu_? in inner")
+
+
+def test_a_functional_relu_does_not_matter_to_weights():
+    assert convert(Functional(F.relu), QuantScheme(act_bit_width=32))
+
+
+def test_a_functional_convolution_is_refused_and_named():
+    def call(x):
+        return F.conv2d(x, x.new_ones(4, 4, 1, 1)) if isinstance(x, torch.Tensor) else F.conv2d(x, x)
+
+    refused(Functional(call), QuantScheme(), "conv2d in inner")
+
+
+def test_a_relu_that_is_called_twice_is_refused_and_named():
+    network = models.Normalized(torchvision.models.resnet18(num_classes=10))
+    refused(network, QuantScheme(), r"more than one place: network.layer1.0.relu, network.layer1.1.relu")
+
+
+def test_the_same_network_takes_weights_and_calibrated_inputs():
+    network = models.Normalized(torchvision.models.resnet18(num_classes=10))
+    sites = convert(network, QuantScheme(Uniform(), CalibratedUniform(), 4, 8))
+    assert len([site for site in sites if site.kind == "input"]) == 22
+
+
+def test_a_module_under_two_names_is_refused():
+    relu = nn.ReLU()
+    refused(nn.Sequential(nn.Conv2d(3, 3, 1), relu, nn.Conv2d(3, 3, 1), relu), QuantScheme(), "more than one place: 1")
+
+
+def test_a_layer_of_another_class_is_refused():
+    class OwnConv(nn.Conv2d):
+        pass
+
+    refused(nn.Sequential(OwnConv(3, 4, 1), nn.ReLU()), QuantScheme(), r"not 0 \(OwnConv\)")
+
+
+def test_a_scheme_that_finds_nothing_is_refused():
+    refused(nn.Sequential(nn.Flatten()), QuantScheme(), "no nn.Conv2d and no nn.Linear")
+    refused(nn.Sequential(nn.Linear(2, 2)), QuantScheme(), "the network has no nn.ReLU")
+
+
+def test_a_quantized_network_is_refused():
+    refused(quantized(SCHEMES["pact"]), QuantScheme(), "quantized already")
+
+
+def test_a_network_that_cannot_be_traced_is_converted_with_a_warning():
+    class Branches(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 1)
+            self.relu = nn.ReLU()
+
+        def forward(self, x):
+            return self.relu(self.conv(x)) if x.sum() > 0 else self.conv(x)
+
+    with pytest.warns(UserWarning, match="cannot be traced"):
+        assert len(convert(Branches(), QuantScheme())) == 2
+
+
+def test_a_quantizer_of_ones_own_is_one_class():
+    class Sign(Uniform):
+        def quantize(self, w, bit_width, learned):
+            return w.sign()
+
+    network = quantized(QuantScheme(Sign(), act_bit_width=32))
+    plain = copy.deepcopy(network)
+    revert(plain)
+    with torch.no_grad():
+        for module in plain.modules():
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                module.weight.sign_()
+    assert torch.equal(network(images()), plain(images()))
+
+
+def test_the_learned_step_of_weights_starts_from_them():
+    network = small_resnet()
+    convert(network, QuantScheme(LSQ(), weight_bit_width=3, act_bit_width=32))
+    conv = network.stages[0][0].conv1
+    assert conv.weight_quantizer.step.item() == pytest.approx(2 * conv.weight.abs().mean().item() / 3**0.5)

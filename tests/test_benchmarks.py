@@ -1,0 +1,79 @@
+"""The benchmarks run, and compare only what is comparable."""
+
+import importlib
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+DIRECTORY = Path(__file__).parents[1] / "benchmarks"
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*many workers"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # of other libraries, where they are installed
+]
+
+
+@pytest.fixture
+def script(monkeypatch):
+    monkeypatch.syspath_prepend(str(DIRECTORY))
+    return importlib.import_module
+
+
+def test_attack_speed_has_a_row_for_each_attack(script, tmp_path):
+    file = tmp_path / "speed.json"
+    tiny = ["--batch-size", "8", "--rounds", "1", "--steps", "2", "--json", str(file)]
+    rows = script("attack_speed").main(tiny)
+    names = {"plain loop", "qra PGD", "qra PGD, frozen", "qra PGD, frozen, bfloat16", "pyautoattack APGD-CE"}
+    assert names <= {row["attack"] for row in rows}
+    assert all(row["image-steps/s"] > 0 for row in rows)
+    figures = json.loads(file.read_text())
+    assert figures["rows"] == rows
+    assert figures["settings"]["steps"] == 2
+    assert figures["environment"]["threads"] == torch.get_num_threads()
+
+
+def test_training_speed_has_a_row_for_each_step_and_setting(script, capsys):
+    tiny = ["--batch-size", "4", "--rounds", "1", "--steps", "1", "--inner-steps", "1", "--images", "40"]
+    rows = script("training_speed").main(tiny)
+    settings = ["float32", "bfloat16", "float32, channels-last", "bfloat16, channels-last"]
+    steps = [("plain", setting) for setting in settings] + [("PGD-1 AT", setting) for setting in settings]
+    assert [(row["step"], row["setting"]) for row in rows] == [*steps, ("loading and augmenting", "float32")]
+    assert rows[0]["ratio"] == rows[4]["to own float32"] == 1
+    assert "of a plain step in float32" in capsys.readouterr().out
+
+
+def test_contestants_take_turns_and_the_first_round_is_not_counted(script):
+    calls = []
+    contestants = {name: lambda name=name: calls.append(name) for name in "ab"}
+    timings = script("common").alternate(contestants, 2, torch.device("cpu"))
+    assert "".join(calls) == "ababab"
+    assert [len(timing.seconds) for timing in timings.values()] == [2, 2]
+
+
+def test_a_ratio_compares_within_rounds(script):
+    common = script("common")
+    ours, theirs = common.Timing([1.0, 5.0, 2.0], None), common.Timing([2.0, 5.0, 8.0], None)
+    assert common.speed_ratio(ours, theirs) == {"ratio": 2, "lowest": 1, "highest": 4}
+
+
+@pytest.mark.parametrize(
+    ("steps", "stray", "message"), [(3, 0, None), (1, 0, "another attack"), (3, 0.01, "left the ball")]
+)
+def test_only_the_same_attack_is_compared(script, steps, stray, message):
+    module, common = script("attack_speed"), script("common")
+    network = common.untrained().eval()
+    x, y = module.victims(network, 8, torch.device("cpu"))
+    adversarial = {
+        "plain loop": module.plain_loop(network, x, y, 3),
+        "other": module.plain_loop(network, x, y, steps) + stray,
+    }
+    timings = {name: common.Timing([1.0], x_adv) for name, x_adv in adversarial.items()}
+    losses = {name: module.mean_loss(network, x_adv, y) for name, x_adv in adversarial.items()}
+    arguments = timings, x, losses, module.mean_loss(network, x, y)
+    if message is None:
+        module.check_same_attack(*arguments)
+    else:
+        with pytest.raises(SystemExit, match=message):
+            module.check_same_attack(*arguments)
