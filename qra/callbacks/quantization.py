@@ -35,19 +35,19 @@ class QuantizationSummary(Callback):
 def cost_table(scheme: QuantScheme, found: Cost) -> Table:
     """A table of the layers of a network and what they cost."""
     table = Table(title=str(scheme), title_justify="left", show_footer=True, caption_justify="left")
-    table.add_column("layer", "all, with other parameters")
-    footers = ("", "", f"{found.parameters:,}", f"{found.multiply_adds:,}", f"{found.bit_ops / 1e6:,.2f}")
-    names = ("weight bits", "input bits", "parameters", "multiply-adds", "BitOPs / 10⁶")
-    for name, footer in zip(names, footers, strict=True):
+    table.add_column("layer", "whole network", no_wrap=True)
+    whole = ("", "", f"{found.parameters:,}", f"{found.multiply_adds / 1e6:.2f}", f"{found.bit_ops / 1e6:,.1f}")
+    names = ("weight bits", "input bits", "parameters", "10⁶ mult-adds", "10⁶ BitOPs")
+    for name, footer in zip(names, whole, strict=True):
         table.add_column(name, footer, justify="right")
     for layer in found.layers:
-        counts = (f"{layer.weights:,}", f"{layer.multiply_adds:,}", f"{layer.bit_ops / 1e6:,.2f}")
+        counts = (f"{layer.weights:,}", f"{layer.multiply_adds / 1e6:.2f}", f"{layer.bit_ops / 1e6:,.1f}")
         table.add_row(layer.name, str(layer.weight_bits), str(layer.input_bits), *counts)
     smaller = OFF * found.parameters / found.size_in_bits
     fewer = OFF * OFF * found.multiply_adds / found.bit_ops
     table.caption = (
-        f"{found.size_in_bits:,} bits of parameters, {smaller:.1f} times less than float; {fewer:.0f} times fewer BitOPs "
-        "(multiply-adds times weight bits times input bits, of one image, whose pixels count 8 bits)"
+        f"{found.size_in_bits:,} bits of parameters, {smaller:.1f} times less than float; {fewer:.0f} times fewer "
+        "BitOPs (multiply-adds times weight bits times input bits, of one image, whose pixels count 8 bits)"
     )
     return table
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
+import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -34,7 +35,7 @@ def weight_grids(
     axes.hist(weight.flatten().cpu().numpy(), bins=100, color=_GREY, alpha=0.5)
     for place, quantizer in enumerate(quantizers):
         quantized = quantizer.quantize(weight, bit_width, quantizer.start(weight, bit_width)).detach()
-        label = f"{type(quantizer).__name__}, {bit_width} bits: {len(quantized.unique())} levels"
+        label = f"{type(quantizer).__name__}, {bit_width} bits: {len(torch.unique(quantized))} levels"
         _draw_levels(axes, quantized, place, label)
     axes.legend(fontsize=8)
     return figure
@@ -50,19 +51,19 @@ def site_histograms(sites: Mapping[str, SiteStatistics]) -> Figure:
     rows = math.ceil(len(sites) / columns)
     figure = Figure(figsize=(3.2 * columns, 2.2 * rows), layout="constrained")
     panels = figure.subplots(rows, columns, squeeze=False).flat
-    for panel, (name, site) in zip(panels, sites.items(), strict=False):
+    for (name, site), panel in zip(sites.items(), panels, strict=False):
         panel.hist(site.values.float().cpu().numpy(), bins=60, color=_GREY, alpha=0.6, log=True)
         _draw_levels(panel, site.quantized, 0, "")
         panel.set_title(f"{name}\n{site.snr:.1f} dB, {site.clipped:.1%} clipped", fontsize=7)
         panel.tick_params(labelsize=6)
-    for panel in list(panels):
+    for panel in panels:  # those left over
         panel.set_visible(False)
     return figure
 
 
 def _draw_levels(axes: Axes, quantized: Tensor, place: int, label: str) -> None:
     """Draw each level as a line from the bottom, lower for each further quantizer."""
-    levels = quantized.unique().float().cpu().numpy()
-    height = 1 - 0.3 * place
-    lines = {"colors": _COLORS[place % len(_COLORS)], "linewidth": 0.7, "label": label or None}
-    axes.vlines(levels, 0, height, transform=axes.get_xaxis_transform(), **lines)
+    levels = torch.unique(quantized).float().cpu().numpy()
+    color = _COLORS[place % len(_COLORS)]
+    transform = axes.get_xaxis_transform()
+    axes.vlines(levels, 0, 1 - 0.3 * place, color, linewidth=0.7, label=label or "_none", transform=transform)

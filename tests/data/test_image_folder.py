@@ -142,10 +142,23 @@ def test_a_cache_with_a_flipped_bit_is_made_anew(root):
     assert is_as_drawn(load(root))
 
 
-def test_a_cache_of_pickles_is_not_opened(root):
+class Payload:
+    """Pickles as a call that leaves a trace."""
+
+    def __init__(self, trace):
+        self.trace = trace
+
+    def __reduce__(self):
+        return open, (str(self.trace), "w")
+
+
+def test_a_cache_of_pickles_is_not_opened(root, tmp_path):
     load(root)
-    np.savez(cache_of(root), key=np.array([{"an": "object"}], dtype=object))
+    with np.load(cache_of(root)) as arrays:
+        key = arrays["key"]
+    np.savez(cache_of(root), key=key, train=np.array([Payload(tmp_path / "trace")]))
     assert is_as_drawn(load(root))
+    assert not (tmp_path / "trace").exists()
 
 
 def test_each_image_size_has_its_cache(root):
@@ -170,13 +183,26 @@ def test_the_users_cache_serves_where_the_tree_cannot_be_written(root, tmp_path)
     assert list((tmp_path / "user-cache/qra").rglob("*.npz"))
 
 
-def test_a_corrupt_image_is_named(root):
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("4.jpg", b"nothing of the kind"),
+        ("4.jpg", b""),
+        ("4.ppm", b"P6\nx 4\n255\n"),
+        ("4.png", b"\x89PNG\r\n\x1a\n" + bytes(99)),
+    ],
+)
+def test_a_file_that_is_no_image_is_named(root, name, content):
+    file = root / "test/b" / name
+    file.write_bytes(content)
+    assert f"{file} cannot be decoded as an image" in error_of(root)
+    assert not cache_of(root).exists()
+
+
+def test_a_truncated_image_is_named(root):
     file = root / "test/b/1.png"
     file.write_bytes(file.read_bytes()[:60])
     assert f"{file} cannot be decoded as an image" in error_of(root)
-    file.write_bytes(b"nothing of the kind")
-    assert f"{file} cannot be decoded as an image" in error_of(root)
-    assert not cache_of(root).exists()
 
 
 def test_an_image_of_another_size_is_named(root):

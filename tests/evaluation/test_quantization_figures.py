@@ -1,0 +1,23 @@
+import torch
+
+from qra.evaluation.quantization_figures import site_histograms, weight_grids
+from qra.quant.statistics import SiteStatistics
+
+
+def test_both_grids_are_drawn_over_the_weights():
+    weight = torch.randn(16, 8, 3, 3, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    (axes,) = weight_grids(weight, 3).axes
+    labels = [text.get_text() for text in axes.get_legend().get_texts()]
+    counts = [len(lines.get_segments()) for lines in axes.collections]
+    assert [label.split(",")[0] for label in labels] == ["Uniform", "PWLQ"]
+    assert counts[0] <= 2**3
+    assert 2**3 < counts[1] <= 2**4 - 1
+
+
+def test_each_site_has_a_panel_and_no_other_is_shown():
+    values = torch.linspace(0, 1, 100)
+    sites = {f"site{i}": SiteStatistics(values, values.mul(3).round() / 3, 0.25) for i in range(5)}
+    shown = [axes for axes in site_histograms(sites).axes if axes.get_visible()]
+    assert [axes.get_title().split("\n")[0] for axes in shown] == list(sites)
+    assert "25.0% clipped" in shown[0].get_title()
+    assert all(len(axes.collections[0].get_segments()) == 4 for axes in shown)
