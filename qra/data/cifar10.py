@@ -79,7 +79,7 @@ class CIFAR10DataModule(TensorDataModule):
             self._unpack(self._find_archive())
         try:
             with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", r"dtype\(\): align should be")  # NumPy 2.4, of these old pickles
+                warnings.filterwarnings("ignore", r"dtype\(\): align should be")  # NumPy 2.4.0 to 2.4.4
                 train, test = CIFAR10(self.root, train=True), CIFAR10(self.root, train=False)
         except RuntimeError:  # torchvision checks the md5 of every file before it reads any
             raise ValueError(f"a file in {folder} is absent or damaged (wrong md5): delete that folder") from None

@@ -42,9 +42,9 @@ def robust(
         bool, (N,).
     """
     right = correct(network, x, y)
-    todo = right.nonzero().squeeze(1)
-    if len(todo):
+    left = right.nonzero().squeeze(1)
+    if len(left):
         with torch.autocast(x.device.type, enabled=False):
-            x_adv = attack(attack_network or network, x[todo], y[todo], index=indices[todo])
-        right[todo] = correct(network, x_adv, y[todo])
+            x_adv = attack(attack_network or network, x[left], y[left], index=indices[left])
+        right[left] = correct(network, x_adv, y[left])
     return right

@@ -17,6 +17,12 @@ pytestmark = pytest.mark.filterwarnings(
     "ignore:.*many workers", "ignore:.*logging interval", "ignore:.*LeafSpec", "ignore:epoch"
 )
 
+
+@pytest.fixture(autouse=True)
+def _seeded():
+    torch.manual_seed(0)
+
+
 SCHEME = QuantScheme(PWLQ(), CalibratedUniform(), 3, 5, None)
 
 

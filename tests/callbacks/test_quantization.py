@@ -13,6 +13,11 @@ pytestmark = pytest.mark.filterwarnings(
 )
 
 
+@pytest.fixture(autouse=True)
+def _seeded():
+    torch.manual_seed(0)
+
+
 def module(scheme):
     return VanillaTraining(convolutional(), scheme, optimizer=lambda p: torch.optim.SGD(p, lr=0.05), val_attack=None)
 

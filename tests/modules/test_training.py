@@ -122,10 +122,15 @@ def test_adversarial_training_needs_an_attack_in_validation():
 
 
 @pytest.mark.slow
-def test_a_compiled_network_trains_with_the_same_keys():
-    module = AdversarialTraining(convolutional(), optimizer=sgd, compile=True)
-    keys = set(module.state_dict())
-    run = trainer(max_epochs=1)
-    run.fit(module, data())
-    assert set(module.state_dict()) == keys
-    assert run.callback_metrics["val/clean_acc"] == 1
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # of torch.compile
+def test_a_compiled_network_trains_to_the_same_weights_under_the_same_keys():
+    network = convolutional()
+    network[4].p = 0.0  # a compiled dropout draws other numbers
+    states = []
+    for compiled in (False, True):
+        module = AdversarialTraining(copy.deepcopy(network), optimizer=sgd, compile=compiled, attack=PGD(steps=2))
+        trainer(max_epochs=1).fit(module, data())
+        states.append(module.state_dict())
+    assert states[0].keys() == states[1].keys()
+    for name, value in states[0].items():
+        torch.testing.assert_close(states[1][name], value, rtol=1e-3, atol=1e-4)
