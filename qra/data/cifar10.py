@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tarfile
 import tempfile
 import warnings
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ import torch
 from rich.console import Console
 from rich.progress import wrap_file
 from torchvision.datasets import CIFAR10
-from torchvision.datasets.utils import check_integrity, extract_archive
+from torchvision.datasets.utils import check_integrity
 
 from qra.data.module import ImageData, ImageSet, TensorDataModule
 
@@ -104,7 +105,8 @@ class CIFAR10DataModule(TensorDataModule):
 
     def _unpack(self, archive: Path) -> None:
         with tempfile.TemporaryDirectory(dir=self.root) as unpacked:
-            extract_archive(str(archive), unpacked)
+            with tarfile.open(archive) as tar:
+                tar.extractall(unpacked, filter="data")
             os.replace(Path(unpacked) / FOLDER, self.root / FOLDER)
 
 

@@ -64,9 +64,12 @@ def test_percentiles_are_those_of_all_data_within_a_4096th(seed, percentile, sca
     x = normal(seed, 4, 5000) * torch.tensor([0.1, 1, 3, 0.5])[:, None] * scale
     x = x.relu() if relu else x
     low, high = estimate(PercentileRange(percentile), *x)
-    expected = np.percentile(x.numpy(), [100 - percentile, percentile])
-    tolerance = 3 * float(x.abs().max()) / 4096 + (0.02 * expected[1] if percentile < 100 else 0)
-    assert (low, high) == pytest.approx(tuple(expected), abs=tolerance)
+    # in a thin tail, neighbours in rank lie far apart: allow three ranks and the width of a bin
+    ranks = 0 if percentile == 100 else 100 * 3 / x.numel()
+    width = 3 * float(x.abs().max()) / 4096
+    for found, place in ((low, 100 - percentile), (high, percentile)):
+        least, most = np.percentile(x.numpy(), [max(place - ranks, 0), min(place + ranks, 100)])
+        assert least - width <= found <= most + width
 
 
 @some
