@@ -89,7 +89,8 @@ class PACT(ActivationQuantizer):
 
     def __post_init__(self) -> None:
         check_positive("alpha", self.alpha)
-        _check_decay(self.decay)
+        if not 0 <= self.decay < float("inf"):
+            raise ValueError(f"decay is {self.decay}, but must be finite and at least 0")
         self.estimator(8)
 
     def start(self, bit_width: int) -> dict[str, float]:
@@ -113,18 +114,15 @@ class LSQActivation(ActivationQuantizer):
         high: Largest level to start from.
         percentile: Start instead with this percentile of the float network's activations on the calibration images as
             the largest level; None to start from ``high``.
-        decay: Factor of the sum of the squared steps in the training loss.
     """
 
     high: float = 10.0
     percentile: float | None = 99.9
-    decay: float = 0.0
 
     state_depends_on_bits: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_positive("high", self.high)
-        _check_decay(self.decay)
         self.estimator(8)
 
     def start(self, bit_width: int) -> dict[str, float]:
@@ -140,11 +138,6 @@ class LSQActivation(ActivationQuantizer):
 
     def from_range(self, found: Range, bit_width: int) -> dict[str, float]:
         return {"step": max(found.high / (2**bit_width - 1), self.smallest)}
-
-
-def _check_decay(decay: float) -> None:
-    if not 0 <= decay < float("inf"):
-        raise ValueError(f"decay is {decay}, but must be finite and at least 0")
 
 
 class RangeSettings(ABC):

@@ -6,15 +6,19 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from commands import CONFIGS, TINY, TINY_FIT, pipeline, qra
 
 import qra as package
+from qra.describe import rebuild_as
+from qra.quant import ActivationQuantizer, QuantScheme, RangeSettings, WeightQuantizer
 
 pytestmark = pytest.mark.filterwarnings("ignore:epoch", "ignore:You're resuming")
 
 NETWORK = ["--model.init_args.network", str(Path(__file__).with_name("tiny-network.yaml"))]
 FIT = [*TINY_FIT, *NETWORK, "--trainer.max_epochs", 1, "--model.init_args.val_attack.steps", 1]
 TEST = [*TINY, *NETWORK]
+KINDS = (QuantScheme, WeightQuantizer, ActivationQuantizer, RangeSettings)
 BITS = "--trainer.callbacks.scheme.weight_bit_width"
 SCHEME = "--model.init_args.scheme"
 PIPELINES = sorted(path.stem for path in (CONFIGS / "pipeline").glob("*.yaml"))
@@ -72,6 +76,19 @@ def test_every_scheme_trains(name):
     output, code = qra("fit", *pipeline("qat-plain"), *FIT, SCHEME, CONFIGS / f"quant/{name}.yaml", "--run", "here")
     assert code == 0, output
     assert package.load("here/best.ckpt")(torch.rand(2, 3, 32, 32)).isfinite().all()
+
+
+@pytest.mark.parametrize("path", sorted((CONFIGS / "quant").glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("before", ["pact", "uniform"])
+def test_nothing_of_a_scheme_that_is_replaced_stays(path, before):
+    printed, code = qra(
+        "fit", *pipeline("qat-plain"), SCHEME, CONFIGS / f"quant/{before}.yaml", SCHEME, path, "--print_config"
+    )
+    assert code == 0, printed
+    found = yaml.safe_load(printed)["model"]["init_args"]["scheme"]
+    written = yaml.safe_load(path.read_text())
+    expected = rebuild_as(KINDS, {"class_path": "qra.quant.QuantScheme", "init_args": written}, "scheme")
+    assert rebuild_as(KINDS, {"class_path": "qra.quant.QuantScheme", "init_args": found}, "scheme") == expected
 
 
 @pytest.mark.parametrize("name", [name for name in PIPELINES if name.startswith("ptq")])
