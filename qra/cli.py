@@ -25,6 +25,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from qra import checkpoint, compare, doctor
 from qra.callbacks import (
     AdversarialExamples,
+    PWLQCalibration,
     QuantizationMonitor,
     QuantizationSummary,
     ResultWriter,
@@ -184,18 +185,25 @@ def _is_first_process() -> bool:
 def run_directory(config: Namespace) -> Path:
     """Where a command writes.
 
-    That is ``--run`` if given; for a checkpoint that lies in a run directory, that directory; else ``runs/NAME``, where
-    NAME is that of the first config file.
+    That is ``--run`` if given; for a checkpoint that lies in a run directory, that directory, unless the command
+    quantizes it, which makes another network of it; else ``runs/NAME``, where NAME is that of the first config file.
     """
     if config.run is not None:
         return Path(config.run)
-    named = [config.ckpt_path] if config.ckpt_path not in (None, "last", "best") else []
+    own = config.ckpt_path not in (None, "last", "best") and not _calibrates(config)
+    named = [config.ckpt_path] if own else []
     for path in map(Path, (*named, *map(str, config.config or ()))):
         if (path.parent / "config.yaml").exists():
             return path.parent
         if path.suffix in (".yaml", ".yml", ".json"):
             return Path("runs") / path.stem
     raise ValueError("nothing names this run: give --run DIRECTORY, or a config by --config FILE")
+
+
+def _calibrates(config: Namespace) -> bool:
+    """Whether the command quantizes a trained network."""
+    callbacks = config.trainer.callbacks or ()
+    return any(callback.class_path.endswith(f".{PWLQCalibration.__name__}") for callback in callbacks)
 
 
 def fail(reason: BaseException) -> NoReturn:

@@ -15,8 +15,11 @@ from rich.table import Table
 
 from qra import checkpoint, environment
 from qra.callbacks.evaluation import Evaluation
+from qra.describe import describe
 from qra.evaluation.figures import robustness_curve
 from qra.evaluation.outcome import SCHEMA, Outcome, write_correct, write_json
+from qra.modules import ImageClassifier
+from qra.quant import cost
 from qra.types import format_pixels
 
 
@@ -24,8 +27,8 @@ class ResultWriter(Callback):
     """Write what a run was and what it found into the run directory.
 
     ``fit`` writes ``run.json``, the reproducibility sheet. ``test`` writes ``result.json`` (each outcome's accuracy,
-    interval, n and attack; checkpoint, data, versions), ``correct.npz`` (each example's outcome), the robustness curve
-    and the accuracies to TensorBoard, and a table to the terminal.
+    interval, n and attack; scheme and cost of the network, checkpoint, data, versions), ``correct.npz`` (each
+    example's outcome), the robustness curve and the accuracies to TensorBoard, and a table to the terminal.
     """
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -53,6 +56,7 @@ class ResultWriter(Callback):
             "outcomes": {name: outcome.summary() for name, outcome in outcomes.items()},
             "checkpoint": {"path": str(path), "sha256": checkpoint.sha256(path)} if path else None,
             "seconds": round(time.monotonic() - self._started, 1),
+            **_network(trainer, pl_module),
             **_sheet(trainer, pl_module),
         }
 
@@ -83,6 +87,14 @@ def _sheet(trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
         "world_size": trainer.world_size,
         **environment.sheet(pl_module.device),
     }
+
+
+def _network(trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
+    """How the network is quantized, and what one image costs."""
+    assert isinstance(pl_module, ImageClassifier)
+    found = cost(pl_module.network, trainer.datamodule.image_shape)  # type: ignore[attr-defined]
+    names = ("parameters", "size_in_bits", "multiply_adds", "bit_ops")
+    return {"scheme": describe(pl_module.scheme), "cost": {name: getattr(found, name) for name in names}}
 
 
 def _to_tensorboard(trainer: Trainer, outcomes: Mapping[str, Outcome]) -> None:

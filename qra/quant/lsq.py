@@ -18,6 +18,7 @@ from qra.quant.rounding import (
     like,
     pass_between,
     round_to_grid,
+    to_grid,
 )
 
 
@@ -26,11 +27,11 @@ class _Lsq(Function):
     def forward(
         ctx: Any, x: Tensor, scale: Tensor, bit_width: int, signed: bool, gradient_scale: float, soft: bool
     ) -> Tensor:
-        units = x.div(scale)
+        units = torch.empty_like(x)
         ctx.save_for_backward(units)
         ctx.codes, ctx.gradient_scale, ctx.step_shape = code_range(bit_width, signed), gradient_scale, scale.shape
         ctx.soft_limits = (-math.inf if signed else 0, math.inf) if soft else None
-        return units.clamp(*ctx.codes).round_().mul_(scale)
+        return to_grid(x, scale, ctx.codes, units=units)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, None, None, None, None]:
@@ -79,7 +80,9 @@ def lsq(
     check_positive("step", step)
     x = at_least_float32(x)
     scale = like(step, x)
-    if gradient == "hard" or not torch.is_grad_enabled():
+    if not torch.is_grad_enabled():
+        return to_grid(x, scale, code_range(bit_width, signed))
+    if gradient == "hard":
         return round_to_grid(x / scale, scale, bit_width, signed)
     gradient_scale = 1 / math.sqrt((features or x.numel() // scale.numel()) * code_range(bit_width, signed)[1])
     result: Tensor = _Lsq.apply(x, scale, bit_width, signed, gradient_scale, gradient == "ste_soft")

@@ -11,11 +11,13 @@ from torch.autograd import Function
 from qra.quant.rounding import (
     GradientMode,
     at_least_float32,
+    blocks,
     check_bit_width,
     check_positive,
     like,
     pass_between,
     round_to_grid,
+    to_grid,
 )
 
 
@@ -24,20 +26,20 @@ class _Pact(Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, alpha: Tensor, levels: int, soft: bool) -> Tensor:
-        units = x.mul(levels / alpha)
+        units = torch.empty_like(x)
         ctx.save_for_backward(units)
         ctx.levels, ctx.soft, ctx.alpha_shape = levels, soft, alpha.shape
-        return units.clamp(0, levels).round_().mul_(alpha / levels)
+        return to_grid(x, alpha / levels, (0, levels), factor=levels / alpha, units=units)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
         (units,) = ctx.saved_tensors
-        alpha_grad = memory = None
-        if ctx.needs_input_grad[1]:
-            memory = pass_between(grad, units, ctx.levels, torch.inf)
-            alpha_grad = memory.sum_to_size(ctx.alpha_shape)
-        x_grad = pass_between(grad, units, 0, torch.inf if ctx.soft else ctx.levels, out=memory)
-        return x_grad, alpha_grad, None, None
+        x_grad, sums = torch.empty_like(units), []
+        for part, steps, out in blocks(units.new_empty(ctx.alpha_shape), grad, units, x_grad):
+            if ctx.needs_input_grad[1]:
+                sums.append(pass_between(part, steps, ctx.levels, torch.inf, out=out).sum_to_size(ctx.alpha_shape))
+            pass_between(part, steps, 0, torch.inf if ctx.soft else ctx.levels, out=out)
+        return x_grad, torch.stack(sums).sum(0) if sums else None, None, None
 
 
 def pact(x: Tensor, alpha: Tensor | float, bit_width: int, gradient: GradientMode = "ste") -> Tensor:
@@ -62,7 +64,9 @@ def pact(x: Tensor, alpha: Tensor | float, bit_width: int, gradient: GradientMod
     x = at_least_float32(x)
     alpha = like(alpha, x)
     levels = 2**bit_width - 1
-    if gradient == "hard" or not torch.is_grad_enabled():
+    if not torch.is_grad_enabled():
+        return to_grid(x, alpha / levels, (0, levels), factor=levels / alpha)
+    if gradient == "hard":
         return round_to_grid(x * (levels / alpha), alpha / levels, bit_width, signed=False)
     result: Tensor = _Pact.apply(x, alpha, levels, gradient == "ste_soft")
     return result

@@ -8,6 +8,7 @@ the two differ where a value lies on a tie. PACT alone is defined as that produc
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import torch
@@ -88,6 +89,44 @@ def code_range(bit_width: int, signed: bool) -> tuple[int, int]:
 def step(width: Tensor, steps: float) -> Tensor:
     """Divide a range into steps; an empty range gets the smallest normal step, so that 0 / step is 0 and not NaN."""
     return (width / steps).clamp_min(torch.finfo(width.dtype).tiny)
+
+
+_BLOCK = 2**17
+"""Values that a processor's cache holds several times over."""
+
+
+def blocks(scale: Tensor, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Cut tensors of one shape along the batch into blocks that stay in the cache while several passes go over them.
+
+    On a CPU, all passes but the first then cost little. Elsewhere, and in compiled code, which fuses them, all is one
+    block; so it is if ``scale`` has several values, which belong to channels.
+    """
+    rows = max(1, _BLOCK * len(tensors[0]) // max(1, tensors[0].numel()))
+    if tensors[0].device.type != "cpu" or scale.numel() > 1 or torch.compiler.is_compiling() or tensors[0].ndim == 0:
+        return iter([tensors])
+    return zip(*(torch.split(tensor, rows) for tensor in tensors), strict=True)
+
+
+def to_grid(
+    x: Tensor, scale: Tensor, codes: tuple[int, int], *, factor: Tensor | None = None, units: Tensor | None = None
+) -> Tensor:
+    """Quantize to multiples of ``scale``, without derivatives.
+
+    Args:
+        x: Any shape.
+        scale: Step of the grid, broadcastable over ``x``.
+        codes: Smallest and largest multiple.
+        factor: Multiply by this to get ``x`` in steps, instead of dividing by ``scale``.
+        units: Memory like ``x`` to keep ``x`` in steps in.
+    """
+    result = torch.empty_like(x)
+    for part, steps, out in blocks(scale, x, result if units is None else units, result):
+        if factor is None:
+            torch.div(part, scale, out=steps)
+        else:
+            torch.mul(part, factor, out=steps)
+        torch.clamp(steps, *codes, out=out).round_().mul_(scale)
+    return result
 
 
 def round_to_grid(units: Tensor, scale: Tensor, bit_width: int, signed: bool) -> Tensor:

@@ -22,6 +22,7 @@ from qra.quant.rounding import (
     pass_between,
     round_to_grid,
     step,
+    to_grid,
 )
 
 
@@ -30,11 +31,11 @@ class _Uniform(Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, scale: Tensor, bit_width: int, signed: bool, soft: bool) -> Tensor:
-        units = x.div(scale)
+        units = None if soft else torch.empty_like(x)
         ctx.limits = None if soft else _limits(bit_width, signed)
-        if not soft:
+        if units is not None:
             ctx.save_for_backward(units)
-        return units.clamp(*code_range(bit_width, signed)).round_().mul_(scale)
+        return to_grid(x, scale, code_range(bit_width, signed), units=units)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None]:
@@ -57,7 +58,9 @@ def _check_range(low: Tensor | float, high: Tensor | float) -> None:
 
 
 def _quantize(x: Tensor, scale: Tensor, bit_width: int, signed: bool, gradient: GradientMode) -> Tensor:
-    if gradient == "hard" or not torch.is_grad_enabled():
+    if not torch.is_grad_enabled():
+        return to_grid(x, scale, code_range(bit_width, signed))
+    if gradient == "hard":
         return round_to_grid(x / scale, scale, bit_width, signed)
     result: Tensor = _Uniform.apply(x, scale, bit_width, signed, gradient == "ste_soft")
     return result

@@ -43,6 +43,16 @@ def test_every_pipeline_quantizes_after_training_and_its_checkpoint_tests_the_sa
     assert json.loads(Path("again/result.json").read_text())["outcomes"] == first
 
 
+def test_quantizing_the_checkpoint_of_a_run_leaves_its_figures_alone(plain_run):
+    run = shutil.copytree(plain_run, "run")
+    output, code = qra("test", *pipeline("ptq-pwlq"), *TINY, "--ckpt_path", f"{run}/best.ckpt")
+    assert code == 0, output
+    assert not Path(run, "result.json").exists()
+    result = json.loads(Path("runs/ptq-pwlq/result.json").read_text())
+    assert result["scheme"]["init_args"]["weight_bit_width"] == 4
+    assert result["cost"]["size_in_bits"] < 8 * result["cost"]["parameters"]
+
+
 def test_a_run_directory_holds_what_the_readme_says(plain_run):
     names = {path.name for path in plain_run.iterdir()}
     assert {"config.yaml", "run.json", "last.ckpt", "best.ckpt", "tensorboard"} <= names
@@ -86,6 +96,8 @@ def test_test_writes_the_same_figures_everywhere(plain_run):
     assert outcomes["clean"]["n"] == 40
     assert outcomes["pgd2_8"]["n"] == 10
     assert result["checkpoint"]["sha256"] == checkpoint.sha256(f"{run}/best.ckpt")
+    assert result["scheme"] is None
+    assert result["cost"]["size_in_bits"] == 32 * result["cost"]["parameters"] > 0
     for name, (indices, correct) in read_correct(Path(run) / "correct.npz").items():
         assert correct.float().mean().item() == pytest.approx(outcomes[name]["accuracy"])
         assert len(indices.unique()) == len(indices)

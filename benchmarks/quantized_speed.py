@@ -1,0 +1,208 @@
+"""What quantization costs: training steps and attack steps of quantized ResNet20s, as times of the float network's.
+
+Brevitas takes part if it can be imported; README.md says how to install it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from common import Timing, alternate, parser, report, untrained
+from torch import Tensor, nn
+from torch.autograd import Function
+from torch.nn import functional as F
+
+from qra.attacks import PGD
+from qra.modules import VanillaTraining
+from qra.quant import LSQ, PACT, SAWB, DoReFa, LSQActivation, QuantScheme, Uniform, convert, freeze
+from qra.types import Batch
+
+FLOAT = "float"
+FLOOR = "floor: ReLU and one pass more"
+EAGER = "PACT and DoReFa, written plainly"
+Maker = Callable[[int], nn.Module]
+
+
+def main(argv: Sequence[str] | None = None) -> list[dict[str, Any]]:
+    options = parser(__doc__, batch_size=128)
+    options.add_argument("--bits", type=int, default=4, help="bits of weights and activations")
+    options.add_argument("--steps", type=int, default=3, help="training steps, or attack steps, of one measurement")
+    args = options.parse_args(argv)
+    torch.manual_seed(0)
+    x = torch.rand(args.batch_size, 3, 32, 32, device=args.device)
+    batch = Batch(x, torch.arange(len(x), device=args.device) % 10, torch.arange(len(x), device=args.device))
+    contestants = training(args.bits, batch, args.steps, args.compile) | attacks(args.bits, batch, args.steps)
+    timings = alternate(contestants, args.rounds, args.device)
+    rows = [
+        {"work": work, "network": name, "ms": 1000 * timing.median / args.steps}
+        | times_as_long(timing, timings[work, FLOAT])
+        for (work, name), timing in timings.items()
+    ]
+    note = "ratio: how many times as long as the float network's, in the same round"
+    report(f"steps of {args.batch_size} images, {args.bits} bits", rows, [note], args)
+    return rows
+
+
+def times_as_long(timing: Timing, base: Timing) -> dict[str, float]:
+    """Median, lowest and highest of the ratios of the seconds within each round."""
+    ratios = sorted(ours / theirs for ours, theirs in zip(timing.seconds, base.seconds, strict=True))
+    return {"ratio": ratios[len(ratios) // 2], "lowest": ratios[0], "highest": ratios[-1]}
+
+
+def schemes(bits: int) -> dict[str, QuantScheme]:
+    """The quantizers that are compared, all layers at the same bits."""
+    parts = {
+        "qra, PACT and DoReFa": (DoReFa(), PACT()),
+        "qra, PACT and SAWB": (SAWB(), PACT()),
+        "qra, PACT and uniform weights": (Uniform(), PACT()),
+        "qra, LSQ": (LSQ(), LSQActivation()),
+    }
+    return {name: QuantScheme(*quantizers, bits, bits, None) for name, quantizers in parts.items()}
+
+
+def training(bits: int, batch: Batch, count: int, compiled: bool) -> dict[tuple[str, str], Callable[[], object]]:
+    """Training steps of each network, optimizer included."""
+    networks: dict[str, tuple[nn.Module, QuantScheme | None]] = {FLOAT: (untrained(), None)}
+    networks[FLOOR] = (swapped(bits, lambda _: nn.Sequential(nn.ReLU(), OnePass())), None)
+    networks |= {name: (untrained(), scheme) for name, scheme in schemes(bits).items()}
+    networks[EAGER] = (swapped(bits, PlainPACT, PlainDoReFaConv, PlainDoReFaLinear), None)
+    if find_spec("brevitas"):
+        networks["brevitas"] = (brevitas_network(bits), None)
+    made = {("training step", name): steps(*parts, batch, count) for name, parts in networks.items()}
+    if compiled:
+        for name, scheme in {FLOAT: None, "qra, PACT and DoReFa": schemes(bits)["qra, PACT and DoReFa"]}.items():
+            made["training step", f"{name}, compiled"] = steps(untrained(), scheme, batch, count, compiled=True)
+    return made
+
+
+def steps(
+    network: nn.Module, scheme: QuantScheme | None, batch: Batch, count: int, compiled: bool = False
+) -> Callable[[], None]:
+    """A number of training steps in float32 and channels-last."""
+    module = VanillaTraining(network, scheme, compile=compiled)
+    module.log = lambda *_, **__: None  # there is no trainer to log to
+    module.to(batch.x.device).train().setup("fit")
+    optimizer = module.configure_optimizers()
+
+    def run() -> None:
+        for _ in range(count):
+            optimizer.zero_grad()
+            module.training_step(batch, 0).backward()
+            optimizer.step()
+
+    return run
+
+
+def attacks(bits: int, batch: Batch, count: int) -> dict[tuple[str, str], Callable[[], object]]:
+    """PGD steps on the attack-time copies of a float and of quantized networks, and on a quantized one itself."""
+    attack = PGD(steps=count)
+    networks: dict[str, nn.Module] = {FLOAT: freeze(untrained().to(batch.x.device).eval())}
+    for name, scheme in schemes(bits).items():
+        network = untrained().to(batch.x.device).eval()
+        convert(network, scheme)
+        networks[name] = freeze(network)
+        networks.setdefault(f"{name}, not frozen", network)
+
+    def run(network: nn.Module) -> Callable[[], Tensor]:
+        return lambda: attack(network, *batch[:2])
+
+    kept = [name for name in networks if name in (FLOAT, "qra, PACT and DoReFa, not frozen", *schemes(bits))]
+    return {("attack step", name): run(networks[name]) for name in kept}
+
+
+def swapped(bits: int, activation: Maker, conv: Any = None, linear: Any = None) -> nn.Module:
+    """A ResNet20 with other activations, convolutions and linear layers: each is made of the bits (and the layer)."""
+    network = untrained()
+    for name, module in list(network.named_modules()):
+        if isinstance(module, nn.ReLU):
+            network.set_submodule(name, activation(bits))
+        elif isinstance(module, nn.Conv2d) and conv is not None:
+            network.set_submodule(name, conv(bits, module))
+        elif isinstance(module, nn.Linear) and linear is not None:
+            network.set_submodule(name, linear(bits, module))
+    return network
+
+
+class _Scale(Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.mul(1.0)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return grad.mul(1.0)
+
+
+class OnePass(nn.Module):
+    """Reads and writes every value once forward and once backward: the least that an operation of its own can do."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = _Scale.apply(x)
+        return result
+
+
+class PlainPACT(nn.Module):
+    """PACT as its equations are written, rounding straight through by ``detach``."""
+
+    def __init__(self, bits: int) -> None:
+        super().__init__()
+        self.levels = 2**bits - 1
+        self.alpha = nn.Parameter(torch.tensor(10.0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        clipped = 0.5 * (x.abs() - (x - self.alpha).abs() + self.alpha)
+        scale = self.levels / self.alpha
+        return clipped + (torch.round(clipped * scale) / scale - clipped).detach()
+
+
+def plain_dorefa(weight: Tensor, bits: int) -> Tensor:
+    """DoReFa as its equations are written."""
+    levels = 2**bits - 1
+    squashed = torch.tanh(weight)
+    share = squashed / (2 * squashed.abs().max().detach()) + 0.5
+    rounded = share + (torch.round(levels * share) / levels - share).detach()
+    return 2 * rounded - 1
+
+
+class PlainDoReFaConv(nn.Module):
+    """A convolution of DoReFa weights."""
+
+    def __init__(self, bits: int, conv: nn.Conv2d) -> None:
+        super().__init__()
+        self.bits, self.conv = bits, conv
+
+    def forward(self, x: Tensor) -> Tensor:
+        conv = self.conv
+        return F.conv2d(x, plain_dorefa(conv.weight, self.bits), conv.bias, conv.stride, conv.padding)
+
+
+class PlainDoReFaLinear(nn.Module):
+    """A linear layer of DoReFa weights."""
+
+    def __init__(self, bits: int, linear: nn.Linear) -> None:
+        super().__init__()
+        self.bits, self.linear = bits, linear
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, plain_dorefa(self.linear.weight, self.bits), self.linear.bias)
+
+
+def brevitas_network(bits: int) -> nn.Module:
+    """A ResNet20 of Brevitas' layers with their default quantizers."""
+    from brevitas.nn import QuantConv2d, QuantLinear, QuantReLU
+
+    def conv(bits: int, old: nn.Conv2d) -> nn.Module:
+        shape = (old.in_channels, old.out_channels, old.kernel_size[0], old.stride[0], old.padding[0])
+        return QuantConv2d(*shape, bias=old.bias is not None, weight_bit_width=bits)
+
+    def linear(bits: int, old: nn.Linear) -> nn.Module:
+        return QuantLinear(old.in_features, old.out_features, bias=old.bias is not None, weight_bit_width=bits)
+
+    return swapped(bits, lambda bits: QuantReLU(bit_width=bits), conv, linear)
+
+
+if __name__ == "__main__":
+    main()
