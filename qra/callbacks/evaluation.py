@@ -12,13 +12,14 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 
+from qra import checkpoint
 from qra.attacks import PGD
 from qra.callbacks.progress import EvaluationProgress
 from qra.data import balanced_subset
 from qra.describe import describe
-from qra.evaluation.outcome import Outcome
-from qra.evaluation.robustness import robust
-from qra.quant.freeze import freeze
+from qra.evaluation.outcome import Outcome, worst_case
+from qra.evaluation.robustness import attacked, correct, to_bytes
+from qra.evaluation.threats import Threat, attack_networks, check_classes
 from qra.types import Batch, Pixels, parse_pixels
 
 CURVE = tuple(level / 255 for level in (0, 0.5, 1, 2, 4, 8, 16, 32))
@@ -86,24 +87,35 @@ class Evaluation(Callback):
 
 def _gather(trainer: Trainer, part: Outcome) -> Outcome:
     """Put the ranks' parts of an outcome together, ordered by index."""
-    indices, correct = part.indices.cpu(), part.correct.cpu()
+    mine = {"indices": part.indices.cpu(), "correct": part.correct.cpu()}
+    if part.correct_as_bytes is not None:
+        mine["correct_as_bytes"] = part.correct_as_bytes.cpu()
+    parts = [mine]
     if trainer.world_size > 1:
-        parts: list[Any] = [None] * trainer.world_size
-        torch.distributed.all_gather_object(parts, (indices, correct))
-        indices, correct = (torch.cat(pieces) for pieces in zip(*parts, strict=True))
-    order = indices.argsort()
-    if len(set(indices.tolist())) != len(indices):
+        parts = [{}] * trainer.world_size
+        torch.distributed.all_gather_object(parts, mine)
+    whole = {name: torch.cat([each[name] for each in parts]) for name in mine}
+    order = whole["indices"].argsort()
+    if len(set(whole["indices"].tolist())) != len(order):
         raise RuntimeError("an example was evaluated twice: the test loader must serve each index once")
-    return dataclasses.replace(part, indices=indices[order], correct=correct[order])
+    sorted_parts: dict[str, Any] = {name: value[order] for name, value in whole.items()}
+    return dataclasses.replace(part, **sorted_parts)
 
 
 class RobustnessEvaluation(Evaluation):
     """Clean accuracy on all test images, and the PGD curve: robust accuracy over ``eps`` with steps of ``eps / 4``.
 
+    The threats say what an attacker differentiates. ``ste``: the network, rounding counted as the identity inside the
+    clip range; ``ste_soft``: clipping counted as the identity too; ``hard``: the true gradient, zero through rounding,
+    which only serves to diagnose gradient masking; ``surrogate``: another network, the examples being transferred.
+    With several of them, an example counts as robust (``worst_8``) if it survives all.
+
     Args:
         eps: Budgets, in pixel units, L-inf. At 32/255 the accuracy should be about 0, or something hides the gradients.
         steps: Steps of PGD from a random start; an example counts as broken if any iterate is misclassified.
         restarts: Starts of PGD.
+        threats: What the attacker differentiates; each is an outcome of its own.
+        surrogate: Checkpoint of the network that the threat ``surrogate`` makes its examples on, such as the float one.
         n: Number of test images, class-balanced; all of them if there are fewer.
         seed: Chooses the subset.
         batch_size: Images attacked at a time on each rank.
@@ -114,11 +126,20 @@ class RobustnessEvaluation(Evaluation):
         eps: Sequence[Pixels] = CURVE,
         steps: int = 20,
         restarts: int = 1,
+        threats: Sequence[Threat] = ("ste",),
+        surrogate: str | None = None,
         n: int = 1000,
         seed: int = 0,
         batch_size: int = 250,
     ) -> None:
         super().__init__(n, seed, batch_size)
+        if not threats or len(set(threats)) != len(threats):
+            raise ValueError(f"threats are {list(threats)}: name at least one, and each once")
+        if ("surrogate" in threats) != (surrogate is not None):
+            raise ValueError("the threat surrogate and a checkpoint as surrogate go together: give both or neither")
+        self.threats = tuple(threats)
+        self.surrogate = surrogate
+        self._surrogate = None if surrogate is None else checkpoint.load(surrogate)
         self._clean: list[tuple[Tensor, Tensor]] = []
         budgets = sorted({parse_pixels(budget) for budget in eps})
         self.attacks = [
@@ -138,14 +159,59 @@ class RobustnessEvaluation(Evaluation):
     def evaluate(self, network: nn.Module, batches: Sequence[Batch], progress: EvaluationProgress) -> Iterator[Outcome]:
         indices, right = (torch.cat(parts) for parts in zip(*self._clean, strict=True))
         yield Outcome("clean", "clean", {}, indices, right)
-        frozen = freeze(network)
-        indices = torch.cat([batch.indices for batch in batches])
+        if self._surrogate is not None:
+            check_classes(network, self._surrogate.to(batches[0].x.device), batches[0].x[:1])
+        targets = attack_networks(network, self.threats, self._surrogate)
         for attack in self.attacks:
-            levels = f"{round(attack.eps * 255, 4):g}"
-            title = f"PGD-{attack.steps}"
-            progress.start(f"{title}, eps {levels}/255", len(batches))
-            parts = []
-            for batch in batches:
-                parts.append(robust(network, attack, *batch, attack_network=frozen))
-                progress.advance(parts[-1])
-            yield Outcome(f"pgd{attack.steps}_{levels}", title, describe(attack), indices, torch.cat(parts), attack.eps)
+            found: dict[nn.Module, Outcome] = {}  # gradient modes share a target where nothing is rounded
+            members = []
+            for threat, target in targets.items():
+                if target not in found:
+                    found[target] = self._outcome(attack, threat, network, target, batches, progress)
+                members.append(dataclasses.replace(found[target], **self._names(attack, threat)))
+                yield members[-1]
+            if len(members) > 1:
+                yield worst_case(f"worst_{_levels(attack)}", members)
+
+    def _outcome(
+        self,
+        attack: PGD,
+        threat: Threat,
+        network: nn.Module,
+        target: nn.Module,
+        batches: Sequence[Batch],
+        progress: EvaluationProgress,
+    ) -> Outcome:
+        names = self._names(attack, threat)
+        progress.start(f"{names['title']}, eps {_levels(attack)}/255", len(batches))
+        rights, as_bytes = [], []
+        for batch in batches:
+            right, x_adv = attacked(network, self._as_made(attack, threat), *batch, attack_network=target)
+            rights.append(right)
+            as_bytes.append(correct(network, to_bytes(x_adv, batch.x, attack.eps), batch.y))
+            progress.advance(right)
+        indices = torch.cat([batch.indices for batch in batches])
+        return Outcome(
+            **names, indices=indices, correct=torch.cat(rights), eps=attack.eps, correct_as_bytes=torch.cat(as_bytes)
+        )
+
+    @staticmethod
+    def _as_made(attack: PGD, threat: Threat) -> PGD:
+        """The attack as it is run: what just breaks a surrogate would hardly be transferred, so it goes on there."""
+        return dataclasses.replace(attack, early_stop=False) if threat == "surrogate" else attack
+
+    def _names(self, attack: PGD, threat: Threat) -> dict[str, Any]:
+        suffix = "" if threat == "ste" else f"_{threat}"
+        settings = {**describe(self._as_made(attack, threat)), "threat": threat}
+        if threat == "surrogate":
+            assert self.surrogate is not None
+            settings["surrogate"] = {"path": self.surrogate, "sha256": checkpoint.sha256(self.surrogate)}
+        return {
+            "name": f"pgd{attack.steps}_{_levels(attack)}{suffix}",
+            "title": f"PGD-{attack.steps}{suffix.replace('_', ' ', 1)}",
+            "settings": settings,
+        }
+
+
+def _levels(attack: PGD) -> str:
+    return f"{round(attack.eps * 255, 4):g}"

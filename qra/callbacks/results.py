@@ -63,13 +63,15 @@ class ResultWriter(Callback):
 
 def table(outcomes: Mapping[str, Outcome]) -> Table:
     """A table of outcomes for the terminal."""
-    result = Table("attack", "eps", "accuracy", "95% interval", "n")
-    for name in ("eps", "accuracy", "95% interval", "n"):
+    result = Table("attack", "eps", "accuracy", "95% interval", "as bytes", "n")
+    for name in ("eps", "accuracy", "95% interval", "as bytes", "n"):
         result.columns[[column.header for column in result.columns].index(name)].justify = "right"
     for outcome in outcomes.values():
         low, high = outcome.interval
         eps = format_pixels(outcome.eps) if outcome.settings else ""
-        result.add_row(outcome.title, eps, f"{outcome.accuracy:.2%}", f"{low:.1%} - {high:.1%}", str(outcome.n))
+        as_bytes = "" if outcome.accuracy_as_bytes is None else f"{outcome.accuracy_as_bytes:.2%}"
+        interval = f"{low:.1%} - {high:.1%}"
+        result.add_row(outcome.title, eps, f"{outcome.accuracy:.2%}", interval, as_bytes, str(outcome.n))
     return result
 
 

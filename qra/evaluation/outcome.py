@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,8 @@ class Outcome:
         indices: Positions in the test set, ascending, int64, (n,).
         correct: Right or not, bool, (n,).
         eps: Budget of the attack, in pixel units.
+        correct_as_bytes: Right or not once the adversarial images are rounded to bytes, bool, (n,); None where no
+            images were kept.
     """
 
     name: str
@@ -38,6 +40,7 @@ class Outcome:
     indices: Tensor = field(repr=False)
     correct: Tensor = field(repr=False)
     eps: float = 0.0
+    correct_as_bytes: Tensor | None = field(default=None, repr=False)
 
     @property
     def n(self) -> int:
@@ -48,6 +51,11 @@ class Outcome:
     def accuracy(self) -> float:
         """Fraction of examples that are right, in [0, 1]."""
         return int(self.correct.sum()) / self.n
+
+    @property
+    def accuracy_as_bytes(self) -> float | None:
+        """Fraction of examples that are right as 8-bit images; None if that is not known."""
+        return None if self.correct_as_bytes is None else int(self.correct_as_bytes.sum()) / self.n
 
     @property
     def interval(self) -> tuple[float, float]:
@@ -61,8 +69,21 @@ class Outcome:
             "interval95": list(self.interval),
             "n": self.n,
             "eps": self.eps,
+            **({} if self.correct_as_bytes is None else {"accuracy_as_bytes": self.accuracy_as_bytes}),
             **({"attack": dict(self.settings)} if self.settings else {}),
         }
+
+
+def worst_case(name: str, members: Sequence[Outcome]) -> Outcome:
+    """Right where all of several outcomes are.
+
+    Args:
+        name: Key of the result.
+        members: Outcomes of the same examples in the same order, under different attacks of one budget.
+    """
+    right = torch.stack([member.correct for member in members]).all(0)
+    settings = {"members": [member.name for member in members]}
+    return Outcome(name, "worst of these", settings, members[0].indices, right, members[0].eps)
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
@@ -75,12 +96,15 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 def write_correct(path: Path, outcomes: Mapping[str, Outcome]) -> None:
     """Write the per-example outcomes, whole or not at all.
 
-    For each outcome NAME the file holds ``NAME.indices`` (int64) and ``NAME.correct`` (bool).
+    For each outcome NAME the file holds ``NAME.indices`` (int64), ``NAME.correct`` (bool) and, where it is known,
+    ``NAME.correct_as_bytes`` (bool).
     """
     arrays = {}
     for name, outcome in outcomes.items():
         arrays[f"{name}.indices"] = outcome.indices.numpy()
         arrays[f"{name}.correct"] = outcome.correct.numpy()
+        if outcome.correct_as_bytes is not None:
+            arrays[f"{name}.correct_as_bytes"] = outcome.correct_as_bytes.numpy()
     temporary = path.with_name(f".{path.name}.{os.getpid()}.npz")
     np.savez_compressed(temporary, allow_pickle=False, **arrays)
     os.replace(temporary, path)

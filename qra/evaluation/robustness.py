@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -25,10 +27,22 @@ def robust(
     *,
     attack_network: nn.Module | None = None,
 ) -> Tensor:
-    """Whether each example stays right under an attack.
+    """Whether each example stays right under an attack: the first result of :func:`attacked`, bool (N,)."""
+    return attacked(network, attack, x, y, indices, attack_network=attack_network)[0]
 
-    Only examples that are right to begin with are attacked, and what the attack finds counts only if ``network``
-    itself gets it wrong.
+
+def attacked(
+    network: nn.Module,
+    attack: Attack,
+    x: Tensor,
+    y: Tensor,
+    indices: Tensor,
+    *,
+    attack_network: nn.Module | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Attack the examples that are right to begin with.
+
+    What the attack finds counts only if ``network`` itself gets it wrong.
 
     Args:
         network: In eval mode.
@@ -36,15 +50,35 @@ def robust(
         x: Images in [0, 1], (N, C, H, W).
         y: Labels, (N,).
         indices: Positions in the data set, (N,); they choose the start noise.
-        attack_network: The same function, made for gradients (see ``qra.quant.freeze``); ``network`` if not given.
+        attack_network: What the attack sees: the same function, made for gradients (see ``qra.quant.freeze``), or
+            another network, whose adversarial examples are tried on ``network``. ``network`` if not given.
 
     Returns:
-        bool, (N,).
+        Whether each example stays right, bool (N,), and the images that the attack ended with, (N, C, H, W): clean ones
+        for the examples that are wrong anyway.
     """
     right = correct(network, x, y)
+    x_adv = x.clone()
     left = right.nonzero().squeeze(1)
     if len(left):
         with torch.autocast(x.device.type, enabled=False):
-            x_adv = attack(attack_network or network, x[left], y[left], index=indices[left])
-        right[left] = correct(network, x_adv, y[left])
-    return right
+            x_adv[left] = attack(attack_network or network, x[left], y[left], index=indices[left])
+        right[left] = correct(network, x_adv[left], y[left])
+    return right, x_adv
+
+
+def to_bytes(x_adv: Tensor, x: Tensor, eps: float) -> Tensor:
+    """Round adversarial images to what a device receives: the nearest bytes that lie in the L-inf ball.
+
+    Args:
+        x_adv: Images in [0, 1], (N, C, H, W).
+        x: The clean images, which are bytes divided by 255.
+        eps: Radius of the ball, in pixel units; 8/255 is 8 levels, and less than one level leaves the clean images.
+
+    Returns:
+        Pixels that are multiples of 1/255, no further than ``eps`` from ``x``.
+    """
+    levels = torch.full((), 255.0, device=x.device, dtype=x.dtype)
+    radius = math.floor(eps * 255 + 1e-6)
+    clean = (x * levels).round_()
+    return (x_adv * levels).round_().clamp_(clean - radius, clean + radius) / levels

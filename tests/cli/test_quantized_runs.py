@@ -109,6 +109,32 @@ def test_a_training_run_ends_with_calibration():
     assert code == 0, output
 
 
+THREATS = ["--evaluation.threats", "[ste, ste_soft, hard, surrogate]", "--evaluation.eps", "[8/255]"]
+
+
+def test_each_threat_is_an_outcome_and_the_worst_of_them_another(quantized_run, float_checkpoint):
+    threats = [*THREATS, "--evaluation.surrogate", float_checkpoint]
+    output, code = qra("test", "--ckpt_path", quantized_run / "best.ckpt", "--run", "here", *threats)
+    assert code == 0, output
+    found = outcomes("here")
+    members = ["pgd2_8", "pgd2_8_ste_soft", "pgd2_8_hard", "pgd2_8_surrogate"]
+    assert list(found) == ["clean", *members, "worst_8"]
+    assert found["worst_8"]["attack"] == {"members": members}
+    assert found["worst_8"]["accuracy"] <= min(found[name]["accuracy"] for name in members)
+    assert found["pgd2_8_surrogate"]["attack"]["surrogate"]["path"] == str(float_checkpoint)
+    assert found["pgd2_8"]["accuracy_as_bytes"] >= found["pgd2_8"]["accuracy"]
+
+
+def test_gradient_modes_of_a_float_network_agree(float_checkpoint):
+    threats = ["--evaluation.threats", "[hard, ste]", "--evaluation.eps", "[8/255]"]
+    output, code = qra(
+        "test", *pipeline("float-plain"), *TEST, "--ckpt_path", float_checkpoint, "--run", "here", *threats
+    )
+    assert code == 0, output
+    found = outcomes("here")
+    assert found["pgd2_8_hard"]["accuracy"] == found["pgd2_8"]["accuracy"] == found["worst_8"]["accuracy"]
+
+
 def refused(*arguments):
     output, code = qra(*arguments)
     (line,) = [line for line in output.splitlines() if line.startswith("qra: error: ")]
@@ -132,6 +158,12 @@ def test_a_checkpoint_of_other_bits_is_refused(quantized_run):
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
+        (["--evaluation.threats", "[]"], "name at least one"),
+        (["--evaluation.threats", "[ste, ste]"], "each once"),
+        (["--evaluation.threats", "[soft]"], "threats"),
+        (["--evaluation.threats", "[surrogate]"], "go together"),
+        (["--evaluation.surrogate", "none.ckpt"], "go together"),
+        ([*THREATS, "--evaluation.surrogate", "none.ckpt"], "none.ckpt: there is no such checkpoint"),
         ([f"{SCHEME}.weight_bit_width", 0], "weight_bit_width: bit width 0"),
         ([f"{SCHEME}.act_bit_width", 1], "act_bit_width: bit width 1"),
         ([f"{SCHEME}.weight_bit_width", 33], "weight_bit_width: bit width 33"),

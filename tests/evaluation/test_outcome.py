@@ -1,10 +1,11 @@
+import dataclasses
 import json
 
 import numpy as np
 import pytest
 import torch
 
-from qra.evaluation.outcome import Outcome, read_correct, write_correct, write_json
+from qra.evaluation.outcome import Outcome, read_correct, worst_case, write_correct, write_json
 
 
 def outcome(correct, name="pgd20_8", eps=8 / 255):
@@ -43,3 +44,20 @@ def test_a_json_that_cannot_be_written_leaves_the_old_one(tmp_path):
     with pytest.raises(TypeError):
         write_json(target, {"accuracy": object()})
     assert json.loads(target.read_text()) == {"accuracy": 0.5}
+
+
+def test_the_worst_case_is_right_where_all_members_are():
+    members = [outcome([True, True, False, True], "a"), outcome([True, False, True, True], "b")]
+    worst = worst_case("worst_8", members)
+    assert worst.correct.tolist() == [True, False, False, True]
+    assert worst.settings == {"members": ["a", "b"]}
+    assert worst.eps == 8 / 255
+
+
+def test_eight_bit_images_are_stored_where_they_are_known(tmp_path):
+    known = dataclasses.replace(outcome([True, False]), correct_as_bytes=torch.tensor([True, True]))
+    assert known.summary()["accuracy_as_bytes"] == 1.0
+    assert "accuracy_as_bytes" not in outcome([True]).summary()
+    write_correct(tmp_path / "correct.npz", {"a": known})
+    with np.load(tmp_path / "correct.npz", allow_pickle=False) as arrays:
+        assert arrays["a.correct_as_bytes"].tolist() == [True, True]

@@ -2,7 +2,7 @@ import torch
 from torch import nn
 
 from qra.attacks import PGD
-from qra.evaluation.robustness import correct, robust
+from qra.evaluation.robustness import attacked, correct, robust, to_bytes
 
 
 class Sloped(nn.Module):
@@ -58,3 +58,27 @@ def test_examples_that_are_wrong_anyway_are_not_attacked():
 
     robust(Sloped(), Spy(), X, Y, torch.tensor([10, 11, 12, 13]))
     assert seen == [10, 11, 12]
+
+
+def test_bytes_are_the_nearest_ones_inside_the_ball():
+    x = torch.arange(256).view(1, 1, 16, 16) / 255
+    noise = 2 * torch.rand(1, 1, 16, 16, generator=torch.Generator().manual_seed(0)) - 1
+    for levels in (0.5, 1, 2, 8, 8.5):
+        x_adv = (x + noise * levels / 255).clamp(0, 1)
+        rounded = to_bytes(x_adv, x, levels / 255)
+        codes = rounded * 255
+        assert torch.equal(codes.round() / 255, rounded)
+        assert (codes - x * 255).abs().max() <= int(levels) + 1e-3
+        assert (rounded - x_adv).abs().max() <= (0.5 if levels >= 1 else 1) / 255 + 1e-6
+
+
+def test_an_attack_at_the_edge_of_the_ball_loses_nothing_as_bytes():
+    x = torch.arange(20, 36).view(1, 1, 4, 4) / 255
+    assert torch.equal(to_bytes(x + 8 / 255, x, 8 / 255), torch.arange(28, 44).view(1, 1, 4, 4) / 255)
+
+
+def test_the_images_of_an_attack_are_scored_by_the_network_itself():
+    attack = PGD(eps=0.07, step_size=0.02, steps=10, early_stop=True)
+    right, x_adv = attacked(Sloped(), attack, X, Y, torch.arange(4))
+    assert torch.equal(right, correct(Sloped(), x_adv, Y))
+    assert torch.equal(x_adv[3], X[3])
