@@ -79,13 +79,13 @@ class Evaluation(Callback):
         network: nn.Module = pl_module.network  # type: ignore[assignment]
         with EvaluationProgress(trainer.is_global_zero and trainer.progress_bar_callback is not None) as progress:
             for part in self.evaluate(network, batches, progress):
-                outcome = _gather(trainer, part)
+                outcome = gather(trainer, part)
                 self.outcomes[outcome.name] = outcome
                 pl_module.log(f"test/{outcome.name}_acc", outcome.accuracy, rank_zero_only=True)
         self._kept = []
 
 
-def _gather(trainer: Trainer, part: Outcome) -> Outcome:
+def gather(trainer: Trainer, part: Outcome) -> Outcome:
     """Put the ranks' parts of an outcome together, ordered by index."""
     mine = {"indices": part.indices.cpu(), "correct": part.correct.cpu()}
     if part.correct_as_bytes is not None:

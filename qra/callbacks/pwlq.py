@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from torch import Tensor, nn
 
 from qra import checkpoint
 from qra.attacks import Attack
+from qra.callbacks.evaluation import gather
 from qra.describe import describe
+from qra.evaluation.outcome import Outcome
+from qra.evaluation.robustness import correct
 from qra.modules import ImageClassifier
-from qra.quant import PWLQ, CalibratedUniform, QuantScheme
+from qra.quant import PWLQ, CalibratedUniform, QuantScheme, Uniform, quantize_after_training
+from qra.types import Batch
 
 _DEFAULT = QuantScheme(PWLQ(), CalibratedUniform(), weight_bit_width=4, act_bit_width=8, first_last_bit_width=None)
 
@@ -24,6 +31,9 @@ class PWLQCalibration(Callback):
     BatchNorm is folded into the convolutions, activation ranges are calibrated on the data module's calibration images
     and weights are quantized: at the end of ``fit``, from the best checkpoint, and at the start of ``test``. The
     network is written to ``calibrated.ckpt`` in the run directory, which is then tested as it is.
+
+    Piecewise linear weights of b bits have the resolution, and the memory, of b + 1 bits: where it quantizes at the
+    start of ``test``, the clean accuracy of uniform weights of b + 1 bits is measured beside them.
 
     Args:
         scheme: Quantizers and bit widths. With ``Uniform`` weights this is ordinary quantization after training.
@@ -48,6 +58,9 @@ class PWLQCalibration(Callback):
         self.bias_correction = bias_correction
         self.batch_size = batch_size
         self.attack = attack
+        self.outcomes: dict[str, Outcome] = {}
+        self._reference: nn.Module | None = None
+        self._right: list[tuple[Tensor, Tensor]] = []
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         assert isinstance(pl_module, ImageClassifier)
@@ -65,8 +78,11 @@ class PWLQCalibration(Callback):
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, ImageClassifier)
+        self.outcomes, self._right = {}, []
         if pl_module.scheme is None:
-            self._calibrate(trainer, pl_module)
+            self._reference = copy.deepcopy(pl_module.network)
+            images = self._calibrate(trainer, pl_module)
+            self._reference = self._uniform(self._reference, images)
             return
         differences = "; ".join(checkpoint.differences(pl_module.calibration, self._record(trainer)))
         if differences:
@@ -75,7 +91,31 @@ class PWLQCalibration(Callback):
                 "float checkpoint, or test this one with its own settings"
             )
 
-    def _calibrate(self, trainer: Trainer, pl_module: ImageClassifier) -> None:
+    def on_test_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, *_: Any, **__: Any
+    ) -> None:
+        if self._reference is not None:
+            self._right.append((batch.indices, correct(self._reference, batch.x, batch.y)))
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._reference is not None:
+            indices, right = (torch.cat(parts) for parts in zip(*self._right, strict=True))
+            bits = self.scheme.weight_bit_width + 1
+            outcome = Outcome(f"clean_uniform{bits}", f"clean, uniform {bits}-bit weights", {}, indices, right)
+            self.outcomes[outcome.name] = gather(trainer, outcome)
+            self._reference = None
+
+    def _uniform(self, network: nn.Module, images: list[Tensor]) -> nn.Module | None:
+        """The float network with uniform weights of one bit more, where there are piecewise linear ones."""
+        weight, bits = self.scheme.weight, self.scheme.weight_bit_width + 1
+        if not isinstance(weight, PWLQ) or bits > 8:
+            return None
+        scheme = dataclasses.replace(self.scheme, weight=Uniform(weight.per_channel), weight_bit_width=bits)
+        with torch.inference_mode(False):
+            quantize_after_training(network, scheme, images, self.bias_correction)
+        return network.eval()
+
+    def _calibrate(self, trainer: Trainer, pl_module: ImageClassifier) -> list[Tensor]:
         with torch.inference_mode(False):
             batches = pl_module.calibration_batches()
             if self.attack is not None:
@@ -84,6 +124,7 @@ class PWLQCalibration(Callback):
             images = [part for batch in batches for part in torch.split(batch.x, self.batch_size)]
             pl_module.quantize_after_training(self.scheme, images, self.bias_correction, self._record(trainer))
         trainer.save_checkpoint(Path(trainer.default_root_dir) / "calibrated.ckpt", weights_only=True)
+        return images
 
     def _record(self, trainer: Trainer) -> dict[str, Any]:
         """What the calibration depends on, as a checkpoint keeps it."""

@@ -15,6 +15,7 @@ from rich.table import Table
 
 from qra import checkpoint, environment
 from qra.callbacks.evaluation import Evaluation
+from qra.callbacks.pwlq import PWLQCalibration
 from qra.describe import describe
 from qra.evaluation.figures import robustness_curve
 from qra.evaluation.outcome import SCHEMA, Outcome, write_correct, write_json
@@ -39,8 +40,9 @@ class ResultWriter(Callback):
         self._started = time.monotonic()
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        evaluations = [c for c in trainer.callbacks if isinstance(c, Evaluation)]  # type: ignore[attr-defined]
-        outcomes = {name: outcome for evaluation in evaluations for name, outcome in evaluation.outcomes.items()}
+        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        measured = [c.outcomes for kind in (Evaluation, PWLQCalibration) for c in callbacks if isinstance(c, kind)]
+        outcomes = {name: outcome for found in measured for name, outcome in found.items()}
         if not trainer.is_global_zero or not outcomes:
             return
         directory = _directory(trainer)

@@ -58,6 +58,20 @@ def test_a_test_run_quantizes_on_the_calibration_images(tmp_path, weight):
     assert torch.equal(network(x), expected(x))
 
 
+def test_uniform_weights_of_one_bit_more_are_measured_beside_piecewise_linear_ones(tmp_path):
+    tested, callback = module(), PWLQCalibration(SCHEME)
+    expected = copy.deepcopy(tested.network).eval()
+    uniform = QuantScheme(Uniform(), CalibratedUniform(), 4, 5, None)
+    quantize_after_training(expected, uniform, calibration_images().split(4))
+    network_after_test(tested, tmp_path, callback)
+    images = data().load().test
+    outcome = callback.outcomes["clean_uniform4"]
+    assert torch.equal(outcome.correct, expected(images.images.float() / 255).argmax(1) == images.labels)
+    widest = PWLQCalibration(QuantScheme(PWLQ(), CalibratedUniform(), 8, 8, None))
+    network_after_test(module(), tmp_path, widest)
+    assert not widest.outcomes
+
+
 def test_the_settings_reach_the_calibration(tmp_path):
     tested = module()
     expected = copy.deepcopy(tested.network).eval()

@@ -98,7 +98,9 @@ def test_a_float_checkpoint_is_quantized_and_tests_again_to_the_same_figures(flo
     assert code == 0, output
     output, code = qra("test", *pipeline(name), *TEST, *bits, "--ckpt_path", "first/calibrated.ckpt", "--run", "second")
     assert code == 0, output
-    assert outcomes("first") == outcomes("second")
+    beside = {"clean_uniform4"} if name == "ptq-pwlq" else set()  # needs the float network
+    assert outcomes("first").keys() - outcomes("second").keys() == beside
+    assert outcomes("second").items() <= outcomes("first").items()
     assert package.load("first/calibrated.ckpt").conv1.weight_quantizer.bit_width == 3
 
 

@@ -38,6 +38,7 @@ def test_every_pipeline_quantizes_after_training_and_its_checkpoint_tests_the_sa
     output, code = qra("test", *pipeline(name), *TINY, *bits, "--ckpt_path", plain_run / "best.ckpt", "--run", "ptq")
     assert code == 0, output
     first = json.loads(Path("ptq/result.json").read_text())["outcomes"]
+    first.pop("clean_uniform4", None)  # needs the float network
     output, code = qra("test", *pipeline("float-plain"), *TINY, "--ckpt_path", "ptq/calibrated.ckpt", "--run", "again")
     assert code == 0, output
     assert json.loads(Path("again/result.json").read_text())["outcomes"] == first
