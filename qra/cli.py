@@ -30,6 +30,7 @@ from qra.callbacks import (
     QuantizationSummary,
     ResultWriter,
     RobustnessEvaluation,
+    TeacherDistillation,
     TrainingDiagnostics,
 )
 from qra.callbacks.progress import progress_display
@@ -134,6 +135,9 @@ class QraCLI(LightningCLI):
         if _is_first_process():  # Lightning would write into the run directory before it finds what is wrong here
             self.datamodule.prepare_data()
             self.datamodule.setup()
+            for callback in self.trainer.callbacks:
+                if isinstance(callback, TeacherDistillation) and self.subcommand == "fit":
+                    callback.prepare(self.model, self.datamodule)
             self.model.setup(self.subcommand)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:

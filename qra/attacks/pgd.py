@@ -91,7 +91,7 @@ class PGD(Attack):
     def gradient(self, model: nn.Module, x_adv: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """Gradient of the objective at ``x_adv``, and the logits there; the gradient's memory may be shared."""
         x_adv = x_adv.detach().requires_grad_()
-        logits = _at_least_float32(model(x_adv))
+        logits = losses.at_least_float32(model(x_adv))
         # the sum, not the mean: an example's gradient must not shrink with the batch around it
         (gradient,) = torch.autograd.grad(self.objective(logits, y).sum(), x_adv)
         return gradient, logits.detach()
@@ -136,7 +136,7 @@ class PGD(Attack):
 
     def _judge(self, model: nn.Module, x_adv: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         with torch.no_grad():
-            logits = _at_least_float32(model(x_adv))
+            logits = losses.at_least_float32(model(x_adv))
             return self.is_fooled(logits, y), self.objective(logits, y)
 
     def _until_fooled(self, model: nn.Module, x: Tensor, y: Tensor, index: Tensor, epoch: int) -> Tensor:
@@ -168,10 +168,6 @@ def _length(name: str, value: float, norm: Norm) -> float:
     if norm == "linf" and value > 1:
         raise ValueError(f"{name} is {value:g}, but pixels are in [0, 1]: did you mean {value:g}/255?")
     return value
-
-
-def _at_least_float32(logits: Tensor) -> Tensor:
-    return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
 def _l2_norm(v: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 from qra.callbacks.adversarial_examples import AdversarialExamples
 from qra.callbacks.catastrophic import CatastrophicOverfittingGuard
 from qra.callbacks.diagnostics import TrainingDiagnostics
+from qra.callbacks.distillation import TeacherDistillation
 from qra.callbacks.evaluation import Evaluation, RobustnessEvaluation
 from qra.callbacks.pwlq import PWLQCalibration
 from qra.callbacks.quantization import QuantizationMonitor, QuantizationSummary
@@ -15,5 +16,6 @@ __all__ = [
     "QuantizationSummary",
     "ResultWriter",
     "RobustnessEvaluation",
+    "TeacherDistillation",
     "TrainingDiagnostics",
 ]

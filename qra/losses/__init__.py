@@ -1,5 +1,25 @@
-"""Losses as pure functions of logits."""
+"""Losses as pure functions of logits and features."""
 
-from qra.losses.attack import cross_entropy, cw_margin, dlr, kl, targeted_dlr
+from qra.losses.adversarial import mart, trades
+from qra.losses.attack import at_least_float32, cross_entropy, cw_margin, dlr, kl, targeted_dlr
+from qra.losses.transfer import Reduction, adaad, ard, check_distillation, check_share, iad, lwf, rrm, rslad
 
-__all__ = ["cross_entropy", "cw_margin", "dlr", "kl", "targeted_dlr"]
+__all__ = [
+    "Reduction",
+    "adaad",
+    "ard",
+    "at_least_float32",
+    "check_distillation",
+    "check_share",
+    "cross_entropy",
+    "cw_margin",
+    "dlr",
+    "iad",
+    "kl",
+    "lwf",
+    "mart",
+    "rrm",
+    "rslad",
+    "targeted_dlr",
+    "trades",
+]

@@ -13,6 +13,11 @@ from torch import Tensor
 _TINY = 1e-12
 
 
+def at_least_float32(logits: Tensor) -> Tensor:
+    """Take half precision to float32, and leave float32 and float64 as they are."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+
 def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
     """Cross-entropy with the labels ``y`` (N,), in nats."""
     return F.cross_entropy(logits, y, reduction="none")

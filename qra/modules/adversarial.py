@@ -24,9 +24,22 @@ class AdversarialTraining(ImageClassifier):
 
     def __init__(self, network: nn.Module, attack: Attack = PGD(), **settings: Any) -> None:
         super().__init__(network, **settings)
+        check_attack(attack, on_logits=False)
         self.attack = attack
 
     def training_loss(self, batch: Batch) -> Tensor:
         logits = self(self.maximize(self.attack, batch))
         self.log_accuracy("robust_acc", logits, batch.y)
         return F.cross_entropy(logits, batch.y)
+
+
+def check_attack(attack: Attack, on_logits: bool) -> None:
+    """Refuse an attack whose loss compares with logits where labels are given, or the other way round.
+
+    Raises:
+        ValueError: If it does.
+    """
+    loss = getattr(attack, "loss", None)
+    if loss is not None and (loss == "kl") != on_logits:
+        wanted = "moves away from logits: set its loss to kl" if on_logits else "is on labels: its loss cannot be kl"
+        raise ValueError(f"the attack has the loss {loss}, but the inner maximization of this method {wanted}")

@@ -148,16 +148,20 @@ class ImageClassifier(LightningModule):
                 self._frozen[0].network.compile()
         return self._frozen[0].refresh() if refresh else self._frozen[0]
 
-    def maximize(self, attack: Attack, batch: Batch, target: Tensor | None = None) -> Tensor:
+    def maximize(
+        self, attack: Attack, batch: Batch, target: Tensor | None = None, network: nn.Module | None = None
+    ) -> Tensor:
         """Adversarial examples of a training batch, from the network as it stands.
 
         Args:
             attack: Run in eval mode on the attack-time copy, so that no statistic, mode or gradient here changes.
             batch: The images and their data set indices, which fix the start noise.
             target: What the attack's loss compares logits with; the labels if not given.
+            network: What is attacked, if not the attack-time copy with its present weights.
         """
         y = batch.y if target is None else target
-        return attack(self.attack_network(), batch.x, y, index=batch.indices, epoch=self.current_epoch)
+        attacked = self.attack_network() if network is None else network
+        return attack(attacked, batch.x, y, index=batch.indices, epoch=self.current_epoch)
 
     def quantize_after_training(
         self, scheme: QuantScheme, images: list[Tensor], bias_corrected: bool, record: dict[str, Any]

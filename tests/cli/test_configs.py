@@ -11,6 +11,7 @@ PLACES = {
     "optim": ("float-plain", None),
     "quant": ("qat-plain", "--model.init_args.scheme"),
     "trainer": ("float-plain", "--config"),
+    "transfer": ("float-transfer", "--model.init_args.transfer"),
 }
 FRAGMENTS = sorted(path for folder in PLACES for path in (CONFIGS / folder).glob("*.yaml"))
 

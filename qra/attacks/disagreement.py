@@ -1,0 +1,46 @@
+"""An attack on how well two networks agree, with gradients through both."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from qra import losses
+from qra.attacks.pgd import PGD
+
+
+class SideBySide(nn.Module):
+    """Two networks on the same images: the student's logits and then the teacher's, (N, 2 C)."""
+
+    def __init__(self, student: nn.Module, teacher: nn.Module) -> None:
+        super().__init__()
+        self.student = student
+        self.teacher = teacher
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([self.student(x), self.teacher(x)], dim=1)
+
+
+@dataclass(frozen=True)
+class DisagreementPGD(PGD):
+    """PGD that drives a student away from its teacher: increases KL(teacher || student) with both at the same image.
+
+    The model of the call is :class:`SideBySide`; the labels ``y`` (N,) only say when an example is fooled.
+
+    Args:
+        settings: Those of :class:`PGD`; ``loss`` and ``targeted`` must be left alone.
+    """
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.loss != "cross_entropy" or self.targeted:
+            raise ValueError("DisagreementPGD has a loss of its own: leave loss and targeted out")
+
+    def objective(self, logits: Tensor, y: Tensor) -> Tensor:
+        student, teacher = logits.chunk(2, dim=1)
+        return losses.kl(student, teacher)
+
+    def is_fooled(self, logits: Tensor, y: Tensor) -> Tensor:
+        return super().is_fooled(logits.chunk(2, dim=1)[0], y)

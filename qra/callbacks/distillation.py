@@ -1,0 +1,151 @@
+from __future__ import annotations
+
+from typing import Any, Literal, get_args
+
+import torch
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+
+from torch import nn
+
+from qra import checkpoint
+from qra.attacks import PGD, Attack
+from qra.data import TensorDataModule, balanced_subset, to_pixels
+from qra.evaluation.robustness import correct, robust
+from qra.modules import ImageClassifier, RobustTransfer
+from qra.quant import FrozenNetwork, freeze
+
+NotRobust = Literal["refuse", "warn"]
+
+
+class TeacherDistillation(Callback):
+    """Bring the teacher of :class:`RobustTransfer`, after checking that it is one.
+
+    The teacher is read from a checkpoint, which describes its network, and frozen: in eval mode whatever the trainer
+    does, without gradients, and outside of state, optimizer and parallel wrapper of the student. Before training its
+    clean and robust accuracy are measured on validation images, once: a resumed run remembers them.
+
+    Args:
+        teacher: Checkpoint of a run, or a published one.
+        network: Its architecture, if the checkpoint does not describe it or is of a class of your own.
+        sha256: What the file must have, as hexadecimal digits.
+        attack: Under which robustness is measured.
+        n: Number of validation images, class-balanced; all of them if there are fewer.
+        least_robust_acc: Robust accuracy below which a teacher does not count as robust, as a fraction.
+        if_not_robust: What happens then: ``refuse`` or ``warn``.
+
+    Raises:
+        ValueError: If a setting is out of its range.
+    """
+
+    def __init__(
+        self,
+        teacher: str,
+        network: nn.Module | None = None,
+        sha256: str | None = None,
+        attack: Attack = PGD(steps=20, early_stop=True),
+        n: int = 250,
+        least_robust_acc: float = 0.2,
+        if_not_robust: NotRobust = "refuse",
+    ) -> None:
+        if n < 1:
+            raise ValueError(f"n is {n}: the teacher is measured on at least 1 image")
+        if not 0 <= least_robust_acc <= 1:
+            raise ValueError(f"least_robust_acc is {least_robust_acc}: it is a fraction in [0, 1]")
+        if if_not_robust not in get_args(NotRobust):
+            raise ValueError(f"if_not_robust is {if_not_robust!r}: choose one of {', '.join(get_args(NotRobust))}")
+        self.path = teacher
+        self.architecture = network
+        self.sha256 = sha256
+        self.attack = attack
+        self.n = n
+        self.least_robust_acc = least_robust_acc
+        self.if_not_robust = if_not_robust
+        self.accuracy: dict[str, float] = {}
+        self._digest = ""
+        self._network: list[nn.Module] = []
+        self._teacher: list[FrozenNetwork] = []
+
+    def prepare(self, student: LightningModule, data: TensorDataModule) -> None:
+        """Read the teacher and hand it to the student; what can be wrong without training is found here.
+
+        Raises:
+            ValueError: If the student learns from no teacher, or the file is not the one expected, cannot be read, or
+                holds a network of other classes or other features than the student's.
+        """
+        if not isinstance(student, RobustTransfer):
+            raise ValueError(
+                f"there is a teacher, but {type(student).__name__} learns from none: train with "
+                "qra.modules.RobustTransfer, or take the callback TeacherDistillation out"
+            )
+        if not self._teacher:
+            network = checkpoint.load(self.path, self.architecture).requires_grad_(False)
+            self._digest = checkpoint.sha256(self.path)
+            if self.sha256 is not None and self._digest != self.sha256.lower():
+                raise ValueError(f"{self.path}: is not the expected teacher: its sha256 is {self._digest}")
+            with torch.no_grad():
+                classes = network(torch.zeros(1, *data.image_shape)).shape[1]
+            if classes != data.num_classes:
+                raise ValueError(
+                    f"{self.path}: the teacher tells {classes} classes apart, but the data has {data.num_classes}"
+                )
+            self._network, self._teacher = [network], [freeze(network)]
+        student.learn_from(self._teacher[0])
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage == "fit":
+            self.prepare(pl_module, trainer.datamodule)  # type: ignore[attr-defined]
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert isinstance(pl_module, ImageClassifier)
+        for network in (*self._network, *self._teacher):
+            network.to(pl_module.device)
+        if not self.accuracy:
+            self.accuracy = self._measure(trainer, pl_module.device)
+            self._judge()
+        for logger in trainer.loggers:
+            logger.log_metrics({f"teacher/{name}": value for name, value in self.accuracy.items()}, step=0)
+
+    def _measure(self, trainer: Trainer, device: torch.device) -> dict[str, float]:
+        """Clean and robust accuracy on validation images, of which each rank takes a part."""
+        data: TensorDataModule = trainer.datamodule  # type: ignore[attr-defined]
+        train, candidates = data.data.train, data.val_indices
+        if len(candidates) == 0:
+            raise ValueError("val_size is 0, but the teacher is measured on validation images: set at least 1")
+        chosen = candidates[balanced_subset(train.labels[candidates], min(self.n, len(candidates)), seed=0)]
+        counts = torch.zeros(3, device=device)
+        for indices in chosen[trainer.global_rank :: trainer.world_size].split(250):
+            x, y = to_pixels(train.images[indices].to(device)), train.labels[indices].to(device)
+            right = correct(self._network[0], x, y)
+            held = robust(self._network[0], self.attack, x, y, indices.to(device), attack_network=self._teacher[0])
+            counts += torch.stack([right.sum(), held.sum(), torch.tensor(len(y), device=device)])
+        clean, held, total = trainer.strategy.reduce(counts, reduce_op="sum").tolist()
+        return {"clean_acc": clean / total, "robust_acc": held / total}
+
+    def _judge(self) -> None:
+        robust_acc = self.accuracy["robust_acc"]
+        found = (
+            f"{self.path}: the teacher's accuracy is {self.accuracy['clean_acc']:.1%} clean and {robust_acc:.1%} under "
+            "attack, on validation images"
+        )
+        if robust_acc >= self.least_robust_acc:
+            rank_zero_info(found)
+            return
+        found += (
+            f". It is not robust (least_robust_acc is {self.least_robust_acc:.1%}), and what it lacks it cannot give"
+        )
+        if self.if_not_robust == "refuse":
+            raise ValueError(f"{found}: take a robust teacher, or set if_not_robust to warn")
+        rank_zero_warn(found)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"sha256": self._digest, "accuracy": self.accuracy}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        if self._digest not in ("", state_dict["sha256"]):
+            raise ValueError(
+                f"{self.path}: the run was begun with another teacher, of sha256 {state_dict['sha256']}: go on with "
+                "that one, or start a run of its own"
+            )
+        self.accuracy = state_dict["accuracy"]

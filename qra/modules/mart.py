@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from qra import losses
+from qra.attacks import PGD, Attack, GaussianStart
+from qra.modules.adversarial import check_attack
+from qra.modules.classifier import ImageClassifier
+from qra.modules.trades import check_beta
+from qra.types import Batch
+
+
+class Mart(ImageClassifier):
+    """MART: adversarial training that minds the images the network gets wrong anyway (Wang et al. 2020).
+
+    The loss is :func:`qra.losses.mart`.
+
+    Args:
+        network: Takes pixels in [0, 1], (N, C, H, W), and returns logits.
+        attack: The inner maximization, on the labels.
+        beta: Weight of the agreement between clean and adversarial predictions.
+        settings: The other arguments of :class:`ImageClassifier`.
+    """
+
+    selection_metric: ClassVar[str] = "val/robust_acc"
+
+    def __init__(
+        self, network: nn.Module, attack: Attack = PGD(start=GaussianStart()), beta: float = 5.0, **settings: Any
+    ) -> None:
+        super().__init__(network, **settings)
+        check_attack(attack, on_logits=False)
+        check_beta(beta)
+        self.attack = attack
+        self.beta = beta
+
+    def training_loss(self, batch: Batch) -> Tensor:
+        x_adv = self.maximize(self.attack, batch)
+        logits, logits_adv = self(batch.x), self(x_adv)
+        self.log_accuracy("clean_acc", logits, batch.y)
+        self.log_accuracy("robust_acc", logits_adv, batch.y)
+        return losses.mart(logits, logits_adv, batch.y, self.beta)

@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from qra import losses
+from qra.attacks import PGD, Attack, GaussianStart
+from qra.modules.adversarial import check_attack
+from qra.modules.classifier import ImageClassifier
+from qra.types import Batch
+
+
+class Trades(ImageClassifier):
+    """TRADES: clean cross-entropy, and agreement with the most deviating image nearby (Zhang et al. 2019).
+
+    The loss is :func:`qra.losses.trades`. Clean images pass once and serve both terms; the published code passes them
+    twice, so that BatchNorm statistics lean on them a little more.
+
+    Args:
+        network: Takes pixels in [0, 1], (N, C, H, W), and returns logits.
+        attack: The inner maximization, away from the clean logits in eval mode: one with the loss ``kl``.
+        beta: Weight of the agreement; 0 is plain training.
+        settings: The other arguments of :class:`ImageClassifier`.
+    """
+
+    selection_metric: ClassVar[str] = "val/robust_acc"
+
+    def __init__(
+        self,
+        network: nn.Module,
+        attack: Attack = PGD(start=GaussianStart(), loss="kl"),
+        beta: float = 6.0,
+        **settings: Any,
+    ) -> None:
+        super().__init__(network, **settings)
+        check_attack(attack, on_logits=True)
+        check_beta(beta)
+        self.attack = attack
+        self.beta = beta
+
+    def training_loss(self, batch: Batch) -> Tensor:
+        attacked = self.attack_network()
+        with torch.no_grad():
+            target = attacked(batch.x)
+        x_adv = self.maximize(self.attack, batch, target, attacked)
+        logits, logits_adv = self(batch.x), self(x_adv)
+        self.log_accuracy("clean_acc", logits, batch.y)
+        self.log_accuracy("robust_acc", logits_adv, batch.y)
+        return losses.trades(logits, logits_adv, batch.y, self.beta)
+
+
+def check_beta(beta: float) -> None:
+    """Refuse a weight that is not a number from 0.
+
+    Raises:
+        ValueError: If it is not.
+    """
+    if not 0 <= beta < float("inf"):
+        raise ValueError(f"beta is {beta}: it weighs a term of the loss, so it must be finite and at least 0")
