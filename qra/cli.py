@@ -16,7 +16,7 @@ from jsonargparse import Namespace
 from jsonargparse.typing import register_type
 from lightning import LightningModule, Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, Checkpoint, LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.trainer.states import TrainerFn
@@ -25,6 +25,8 @@ from lightning.pytorch.utilities import rank_zero_only
 from qra import checkpoint, compare, doctor
 from qra.callbacks import (
     AdversarialExamples,
+    AutoAttackEvaluation,
+    Evaluation,
     PWLQCalibration,
     QuantizationMonitor,
     QuantizationSummary,
@@ -148,7 +150,9 @@ class QraCLI(LightningCLI):
             kwargs["logger"] = logger
         kwargs["enable_checkpointing"] = self.subcommand == "fit"
         kwargs["callbacks"] = [*(config["callbacks"] or []), *self._standing_callbacks()]
-        return super().instantiate_trainer(**kwargs)
+        trainer = super().instantiate_trainer(**kwargs)
+        trainer.callbacks.sort(key=_turn)  # type: ignore[attr-defined]
+        return trainer
 
     def _standing_callbacks(self) -> list[Callback]:
         callbacks: list[Callback] = [
@@ -173,6 +177,12 @@ class QraCLI(LightningCLI):
         if self._get(self.config_init, "trainer")["logger"] is not False:
             callbacks.append(LearningRateMonitor("step"))
         return [*callbacks, best, last]
+
+
+def _turn(callback: Callback) -> int:
+    """What changes the network comes first, then what measures it, the longest last, then what writes that down."""
+    turns = (Evaluation, AutoAttackEvaluation, ResultWriter, Checkpoint)
+    return next((turn for turn, kind in enumerate(turns, 1) if isinstance(callback, kind)), 0)
 
 
 def _plain(config: Any) -> Any:

@@ -1,19 +1,30 @@
 """Attacks as frozen settings: ``attack(model, x, y, index=..., epoch=...)`` returns adversarial images."""
 
+from qra.attacks.apgd import APGD
+from qra.attacks.autoattack import AutoAttack
 from qra.attacks.base import Attack
 from qra.attacks.disagreement import DisagreementPGD, SideBySide
+from qra.attacks.fab import FAB
 from qra.attacks.fgsm import FGSM
+from qra.attacks.hunt import Hunt, Victim
 from qra.attacks.pgd import PGD
+from qra.attacks.square import Square
 from qra.attacks.start import GaussianStart, Start, UniformStart, ZeroStart
 
 __all__ = [
+    "APGD",
+    "FAB",
     "FGSM",
     "PGD",
     "Attack",
+    "AutoAttack",
     "DisagreementPGD",
     "GaussianStart",
+    "Hunt",
     "SideBySide",
+    "Square",
     "Start",
     "UniformStart",
+    "Victim",
     "ZeroStart",
 ]

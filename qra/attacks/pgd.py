@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
@@ -11,8 +10,9 @@ from torch import Tensor, nn
 
 from qra import losses
 from qra.attacks.base import Attack
+from qra.attacks.settings import check_choice, check_count, pixel_length
 from qra.attacks.start import Start, UniformStart
-from qra.types import Norm, Pixels, parse_pixels
+from qra.types import Norm, Pixels
 
 AttackLoss = Literal["cross_entropy", "dlr", "cw_margin", "kl"]
 
@@ -61,15 +61,12 @@ class PGD(Attack):
     early_stop: bool = False
 
     def __post_init__(self) -> None:
-        for name, choices in (("norm", get_args(Norm)), ("loss", get_args(AttackLoss))):
-            if getattr(self, name) not in choices:
-                raise ValueError(f"{name} is {getattr(self, name)!r}: choose one of {', '.join(choices)}")
-        for name, least in (("steps", 0), ("restarts", 1)):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < least:
-                raise ValueError(f"{name} is {value!r}: it must be a whole number, at least {least}")
+        check_choice("norm", self.norm, get_args(Norm))
+        check_choice("loss", self.loss, get_args(AttackLoss))
+        check_count("steps", self.steps, 0)
+        check_count("restarts", self.restarts, 1)
         for name in ("eps", "step_size"):
-            object.__setattr__(self, name, _length(name, getattr(self, name), self.norm))
+            object.__setattr__(self, name, pixel_length(name, getattr(self, name), self.norm))
 
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, index: Tensor, epoch: int) -> Tensor:
         if y.ndim != (2 if self.loss == "kl" else 1):
@@ -159,15 +156,6 @@ class PGD(Attack):
                 if len(left) == 0:
                     return result
         return result
-
-
-def _length(name: str, value: float, norm: Norm) -> float:
-    value = parse_pixels(value)
-    if not 0 <= value < math.inf:
-        raise ValueError(f"{name} is {value:g}: it must be a finite number, at least 0")
-    if norm == "linf" and value > 1:
-        raise ValueError(f"{name} is {value:g}, but pixels are in [0, 1]: did you mean {value:g}/255?")
-    return value
 
 
 def _l2_norm(v: Tensor) -> Tensor:

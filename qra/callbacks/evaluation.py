@@ -25,7 +25,18 @@ from qra.types import Batch, Pixels, parse_pixels
 CURVE = tuple(level / 255 for level in (0, 0.5, 1, 2, 4, 8, 16, 32))
 
 
-class Evaluation(Callback):
+class Measurement(Callback):
+    """A callback that measures test examples.
+
+    Attributes:
+        outcomes: What it found, by name; complete on every rank once it is done.
+    """
+
+    def __init__(self) -> None:
+        self.outcomes: dict[str, Outcome] = {}
+
+
+class Evaluation(Measurement):
     """A measurement of test examples under attack; subclasses write :meth:`evaluate`.
 
     During ``test`` it keeps the images of a class-balanced subset, each rank those of its own batches, and evaluates
@@ -41,10 +52,10 @@ class Evaluation(Callback):
         for name, value in (("n", n), ("batch_size", batch_size)):
             if value < 1:
                 raise ValueError(f"{name} is {value}: an evaluation needs at least 1")
+        super().__init__()
         self.n = n
         self.seed = seed
         self.batch_size = batch_size
-        self.outcomes: dict[str, Outcome] = {}
         self._chosen = torch.empty(0, dtype=torch.int64)
         self._kept: list[Batch] = []
 

@@ -75,3 +75,64 @@ class EvaluationProgress:
         self._right += int(right.sum())
         self._seen += len(right)
         self._bar.update(self._task, advance=1, accuracy=f"{self._right / self._seen:.1%} right")
+
+
+class ChunkProgress:
+    """Progress of long attacks on chunks of examples: the accuracy so far, the attack at work and the time left.
+
+    A bar on a terminal; elsewhere a line when an attack begins; nothing unless ``shown``.
+
+    Args:
+        chunks: Number of chunks that this process has to do or has done.
+        shown: Whether to show anything.
+    """
+
+    def __init__(self, chunks: int, shown: bool) -> None:
+        self._chunks = chunks
+        self._lines = shown and not Console().is_terminal
+        columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[news]}")
+        self._bar = Progress(*columns, disable=not shown or self._lines)
+        self._begun = time.monotonic()
+        self._resumed = self._done = self._right = self._seen = 0
+        self._size = self._chunk_right = 0
+        self._attack = ""
+
+    def __enter__(self) -> ChunkProgress:
+        self._bar.start()
+        self._task = self._bar.add_task("AutoAttack", total=self._chunks, news="")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def resumed(self, right: int, size: int) -> None:
+        """Count a chunk that was done before."""
+        self._resumed += 1
+        self._done += 1
+        self._right += right
+        self._seen += size
+
+    def start(self, size: int) -> None:
+        """Begin with a chunk of ``size`` examples."""
+        self._size, self._attack = size, ""
+
+    def watch(self, attack: str, share: float, right: int) -> None:
+        """Hear that ``attack`` has done a share of the chunk's work, and that some of its examples are right."""
+        self._chunk_right = right
+        accuracy = (self._right + right) / (self._seen + self._size)
+        done = self._done + share
+        spent, left = time.monotonic() - self._begun, self._chunks - done
+        minutes = spent * left / max(done - self._resumed, 1e-9) / 60
+        news = f"chunk {self._done + 1}/{self._chunks}, {attack}: {accuracy:.1%} right, about {minutes:.0f} min left"
+        self._bar.update(self._task, completed=done, news=news)
+        if self._lines and attack != self._attack:
+            print(f"AutoAttack  {news}", flush=True)
+        self._attack = attack
+
+    def finish(self) -> None:
+        """Count the chunk as done."""
+        self._done += 1
+        self._right += self._chunk_right
+        self._seen += self._size

@@ -9,12 +9,12 @@ from typing import Any
 
 import torch
 from lightning import LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from torch import Tensor, nn
 
 from qra import checkpoint
 from qra.attacks import Attack
-from qra.callbacks.evaluation import gather
+from qra.callbacks.best import restore_best
+from qra.callbacks.evaluation import Measurement, gather
 from qra.describe import describe
 from qra.evaluation.outcome import Outcome
 from qra.evaluation.robustness import correct
@@ -25,7 +25,7 @@ from qra.types import Batch
 _DEFAULT = QuantScheme(PWLQ(), CalibratedUniform(), weight_bit_width=4, act_bit_width=8, first_last_bit_width=None)
 
 
-class PWLQCalibration(Callback):
+class PWLQCalibration(Measurement):
     """Quantize a trained float network (PWLQ: Fang et al. 2020, arXiv 2002.00104).
 
     BatchNorm is folded into the convolutions, activation ranges are calibrated on the data module's calibration images
@@ -58,7 +58,7 @@ class PWLQCalibration(Callback):
         self.bias_correction = bias_correction
         self.batch_size = batch_size
         self.attack = attack
-        self.outcomes: dict[str, Outcome] = {}
+        super().__init__()
         self._reference: nn.Module | None = None
         self._right: list[tuple[Tensor, Tensor]] = []
 
@@ -71,9 +71,7 @@ class PWLQCalibration(Callback):
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, ImageClassifier)
-        for keeper in trainer.checkpoint_callbacks:
-            if isinstance(keeper, ModelCheckpoint) and keeper.monitor is not None and keeper.best_model_path:
-                checkpoint.load_weights(pl_module.network, keeper.best_model_path)
+        restore_best(trainer, pl_module)
         self._calibrate(trainer, pl_module)
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -14,8 +14,8 @@ from rich.console import Console
 from rich.table import Table
 
 from qra import checkpoint, environment
-from qra.callbacks.evaluation import Evaluation
-from qra.callbacks.pwlq import PWLQCalibration
+from qra.callbacks.best import best_checkpoint
+from qra.callbacks.evaluation import Evaluation, Measurement
 from qra.describe import describe
 from qra.evaluation.figures import robustness_curve
 from qra.evaluation.outcome import SCHEMA, Outcome, write_correct, write_json
@@ -27,7 +27,8 @@ from qra.types import format_pixels
 class ResultWriter(Callback):
     """Write what a run was and what it found into the run directory.
 
-    ``fit`` writes ``run.json``, the reproducibility sheet. ``test`` writes ``result.json`` (each outcome's accuracy,
+    ``fit`` writes ``run.json``, the reproducibility sheet. ``test``, and ``fit`` if something was measured at its end,
+    writes ``result.json`` (each outcome's accuracy,
     interval, n and attack; scheme and cost of the network, checkpoint, data, versions), ``correct.npz`` (each
     example's outcome), the robustness curve and the accuracies to TensorBoard, and a table to the terminal.
     """
@@ -35,28 +36,36 @@ class ResultWriter(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.is_global_zero:
             write_json(_directory(trainer) / "run.json", _sheet(trainer, pl_module))
+        self._started = time.monotonic()
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._started = time.monotonic()
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
-        measured = [c.outcomes for kind in (Evaluation, PWLQCalibration) for c in callbacks if isinstance(c, kind)]
-        outcomes = {name: outcome for found in measured for name, outcome in found.items()}
+        self._write(trainer, pl_module, str(trainer.ckpt_path) if trainer.ckpt_path else None)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert isinstance(pl_module, ImageClassifier)
+        calibrated = str(Path(trainer.default_root_dir) / "calibrated.ckpt")
+        self._write(trainer, pl_module, calibrated if pl_module.calibration is not None else best_checkpoint(trainer))
+
+    def _write(self, trainer: Trainer, pl_module: LightningModule, path: str | None) -> None:
+        outcomes = _outcomes(trainer)
         if not trainer.is_global_zero or not outcomes:
             return
         directory = _directory(trainer)
         write_correct(directory / "correct.npz", outcomes)
-        write_json(directory / "result.json", self._result(trainer, pl_module, outcomes))
-        _to_tensorboard(trainer, outcomes)
+        write_json(directory / "result.json", self._result(trainer, pl_module, outcomes, path))
+        _to_tensorboard(trainer, outcomes, path)
         Console().print(table(outcomes), f"written to {directory / 'result.json'}")
 
-    def _result(self, trainer: Trainer, pl_module: LightningModule, outcomes: Mapping[str, Outcome]) -> dict[str, Any]:
-        path = trainer.ckpt_path
+    def _result(
+        self, trainer: Trainer, pl_module: LightningModule, outcomes: Mapping[str, Outcome], path: str | None
+    ) -> dict[str, Any]:
         return {
             "schema": SCHEMA,
             "outcomes": {name: outcome.summary() for name, outcome in outcomes.items()},
-            "checkpoint": {"path": str(path), "sha256": checkpoint.sha256(path)} if path else None,
+            "checkpoint": {"path": path, "sha256": checkpoint.sha256(path)} if path else None,
             "seconds": round(time.monotonic() - self._started, 1),
             **_network(trainer, pl_module),
             **_sheet(trainer, pl_module),
@@ -75,6 +84,12 @@ def table(outcomes: Mapping[str, Outcome]) -> Table:
         interval = f"{low:.1%} - {high:.1%}"
         result.add_row(outcome.title, eps, f"{outcome.accuracy:.2%}", interval, as_bytes, str(outcome.n))
     return result
+
+
+def _outcomes(trainer: Trainer) -> dict[str, Outcome]:
+    measured = [c for c in trainer.callbacks if isinstance(c, Measurement)]  # type: ignore[attr-defined]
+    measured.sort(key=lambda measurement: not isinstance(measurement, Evaluation))  # clean accuracy comes first
+    return {name: outcome for measurement in measured for name, outcome in measurement.outcomes.items()}
 
 
 def _directory(trainer: Trainer) -> Path:
@@ -101,10 +116,10 @@ def _network(trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
     return {"scheme": describe(pl_module.scheme), "cost": {name: getattr(found, name) for name in names}}
 
 
-def _to_tensorboard(trainer: Trainer, outcomes: Mapping[str, Outcome]) -> None:
+def _to_tensorboard(trainer: Trainer, outcomes: Mapping[str, Outcome], path: str | None) -> None:
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger):
             accuracies = {f"hp/{name}_acc": outcome.accuracy for name, outcome in outcomes.items()}
-            logger.log_hyperparams({"checkpoint": str(trainer.ckpt_path)}, accuracies)
+            logger.log_hyperparams({"checkpoint": str(path)}, accuracies)
             logger.experiment.add_figure("test/robustness", robustness_curve(outcomes.values()))
             logger.save()

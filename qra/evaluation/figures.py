@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -10,28 +11,35 @@ from torch import Tensor
 
 from qra.evaluation.outcome import Outcome
 
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # told apart by colour-blind eyes too
+
 _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # of Okabe and Ito
 _STYLES = tuple(zip(_COLORS, "os^vDP*", strict=True))
 
 
 def robustness_curve(outcomes: Iterable[Outcome]) -> Figure:
-    """Accuracy over the attack's budget, with its 95 % interval as a band; one curve for each title."""
-    points = sorted((outcome for outcome in outcomes if outcome.settings), key=lambda outcome: outcome.eps)
+    """Accuracy over the attack's budget, one line an attack, with its 95 % interval as a band.
+
+    Attacks of a single budget are left out.
+    """
+    lines: dict[str, list[Outcome]] = {}
+    for outcome in sorted((outcome for outcome in outcomes if outcome.settings), key=lambda outcome: outcome.eps):
+        lines.setdefault(outcome.title, []).append(outcome)
+    lines = {title: points for title, points in lines.items() if len(points) > 1}
     figure = Figure(figsize=(5, 3.5), layout="constrained")
     axes = figure.add_subplot(xlabel="eps (pixel levels of 255)", ylabel="accuracy (%)", ylim=(0, 100))
-    for title, (color, marker) in zip(dict.fromkeys(point.title for point in points), _STYLES, strict=False):
-        curve = [point for point in points if point.title == title]
-        budgets = [point.eps * 255 for point in curve]
-        label = f"{title}, n = {curve[0].n}"
-        axes.plot(budgets, [100 * point.accuracy for point in curve], marker=marker, color=color, label=label)
-        low, high = np.array([point.interval for point in curve]).T * 100
-        axes.fill_between(budgets, low, high, alpha=0.2, color=color, linewidth=0)
+    for (title, points), colour in zip(lines.items(), itertools.cycle(_COLOURS), strict=False):
+        budgets = [outcome.eps * 255 for outcome in points]
+        label = f"{title}, n = {points[0].n}"
+        axes.plot(budgets, [100 * outcome.accuracy for outcome in points], marker="o", color=colour, label=label)
+        low, high = np.array([outcome.interval for outcome in points]).T * 100
+        axes.fill_between(budgets, low, high, alpha=0.25, color=colour, linewidth=0)
     axes.set_xscale("symlog", base=2, linthresh=0.5)
-    budgets = sorted({point.eps * 255 for point in points})
-    axes.set_xticks(budgets, [f"{budget:g}" for budget in budgets])
+    ticks = sorted({outcome.eps * 255 for points in lines.values() for outcome in points})
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.grid(alpha=0.3)
-    if points:
-        axes.legend()
+    if lines:
+        axes.legend(frameon=False)
     return figure
 
 

@@ -1,0 +1,185 @@
+"""Auto-PGD (Croce and Hein 2020, arXiv 2003.01690): PGD with momentum that chooses its step sizes by itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from qra import losses
+from qra.attacks.hunt import Hunt, Victim, length, unit
+from qra.attacks.settings import check_choice, check_count, pixel_length
+from qra.types import Norm, Pixels
+
+APGDLoss = Literal["cross_entropy", "dlr", "targeted_dlr"]
+
+_MOMENTUM = 0.75
+_RHO = 0.75
+_PASSES = 3.0  # what a gradient costs in forward passes, roughly
+
+
+@dataclass(frozen=True)
+class APGD(Hunt):
+    """Steps like PGD's with momentum; the step is halved, back at the best point so far, where progress stalls.
+
+    Croce and Hein 2020, algorithm 1, with the schedule and the random draws of the authors' code: on the same images,
+    with the same seed, the same examples break.
+
+    Args:
+        eps: Radius of the ball, in pixel units.
+        norm: Norm of the ball and of the steps.
+        loss: What is increased. ``targeted_dlr`` aims at several classes, one after the other.
+        steps: Number of steps, for each target.
+        targets: Number of classes that ``targeted_dlr`` aims at, the likeliest wrong ones first; all of them if there
+            are fewer.
+        seed: Chooses the random starts.
+
+    Raises:
+        ValueError: If a setting is out of its range; when called, if the network has too few classes for the loss.
+    """
+
+    eps: Pixels = 8 / 255
+    norm: Norm = "linf"
+    loss: APGDLoss = "cross_entropy"
+    steps: int = 100
+    targets: int = 9
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_choice("norm", self.norm, get_args(Norm))
+        check_choice("loss", self.loss, get_args(APGDLoss))
+        check_count("steps", self.steps, 1)
+        check_count("targets", self.targets, 1)
+        object.__setattr__(self, "eps", pixel_length("eps", self.eps, self.norm))
+
+    def hunt(self, victim: Victim) -> None:
+        generator = torch.Generator().manual_seed(self.seed)
+        for rank in self._ranks(victim.classes):
+            left = victim.left()
+            if len(left) == 0:
+                return
+            self._climb(victim, Climb(self, victim, left, rank, self._start(victim.x[left], generator)))
+
+    def work(self, classes: int) -> float:
+        return _PASSES * self.steps * len(self._ranks(classes))
+
+    def objective(self, logits: Tensor, y: Tensor, target: Tensor | None) -> Tensor:
+        """What is increased, for each example: (N, classes) to (N,)."""
+        if target is not None:
+            return losses.targeted_dlr(logits, y, target)
+        return losses.dlr(logits, y) if self.loss == "dlr" else losses.cross_entropy(logits, y)
+
+    def project(self, x_adv: Tensor, x: Tensor) -> Tensor:
+        """Bring ``x_adv`` into the ball around ``x`` and into [0, 1]."""
+        if self.norm == "linf":
+            return x_adv.clamp((x - self.eps).clamp_(min=0), (x + self.eps).clamp_(max=1))
+        delta = x_adv - x
+        return (x + unit(delta, "l2") * length(delta, "l2").clamp_(max=self.eps)).clamp_(0, 1)
+
+    def _ranks(self, classes: int) -> list[int | None]:
+        return [*range(2, min(self.targets, classes - 1) + 2)] if self.loss == "targeted_dlr" else [None]
+
+    def _start(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        # drawn on the CPU, so that every device starts from the same place
+        if self.norm == "linf":
+            noise = 2 * torch.rand(x.shape, generator=generator) - 1
+        else:
+            noise = torch.randn(x.shape, generator=generator)
+        return (x + self.eps * unit(noise.to(x), self.norm)).clamp_(0, 1)
+
+    def _climb(self, victim: Victim, climb: Climb) -> None:
+        for step in range(self.steps + 1):
+            if step:
+                climb.move(last=step == self.steps)
+            kept = victim.claim(climb.left, climb.fooled, climb.x_adv)
+            if kept is not None:
+                climb.keep(kept)
+                if len(climb.left) == 0:
+                    return
+            if step:
+                climb.learn()
+            victim.on_step(_PASSES)
+
+
+class Climb:
+    """The state of APGD on some examples, one row for each in all its tensors.
+
+    Attributes:
+        left: Positions of the examples in the victim.
+        x_adv: The point that was looked at last.
+        fooled: Whether it is misclassified.
+        best: The point of highest loss so far.
+        best_loss: The loss there.
+    """
+
+    def __init__(self, attack: APGD, victim: Victim, left: Tensor, rank: int | None, start: Tensor) -> None:
+        self._attack, self._network = attack, victim.search
+        self._taken = 0
+        self._gap = max(int(0.22 * attack.steps), 1)
+        self._next_check = self._gap
+        self.left = left
+        self.x, self.y = victim.x[left], victim.y[left]
+        self.target = None if rank is None else victim.targets(left, rank)
+        self.x_adv = self.before = self.best = start
+        self.look(last=False)
+        self.best_gradient, self.best_loss = self.gradient, self.loss
+        self.checked_loss = self.loss
+        self.halved = torch.ones_like(self.fooled)
+        self.step_size = torch.full_like(self.x[:, :1, :1, :1], 2 * attack.eps)
+        self.history = torch.zeros_like(self.x[:, 0, 0, :1]).repeat(1, attack.steps)
+
+    def look(self, last: bool) -> None:
+        """Find out loss, gradient (unless it is the last point) and prediction at ``x_adv``."""
+        with torch.set_grad_enabled(not last):
+            x_adv = self.x_adv.detach().requires_grad_(not last)
+            logits = self._network(x_adv)
+            loss = self._attack.objective(logits, self.y, self.target)
+        if not last:
+            (self.gradient,) = torch.autograd.grad(loss.sum(), x_adv)
+        self.loss = loss.detach()
+        self.fooled = logits.detach().argmax(1) != self.y
+
+    def move(self, last: bool) -> None:
+        """Take one step and look around there."""
+        attack, x, x_adv = self._attack, self.x, self.x_adv
+        direction = self.gradient.sign() if attack.norm == "linf" else unit(self.gradient, "l2")
+        ahead = attack.project(x_adv + self.step_size * direction, x)
+        share = _MOMENTUM if self._taken else 1.0
+        self.x_adv = attack.project(x_adv + (ahead - x_adv) * share + (x_adv - self.before) * (1 - share), x)
+        self.before = x_adv
+        self._taken += 1
+        self.look(last)
+
+    def learn(self) -> None:
+        """Remember the best point; at a checkpoint halve the step and go back there where progress has stalled."""
+        self.history[:, self._taken - 1] = self.loss
+        better = self.loss > self.best_loss
+        image = better[:, None, None, None]
+        self.best = torch.where(image, self.x_adv, self.best)
+        self.best_gradient = torch.where(image, self.gradient, self.best_gradient)
+        self.best_loss = torch.where(better, self.loss, self.best_loss)
+        if self._taken == self._next_check:
+            self._check()
+
+    def _check(self) -> None:
+        places = torch.arange(self._taken - self._gap, self._taken, device=self.x.device)
+        # the first checkpoint compares the first loss with place -1, which is 0 still: so does the authors' code
+        increases = (self.history[:, places] > self.history[:, places - 1]).sum(1)
+        stuck = ~self.halved & (self.checked_loss >= self.best_loss)
+        self.halved = (increases <= _RHO * self._gap) | stuck
+        self.checked_loss = self.best_loss
+        image = self.halved[:, None, None, None]
+        self.step_size = torch.where(image, self.step_size / 2, self.step_size)
+        self.x_adv = torch.where(image, self.best, self.x_adv)
+        self.gradient = torch.where(image, self.best_gradient, self.gradient)
+        steps = self._attack.steps
+        self._gap = max(self._gap - max(int(0.03 * steps), 1), max(int(0.06 * steps), 1))
+        self._next_check += self._gap
+
+    def keep(self, kept: Tensor) -> None:
+        """Go on with some of the examples."""
+        for name, value in vars(self).items():
+            if isinstance(value, Tensor):
+                setattr(self, name, value[kept])

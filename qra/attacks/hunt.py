@@ -1,0 +1,130 @@
+"""Attacks that leave an example alone once it is broken, and who keeps the account of that."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from qra.attacks.base import Attack
+from qra.types import Norm
+
+_TINY = 1e-12
+
+
+class Victim:
+    """A network under attack, and which of its examples are lost already.
+
+    An attack may search on a copy of the network that is made for gradients; what it finds there counts only if the
+    network itself is wrong about it.
+
+    Attributes:
+        search: The network to search on, in eval mode.
+        x: Images in [0, 1], (N, C, H, W).
+        y: Labels, (N,).
+        clean_logits: What the network itself says of ``x``, (N, classes).
+        broken: Whether it is wrong about an example, as it is from the start or at the image that was found, (N,).
+        x_adv: That image; ``x`` for the others.
+        right: How many examples are not broken.
+
+    Args:
+        network: The network whose errors count, in eval mode.
+        x: As above.
+        y: As above.
+        search: As above; ``network`` if not given.
+        on_step: Called in each iteration with its share of the work that an attack costs at most, in forward passes of
+            one example.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        x: Tensor,
+        y: Tensor,
+        search: nn.Module | None = None,
+        on_step: Callable[[float], None] | None = None,
+    ) -> None:
+        self._network = network
+        self.search = network if search is None else search
+        self.x, self.y = x, y
+        self.clean_logits = self._judge(x)
+        self.broken = self.clean_logits.argmax(1) != y
+        self.x_adv = x.clone()
+        self.right = int((~self.broken).sum())
+        self.on_step = on_step if on_step is not None else lambda work: None
+
+    @property
+    def classes(self) -> int:
+        """Number of classes."""
+        return self.clean_logits.shape[1]
+
+    def left(self) -> Tensor:
+        """Positions of the examples that are not broken, ascending."""
+        return (~self.broken).nonzero().squeeze(1)
+
+    def targets(self, left: Tensor, rank: int) -> Tensor:
+        """The class of a rank in the clean logits, the most likely one having rank 1, for some examples."""
+        return self.clean_logits[left].sort(1).indices[:, -rank]
+
+    def claim(self, positions: Tensor, fooled: Tensor, x_adv: Tensor) -> Tensor | None:
+        """Judge what fooled the network that is searched on, and book what fools the network itself.
+
+        Args:
+            positions: Of the examples that are worked on, (M,); one may appear several times.
+            fooled: Which of them are claimed, bool (M,).
+            x_adv: Their images, (M, C, H, W).
+
+        Returns:
+            Which of them to go on with, bool (M,); None if all.
+        """
+        claimed = fooled.nonzero().squeeze(1)
+        if len(claimed) == 0:
+            return None
+        images, places = x_adv[claimed], positions[claimed]
+        won = self._judge(images).argmax(1) != self.y[places]
+        if not won.any():
+            return None
+        self.x_adv[places[won]] = images[won]
+        self.broken[places[won]] = True
+        self.right = int((~self.broken).sum())
+        return ~self.broken[positions]
+
+    @torch.no_grad()
+    def _judge(self, x: Tensor) -> Tensor:
+        logits: Tensor = self._network(x)
+        return logits
+
+
+class Hunt(Attack):
+    """An attack that drops an example from its work with the first image that breaks it.
+
+    A subclass is a frozen dataclass that writes :meth:`hunt`. Its random draws are those of a generator seeded anew in
+    each call, so they depend on the batch: call it with the same images to get the same result.
+    """
+
+    def perturb(self, model: nn.Module, x: Tensor, y: Tensor, index: Tensor, epoch: int) -> Tensor:
+        victim = Victim(model, x, y)
+        self.hunt(victim)
+        return victim.x_adv
+
+    @abstractmethod
+    def hunt(self, victim: Victim) -> None:
+        """Break what is left of ``victim``; its networks are in eval mode and gradients are on."""
+
+    @abstractmethod
+    def work(self, classes: int) -> float:
+        """What :meth:`hunt` costs for an example that is not broken, in forward passes."""
+
+
+def length(v: Tensor, norm: Norm) -> Tensor:
+    """The norm of each example, (N, ...) to (N, 1, ...)."""
+    flat = v.flatten(1)
+    norms = flat.abs().amax(1) if norm == "linf" else (flat**2).sum(1).sqrt()
+    return norms.view(-1, *[1] * (v.ndim - 1))
+
+
+def unit(v: Tensor, norm: Norm) -> Tensor:
+    """Scale each example to norm 1; zero stays zero."""
+    return v / (length(v, norm) + _TINY)

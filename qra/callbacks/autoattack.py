@@ -1,0 +1,165 @@
+"""AutoAttack on the test images, as a callback of ``qra test`` and ``qra fit``."""
+
+from __future__ import annotations
+
+import dataclasses
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from lightning import LightningModule, Trainer
+from torch import Tensor
+
+from qra.attacks import AutoAttack
+from qra.callbacks.best import restore_best
+from qra.callbacks.evaluation import Measurement
+from qra.callbacks.progress import ChunkProgress
+from qra.data import balanced_subset, to_pixels
+from qra.describe import describe
+from qra.evaluation.autoattack import FATES, ROBUST, ChunkFiles, attack_chunk, fingerprint, outcomes, upstream
+from qra.modules import ImageClassifier
+from qra.quant import freeze
+
+_STANDARD = AutoAttack()
+
+
+class AutoAttackEvaluation(Measurement):
+    """Robust accuracy under AutoAttack, at the end of ``test`` and, with the best weights, of ``fit``.
+
+    In mode ``chunked``, the examples are attacked in fixed chunks: each is a batch of its own with a seed of its own,
+    which the four attacks take in turn, so that what becomes of an example depends neither on the number of processes
+    nor on interruptions. Each finished chunk is a file in ``NAME/`` of the run directory; a run that was killed goes on
+    with the first chunk that is missing. Mode ``upstream`` is the one call of the authors' code, on the network itself,
+    in one process, without resumption: the figure to set beside published ones.
+
+    After ``fit``, callbacks that quantize the network must come before this one; the command line sees to that.
+
+    Args:
+        attack: What to run; the defaults are the standard version. Chunk k takes ``seed + k``.
+        n: Number of test images; null for all.
+        subset: Which ones: class-balanced, or the first.
+        subset_seed: Chooses the balanced subset.
+        chunk_size: Images of a chunk, which are attacked together.
+        mode: ``chunked`` or ``upstream``.
+    """
+
+    def __init__(
+        self,
+        attack: AutoAttack = _STANDARD,
+        n: int | None = 1000,
+        subset: Literal["balanced", "first"] = "balanced",
+        subset_seed: int = 0,
+        chunk_size: int = 250,
+        mode: Literal["chunked", "upstream"] = "chunked",
+    ) -> None:
+        super().__init__()
+        for name, value in (("n", n), ("chunk_size", chunk_size)):
+            if value is not None and value < 1:
+                raise ValueError(f"{name} is {value}: an evaluation needs at least 1")
+        self.attack = attack
+        self.n = n
+        self.subset = subset
+        self.subset_seed = subset_seed
+        self.chunk_size = chunk_size
+        self.mode = mode
+
+    @property
+    def name(self) -> str:
+        """Of the outcome, and of the directory with the chunks."""
+        ball = f"{self.attack.eps * 255:g}" if self.attack.norm == "linf" else f"l2_{self.attack.eps:g}"
+        return f"autoattack_{ball}" + ("_upstream" if self.mode == "upstream" else "")
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        images = len(trainer.datamodule.data.test)  # type: ignore[attr-defined]
+        if self.n is not None and self.n > images:
+            raise ValueError(
+                f"n is {self.n}, but there are {images} test images: AutoAttackEvaluation takes null for all"
+            )
+        if self.mode == "upstream" and trainer.world_size > 1:
+            raise ValueError("mode upstream is one call in one process: use chunked on several devices")
+
+    def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._open(trainer, pl_module)  # what cannot be gone on with is said before hours of other attacks
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._measure(trainer, pl_module)
+        for name, outcome in self.outcomes.items():
+            pl_module.log(f"test/{name}_acc", outcome.accuracy, rank_zero_only=True)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert isinstance(pl_module, ImageClassifier)
+        if pl_module.calibration is None:
+            restore_best(trainer, pl_module)
+        self._measure(trainer, pl_module)
+
+    def _choose(self, trainer: Trainer) -> Tensor:
+        """Positions of the images in the test set, ascending, (n,)."""
+        labels = trainer.datamodule.data.test.labels  # type: ignore[attr-defined]
+        n = len(labels) if self.n is None else self.n
+        return balanced_subset(labels, n, self.subset_seed) if self.subset == "balanced" else torch.arange(n)
+
+    def _open(self, trainer: Trainer, pl_module: LightningModule) -> ChunkFiles:
+        assert isinstance(pl_module, ImageClassifier)
+        indices = self._choose(trainer)
+        settings = {
+            "class": type(self).__qualname__,
+            **describe(self.attack)["init_args"],
+            "mode": self.mode,
+            "n": len(indices),
+            "subset": self.subset,
+            "subset_seed": self.subset_seed,
+            "chunk_size": self.chunk_size,
+            "data": trainer.datamodule.data_hash,  # type: ignore[attr-defined]
+            "network": fingerprint(pl_module.network, describe(pl_module.scheme)),
+        }
+        chunk_size = self.chunk_size if self.mode == "chunked" else len(indices)
+        return ChunkFiles(Path(trainer.default_root_dir) / self.name, settings, indices, chunk_size)
+
+    def _measure(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        files = self._open(trainer, pl_module)
+        fates = _gather(trainer, self._attack(trainer, pl_module, files))
+        whole = torch.cat([fates[number] for number in sorted(fates)])
+        found = outcomes(self.name, self.attack, self.mode, torch.cat(list(files.chunks)), whole)
+        self.outcomes = {outcome.name: outcome for outcome in found}
+
+    def _attack(self, trainer: Trainer, pl_module: LightningModule, files: ChunkFiles) -> dict[int, Tensor]:
+        """The fates of the chunks of this rank, by number."""
+        mine = range(trainer.global_rank, len(files.chunks), trainer.world_size)
+        fates = {number: found for number in mine if (found := files.read(number)) is not None}
+        shown = trainer.is_global_zero and trainer.progress_bar_callback is not None
+        with ChunkProgress(len(mine), shown) as progress:
+            for found in fates.values():
+                progress.resumed(int((found == FATES.index(ROBUST)).sum()), len(found))
+            for number in mine:
+                if number not in fates:
+                    progress.start(len(files.chunks[number]))
+                    fates[number] = self._attack_chunk(trainer, pl_module, files.chunks[number], number, progress)
+                    files.write(number, fates[number])
+                    progress.finish()
+        return fates
+
+    def _attack_chunk(
+        self, trainer: Trainer, pl_module: LightningModule, indices: Tensor, number: int, progress: ChunkProgress
+    ) -> Tensor:
+        assert isinstance(pl_module, ImageClassifier)
+        test = trainer.datamodule.data.test  # type: ignore[attr-defined]
+        attack = dataclasses.replace(self.attack, seed=self.attack.seed + number)
+        with torch.inference_mode(False):
+            x, y = to_pixels(test.images[indices].to(pl_module.device)), test.labels[indices].to(pl_module.device)
+            if self.mode == "upstream":
+                return upstream(pl_module.network, attack, x, y, self.chunk_size)
+            return attack_chunk(pl_module.network, freeze(pl_module.network), attack, x, y, progress.watch)
+
+
+def _gather(trainer: Trainer, mine: dict[int, Tensor]) -> dict[int, Tensor]:
+    """Put the chunks of all ranks together, on every rank."""
+    if trainer.world_size == 1:
+        return mine
+    # a rank may wait for another for as long as a chunk takes, longer than the usual half hour
+    group = torch.distributed.new_group(backend="gloo", timeout=timedelta(days=30))
+    assert isinstance(group, torch.distributed.ProcessGroup)  # every rank is a member
+    parts: list[Any] = [None] * trainer.world_size
+    torch.distributed.all_gather_object(parts, mine, group=group)
+    torch.distributed.destroy_process_group(group)
+    return {number: fates for part in parts for number, fates in part.items()}
