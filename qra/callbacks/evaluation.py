@@ -18,7 +18,7 @@ from qra.callbacks.progress import EvaluationProgress
 from qra.data import balanced_subset
 from qra.describe import describe
 from qra.evaluation.outcome import Outcome, worst_case
-from qra.evaluation.robustness import attacked, correct, to_bytes
+from qra.evaluation.robustness import attacked, correct_as_bytes
 from qra.evaluation.threats import Threat, attack_networks, check_classes
 from qra.types import Batch, Pixels, parse_pixels
 
@@ -195,11 +195,12 @@ class RobustnessEvaluation(Evaluation):
     ) -> Outcome:
         names = self._names(attack, threat)
         progress.start(f"{names['title']}, eps {_levels(attack)}/255", len(batches))
+        attack = self._as_made(attack, threat)
         rights, as_bytes = [], []
         for batch in batches:
-            right, x_adv = attacked(network, self._as_made(attack, threat), *batch, attack_network=target)
+            right, x_adv = attacked(network, attack, *batch, attack_network=target)
             rights.append(right)
-            as_bytes.append(correct(network, to_bytes(x_adv, batch.x, attack.eps), batch.y))
+            as_bytes.append(correct_as_bytes(network, attack, batch, right, x_adv, target))
             progress.advance(right)
         indices = torch.cat([batch.indices for batch in batches])
         return Outcome(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import torch
 from torch import Tensor, nn
 
-from qra.attacks import Attack
+from qra.attacks import PGD, Attack
+from qra.types import Batch
 
 
 @torch.no_grad()
@@ -82,3 +84,32 @@ def to_bytes(x_adv: Tensor, x: Tensor, eps: float) -> Tensor:
     radius = math.floor(eps * 255 + 1e-6)
     clean = (x * levels).round_()
     return (x_adv * levels).round_().clamp_(clean - radius, clean + radius) / levels
+
+
+def correct_as_bytes(
+    network: nn.Module, attack: PGD, batch: Batch, right: Tensor, x_adv: Tensor, attack_network: nn.Module
+) -> Tensor:
+    """Whether each example stays right once adversarial images are rounded by :func:`to_bytes`.
+
+    An attack that stops at the first success ends so near the boundary that rounding often takes the success back; for
+    those examples it goes on to its last step. One forward pass, and the attack on these few.
+
+    Args:
+        network: In eval mode.
+        attack: L-inf.
+        batch: Float images, labels and data set indices.
+        right: What :func:`attacked` found, bool (N,).
+        x_adv: The images it ended with, (N, C, H, W).
+        attack_network: As there.
+
+    Returns:
+        bool, (N,).
+    """
+    kept = correct(network, to_bytes(x_adv, batch.x, attack.eps), batch.y)
+    taken_back = (kept & ~right).nonzero().squeeze(1)
+    if len(taken_back) and attack.early_stop and attack.eps * 255 >= 1:
+        x, y, indices = (part[taken_back] for part in batch)
+        whole = dataclasses.replace(attack, early_stop=False)
+        _, x_adv = attacked(network, whole, x, y, indices, attack_network=attack_network)
+        kept[taken_back] = correct(network, to_bytes(x_adv, x, attack.eps), y)
+    return kept

@@ -1,8 +1,11 @@
+import dataclasses
+
 import torch
 from torch import nn
 
-from qra.attacks import PGD
-from qra.evaluation.robustness import attacked, correct, robust, to_bytes
+from qra.attacks import PGD, ZeroStart
+from qra.evaluation.robustness import attacked, correct, correct_as_bytes, robust, to_bytes
+from qra.types import Batch
 
 
 class Sloped(nn.Module):
@@ -82,3 +85,27 @@ def test_the_images_of_an_attack_are_scored_by_the_network_itself():
     right, x_adv = attacked(Sloped(), attack, X, Y, torch.arange(4))
     assert torch.equal(right, correct(Sloped(), x_adv, Y))
     assert torch.equal(x_adv[3], X[3])
+
+
+def test_a_success_that_rounding_takes_back_is_sought_again_to_the_last_step():
+    x = images(100 / 255)
+    batch = Batch(x, torch.tensor([0]), torch.arange(1))
+    attack = PGD(eps=8 / 255, step_size=2 / 255, steps=20, start=ZeroStart(), early_stop=True)
+
+    class Thresholded(Sloped):
+        """Wrong from a mean pixel of 102.4 levels on, which rounding brings back to 102."""
+
+        def forward(self, x):
+            return super().forward(x + 0.5 - 102.4 / 255)
+
+    def x_adv_at(level):
+        return torch.full_like(x, level / 255)
+
+    found = {
+        level: correct_as_bytes(Thresholded(), attack, batch, torch.tensor([False]), x_adv_at(level), Thresholded())
+        for level in (102.45, 102.6)
+    }
+    assert {level: right.item() for level, right in found.items()} == {102.45: False, 102.6: False}
+    small = dataclasses.replace(attack, eps=2 / 255)
+    held = correct_as_bytes(Thresholded(), small, batch, torch.tensor([False]), x_adv_at(102.45), Thresholded())
+    assert held.item()
