@@ -8,6 +8,7 @@ _KEY = re.compile(r'Parser key "([^"]+)"')
 _REWORDED = (
     (re.compile(r"Unexpected import path format: (.*\.(?:ya?ml|json))$"), r"there is no config file \1"),
     (re.compile(r"Expected a <class '([^']+)'>\. Got value: (.*)$"), r"expected \1, got \2"),
+    (re.compile(r"Expected a typing\.Literal\[(.*)\]\. Got value: (.*)$"), r"expected one of \1, got \2"),
     (
         re.compile(r"(?:Option|Key) '([^']+)' is not (?:accepted|expected)"),
         r"unknown key '\1': --print_config shows the keys there are",

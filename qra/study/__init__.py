@@ -1,0 +1,3 @@
+from qra.study.grid import Cell, Stage, Study, expand, select
+
+__all__ = ["Cell", "Stage", "Study", "expand", "select"]

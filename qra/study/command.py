@@ -1,0 +1,102 @@
+"""``qra study``: list, run and look after the cells of a study."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import shlex
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+from rich.console import Console
+from rich.table import Table
+
+from qra.study.cell import State, Task
+from qra.study.definition import load_study
+from qra.study.grid import Study, expand, select
+from qra.study.runner import Estimate, LocalWorkers, duration, run, states, tasks
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run one of the three commands; exit code 1 if a cell failed."""
+    options = _parser().parse_args(arguments)
+    study = load_study(options.study, options.set)
+    if options.command == "run":
+        _run(study, options)
+        return
+    cells = expand(study, options.runs)
+    chosen = {cell.name for cell in select(cells, options.only, options.shard)}
+    work = {name: task for name, task in tasks(study, cells).items() if name in chosen}
+    if options.command == "list":
+        for task in work.values():
+            print(f"# {task.cell.name}")
+            for command in task.cell.commands:
+                print(shlex.join(["qra", *command]))
+    else:
+        _print_status(work, states(work))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("qra study", description="Many runs as one experiment; see docs/studies.md.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    helps = {
+        "list": "print the commands of each cell",
+        "status": "print how far each cell is, and the time that is left",
+        "run": "run all cells that are not done",
+    }
+    for command, text in helps.items():
+        sub = commands.add_parser(command, help=text, description=text)
+        sub.add_argument("study", help="YAML file of the study")
+        sub.add_argument("--only", default="*", metavar="PATTERN", help="only cells of such names, and what they need")
+        sub.add_argument("--shard", type=_shard, default=(0, 1), metavar="I/N", help="only every N-th cell, from I on")
+        sub.add_argument("--runs", default="runs", metavar="DIR", help="directory of all runs")
+        sub.add_argument(
+            "--set", action="append", default=[], metavar="NAME=VALUE", help="one more option of each pipeline"
+        )
+        if command == "run":
+            sub.add_argument("--jobs", type=int, default=1, metavar="N", help="cells that run at a time")
+            sub.add_argument("--redo", action="store_true", help="make failed cells and those of other versions anew")
+            sub.add_argument("--ray", metavar="ADDRESS", help="run on a Ray cluster; local starts one here")
+            sub.add_argument("--gpus", type=float, metavar="SHARE", help="share of a GPU that a cell takes on Ray")
+    return parser
+
+
+def _shard(text: str) -> tuple[int, int]:
+    number, _, shards = text.partition("/")
+    return int(number), int(shards)
+
+
+def _run(study: Study, options: argparse.Namespace) -> None:
+    if options.gpus is not None:
+        study = dataclasses.replace(study, gpus=options.gpus)
+    cells = expand(study, options.runs)
+    chosen = {cell.name for cell in select(cells, options.only, options.shard)}
+    work = {name: task for name, task in tasks(study, cells, options.redo).items() if name in chosen}
+    console = Console()
+    with LocalWorkers(options.jobs) as workers:
+        ended = run(work, workers, console)
+    counts = Counter(place.name for place in ended.values())
+    console.print(_summary(counts), highlight=False)
+    if counts["done"] < len(work):
+        raise SystemExit(1)
+
+
+def _summary(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{number} {name}" for name, number in counts.items())
+
+
+def _print_status(work: Mapping[str, Task], found: Mapping[str, State]) -> None:
+    console = Console()
+    table = Table("cell", "state", "fit", "test", "", box=None)
+    estimate = Estimate()
+    for name, place in found.items():
+        seconds = place.seconds or {}
+        spent = (duration(seconds[command]) if command in seconds else "" for command in ("fit", "test"))
+        table.add_row(name, place.name, *spent, place.reason or "")
+        if place.name == "done":
+            estimate.measured(work[name].cell.stage, place)
+    console.print(table)
+    console.print(_summary(Counter(place.name for place in found.values())), highlight=False)
+    seconds = estimate.total([task.cell for name, task in work.items() if found[name].name != "done"])
+    if seconds:
+        console.print(f"about {duration(seconds)} left for one cell at a time, from the means of each stage", highlight=False)

@@ -1,0 +1,206 @@
+"""Reading a study, and what defines a cell: the contents of all that its commands name."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonargparse import ArgumentParser
+
+from qra.errors import one_line
+from qra.study.grid import Cell, Stage, Study, owned_options, same_option
+
+
+def load_study(path: str | Path, settings: Sequence[str] = ()) -> Study:
+    """Read a study.
+
+    Args:
+        path: A YAML file; the paths of YAML files in it are relative to it.
+        settings: Options of every pipeline's command besides those of the study, as ``name=value``.
+
+    Raises:
+        ValueError: If it cannot be read, has unknown keys or wrong values, names files that are not there, or sets an
+            option both in a pipeline and by an axis.
+    """
+    path = Path(path)
+    content = _located(read_yaml(path), path.parent)
+    if not isinstance(content, dict) or not isinstance(content.get("stages"), list):
+        raise ValueError(f"{path}: is no study, for it has no list of stages")
+    for setting in settings:
+        name, equals, value = setting.partition("=")
+        if not equals:
+            raise ValueError(f"--set {setting}: write NAME=VALUE")
+        content["options"] = {**(content.get("options") or {}), name: value}
+    stages = [_parsed(Stage, stage, f"{path}: stage {number}") for number, stage in enumerate(content["stages"], 1)]
+    fields = _parsed(Study, {"name": path.stem, **content, "stages": []}, str(path))
+    try:
+        study = Study(**fields | {"stages": [Stage(**stage) for stage in stages]})
+        for stage in study.stages:
+            _check_pipeline(study, stage)
+    except ValueError as reason:
+        raise ValueError(f"{path}: {reason}") from None
+    return study
+
+
+def _parsed(kind: type, content: Any, where: str) -> dict[str, Any]:
+    """The fields of a dataclass, their types checked."""
+    if not isinstance(content, dict):
+        raise ValueError(f"{where} is no mapping of keys")
+    if isinstance(content.get("name"), str) and kind is Stage:
+        where = f"{where} ({content['name']})"
+    known = [field.name for field in dataclasses.fields(kind)]
+    for key in content:
+        if key not in known:
+            raise ValueError(f"{where}: unknown key {key!r}; the keys are {', '.join(known)}")
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(kind)
+    try:
+        return parser.parse_object(content).as_dict()
+    except argparse.ArgumentError as reason:
+        raise ValueError(f"{where}: {one_line(reason)}") from None
+
+
+def _located(value: Any, directory: Path) -> Any:
+    """Replace paths of YAML files that are relative to a directory by paths to use from here."""
+    if isinstance(value, dict):
+        return {key: _located(item, directory) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_located(item, directory) for item in value]
+    if is_config(value) and not Path(value).is_absolute():
+        return _short(directory / value)
+    return value
+
+
+def _short(path: Path) -> str:
+    """A path without needless steps up, so ``configs/study/../data`` is ``configs/data``."""
+    parts: list[str] = []
+    for part in path.parts:
+        if part == ".." and parts and parts[-1] != "..":
+            parts.pop()
+        else:
+            parts.append(part)
+    return str(Path(*parts))
+
+
+def is_config(value: Any) -> bool:
+    """Whether a value is the path of a config file."""
+    return isinstance(value, str) and value.endswith((".yaml", ".yml"))
+
+
+def read_yaml(path: str | Path) -> Any:
+    """The content of a YAML file.
+
+    Raises:
+        ValueError: If there is no such file, or it is no YAML.
+    """
+    try:
+        return yaml.safe_load(Path(path).read_text())
+    except FileNotFoundError:
+        raise ValueError(f"there is no config file {path}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as reason:
+        raise ValueError(f"{path} is no YAML: {' '.join(str(reason).split())}") from None
+
+
+@cache
+def contents(path: str) -> Any:
+    """The content of a config, with that of the files that it names in their place."""
+
+    def resolved(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: resolved(item) for key, item in value.items()}
+        if isinstance(value, list):
+            return [resolved(item) for item in value]
+        return contents(_short(Path(path).parent / value)) if is_config(value) else value
+
+    return resolved(read_yaml(path))
+
+
+def _check_pipeline(study: Study, stage: Stage) -> None:
+    """Refuse a pipeline that sets, in its own file, what an axis sets; what the files it names set is a default."""
+    contents(stage.pipeline)
+    axes = {same_option(name): axis for name, axis in owned_options(study, stage).items()}
+    for name in _names(read_yaml(stage.pipeline)):
+        if same_option(name) in axes:
+            axis = axes[same_option(name)]
+            raise ValueError(
+                f"stage {stage.name}: {name} is set by {stage.pipeline} and by the axis {axis}: remove it there"
+            )
+
+
+def _names(content: Any, prefix: str = "") -> Iterator[str]:
+    if isinstance(content, dict):
+        for key, value in content.items():
+            yield from _names(value, f"{prefix}.{key}".lstrip("."))
+    else:
+        yield prefix
+
+
+def define(cells: Sequence[Cell]) -> dict[str, dict[str, Any]]:
+    """What defines each cell: for each of its commands, the options with the contents of the files they name.
+
+    Args:
+        cells: Each after those that it needs.
+
+    Returns:
+        By name, ready for JSON: ``fit`` and ``test``, in which a checkpoint is the digest of what makes it.
+
+    Raises:
+        ValueError: If a config is not there.
+    """
+    made: dict[str, str] = {}
+    definitions = {}
+    for cell in cells:
+        definitions[cell.name] = {command[0]: _definition(command, cell, made) for command in cell.commands}
+        first = cell.commands[0][0]
+        made[cell.checkpoint] = f"{cell.name} {digest(definitions[cell.name][first])}"
+    return definitions
+
+
+def _definition(command: Sequence[str], cell: Cell, made: Mapping[str, str]) -> dict[str, Any]:
+    options: dict[str, Any] = {}
+    for name, value in zip(command[1::2], command[2::2], strict=True):
+        key = name.removeprefix("--")
+        if key == "run" or value == cell.checkpoint:
+            continue
+        while key in options:  # a callback after the other
+            key += "'"
+        if value in made:
+            options[key] = made[value]
+        elif value.endswith(".ckpt"):
+            options[key] = _file_digest(value)
+        else:
+            options[key] = contents(value) if is_config(value) else value
+    return options
+
+
+@cache
+def _file_digest(path: str) -> str:
+    if not Path(path).exists():
+        return f"{path}, which is not there"
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
+def digest(definition: Any) -> str:
+    """A hash of a definition."""
+    return hashlib.sha256(json.dumps(definition, sort_keys=True).encode()).hexdigest()
+
+
+def changes(before: Any, now: Any, name: str = "") -> Iterator[str]:
+    """Where two definitions differ, in words."""
+    if isinstance(before, Mapping) and isinstance(now, Mapping):
+        for key in {**before, **now}:
+            yield from changes(before.get(key), now.get(key), f"{name}.{key}".lstrip("."))
+    elif before != now:
+        yield f"{name} was {_brief(before)} and is {_brief(now)}"
+
+
+def _brief(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,0 +1,357 @@
+"""A study: stages of one pipeline each, whose axes span cells; each cell is ordinary ``qra`` commands."""
+
+from __future__ import annotations
+
+import fnmatch
+import itertools
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+from typing import Any, Literal
+
+FLOAT = "float"
+"""The quantizer that means: not quantized."""
+RANDOM = "random"
+"""The source that means: not trained before."""
+
+_BITS = re.compile(r"W(\d+)A(\d+)")
+_SOURCES = re.compile(r"\{(init|teacher)\}")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """The cells of one pipeline: every combination of the values on its axes.
+
+    Args:
+        name: The cells' names begin with it.
+        pipeline: Config of the run, relative to the file of the study.
+        training: How the pipeline trains; ``none`` only tests the checkpoint it starts from, quantized or not.
+        init: What the network starts from: ``random``, or sources of the study.
+        quantizer: ``float``, or quantizers of the study. A float cell has no bits and is made once.
+        bits: Bits of weights and activations, such as ``W4A8``; 32 leaves one of them float.
+        fraction: Shares of the training images; those of the study if not given.
+        calibration_size: Numbers of calibration images; those of the study if not given.
+        seed: Seeds of initialization and of the order of the images; those of the study if not given.
+        axes: Any further option of the command line, with its values.
+        teacher: The source that a transfer learns from.
+        options: Options of the pipeline's command, by name.
+        test: Options of the cells' ``qra test``, besides those of the study.
+    """
+
+    name: str
+    pipeline: str
+    training: Literal["none", "plain", "adversarial", "transfer"]
+    init: list[str] = field(default_factory=lambda: [RANDOM])
+    quantizer: list[str] = field(default_factory=lambda: [FLOAT])
+    bits: list[str] = field(default_factory=lambda: ["W4A4"])
+    fraction: list[float] | None = None
+    calibration_size: list[int] | None = None
+    seed: list[int] | None = None
+    axes: dict[str, list[Any]] = field(default_factory=dict)
+    teacher: str | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+    test: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Study:
+    """A typed list of stages.
+
+    Options of the command line are written without the leading dashes. In their values ``{init}`` and ``{teacher}``
+    stand for the checkpoints that a cell starts and learns from, and paths of YAML files are relative to the study's.
+
+    Args:
+        name: Of the directory under ``runs``; that of the file if not given.
+        stages: A stage may start from those before it.
+        sources: What cells start from or learn from, by name: a stage, or the path of a checkpoint.
+        quantizers: Config of each quantizer, by name: a scheme for stages that train, a callback for those that do not.
+        fraction: Shares of the training images.
+        calibration_size: Numbers of calibration images.
+        seed: Seeds of initialization and of the order of the images.
+        options: Options of every pipeline's command.
+        test: Options of every ``qra test``: the attacks.
+        threads: Threads of a cell, on which results on the CPU depend.
+        gpus: Share of a GPU that a cell takes on a Ray cluster.
+    """
+
+    name: str
+    stages: list[Stage]
+    sources: dict[str, str] = field(default_factory=dict)
+    quantizers: dict[str, str] = field(default_factory=dict)
+    fraction: list[float] = field(default_factory=lambda: [1.0])
+    calibration_size: list[int] = field(default_factory=lambda: [512])
+    seed: list[int] = field(default_factory=lambda: [0])
+    options: dict[str, Any] = field(default_factory=dict)
+    test: dict[str, Any] = field(default_factory=dict)
+    threads: int = 1
+    gpus: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not self.stages:
+            raise ValueError("the study has no stages")
+        if self.threads < 1 or self.gpus < 0:
+            raise ValueError(f"threads is at least 1 and gpus at least 0, not {self.threads} and {self.gpus:g}")
+        names = [stage.name for stage in self.stages]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"{names.count(name)} stages are named {name}")
+        for name, source in self.sources.items():
+            if source not in names and not source.endswith(".ckpt"):
+                raise ValueError(
+                    f"sources.{name}: no stage makes {source!r}; write one of {', '.join(names)}, or the path of a .ckpt"
+                )
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One point of a study.
+
+    Args:
+        name: Its directory in that of the study.
+        stage: Name of its stage.
+        coordinates: Its place on every axis.
+        needs: Names of the cells that must be done before.
+        commands: What follows ``qra``, to be run one after the other.
+        directory: Where it writes.
+    """
+
+    name: str
+    stage: str
+    coordinates: Mapping[str, Any]
+    needs: tuple[str, ...]
+    commands: tuple[tuple[str, ...], ...]
+    directory: str
+
+    @property
+    def checkpoint(self) -> str:
+        """The network that it makes."""
+        trained = self.coordinates["training"] != "none"
+        return str(PurePosixPath(self.directory, "best.ckpt" if trained else "calibrated.ckpt"))
+
+
+def expand(study: Study, runs: str = "runs") -> list[Cell]:
+    """All cells of a study, each after those that it needs.
+
+    Args:
+        study: Its paths are those on the command lines.
+        runs: Directory of all runs.
+
+    Raises:
+        ValueError: If an axis is empty or has a value that the study does not know, a source is made by no stage
+            before, or an option is given twice.
+    """
+    cells: dict[str, Cell] = {}
+    for stage in study.stages:
+        _check_options(study, stage)
+        for coordinates in _points(study, stage):
+            cell = _cell(study, stage, coordinates, runs, list(cells.values()))
+            if cell.name in cells:
+                raise ValueError(f"stage {stage.name}: two cells are named {cell.name}: an axis has a value twice")
+            cells[cell.name] = cell
+    return list(cells.values())
+
+
+def select(cells: Sequence[Cell], only: str = "*", shard: tuple[int, int] = (0, 1)) -> list[Cell]:
+    """Cells whose name matches a pattern and which fall to a shard, with all that they need.
+
+    Args:
+        cells: Each after those that it needs.
+        only: As in a shell: ``qat-*w4a4*``.
+        shard: Number of the shard, from 0, and number of shards.
+
+    Raises:
+        ValueError: If no cell matches, or there is no such shard.
+    """
+    number, shards = shard
+    if not 0 <= number < shards:
+        raise ValueError(f"shard {number}/{shards}: shards are numbered from 0 to {shards - 1}")
+    matching = [cell for cell in cells if fnmatch.fnmatch(cell.name, only)]
+    if not matching:
+        raise ValueError(f"no cell matches {only!r}: qra study list shows their names")
+    wanted = {cell.name for cell in matching[number::shards]}
+    for cell in reversed(cells):
+        if cell.name in wanted:
+            wanted.update(cell.needs)
+    return [cell for cell in cells if cell.name in wanted]
+
+
+def owned_options(study: Study, stage: Stage) -> dict[str, str]:
+    """The options that axes set, which nothing else may set: their names with the axis of each."""
+    owned = {
+        "seed_everything": "seed",
+        "data.init_args.seed": "seed",
+        "data.init_args.fraction": "fraction",
+        "data.init_args.calibration_size": "calibration_size",
+        "model.init_args.init_from": "init",
+        "ckpt_path": "init",
+        "trainer.callbacks.teacher": "teacher",
+        "config": "pipeline",
+        "run": "name",
+    }
+    for name in ("weight_bit_width", "act_bit_width"):
+        owned[f"{_scheme(stage)}.{name}"] = "bits"
+    return owned | dict.fromkeys(stage.axes, "axes")
+
+
+def same_option(name: str) -> str:
+    """A spelling of an option that is the same for all spellings of it."""
+    return name.replace(".init_args", "")
+
+
+def _check_options(study: Study, stage: Stage) -> None:
+    owned = {same_option(name): axis for name, axis in owned_options(study, stage).items()}
+    if len(owned) < len(owned_options(study, stage)):
+        raise ValueError(f"stage {stage.name}: axes sets what another axis sets already")
+    for place, options in (("options", study.options), ("options", stage.options)):
+        for name in options:
+            if same_option(name) in owned:
+                axis = owned[same_option(name)]
+                raise ValueError(f"stage {stage.name}: {name} is set by {place} and by {axis}: keep one of the two")
+
+
+def _points(study: Study, stage: Stage) -> Iterator[dict[str, Any]]:
+    """The coordinates of a stage's cells."""
+    axes: dict[str, Sequence[Any]] = {
+        "init": stage.init,
+        "quantizer": stage.quantizer,
+        "bits": stage.bits,
+        "fraction": study.fraction if stage.fraction is None else stage.fraction,
+        "calibration_size": study.calibration_size if stage.calibration_size is None else stage.calibration_size,
+        "seed": study.seed if stage.seed is None else stage.seed,
+        **stage.axes,
+    }
+    for axis, values in axes.items():
+        if not values:
+            raise ValueError(f"stage {stage.name}: the axis {axis} is empty")
+    for name, values, known in (
+        ("init", stage.init, [RANDOM, *study.sources]),
+        ("teacher", [] if stage.teacher is None else [stage.teacher], list(study.sources)),
+        ("quantizer", stage.quantizer, [FLOAT, *study.quantizers]),
+    ):
+        for value in values:
+            if value not in known:
+                raise ValueError(f"stage {stage.name}: {name} {value!r} is none of {', '.join(known) or 'sources'}")
+    for point in itertools.product(*axes.values()):
+        found = dict(zip(axes, point, strict=True))
+        bits = found.pop("bits")
+        if found["quantizer"] == FLOAT:
+            if bits != stage.bits[0]:
+                continue
+            bits = "W32A32"
+        yield {**_bits(stage, bits), "training": stage.training, **found}
+
+
+def _bits(stage: Stage, text: str) -> dict[str, int]:
+    match = _BITS.fullmatch(text)
+    if not match:
+        raise ValueError(f"stage {stage.name}: bits {text!r}: write W4A8 for weights of 4 and activations of 8 bits")
+    return {"weight_bit_width": int(match[1]), "act_bit_width": int(match[2])}
+
+
+def _cell(study: Study, stage: Stage, coordinates: dict[str, Any], runs: str, before: Sequence[Cell]) -> Cell:
+    name = _name(stage, coordinates)
+    directory = str(PurePosixPath(runs, study.name, name))
+    checkpoints, needs = {}, {}
+    for role, source in (("init", coordinates["init"]), ("teacher", stage.teacher)):
+        if source in (RANDOM, None):
+            continue
+        origin = study.sources[source]
+        if origin.endswith(".ckpt"):
+            checkpoints[role] = origin
+        else:
+            ancestor = _ancestor(stage, origin, coordinates, before)
+            checkpoints[role], needs[ancestor.name] = ancestor.checkpoint, None
+    commands = _commands(study, stage, coordinates, directory, checkpoints)
+    return Cell(name, stage.name, coordinates, tuple(needs), commands, directory)
+
+
+def _name(stage: Stage, coordinates: Mapping[str, Any]) -> str:
+    """Stage and coordinates that are not the usual ones, so that a longer axis leaves the names of cells alone."""
+    bits = f"w{coordinates['weight_bit_width']}a{coordinates['act_bit_width']}"
+    parts = [
+        (coordinates["init"], RANDOM),
+        (coordinates["quantizer"], FLOAT),
+        (bits, "w32a32"),
+        (f"fraction{coordinates['fraction']:g}", "fraction1"),
+        (f"calibration{coordinates['calibration_size']}", "calibration512"),
+        (f"seed{coordinates['seed']}", "seed0"),
+        *((f"{axis.rpartition('.')[2]}{coordinates[axis]}", "") for axis in stage.axes),
+    ]
+    name = "-".join([stage.name, *(part for part, usual in parts if part != usual)])
+    return re.sub(r"[^\w.=-]+", "_", name)
+
+
+def _ancestor(stage: Stage, origin: str, coordinates: Mapping[str, Any], before: Sequence[Cell]) -> Cell:
+    """The cell of a stage that agrees with these coordinates wherever one does."""
+    found = [cell for cell in before if cell.stage == origin]
+    if not found:
+        raise ValueError(f"stage {stage.name}: starts from stage {origin}, which must come before it")
+    for axis, value in coordinates.items():
+        if axis not in ("training", "init"):
+            found = [cell for cell in found if cell.coordinates.get(axis) == value] or found
+    if len(found) > 1:
+        names = ", ".join(cell.name for cell in found)
+        raise ValueError(f"stage {stage.name}: stage {origin} makes several cells that it could start from: {names}")
+    return found[0]
+
+
+def _scheme(stage: Stage) -> str:
+    return "trainer.callbacks.scheme" if stage.training == "none" else "model.init_args.scheme"
+
+
+def _commands(
+    study: Study, stage: Stage, coordinates: Mapping[str, Any], directory: str, checkpoints: Mapping[str, str]
+) -> tuple[tuple[str, ...], ...]:
+    pipeline = {"config": stage.pipeline, "run": directory}
+    if stage.teacher is not None:
+        pipeline["trainer.callbacks.teacher"] = "{teacher}"
+    pipeline |= {
+        **study.options,
+        **stage.options,
+        "data.init_args.fraction": coordinates["fraction"],
+        "data.init_args.calibration_size": coordinates["calibration_size"],
+        "seed_everything": coordinates["seed"],
+        "data.init_args.seed": coordinates["seed"],
+        **{axis: coordinates[axis] for axis in stage.axes},
+        **_quantization(study, stage, coordinates),
+    }
+    test = {**study.test, **stage.test}
+    if stage.training == "none":
+        if "init" not in checkpoints:
+            raise ValueError(f"stage {stage.name}: training is none, so it needs a trained network: set init")
+        return (_argv("test", {**pipeline, "ckpt_path": "{init}"} | test, checkpoints),)
+    if "init" in checkpoints:
+        pipeline["model.init_args.init_from"] = "{init}"
+    best = {"ckpt_path": f"{directory}/best.ckpt"}
+    return _argv("fit", pipeline, checkpoints), _argv("test", best | test, checkpoints)
+
+
+def _quantization(study: Study, stage: Stage, coordinates: Mapping[str, Any]) -> dict[str, Any]:
+    scheme = _scheme(stage)
+    if coordinates["quantizer"] == FLOAT:
+        return {} if stage.training == "none" else {scheme: None}
+    place = "trainer.callbacks+" if stage.training == "none" else scheme
+    bits = {f"{scheme}.{name}": coordinates[name] for name in ("weight_bit_width", "act_bit_width")}
+    return {place: study.quantizers[coordinates["quantizer"]], **bits}
+
+
+def _argv(command: str, options: Mapping[str, Any], checkpoints: Mapping[str, str]) -> tuple[str, ...]:
+    words = [command]
+    for name, value in options.items():
+        for item in value if name.endswith("+") and isinstance(value, list) else [value]:
+            words += [f"--{name}", _word(item, name, checkpoints)]
+    return tuple(words)
+
+
+def _word(value: Any, name: str, checkpoints: Mapping[str, str]) -> str:
+    """A value as the command line reads it."""
+    text = value if isinstance(value, str) else json.dumps(value)
+
+    def checkpoint(match: re.Match[str]) -> str:
+        if match[1] not in checkpoints:
+            raise ValueError(f"{name}: {match[0]} stands for a checkpoint, but the cell has no {match[1]}")
+        return checkpoints[match[1]]
+
+    return _SOURCES.sub(checkpoint, text)

@@ -1,0 +1,222 @@
+"""Running the cells of a study, and telling how far it is."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from types import TracebackType
+from typing import Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+from qra.study.cell import State, Task, run_cell, state
+from qra.study.definition import define
+from qra.study.grid import Cell, Study
+
+
+class Workers(Protocol):
+    """Where cells run."""
+
+    slots: int
+    """How many run at a time."""
+
+    def submit(self, task: Task) -> Future[State]:
+        """Run a cell as soon as there is room."""
+
+
+def tasks(study: Study, cells: Sequence[Cell], anew: bool = False) -> dict[str, Task]:
+    """The tasks of cells, by name.
+
+    Args:
+        study: The study.
+        cells: All its cells.
+        anew: See :class:`qra.study.cell.Task`.
+    """
+    definitions = define(cells)
+    root = os.getcwd()
+    return {c.name: Task(study.name, c, definitions[c.name], study.threads, root, anew) for c in cells}
+
+
+def states(work: Mapping[str, Task]) -> dict[str, State]:
+    """How far each cell is; one that is missing because another failed says so."""
+    found: dict[str, State] = {}
+    for name, task in work.items():
+        found[name] = state(task)
+        if found[name].name == "missing" and (cause := _failed_need(task, found)):
+            found[name] = State("missing", cause, found[name].seconds)
+    return found
+
+
+def _failed_need(task: Task, found: Mapping[str, State]) -> str | None:
+    """Why a cell cannot be made, if something that it needs failed."""
+    for need in task.cell.needs:
+        reason = found[need].reason if need in found else None
+        if need in found and found[need].name == "failed":
+            return f"it needs {need}, which failed"
+        if reason is not None and reason.startswith("it needs "):
+            return reason
+    return None
+
+
+def check_versions(found: Mapping[str, State], work: Mapping[str, Task]) -> None:
+    """Refuse directories that another version of the study made.
+
+    Raises:
+        ValueError: If there is one, with what changed.
+    """
+    changed = [name for name in work if found[name].name == "changed"]
+    if changed:
+        first = work[changed[0]].cell.directory
+        many = f"{len(changed)} cells are" if len(changed) > 1 else "1 cell is"
+        raise ValueError(
+            f"{many} of another version of the study, first {first}: {found[changed[0]].reason}; run them again by "
+            "--redo, or give the study another name"
+        )
+
+
+class Estimate:
+    """Time that cells take, from those that were measured: the mean of their stage, or of all."""
+
+    def __init__(self) -> None:
+        self._seconds: dict[str, list[float]] = {}
+
+    def measured(self, stage: str, found: State) -> None:
+        """Take the time of a finished cell."""
+        self._seconds.setdefault(stage, []).append(sum((found.seconds or {}).values()))
+
+    def of(self, stage: str) -> float | None:
+        """Seconds of a cell of a stage; None if nothing was measured yet."""
+        known = self._seconds.get(stage) or [second for times in self._seconds.values() for second in times]
+        return sum(known) / len(known) if known else None
+
+    def total(self, cells: Sequence[Cell]) -> float | None:
+        """Seconds of several cells, one after the other; None if nothing was measured yet."""
+        each = [self.of(cell.stage) for cell in cells]
+        return None if None in each else sum(second for second in each if second is not None)
+
+
+def run(work: Mapping[str, Task], workers: Workers, console: Console) -> dict[str, State]:
+    """Run all cells that are not done; one that fails stops only those that need it.
+
+    Args:
+        work: Each cell after those that it needs.
+        workers: Where to run them.
+        console: Where to show progress.
+
+    Returns:
+        How each ended.
+
+    Raises:
+        ValueError: If a directory is of another version of the study; nothing is run then.
+    """
+    found = {name: state(task) for name, task in work.items()}
+    if not any(task.anew for task in work.values()):
+        check_versions(found, work)
+    ended = {name: place for name, place in found.items() if place.name == "done"}
+    waiting = [name for name in work if name not in ended]
+    running: dict[Future[State], str] = {}
+    with _Report(work, ended, workers.slots, console) as report:
+        while waiting or running:
+            for name in list(waiting):
+                if cause := _failed_need(work[name], ended):
+                    ended[name] = report.end(name, State("missing", cause))
+                elif all(need in ended for need in work[name].cell.needs):
+                    running[workers.submit(work[name])] = name
+                else:
+                    continue
+                waiting.remove(name)
+            for future in wait(running, return_when=FIRST_COMPLETED).done if running else ():
+                name = running.pop(future)
+                ended[name] = report.end(name, future.result())
+    return ended
+
+
+class LocalWorkers:
+    """Processes of this machine.
+
+    Args:
+        jobs: How many cells run at a time.
+    """
+
+    def __init__(self, jobs: int) -> None:
+        if jobs < 1:
+            raise ValueError(f"jobs is {jobs}: at least 1 cell runs at a time")
+        self.slots = jobs
+        self._pool = ThreadPoolExecutor(jobs)
+        self._stop = threading.Event()
+
+    def submit(self, task: Task) -> Future[State]:
+        """Run a cell as soon as there is room."""
+        return self._pool.submit(run_cell, task, self._stop.is_set)
+
+    def __enter__(self) -> LocalWorkers:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        self._pool.shutdown(cancel_futures=True)
+
+
+class _Report:
+    """A line for each cell that ends, and on a terminal a bar with the time left."""
+
+    def __init__(self, work: Mapping[str, Task], done: Mapping[str, State], slots: int, console: Console) -> None:
+        self._work = work
+        self._left = dict.fromkeys(name for name in work if name not in done)
+        self._slots = slots
+        self._console = console
+        self._estimate = Estimate()
+        for name, place in done.items():
+            self._estimate.measured(work[name].cell.stage, place)
+        columns = TextColumn("cells"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}")
+        self._bar = Progress(*columns, console=console, disable=not console.is_terminal)
+        self._task = self._bar.add_task(self._time_left(), total=len(work), completed=len(done))
+
+    def __enter__(self) -> _Report:
+        self._bar.start()
+        if done := len(self._work) - len(self._left):
+            self._console.print(f"{done} of {len(self._work)} cells are done already", highlight=False)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def end(self, name: str, ended: State) -> State:
+        """Tell how a cell ended."""
+        task = self._work[name]
+        del self._left[name]
+        if ended.name == "done":
+            self._estimate.measured(task.cell.stage, ended)
+            told = f"done     {name}  {times(ended)}"
+        elif ended.name == "failed":
+            told = f"failed   {name}: {ended.reason} (log: {task.cell.directory}/log.txt)"
+        else:
+            told = f"not run  {name}: {ended.reason}"
+        place = f"[{len(self._work) - len(self._left)}/{len(self._work)}]"
+        line = "  ".join(filter(None, (place, told, self._time_left())))
+        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+        self._bar.update(self._task, advance=1, description=self._time_left())
+        return ended
+
+    def _time_left(self) -> str:
+        seconds = self._estimate.total([self._work[name].cell for name in self._left])
+        return f"about {duration(seconds / self._slots)} left" if seconds else ""
+
+
+def times(found: State) -> str:
+    """The measured times of a cell."""
+    return ", ".join(f"{command} {duration(seconds)}" for command, seconds in (found.seconds or {}).items())
+
+
+def duration(seconds: float) -> str:
+    """A time for people."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
