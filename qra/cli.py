@@ -35,6 +35,7 @@ from qra.callbacks.progress import progress_display
 from qra.data import TensorDataModule
 from qra.errors import one_line
 from qra.modules import ImageClassifier
+from qra.study import report
 from qra.types import Pixels, format_pixels
 
 register_type(Pixels, serializer=format_pixels, deserializer=Pixels)
@@ -48,7 +49,7 @@ TRAINER_DEFAULTS: dict[str, Any] = {
 }
 
 
-TOOLS = {"compare": compare.main, "doctor": doctor.main}
+TOOLS = {"compare": compare.main, "doctor": doctor.main, "report": report.main}
 """Commands that are no work of Lightning's."""
 
 
