@@ -40,6 +40,7 @@ from qra.data import TensorDataModule
 from qra.errors import one_line
 from qra.modules import ImageClassifier
 from qra.study import command as study
+from qra.study import report
 from qra.types import Pixels, format_pixels
 
 register_type(Pixels, serializer=format_pixels, deserializer=Pixels)
@@ -53,7 +54,7 @@ TRAINER_DEFAULTS: dict[str, Any] = {
 }
 
 
-TOOLS = {"compare": compare.main, "doctor": doctor.main, "study": study.main}
+TOOLS = {"compare": compare.main, "doctor": doctor.main, "report": report.main, "study": study.main}
 """Commands that are no work of Lightning's."""
 
 

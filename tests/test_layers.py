@@ -13,7 +13,7 @@ LAYERS = {
     "evaluation": 2, "checkpoint": 2,
     "modules": 3,
     "callbacks": 4,
-    "study": 5, "compare": 5, "doctor": 5,
+    "compare": 5, "doctor": 5, "study": 5,
     "cli": 6, "__main__": 7,
 }  # fmt: skip
 NEIGHBOURS = {("attacks", "losses")}

@@ -27,3 +27,23 @@ def wilson_interval(correct: int, n: int, confidence: float = 0.95) -> tuple[flo
     centre = (p + z * z / (2 * n)) / (1 + z * z / n)
     half_width = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
     return max(0.0, centre - half_width), min(1.0, centre + half_width)
+
+
+def mcnemar(lost: int, gained: int) -> float:
+    """Exact test of two paired proportions (McNemar 1947): the two-sided binomial probability of so uneven a split.
+
+    Args:
+        lost: Examples that only the first gets right.
+        gained: Examples that only the second gets right.
+
+    Returns:
+        p in [0, 1]; 1 if the two never differ.
+
+    Raises:
+        ValueError: If a count is negative.
+    """
+    if min(lost, gained) < 0:
+        raise ValueError(f"{lost} lost and {gained} gained: a count is never negative")
+    n = lost + gained
+    terms = [math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1) for k in range(min(lost, gained) + 1)]
+    return min(1.0, 2 * math.fsum(math.exp(term - n * math.log(2)) for term in terms))

@@ -1,0 +1,237 @@
+"""What arXiv 2404.05639 and others say, as tests on the results of a study."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from qra.study.judging import Check, Claim, Finding, Judge, meets
+from qra.study.paired import MARGIN, Comparison, Effect, paired, strongest
+from qra.study.pipelines import OFF, STRONG, Pipeline, Results
+
+WEAK = 2.0
+"""Pixel levels up to which an attack is called weak."""
+RESISTS = 0.5
+"""Share of its clean accuracy that a network must keep under an attack to be said to resist it."""
+PARTIAL = 0.5
+"""Largest share of the training data that is called partial."""
+
+
+def _versus(results: Results, first: Pipeline, second: Pipeline, level: float) -> Comparison | None:
+    name = strongest(first, second, level)
+    return paired(first, second, (results.label(first), results.label(second)), (name, name)) if name else None
+
+
+def _is_at_floor(comparison: Comparison | None) -> bool:
+    """Whether nothing is left on either side, so that nothing can be compared."""
+    return comparison is not None and max(comparison.accuracies) < MARGIN
+
+
+def _groups(pipelines: Iterable[Pipeline], *free: str) -> list[list[Pipeline]]:
+    """Pipelines that differ in the free axes alone."""
+    groups: dict[str, list[Pipeline]] = {}
+    for pipeline in pipelines:
+        fixed = sorted((axis, str(value)) for axis, value in pipeline.coordinates.items() if axis not in free)
+        groups.setdefault(str(fixed), []).append(pipeline)
+    return list(groups.values())
+
+
+def quantization_alone(results: Results) -> Iterator[Check]:
+    """Absolute and against the float network, at a weak budget and at the usual one."""
+    weak = max((level for level in results.levels if level <= WEAK), default=None)
+    for pipeline in _quantized(results):
+        if weak is None or STRONG not in results.levels or pipeline.text("init") == "robust":
+            continue
+        if pipeline.text("training") in ("none", "plain"):
+            label, original = results.label(pipeline), results.reference(pipeline)
+            kept = [_kept(pipeline, label, level) for level in (weak, STRONG)]
+            over_float = _versus(results, pipeline, original, weak) if original else None
+            yield Check.of(label, meets("higher", "higher", "lower"), kept[0], over_float, kept[1])
+
+
+def _quantized(results: Results) -> Iterator[Pipeline]:
+    return (pipeline for pipeline in results.main if not pipeline.is_float)
+
+
+def _kept(pipeline: Pipeline, label: str, level: float) -> Comparison | None:
+    name = strongest(pipeline, pipeline, level)
+    titles = (label, f"{RESISTS:.0%} of its clean accuracy")
+    return paired(pipeline, pipeline, titles, (name, "clean"), RESISTS) if name else None
+
+
+def activations_more(results: Results) -> Iterator[Check]:
+    """Activations alone against weights alone, at the same bits."""
+    for group in _groups(_quantized(results), "weight_bit_width", "act_bit_width"):
+        by_bits = {pipeline.bits: pipeline for pipeline in group}
+        for weight_bits, act_bits in sorted(by_bits):
+            other = by_bits.get((act_bits, weight_bits))
+            if weight_bits == OFF and act_bits != OFF and other is not None:
+                first = by_bits[weight_bits, act_bits]
+                for level in (WEAK, STRONG):
+                    found = _versus(results, first, other, level)
+                    if level in results.levels and not _is_at_floor(found):
+                        yield Check.of(f"{results.label(first)}, eps {level:g}/255", meets("higher"), found)
+
+
+def adversarial_keeps(results: Results) -> Iterator[Check]:
+    """Each adversarially trained quantized network against its robust start."""
+    for pipeline in _quantized(results):
+        if (pipeline.text("init"), pipeline.text("training")) == ("robust", "adversarial"):
+            original = results.float_of("adversarial", pipeline)
+            found = _versus(results, pipeline, original, STRONG) if original else None
+            yield Check.of(results.label(pipeline), meets("not lower"), found)
+
+
+def lower_bits_cost(results: Results) -> Iterator[Check]:
+    """The lowest bit width of each pipeline against the highest."""
+    for group in _groups(_quantized(results), "weight_bit_width", "act_bit_width"):
+        both = sorted(
+            (each for each in group if OFF not in each.bits and len(set(each.bits)) == 1), key=lambda p: p.bits
+        )
+        if len(both) > 1:
+            found = _versus(results, both[0], both[-1], STRONG)
+            if not _is_at_floor(found):
+                yield Check.of(results.label(both[0]), meets("lower"), found)
+
+
+def transfer_beats_float(results: Results) -> Iterator[Check]:
+    """The student of the highest bit width against the robust float network, and against the 32-bit student."""
+    students = [pipeline for pipeline in _quantized(results) if pipeline.text("training") == "transfer"]
+    for group in _groups(students, "weight_bit_width", "act_bit_width"):
+        highest = max(group, key=lambda pipeline: (sum(pipeline.bits), pipeline.bits))
+        rivals = [results.float_of(training, highest) for training in ("adversarial", "transfer")]
+        found = [_versus(results, highest, rival, STRONG) if rival else None for rival in rivals]
+        yield Check.of(results.label(highest), meets("higher", "higher"), *found)
+
+
+def partial_data_suffices(results: Results) -> Iterator[Check]:
+    """The student of part of the data against that of all."""
+    students = [pipeline for pipeline in results.pipelines if pipeline.text("training") == "transfer"]
+    for group in _groups(students, "fraction"):
+        by_share = {share: pipeline for pipeline in group if (share := pipeline.number("fraction")) is not None}
+        partial = max((share for share in by_share if share <= PARTIAL), default=None)
+        if partial is not None and 1.0 in by_share:
+            found = _versus(results, by_share[partial], by_share[1.0], STRONG)
+            yield Check.of(results.label(by_share[partial]), meets("not lower"), found)
+
+
+def pipelines_disagree(results: Results) -> Iterator[Check]:
+    """Each pipeline against its float counterpart, taken together."""
+    found: list[tuple[str, Comparison]] = []
+    for level in (WEAK, STRONG):
+        for pipeline in _quantized(results):
+            original = results.reference(pipeline)
+            comparison = _versus(results, pipeline, original, level) if original else None
+            if comparison is not None and not _is_at_floor(comparison):
+                found.append((f"{pipeline.bits_text}, {level:g}", comparison))
+    if len(found) > 1:
+        places = tuple(place for place, _ in found)
+        yield Check("all pipelines", tuple(each for _, each in found), _disagree(places))
+
+
+def _disagree(places: Sequence[str]) -> Judge:
+    """Holds if at some bits and budget one gains and another loses; fails if most can be told and all point one way."""
+
+    def judge(effects: Sequence[Effect]) -> bool | None:
+        directions: dict[str, set[str]] = {}
+        for place, effect in zip(places, effects, strict=True):
+            directions.setdefault(place, set()).add(effect.title)
+        if any({"higher", "lower"} <= found for found in directions.values()):
+            return True
+        known = [effect.title for effect in effects if effect.title != "unclear"]
+        return False if len(known) > 1 and 2 * len(known) > len(effects) and len(set(known)) == 1 else None
+
+    return judge
+
+
+def true_gradients_mask(results: Results) -> Iterator[Check]:
+    """Hard against straight-through gradients, where activations are rounded."""
+    for pipeline in _quantized(results):
+        label = results.label(pipeline)
+        for outcome in pipeline.cells[0].outcomes.values():
+            if outcome.mode == "hard" and outcome.levels in (WEAK, STRONG) and pipeline.bits[1] != OFF:
+                names = outcome.name, outcome.name.removesuffix("_hard")
+                found = paired(pipeline, pipeline, (f"{label}, hard", f"{label}, ste"), names)
+                if not _is_at_floor(found):
+                    yield Check.of(f"{label}, eps {outcome.levels:g}/255", meets("higher"), found)
+
+
+PAPER = "Li et al. 2024 (arXiv 2404.05639)"
+
+CLAIMS = (
+    Claim(
+        "quantization-alone",
+        "Quantization alone, with no robust start and no robust training, resists weak attacks (eps <= 2/255) but not "
+        "8/255.",
+        f"{PAPER}, abstract",
+        f"at the largest eps <= 2/255 the network keeps more than {RESISTS:.0%} of its clean accuracy and is more robust "
+        f"than the plainly trained float network; at 8/255 it keeps less than {RESISTS:.0%}",
+        "quantized pipelines from a random or plain start, plain float training, budgets up to 2/255 and 8/255",
+        quantization_alone,
+    ),
+    Claim(
+        "activations-more",
+        "Quantizing activations helps robustness more than quantizing weights.",
+        f"{PAPER}, after a public summary",
+        "with the same bits, the network with activations alone quantized is more robust than the one with weights alone, "
+        "at 2/255 and at 8/255; budgets at which both have less than 2 % left do not count",
+        "weight-only and activation-only cells of the same pipeline and bits",
+        activations_more,
+    ),
+    Claim(
+        "adversarial-keeps",
+        "Adversarial training during quantization-aware training keeps the robustness of a robust start.",
+        f"{PAPER}, abstract",
+        "at 8/255 the quantized network is not less robust than the adversarially trained float network",
+        "quantized adversarial training from a robust start, float adversarial training, budget 8/255",
+        adversarial_keeps,
+    ),
+    Claim(
+        "lower-bits-cost",
+        "Lower bit widths cost robustness.",
+        f"{PAPER}",
+        "at 8/255 the lowest bit width of a pipeline is less robust than the highest; pipelines with less than 2 % left at "
+        "both do not count",
+        "two bit widths of a pipeline with some robustness at 8/255",
+        lower_bits_cost,
+    ),
+    Claim(
+        "transfer-beats-float",
+        "Robust transfer at higher bit widths makes quantized networks more robust than the float robust network, and it is "
+        "quantization that does it.",
+        f"{PAPER}; the control is ours",
+        "at 8/255 the student of the highest bit width is more robust than the adversarially trained float network and than "
+        "the 32-bit student of the same transfer",
+        "quantized and float students of robust transfer, float adversarial training, budget 8/255",
+        transfer_beats_float,
+    ),
+    Claim(
+        "partial-data",
+        "Part of the training data suffices for robust transfer.",
+        f"{PAPER}, after a public summary",
+        f"at 8/255 the student of the largest share up to {PARTIAL:.0%} is not less robust than the one of all data",
+        f"robust transfer with all data and with {PARTIAL:.0%} or less, budget 8/255",
+        partial_data_suffices,
+    ),
+    Claim(
+        "pipelines-disagree",
+        "Inconsistent findings about quantization and robustness come from different pipelines.",
+        f"{PAPER}, its thesis",
+        "at the same bits and budget one pipeline is more robust than the float network treated alike, another less",
+        "two quantized pipelines and their float counterparts",
+        pipelines_disagree,
+    ),
+    Claim(
+        "true-gradients-mask",
+        "Attacks that differentiate rounding truthfully, as zero, overstate the robustness of quantized networks.",
+        "Athalye et al. 2018 (arXiv 1802.00420), for quantized networks a question of ours",
+        "at 2/255 and 8/255 the network seems more robust under true (hard) than under straight-through gradients",
+        "outcomes with hard and straight-through gradients",
+        true_gradients_mask,
+    ),
+)
+"""All claims, in the order of the report."""
+
+
+def judge_all(results: Results) -> dict[str, Finding]:
+    """The finding of each claim, by its key."""
+    return {claim.key: claim.test(results) for claim in CLAIMS}

@@ -1,0 +1,211 @@
+"""The tables of a report."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from qra.study.pareto import Offer, front, offers
+from qra.study.pipelines import Pipeline, Results, axis_title, measure_title
+from qra.study.results import Accuracy, CellResult
+from qra.study.tables import Entry, Number, Table, duration
+
+KIB = 8 * 1024
+"""Bits."""
+GIGA = 1e9
+
+_INTERVALS = (
+    "Accuracies in percent with Wilson intervals at 95 %, which cover the choice of test examples, not of seeds"
+)
+
+
+def tables(results: Results) -> tuple[Table, ...]:
+    """All tables for which there are data."""
+    makers = (accuracies, gradients, pareto, costs, outcomes, cells, runs, commands)
+    return tuple(table for maker in makers if (table := maker(results)).rows)
+
+
+def state_counts(results: Results) -> str:
+    """How many cells are in which state."""
+    counts = Counter(cell.state for cell in results.cells)
+    states = ", ".join(
+        f"{counts[state]} {state}" for state in ("done", "failed", "running", "unreadable") if counts[state]
+    )
+    suspect = sum(cell.suspect for cell in results.cells)
+    return f"{len(results.cells)} cells: {states}; {suspect} with suspect gradients."
+
+
+def accuracies(results: Results) -> Table:
+    """A row for each pipeline: accuracy, robustness, size, time and the verdict on its gradients."""
+    names = [name for level in results.levels if (name := results.measure(level)) is not None]
+    rows = []
+    for pipeline in results.pipelines:
+        size, operations = pipeline.cost("size_in_bits"), pipeline.cost("bit_ops")
+        rows.append(
+            (
+                results.label(pipeline),
+                *(pipeline.accuracy(name) or "-" for name in ("clean", *names)),
+                str(len(pipeline.cells)),
+                pipeline.verdict,
+                Number(None if size is None else size / KIB),
+                Number(None if operations is None else operations / GIGA, 3),
+                duration(pipeline.seconds("fit")),
+            )
+        )
+    titles = ("clean", *map(measure_title, names))
+    columns = ("pipeline", *titles, "seeds", "gradients", "KiB", "GBitOPs", "fit time")
+    note = f"{_INTERVALS}; over several seeds the mean, and the worst. Suspect: gradients seem hidden, the truth may be lower."
+    return Table("accuracy", "Accuracy of each pipeline", columns, tuple(rows), note)
+
+
+def gradients(results: Results) -> Table:
+    """What each way of attacking leaves, where a pipeline was attacked in more than one."""
+    rows: list[tuple[Entry, ...]] = []
+    modes = threat_modes(results)
+    for level in results.levels:
+        for pipeline in results.pipelines:
+            found = [_threat(pipeline, mode, level) for mode in modes]
+            if sum(entry is not None for entry in found) > 1:
+                shown = (entry or "-" for entry in found)
+                rows.append((results.label(pipeline), f"{level:g}/255", *shown, pipeline.verdict))
+    note = f"{_INTERVALS}. `hard` takes the true gradient of rounding, which is zero: what it leaves is no robustness."
+    columns = ("pipeline", "eps", *(threat_title(mode) for mode in modes), "gradients")
+    return Table("gradients", "The same network under different attacks", columns, tuple(rows), note)
+
+
+def threat_modes(results: Results) -> tuple[tuple[str, str], ...]:
+    """Ways of attacking that occur, as attack and gradient mode; straight-through PGD first."""
+    found = {
+        (outcome.attack, outcome.mode)
+        for pipeline in results.pipelines
+        for cell in pipeline.cells
+        for outcome in cell.outcomes.values()
+        if outcome.levels > 0
+    }
+    order = ("", "ste_soft", "surrogate", "hard")
+    rank = {mode: place for place, mode in enumerate(order)}
+    kinds = {"worst": 3, "autoattack": 2, "square": 1}
+    return tuple(sorted(found, key=lambda key: (kinds.get(key[0], 0), rank.get(key[1], len(order)), key)))
+
+
+def threat_title(mode: tuple[str, str]) -> str:
+    """A way of attacking for people."""
+    attack, gradient = mode
+    title = measure_title(attack)
+    return f"{title}, {gradient}" if gradient else f"{title}, ste" if attack.startswith("pgd") else title
+
+
+def _threat(pipeline: Pipeline, mode: tuple[str, str], level: float) -> Accuracy | None:
+    return pipeline.accuracy(f"{mode[0]}_{level:g}" + (f"_{mode[1]}" if mode[1] else ""))
+
+
+def pareto(results: Results) -> Table:
+    """The pipelines that nothing smaller beats: what to use for a budget."""
+    rows: list[tuple[Entry, ...]] = []
+    for title, cost, unit in (("KiB", "size_in_bits", KIB), ("GBitOPs", "bit_ops", GIGA)):
+        best = front(offers(results, cost, unit))
+        for offer, following in zip(best, (*best[1:], None), strict=True):
+            rows.append((_range(offer, following, title), *_offer(results, offer)))
+    note = (
+        f"{_INTERVALS}. The most robust pipeline of each budget by {measure_title(results.headline_name)}; "
+        "pipelines whose gradients are suspect are not recommended."
+    )
+    columns = ("budget", "use", "robust", "clean", "seeds", "gradients", "fit time")
+    return Table("pareto", "What to use for a budget", columns, tuple(rows), note)
+
+
+def _range(offer: Offer, following: Offer | None, unit: str) -> str:
+    digits = 1 if unit == "KiB" else 3
+    until = "or more" if following is None else f"to {following.cost:.{digits}f}"
+    return f"{offer.cost:.{digits}f} {until} {unit}"
+
+
+def _offer(results: Results, offer: Offer) -> tuple[Entry, ...]:
+    pipeline = offer.pipeline
+    robust = pipeline.accuracy(results.headline_name or "") or "-"
+    seeds, time = str(len(pipeline.cells)), duration(pipeline.seconds("fit"))
+    return results.label(pipeline), robust, pipeline.accuracy("clean") or "-", seeds, pipeline.verdict, time
+
+
+def costs(results: Results) -> Table:
+    """Time of each strategy, and how it compares to plain training."""
+    groups: dict[str, list[Pipeline]] = {}
+    for pipeline in results.main:
+        if pipeline.seconds("fit") or pipeline.seconds("test"):
+            groups.setdefault(pipeline.strategy, []).append(pipeline)
+    plain = {group[0].text("quantizer"): fit for group in groups.values() if (fit := _fit(group, "plain"))}
+    rows = []
+    for strategy, group in groups.items():
+        fit, test = _median(group, "fit"), _median(group, "test")
+        reference = plain.get(group[0].text("quantizer"))
+        ratio = None if fit is None or reference is None else fit / reference
+        count = str(sum(len(pipeline.cells) for pipeline in group))
+        rows.append((strategy, count, Number(fit), Number(ratio), Number(test)))
+    columns = ("strategy", "cells", "fit (s)", "times plain training", "test (s)")
+    note = "Median wall time of a cell; plain training is that of the same quantizer. Cells may have shared a machine."
+    return Table("cost", "Time of each strategy", columns, tuple(rows), note)
+
+
+def _median(group: Sequence[Pipeline], step: str) -> float | None:
+    found = sorted(seconds for pipeline in group if (seconds := pipeline.seconds(step)) is not None)
+    middle = len(found) // 2
+    return None if not found else found[middle] if len(found) % 2 else (found[middle - 1] + found[middle]) / 2
+
+
+def _fit(group: Sequence[Pipeline], training: str) -> float | None:
+    return _median(group, "fit") if group[0].text("training") == training else None
+
+
+def outcomes(results: Results) -> Table:
+    """Every number there is: a row for each cell and outcome."""
+    axes = sorted({axis for pipeline in results.pipelines for axis in pipeline.coordinates})
+    rows: list[tuple[Entry, ...]] = []
+    for pipeline in results.pipelines:
+        place = tuple(pipeline.text(axis) for axis in axes)
+        for cell in pipeline.cells:
+            seed = str(cell.coordinates.get("seed", ""))
+            rows += [(cell.name, *place, seed, o.name, o.accuracy, cell.verdict) for o in cell.outcomes.values()]
+    columns = ("cell", *map(axis_title, axes), "seed", "outcome", "accuracy", "gradients")
+    return Table("outcomes", "Every outcome of every cell", columns, tuple(rows), f"{_INTERVALS}.")
+
+
+def cells(results: Results) -> Table:
+    """The state of each cell, with what went wrong."""
+    rows = tuple(
+        (cell.name, cell.stage, cell.state, duration(cell.seconds.get("fit")), _remark(cell)) for cell in results.cells
+    )
+    return Table("cells", "All cells", ("cell", "stage", "state", "fit time", "remarks"), rows)
+
+
+def _remark(cell: CellResult) -> str:
+    doubts = [f"suspect: {', '.join(cell.doubts) or 'no reason given'}"] if cell.suspect else []
+    return "; ".join(filter(None, (cell.reason, *cell.problems, *doubts)))
+
+
+def runs(results: Results) -> Table:
+    """What the cells were run with; cells that agree share a row."""
+    groups: dict[tuple[str, ...], list[str]] = {}
+    for cell in results.cells:
+        if cell.state == "done":
+            groups.setdefault(_environment(cell), []).append(cell.name)
+    rows = tuple((str(len(names)), *environment, ", ".join(names)) for environment, names in groups.items())
+    columns = ("cells", "commit", "device", "threads", "data", "versions", "names")
+    return Table("runs", "What the cells were run with", columns, rows)
+
+
+def _environment(cell: CellResult) -> tuple[str, ...]:
+    data, versions = (_mapping(cell.sheet.get(key)) for key in ("data", "versions"))
+    known = (str(cell.sheet.get(key) or "unknown") for key in ("commit", "device", "threads"))
+    images = f"{data.get('class', 'unknown')} {str(data.get('sha256', ''))[:12]}".strip()
+    return (*known, images, ", ".join(f"{name} {version}" for name, version in sorted(versions.items())))
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def commands(results: Results) -> Table:
+    """The commands that make each cell again."""
+    rows = tuple((cell.name, command) for cell in results.cells for command in cell.commands)
+    return Table("commands", "Commands of each cell", ("cell", "command"), rows)

@@ -1,0 +1,178 @@
+"""Robustness over budgets by bit width, and the heat map of the grid."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from qra.study.pipelines import OFF, Pipeline, Results, measure_title, strength
+from qra.study.style import BLACK, SERIES, Drawing, budget_axis
+
+PANELS = 9
+"""Panels of one figure."""
+MISSING = "#DDDDDD"
+
+
+def robustness_curves(results: Results) -> tuple[Drawing, ...]:
+    """A panel for each pipeline, a line for each bit width, the float network treated alike in black."""
+    attack = _longest_curve(results)
+    if attack is None:
+        return ()
+    panels: dict[str, list[Pipeline]] = {}
+    for pipeline in results.main:
+        if not pipeline.is_float and len(_curve(pipeline, attack)) > 1:
+            panels.setdefault(_panel(results, pipeline), []).append(pipeline)
+    if not panels:
+        panels = {"float": [pipeline for pipeline in results.main if len(_curve(pipeline, attack)) > 1]}
+    items = [item for item in panels.items() if item[1]]
+    pages = [items[start : start + PANELS] for start in range(0, len(items), PANELS)]
+    caption = (
+        f"Accuracy under {measure_title(attack)} over its budget, with the Wilson interval at 95 % as a band; the mean "
+        "over seeds. Pipelines whose gradients are suspect have hollow markers: the truth may be lower."
+    )
+    return tuple(
+        Drawing(f"curves-{number}", "Robustness curves", caption, _page(results, attack, page))
+        for number, page in enumerate(pages, 1)
+    )
+
+
+def _longest_curve(results: Results) -> str | None:
+    """The attack that was run at most budgets: that of the curves."""
+    levels = {
+        (outcome.attack, outcome.levels)
+        for pipeline in results.pipelines
+        for cell in pipeline.cells
+        for outcome in cell.outcomes.values()
+        if not outcome.mode and outcome.levels > 0
+    }
+    counts = Counter(attack for attack, _ in levels)
+    longest = max(counts, key=lambda attack: (counts[attack], strength(attack), attack), default=None)
+    return longest if longest is not None and counts[longest] > 1 else None
+
+
+def _curve(pipeline: Pipeline, attack: str) -> dict[float, tuple[float, float, float]]:
+    """For each budget, accuracy and interval in percent; clean accuracy at 0 where the attack was not run there."""
+    names = {outcome.levels: outcome.name for cell in pipeline.cells for outcome in cell.outcomes.values()
+             if outcome.attack == attack and not outcome.mode}  # fmt: skip
+    found = {level: pipeline.accuracy(name) for level, name in sorted({0.0: "clean", **names}.items())}
+    return {
+        level: (100 * accuracy.value, 100 * accuracy.interval[0], 100 * accuracy.interval[1])
+        for level, accuracy in found.items()
+        if accuracy is not None
+    }
+
+
+def _panel(results: Results, pipeline: Pipeline) -> str:
+    """Everything about a pipeline but its bits, with which side is quantized."""
+    weights, activations = pipeline.bits
+    side = "weights only, " if activations == OFF else "activations only, " if weights == OFF else ""
+    words = results.label(pipeline).replace(f" {pipeline.bits_text}", "").split(", ")
+    return f"{words[0]}, {side}" + ", ".join(words[1:])
+
+
+def _page(results: Results, attack: str, panels: Sequence[tuple[str, list[Pipeline]]]) -> Figure:
+    columns = min(3, len(panels))
+    rows = -(-len(panels) // columns)
+    figure = Figure(figsize=(3.3 * columns + 0.4, 2.5 * rows + 0.8), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
+    widths = sorted({max(_widths(p)) for _, found in panels for p in found if not p.is_float}, reverse=True)
+    for (title, found), axes in zip(panels, grid.flat, strict=False):
+        axes.set_title(title.replace(", ", "\n", 1), loc="left")
+        for place, pipeline in enumerate(sorted(found, key=_widths, reverse=True)):
+            named = pipeline.is_float
+            place = place if named else widths.index(max(_widths(pipeline)))
+            label = results.label(pipeline) if named else _bits_label(pipeline)
+            _draw(axes, _curve(pipeline, attack), SERIES[place % len(SERIES)], label, pipeline.suspect)
+        originals = {id(original): original for p in found if not p.is_float and (original := results.reference(p))}
+        for original in originals.values():
+            _draw(axes, _curve(original, attack), (BLACK, "", "-"), "float, treated alike", False)
+        levels = [level for pipeline in found for level in _curve(pipeline, attack)]
+        budget_axis(axes, levels)
+    for axes in list(grid.flat)[len(panels) :]:
+        axes.set_visible(False)
+    figure.supxlabel("eps (pixel levels of 255)", fontsize=9)
+    figure.supylabel("accuracy (%)", fontsize=9)
+    _legend_below(figure, list(grid.flat))
+    return figure
+
+
+def _widths(pipeline: Pipeline) -> tuple[int, ...]:
+    """Bit widths that are not off."""
+    return tuple(width for width in pipeline.bits if width != OFF) or (OFF,)
+
+
+def _bits_label(pipeline: Pipeline) -> str:
+    widths = _widths(pipeline)
+    return f"{widths[0]} bits" if len(set(widths)) == 1 else pipeline.bits_text
+
+
+def _draw(
+    axes: Axes, curve: dict[float, tuple[float, float, float]], style: tuple[str, str, object], label: str, hollow: bool
+) -> None:
+    if not curve:
+        return
+    color, marker, line = style
+    levels, values = list(curve), np.array(list(curve.values()))
+    face = "white" if hollow else color
+    axes.plot(
+        levels, values[:, 0], color=color, marker=marker, linestyle=line, label=label, markerfacecolor=face,
+        markersize=4.5, linewidth=1.3,
+    )  # fmt: skip
+    axes.fill_between(levels, values[:, 1], values[:, 2], color=color, alpha=0.15, linewidth=0)
+
+
+def _legend_below(figure: Figure, panels: Sequence[Axes]) -> None:
+    """One legend for all panels, under them, each label once."""
+    entries: dict[str, Artist] = {}
+    for axes in panels:
+        handles, labels = axes.get_legend_handles_labels()
+        for handle, label in zip(handles, labels, strict=True):
+            entries.setdefault(label, handle)
+    figure.legend(list(entries.values()), list(entries), loc="outside lower center", ncols=min(len(entries), 5))
+
+
+def heat_map(results: Results) -> tuple[Drawing, ...]:
+    """Robust accuracy by start, training and quantizer in rows, by bits in columns."""
+    name = results.headline_name
+    chosen = [p for p in results.main if name and not p.is_float and p.accuracy(name) is not None]
+    if not chosen or name is None:
+        return ()
+    columns = sorted({pipeline.bits for pipeline in chosen}, reverse=True, key=lambda bits: (OFF not in bits, bits))
+    rows = sorted({_row(results, pipeline) for pipeline in chosen})
+    values = np.full((len(rows), len(columns)), np.nan)
+    marks = np.full(values.shape, "", dtype=object)
+    for pipeline in chosen:
+        accuracy = pipeline.accuracy(name)
+        place = rows.index(_row(results, pipeline)), columns.index(pipeline.bits)
+        values[place] = 100 * accuracy.value if accuracy else np.nan
+        marks[place] = "?" if pipeline.suspect else ""
+    width = 0.62 * len(columns) + 3.6
+    figure = Figure(figsize=(max(width, 5), 0.34 * len(rows) + 1.4), layout="constrained")
+    axes = figure.add_subplot()
+    axes.set_facecolor(MISSING)
+    top = max(10.0, float(np.nanmax(values)))
+    image = axes.imshow(values, cmap="cividis", vmin=0, vmax=top, aspect="auto")
+    for (row, column), value in np.ndenumerate(values):
+        if np.isfinite(value):
+            color = "black" if value > 0.55 * top else "white"
+            text = f"{value:.1f}{marks[row, column]}"
+            axes.text(column, row, text, ha="center", va="center", color=color, fontsize=8)
+    axes.set_xticks(range(len(columns)), [f"W{weights}\nA{activations}" for weights, activations in columns])
+    axes.set_yticks(range(len(rows)), rows)
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    figure.colorbar(image, label="robust accuracy (%)", fraction=0.05)
+    caption = (
+        f"Accuracy under {measure_title(name)}, in percent; the mean over seeds. Grey: no such cell. "
+        "A question mark: gradients are suspect, the truth may be lower."
+    )
+    return (Drawing("heat-map", "Start, training and quantizer by bits", caption, figure),)
+
+
+def _row(results: Results, pipeline: Pipeline) -> str:
+    return results.label(pipeline).replace(f" {pipeline.bits_text}", "")

@@ -1,0 +1,53 @@
+"""The figures of a report: which there are, and what each needs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from qra.study.charts import calibration_size, clean_against_robust, cost_bars, data_size, pareto_fronts, threats
+from qra.study.curves import heat_map, robustness_curves
+from qra.study.pipelines import Results
+from qra.study.style import Drawing, settings
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of figure.
+
+    Args:
+        name: For people.
+        draw: Makes the figures; none where there are no data for them.
+        needs: The data it is made from.
+    """
+
+    name: str
+    draw: Callable[[Results], Sequence[Drawing]]
+    needs: str
+
+
+KINDS = (
+    Kind("robustness curves", robustness_curves, "accuracies at two budgets or more"),
+    Kind("clean against robust accuracy", clean_against_robust, "clean and robust accuracy of a pipeline"),
+    Kind("heat map", heat_map, "robust accuracy of quantized pipelines"),
+    Kind(
+        "fronts of robust accuracy against size and BitOPs", pareto_fronts, "cost and robust accuracy of two pipelines"
+    ),
+    Kind("attacks side by side", threats, "a quantized pipeline attacked in two ways at one budget"),
+    Kind("accuracy against data size", data_size, "a pipeline with two data fractions or more"),
+    Kind("accuracy against calibration size", calibration_size, "a pipeline with two calibration sizes or more"),
+    Kind("time of each strategy", cost_bars, "fit times"),
+)
+
+
+def drawings(results: Results) -> tuple[tuple[Drawing, ...], tuple[str, ...]]:
+    """All figures for which there are data, and what is missing for each of the others."""
+    made: list[Drawing] = []
+    missing = []
+    with settings():
+        for kind in KINDS:
+            found = kind.draw(results)
+            made += found
+            if not found:
+                missing.append(f"{kind.name}: needs {kind.needs}")
+    return tuple(made), tuple(missing)

@@ -1,0 +1,152 @@
+"""What a claim is, and how its verdict follows from what was compared."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from qra.study.paired import MARGIN, Comparison, Effect
+from qra.study.pipelines import Results
+
+Verdict = Literal["supported", "contradicted", "undecided"]
+EXCEPTIONS = 0.1
+"""Largest share of the checks that can be told which may say the opposite of a verdict."""
+
+Judge = Callable[[Sequence[Effect]], bool | None]
+
+
+@dataclass(frozen=True)
+class Check:
+    """One place where a claim can hold or fail.
+
+    Args:
+        about: Which pipelines it is about.
+        comparisons: What it rests on; empty if they cannot be made.
+        judge: Whether it holds, from their effects; None if that cannot be told.
+        missing: What would be needed to make the comparisons.
+    """
+
+    about: str
+    comparisons: tuple[Comparison, ...]
+    judge: Judge
+    missing: str = ""
+
+    @classmethod
+    def of(cls, about: str, judge: Judge, *comparisons: Comparison | None) -> Check:
+        """A check of some comparisons, open if one of them could not be made."""
+        made = tuple(comparison for comparison in comparisons if comparison is not None)
+        if len(made) < len(comparisons):
+            return cls(about, (), judge, "no shared examples with matching seeds, or no cell to compare with")
+        return cls(about, made, judge)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A check with its outcome.
+
+    Args:
+        check: What was checked.
+        effects: One for each of its comparisons.
+        holds: None if that cannot be told.
+    """
+
+    check: Check
+    effects: tuple[Effect, ...]
+    holds: bool | None
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a study says about a claim.
+
+    Args:
+        verdict: Supported or contradicted if more than half of all checks say so, and at most one in ten of those that
+            can be told says the opposite.
+        because: Why, in a sentence.
+        judged: What it rests on.
+        family: Number of comparisons whose intervals hold together at 95 %.
+        suspect: Pipelines among them whose gradients seem to be hidden.
+    """
+
+    verdict: Verdict
+    because: str
+    judged: tuple[Judged, ...] = ()
+    family: int = 0
+    suspect: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A statement and how to test it.
+
+    Args:
+        key: Short name.
+        statement: The claim.
+        source: Who says so.
+        criterion: When a check holds, in words.
+        needs: The cells without which it cannot be tested.
+        checks: The places where it can hold or fail; a pure function of the results.
+    """
+
+    key: str
+    statement: str
+    source: str
+    criterion: str
+    needs: str
+    checks: Callable[[Results], Iterable[Check]]
+
+    def test(self, results: Results) -> Finding:
+        """Judge the claim by a study."""
+        checks = tuple(self.checks(results))
+        family = sum(len(check.comparisons) for check in checks)
+        judged = tuple(_judge(check, family) for check in checks)
+        if not judged:
+            return Finding("undecided", f"The study has no cells for it: {self.needs}.")
+        suspect = sorted(
+            {title for check in checks for each in check.comparisons for title, doubt in _sides(each) if doubt}
+        )
+        verdict, because = _verdict([each.holds for each in judged])
+        return Finding(verdict, because, judged, family, tuple(suspect))
+
+
+def _judge(check: Check, family: int) -> Judged:
+    effects = tuple(comparison.effect(family) for comparison in check.comparisons)
+    return Judged(check, effects, None if check.missing else check.judge(effects))
+
+
+def _sides(comparison: Comparison) -> Iterator[tuple[str, bool]]:
+    return zip(comparison.titles, comparison.suspect, strict=True)
+
+
+def _verdict(holds: Sequence[bool | None]) -> tuple[Verdict, str]:
+    yes, no, total = holds.count(True), holds.count(False), len(holds)
+    counts = f"holds in {yes}, fails in {no} and is open in {total - yes - no} of {total} checks"
+    exceptions = EXCEPTIONS * (yes + no)
+    if 2 * yes > total and no <= exceptions:
+        return "supported", f"It {counts}."
+    if 2 * no > total and yes <= exceptions:
+        return "contradicted", f"It {counts}."
+    return (
+        "undecided",
+        f"{'It depends on the pipeline' if yes and no else 'Too little can be told apart'}: it {counts}.",
+    )
+
+
+def meets(*wanted: Literal["higher", "lower", "not lower"]) -> Judge:
+    """Whether each effect is as wanted: it fails if one surely is not, and is open if one may or may not be."""
+
+    def judge(effects: Sequence[Effect]) -> bool | None:
+        found = [_meets(effect, want) for effect, want in zip(effects, wanted, strict=True)]
+        return False if False in found else None if None in found else True
+
+    return judge
+
+
+def _meets(effect: Effect, wanted: str) -> bool | None:
+    if wanted == "not lower":
+        return True if effect.low > -MARGIN else False if effect.is_lower else None
+    sought, opposite = (
+        (effect.is_higher, effect.is_lower) if wanted == "higher" else (effect.is_lower, effect.is_higher)
+    )
+    return True if sought else False if opposite or effect.is_none else None

@@ -1,0 +1,56 @@
+"""Which pipeline to choose for a budget: those that nothing smaller beats."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from qra.study.pipelines import Pipeline, Results
+
+
+class Offer(NamedTuple):
+    """What a pipeline costs and what it gives.
+
+    Attributes:
+        pipeline: The pipeline.
+        cost: In the unit asked for.
+        robust: Robust accuracy in [0, 1], the mean over seeds.
+    """
+
+    pipeline: Pipeline
+    cost: float
+    robust: float
+
+
+def offers(results: Results, cost: str, unit: float) -> tuple[Offer, ...]:
+    """All pipelines whose cost and robust accuracy are known, by ascending cost.
+
+    Args:
+        results: Of the study.
+        cost: ``size_in_bits`` or ``bit_ops``.
+        unit: How much of it is 1, such as 8192 bits for a KiB.
+    """
+    name = results.headline_name
+    found = []
+    for pipeline in results.pipelines:
+        accuracy, amount = pipeline.accuracy(name) if name else None, pipeline.cost(cost)
+        if accuracy is not None and amount is not None and amount > 0:
+            found.append(Offer(pipeline, amount / unit, accuracy.value))
+    return tuple(sorted(found, key=lambda offer: (offer.cost, -offer.robust, results.label(offer.pipeline))))
+
+
+def front(choices: Sequence[Offer]) -> tuple[Offer, ...]:
+    """Those that are more robust than everything that costs no more.
+
+    Pipelines whose gradients seem to be hidden are left out: their robust accuracy may be too high.
+    """
+    best: list[Offer] = []
+    for offer in sorted(choices, key=lambda offer: (offer.cost, -offer.robust)):
+        if not offer.pipeline.suspect and (not best or offer.robust > best[-1].robust):
+            best.append(offer)
+    return tuple(best)
+
+
+def recommended(choices: Sequence[Offer], budget: float) -> Offer | None:
+    """The most robust one within a budget; None if nothing fits."""
+    return next((offer for offer in reversed(front(choices)) if offer.cost <= budget), None)

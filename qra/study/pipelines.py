@@ -1,0 +1,252 @@
+"""The pipelines of a study: cells that differ by their seed alone, taken together."""
+
+from __future__ import annotations
+
+import statistics
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+from qra.study.results import Accuracy, CellResult, Value
+
+OFF = 32
+"""The bit width that means: not quantized."""
+STRONG = 8.0
+"""Pixel levels of the budget that robustness is usually stated at."""
+
+AXES = ("init", "quantizer", "training", "weight_bit_width", "act_bit_width", "fraction", "calibration_size")
+"""Coordinates that every report knows; a study may have more."""
+_NAMES = {"pwlq": "PWLQ", "pact": "PACT", "lsq": "LSQ", "dorefa": "DoReFa", "sawb": "SAWB"}
+_TRAININGS = {"none": "post-training", "plain": "plain training", "adversarial": "adversarial", "transfer": "transfer"}
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """One point of the grid, whatever the seed.
+
+    Args:
+        coordinates: By axis, without the seed.
+        cells: Those that are done, by ascending seed; at least one.
+    """
+
+    coordinates: Mapping[str, Value]
+    cells: tuple[CellResult, ...]
+
+    def text(self, axis: str) -> str:
+        """A coordinate as text; empty if there is none."""
+        value = self.coordinates.get(axis)
+        return "" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+
+    def number(self, axis: str) -> float | None:
+        """A coordinate as a number; None if there is none or it is no number."""
+        value = self.coordinates.get(axis)
+        return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+    def word(self, axis: str) -> str:
+        """A coordinate in a label, such as ``10 % of the data``; empty for all of the data."""
+        share = self.number(axis)
+        if axis == "fraction" and share is not None:
+            return "" if share == 1 else f"{100 * share:g} % of the data"
+        return f"{axis_title(axis)} {self.text(axis)}" if self.text(axis) else ""
+
+    @property
+    def bits(self) -> tuple[int, int]:
+        """Bit widths of weights and activations."""
+        weights, activations = self.number("weight_bit_width"), self.number("act_bit_width")
+        return int(weights or OFF), int(activations or OFF)
+
+    @property
+    def bits_text(self) -> str:
+        """Such as ``W4/A8``, or ``float``."""
+        return "float" if self.is_float else "W{}/A{}".format(*self.bits)
+
+    @property
+    def is_float(self) -> bool:
+        """Whether nothing is quantized."""
+        return self.text("quantizer") in ("", "float", "none")
+
+    @property
+    def strategy(self) -> str:
+        """Quantizer and training, such as ``PACT, adversarial``."""
+        quantizer = "float" if self.is_float else _NAMES.get(self.text("quantizer"), self.text("quantizer"))
+        return f"{quantizer}, {training_title(self.text('training'))}"
+
+    @property
+    def verdict(self) -> str:
+        """The worst verdict on hidden gradients of any seed."""
+        found = {cell.verdict for cell in self.cells}
+        return next((verdict for verdict in ("suspect", "not judged") if verdict in found), "sound")
+
+    @property
+    def suspect(self) -> bool:
+        """Whether the robust accuracy of any seed may be too high because gradients are hidden."""
+        return self.verdict == "suspect"
+
+    def accuracy(self, name: str) -> Accuracy | None:
+        """Accuracy of an outcome: of one seed, or mean and worst of all that have it."""
+        found = [cell.outcomes[name].accuracy for cell in self.cells if name in cell.outcomes]
+        if len(found) < 2:
+            return found[0] if found else None
+        values = [accuracy.value for accuracy in found]
+        return Accuracy(statistics.fmean(values), min(accuracy.n for accuracy in found), min(values))
+
+    def cost(self, name: str) -> float | None:
+        """Such as ``size_in_bits``: the same for all seeds, so that of the first that knows it."""
+        return next((cell.cost[name] for cell in self.cells if name in cell.cost), None)
+
+    def seconds(self, step: str) -> float | None:
+        """Median wall time of a step."""
+        found = [cell.seconds[step] for cell in self.cells if step in cell.seconds]
+        return statistics.median(found) if found else None
+
+
+@dataclass(frozen=True)
+class Results:
+    """Everything a report is made from.
+
+    Args:
+        name: Of the study.
+        cells: All, whatever their state.
+    """
+
+    name: str
+    cells: tuple[CellResult, ...]
+
+    @cached_property
+    def pipelines(self) -> tuple[Pipeline, ...]:
+        """Of the cells that are done; float ones first, then by their coordinates."""
+        groups: dict[tuple[tuple[str, Value], ...], list[CellResult]] = {}
+        for cell in self.cells:
+            if cell.state == "done":
+                key = tuple(sorted((axis, value) for axis, value in cell.coordinates.items() if axis != "seed"))
+                groups.setdefault(key, []).append(cell)
+        found = [Pipeline(dict(key), tuple(sorted(cells, key=_seed))) for key, cells in groups.items()]
+        return tuple(sorted(found, key=_order))
+
+    @cached_property
+    def levels(self) -> tuple[float, ...]:
+        """Budgets above 0 that any straight-through attack was run at, in pixel levels."""
+        return tuple(sorted({level for level, _ in self._attacks if level > 0}))
+
+    @cached_property
+    def _attacks(self) -> Counter[tuple[float, str]]:
+        """In how many pipelines each budget and attack is measured, gradients taken straight through."""
+        return Counter(
+            key
+            for pipeline in self.pipelines
+            for key in {
+                (outcome.levels, outcome.attack)
+                for cell in pipeline.cells
+                for outcome in cell.outcomes.values()
+                if not outcome.mode and outcome.attack not in ("clean", "square") and outcome.name != outcome.attack
+            }
+        )
+
+    def measure(self, level: float) -> str | None:
+        """The outcome that stands for robust accuracy at a budget.
+
+        It is the one that most pipelines have, so that they can be compared; of several the strongest: the worst case
+        over attacks, then AutoAttack, then PGD. None if nothing was measured there.
+        """
+        found = [(count, strength(attack), attack) for (at, attack), count in self._attacks.items() if at == level]
+        return f"{max(found)[2]}_{level:g}" if found else None
+
+    @property
+    def headline(self) -> float | None:
+        """The budget in pixel levels that tables and figures show: 8, or the largest below, or the smallest above."""
+        below = [level for level in self.levels if level <= STRONG]
+        return max(below) if below else min(self.levels, default=None)
+
+    @property
+    def headline_name(self) -> str | None:
+        """Name of the outcome that stands for robust accuracy."""
+        return None if self.headline is None else self.measure(self.headline)
+
+    @cached_property
+    def main(self) -> tuple[Pipeline, ...]:
+        """Those with all of the data and the usual calibration size: what figures of other axes show."""
+        fractions = [value for pipeline in self.pipelines if (value := pipeline.number("fraction")) is not None]
+        sizes = Counter(
+            value for pipeline in self.pipelines if (value := pipeline.number("calibration_size")) is not None
+        )
+        usual = max(sizes, key=lambda size: (sizes[size], size), default=None)
+        return tuple(
+            pipeline
+            for pipeline in self.pipelines
+            if pipeline.number("fraction") in (None, max(fractions, default=None))
+            and pipeline.number("calibration_size") in (None, usual)
+        )
+
+    def reference(self, pipeline: Pipeline) -> Pipeline | None:
+        """The float network treated as a quantized one was: of its training or, if that is plain, of its start's."""
+        training = pipeline.text("training")
+        if training in ("", "none", "plain"):
+            training = "adversarial" if pipeline.text("init") == "robust" else "plain"
+        return self.float_of(training, pipeline)
+
+    def float_of(self, training: str, like: Pipeline) -> Pipeline | None:
+        """The float pipeline of a training that is most like another; None if no further axis allows one."""
+
+        def differs(axis: str, other: Pipeline) -> bool:
+            return len({like.text(axis), other.text(axis)} - {""}) > 1
+
+        found = [
+            other
+            for other in self.pipelines
+            if other.is_float
+            and other.text("training") == training
+            and not any(differs(axis, other) for axis in {*like.coordinates, *other.coordinates} - set(AXES))
+        ]
+        return min(found, key=lambda other: sum(differs(axis, other) for axis in ("fraction", "init")), default=None)
+
+    @cached_property
+    def _varying(self) -> tuple[str, ...]:
+        """Axes beyond start, quantizer, training and bits in which pipelines differ."""
+        axes = sorted({axis for pipeline in self.pipelines for axis in pipeline.coordinates} - set(AXES[:5]))
+        return tuple(axis for axis in axes if len({pipeline.text(axis) for pipeline in self.pipelines} - {""}) > 1)
+
+    def label(self, pipeline: Pipeline) -> str:
+        """A pipeline in a few words, enough to tell it from the others."""
+        start = "" if pipeline.is_float or pipeline.text("init") in ("", "none") else f"{pipeline.text('init')} start"
+        bits = "" if pipeline.is_float else f" {pipeline.bits_text}"
+        quantizer, _, training = pipeline.strategy.partition(", ")
+        further = [word for axis in self._varying if (word := pipeline.word(axis))]
+        return ", ".join(filter(None, (f"{quantizer}{bits}", start, training, *further)))
+
+
+def strength(attack: str) -> tuple[int, int]:
+    """A key that orders attacks: the worst case is the strongest, then AutoAttack, then the longest PGD."""
+    steps = attack.removeprefix("pgd")
+    return {"worst": 2, "autoattack": 1}.get(attack, 0), int(steps) if steps.isdigit() else 0
+
+
+def training_title(training: str) -> str:
+    """A training strategy for people."""
+    return _TRAININGS.get(training, training)
+
+
+def axis_title(axis: str) -> str:
+    """An axis for people, such as ``calibration size``."""
+    return axis.replace("_", " ")
+
+
+def measure_title(name: str | None) -> str:
+    """An outcome for people: ``pgd20_8`` becomes ``PGD-20, eps 8/255``."""
+    attack, _, levels = (name or "robust").partition("_")
+    steps = attack.removeprefix("pgd")
+    known = {"worst": "worst case over attacks", "autoattack": "AutoAttack", "square": "Square"}
+    title = f"PGD-{steps}" if attack.startswith("pgd") and steps.isdigit() else known.get(attack, attack)
+    return f"{title}, eps {levels}/255" if levels else title
+
+
+def _seed(cell: CellResult) -> tuple[float, str]:
+    seed = cell.coordinates.get("seed")
+    return (float(seed) if isinstance(seed, int | float) else 0.0, cell.name)
+
+
+def _order(pipeline: Pipeline) -> tuple[object, ...]:
+    known = [pipeline.text(axis) for axis in AXES[:3]]
+    bits = [-width for width in pipeline.bits]
+    sizes = [-(pipeline.number(axis) or 0.0) for axis in AXES[5:]]
+    return (not pipeline.is_float, *known, *bits, *sizes, str(sorted(pipeline.coordinates.items(), key=str)))

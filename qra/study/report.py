@@ -1,0 +1,140 @@
+"""``qra report``: what a study shows, as tables, figures, verdicts on the claims, and one page that gathers them."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table as TerminalTable
+from rich.text import Text
+
+from qra.study.claims import CLAIMS, judge_all
+from qra.study.contents import KIB, state_counts, tables
+from qra.study.figures import drawings
+from qra.study.judging import Finding
+from qra.study.page import page
+from qra.study.pareto import offers, recommended
+from qra.study.pipelines import Results, measure_title
+from qra.study.results import read_cells
+from qra.study.tables import Table, percent, plain
+from qra.study.verdicts import claims_markdown, evidence_table, verdict_table
+
+_OWN = re.compile(
+    r"figures/(curves-\d+|clean-robust|heat-map|pareto-size|pareto-bitops|attacks|data-size|calibration-size|cost)"
+    r"\.(png|svg)|tables/(accuracy|gradients|pareto|cost)\.(md|csv|tex)"
+)
+"""Files of a report that the next one may not have."""
+COLORS = {"supported": "green", "contradicted": "red", "undecided": "yellow"}
+
+
+def write_report(study: Path, out: Path, budget_kib: float | None = None) -> tuple[Results, dict[str, Finding]]:
+    """Write the report of a study; the same cells give the same bytes.
+
+    Args:
+        study: Directory with one directory a cell.
+        out: Where the report goes; files of an earlier one are replaced.
+        budget_kib: Model size for which to recommend a pipeline.
+
+    Raises:
+        ValueError: If there are no cells.
+    """
+    results = Results(study.resolve().name, read_cells(study))
+    findings = judge_all(results)
+    made, missing = drawings(results)
+    all_tables = (verdict_table(findings), *tables(results), evidence_table(findings))
+    advice = "" if budget_kib is None else advise(results, budget_kib)
+    for folder in ("tables", "figures"):
+        (out / folder).mkdir(parents=True, exist_ok=True)
+    files: dict[str, bytes] = {}
+    for drawing in made:
+        files |= {f"figures/{drawing.name}.png": drawing.png, f"figures/{drawing.name}.svg": drawing.svg}
+    for table in all_tables:
+        texts = {"md": table.markdown(), "csv": table.csv(), "tex": table.latex()}
+        files |= {f"tables/{table.name}.{kind}": text.encode() for kind, text in texts.items()}
+    files["claims.md"] = claims_markdown(findings, plain(results.name)).encode()
+    files["report.md"] = markdown(
+        results, all_tables, [(d.name, d.title, d.caption) for d in made], missing, advice
+    ).encode()
+    files["report.html"] = page(results, findings, all_tables[1:], made, missing, advice).encode()
+    _replace(out, files)
+    return results, findings
+
+
+def advise(results: Results, budget_kib: float) -> str:
+    """What to use for a model size, in a sentence."""
+    found = recommended(offers(results, "size_in_bits", KIB), budget_kib)
+    if found is None:
+        return f"No pipeline of known size and robust accuracy fits into {budget_kib:g} KiB."
+    name = results.headline_name or ""
+    accuracy = found.pipeline.accuracy(name)
+    return (
+        f"For up to {budget_kib:g} KiB use {results.label(found.pipeline)} ({found.cost:.1f} KiB): "
+        f"{percent(accuracy) if accuracy else ''} under {measure_title(name)}, gradients {found.pipeline.verdict}."
+    )
+
+
+def markdown(
+    results: Results,
+    all_tables: Sequence[Table],
+    figures: Sequence[tuple[str, str, str]],
+    missing: Sequence[str],
+    advice: str,
+) -> str:
+    """The page ``report.md``: verdicts, figures as links, all tables but the long ones."""
+    parts = [f"# {plain(results.name)}: quantization and robust accuracy", state_counts(results), advice]
+    parts += [
+        "The evidence for the verdicts is in [claims.md](claims.md), every single number in `tables/outcomes.csv`."
+    ]
+    for table in all_tables:
+        if table.name not in ("evidence", "outcomes"):
+            parts += [f"## {table.title}", table.markdown().strip(), table.note]
+    parts.append("## Figures")
+    for name, title, caption in figures:
+        parts += [f"![{title}](figures/{name}.png)", caption]
+    parts += ["Not drawn:", "".join(f"- {reason}\n" for reason in missing).strip()] if missing else []
+    return "\n\n".join(filter(None, parts)) + "\n"
+
+
+def _replace(out: Path, files: Mapping[str, bytes]) -> None:
+    """Write each file whole or not at all, and remove those of an earlier report that were not made again."""
+    for folder in ("tables", "figures"):
+        for path in (out / folder).iterdir():
+            name = f"{folder}/{path.name}"
+            if _OWN.fullmatch(name) and name not in files:
+                path.unlink()
+    for name, content in files.items():
+        temporary = (out / name).with_name(f".{Path(name).name}.{os.getpid()}")
+        temporary.write_bytes(content)
+        os.replace(temporary, out / name)
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Write a report and print its verdicts."""
+    parser = argparse.ArgumentParser(
+        "qra report", description="Tables, figures and verdicts from the cells of a study."
+    )
+    parser.add_argument("study", type=Path, help="directory of the study, such as runs/paper")
+    parser.add_argument("--out", type=Path, help="where the report goes; STUDY/report if not given")
+    parser.add_argument("--budget-kib", type=float, help="recommend a pipeline for a model of at most this size")
+    options = parser.parse_args(arguments)
+    out = options.out or options.study / "report"
+    results, findings = write_report(options.study, out, options.budget_kib)
+    console = Console()
+    summary = TerminalTable("claim", "verdict", "why")
+    for claim in CLAIMS:
+        finding = findings[claim.key]
+        doubt = f" Suspect numbers: {len(finding.suspect)}." if finding.suspect else ""
+        verdict = Text(finding.verdict, COLORS[finding.verdict])
+        summary.add_row(Text(claim.statement), verdict, Text(finding.because + doubt))
+    console.print(summary)
+    console.print(Text(state_counts(results)))
+    for cell in results.cells:
+        if cell.state != "done":
+            console.print(Text(plain(f"{cell.name}: {cell.state}{f', {cell.reason}' if cell.reason else ''}")))
+    if options.budget_kib is not None:
+        console.print(Text(plain(advise(results, options.budget_kib))))
+    console.print(Text(f"written to {out / 'report.html'}"))

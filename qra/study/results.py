@@ -1,0 +1,277 @@
+"""Reading what the cells of a study left behind: untrusted files, any of which may be missing or cut short."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import zipfile
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qra.evaluation.outcome import SCHEMA, read_correct
+from qra.evaluation.statistics import wilson_interval
+
+CELL_SCHEMA = 1
+"""Version of ``cell.json`` that can be read."""
+
+Value = str | int | float | bool | None
+
+_NAME = re.compile(r"(?P<attack>[a-z]+\d*)_(?P<levels>\d+(?:\.\d+)?)(?:_(?P<mode>[a-z_]+))?")
+_FILES = ("cell.json", "result.json", "config.yaml", "run.json")
+_LARGEST_FILE = 2**30
+"""Bytes of outcomes that are read at most: no test set has as many examples."""
+_LARGEST_NUMBER = 1e300
+"""Of what counts as a number: neither infinite nor too long for a float."""
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """An accuracy as a fraction of n examples, with its Wilson interval at 95 %.
+
+    Args:
+        value: In [0, 1]; the mean over seeds where there are several.
+        n: Number of examples of one seed.
+        worst: The lowest of several seeds; None for one seed.
+    """
+
+    value: float
+    n: int
+    worst: float | None = None
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Of ``value`` on n examples: it covers the choice of test examples, not that of seeds."""
+        return wilson_interval(round(self.value * self.n), self.n)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One outcome of a cell, without its examples.
+
+    Args:
+        name: Such as ``pgd20_8_hard``.
+        attack: Such as ``pgd20``; ``clean`` for no attack; the whole name where it cannot be taken apart.
+        levels: Budget in pixel levels of 255; 0 for clean images.
+        mode: How gradients were taken, such as ``hard``; empty for straight-through.
+        accuracy: Fraction that is right, and n.
+    """
+
+    name: str
+    attack: str
+    levels: float
+    mode: str
+    accuracy: Accuracy
+
+
+@dataclass(frozen=True)
+class CellResult:
+    """What is known of one cell.
+
+    Args:
+        name: Of its directory.
+        directory: Where its files are.
+        stage: Of the study.
+        coordinates: Its place in the grid, by axis.
+        state: ``done``, ``failed``, ``running``; ``unreadable`` where the files do not say, or say what cannot be.
+        reason: Why it failed or cannot be read.
+        problems: Whatever else is wrong with its files.
+        commands: The commands that made it.
+        seconds: Wall time by step, such as ``fit``.
+        outcomes: By name; empty unless it is done.
+        cost: ``size_in_bits``, ``bit_ops`` and so on, as far as they are known.
+        verdict: ``sound``, ``suspect`` or ``not judged``: whether gradients seem to be hidden.
+        doubts: Reasons of that verdict.
+        sheet: What else ``result.json`` holds: versions, device, commit, data.
+    """
+
+    name: str
+    directory: Path
+    stage: str = ""
+    coordinates: Mapping[str, Value] = field(default_factory=dict)
+    state: str = "unreadable"
+    reason: str = ""
+    problems: tuple[str, ...] = ()
+    commands: tuple[str, ...] = ()
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    outcomes: Mapping[str, Measured] = field(default_factory=dict)
+    cost: Mapping[str, float] = field(default_factory=dict)
+    verdict: str = "not judged"
+    doubts: tuple[str, ...] = ()
+    sheet: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+    @property
+    def suspect(self) -> bool:
+        """Whether its robust accuracies may be too high because gradients are hidden."""
+        return self.verdict == "suspect"
+
+    @cached_property
+    def _examples(self) -> dict[str, dict[str, NDArray[Any]]]:
+        try:
+            with zipfile.ZipFile(self.directory / "correct.npz") as archive:
+                if sum(entry.file_size for entry in archive.infolist()) > _LARGEST_FILE:
+                    return {}
+            found = read_correct(self.directory / "correct.npz")
+        except (OSError, ValueError, KeyError, TypeError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error):
+            return {}
+        return {
+            name: {"indices": indices.numpy(), "correct": right.numpy()} for name, (indices, right) in found.items()
+        }
+
+    def examples(self, name: str) -> tuple[NDArray[np.int64], NDArray[np.bool_]] | None:
+        """Indices and correctness of each example, by ascending index; None where the files do not tell.
+
+        An outcome counts only if its examples give the accuracy that ``result.json`` says.
+        """
+        arrays, measured = self._examples.get(name), self.outcomes.get(name)
+        if arrays is None or measured is None:
+            return None
+        indices, right = arrays["indices"], arrays["correct"]
+        if indices.ndim != 1 or indices.shape != right.shape or indices.dtype != np.int64 or right.dtype != np.bool_:
+            return None
+        agrees = len(right) == measured.accuracy.n and math.isclose(right.mean(), measured.accuracy.value, abs_tol=1e-6)
+        return (indices, right) if agrees and (np.diff(indices) > 0).all() else None
+
+
+def read_cells(directory: Path) -> tuple[CellResult, ...]:
+    """Read all cells of a study, in the order of their names.
+
+    Args:
+        directory: It holds one directory a cell.
+
+    Raises:
+        ValueError: If there is no such directory, or no cell in it.
+    """
+    if not directory.is_dir():
+        raise ValueError(f"{directory}: there is no study here; qra study run writes one")
+    folders = sorted(path for path in directory.iterdir() if any((path / name).exists() for name in _FILES))
+    if not folders:
+        raise ValueError(f"{directory}: no cell of a study lies here; qra study run writes one directory a cell")
+    return tuple(read_cell(folder) for folder in folders)
+
+
+def read_cell(directory: Path) -> CellResult:
+    """Read one cell; what is wrong with its files is said in the result, never raised."""
+    name = directory.name
+    try:
+        cell = _read_json(directory / "cell.json", CELL_SCHEMA)
+        coordinates = {str(axis): _value(axis, value) for axis, value in _mapping(cell, "coordinates").items()}
+    except ValueError as error:
+        return CellResult(name, directory, reason=str(error))
+    known: dict[str, Any] = {
+        "stage": str(cell.get("stage", "")),
+        "coordinates": coordinates,
+        "commands": tuple(_command(line) for line in _list(cell.get("commands"))),
+        "seconds": _numbers(cell.get("seconds")),
+    }
+    state, reason = str(cell.get("state")), str(cell.get("reason") or "")
+    if state != "done":
+        if state not in ("failed", "running"):
+            state, reason = "unreadable", f"cell.json: state is {state!r}"
+        return CellResult(name, directory, state=state, reason=reason, **known)
+    try:
+        result = _read_json(directory / "result.json", SCHEMA)
+        outcomes, problems = _outcomes(_mapping(result, "outcomes"))
+    except ValueError as error:
+        return CellResult(name, directory, reason=str(error), **known)
+    verdict, doubts = _masking(result.get("masking"))
+    return CellResult(
+        name,
+        directory,
+        state="done",
+        problems=tuple(problems),
+        outcomes=outcomes,
+        cost=_numbers(result.get("cost")),
+        verdict=verdict,
+        doubts=doubts,
+        sheet=result,
+        **known,
+    )
+
+
+def _read_json(path: Path, schema: int) -> Mapping[str, Any]:
+    try:
+        content = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise ValueError(f"there is no {path.name}") from None
+    except OSError as reason:
+        raise ValueError(f"{path.name}: {reason.strerror}") from None
+    except (ValueError, RecursionError):
+        raise ValueError(f"{path.name} is cut short or no JSON") from None
+    if not isinstance(content, dict) or content.get("schema") != schema:
+        raise ValueError(f"{path.name} is not of schema {schema}")
+    return content
+
+
+def _outcomes(summaries: Mapping[str, Any]) -> tuple[dict[str, Measured], list[str]]:
+    """The outcomes that can be, and what is wrong with the others."""
+    outcomes, problems = {}, []
+    for name, summary in summaries.items():
+        try:
+            outcomes[name] = _measured(name, summary)
+        except ValueError as reason:
+            problems.append(f"outcome {name}: {reason}")
+    return outcomes, problems
+
+
+def _measured(name: str, summary: Any) -> Measured:
+    found = _numbers(summary)
+    if not {"accuracy", "n"} <= found.keys():
+        raise ValueError("accuracy or n is no number")
+    n, value = int(found["n"]), found["accuracy"]
+    if not (n > 0 and 0 <= value <= 1):
+        raise ValueError(f"accuracy is {value:g} of {n} examples")
+    accuracy = Accuracy(value, n)
+    match = _NAME.fullmatch(name)
+    if match is None:
+        return Measured(name, name, 255 * found.get("eps", 0.0), "", accuracy)
+    levels = float(match["levels"])
+    if not math.isclose(255 * found.get("eps", levels / 255), levels, abs_tol=1e-3):
+        raise ValueError(f"eps is {255 * found['eps']:g}/255")
+    return Measured(name, match["attack"], levels, match["mode"] or "", accuracy)
+
+
+def _masking(masking: Any) -> tuple[str, tuple[str, ...]]:
+    """Verdict and its reasons; a verdict that cannot be read is no sound one."""
+    if masking is None:
+        return "not judged", ()
+    if isinstance(masking, dict) and masking.get("verdict") == "sound":
+        return "sound", ()
+    reasons = _list(masking.get("reasons")) if isinstance(masking, dict) else ["the verdict cannot be read"]
+    return "suspect", tuple(str(reason) for reason in reasons)
+
+
+def _mapping(content: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    found = content.get(key)
+    if not isinstance(found, dict):
+        raise ValueError(f"{key} is missing or no mapping")
+    return found
+
+
+def _value(axis: object, value: object) -> Value:
+    is_finite = not isinstance(value, float) or math.isfinite(value)
+    if not isinstance(value, str | int | float | bool | None) or not is_finite:
+        raise ValueError(f"cell.json: coordinate {axis} is no text and no number")
+    return value
+
+
+def _list(value: object) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _command(line: object) -> str:
+    return " ".join(str(word) for word in line) if isinstance(line, list) else str(line)
+
+
+def _numbers(values: object) -> dict[str, float]:
+    """The entries that are finite numbers."""
+    pairs = values.items() if isinstance(values, dict) else ()
+    numbers = ((str(key), value) for key, value in pairs if type(value) in (int, float))
+    return {key: float(value) for key, value in numbers if abs(value) <= _LARGEST_NUMBER}

@@ -1,0 +1,108 @@
+"""How figures look: legible in print, in grey and for the colour-blind."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from qra.study.pipelines import Pipeline
+
+BLACK, GREY = "#000000", "#666666"
+BLUE, ORANGE, GREEN, PINK, YELLOW, SKY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"
+
+SERIES = tuple(
+    zip(
+        (BLUE, ORANGE, GREEN, PINK, YELLOW, SKY, GREY, BLACK),
+        "os^DvP*X",
+        ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)), "-"),
+        strict=True,
+    )
+)
+"""Colour, marker and line of each series: any one of the three tells them apart."""
+TRAININGS = {"none": (GREY, "o"), "plain": (ORANGE, "^"), "adversarial": (BLUE, "s"), "transfer": (GREEN, "D")}
+"""Colour and marker of each training."""
+INITS: dict[str, Literal["-", "--", ":"]] = {"robust": "-", "plain": "--", "random": ":"}
+"""Line of each start."""
+
+_SETTINGS: Any = {
+    "font.size": 9,
+    "axes.titlesize": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "legend.fontsize": 8,
+    "legend.frameon": False,
+    "svg.hashsalt": "qra",  # the same figure is the same bytes
+    "path.simplify": False,
+}
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure of a report.
+
+    Args:
+        name: Of its files.
+        title: One line for people.
+        caption: What must be known to read it.
+        figure: As drawn.
+    """
+
+    name: str
+    title: str
+    caption: str
+    figure: Figure
+
+    @cached_property
+    def png(self) -> bytes:
+        """For slides and screens, 160 dots an inch."""
+        return self._file("png", dpi=160)
+
+    @cached_property
+    def svg(self) -> bytes:
+        """For print."""
+        return self._file("svg", metadata={"Date": None})
+
+    def _file(self, kind: str, **options: Any) -> bytes:
+        file = io.BytesIO()
+        with matplotlib.rc_context(_SETTINGS):
+            if self.figure.get_layout_engine() is not None:
+                self.figure.draw_without_rendering()
+                self.figure.set_layout_engine("none")  # laid out once for all files
+            self.figure.savefig(file, format=kind, **options)
+        return file.getvalue()
+
+
+def settings() -> Any:
+    """A context in which figures are made."""
+    return matplotlib.rc_context(_SETTINGS)
+
+
+def training_style(pipeline: Pipeline) -> tuple[str, str]:
+    """Colour and marker of a pipeline's training."""
+    return TRAININGS.get(pipeline.text("training"), (PINK, "P"))
+
+
+def budget_axis(axes: Axes, levels: Sequence[float]) -> None:
+    """Budgets from 0, each twice the one before, as the attacks have them."""
+    axes.set_xscale("symlog", base=2, linthresh=0.5)
+    ticks = sorted({0.0, *levels})
+    axes.set_xticks(ticks, [f"{level:g}" for level in ticks])
+    axes.set_xticks([], minor=True)
+    axes.set_ylim(0, 100)
+    axes.grid(alpha=0.25)
+
+
+def log_axis(axes: Axes, values: Sequence[float]) -> None:
+    """A logarithmic axis with a tick at each value."""
+    axes.set_xscale("log")
+    ticks = sorted(set(values))
+    axes.set_xticks(ticks, [f"{value:g}" for value in ticks])
+    axes.set_xticks([], minor=True)
+    axes.grid(alpha=0.25)

@@ -1,0 +1,200 @@
+"""A table that can be written as Markdown, CSV, LaTeX and HTML."""
+
+from __future__ import annotations
+
+import csv
+import html
+import io
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from qra.study.results import Accuracy
+
+
+@dataclass(frozen=True)
+class Number:
+    """A number and how it is shown to people; CSV holds all its digits.
+
+    Args:
+        value: None for a number that is not known.
+        digits: Behind the point.
+        signed: Whether a plus is written.
+    """
+
+    value: float | None
+    digits: int = 1
+    signed: bool = False
+
+
+Entry = str | Accuracy | Number
+
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    **{sign: f"\\{sign}" for sign in "&%$#_{}"},
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    "[": "{[}",  # behind the end of a row it would open an argument
+}
+_MARKDOWN = re.compile(r"([\\`*|<>\[\]])")
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows under titles.
+
+    Args:
+        name: Of its files.
+        title: One line for people.
+        columns: Title of each column.
+        rows: As many entries each as there are columns.
+        note: What must be known to read it.
+    """
+
+    name: str
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Entry, ...], ...]
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        assert all(len(row) == len(self.columns) for row in self.rows), f"{self.name}: a row has other columns"
+
+    @property
+    def numeric(self) -> tuple[bool, ...]:
+        """For each column, whether it holds numbers."""
+        columns = zip(*self.rows, strict=True) if self.rows else [()] * len(self.columns)
+        return tuple(any(not isinstance(entry, str) for entry in column) for column in columns)
+
+    def _written(self, escape: Callable[[str], str]) -> tuple[list[str], list[list[str]]]:
+        """Titles and rows; where all accuracies of a column are of as many examples, the title says it once."""
+        columns = list(zip(*self.rows, strict=True)) if self.rows else [()] * len(self.columns)
+        sizes = [{entry.n for entry in column if isinstance(entry, Accuracy)} for column in columns]
+        shared = [sorted(found)[0] if len(found) == 1 else None for found in sizes]
+        titles = zip(self.columns, shared, strict=True)
+        return (
+            [escape(title if n is None else f"{title} (n={n})") for title, n in titles],
+            [[_shown(entry, escape, n is None) for entry, n in zip(row, shared, strict=True)] for row in self.rows],
+        )
+
+    def markdown(self) -> str:
+        """A pipe table."""
+        rule = ["---:" if number else "---" for number in self.numeric]
+        titles, rows = self._written(_markdown)
+        lines = (titles, rule, *rows)
+        return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+    def csv(self) -> str:
+        """All digits, accuracies in percent in four columns or five: value, low, high, n and, over seeds, the worst."""
+        file = io.StringIO()
+        writer = csv.writer(file, lineterminator="\n")
+        columns = list(zip(*self.rows, strict=True)) if self.rows else [()] * len(self.columns)
+        spread = [_spread(title, column) for title, column in zip(self.columns, columns, strict=True)]
+        writer.writerow(title for titles, _ in spread for title in titles)
+        for row in zip(*(values for _, values in spread), strict=True):
+            writer.writerow(value for values in row for value in values)
+        return file.getvalue()
+
+    def latex(self) -> str:
+        """A booktabs table, to be included as it is."""
+        alignment = "".join("r" if number else "l" for number in self.numeric)
+        titles, rows = self._written(_latex)
+        return "\n".join(
+            (
+                r"% needs \usepackage{booktabs}",
+                r"\begin{table}",
+                r"\centering",
+                rf"\caption{{{_latex(' '.join(filter(None, (self.title + '.', self.note))))}}}",
+                rf"\label{{tab:{self.name}}}",
+                rf"\begin{{tabular}}{{{alignment}}}",
+                r"\toprule",
+                " & ".join(titles) + r" \\",
+                r"\midrule",
+                *(" & ".join(row) + r" \\" for row in rows),
+                r"\bottomrule",
+                r"\end{tabular}",
+                r"\end{table}",
+                "",
+            )
+        )
+
+    def html(self) -> str:
+        """A table element."""
+        titles, rows = self._written(_html)
+        kinds = [' class="number"' if number else "" for number in self.numeric]
+        head = "".join(f"<th{kind}>{title}</th>" for kind, title in zip(kinds, titles, strict=True))
+        lines = ("".join(f"<td{kind}>{entry}</td>" for kind, entry in zip(kinds, row, strict=True)) for row in rows)
+        body = "\n".join(f"<tr>{line}</tr>" for line in lines)
+        return f'<div class="wide"><table><thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody></table></div>'
+
+
+def plain(text: object) -> str:
+    """One line without control characters: what a file says must not draw on the terminal."""
+    return " ".join("".join(sign if sign.isprintable() else " " for sign in str(text)).split())
+
+
+def duration(seconds: float | None) -> str:
+    """A time for people, such as ``1 h 05 min``."""
+    if seconds is None:
+        return "-"
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def percent(accuracy: Accuracy, with_n: bool = True) -> str:
+    """An accuracy in percent with its interval, and the worst seed where there are several."""
+    low, high = accuracy.interval
+    worst = "" if accuracy.worst is None else f", worst {100 * accuracy.worst:.2f}"
+    n = f", n={accuracy.n}" if with_n else ""
+    return f"{100 * accuracy.value:.2f} [{100 * low:.1f}, {100 * high:.1f}]{worst}{n}"
+
+
+def _shown(entry: Entry, escape: Callable[[str], str], with_n: bool) -> str:
+    if isinstance(entry, str):
+        return escape(entry)
+    if isinstance(entry, Accuracy):
+        return percent(entry, with_n)
+    sign = "+" if entry.signed else ""
+    return "-" if entry.value is None else f"{entry.value:{sign}.{entry.digits}f}"
+
+
+def _spread(title: str, column: Sequence[Entry]) -> tuple[list[str], list[list[str]]]:
+    """The CSV columns of a column: their titles, and for each row their values."""
+    if not any(isinstance(entry, Accuracy) for entry in column):
+        return [title], [[_bare(entry)] for entry in column]
+    parts = ["", " low", " high", " n"]
+    if any(isinstance(entry, Accuracy) and entry.worst is not None for entry in column):
+        parts.append(" worst seed")
+    rows = []
+    for entry in column:
+        values: list[str] = []
+        if isinstance(entry, Accuracy):
+            low, high = entry.interval
+            worst = entry.value if entry.worst is None else entry.worst
+            values = [repr(100 * entry.value), repr(100 * low), repr(100 * high), str(entry.n), repr(100 * worst)]
+        rows.append((values + [""] * 5)[: len(parts)])
+    return [f"{title}{part}" for part in parts], rows
+
+
+def _bare(entry: Entry) -> str:
+    if isinstance(entry, Number):
+        return "" if entry.value is None else repr(entry.value)
+    text = plain(entry)
+    return f"'{text}" if text[:1] in ("=", "+", "@") else text  # a spreadsheet would compute it
+
+
+def _markdown(text: str) -> str:
+    return _MARKDOWN.sub(r"\\\1", plain(text))
+
+
+def _latex(text: str) -> str:
+    return "".join(_LATEX.get(sign, sign) for sign in plain(text))
+
+
+def _html(text: str) -> str:
+    return html.escape(plain(text))

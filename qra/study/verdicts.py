@@ -1,0 +1,163 @@
+"""The findings about the claims, for reading."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from qra.study.claims import CLAIMS
+from qra.study.judging import Finding, Judged
+from qra.study.paired import MARGIN, Comparison, Effect
+from qra.study.tables import Entry, Number, Table
+
+MARKS = {True: "holds", False: "fails", None: "open"}
+
+METHOD = (
+    f"A difference below {100 * MARGIN:g} points of accuracy counts as none. Networks are compared on the test examples "
+    "that they share, paired by seed. Lost and gained count the examples that only the second or only the first gets "
+    "right; p is McNemar's exact test of one pair of seeds, the largest of several, not adjusted. The intervals of all "
+    "comparisons of one claim hold together at 95 % (Bonferroni); the claims are separate questions, with no adjustment "
+    "across them. Intervals cover the choice of test examples; seeds that point in different directions leave a "
+    "difference open. A suspect number bounds robustness from above only, and counts only where a lower one would give "
+    "the same answer. A claim is supported (contradicted) if more than half of its checks hold (fail) and none fails "
+    "(holds); else it is undecided."
+)
+
+
+def verdict_table(findings: Mapping[str, Finding]) -> Table:
+    """A row for each claim."""
+    rows = []
+    for claim in CLAIMS:
+        finding = findings[claim.key]
+        doubt = f"{len(finding.suspect)} suspect" if finding.suspect else "none" if finding.judged else "-"
+        rows.append((claim.statement, finding.verdict, finding.because, _sizes(finding), _seeds(finding), doubt))
+    columns = ("claim", "verdict", "why", "n", "seeds", "suspect numbers")
+    return Table("claims", "What the study says about the claims", columns, tuple(rows), METHOD)
+
+
+def evidence_table(findings: Mapping[str, Finding]) -> Table:
+    """A row for each comparison that a verdict rests on."""
+    rows: list[tuple[Entry, ...]] = []
+    for key, finding in findings.items():
+        for judged in finding.judged:
+            rows.extend((key, *row) for row in _evidence(judged))
+    columns = (
+        "claim", "check", "result", "first", "second", "outcomes", "first (%)", "second (%)", "difference", "from", "to",
+        "is", "lost", "gained", "p", "n", "seeds", "suspect", "cells",
+    )  # fmt: skip
+    return Table("evidence", "What the verdicts rest on", columns, tuple(rows), METHOD)
+
+
+def claims_markdown(findings: Mapping[str, Finding], name: str) -> str:
+    """The page ``claims.md``: each claim with verdict, criterion and evidence."""
+    parts = [f"# Claims, tested on {name}\n\n{verdict_table(findings).markdown()}\n{METHOD}\n"]
+    for claim in CLAIMS:
+        finding = findings[claim.key]
+        parts.append(
+            f"## {claim.key}: {finding.verdict}\n\n{claim.statement} ({claim.source})\n\n"
+            f"A check holds if {claim.criterion}. {finding.because}\n"
+        )
+        rows = [row for judged in finding.judged for row in _short(judged)]
+        if rows:
+            columns = (
+                "check",
+                "result",
+                "compared",
+                "first - second (points)",
+                "lost / gained",
+                "p",
+                "n",
+                "seeds",
+                "cells",
+            )
+            parts.append(Table(claim.key, claim.statement, columns, tuple(rows)).markdown())
+        if finding.suspect:
+            parts.append(f"Suspect: {'; '.join(finding.suspect)}.\n")
+    return "\n".join(parts)
+
+
+def _evidence(judged: Judged) -> list[tuple[Entry, ...]]:
+    check, result = judged.check, MARKS[judged.holds]
+    if not check.comparisons:
+        blank: tuple[Entry, ...] = ("",) * 15
+        return [(check.about, result, check.missing, *blank)]
+    return [
+        (
+            check.about,
+            result,
+            *each.titles,
+            " / ".join(dict.fromkeys(each.outcomes)),
+            *(Number(100 * value, 2) for value in each.accuracies),
+            *(Number(100 * value, 2, signed=True) for value in effect),
+            effect.title,
+            _each(pair.lost for pair in each.seeds),
+            _each(pair.gained for pair in each.seeds),
+            f"{max(pair.p for pair in each.seeds):.2g}",
+            str(each.n),
+            str(len(each.seeds)),
+            _suspect(each),
+            _cells(each),
+        )
+        for each, effect in zip(check.comparisons, judged.effects, strict=True)
+    ]
+
+
+def _short(judged: Judged) -> list[tuple[Entry, ...]]:
+    """The columns of :func:`_evidence` that fit on a page."""
+    check, result = judged.check, MARKS[judged.holds]
+    if not check.comparisons:
+        return [(check.about, result, check.missing, "", "", "", "", "", "")]
+    return [
+        (
+            check.about,
+            result,
+            _compared(each),
+            difference(effect),
+            f"{_each(pair.lost for pair in each.seeds)} / {_each(pair.gained for pair in each.seeds)}",
+            f"{max(pair.p for pair in each.seeds):.2g}",
+            str(each.n),
+            str(len(each.seeds)),
+            _cells(each),
+        )
+        for each, effect in zip(check.comparisons, judged.effects, strict=True)
+    ]
+
+
+def difference(effect: Effect) -> str:
+    """A difference in points of accuracy with its interval; an end that is not known is left out."""
+    low = "" if effect.low == -1 else f"{100 * effect.low:+.1f}"
+    high = "" if effect.high == 1 else f"{100 * effect.high:+.1f}"
+    return f"{effect.title}: {100 * effect.mean:+.2f} ({low}..{high})"
+
+
+def _compared(each: Comparison) -> str:
+    first, second = (f"{100 * value:.2f}" for value in each.accuracies)
+    outcomes = " / ".join(dict.fromkeys(each.outcomes))
+    return f"{each.titles[0]} {first} against {each.titles[1]} {second} ({outcomes}){_bracketed(_suspect(each))}"
+
+
+def _bracketed(suspect: str) -> str:
+    return f", suspect: {suspect}" if suspect else ""
+
+
+def _suspect(each: Comparison) -> str:
+    return ", ".join(side for side, doubt in zip(("first", "second"), each.suspect, strict=True) if doubt)
+
+
+def _each(counts: Iterable[int]) -> str:
+    return "+".join(map(str, counts))
+
+
+def _cells(each: Comparison) -> str:
+    return "; ".join(" / ".join(dict.fromkeys(pair.names)) for pair in each.seeds)
+
+
+def _sizes(finding: Finding) -> str:
+    return _range([each.n for judged in finding.judged for each in judged.check.comparisons])
+
+
+def _seeds(finding: Finding) -> str:
+    return _range([len(each.seeds) for judged in finding.judged for each in judged.check.comparisons])
+
+
+def _range(values: Sequence[int]) -> str:
+    return "-" if not values else "-".join(str(value) for value in sorted({min(values), max(values)}))

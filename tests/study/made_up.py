@@ -1,0 +1,78 @@
+"""Studies with known truths: made-up cells as the study engine and ``qra test`` leave them behind."""
+
+import json
+
+import numpy as np
+import torch
+
+from qra.evaluation.outcome import Outcome, write_correct, write_json
+
+N = 1000
+PARAMETERS = 269_722
+
+
+def difficulty(n=N):
+    """A fixed rank of each example in [0, 1): a network that is right on a share is right on the easiest ones."""
+    return np.random.default_rng(7).permutation(n) / n
+
+
+def right(accuracy, seed=0, noise=0.0, n=N):
+    """Whether each example is right, with an exact accuracy; ``noise`` shuffles who is near the edge."""
+    rank = difficulty(n) + noise * np.random.default_rng(seed).standard_normal(n)
+    correct = np.zeros(n, bool)
+    correct[np.argsort(rank)[: round(accuracy * n)]] = True
+    return torch.from_numpy(correct)
+
+
+def outcome(name, accuracy, seed=0, noise=0.0, n=N):
+    levels = name.split("_")[1] if "_" in name else "0"
+    settings = {} if name == "clean" else {"class_path": "qra.attacks.PGD"}
+    correct = right(accuracy, seed, noise, n)
+    return Outcome(name, name, settings, torch.arange(n), correct, float(levels) / 255)
+
+
+def cost(weight_bits, act_bits):
+    return {
+        "parameters": PARAMETERS,
+        "size_in_bits": PARAMETERS * weight_bits,
+        "multiply_adds": 40_551_040,
+        "bit_ops": 40_551_040 * weight_bits * act_bits,
+    }
+
+
+def cell(
+    study, name, accuracies, *, init="none", quantizer="float", training="plain", bits=(32, 32), fraction=1.0,
+    calibration_size=None, seed=0, masking="sound", noise=0.0, seconds=100.0, n=N, data="d", **more,
+):  # fmt: skip
+    """Write a done cell.
+
+    Args:
+        accuracies: Of each outcome by name.
+    """
+    directory = study / name
+    directory.mkdir(parents=True)
+    outcomes = {each: outcome(each, value, seed, noise, n) for each, value in accuracies.items()}
+    coordinates = {
+        "init": init, "quantizer": quantizer, "training": training, "weight_bit_width": bits[0], "act_bit_width": bits[1],
+        "fraction": fraction, "calibration_size": calibration_size, "seed": seed,
+    }  # fmt: skip
+    write_json(directory / "cell.json", {
+        "schema": 1, "study": study.name, "name": name, "stage": quantizer, "coordinates": coordinates, "needs": [],
+        "commands": [f"qra fit --config {name}.yaml --run runs/{name}", f"qra test --ckpt_path runs/{name}/best.ckpt"],
+        "hash": "0" * 8, "state": "done", "reason": None, "seconds": {"fit": seconds, "test": 20.0}, "threads": 1, **more,
+    })  # fmt: skip
+    write_json(directory / "result.json", {
+        "schema": 1, "outcomes": {key: value.summary() for key, value in outcomes.items()}, "checkpoint": None,
+        "seconds": 20.0, "data": {"class": "CIFAR10DataModule", "sha256": data}, "cost": cost(*bits),
+        "masking": {"verdict": masking, "reasons": ["zero gradients"] if masking == "suspect" else []},
+        "commit": "abc", "device": "a processor", "threads": 1, "versions": {"qra": "0.1.0", "torch": "2.15.0"},
+    })  # fmt: skip
+    write_correct(directory / "correct.npz", outcomes)
+    return directory
+
+
+def edit(path, change):
+    """Change a JSON file in place."""
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
