@@ -6,7 +6,6 @@ import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
-
 from torch import nn
 
 from qra import checkpoint
@@ -115,7 +114,7 @@ class TeacherDistillation(Callback):
             raise ValueError("val_size is 0, but the teacher is measured on validation images: set at least 1")
         chosen = candidates[balanced_subset(train.labels[candidates], min(self.n, len(candidates)), seed=0)]
         counts = torch.zeros(3, device=device)
-        for indices in chosen[trainer.global_rank :: trainer.world_size].split(250):
+        for indices in torch.split(chosen[trainer.global_rank :: trainer.world_size], 250):
             x, y = to_pixels(train.images[indices].to(device)), train.labels[indices].to(device)
             right = correct(self._network[0], x, y)
             held = robust(self._network[0], self.attack, x, y, indices.to(device), attack_network=self._teacher[0])
@@ -132,11 +131,9 @@ class TeacherDistillation(Callback):
         if robust_acc >= self.least_robust_acc:
             rank_zero_info(found)
             return
-        found += (
-            f". It is not robust (least_robust_acc is {self.least_robust_acc:.1%}), and what it lacks it cannot give"
-        )
+        found += f": it is not robust (least_robust_acc is {self.least_robust_acc:.1%}) and cannot give what it lacks"
         if self.if_not_robust == "refuse":
-            raise ValueError(f"{found}: take a robust teacher, or set if_not_robust to warn")
+            raise ValueError(f"{found}. Take a robust teacher, or set if_not_robust to warn")
         rank_zero_warn(found)
 
     def state_dict(self) -> dict[str, Any]:
