@@ -80,6 +80,7 @@ def test_a_finished_student_is_tested_without_its_teacher(tiny_teacher):
 def test_a_crashed_transfer_resumes_to_the_same_weights(tiny_teacher):
     crash = ["--trainer.callbacks+", "crash.CrashAfter", "--trainer.callbacks.epochs", 2]
     fit = ["fit", *pipeline("qat-transfer"), *FIT, *teacher(tiny_teacher), STEPS, 1, "--trainer.max_epochs", 4]
+    fit += ["--data.init_args.fraction", 0.5, "--data.init_args.budget", "steps"]
     with pytest.raises(CrashError):
         qra(*fit, *crash, "--run", "crashed")
     output, code = qra(*fit, "--run", "crashed", "--ckpt_path", "last")
