@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -64,6 +65,21 @@ def test_nothing_of_a_transfer_that_is_replaced_stays(name, before):
     alone, code = qra("fit", "--config", "alone.yaml", "--print_config")
     assert code == 0, alone
     assert replaced == alone
+
+
+PAGE = (CONFIGS.parent / "docs/transfer.md").read_text()
+COMMANDS = [line.removeprefix("$ ") for line in PAGE.splitlines() if line.startswith("$ qra ")]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_each_command_of_the_page_on_transfer_is_understood(command):
+    Path("configs").symlink_to(CONFIGS)
+    output, code = qra(*shlex.split(command)[1:], "--print_config")
+    assert code == 0, output
+
+
+def test_the_page_on_transfer_knows_every_transfer():
+    assert all(f"| `{name}` |" in PAGE for name in TRANSFERS)
 
 
 def test_a_finished_student_is_tested_without_its_teacher(tiny_teacher):
