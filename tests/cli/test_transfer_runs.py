@@ -127,7 +127,7 @@ def refused(*arguments):
         ([TRANSFER, str(CONFIGS / "transfer/ard.yaml"), f"{TRANSFER}.temperature", "0"], "temperature is 0.0"),
         ([TRANSFER, str(CONFIGS / "transfer/ard.yaml"), f"{TRANSFER}.kd_weight", "1.5"], "kd_weight is 1.5"),
         ([TRANSFER, "qra.modules.Nonsense"], "Nonsense"),
-        ([f"{TRANSFER}.attack", str(CONFIGS / "attack/fgsm-rs.yaml"), f"{TRANSFER}.attack.loss", "kl"], "loss"),
+        ([f"{TRANSFER}.attack", str(CONFIGS / "attack/fgsm-rs.yaml")], "the attack has the loss cross_entropy, but"),
         (
             ["--trainer.callbacks.teacher", "resnet18.ckpt", TRANSFER, str(CONFIGS / "transfer/lwf.yaml")],
             "the student has 64 and the teacher 512",

@@ -8,7 +8,7 @@ from torch import nn
 from trivial import convolutional, data, linear, trainer
 
 from qra import losses
-from qra.attacks import PGD, DisagreementPGD, SideBySide
+from qra.attacks import FGSM, PGD, DisagreementPGD, SideBySide
 from qra.modules import ARD, IAD, RRM, RSLAD, AdaAD, AdversarialTraining, LwF, RobustTransfer
 from qra.quant import LSQ, PACT, DoReFa, LSQActivation, QuantScheme, freeze
 from qra.types import Batch
@@ -203,10 +203,16 @@ def test_the_attack_on_agreement_has_no_other_loss(settings):
         DisagreementPGD(**settings)
 
 
+def test_the_attack_on_agreement_wants_two_networks():
+    with pytest.raises(ValueError, match="side by side, not a Wide: it is the inner maximization of AdaAD"):
+        DisagreementPGD()(Wide(), batch().x, batch().y)
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
         (lambda: RSLAD(CE), "the attack has the loss cross_entropy, but .* set its loss to kl"),
+        (lambda: RSLAD(FGSM()), "the attack has the loss cross_entropy, but .* set its loss to kl"),
         (lambda: ARD(KL), "the attack has the loss kl, but .* its loss cannot be kl"),
         (lambda: IAD(KL), "its loss cannot be kl"),
         (lambda: RSLAD(natural_weight=2), "natural_weight is 2"),
