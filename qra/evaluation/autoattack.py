@@ -94,7 +94,8 @@ def upstream(network: nn.Module, attack: AutoAttack, x: Tensor, y: Tensor, batch
     Raises:
         ValueError: As :func:`attack_chunk`.
     """
-    own = copy.deepcopy(network).requires_grad_(False)  # their code would add to the parameters' gradients
+    with torch.inference_mode(False):
+        own = copy.deepcopy(network).requires_grad_(False)  # their code would add to the parameters' gradients
     cuda = [x.device] if x.device.type == "cuda" else []
     tracer = sys.gettrace()
     with _float32(x.device), untouched(own), torch.random.fork_rng(cuda):
@@ -180,14 +181,12 @@ class ChunkFiles:
     def read(self, number: int) -> Tensor | None:
         """The fates of a chunk; None if it is not done yet, or its file is cut short or of other settings."""
         try:
-            with np.load(self._path(number), allow_pickle=False) as arrays:
-                same = str(arrays["settings"]) == self._digest and np.array_equal(
-                    arrays["indices"], self.chunks[number].numpy()
-                )
-                fates = torch.from_numpy(arrays["fates"])
+            with open(self._path(number), "rb") as file, np.load(file, allow_pickle=False) as arrays:
+                digest, indices, fates = (arrays[name] for name in ("settings", "indices", "fates"))
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
             return None
-        return fates if same and fates.shape == self.chunks[number].shape else None
+        same = str(digest) == self._digest and np.array_equal(indices, self.chunks[number].numpy())
+        return torch.from_numpy(fates) if same else None
 
     def write(self, number: int, fates: Tensor) -> None:
         """Keep the fates of a chunk, whole or not at all."""
