@@ -100,9 +100,9 @@ class Victim:
 class Hunt(Attack):
     """An attack that drops an example from its work with the first image that breaks it.
 
-    A subclass is a frozen dataclass that writes :meth:`hunt`. It is made for evaluation: it runs in the precision of the
-    images, whatever autocast says, and its random draws are those of a generator seeded anew in each call, so that they
-    depend on the place of an example in the batch. An example that was not broken gets its own image back.
+    A subclass is a frozen dataclass that writes :meth:`hunt`. It is made for evaluation: it runs in the precision of
+    the images, whatever autocast says, and its random draws are those of a generator seeded anew in each call, so that
+    they depend on the place of an example in the batch. An example that was not broken gets its own image back.
     """
 
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, index: Tensor, epoch: int) -> Tensor:

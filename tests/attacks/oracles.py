@@ -1,6 +1,7 @@
 """Networks and images on which an attack and the authors' code of it can be held against each other.
 
-Inside, the networks compute in float64, and their logits are rounded to float32: the order of sums then changes nothing.
+Inside, the networks compute in float64, and their logits are rounded to float32: the order of sums then changes
+nothing.
 """
 
 import torch

@@ -1,5 +1,6 @@
 """AutoAttack as a callback: chunks, resumption, the end of test and the end of fit."""
 
+import dataclasses
 import json
 import os
 
@@ -96,10 +97,10 @@ def test_a_chunk_is_one_batch_with_a_seed_of_its_own(whole):
     x, y = images.data.test.images.float() / 255, images.data.test.labels
     indices = outcomes["autoattack_24"].indices
     network = module().network
-    fates = [
-        attack_chunk(network, freeze(network), AutoAttack("24/255", "linf", k, 3, 9, 10), x[chunk], y[chunk], lambda *_: None)
-        for k, chunk in enumerate(indices.split(10))
-    ]  # fmt: skip
+    fates = []
+    for seed, chunk in enumerate(indices.split(10)):
+        attack = dataclasses.replace(ATTACK, seed=seed)
+        fates.append(attack_chunk(network, freeze(network), attack, x[chunk], y[chunk], lambda *_: None))
     assert torch.equal(torch.cat(fates) == FATES.index(ROBUST), outcomes["autoattack_24"].correct)
 
 
