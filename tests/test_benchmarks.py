@@ -62,7 +62,7 @@ def test_autoattack_speed_counts_passes_and_compares_outcomes(script, capsys):
     assert ours["right"] == theirs["right"]
     assert 0 < ours["gradients"] <= theirs["gradients"]
     assert ours["forwards"] <= theirs["forwards"]
-    assert 0 < ours["floor, as batched (s)"]
+    assert ours["floor, as batched (s)"] > 0
     assert "every example ends alike" in capsys.readouterr().out
 
 
