@@ -8,14 +8,16 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import LogLocator, NullLocator
 
 from qra.study.contents import GIGA, KIB, costs, threat_modes, threat_title
 from qra.study.pareto import Offer, front, offers
-from qra.study.pipelines import Pipeline, Results, measure_title, training_title
+from qra.study.pipelines import OFF, Pipeline, Results, measure_title, training_title
 from qra.study.results import Accuracy
 from qra.study.style import BLACK, GREY, INITS, SERIES, Drawing, log_axis, training_style
 from qra.study.tables import Number, duration
 
+UNITS = (("h", 3600.0), ("min", 60.0), ("s", 1.0))
 ROWS = 36
 """Pipelines of one panel of attacks side by side."""
 
@@ -31,15 +33,16 @@ def clean_against_robust(results: Results) -> tuple[Drawing, ...]:
     if not points:
         return ()
     figure = Figure(figsize=(7.2, 4.4), layout="constrained")
-    axes = figure.add_subplot(xlabel="clean accuracy (%)", ylabel=f"robust accuracy (%): {measure_title(name)}")
+    axes = figure.add_subplot(xlabel="clean accuracy (%)", ylabel=_robust_title(name))
     lines: dict[tuple[str, ...], list[tuple[Pipeline, float, float]]] = {}
     for point in points.values():
         key = tuple(point[0].text(axis) for axis in ("init", "quantizer", "training"))
-        lines.setdefault(key, []).append(point)
+        if OFF not in point[0].bits:
+            lines.setdefault(key, []).append(point)
     for (init, *_), line in lines.items():
         line.sort(key=lambda point: point[0].bits)
         color, _ = training_style(line[0][0])
-        if not line[0][0].is_float:
+        if len(line) > 1:
             axes.plot(*zip(*(point[1:] for point in line), strict=True), color=color, linewidth=0.7,
                       linestyle=INITS.get(init, "-."), alpha=0.6)  # fmt: skip
     for pipeline, x, y in points.values():
@@ -52,6 +55,10 @@ def clean_against_robust(results: Results) -> tuple[Drawing, ...]:
         "pipeline. Hollow points have suspect gradients: they may lie lower."
     )
     return (Drawing("clean-robust", "Clean against robust accuracy", caption, figure),)
+
+
+def _robust_title(name: str | None) -> str:
+    return f"robust accuracy (%)\n{measure_title(name)}"
 
 
 def _point(axes: Axes, pipeline: Pipeline, x: float, y: float) -> None:
@@ -103,10 +110,13 @@ def _front_caption() -> str:
 def _front(results: Results, choices: Sequence[Offer], title: str) -> Figure:
     best = front(choices)
     figure = Figure(figsize=(7.2, 3.6 + 0.2 * len(best)), layout="constrained")
-    axes = figure.add_subplot(xlabel=title, ylabel=f"robust accuracy (%): {measure_title(results.headline_name)}")
+    axes = figure.add_subplot(xlabel=title, ylabel=_robust_title(results.headline_name))
     for offer in choices:
         _point(axes, offer.pipeline, offer.cost, 100 * offer.robust)
     axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_locator(NullLocator())
     ends = [*(offer.cost for offer in best), max(offer.cost for offer in choices)]
     heights = [100 * offer.robust for offer in best]
     if best:
@@ -116,7 +126,7 @@ def _front(results: Results, choices: Sequence[Offer], title: str) -> Figure:
             str(number), (offer.cost, 100 * offer.robust), xytext=(-7, 5), textcoords="offset points", ha="right",
             fontweight="bold",
         )  # fmt: skip
-    axes.grid(alpha=0.25, which="both")
+    axes.grid(alpha=0.25)
     axes.margins(0.08, 0.1)
     figure.legend(handles=_legend([offer.pipeline for offer in choices])[:6], loc="outside right upper")
     listed = [f"{number}  {results.label(offer.pipeline)}" for number, offer in enumerate(best, 1)]
@@ -126,7 +136,7 @@ def _front(results: Results, choices: Sequence[Offer], title: str) -> Figure:
 
 def data_size(results: Results) -> tuple[Drawing, ...]:
     """Accuracy over the share of the training data."""
-    return _over(results, "fraction", "data-size", "share of the training data")
+    return _over(results, "fraction", "data-size", "share of the training data (%)", 100)
 
 
 def calibration_size(results: Results) -> tuple[Drawing, ...]:
@@ -134,11 +144,11 @@ def calibration_size(results: Results) -> tuple[Drawing, ...]:
     return _over(results, "calibration_size", "calibration-size", "calibration images")
 
 
-def _over(results: Results, axis: str, name: str, title: str) -> tuple[Drawing, ...]:
+def _over(results: Results, axis: str, name: str, title: str, scale: float = 1) -> tuple[Drawing, ...]:
     robust = results.headline_name
     lines: dict[str, list[Pipeline]] = {}
     for pipeline in results.pipelines:
-        if pipeline.number(axis) is not None and pipeline.number(axis) > 0:  # type: ignore[operator]
+        if (pipeline.number(axis) or 0) > 0:
             label = ", ".join(word for word in results.label(pipeline).split(", ") if word != pipeline.word(axis))
             lines.setdefault(label, []).append(pipeline)
     lines = {label: found for label, found in lines.items() if len(found) > 1}
@@ -148,8 +158,8 @@ def _over(results: Results, axis: str, name: str, title: str) -> tuple[Drawing, 
     panels = figure.subplots(1, 2, squeeze=False).flat
     for axes, outcome, heading in zip(panels, ("clean", robust), ("clean", measure_title(robust)), strict=True):
         for place, (label, found) in enumerate(lines.items()):
-            _line(axes, sorted(found, key=lambda p: p.number(axis) or 0), axis, outcome, place, label)
-        log_axis(axes, [pipeline.number(axis) or 0 for found in lines.values() for pipeline in found])
+            _line(axes, sorted(found, key=lambda p: p.number(axis) or 0), axis, outcome, place, label, scale)
+        log_axis(axes, [scale * (pipeline.number(axis) or 0) for found in lines.values() for pipeline in found])
         axes.set(xlabel=title, ylabel="accuracy (%)", title=heading)
     handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=2)
@@ -159,10 +169,10 @@ def _over(results: Results, axis: str, name: str, title: str) -> tuple[Drawing, 
     return (Drawing(name, f"Accuracy over {title}", caption, figure),)
 
 
-def _line(axes: Axes, found: Sequence[Pipeline], axis: str, outcome: str, place: int, label: str) -> None:
+def _line(axes: Axes, found: Sequence[Pipeline], axis: str, outcome: str, place: int, label: str, scale: float) -> None:
     points = [(p, accuracy) for p in found if (accuracy := p.accuracy(outcome)) is not None]
     color, marker, line = SERIES[place % len(SERIES)]
-    x = [p.number(axis) or 0 for p, _ in points]
+    x = [scale * (p.number(axis) or 0) for p, _ in points]
     axes.errorbar(
         x, [100 * accuracy.value for _, accuracy in points], _bars([accuracy for _, accuracy in points]), color=color,
         marker=marker, linestyle=line, label=label, markersize=5, linewidth=1.3, elinewidth=0.8, capsize=2,
@@ -180,10 +190,8 @@ def threats(results: Results) -> tuple[Drawing, ...]:
     """What each way of attacking leaves of each quantized network, at a weak and at the usual budget."""
     modes = threat_modes(results)
     levels = [level for level in dict.fromkeys((2.0, results.headline)) if level in results.levels]
-    rows = [
-        p for p in results.main if not p.is_float and any(len(_found(p, modes, level or 0)) > 1 for level in levels)
-    ]
-    if not rows or not any(mode for _, mode in modes):
+    rows = [pipeline for pipeline in results.main if not pipeline.is_float and _has_other_threats(pipeline)]
+    if not rows or not levels:
         return ()
     shown = rows[:ROWS]
     figure = Figure(figsize=(4.2 + 2.4 * len(levels), 0.24 * len(shown) + 1.6), layout="constrained")
@@ -198,8 +206,8 @@ def threats(results: Results) -> tuple[Drawing, ...]:
                              marker=marker, label=threat_title(mode), zorder=2)  # fmt: skip
         axes.set(xlabel="accuracy (%)", title=f"eps {level:g}/255", xlim=(-3, 103))
         axes.grid(alpha=0.25, axis="x")
-    panels[0].set_yticks(range(len(shown)), [results.label(pipeline) for pipeline in shown])
-    panels[0].invert_yaxis()
+    panels[0].set_yticks(range(len(shown)), [results.label(pipeline, in_main=True) for pipeline in shown])
+    panels[0].set_ylim(len(shown) - 0.4, -0.6)
     entries = dict(zip(*reversed(panels[-1].get_legend_handles_labels()), strict=True))
     figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=4)
     left = f" The first {ROWS} of {len(rows)} pipelines." if len(rows) > ROWS else ""
@@ -207,6 +215,11 @@ def threats(results: Results) -> tuple[Drawing, ...]:
         f"Accuracy of the same network under different attacks; hard takes the true, zero gradient of rounding.{left}"
     )
     return (Drawing("attacks", "Attacks side by side", caption, figure),)
+
+
+def _has_other_threats(pipeline: Pipeline) -> bool:
+    """Whether it was attacked other than through straight-through gradients."""
+    return any(each.mode or each.attack == "square" for cell in pipeline.cells for each in cell.outcomes.values())
 
 
 def _found(pipeline: Pipeline, modes: Sequence[tuple[str, str]], level: float) -> dict[tuple[str, str], float]:
@@ -220,17 +233,19 @@ def _found(pipeline: Pipeline, modes: Sequence[tuple[str, str]], level: float) -
 
 def cost_bars(results: Results) -> tuple[Drawing, ...]:
     """Fit time of each strategy."""
-    times = [(str(row[0]), row[2].value) for row in costs(results).rows if isinstance(row[2], Number) and row[2].value]
+    rows = costs(results).rows
+    times = [(str(row[0]), row[2].value) for row in rows if isinstance(row[2], Number) and row[2].value is not None]
     if not times:
         return ()
-    times.sort(key=lambda item: item[1] or 0)
+    times.sort(key=lambda item: item[1])
+    unit, size = next((u for u in UNITS if times[-1][1] >= 2 * u[1]), UNITS[-1])
     figure = Figure(figsize=(6.4, 0.32 * len(times) + 1.0), layout="constrained")
-    axes = figure.add_subplot(xlabel="median fit time of a cell (s)")
+    axes = figure.add_subplot(xlabel=f"median fit time of a cell ({unit})")
     bars = axes.barh(
-        [name for name, _ in times], [seconds or 0 for _, seconds in times], color=SERIES[0][0], height=0.6
+        [name for name, _ in times], [seconds / size for _, seconds in times], color=SERIES[0][0], height=0.6
     )
     axes.bar_label(bars, [duration(seconds) for _, seconds in times], padding=4, fontsize=8)
-    axes.margins(x=0.16)
+    axes.margins(x=0.2)
     axes.grid(alpha=0.25, axis="x")
     axes.set_axisbelow(True)
     caption = "Median wall time of training a cell. Cells may have shared a machine with other work."

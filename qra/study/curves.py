@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from qra.study.pipelines import OFF, Pipeline, Results, measure_title, strength
 from qra.study.style import BLACK, SERIES, Drawing, budget_axis
 
-PANELS = 9
+PANELS = 12
 """Panels of one figure."""
 MISSING = "#DDDDDD"
 
@@ -71,7 +71,7 @@ def _panel(results: Results, pipeline: Pipeline) -> str:
     """Everything about a pipeline but its bits, with which side is quantized."""
     weights, activations = pipeline.bits
     side = "weights only, " if activations == OFF else "activations only, " if weights == OFF else ""
-    words = results.label(pipeline).replace(f" {pipeline.bits_text}", "").split(", ")
+    words = results.label(pipeline, in_main=True).replace(f" {pipeline.bits_text}", "").split(", ")
     return f"{words[0]}, {side}" + ", ".join(words[1:])
 
 
@@ -95,8 +95,12 @@ def _page(results: Results, attack: str, panels: Sequence[tuple[str, list[Pipeli
         budget_axis(axes, levels)
     for axes in list(grid.flat)[len(panels) :]:
         axes.set_visible(False)
-    figure.supxlabel("eps (pixel levels of 255)", fontsize=9)
-    figure.supylabel("accuracy (%)", fontsize=9)
+    for column in range(columns):
+        lowest = grid[(len(panels) - 1 - column) // columns, column]
+        lowest.set_xlabel("eps (pixel levels of 255)")
+        lowest.tick_params(labelbottom=True)
+    for axes in grid[:, 0]:
+        axes.set_ylabel("accuracy (%)")
     _legend_below(figure, list(grid.flat))
     return figure
 
@@ -133,7 +137,8 @@ def _legend_below(figure: Figure, panels: Sequence[Axes]) -> None:
         handles, labels = axes.get_legend_handles_labels()
         for handle, label in zip(handles, labels, strict=True):
             entries.setdefault(label, handle)
-    figure.legend(list(entries.values()), list(entries), loc="outside lower center", ncols=min(len(entries), 5))
+    names = sorted(entries, key=lambda label: (not label[:1].isdigit(), label))
+    figure.legend([entries[name] for name in names], names, loc="outside lower center", ncols=min(len(entries), 6))
 
 
 def heat_map(results: Results) -> tuple[Drawing, ...]:
@@ -152,7 +157,7 @@ def heat_map(results: Results) -> tuple[Drawing, ...]:
         values[place] = 100 * accuracy.value if accuracy else np.nan
         marks[place] = "?" if pipeline.suspect else ""
     width = 0.62 * len(columns) + 3.6
-    figure = Figure(figsize=(max(width, 5), 0.34 * len(rows) + 1.4), layout="constrained")
+    figure = Figure(figsize=(max(width, 5), 0.27 * len(rows) + 1.2), layout="constrained")
     axes = figure.add_subplot()
     axes.set_facecolor(MISSING)
     top = max(10.0, float(np.nanmax(values)))
@@ -171,8 +176,10 @@ def heat_map(results: Results) -> tuple[Drawing, ...]:
         f"Accuracy under {measure_title(name)}, in percent; the mean over seeds. Grey: no such cell. "
         "A question mark: gradients are suspect, the truth may be lower."
     )
-    return (Drawing("heat-map", "Start, training and quantizer by bits", caption, figure),)
+    return (Drawing("heat-map", "Start, training and quantizer, by bits", caption, figure),)
 
 
 def _row(results: Results, pipeline: Pipeline) -> str:
-    return results.label(pipeline).replace(f" {pipeline.bits_text}", "")
+    """Start and training first, so that equal ones lie together."""
+    quantizer, *words = results.label(pipeline, in_main=True).replace(f" {pipeline.bits_text}", "").split(", ")
+    return ", ".join((*words, quantizer))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -201,18 +201,27 @@ class Results:
         return min(found, key=lambda other: sum(differs(axis, other) for axis in ("fraction", "init")), default=None)
 
     @cached_property
-    def _varying(self) -> tuple[str, ...]:
-        """Axes beyond start, quantizer, training and bits in which pipelines differ."""
-        axes = sorted({axis for pipeline in self.pipelines for axis in pipeline.coordinates} - set(AXES[:5]))
-        return tuple(axis for axis in axes if len({pipeline.text(axis) for pipeline in self.pipelines} - {""}) > 1)
+    def _further(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Axes beyond start, quantizer, training and bits in which all pipelines differ, and those of ``main``."""
+        return _varying(self.pipelines), _varying(self.main)
 
-    def label(self, pipeline: Pipeline) -> str:
-        """A pipeline in a few words, enough to tell it from the others."""
+    def label(self, pipeline: Pipeline, in_main: bool = False) -> str:
+        """A pipeline in a few words.
+
+        Args:
+            pipeline: Of this study.
+            in_main: Whether the words need only tell it from the others of ``main``.
+        """
         start = "" if pipeline.is_float or pipeline.text("init") in ("", "none") else f"{pipeline.text('init')} start"
         bits = "" if pipeline.is_float else f" {pipeline.bits_text}"
         quantizer, _, training = pipeline.strategy.partition(", ")
-        further = [word for axis in self._varying if (word := pipeline.word(axis))]
+        further = [pipeline.word(axis) for axis in self._further[in_main]]
         return ", ".join(filter(None, (f"{quantizer}{bits}", start, training, *further)))
+
+
+def _varying(pipelines: Sequence[Pipeline]) -> tuple[str, ...]:
+    axes = sorted({axis for pipeline in pipelines for axis in pipeline.coordinates} - set(AXES[:5]))
+    return tuple(axis for axis in axes if len({pipeline.text(axis) for pipeline in pipelines} - {""}) > 1)
 
 
 def strength(attack: str) -> tuple[int, int]:

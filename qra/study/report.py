@@ -59,7 +59,7 @@ def write_report(study: Path, out: Path, budget_kib: float | None = None) -> tup
     files["report.md"] = markdown(
         results, all_tables, [(d.name, d.title, d.caption) for d in made], missing, advice
     ).encode()
-    files["report.html"] = page(results, findings, all_tables[1:], made, missing, advice).encode()
+    files["report.html"] = page(results, findings, all_tables[1:-1], made, missing, advice).encode()
     _replace(out, files)
     return results, findings
 

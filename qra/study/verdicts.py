@@ -54,7 +54,7 @@ def claims_markdown(findings: Mapping[str, Finding], name: str) -> str:
         finding = findings[claim.key]
         parts.append(
             f"## {claim.key}: {finding.verdict}\n\n{claim.statement} ({claim.source})\n\n"
-            f"A check holds if {claim.criterion}. {finding.because}\n"
+            f"A check holds if {claim.criterion}. {finding.because} {rests_on(finding)}\n"
         )
         rows = [row for judged in finding.judged for row in _short(judged)]
         if rows:
@@ -73,6 +73,24 @@ def claims_markdown(findings: Mapping[str, Finding], name: str) -> str:
         if finding.suspect:
             parts.append(f"Suspect: {'; '.join(finding.suspect)}.\n")
     return "\n".join(parts)
+
+
+def short_evidence(key: str, finding: Finding) -> Table:
+    """The comparisons that one verdict rests on, in columns that fit on a page."""
+    columns = ("check", "result", "compared", "first - second (points)", "lost / gained", "p", "n", "seeds", "cells")
+    rows = tuple(row for judged in finding.judged for row in _short(judged))
+    return Table(key, f"What the verdict on {key} rests on", columns, rows)
+
+
+def rests_on(finding: Finding) -> str:
+    """Numbers of comparisons, examples and seeds, in a sentence; empty if there are none."""
+    comparisons = [each for judged in finding.judged for each in judged.check.comparisons]
+    if not comparisons:
+        return ""
+    seeds = [len(each.seeds) for each in comparisons]
+    many = "one comparison" if len(comparisons) == 1 else f"{len(comparisons)} comparisons"
+    caution = " One seed each: other trainings may differ." if max(seeds) == 1 else ""
+    return f"It rests on {many}, n = {_sizes(finding)}, seeds: {_range(seeds)}.{caution}"
 
 
 def _evidence(judged: Judged) -> list[tuple[Entry, ...]]:
