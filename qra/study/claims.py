@@ -163,8 +163,8 @@ CLAIMS = (
         "Quantization alone, with no robust start and no robust training, resists weak attacks (eps <= 2/255) but not "
         "8/255.",
         f"{PAPER}, abstract",
-        f"at the largest eps <= 2/255 the network keeps more than {RESISTS:.0%} of its clean accuracy and is more robust "
-        f"than the plainly trained float network; at 8/255 it keeps less than {RESISTS:.0%}",
+        f"at the largest eps <= 2/255 the network keeps more than {RESISTS:.0%} of its clean accuracy and is more "
+        f"robust than the plainly trained float network; at 8/255 it keeps less than {RESISTS:.0%}",
         "quantized pipelines from a random or plain start, plain float training, budgets up to 2/255 and 8/255",
         quantization_alone,
     ),
@@ -172,8 +172,8 @@ CLAIMS = (
         "activations-more",
         "Quantizing activations helps robustness more than quantizing weights.",
         f"{PAPER}, after a public summary",
-        "with the same bits, the network with activations alone quantized is more robust than the one with weights alone, "
-        "at 2/255 and at 8/255; budgets at which both have less than 2 % left do not count",
+        "with the same bits, the network with activations alone quantized is more robust than the one with weights "
+        "alone, at 2/255 and at 8/255; budgets at which both have less than 2 % left do not count",
         "weight-only and activation-only cells of the same pipeline and bits",
         activations_more,
     ),
@@ -189,18 +189,18 @@ CLAIMS = (
         "lower-bits-cost",
         "Lower bit widths cost robustness.",
         f"{PAPER}",
-        "at 8/255 the lowest bit width of a pipeline is less robust than the highest; pipelines with less than 2 % left at "
-        "both do not count",
+        "at 8/255 the lowest bit width of a pipeline is less robust than the highest; pipelines with less than 2 % "
+        "left at both do not count",
         "two bit widths of a pipeline with some robustness at 8/255",
         lower_bits_cost,
     ),
     Claim(
         "transfer-beats-float",
-        "Robust transfer at higher bit widths makes quantized networks more robust than the float robust network, and it is "
-        "quantization that does it.",
+        "Robust transfer at higher bit widths makes quantized networks more robust than the float robust network, and "
+        "it is quantization that does it.",
         f"{PAPER}; the control is ours",
-        "at 8/255 the student of the highest bit width is more robust than the adversarially trained float network and than "
-        "the 32-bit student of the same transfer",
+        "at 8/255 the student of the highest bit width is more robust than the adversarially trained float network and "
+        "than the 32-bit student of the same transfer",
         "quantized and float students of robust transfer, float adversarial training, budget 8/255",
         transfer_beats_float,
     ),

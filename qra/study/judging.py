@@ -121,16 +121,13 @@ def _sides(comparison: Comparison) -> Iterator[tuple[str, bool]]:
 
 def _verdict(holds: Sequence[bool | None]) -> tuple[Verdict, str]:
     yes, no, total = holds.count(True), holds.count(False), len(holds)
-    counts = f"holds in {yes}, fails in {no} and is open in {total - yes - no} of {total} checks"
+    counts = f"{'1 check' if total == 1 else f'{total} checks'}: {yes} hold, {no} fail, {total - yes - no} open"
     exceptions = EXCEPTIONS * (yes + no)
     if 2 * yes > total and no <= exceptions:
-        return "supported", f"It {counts}."
+        return "supported", f"{counts}."
     if 2 * no > total and yes <= exceptions:
-        return "contradicted", f"It {counts}."
-    return (
-        "undecided",
-        f"{'It depends on the pipeline' if yes and no else 'Too little can be told apart'}: it {counts}.",
-    )
+        return "contradicted", f"{counts}."
+    return "undecided", f"{counts}: {'it depends on the pipeline' if yes and no else 'too little can be told apart'}."
 
 
 def meets(*wanted: Literal["higher", "lower", "not lower"]) -> Judge:

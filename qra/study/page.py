@@ -40,6 +40,8 @@ th { font-weight: 600; background: var(--band); }
 td.number, th.number { text-align: right; }
 td.number { white-space: nowrap; }
 th { min-width: 4.5rem; }
+th:nth-child(3) { min-width: 5.5rem; }
+.claim th:nth-child(3), .claim th:last-child { min-width: 15rem; }
 .wide > table > thead th:first-child { min-width: 11rem; }
 .wide td:first-child, .wide th:first-child { position: sticky; left: 0; }
 .wide td:first-child { background: var(--page); }
@@ -52,11 +54,13 @@ figure { margin: 1.25rem 0 2rem; }
 figure img { display: block; max-width: 100%; height: auto; background: #ffffff; padding: .5rem; border-radius: .3rem; }
 summary { cursor: pointer; font-weight: 600; margin: 1rem 0 .5rem; }
 summary.faint { font-weight: 400; margin: .3rem 0; }
+@page { size: A4 landscape; margin: 12mm; }
 @media print { :root { --text: #000; --faint: #333; --rule: #999; --page: #fff; --band: #eee; --supported: #00664d;
   --contradicted: #a83e00; --undecided: #333; } body { max-width: none; padding: 0; font-size: 10pt; }
   nav { display: none; } figure, .claim, tr { break-inside: avoid; } h2, h3 { break-after: avoid; }
   .wide { overflow: visible; } table { font-size: 7pt; } th, td { padding: .15rem .3rem; }
-  td.number { white-space: normal; } th, .wide > table > thead th:first-child { min-width: 0; }
+  td.number { white-space: normal; } th, th:nth-child(3), .claim th:last-child,
+  .wide > table > thead th:first-child { min-width: 0; }
   .wide td:first-child { position: static; } }
 """
 
