@@ -14,10 +14,12 @@ from qra.study.contents import GIGA, KIB, costs, threat_modes, threat_title
 from qra.study.pareto import Offer, front, offers
 from qra.study.pipelines import OFF, Pipeline, Results, measure_title, training_title
 from qra.study.results import Accuracy
-from qra.study.style import BLACK, GREY, INITS, SERIES, Drawing, log_axis, training_style
+from qra.study.style import BLACK, GREY, INITS, SERIES, Drawing, label_width, log_axis, training_style
 from qra.study.tables import Number, duration
 
 UNITS = (("h", 3600.0), ("min", 60.0), ("s", 1.0))
+WIDE = 50
+"""Letters of a label from which on a legend has one column."""
 ROWS = 36
 """Pipelines of one panel of attacks side by side."""
 
@@ -154,7 +156,8 @@ def _over(results: Results, axis: str, name: str, title: str, scale: float = 1) 
     lines = {label: found for label, found in lines.items() if len(found) > 1}
     if not lines or robust is None:
         return ()
-    figure = Figure(figsize=(7.6, 3.3 + 0.2 * (len(lines) + 1) // 2), layout="constrained")
+    columns = 2 if max(map(len, lines)) < WIDE else 1
+    figure = Figure(figsize=(7.6, 3.2 + 0.2 * -(-len(lines) // columns)), layout="constrained")
     panels = figure.subplots(1, 2, squeeze=False).flat
     for axes, outcome, heading in zip(panels, ("clean", robust), ("clean", measure_title(robust)), strict=True):
         for place, (label, found) in enumerate(lines.items()):
@@ -162,7 +165,7 @@ def _over(results: Results, axis: str, name: str, title: str, scale: float = 1) 
         log_axis(axes, [scale * (pipeline.number(axis) or 0) for found in lines.values() for pipeline in found])
         axes.set(xlabel=title, ylabel="accuracy (%)", title=heading)
     handles, labels = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=2)
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns)
     caption = (
         f"Accuracy over {title}, with Wilson intervals at 95 %; the mean over seeds. Hollow: gradients are suspect."
     )
@@ -194,7 +197,9 @@ def threats(results: Results) -> tuple[Drawing, ...]:
     if not rows or not levels:
         return ()
     shown = rows[:ROWS]
-    figure = Figure(figsize=(4.2 + 2.4 * len(levels), 0.24 * len(shown) + 1.6), layout="constrained")
+    labels = [results.label(pipeline, in_main=True) for pipeline in shown]
+    width = label_width(labels) + 2.6 * len(levels)
+    figure = Figure(figsize=(width, 0.24 * len(shown) + 1.6), layout="constrained")
     panels = list(figure.subplots(1, len(levels), squeeze=False, sharey=True).flat)
     for axes, level in zip(panels, levels, strict=True):
         for row, pipeline in enumerate(shown):
@@ -206,7 +211,7 @@ def threats(results: Results) -> tuple[Drawing, ...]:
                              marker=marker, label=threat_title(mode), zorder=2)  # fmt: skip
         axes.set(xlabel="accuracy (%)", title=f"eps {level:g}/255", xlim=(-3, 103))
         axes.grid(alpha=0.25, axis="x")
-    panels[0].set_yticks(range(len(shown)), [results.label(pipeline, in_main=True) for pipeline in shown])
+    panels[0].set_yticks(range(len(shown)), labels)
     panels[0].set_ylim(len(shown) - 0.4, -0.6)
     entries = dict(zip(*reversed(panels[-1].get_legend_handles_labels()), strict=True))
     figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=4)
@@ -219,7 +224,11 @@ def threats(results: Results) -> tuple[Drawing, ...]:
 
 def _has_other_threats(pipeline: Pipeline) -> bool:
     """Whether it was attacked other than through straight-through gradients."""
-    return any(each.mode or each.attack == "square" for cell in pipeline.cells for each in cell.outcomes.values())
+    return any(
+        each.mode not in ("", "other") or each.attack == "square"
+        for cell in pipeline.cells
+        for each in cell.outcomes.values()
+    )
 
 
 def _found(pipeline: Pipeline, modes: Sequence[tuple[str, str]], level: float) -> dict[tuple[str, str], float]:
@@ -234,12 +243,13 @@ def _found(pipeline: Pipeline, modes: Sequence[tuple[str, str]], level: float) -
 def cost_bars(results: Results) -> tuple[Drawing, ...]:
     """Fit time of each strategy."""
     rows = costs(results).rows
-    times = [(str(row[0]), row[2].value) for row in rows if isinstance(row[2], Number) and row[2].value is not None]
+    times = [(str(row[0]), row[2].value) for row in rows if isinstance(row[2], Number) and row[2].value]
     if not times:
         return ()
     times.sort(key=lambda item: item[1])
     unit, size = next((u for u in UNITS if times[-1][1] >= 2 * u[1]), UNITS[-1])
-    figure = Figure(figsize=(6.4, 0.32 * len(times) + 1.0), layout="constrained")
+    width = label_width(name for name, _ in times) + 4.5
+    figure = Figure(figsize=(width, 0.32 * len(times) + 1.0), layout="constrained")
     axes = figure.add_subplot(xlabel=f"median fit time of a cell ({unit})")
     bars = axes.barh(
         [name for name, _ in times], [seconds / size for _, seconds in times], color=SERIES[0][0], height=0.6

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from itertools import zip_longest
 from typing import Any
 
 from qra.study.pareto import Offer, front, offers
@@ -83,7 +84,7 @@ def threat_modes(results: Results) -> tuple[tuple[str, str], ...]:
         for pipeline in results.pipelines
         for cell in pipeline.cells
         for outcome in cell.outcomes.values()
-        if outcome.levels > 0
+        if outcome.levels > 0 and outcome.mode != "other"
     }
     order = ("", "ste_soft", "surrogate", "hard")
     rank = {mode: place for place, mode in enumerate(order)}
@@ -107,7 +108,7 @@ def pareto(results: Results) -> Table:
     rows: list[tuple[Entry, ...]] = []
     for title, cost, unit in (("KiB", "size_in_bits", KIB), ("GBitOPs", "bit_ops", GIGA)):
         best = front(offers(results, cost, unit))
-        for offer, following in zip(best, (*best[1:], None), strict=True):
+        for offer, following in zip_longest(best, best[1:]):
             rows.append((_range(offer, following, title), *_offer(results, offer)))
     note = (
         f"{_INTERVALS}. The most robust pipeline of each budget by {measure_title(results.headline_name)}; "

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from qra.study.pipelines import OFF, Pipeline, Results, measure_title, strength
-from qra.study.style import BLACK, SERIES, Drawing, budget_axis
+from qra.study.style import BLACK, SERIES, Drawing, budget_axis, label_width
 
 PANELS = 12
 """Panels of one figure."""
@@ -156,7 +156,7 @@ def heat_map(results: Results) -> tuple[Drawing, ...]:
         place = rows.index(_row(results, pipeline)), columns.index(pipeline.bits)
         values[place] = 100 * accuracy.value if accuracy else np.nan
         marks[place] = "?" if pipeline.suspect else ""
-    width = 0.62 * len(columns) + 3.6
+    width = label_width(rows) + 0.6 * len(columns) + 1.2
     figure = Figure(figsize=(max(width, 5), 0.27 * len(rows) + 1.2), layout="constrained")
     axes = figure.add_subplot()
     axes.set_facecolor(MISSING)

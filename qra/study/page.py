@@ -10,8 +10,9 @@ from qra.study.claims import CLAIMS
 from qra.study.contents import state_counts
 from qra.study.judging import Claim, Finding
 from qra.study.pipelines import Results
+from qra.study.results import plain
 from qra.study.style import Drawing
-from qra.study.tables import Table, plain
+from qra.study.tables import Table
 from qra.study.verdicts import METHOD, rests_on, short_evidence
 
 APPENDIX = ("outcomes", "cells", "runs", "commands")

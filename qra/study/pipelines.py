@@ -17,6 +17,8 @@ STRONG = 8.0
 
 AXES = ("init", "quantizer", "training", "weight_bit_width", "act_bit_width", "fraction", "calibration_size")
 """Coordinates that every report knows; a study may have more."""
+_LONGEST = 90
+"""Letters of a label, so that it fits into a figure."""
 _NAMES = {"pwlq": "PWLQ", "pact": "PACT", "lsq": "LSQ", "dorefa": "DoReFa", "sawb": "SAWB"}
 _TRAININGS = {"none": "post-training", "plain": "plain training", "adversarial": "adversarial", "transfer": "transfer"}
 
@@ -67,10 +69,28 @@ class Pipeline:
         return self.text("quantizer") in ("", "float", "none")
 
     @property
+    def treatment(self) -> str:
+        """How it was trained or, if that was only plain or not at all, how its start was."""
+        training = self.text("training")
+        if training in ("", "none", "plain"):
+            return "adversarial" if self.text("init") == "robust" else "plain"
+        return training
+
+    @property
+    def quantizer(self) -> str:
+        """For people, such as ``PACT``."""
+        return "float" if self.is_float else _NAMES.get(self.text("quantizer"), self.text("quantizer"))
+
+    @property
+    def training(self) -> str:
+        """For people; a float network that was only tested has none."""
+        name = self.text("training")
+        return "as it is" if self.is_float and name == "none" else training_title(name)
+
+    @property
     def strategy(self) -> str:
         """Quantizer and training, such as ``PACT, adversarial``."""
-        quantizer = "float" if self.is_float else _NAMES.get(self.text("quantizer"), self.text("quantizer"))
-        return f"{quantizer}, {training_title(self.text('training'))}"
+        return f"{self.quantizer}, {self.training}"
 
     @property
     def verdict(self) -> str:
@@ -139,7 +159,7 @@ class Results:
                 (outcome.levels, outcome.attack)
                 for cell in pipeline.cells
                 for outcome in cell.outcomes.values()
-                if not outcome.mode and outcome.attack not in ("clean", "square") and outcome.name != outcome.attack
+                if not outcome.mode and outcome.attack not in ("clean", "square")
             }
         )
 
@@ -179,14 +199,11 @@ class Results:
         )
 
     def reference(self, pipeline: Pipeline) -> Pipeline | None:
-        """The float network treated as a quantized one was: of its training or, if that is plain, of its start's."""
-        training = pipeline.text("training")
-        if training in ("", "none", "plain"):
-            training = "adversarial" if pipeline.text("init") == "robust" else "plain"
-        return self.float_of(training, pipeline)
+        """The float network treated as a quantized one was."""
+        return self.float_of(pipeline.treatment, pipeline)
 
-    def float_of(self, training: str, like: Pipeline) -> Pipeline | None:
-        """The float pipeline of a training that is most like another; None if no further axis allows one."""
+    def float_of(self, treatment: str, like: Pipeline) -> Pipeline | None:
+        """The float pipeline so treated that is most like another; None if no further axis allows one."""
 
         def differs(axis: str, other: Pipeline) -> bool:
             return len({like.text(axis), other.text(axis)} - {""}) > 1
@@ -195,10 +212,11 @@ class Results:
             other
             for other in self.pipelines
             if other.is_float
-            and other.text("training") == training
+            and other.treatment == treatment
             and not any(differs(axis, other) for axis in {*like.coordinates, *other.coordinates} - set(AXES))
         ]
-        return min(found, key=lambda other: sum(differs(axis, other) for axis in ("fraction", "init")), default=None)
+        near = ("fraction", "calibration_size", "init")
+        return min(found, key=lambda other: sum(differs(axis, other) for axis in near), default=None)
 
     @cached_property
     def _further(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -212,11 +230,12 @@ class Results:
             pipeline: Of this study.
             in_main: Whether the words need only tell it from the others of ``main``.
         """
-        start = "" if pipeline.is_float or pipeline.text("init") in ("", "none") else f"{pipeline.text('init')} start"
+        init = pipeline.text("init")
+        start = "" if init in ("", "none") or (pipeline.is_float and init == "random") else f"{init} start"
         bits = "" if pipeline.is_float else f" {pipeline.bits_text}"
-        quantizer, _, training = pipeline.strategy.partition(", ")
         further = [pipeline.word(axis) for axis in self._further[in_main]]
-        return ", ".join(filter(None, (f"{quantizer}{bits}", start, training, *further)))
+        label = ", ".join(filter(None, (f"{pipeline.quantizer}{bits}", start, pipeline.training, *further)))
+        return label if len(label) <= _LONGEST else f"{label[: _LONGEST - 1]}…"
 
 
 def _varying(pipelines: Sequence[Pipeline]) -> tuple[str, ...]:
@@ -237,7 +256,7 @@ def training_title(training: str) -> str:
 
 def axis_title(axis: str) -> str:
     """An axis for people, such as ``calibration size``."""
-    return axis.replace("_", " ")
+    return axis.rpartition(".")[2].replace("_", " ")
 
 
 def measure_title(name: str | None) -> str:

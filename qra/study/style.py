@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -38,6 +39,7 @@ _SETTINGS: Any = {
     "axes.spines.right": False,
     "legend.fontsize": 8,
     "legend.frameon": False,
+    "text.parse_math": False,  # names come from files
     "svg.hashsalt": "qra",  # the same figure is the same bytes
     "path.simplify": False,
 }
@@ -71,7 +73,8 @@ class Drawing:
 
     def _file(self, kind: str, **options: Any) -> bytes:
         file = io.BytesIO()
-        with matplotlib.rc_context(_SETTINGS):
+        with settings(), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Glyph .* missing")  # a name in a script that the font does not have
             if self.figure.get_layout_engine() is not None:
                 self.figure.draw_without_rendering()
                 self.figure.set_layout_engine("none")  # laid out once for all files
@@ -87,6 +90,11 @@ def settings() -> Any:
 def training_style(pipeline: Pipeline) -> tuple[str, str]:
     """Colour and marker of a pipeline's training."""
     return TRAININGS.get(pipeline.text("training"), (PINK, "P"))
+
+
+def label_width(labels: Iterable[str]) -> float:
+    """Inches that the longest label beside an axis takes."""
+    return 0.4 + 0.072 * max(map(len, labels), default=0)
 
 
 def budget_axis(axes: Axes, levels: Sequence[float]) -> None:

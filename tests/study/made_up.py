@@ -59,7 +59,7 @@ def cell(
     }  # fmt: skip
     write_json(directory / "cell.json", {
         "schema": 1, "study": study.name, "name": name, "stage": quantizer, "coordinates": coordinates, "needs": [],
-        "commands": [f"qra fit --config {name}.yaml --run runs/{name}", f"qra test --ckpt_path runs/{name}/best.ckpt"],
+        "commands": [["fit", "--config", f"{name}.yaml"], ["test", "--ckpt_path", f"runs/{name}/best.ckpt"]],
         "hash": "0" * 8, "state": "done", "reason": None, "seconds": {"fit": seconds, "test": 20.0}, "threads": 1,
         **more,
     })  # fmt: skip

@@ -66,12 +66,12 @@ def test_quantization_alone_is_not_about_robust_starts_or_robust_training(tmp_pa
         (curve(0.3, 0), curve(0.2, 0), "supported"),
         (curve(0.2, 0), curve(0.3, 0), "contradicted"),
         (curve(0.2, 0), curve(0.2, 0), "contradicted"),
-        (curve(0.21, 0), curve(0.2, 0), "undecided"),
+        (curve(0.215, 0), curve(0.2, 0), "undecided"),
         (curve(0, 0), curve(0, 0), "undecided"),
     ],
 )
 def test_activations_more(tmp_path, activations, weights, verdict):
-    noise = 0.02  # examples near the edge differ between networks
+    noise = 0.1  # the two networks are right on other examples
     pact(tmp_path, "a", activations, "plain", "plain", (32, 4), noise=noise if verdict == "undecided" else 0)
     pact(tmp_path, "w", weights, "plain", "plain", (4, 32))
     assert finding(tmp_path, "activations-more").verdict == verdict
