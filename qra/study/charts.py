@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -51,7 +51,9 @@ def clean_against_robust(results: Results) -> tuple[Drawing, ...]:
         _point(axes, pipeline, x, y)
     axes.grid(alpha=0.25)
     axes.margins(0.06)
-    figure.legend(handles=_legend(points_of=[p for p, _, _ in points.values()]), loc="outside right upper")
+    joined = {key[0] for key, line in lines.items() if len(line) > 1}
+    handles = _legend([pipeline for pipeline, _, _ in points.values()]) + _line_legend(joined)
+    figure.legend(handles=handles, loc="outside right upper")
     caption = (
         "Each point is a pipeline, the mean over seeds: the larger, the more bits. Lines join the bit widths of one "
         "pipeline. Hollow points have suspect gradients: they may lie lower."
@@ -71,23 +73,23 @@ def _point(axes: Axes, pipeline: Pipeline, x: float, y: float) -> None:
     axes.scatter([x], [y], size, color=face, marker=marker, edgecolors=edge, linewidths=1.2, zorder=3)
 
 
-def _legend(points_of: Sequence[Pipeline]) -> list[Line2D]:
-    trainings = {pipeline.text("training"): training_style(pipeline) for pipeline in points_of}
+def _legend(pipelines: Sequence[Pipeline]) -> list[Line2D]:
+    trainings = {pipeline.text("training"): training_style(pipeline) for pipeline in pipelines}
     handles = [
         Line2D([], [], color=color, marker=marker, linestyle="", label=training_title(training))
         for training, (color, marker) in trainings.items()
     ]
-    if any(pipeline.is_float for pipeline in points_of):
+    if any(pipeline.is_float for pipeline in pipelines):
         handles.append(Line2D([], [], color=GREY, marker="o", markeredgecolor=BLACK, markeredgewidth=1.4, markersize=9,
                               linestyle="", label="float (black edge)"))  # fmt: skip
-    if any(pipeline.suspect for pipeline in points_of):
+    if any(pipeline.suspect for pipeline in pipelines):
         handles.append(Line2D([], [], color=GREY, marker="o", markerfacecolor="white", linestyle="", label="suspect"))
-    inits = {pipeline.text("init") for pipeline in points_of if not pipeline.is_float}
-    return handles + [
-        Line2D([], [], color=GREY, linestyle=style, label=f"{init} start")
-        for init, style in INITS.items()
-        if init in inits
-    ]
+    return handles
+
+
+def _line_legend(inits: Collection[str]) -> list[Line2D]:
+    known = [(init, style) for init, style in INITS.items() if init in inits]
+    return [Line2D([], [], color=GREY, linestyle=style, label=f"{init} start") for init, style in known]
 
 
 def pareto_fronts(results: Results) -> tuple[Drawing, ...]:
@@ -130,7 +132,7 @@ def _front(results: Results, choices: Sequence[Offer], title: str) -> Figure:
         )  # fmt: skip
     axes.grid(alpha=0.25)
     axes.margins(0.08, 0.1)
-    figure.legend(handles=_legend([offer.pipeline for offer in choices])[:6], loc="outside right upper")
+    figure.legend(handles=_legend([offer.pipeline for offer in choices]), loc="outside right upper")
     listed = [f"{number}  {results.label(offer.pipeline)}" for number, offer in enumerate(best, 1)]
     figure.supxlabel("\n".join(listed), fontsize=8, x=0.02, ha="left")
     return figure

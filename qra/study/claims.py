@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 from qra.study.judging import Check, Claim, Finding, Judge, meets
-from qra.study.paired import MARGIN, Comparison, Effect, paired, strongest
-from qra.study.pipelines import OFF, STRONG, Pipeline, Results
+from qra.study.paired import Comparison, Effect, paired, strongest
+from qra.study.pipelines import FLOOR, OFF, STRONG, Pipeline, Results
 
 WEAK = 2.0
 """Pixel levels up to which an attack is called weak."""
@@ -23,7 +23,7 @@ def _versus(results: Results, first: Pipeline, second: Pipeline, level: float) -
 
 def _is_at_floor(comparison: Comparison | None) -> bool:
     """Whether nothing is left on either side, so that nothing can be compared."""
-    return comparison is not None and max(comparison.accuracies) < MARGIN
+    return comparison is not None and max(comparison.accuracies) < FLOOR
 
 
 def _groups(pipelines: Iterable[Pipeline], *free: str) -> list[list[Pipeline]]:

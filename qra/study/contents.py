@@ -41,7 +41,12 @@ def state_counts(results: Results) -> str:
 
 def accuracies(results: Results) -> Table:
     """A row for each pipeline: accuracy, robustness, size, time and the verdict on its gradients."""
-    names = [name for level in results.levels if (name := results.measure(level)) is not None]
+    names = [
+        name
+        for level in results.levels
+        for name in (results.measures(level) if level == results.headline else [results.measure(level)])
+        if name is not None
+    ]
     rows = []
     for pipeline in results.pipelines:
         size, operations = pipeline.cost("size_in_bits"), pipeline.cost("bit_ops")

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from qra.study.results import Accuracy, CellResult, Value
+from qra.study.results import Accuracy, CellResult, Measured, Value
 
 OFF = 32
 """The bit width that means: not quantized."""
@@ -17,6 +17,8 @@ STRONG = 8.0
 
 AXES = ("init", "quantizer", "training", "weight_bit_width", "act_bit_width", "fraction", "calibration_size")
 """Coordinates that every report knows; a study may have more."""
+FLOOR = 0.02
+"""Robust accuracy below which nothing is left to compare."""
 _LONGEST = 90
 """Letters of a label, so that it fits into a figure."""
 _NAMES = {"pwlq": "PWLQ", "pact": "PACT", "lsq": "LSQ", "dorefa": "DoReFa", "sawb": "SAWB"}
@@ -146,31 +148,35 @@ class Results:
 
     @cached_property
     def levels(self) -> tuple[float, ...]:
-        """Budgets above 0 that any straight-through attack was run at, in pixel levels."""
-        return tuple(sorted({level for level, _ in self._attacks if level > 0}))
+        """Budgets that robust accuracy was measured at, in pixel levels, ascending."""
+        return tuple(sorted({outcome.levels for outcome in self._robust}))
 
     @cached_property
-    def _attacks(self) -> Counter[tuple[float, str]]:
-        """In how many pipelines each budget and attack is measured, gradients taken straight through."""
-        return Counter(
-            key
+    def _robust(self) -> tuple[Measured, ...]:
+        """All outcomes that can stand for robust accuracy, each name once a pipeline."""
+        return tuple(
+            outcome
             for pipeline in self.pipelines
-            for key in {
-                (outcome.levels, outcome.attack)
-                for cell in pipeline.cells
-                for outcome in cell.outcomes.values()
-                if not outcome.mode and outcome.attack not in ("clean", "square")
-            }
+            for outcome in {each.name: each for cell in pipeline.cells for each in cell.outcomes.values()}.values()
+            if outcome.is_robust_accuracy
         )
 
     def measure(self, level: float) -> str | None:
-        """The outcome that stands for robust accuracy at a budget.
+        """The outcome that stands for robust accuracy at a budget; None if nothing was measured there.
 
-        It is the one that most pipelines have, so that they can be compared; of several the strongest: the worst case
-        over attacks, then AutoAttack, then PGD. None if nothing was measured there.
+        It is the one that most pipelines have, so that they can be compared; of several the strongest, see
+        :func:`strength`. Attacks on few examples are left out, see :func:`well_sampled`.
         """
-        found = [(count, strength(attack), attack) for (at, attack), count in self._attacks.items() if at == level]
-        return f"{max(found)[2]}_{level:g}" if found else None
+        found = well_sampled([outcome for outcome in self._robust if outcome.levels == level])
+        counts = Counter(outcome.name for outcome in found)
+        return (
+            max(found, key=lambda each: (counts[each.name], strength(each.attack), each.name)).name if found else None
+        )
+
+    def measures(self, level: float) -> tuple[str, ...]:
+        """All outcomes that can stand for robust accuracy at a budget, the strongest last."""
+        names = {outcome.name: strength(outcome.attack) for outcome in self._robust if outcome.levels == level}
+        return tuple(sorted(names, key=lambda name: (names[name], name)))
 
     @property
     def headline(self) -> float | None:
@@ -247,6 +253,13 @@ def strength(attack: str) -> tuple[int, int]:
     """A key that orders attacks: the worst case is the strongest, then AutoAttack, then the longest PGD."""
     steps = attack.removeprefix("pgd")
     return {"worst": 2, "autoattack": 1}.get(attack, 0), int(steps) if steps.isdigit() else 0
+
+
+def well_sampled(outcomes: Sequence[Measured]) -> list[Measured]:
+    """Those on at least half as many examples as the largest: a stronger attack on a handful decides nothing."""
+    most = max((outcome.accuracy.n for outcome in outcomes), default=0)
+    few = {outcome.name for outcome in outcomes if 2 * outcome.accuracy.n < most}
+    return [outcome for outcome in outcomes if outcome.name not in few]
 
 
 def training_title(training: str) -> str:

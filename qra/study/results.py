@@ -72,6 +72,11 @@ class Measured:
     mode: str
     accuracy: Accuracy
 
+    @property
+    def is_robust_accuracy(self) -> bool:
+        """Whether it can stand for robust accuracy: under attack, with straight-through gradients, not Square alone."""
+        return not self.mode and self.levels > 0 and self.attack != "square"
+
 
 @dataclass(frozen=True)
 class CellResult:

@@ -99,7 +99,7 @@ def label_width(labels: Iterable[str]) -> float:
 
 def budget_axis(axes: Axes, levels: Sequence[float]) -> None:
     """Budgets from 0, each twice the one before, as the attacks have them."""
-    axes.set_xscale("symlog", base=2, linthresh=0.5)
+    axes.set_xscale("symlog", base=2, linthresh=min((level for level in levels if level > 0), default=1))
     ticks = sorted({0.0, *levels})
     axes.set_xticks(ticks, [f"{level:g}" for level in ticks])
     axes.set_xticks([], minor=True)

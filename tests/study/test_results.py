@@ -173,6 +173,15 @@ def test_the_measure_is_what_most_pipelines_have_then_the_strongest(tmp_path):
     assert results.headline == 8
 
 
+def test_an_attack_on_a_handful_of_examples_is_no_measure(tmp_path):
+    directory = cell(tmp_path, "a", GOOD)
+    few = {"accuracy": 0.3, "n": 30, "eps": 8 / 255}
+    edit(directory / "result.json", lambda content: content["outcomes"].update(autoattack_8=few))
+    results = Results("study", read_cells(tmp_path))
+    assert results.measure(8) == "pgd20_8"
+    assert results.measures(8) == ("pgd20_8", "autoattack_8")
+
+
 def test_parts_of_autoattack_are_no_robust_accuracy(tmp_path):
     directory = cell(tmp_path, "a", GOOD)
     part = {"accuracy": 0.1, "n": 1000, "eps": 8 / 255}
