@@ -80,14 +80,14 @@ def _page(results: Results, attack: str, panels: Sequence[tuple[str, list[Pipeli
     rows = -(-len(panels) // columns)
     figure = Figure(figsize=(3.3 * columns + 0.4, 2.5 * rows + 0.8), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
-    widths = sorted({max(_widths(p)) for _, found in panels for p in found if not p.is_float}, reverse=True)
+    widths = sorted({_widths(p) for _, found in panels for p in found if not p.is_float}, reverse=True)
+    styles = {label: SERIES[n % len(SERIES)] for n, label in enumerate(dict.fromkeys(map(_bits_label, widths)))}
     for (title, found), axes in zip(panels, grid.flat, strict=False):
         axes.set_title(title.replace(", ", "\n", 1), loc="left")
         for place, pipeline in enumerate(sorted(found, key=_widths, reverse=True)):
-            named = pipeline.is_float
-            place = place if named else widths.index(max(_widths(pipeline)))
-            label = results.label(pipeline) if named else _bits_label(pipeline)
-            _draw(axes, _curve(pipeline, attack), SERIES[place % len(SERIES)], label, pipeline.suspect)
+            label = results.label(pipeline) if pipeline.is_float else _bits_label(_widths(pipeline))
+            style = styles.get(label, SERIES[place % len(SERIES)])
+            _draw(axes, _curve(pipeline, attack), style, label, pipeline.suspect)
         originals = {id(original): original for p in found if not p.is_float and (original := results.reference(p))}
         for original in originals.values():
             _draw(axes, _curve(original, attack), (BLACK, "", "-"), "float, treated alike", False)
@@ -110,9 +110,8 @@ def _widths(pipeline: Pipeline) -> tuple[int, ...]:
     return tuple(width for width in pipeline.bits if width != OFF) or (OFF,)
 
 
-def _bits_label(pipeline: Pipeline) -> str:
-    widths = _widths(pipeline)
-    return f"{widths[0]} bits" if len(set(widths)) == 1 else pipeline.bits_text
+def _bits_label(widths: tuple[int, ...]) -> str:
+    return f"{widths[0]} bits" if len(set(widths)) == 1 else "W{}/A{}".format(*widths)
 
 
 def _draw(

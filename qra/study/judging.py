@@ -65,14 +65,12 @@ class Finding:
             can be told says the opposite.
         because: Why, in a sentence.
         judged: What it rests on.
-        family: Number of comparisons whose intervals hold together at 95 %.
         suspect: Pipelines among them whose gradients seem to be hidden.
     """
 
     verdict: Verdict
     because: str
     judged: tuple[Judged, ...] = ()
-    family: int = 0
     suspect: tuple[str, ...] = ()
 
 
@@ -107,7 +105,7 @@ class Claim:
             {title for check in checks for each in check.comparisons for title, doubt in _sides(each) if doubt}
         )
         verdict, because = _verdict([each.holds for each in judged])
-        return Finding(verdict, because, judged, family, tuple(suspect))
+        return Finding(verdict, because, judged, tuple(suspect))
 
 
 def _judge(check: Check, family: int) -> Judged:

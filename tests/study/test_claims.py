@@ -1,12 +1,18 @@
 """Every verdict of every claim, on made-up studies whose truth is known."""
 
+import re
+from pathlib import Path
+
 import pytest
 from made_up import cell, edit
 
+from qra.study import claims
 from qra.study.claims import CLAIMS, judge_all
+from qra.study.judging import Claim
 from qra.study.pipelines import Results
 from qra.study.results import read_cells
 
+ROOT = Path(__file__).parents[2]
 CLAIM = {claim.key: claim for claim in CLAIMS}
 
 
@@ -104,6 +110,15 @@ def test_lower_bits_cost(tmp_path, low, high, verdict):
     pact(tmp_path, "w4", at8(0.35), bits=(4, 4))
     pact(tmp_path, "w8", at8(high), bits=(8, 8))
     assert finding(tmp_path, "lower-bits-cost").verdict == verdict
+
+
+def test_lower_bits_may_be_those_of_weights_alone_if_activations_are_quantized_too(tmp_path):
+    pact(tmp_path, "w2", at8(0.3), bits=(2, 8))
+    pact(tmp_path, "w4", at8(0.4), bits=(4, 8))
+    pact(tmp_path, "act", at8(0.1), bits=(32, 2))
+    found = finding(tmp_path, "lower-bits-cost")
+    assert [judged.check.comparisons[0].seeds[0].names for judged in found.judged] == [("w2", "w4")]
+    assert found.verdict == "supported"
 
 
 def test_lower_bits_cost_does_not_count_what_has_nothing_to_lose(tmp_path):
@@ -249,3 +264,13 @@ def test_intervals_are_wider_the_more_is_compared(tmp_path):
     comparison = finding(tmp_path, "adversarial-keeps").judged[0].check.comparisons[0]
     one, many = comparison.effect(1), comparison.effect(20)
     assert many.low < one.low < one.high < many.high
+
+
+def test_the_claim_that_the_documentation_adds_works(tmp_path):
+    names = {name: getattr(claims, name) for name in ("Check", "Iterator", "Results", "meets", "versus")}
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/report.md").read_text(), re.DOTALL)
+    exec(code, names)
+    pact(tmp_path, "w4", at8(0.3), bits=(4, 4))
+    pact(tmp_path, "w8", at8(0.4), bits=(8, 8))
+    claim = Claim("mine", "Mine.", "me", "it does", "two bit widths", names["wide_beats_narrow"])
+    assert claim.test(Results("made-up", read_cells(tmp_path))).verdict == "supported"

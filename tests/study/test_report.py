@@ -151,14 +151,15 @@ def test_a_study_of_failures_alone_has_a_report(study, capsys):
 
 
 def test_figures_and_tables_that_are_no_longer_true_go(study):
-    directory = report(study)
-    (directory / "figures" / "mine.png").write_text("of the user")
-    for name in ("w2", "w4"):
+    for name in ("float-at", "w2", "w4"):
         edit(study / name / "cell.json", lambda content: content.update(state="failed"))
-    report(study)
-    left = contents(directory)
-    assert "figures/heat-map.png" not in left
-    assert "figures/mine.png" in left
+    before = ("figures/heat-map.png", "figures/curves-12.svg", "tables/pareto.tex", "figures/mine.png", "notes.txt")
+    for folder in ("figures", "tables"):
+        (study / "report" / folder).mkdir(parents=True)
+    for name in before:
+        (study / "report" / name).write_text("of an earlier report, or of the user")
+    left = contents(report(study))
+    assert {name for name in before if name in left} == {"figures/mine.png", "notes.txt"}
 
 
 def test_what_files_say_is_never_markup(study):
