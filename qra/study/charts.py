@@ -67,7 +67,7 @@ def _robust_title(name: str | None) -> str:
 
 def _point(axes: Axes, pipeline: Pipeline, x: float, y: float) -> None:
     color, marker = training_style(pipeline)
-    size = 90 if pipeline.is_float else 14 + 5 * min(sum(min(width, 8) for width in pipeline.bits), 16) / 2
+    size = 90 if pipeline.is_float else 20 + 5 * min(sum(min(width, 8) for width in pipeline.bits), 16) / 2
     edge = BLACK if pipeline.is_float else color if pipeline.suspect else "white"
     face = "white" if pipeline.suspect else color
     width = 1.2 if pipeline.is_float or pipeline.suspect else 0.6

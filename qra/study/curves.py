@@ -156,7 +156,7 @@ def heat_map(results: Results) -> tuple[Drawing, ...]:
         values[place] = 100 * accuracy.value if accuracy else np.nan
         marks[place] = "?" if pipeline.suspect else ""
     width = label_width(rows) + 0.6 * len(columns) + 1.2
-    figure = Figure(figsize=(max(width, 5), 0.27 * len(rows) + 1.2), layout="constrained")
+    figure = Figure(figsize=(max(width, 5), max(0.27 * len(rows) + 1.2, 2.2)), layout="constrained")
     axes = figure.add_subplot()
     axes.set_facecolor(MISSING)
     top = max(10.0, float(np.nanmax(values)))

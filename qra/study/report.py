@@ -68,7 +68,7 @@ def advise(results: Results, budget_kib: float) -> str:
     """What to use for a model size, in a sentence."""
     found = recommended(offers(results, "size_in_bits", KIB), budget_kib)
     if found is None:
-        return f"No pipeline of known size and robust accuracy fits into {budget_kib:g} KiB."
+        return f"No pipeline of known size with robust accuracy left fits into {budget_kib:g} KiB."
     name = results.headline_name or ""
     accuracy = found.pipeline.accuracy(name)
     return (

@@ -75,8 +75,8 @@ class Drawing:
         file = io.BytesIO()
         with settings(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Glyph .* missing")  # a name in a script that the font does not have
-            if self.figure.get_layout_engine() is not None:
-                self.figure.draw_without_rendering()
+            if (engine := self.figure.get_layout_engine()) is not None:
+                engine.execute(self.figure)
                 self.figure.set_layout_engine("none")  # laid out once for all files
             self.figure.savefig(file, format=kind, **options)
         return file.getvalue()
