@@ -30,20 +30,23 @@ def wilson_interval(correct: int, n: int, confidence: float = 0.95) -> tuple[flo
 
 
 def mcnemar(lost: int, gained: int) -> float:
-    """Exact test of two paired proportions (McNemar 1947): the two-sided binomial probability of so uneven a split.
+    """Exact two-sided p-value of two classifiers being equally good on paired examples (McNemar 1947).
+
+    Under that hypothesis an example that only one of them gets right is as likely to be the one's as the other's; the
+    others say nothing.
 
     Args:
         lost: Examples that only the first gets right.
         gained: Examples that only the second gets right.
 
-    Returns:
-        p in [0, 1]; 1 if the two never differ.
-
     Raises:
         ValueError: If a count is negative.
     """
-    if min(lost, gained) < 0:
-        raise ValueError(f"{lost} lost and {gained} gained: a count is never negative")
+    if lost < 0 or gained < 0:
+        raise ValueError(f"{lost} lost and {gained} gained are no counts")
     n = lost + gained
-    terms = [math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1) for k in range(min(lost, gained) + 1)]
-    return min(1.0, 2 * math.fsum(math.exp(term - n * math.log(2)) for term in terms))
+    ways = term = 1
+    for k in range(min(lost, gained)):  # the sum of the binomial coefficients up to the smaller count
+        term = term * (n - k) // (k + 1)
+        ways += term
+    return min(1.0, float(2 * ways / 2**n))

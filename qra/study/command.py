@@ -99,4 +99,6 @@ def _print_status(work: Mapping[str, Task], found: Mapping[str, State]) -> None:
     console.print(_summary(Counter(place.name for place in found.values())), highlight=False)
     seconds = estimate.total([task.cell for name, task in work.items() if found[name].name != "done"])
     if seconds:
-        console.print(f"about {duration(seconds)} left for one cell at a time, from the means of each stage", highlight=False)
+        console.print(
+            f"about {duration(seconds)} left for one cell at a time, from the means of each stage", highlight=False
+        )

@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
-from qra.evaluation.statistics import wilson_interval
+from qra.evaluation.statistics import mcnemar, wilson_interval
 
 
 @given(st.integers(1, 3000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))), st.floats(0.5, 0.999))
@@ -16,3 +16,19 @@ def test_wilson_agrees_with_scipy(counts, confidence):
 def test_what_is_no_proportion_is_refused(counts):
     with pytest.raises(ValueError, match="no proportion"):
         wilson_interval(*counts)
+
+
+@given(st.integers(0, 60), st.integers(0, 60))
+def test_mcnemar_agrees_with_scipy(lost, gained):
+    expected = binomtest(lost, lost + gained).pvalue if lost + gained else 1.0
+    assert mcnemar(lost, gained) == pytest.approx(expected, rel=1e-12)
+
+
+def test_mcnemar_of_many_pairs_is_exact_too():
+    assert mcnemar(2600, 2400) == pytest.approx(binomtest(2600, 5000).pvalue, rel=1e-9)
+    assert mcnemar(0, 3000) == 0.0
+
+
+def test_mcnemar_refuses_what_is_no_count():
+    with pytest.raises(ValueError, match="no counts"):
+        mcnemar(-1, 3)
