@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 
 from qra import checkpoint
-from qra.attacks import PGD
+from qra.attacks import PGD, UniformStart
 from qra.callbacks.progress import EvaluationProgress
 from qra.data import balanced_subset
 from qra.describe import describe
@@ -128,7 +128,7 @@ class RobustnessEvaluation(Evaluation):
         threats: What the attacker differentiates; each is an outcome of its own.
         surrogate: Checkpoint of the network that the threat ``surrogate`` makes its examples on, such as the float one.
         n: Number of test images, class-balanced; all of them if there are fewer.
-        seed: Chooses the subset.
+        seed: Chooses the subset and the start noise.
         batch_size: Images attacked at a time on each rank.
     """
 
@@ -154,7 +154,7 @@ class RobustnessEvaluation(Evaluation):
         self._clean: list[tuple[Tensor, Tensor]] = []
         budgets = sorted({parse_pixels(budget) for budget in eps})
         self.attacks = [
-            PGD(eps=budget, step_size=budget / 4, steps=steps, restarts=restarts, early_stop=True) for budget in budgets
+            PGD(budget, budget / 4, steps, restarts, UniformStart(seed), early_stop=True) for budget in budgets
         ]
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
