@@ -101,3 +101,13 @@ def transfer_heat_map(matrix: TransferMatrix, attack: str) -> Figure:
     axes.set_title(f"{attack}, n = {matrix.n}", fontsize="medium")
     figure.colorbar(image, ax=axes, label="accuracy (%)")
     return figure
+
+
+def loss_curve(losses: Sequence[float]) -> Figure:
+    """Mean cross-entropy of an attack's iterates, from its start to its last step."""
+    figure = Figure(figsize=(5, 3.5), layout="constrained")
+    axes = figure.add_subplot(xlabel="step of PGD", ylabel="mean cross-entropy (nats)")
+    axes.plot(range(len(losses)), losses, marker="o", markersize=3, color=_COLORS[0])
+    axes.set_title("Does the attack raise the loss?", fontsize="medium")
+    axes.grid(alpha=0.3)
+    return figure
