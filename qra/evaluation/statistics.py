@@ -1,9 +1,13 @@
-"""Intervals for accuracies."""
+"""Intervals for accuracies, and what to make of two networks or several seeds."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from statistics import NormalDist
+
+import torch
+from torch import Tensor
 
 
 def wilson_interval(correct: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
@@ -43,10 +47,43 @@ def mcnemar(lost: int, gained: int) -> float:
         ValueError: If a count is negative.
     """
     if lost < 0 or gained < 0:
-        raise ValueError(f"{lost} lost and {gained} gained are no counts")
+        raise ValueError(f"{lost} lost and {gained} gained: a count is never negative")
     n = lost + gained
     ways = term = 1
     for k in range(min(lost, gained)):  # the sum of the binomial coefficients up to the smaller count
         term = term * (n - k) // (k + 1)
         ways += term
     return min(1.0, float(2 * ways / 2**n))
+
+
+def shared(runs: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """What several runs found of the examples that all of them looked at.
+
+    Args:
+        runs: Of each run, positions in the test set, int64 (n,), each once, and whether it was right, bool (n,).
+
+    Returns:
+        The shared positions, ascending, (m,), and the correctness in each run, bool (runs, m).
+    """
+    indices = runs[0][0]
+    for other, _ in runs[1:]:
+        indices = indices[torch.isin(indices, other)]
+    indices = indices.sort().values
+    rows = []
+    for own, correct in runs:
+        order = own.argsort()
+        rows.append(correct[order][torch.searchsorted(own[order], indices)])
+    return indices, torch.stack(rows)
+
+
+def worst_over_seeds(runs: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """The worst case over runs of one network attacked with other seeds: right only where all of them are.
+
+    Args:
+        runs: As for :func:`shared`.
+
+    Returns:
+        The shared positions, ascending, (m,), and the correctness, bool (m,).
+    """
+    indices, right = shared(runs)
+    return indices, right.all(0)
