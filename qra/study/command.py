@@ -14,6 +14,7 @@ from rich.table import Table
 from qra.study.cell import State, Task
 from qra.study.definition import load_study
 from qra.study.grid import Study, expand, select
+from qra.study.ray import RayWorkers
 from qra.study.runner import Estimate, LocalWorkers, duration, run, states, tasks
 
 
@@ -73,12 +74,18 @@ def _run(study: Study, options: argparse.Namespace) -> None:
     chosen = {cell.name for cell in select(cells, options.only, options.shard)}
     work = {name: task for name, task in tasks(study, cells, options.redo).items() if name in chosen}
     console = Console()
-    with LocalWorkers(options.jobs) as workers:
+    with _workers(study, options) as workers:
         ended = run(work, workers, console)
     counts = Counter(place.name for place in ended.values())
     console.print(_summary(counts), highlight=False)
     if counts["done"] < len(work):
         raise SystemExit(1)
+
+
+def _workers(study: Study, options: argparse.Namespace) -> LocalWorkers | RayWorkers:
+    if options.ray is None:
+        return LocalWorkers(options.jobs)
+    return RayWorkers(options.ray, study.threads, study.gpus)
 
 
 def _summary(counts: Mapping[str, int]) -> str:
@@ -97,6 +104,7 @@ def _print_status(work: Mapping[str, Task], found: Mapping[str, State]) -> None:
             estimate.measured(work[name].cell.stage, place)
     console.print(table)
     console.print(_summary(Counter(place.name for place in found.values())), highlight=False)
-    seconds = estimate.total([task.cell for name, task in work.items() if found[name].name != "done"])
-    if seconds:
-        console.print(f"about {duration(seconds)} left for one cell at a time, from the means of each stage", highlight=False)
+    left = estimate.total([task.cell for name, task in work.items() if found[name].name != "done"])
+    if left:
+        told = f"about {duration(left)} left for one cell at a time, from the mean time of each stage's cells"
+        console.print(told, highlight=False)

@@ -100,7 +100,7 @@ class Study:
         for name, source in self.sources.items():
             if source not in names and not source.endswith(".ckpt"):
                 raise ValueError(
-                    f"sources.{name}: no stage makes {source!r}; write one of {', '.join(names)}, or the path of a .ckpt"
+                    f"sources.{name}: no stage makes {source!r}; name a stage ({', '.join(names)}) or a .ckpt file"
                 )
 
 
@@ -177,8 +177,8 @@ def select(cells: Sequence[Cell], only: str = "*", shard: tuple[int, int] = (0, 
     return [cell for cell in cells if cell.name in wanted]
 
 
-def owned_options(study: Study, stage: Stage) -> dict[str, str]:
-    """The options that axes set, which nothing else may set: their names with the axis of each."""
+def owned_options(stage: Stage) -> dict[str, str]:
+    """The options that keys of a stage set, which nothing else may set: their names with the key of each."""
     owned = {
         "seed_everything": "seed",
         "data.init_args.seed": "seed",
@@ -192,7 +192,7 @@ def owned_options(study: Study, stage: Stage) -> dict[str, str]:
     }
     for name in ("weight_bit_width", "act_bit_width"):
         owned[f"{_scheme(stage)}.{name}"] = "bits"
-    return owned | dict.fromkeys(stage.axes, "axes")
+    return owned
 
 
 def same_option(name: str) -> str:
@@ -201,11 +201,9 @@ def same_option(name: str) -> str:
 
 
 def _check_options(study: Study, stage: Stage) -> None:
-    owned = {same_option(name): axis for name, axis in owned_options(study, stage).items()}
-    if len(owned) < len(owned_options(study, stage)):
-        raise ValueError(f"stage {stage.name}: axes sets what another axis sets already")
-    for place, options in (("options", study.options), ("options", stage.options)):
-        for name in options:
+    owned = {same_option(name): axis for name, axis in owned_options(stage).items()}
+    for place, names in (("options", [*study.options, *stage.options]), ("axes", stage.axes)):
+        for name in names:
             if same_option(name) in owned:
                 axis = owned[same_option(name)]
                 raise ValueError(f"stage {stage.name}: {name} is set by {place} and by {axis}: keep one of the two")
@@ -253,7 +251,8 @@ def _bits(stage: Stage, text: str) -> dict[str, int]:
 def _cell(study: Study, stage: Stage, coordinates: dict[str, Any], runs: str, before: Sequence[Cell]) -> Cell:
     name = _name(stage, coordinates)
     directory = str(PurePosixPath(runs, study.name, name))
-    checkpoints, needs = {}, {}
+    checkpoints: dict[str, str] = {}
+    needs: list[str] = []
     for role, source in (("init", coordinates["init"]), ("teacher", stage.teacher)):
         if source in (RANDOM, None):
             continue
@@ -262,7 +261,8 @@ def _cell(study: Study, stage: Stage, coordinates: dict[str, Any], runs: str, be
             checkpoints[role] = origin
         else:
             ancestor = _ancestor(stage, origin, coordinates, before)
-            checkpoints[role], needs[ancestor.name] = ancestor.checkpoint, None
+            checkpoints[role] = ancestor.checkpoint
+            needs += [ancestor.name] if ancestor.name not in needs else []
     commands = _commands(study, stage, coordinates, directory, checkpoints)
     return Cell(name, stage.name, coordinates, tuple(needs), commands, directory)
 
