@@ -33,11 +33,14 @@ class Stage:
         bits: Bits of weights and activations, such as ``W4A8``; 32 leaves one of them float.
         fraction: Shares of the training images; those of the study if not given.
         calibration_size: Numbers of calibration images; those of the study if not given.
-        seed: Seeds of initialization and of the order of the images; those of the study if not given.
+        seed: Seeds, those of the study if not given: of initialization and of the order of the images where a stage
+            trains, of the choice of calibration images where it does not.
         axes: Any further option of the command line, with its values.
         teacher: The source that a transfer learns from.
         options: Options of the pipeline's command, by name.
         test: Options of the cells' ``qra test``, besides those of the study.
+        coordinates: What reports take its cells for, where the axes do not tell: the ``training`` of a checkpoint that
+            is only tested.
     """
 
     name: str
@@ -53,6 +56,7 @@ class Stage:
     teacher: str | None = None
     options: dict[str, Any] = field(default_factory=dict)
     test: dict[str, Any] = field(default_factory=dict)
+    coordinates: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -69,7 +73,7 @@ class Study:
         quantizers: Config of each quantizer, by name: a scheme for stages that train, a callback for those that do not.
         fraction: Shares of the training images.
         calibration_size: Numbers of calibration images.
-        seed: Seeds of initialization and of the order of the images.
+        seed: Seeds, see :class:`Stage`.
         options: Options of every pipeline's command.
         test: Options of every ``qra test``: the attacks.
         threads: Threads of a cell, on which results on the CPU depend.
@@ -127,7 +131,7 @@ class Cell:
     @property
     def checkpoint(self) -> str:
         """The network that it makes."""
-        trained = self.coordinates["training"] != "none"
+        trained = self.commands[0][0] == "fit"
         return str(PurePosixPath(self.directory, "best.ckpt" if trained else "calibrated.ckpt"))
 
 
@@ -181,7 +185,7 @@ def owned_options(stage: Stage) -> dict[str, str]:
     """The options that keys of a stage set, which nothing else may set: their names with the key of each."""
     owned = {
         "seed_everything": "seed",
-        "data.init_args.seed": "seed",
+        _seed(stage): "seed",
         "data.init_args.fraction": "fraction",
         "data.init_args.calibration_size": "calibration_size",
         "model.init_args.init_from": "init",
@@ -264,7 +268,7 @@ def _cell(study: Study, stage: Stage, coordinates: dict[str, Any], runs: str, be
             checkpoints[role] = ancestor.checkpoint
             needs += [ancestor.name] if ancestor.name not in needs else []
     commands = _commands(study, stage, coordinates, directory, checkpoints)
-    return Cell(name, stage.name, coordinates, tuple(needs), commands, directory)
+    return Cell(name, stage.name, coordinates | stage.coordinates, tuple(needs), commands, directory)
 
 
 def _name(stage: Stage, coordinates: Mapping[str, Any]) -> str:
@@ -301,6 +305,10 @@ def _scheme(stage: Stage) -> str:
     return "trainer.callbacks.scheme" if stage.training == "none" else "model.init_args.scheme"
 
 
+def _seed(stage: Stage) -> str:
+    return "data.init_args.split_seed" if stage.training == "none" else "data.init_args.seed"
+
+
 def _commands(
     study: Study, stage: Stage, coordinates: Mapping[str, Any], directory: str, checkpoints: Mapping[str, str]
 ) -> tuple[tuple[str, ...], ...]:
@@ -313,7 +321,7 @@ def _commands(
         "data.init_args.fraction": coordinates["fraction"],
         "data.init_args.calibration_size": coordinates["calibration_size"],
         "seed_everything": coordinates["seed"],
-        "data.init_args.seed": coordinates["seed"],
+        _seed(stage): coordinates["seed"],
         **{axis: coordinates[axis] for axis in stage.axes},
         **_quantization(study, stage, coordinates),
     }

@@ -27,7 +27,8 @@ def test_a_float_cell_is_trained_and_then_tested():
     fit, test = cells(test={"evaluation.n": 10})["float"].commands
     assert shlex.join(fit) == (
         "fit --config plain.yaml --run runs/s/float --data.init_args.fraction 1.0 "
-        "--data.init_args.calibration_size 512 --seed_everything 0 --data.init_args.seed 0 --model.init_args.scheme null"
+        "--data.init_args.calibration_size 512 "
+        "--seed_everything 0 --data.init_args.seed 0 --model.init_args.scheme null"
     )
     assert shlex.join(test) == "test --ckpt_path runs/s/float/best.ckpt --evaluation.n 10"
 
