@@ -4,8 +4,8 @@ from pathlib import Path
 
 import yaml
 
-CONFIGS = Path(__file__).parents[2] / "configs"
-NETWORK = Path(__file__).parents[1] / "cli/tiny-network.yaml"
+CONFIGS = Path(__file__).parents[1] / "configs"
+NETWORK = Path(__file__).parent / "cli/tiny-network.yaml"
 
 STUDY = {
     "sources": {"plain": "float"},
