@@ -95,6 +95,7 @@ def _summary(counts: Mapping[str, int]) -> str:
 def _print_status(work: Mapping[str, Task], found: Mapping[str, State]) -> None:
     console = Console()
     table = Table("cell", "state", "fit", "test", "", box=None)
+    table.columns[0].overflow = "fold"
     estimate = Estimate()
     for name, place in found.items():
         seconds = place.seconds or {}

@@ -312,28 +312,26 @@ def _seed(stage: Stage) -> str:
 def _commands(
     study: Study, stage: Stage, coordinates: Mapping[str, Any], directory: str, checkpoints: Mapping[str, str]
 ) -> tuple[tuple[str, ...], ...]:
-    pipeline = {"config": stage.pipeline, "run": directory}
-    if stage.teacher is not None:
-        pipeline["trainer.callbacks.teacher"] = "{teacher}"
-    pipeline |= {
-        **study.options,
-        **stage.options,
+    teacher = {} if stage.teacher is None else {"trainer.callbacks.teacher": "{teacher}"}
+    axes = {
         "data.init_args.fraction": coordinates["fraction"],
         "data.init_args.calibration_size": coordinates["calibration_size"],
         "seed_everything": coordinates["seed"],
         _seed(stage): coordinates["seed"],
         **{axis: coordinates[axis] for axis in stage.axes},
-        **_quantization(study, stage, coordinates),
     }
+    options = {**study.options, **stage.options}
     test = {**study.test, **stage.test}
+    pipeline = [{"config": stage.pipeline, "run": directory}, teacher, options, axes]
+    pipeline.append(_quantization(study, stage, coordinates))
     if stage.training == "none":
         if "init" not in checkpoints:
             raise ValueError(f"stage {stage.name}: training is none, so it needs a trained network: set init")
-        return (_argv("test", {**pipeline, "ckpt_path": "{init}"} | test, checkpoints),)
+        return (_argv("test", [*pipeline, {"ckpt_path": "{init}"}, test], checkpoints),)
     if "init" in checkpoints:
-        pipeline["model.init_args.init_from"] = "{init}"
+        pipeline.append({"model.init_args.init_from": "{init}"})
     best = {"ckpt_path": f"{directory}/best.ckpt"}
-    return _argv("fit", pipeline, checkpoints), _argv("test", best | test, checkpoints)
+    return _argv("fit", pipeline, checkpoints), _argv("test", [best, test], checkpoints)
 
 
 def _quantization(study: Study, stage: Stage, coordinates: Mapping[str, Any]) -> dict[str, Any]:
@@ -345,9 +343,9 @@ def _quantization(study: Study, stage: Stage, coordinates: Mapping[str, Any]) ->
     return {place: study.quantizers[coordinates["quantizer"]], **bits}
 
 
-def _argv(command: str, options: Mapping[str, Any], checkpoints: Mapping[str, str]) -> tuple[str, ...]:
+def _argv(command: str, parts: Sequence[Mapping[str, Any]], checkpoints: Mapping[str, str]) -> tuple[str, ...]:
     words = [command]
-    for name, value in options.items():
+    for name, value in itertools.chain.from_iterable(part.items() for part in parts):
         for item in value if name.endswith("+") and isinstance(value, list) else [value]:
             words += [f"--{name}", _word(item, name, checkpoints)]
     return tuple(words)

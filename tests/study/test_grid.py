@@ -99,6 +99,15 @@ def test_several_callbacks_are_one_option_after_the_other():
     )
 
 
+def test_the_callback_of_a_calibration_and_those_of_the_test_are_all_there():
+    stage = Stage("ptq", "plain.yaml", "none", init=["robust"], quantizer=["pwlq"])
+    ((test,),) = (cell.commands for cell in expand(study(stage, test={"trainer.callbacks+": "aa.yaml"}))[1:])
+    assert [test[place + 1] for place, word in enumerate(test) if word == "--trainer.callbacks+"] == [
+        "pwlq.yaml",
+        "aa.yaml",
+    ]
+
+
 def test_a_selection_holds_what_its_cells_need():
     found = expand(study(qat(bits=["W4A4", "W2A2"])))
     assert [cell.name for cell in select(found, "*w2a2")] == ["float", "qat-plain-pact-w2a2"]
