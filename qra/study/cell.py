@@ -82,6 +82,8 @@ def state(task: Task) -> State:
         left = [name for name in ("last.ckpt", "result.json") if (task.directory / name).exists()]
         return State("changed", f"{left[0]} is of no study") if left else State("missing")
     seconds = record.get("seconds", {})
+    if record.get("hash") != task.hash and record.get("state") == "failed" and not seconds:
+        return State("missing", "another version of it failed")
     if record.get("hash") != task.hash:
         differences = list(changes(record.get("definition"), task.definition))
         more = f" (and {len(differences) - 1} more)" if len(differences) > 1 else ""
@@ -118,10 +120,10 @@ def run_cell(task: Task, stopped: Callable[[], bool] = lambda: False) -> State:
         before = state(task)
         if before.name == "done":
             return before
-        if task.anew and before.name in ("changed", "failed"):
-            _clear(task)
-        elif before.name == "changed":
+        if before.name == "changed" and not task.anew:
             raise ValueError(f"{task.cell.directory}: {before.reason}")
+        if before.name == "changed" or (task.anew and before.name == "failed"):
+            _clear(task)
         return _run_commands(task, lock, stopped)
 
 
