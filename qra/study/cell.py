@@ -122,7 +122,8 @@ def run_cell(task: Task, stopped: Callable[[], bool] = lambda: False) -> State:
             return before
         if before.name == "changed" and not task.anew:
             raise ValueError(f"{task.cell.directory}: {before.reason}")
-        if before.name == "changed" or (task.anew and before.name == "failed"):
+        record = _read(directory / "cell.json")
+        if (record is not None and record["hash"] != task.hash) or (task.anew and before.name == "failed"):
             _clear(task)
         return _run_commands(task, lock, stopped)
 
