@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -125,7 +126,14 @@ def run_cell(task: Task, stopped: Callable[[], bool] = lambda: False) -> State:
         record = _read(directory / "cell.json")
         if (record is not None and record["hash"] != task.hash) or (task.anew and before.name == "failed"):
             _clear(task)
-        return _run_commands(task, lock, stopped)
+        try:
+            return _run_commands(task, lock, stopped)
+        except OSError as reason:
+            if reason.errno != errno.ENOSPC:
+                raise
+            raise OSError(
+                f"{directory}: no space left on the disk; what is done stays: make room and run again"
+            ) from None
 
 
 def _run_commands(task: Task, lock: IO[bytes], stopped: Callable[[], bool]) -> State:

@@ -194,7 +194,7 @@ def test_a_full_disk_is_one_line(tmp_path):
     directory = tmp_path / "runs/tiny" / NAME
     directory.mkdir(parents=True)
     (directory / "log.txt").symlink_to("/dev/full")
-    with pytest.raises(OSError, match="No space left on device"):
+    with pytest.raises(OSError, match="no space left on the disk; what is done stays"):
         run_cell(only_task())
 
 
