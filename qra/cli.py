@@ -139,7 +139,7 @@ class QraCLI(LightningCLI):
         if _is_first_process():  # Lightning would write into the run directory before it finds what is wrong here
             self.datamodule.prepare_data()
             self.datamodule.setup()
-            for callback in self.trainer.callbacks:
+            for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
                 if isinstance(callback, TeacherDistillation) and self.subcommand == "fit":
                     callback.prepare(self.model, self.datamodule)
             self.model.setup(self.subcommand)

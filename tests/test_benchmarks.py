@@ -44,6 +44,17 @@ def test_training_speed_has_a_row_for_each_step_and_setting(script, capsys):
     assert "of a plain step in float32" in capsys.readouterr().out
 
 
+def test_strategy_cost_has_a_row_for_each_strategy_and_student(script, capsys):
+    rows = script("strategy_cost").main(["--batch-size", "2", "--rounds", "1", "--inner-steps", "1"])
+    strategies = ["plain", "adversarial", "TRADES", "MART", "RSLAD", "ARD", "ARD, kd_weight 0.5", "IAD", "AdaAD"]
+    strategies += ["RRM", "LwF"]
+    found = [(row["strategy"], row["student"]) for row in rows]
+    assert found == [(strategy, student) for student in ("float", "W4A4") for strategy in strategies]
+    assert all(row["to plain"] == 1 for row in rows if row["strategy"] == "plain")
+    assert all(row["lowest"] <= row["to plain"] <= row["highest"] for row in rows)
+    assert "to plain: time of a step" in capsys.readouterr().out
+
+
 def test_contestants_take_turns_and_the_first_round_is_not_counted(script):
     calls = []
     contestants = {name: lambda name=name: calls.append(name) for name in "ab"}

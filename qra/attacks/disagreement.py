@@ -38,6 +38,14 @@ class DisagreementPGD(PGD):
         if self.loss != "cross_entropy" or self.targeted:
             raise ValueError("DisagreementPGD has a loss of its own: leave loss and targeted out")
 
+    def perturb(self, model: nn.Module, x: Tensor, y: Tensor, index: Tensor, epoch: int) -> Tensor:
+        if not isinstance(model, SideBySide):
+            raise ValueError(
+                f"DisagreementPGD attacks a student and its teacher side by side, not a {type(model).__name__}: it "
+                "is the inner maximization of AdaAD; elsewhere use PGD"
+            )
+        return super().perturb(model, x, y, index, epoch)
+
     def objective(self, logits: Tensor, y: Tensor) -> Tensor:
         student, teacher = logits.chunk(2, dim=1)
         return losses.kl(student, teacher)

@@ -10,16 +10,21 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
+FAR = 0.5
+"""Mean divergence from the teacher, in nats, from which a student counts as far."""
+
 
 class TrainingDiagnostics(Callback):
     """Watch a training run for known failures.
 
-    After each validation it warns if the attack does not raise the loss, if accuracy stands at chance, and if robust
-    accuracy falls on validation data while it rises on training data (robust overfitting: Rice et al. 2020, arXiv
-    2002.11569). A loss that is not finite stops the run before it can reach the weights; the last checkpoint stays.
+    After each validation it warns if the attack does not raise the loss, if accuracy stands at chance (at once if the
+    run starts from trained weights), if a student stays far from its teacher, and if robust accuracy falls on
+    validation data while it rises on training data (robust overfitting: Rice et al. 2020, arXiv 2002.11569). A loss
+    that is not finite stops the run before it can reach the weights; the last checkpoint stays.
 
     Args:
-        patience: Epochs after which accuracy at chance, or a falling robust accuracy, is worth a warning.
+        patience: Epochs after which accuracy at chance, a student that comes no closer, or a falling robust accuracy is
+            worth a warning.
         fall: Fall of robust validation accuracy below its best that counts as overfitting, as a fraction.
     """
 
@@ -29,6 +34,7 @@ class TrainingDiagnostics(Callback):
         self.patience = patience
         self.fall = fall
         self._best = (0.0, 0.0, -1)  # robust accuracy in validation, in training, epoch
+        self._distances: list[float] = []  # of the student from the teacher, an epoch each
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
         if not torch.isfinite(loss.detach()):
@@ -41,20 +47,28 @@ class TrainingDiagnostics(Callback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
         classes = trainer.datamodule.num_classes  # type: ignore[attr-defined]
-        for message in self.findings(metrics, trainer.current_epoch, classes):
+        trained_start = getattr(pl_module, "init_from", None) is not None
+        for message in self.findings(metrics, trainer.current_epoch, classes, trained_start):
             rank_zero_warn(f"epoch {trainer.current_epoch}: {message}")
 
-    def findings(self, metrics: dict[str, float], epoch: int, classes: int) -> list[str]:
+    def findings(self, metrics: dict[str, float], epoch: int, classes: int, trained_start: bool = False) -> list[str]:
         """What is wrong after an epoch.
 
         Args:
             metrics: Logged values by name.
             epoch: Number of the epoch, from 0.
             classes: Number of classes.
+            trained_start: Whether the run started from trained weights.
         """
         found = []
         clean_acc, chance = metrics.get("val/clean_acc", 1.0), 1 / classes
-        if epoch + 1 >= self.patience and clean_acc < 1.3 * chance:
+        if epoch == 0 and trained_start and clean_acc < 1.3 * chance:
+            found.append(
+                f"clean accuracy is {clean_acc:.1%} after the first epoch, and chance is {chance:.1%}, though init_from"
+                " gave trained weights: they do not compute here what they did (is it a checkpoint of this data, with "
+                "this normalization? are the bits too few at once, or is the learning rate too high?)"
+            )
+        elif epoch + 1 >= self.patience and clean_acc < 1.3 * chance:
             found.append(
                 f"clean accuracy is {clean_acc:.1%} after {epoch + 1} epochs, and chance is {chance:.1%}: the network "
                 "learns nothing (learning rate, attack strength or initialization)"
@@ -66,7 +80,20 @@ class TrainingDiagnostics(Callback):
             )
         if "val/robust_acc" in metrics and "train/robust_acc" in metrics:
             found += self._overfitting(metrics["val/robust_acc"], metrics["train/robust_acc"], epoch)
+        if "train/teacher_kl" in metrics:
+            found += self._distance(metrics["train/teacher_kl"])
         return found
+
+    def _distance(self, distance: float) -> list[str]:
+        self._distances.append(distance)
+        before = self._distances[-1 - self.patience :][0]
+        if len(self._distances) <= self.patience or distance < FAR or distance < 0.9 * before:
+            return []
+        return [
+            f"the student is far from its teacher and comes no closer: their predictions are {distance:.2f} nats apart "
+            f"(mean KL divergence on training images), {self.patience} epochs ago it was {before:.2f} (learning rate, "
+            "too few bits, a student too small, or one that starts anew: give trained weights by init_from)"
+        ]
 
     def _overfitting(self, validation: float, training: float, epoch: int) -> list[str]:
         best_validation, training_then, best_epoch = self._best
@@ -85,11 +112,12 @@ class TrainingDiagnostics(Callback):
         return []
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best": list(self._best)}
+        return {"best": list(self._best), "distances": self._distances}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         validation, training, epoch = state_dict["best"]
         self._best = validation, training, epoch
+        self._distances = list(state_dict.get("distances", []))  # earlier versions kept none
 
 
 def _attack_fails(metrics: dict[str, float]) -> bool:

@@ -6,14 +6,13 @@ import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
-
 from torch import nn
 
 from qra import checkpoint
 from qra.attacks import PGD, Attack
 from qra.data import TensorDataModule, balanced_subset, to_pixels
 from qra.evaluation.robustness import correct, robust
-from qra.modules import ImageClassifier, RobustTransfer
+from qra.modules import RobustTransfer
 from qra.quant import FrozenNetwork, freeze
 
 NotRobust = Literal["refuse", "warn"]
@@ -64,8 +63,7 @@ class TeacherDistillation(Callback):
         self.if_not_robust = if_not_robust
         self.accuracy: dict[str, float] = {}
         self._digest = ""
-        self._network: list[nn.Module] = []
-        self._teacher: list[FrozenNetwork] = []
+        self._teacher: tuple[nn.Module, FrozenNetwork] | None = None  # as it was saved, and made for speed
 
     def prepare(self, student: LightningModule, data: TensorDataModule) -> None:
         """Read the teacher and hand it to the student; what can be wrong without training is found here.
@@ -79,7 +77,7 @@ class TeacherDistillation(Callback):
                 f"there is a teacher, but {type(student).__name__} learns from none: train with "
                 "qra.modules.RobustTransfer, or take the callback TeacherDistillation out"
             )
-        if not self._teacher:
+        if self._teacher is None:
             network = checkpoint.load(self.path, self.architecture).requires_grad_(False)
             self._digest = checkpoint.sha256(self.path)
             if self.sha256 is not None and self._digest != self.sha256.lower():
@@ -90,24 +88,26 @@ class TeacherDistillation(Callback):
                 raise ValueError(
                     f"{self.path}: the teacher tells {classes} classes apart, but the data has {data.num_classes}"
                 )
-            self._network, self._teacher = [network], [freeze(network)]
-        student.learn_from(self._teacher[0])
+            self._teacher = network, freeze(network)
+        student.learn_from(self._teacher[1])
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage == "fit":
             self.prepare(pl_module, trainer.datamodule)  # type: ignore[attr-defined]
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        assert isinstance(pl_module, ImageClassifier)
-        for network in (*self._network, *self._teacher):
+        assert self._teacher is not None  # setup came before
+        for network in self._teacher:
             network.to(pl_module.device)
         if not self.accuracy:
-            self.accuracy = self._measure(trainer, pl_module.device)
+            self.accuracy = self._measure(trainer, *self._teacher, pl_module.device)
             self._judge()
         for logger in trainer.loggers:
             logger.log_metrics({f"teacher/{name}": value for name, value in self.accuracy.items()}, step=0)
 
-    def _measure(self, trainer: Trainer, device: torch.device) -> dict[str, float]:
+    def _measure(
+        self, trainer: Trainer, network: nn.Module, frozen: FrozenNetwork, device: torch.device
+    ) -> dict[str, float]:
         """Clean and robust accuracy on validation images, of which each rank takes a part."""
         data: TensorDataModule = trainer.datamodule  # type: ignore[attr-defined]
         train, candidates = data.data.train, data.val_indices
@@ -115,10 +115,10 @@ class TeacherDistillation(Callback):
             raise ValueError("val_size is 0, but the teacher is measured on validation images: set at least 1")
         chosen = candidates[balanced_subset(train.labels[candidates], min(self.n, len(candidates)), seed=0)]
         counts = torch.zeros(3, device=device)
-        for indices in chosen[trainer.global_rank :: trainer.world_size].split(250):
+        for indices in torch.split(chosen[trainer.global_rank :: trainer.world_size], 250):
             x, y = to_pixels(train.images[indices].to(device)), train.labels[indices].to(device)
-            right = correct(self._network[0], x, y)
-            held = robust(self._network[0], self.attack, x, y, indices.to(device), attack_network=self._teacher[0])
+            right = correct(network, x, y)
+            held = robust(network, self.attack, x, y, indices.to(device), attack_network=frozen)
             counts += torch.stack([right.sum(), held.sum(), torch.tensor(len(y), device=device)])
         clean, held, total = trainer.strategy.reduce(counts, reduce_op="sum").tolist()
         return {"clean_acc": clean / total, "robust_acc": held / total}
@@ -132,11 +132,9 @@ class TeacherDistillation(Callback):
         if robust_acc >= self.least_robust_acc:
             rank_zero_info(found)
             return
-        found += (
-            f". It is not robust (least_robust_acc is {self.least_robust_acc:.1%}), and what it lacks it cannot give"
-        )
+        found += f": it is not robust (least_robust_acc is {self.least_robust_acc:.1%}) and cannot give what it lacks"
         if self.if_not_robust == "refuse":
-            raise ValueError(f"{found}: take a robust teacher, or set if_not_robust to warn")
+            raise ValueError(f"{found}. Take a robust teacher, or set if_not_robust to warn")
         rank_zero_warn(found)
 
     def state_dict(self) -> dict[str, Any]:

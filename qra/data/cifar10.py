@@ -17,7 +17,7 @@ from rich.progress import wrap_file
 from torchvision.datasets import CIFAR10
 from torchvision.datasets.utils import check_integrity
 
-from qra.data.module import ImageData, ImageSet, TensorDataModule
+from qra.data.module import Budget, ImageData, ImageSet, TensorDataModule
 
 ARCHIVE = "cifar-10-python.tar.gz"
 ARCHIVE_MD5 = "c58f30108f718f92721af3b95e74349a"
@@ -49,6 +49,8 @@ class CIFAR10DataModule(TensorDataModule):
         seed: Seed of the order of the training images and of their augmentation.
         augment: Randomly crop (4 pixels of zeros around) and mirror the training images.
         calibration_size: Training images, not augmented, that calibrate a quantized network.
+        budget: What a fraction leaves equal: ``epochs``, each of fewer steps the fewer images there are, or ``steps``:
+            an epoch then takes as many steps as one of all images and goes through its images several times.
     """
 
     def __init__(
@@ -63,8 +65,9 @@ class CIFAR10DataModule(TensorDataModule):
         seed: int = 0,
         augment: bool = True,
         calibration_size: int = 512,
+        budget: Budget = "epochs",
     ) -> None:
-        super().__init__(batch_size, val_size, fraction, split_seed, seed, augment, calibration_size)
+        super().__init__(batch_size, val_size, fraction, split_seed, seed, augment, calibration_size, budget)
         self.root = Path(root).expanduser()
         self.download = download
         self.mirrors = mirrors

@@ -16,7 +16,7 @@ from rich.progress import track
 from torch import Tensor
 
 from qra.data.image_cache import ImageCache, Pixels8
-from qra.data.module import ImageData, ImageSet, TensorDataModule
+from qra.data.module import Budget, ImageData, ImageSet, TensorDataModule
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 """Endings of the files that count as images; others are passed over."""
@@ -41,6 +41,8 @@ class ImageFolderDataModule(TensorDataModule):
         seed: Seed of the order of the training images and of their augmentation.
         augment: Randomly crop (4 pixels of zeros around) and mirror the training images.
         calibration_size: Training images, not augmented, that calibrate a quantized network.
+        budget: What a fraction leaves equal: ``epochs``, each of fewer steps the fewer images there are, or ``steps``:
+            an epoch then takes as many steps as one of all images and goes through its images several times.
 
     Raises:
         ValueError: If ``image_size`` is not positive.
@@ -57,8 +59,9 @@ class ImageFolderDataModule(TensorDataModule):
         seed: int = 0,
         augment: bool = True,
         calibration_size: int = 512,
+        budget: Budget = "epochs",
     ) -> None:
-        super().__init__(batch_size, val_size, fraction, split_seed, seed, augment, calibration_size)
+        super().__init__(batch_size, val_size, fraction, split_seed, seed, augment, calibration_size, budget)
         if image_size is not None and image_size < 1:
             raise ValueError(f"image_size is {image_size}: it must be at least 1 pixel")
         self.root = Path(root).expanduser()

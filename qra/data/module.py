@@ -5,15 +5,18 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal, get_args
 
 import torch
-from lightning.pytorch import LightningDataModule
+from lightning.pytorch import LightningDataModule, Trainer
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from qra.data.augment import random_crop_flip, to_pixels
 from qra.data.sampling import IndexBatches, nested_subset, stratified_prefix, val_split
 from qra.types import Batch
+
+Budget = Literal["epochs", "steps"]
 
 
 @dataclass(frozen=True)
@@ -109,6 +112,8 @@ class TensorDataModule(LightningDataModule):
         seed: Seed of the order of the training images and of their augmentation.
         augment: Randomly crop (4 pixels of zeros around) and mirror the training images.
         calibration_size: Training images, not augmented, that calibrate a quantized network.
+        budget: What a fraction leaves equal: ``epochs``, each of fewer steps the fewer images there are, or ``steps``:
+            an epoch then takes as many steps as one of all images and goes through its images several times.
 
     Raises:
         ValueError: If a value is out of its range.
@@ -123,6 +128,7 @@ class TensorDataModule(LightningDataModule):
         seed: int = 0,
         augment: bool = True,
         calibration_size: int = 512,
+        budget: Budget = "epochs",
     ) -> None:
         super().__init__()
         if batch_size < 1:
@@ -131,11 +137,14 @@ class TensorDataModule(LightningDataModule):
             raise ValueError(f"val_size is {val_size}: it must be at least 0")
         if not 0 < fraction <= 1:
             raise ValueError(f"fraction is {fraction}: it must be larger than 0 and at most 1")
+        if budget not in get_args(Budget):
+            raise ValueError(f"budget is {budget!r}: choose one of {', '.join(get_args(Budget))}")
         if calibration_size < 1:
             raise ValueError(f"calibration_size is {calibration_size}: it must be at least 1")
         self.batch_size = batch_size
         self.val_size = val_size
         self.fraction = fraction
+        self.budget = budget
         self.split_seed = split_seed
         self.seed = seed
         self.augment = augment
@@ -158,8 +167,10 @@ class TensorDataModule(LightningDataModule):
             ValueError: If ``val_size``, ``batch_size`` or ``calibration_size`` does not fit the data.
         """
         labels = self._load_once().train.labels
-        train_indices, self.val_indices = val_split(labels, self.val_size, self.split_seed)
-        self.train_indices = nested_subset(labels, train_indices, self.fraction, self.split_seed)
+        all_indices, self.val_indices = val_split(labels, self.val_size, self.split_seed)
+        self.train_indices = nested_subset(labels, all_indices, self.fraction, self.split_seed)
+        stretched = self.budget == "steps" and self.fraction < 1
+        self._epoch_length = len(all_indices) // self.batch_size if stretched else None
         for name in ("batch_size", "calibration_size"):
             if getattr(self, name) > len(self.train_indices):
                 raise ValueError(
@@ -238,11 +249,18 @@ class TensorDataModule(LightningDataModule):
             raise ValueError(
                 f"batch_size is {self.batch_size} over all devices: make it a multiple of the {world_size} devices"
             )
-        return _loader(data, IndexBatches(indices, self.batch_size, train, self.seed, rank, world_size, train))
+        length = self._epoch_length if train else None
+        return _loader(data, IndexBatches(indices, self.batch_size, train, self.seed, rank, world_size, train, length))
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Turn uint8 into float32 pixels in [0, 1] on the device and, while training, augment."""
         x = batch.x
         if self.augment and self.trainer is not None and self.trainer.training:
-            x = random_crop_flip(x, batch.indices, self.seed, self.trainer.current_epoch)
+            x = random_crop_flip(x, batch.indices, self.seed, self._passes_done(self.trainer))
         return batch._replace(x=to_pixels(x))
+
+    def _passes_done(self, trainer: Trainer) -> int:
+        """How often the training images were gone through: what is drawn for an image changes with it."""
+        if self._epoch_length is None:
+            return trainer.current_epoch
+        return trainer.global_step * self.batch_size // len(self.train_indices)

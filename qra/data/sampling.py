@@ -101,7 +101,7 @@ class IndexBatches(Sampler[Tensor]):
     """Batches of data set indices: one global batch after the other, dealt out to the ranks of a run.
 
     The global batches depend on the seed and the epoch alone. Each rank takes every ``world_size``-th item of each of
-    them, so every index is used exactly once, whatever the number of ranks, and all ranks take the same number of
+    them, so a pass uses every index exactly once, whatever the number of ranks, and all ranks take the same number of
     batches: a last batch with fewer items than ranks joins the one before it.
 
     Args:
@@ -112,6 +112,8 @@ class IndexBatches(Sampler[Tensor]):
         rank: This process.
         world_size: Number of processes.
         drop_last: Leave out a last batch that is not full.
+        length: Batches of an epoch, all full: the indices are gone through again and again, each time in another order,
+            until there are as many. One pass if not given.
 
     Raises:
         ValueError: If some rank would get an empty batch, or all would get none.
@@ -126,6 +128,7 @@ class IndexBatches(Sampler[Tensor]):
         rank: int = 0,
         world_size: int = 1,
         drop_last: bool = False,
+        length: int | None = None,
     ) -> None:
         least = max(world_size, batch_size if drop_last else 1)
         if batch_size < world_size or len(indices) < least:
@@ -140,6 +143,7 @@ class IndexBatches(Sampler[Tensor]):
         self.rank = rank
         self.world_size = world_size
         self.drop_last = drop_last
+        self.length = length
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -152,18 +156,23 @@ class IndexBatches(Sampler[Tensor]):
     def __iter__(self) -> Iterator[Tensor]:
         # A generator: the epoch is read at the first batch, since Lightning calls `set_epoch` after `iter` on resuming.
         sizes = self._sizes()
-        order = self._order()[: sum(sizes)]
+        passes = -(-sum(sizes) // len(self.indices))
+        order = torch.cat([self._order(number) for number in range(passes)])[: sum(sizes)]
         for batch in torch.split(order, sizes):
             yield batch[self.rank :: self.world_size]
 
-    def _order(self) -> Tensor:
+    def _order(self, number: int) -> Tensor:
+        """The order of one pass of the epoch."""
         if not self.shuffle:
             return self.indices
-        keys = noise.uniform((), self.indices, self.seed, self.epoch, _SHUFFLE)
+        again = (number,) if number else ()
+        keys = noise.uniform((), self.indices, self.seed, self.epoch, _SHUFFLE, *again)
         return self.indices[keys.argsort(stable=True)]
 
     def _sizes(self) -> list[int]:
         """Sizes of the global batches."""
+        if self.length is not None:
+            return [self.batch_size] * self.length
         full, rest = divmod(len(self.indices), self.batch_size)
         sizes = [self.batch_size] * full
         if rest == 0 or self.drop_last:

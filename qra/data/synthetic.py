@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from qra import noise
-from qra.data.module import ImageData, ImageSet, TensorDataModule
+from qra.data.module import Budget, ImageData, ImageSet, TensorDataModule
 
 SIZE = 32
 """Height and width in pixels."""
@@ -124,6 +124,8 @@ class SyntheticDataModule(TensorDataModule):
         seed: Seed of the order of the training images and of their augmentation.
         augment: Randomly crop (4 pixels of zeros around) and mirror the training images.
         calibration_size: Training images, not augmented, that calibrate a quantized network.
+        budget: What a fraction leaves equal: ``epochs``, each of fewer steps the fewer images there are, or ``steps``:
+            an epoch then takes as many steps as one of all images and goes through its images several times.
 
     Raises:
         ValueError: If there are fewer images than classes.
@@ -141,8 +143,9 @@ class SyntheticDataModule(TensorDataModule):
         seed: int = 0,
         augment: bool = True,
         calibration_size: int = 512,
+        budget: Budget = "epochs",
     ) -> None:
-        super().__init__(batch_size, val_size, fraction, split_seed, seed, augment, calibration_size)
+        super().__init__(batch_size, val_size, fraction, split_seed, seed, augment, calibration_size, budget)
         for name, size in (("train_size", train_size), ("test_size", test_size)):
             if size < len(SHAPES):
                 raise ValueError(f"{name} is {size}: it must be at least {len(SHAPES)}, one image of each class")

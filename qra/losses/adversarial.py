@@ -24,10 +24,11 @@ def trades(logits: Tensor, logits_adv: Tensor, y: Tensor, beta: float = 6.0) -> 
 
 
 def mart(logits: Tensor, logits_adv: Tensor, y: Tensor, beta: float = 5.0) -> Tensor:
-    """Boosted cross-entropy of the adversarial logits plus ``beta`` times a divergence in which misclassified images weigh more.
+    """Boosted cross-entropy of the adversarial logits plus ``beta`` times their divergence from the clean ones.
 
-    Wang et al. 2020 (Improving adversarial robustness requires revisiting misclassified examples). The small numbers
-    beside 1 are those of the published code; the first keeps the logarithm finite.
+    The less sure the network is of an image, the more the divergence counts (Wang et al. 2020, Improving adversarial
+    robustness requires revisiting misclassified examples). The small numbers beside 1 are those of the published code;
+    the first keeps the logarithm finite.
     """
     logits, logits_adv = at_least_float32(logits), at_least_float32(logits_adv)
     right = logits.softmax(1).gather(1, y[:, None])[:, 0]

@@ -1,5 +1,5 @@
+from qra.models.features import last_linear, with_features
 from qra.models.normalize import CIFAR10_MEAN, CIFAR10_STD, Normalize, Normalized
-from qra.models.penultimate import Penultimate
 from qra.models.resnet import ResNet, resnet18, resnet20, resnet32, resnet44, resnet56
 
 __all__ = [
@@ -7,11 +7,12 @@ __all__ = [
     "CIFAR10_STD",
     "Normalize",
     "Normalized",
-    "Penultimate",
     "ResNet",
+    "last_linear",
     "resnet18",
     "resnet20",
     "resnet32",
     "resnet44",
     "resnet56",
+    "with_features",
 ]

@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from qra.attacks import PGD, Attack
+from qra.attacks import FGSM, PGD, Attack
 from qra.modules.classifier import ImageClassifier
 from qra.types import Batch
 
@@ -39,7 +39,7 @@ def check_attack(attack: Attack, on_logits: bool) -> None:
     Raises:
         ValueError: If it does.
     """
-    loss = getattr(attack, "loss", None)
+    loss = getattr(attack.as_pgd() if isinstance(attack, FGSM) else attack, "loss", None)
     if loss is not None and (loss == "kl") != on_logits:
         wanted = "moves away from logits: set its loss to kl" if on_logits else "is on labels: its loss cannot be kl"
         raise ValueError(f"the attack has the loss {loss}, but the inner maximization of this method {wanted}")

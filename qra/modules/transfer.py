@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from qra import losses
-from qra.models import Penultimate
+from qra.models import last_linear, with_features
 from qra.modules.classifier import ImageClassifier
 from qra.modules.transfer_losses import RSLAD, TransferLoss
 from qra.quant import FrozenNetwork
@@ -30,7 +30,6 @@ class RobustTransfer(ImageClassifier):
         super().__init__(network, **settings)
         self.transfer = transfer
         self._teacher: list[FrozenNetwork] = []  # in a list: not a submodule, so no checkpoint or optimizer sees it
-        self._penultimate: list[Penultimate] = []  # the student's, the teacher's
 
     def learn_from(self, teacher: FrozenNetwork) -> None:
         """Take a teacher, before training.
@@ -40,18 +39,20 @@ class RobustTransfer(ImageClassifier):
         """
         if self._teacher and self._teacher[0] is teacher:
             return
-        self._teacher[:] = [teacher]
+        self._teacher[:] = [teacher.eval()]
         if self.transfer.by_features:
-            self._penultimate[:] = [Penultimate(self.network), Penultimate(teacher)]
-            student_dim, teacher_dim = (each.dim for each in self._penultimate)
-            if student_dim != teacher_dim:
-                raise ValueError(
-                    f"{type(self.transfer).__name__} compares penultimate features, but the student has {student_dim} "
-                    f"and the teacher {teacher_dim}: take a teacher of the student's width, or a transfer by logits "
-                    "such as RSLAD"
-                )
-        if self.compile_network:
+            self._check_features(teacher)
+        elif self.compile_network:
             teacher.network.compile()
+
+    def _check_features(self, teacher: FrozenNetwork) -> None:
+        student_dim, teacher_dim = (last_linear(network).in_features for network in (self.network, teacher))
+        if student_dim != teacher_dim:
+            raise ValueError(
+                f"{type(self.transfer).__name__} compares penultimate features, but the student has {student_dim} and "
+                f"the teacher {teacher_dim}: take a teacher of the student's width, or a transfer by logits such as "
+                "RSLAD"
+            )
 
     @property
     def teacher(self) -> FrozenNetwork:
@@ -76,11 +77,11 @@ class RobustTransfer(ImageClassifier):
     @torch.no_grad()
     def teacher_features(self, x: Tensor) -> Tensor:
         """The teacher's penultimate features, (N, D), without a graph."""
-        return self._penultimate[1](self.teacher, x)[1]
+        return with_features(self.teacher, x)[1]
 
     def features(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The student's logits, (N, C), and penultimate features, (N, D)."""
-        return self._penultimate[0](self, x)
+        return with_features(self.network, x)
 
     def setup(self, stage: str) -> None:
         if stage == "fit":

@@ -60,6 +60,38 @@ def test_state_survives_a_resumption():
     assert len(second.findings(worse, 4, 10)) == 1
 
 
+def test_chance_after_the_first_epoch_is_named_at_once_if_the_run_started_from_trained_weights():
+    at_chance = {**GOOD, "val/clean_acc": 0.1}
+    assert TrainingDiagnostics().findings(at_chance, 0, 10) == []
+    (message,) = TrainingDiagnostics().findings(at_chance, 0, 10, trained_start=True)
+    assert "though init_from gave trained weights" in message
+    assert TrainingDiagnostics().findings(GOOD, 0, 10, trained_start=True) == []
+
+
+@pytest.mark.parametrize(
+    ("distances", "warned"),
+    [
+        ([0.9, 0.9, 0.9, 0.89, 0.9], [0, 0, 0, 1, 1]),
+        ([0.9, 0.8, 0.7, 0.65, 0.6], [0, 0, 0, 0, 0]),
+        ([0.2, 0.2, 0.2, 0.2, 0.2], [0, 0, 0, 0, 0]),
+    ],
+    ids=["far", "closing", "near"],
+)
+def test_a_student_that_stays_far_from_its_teacher_is_named(distances, warned):
+    found = after(*({"train/teacher_kl": distance} for distance in distances))
+    assert [len(messages) for messages in found] == warned
+    assert all("far from its teacher and comes no closer" in message for messages in found for message in messages)
+
+
+def test_the_students_distances_survive_a_resumption():
+    first = TrainingDiagnostics()
+    far = {**GOOD, "train/teacher_kl": 0.9}
+    assert not any(first.findings(far, epoch, 10) for epoch in range(3))
+    second = TrainingDiagnostics()
+    second.load_state_dict(first.state_dict())
+    assert len(second.findings(far, 3, 10)) == 1
+
+
 @pytest.mark.parametrize("settings", [{"patience": 0}, {"fall": 0}, {"fall": 1}])
 def test_settings_out_of_range_are_refused(settings):
     with pytest.raises(ValueError, match="patience is at least 1"):

@@ -39,3 +39,9 @@ def qra(*arguments):
         except SystemExit as end:
             code = end.code
     return output.getvalue(), code
+
+
+def teacher(path=CONFIGS.parent / "checkpoints/float-at.ckpt"):
+    """A teacher that made-up data says nothing about."""
+    return ["--trainer.callbacks.teacher", str(path), "--trainer.callbacks.if_not_robust", "warn",
+            "--trainer.callbacks.attack.init_args.steps", "1"]  # fmt: skip

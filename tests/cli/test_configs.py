@@ -29,7 +29,7 @@ def test_each_fragment_fits_its_place(path):
 
 def test_every_folder_of_fragments_has_a_place():
     folders = {path.name for path in CONFIGS.iterdir()}
-    assert folders - {"pipeline"} == PLACES.keys()
+    assert folders - {"pipeline", "study"} == PLACES.keys()
 
 
 def test_a_trainer_fragment_keeps_the_callbacks_of_the_pipeline():

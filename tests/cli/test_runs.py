@@ -9,23 +9,32 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from commands import CONFIGS, TINY, TINY_FIT, pipeline, qra
+from commands import CONFIGS, TINY, TINY_FIT, pipeline, qra, teacher
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import qra as package
 from qra import checkpoint
 from qra.evaluation.outcome import read_correct
 
-pytestmark = pytest.mark.filterwarnings("ignore:epoch")  # a tiny run learns little
+pytestmark = pytest.mark.filterwarnings("ignore:epoch", "ignore:.*not robust")  # a tiny run learns little
 
 PIPELINES = sorted(path.stem for path in (CONFIGS / "pipeline").glob("*.yaml"))
 
 
+QUICK = {
+    "float-mart": ["--model.init_args.attack.init_args.steps", 1],
+    "float-trades": ["--model.init_args.attack.init_args.steps", 1],
+    "float-transfer": ["--model.init_args.transfer.init_args.attack.init_args.steps", 1],
+    "qat-transfer": ["--model.init_args.transfer.init_args.attack.init_args.steps", 1],
+}
+
+
 @pytest.mark.parametrize("name", [name for name in PIPELINES if not name.startswith("ptq")])
 def test_every_pipeline_trains_and_is_tested(name):
-    output, code = qra(
-        "fit", *pipeline(name), *TINY_FIT, "--trainer.max_epochs", 1, "--model.init_args.val_attack.steps", 1
-    )
+    extra = ["--trainer.max_epochs", 1, "--model.init_args.val_attack.steps", 1]
+    extra += teacher() if name.endswith("transfer") else []
+    extra += QUICK.get(name, [])
+    output, code = qra("fit", *pipeline(name), *TINY_FIT, *extra)
     assert code == 0, output
     output, code = qra("test", "--ckpt_path", f"runs/{name}/last.ckpt", *TINY)
     assert code == 0, output

@@ -234,6 +234,7 @@ def test_the_hash_depends_on_every_part_of_the_data():
     [
         ({"fraction": 0.0}, "fraction is 0.0: it must be larger than 0 and at most 1"),
         ({"fraction": 1.5}, "fraction is 1.5: it must be larger than 0 and at most 1"),
+        ({"budget": "hours"}, "budget is .hours.: choose one of epochs, steps"),
         ({"batch_size": 0}, "batch_size is 0: it must be at least 1"),
         ({"val_size": -1}, "val_size is -1: it must be at least 0"),
         ({"calibration_size": 0}, "calibration_size is 0: it must be at least 1"),
@@ -304,3 +305,45 @@ SET = ImageSet(IMAGES, LABELS)
 def test_data_of_another_form_are_refused(make, reason):
     with pytest.raises(ValueError, match=reason):
         make()
+
+
+def steps_of(**settings):
+    """What a run of 2 epochs was given: its recorder."""
+    recorder = Recorder()
+    trainer = Trainer(
+        accelerator="cpu", max_epochs=2, enable_progress_bar=False, enable_model_summary=False, logger=False,
+        enable_checkpointing=False, limit_val_batches=0, use_distributed_sampler=False,
+    )  # fmt: skip
+    trainer.fit(recorder, made(**settings))
+    return recorder.batches
+
+
+@pytest.mark.parametrize("fraction", [0.2, 0.5, 0.99, 1.0])
+def test_with_a_budget_of_steps_every_fraction_takes_as_many_full_steps_as_the_whole(fraction):
+    batches = steps_of(fraction=fraction, budget="steps")
+    used = made(fraction=fraction).train_indices
+    for epoch in range(2):
+        given = batches["train", epoch]
+        assert [len(batch.y) for batch in given] == [16] * 5
+        counts = torch.bincount(torch.cat([batch.indices for batch in given]), minlength=100)[used]
+        assert counts.sum() == 80
+        assert counts.max() - counts.min() <= 1
+
+
+def test_with_a_budget_of_epochs_a_fraction_takes_fewer_steps():
+    assert len(steps_of(fraction=0.5)["train", 0]) == 2
+
+
+def test_the_whole_set_is_served_alike_under_both_budgets():
+    one, other = (steps_of(budget=budget) for budget in ("epochs", "steps"))
+    for key, batches in one.items():
+        assert all(torch.equal(a.x, b.x) for a, b in zip(batches, other[key], strict=True))
+
+
+def test_an_image_that_comes_again_in_an_epoch_is_cropped_anew_and_in_another_order():
+    batches = steps_of(fraction=0.2, budget="steps", batch_size=16)["train", 0]
+    first, second = batches[:2]  # 16 images are the whole subset
+    assert first.indices.sort().values.tolist() == second.indices.sort().values.tolist()
+    assert first.indices.tolist() != second.indices.tolist()
+    pairs = [(first.x[first.indices == index], second.x[second.indices == index]) for index in first.indices]
+    assert sum(not torch.equal(one, other) for one, other in pairs) > 12

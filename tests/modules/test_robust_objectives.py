@@ -1,5 +1,6 @@
 """TRADES, MART and RSLAD: a whole step equals that of the official codes named in tests/golden/README.md."""
 
+import copy
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -7,11 +8,16 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from trivial import convolutional, data, linear, trainer
 
 from qra.attacks import PGD, Start
-from qra.modules import RSLAD, Mart, RobustTransfer, Trades
-from qra.quant import freeze
+from qra.modules import RSLAD, AdversarialTraining, Mart, RobustTransfer, Trades, VanillaTraining
+from qra.quant import PACT, DoReFa, QuantScheme, freeze
 from qra.types import Batch
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:.*many workers", "ignore:.*logging interval", "ignore:.*LeafSpec", "ignore:epoch"
+)
 
 
 @pytest.fixture(scope="module")
@@ -101,3 +107,53 @@ def offset_of_the_official_value(golden):
     """What the 1e-5 inside the logarithm of the official RSLAD adds, whatever the student."""
     p = golden["tiny.teacher_logits"].softmax(1)
     return (p * ((p + 1e-5) / p).log()).mean().item()
+
+
+def silent(made):
+    made.log = lambda *_, **__: None
+    return made.train()
+
+
+def batch(n=6):
+    return Batch(torch.rand(n, 3, 4, 4), torch.arange(n) % 2, torch.arange(n))
+
+
+def test_trades_with_beta_0_has_the_loss_and_gradients_of_plain_training():
+    torch.manual_seed(0)
+    plain = silent(VanillaTraining(convolutional()))
+    plain.network[4].p = 0.0
+    trades = silent(Trades(copy.deepcopy(plain.network), beta=0.0))
+    b = batch()
+    losses = [made.training_loss(b) for made in (plain, trades)]
+    assert losses[0] == losses[1]
+    for loss in losses:
+        loss.backward()
+    for ours, theirs in zip(trades.parameters(), plain.parameters(), strict=True):
+        assert torch.equal(ours.grad, theirs.grad)
+
+
+@pytest.mark.parametrize("scheme", [None, QuantScheme(DoReFa(), PACT(), 4, 4)], ids=["float", "quantized"])
+@pytest.mark.parametrize("method", [Trades, Mart])
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_both_objectives_train_float_and_quantized_networks(method, scheme, precision):
+    torch.manual_seed(0)
+    made = method(convolutional(), scheme=scheme, optimizer=lambda p: torch.optim.SGD(p, lr=0.05))
+    run = trainer(max_epochs=4, precision=precision)
+    run.fit(made, data())
+    assert run.callback_metrics["val/clean_acc"] == 1
+    assert run.callback_metrics["val/robust_acc"] == 1
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Trades(linear(), beta=-1), "beta is -1"),
+        (lambda: Mart(linear(), beta=float("inf")), "beta is inf"),
+        (lambda: Trades(linear(), PGD()), "the attack has the loss cross_entropy, but .* set its loss to kl"),
+        (lambda: Mart(linear(), PGD(loss="kl")), "the attack has the loss kl, but .* its loss cannot be kl"),
+        (lambda: AdversarialTraining(linear(), PGD(loss="kl")), "its loss cannot be kl"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused_at_once(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()

@@ -1,0 +1,129 @@
+"""What a training step of each strategy costs, as a ratio to plain training, for float and quantized students."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from common import Timing, alternate, parser, report, untrained
+
+from qra.attacks import PGD, DisagreementPGD, GaussianStart
+from qra.models import resnet18
+from qra.modules import (
+    ARD,
+    IAD,
+    RRM,
+    RSLAD,
+    AdaAD,
+    AdversarialTraining,
+    ImageClassifier,
+    LwF,
+    Mart,
+    RobustTransfer,
+    Trades,
+    TransferLoss,
+    VanillaTraining,
+)
+from qra.quant import PACT, DoReFa, QuantScheme, calibrate, freeze
+from qra.types import Batch
+
+PLAIN = "plain"
+SCHEMES = {"float": None, "W4A4": QuantScheme(DoReFa(), PACT(), 4, 4)}
+
+
+def main(argv: Sequence[str] | None = None) -> list[dict[str, Any]]:
+    """Run the benchmark, and return its rows."""
+    options = parser(__doc__, batch_size=128)
+    options.add_argument("--inner-steps", type=int, default=3, help="steps of the inner maximizations")
+    options.add_argument("--wide-teacher", action="store_true", help="a ResNet18 teaches by logits, not a ResNet20")
+    args = options.parse_args(argv)
+    x = torch.rand(args.batch_size, 3, 32, 32, device=args.device)
+    indices = torch.arange(args.batch_size, device=args.device)
+    batch = Batch(x, indices % 10, indices)
+    contestants = {
+        f"{name}, {student}": training_step(make(scheme), batch)
+        for student, scheme in SCHEMES.items()
+        for name, make in strategies(args.inner_steps, args.wide_teacher, args.device).items()
+    }
+    timings = alternate(contestants, args.rounds, args.device)
+    rows = [row(name, timings) for name in timings]
+    teacher = "ResNet18 (features: ResNet20)" if args.wide_teacher else "ResNet20"
+    notes = [
+        "to plain: time of a step over that of plain training of the same student, in the same round",
+        f"inner maximizations of {args.inner_steps} steps; teacher {teacher}, student ResNet20",
+    ]
+    report(f"training steps of {args.batch_size} images", rows, notes, args)
+    return rows
+
+
+def strategies(
+    steps: int, wide_teacher: bool, device: torch.device
+) -> dict[str, Callable[[QuantScheme | None], ImageClassifier]]:
+    """What is compared, plain training first."""
+    on_labels, on_logits = PGD(steps=steps), PGD(steps=steps, start=GaussianStart(), loss="kl")
+    transfers = {
+        "RSLAD": RSLAD(on_logits),
+        "ARD": ARD(on_labels),
+        "ARD, kd_weight 0.5": ARD(on_labels, kd_weight=0.5),
+        "IAD": IAD(on_labels),
+        "AdaAD": AdaAD(DisagreementPGD(steps=steps, start=GaussianStart())),
+        "RRM": RRM(),
+        "LwF": LwF(),
+    }
+    return {
+        PLAIN: lambda scheme: VanillaTraining(untrained(), scheme=scheme),
+        "adversarial": lambda scheme: AdversarialTraining(untrained(), on_labels, scheme=scheme),
+        "TRADES": lambda scheme: Trades(untrained(), on_logits, scheme=scheme),
+        "MART": lambda scheme: Mart(untrained(), replace(on_labels, start=GaussianStart()), scheme=scheme),
+    } | {
+        name: lambda scheme, loss=loss: student_of_a_teacher(loss, scheme, wide_teacher, device)
+        for name, loss in transfers.items()
+    }
+
+
+def student_of_a_teacher(
+    loss: TransferLoss, scheme: QuantScheme | None, wide_teacher: bool, device: torch.device
+) -> RobustTransfer:
+    """A student with an untrained teacher, which costs what a trained one does."""
+    student = RobustTransfer(untrained(), loss, scheme=scheme)
+    teacher = resnet18() if wide_teacher and not loss.by_features else untrained()
+    student.learn_from(freeze(teacher.to(device)))
+    return student
+
+
+def training_step(module: ImageClassifier, batch: Batch) -> Callable[[], None]:
+    """The module's own step on one batch, with backward pass and optimizer."""
+    module.log = lambda *_, **__: None  # there is no trainer to log to
+    module.to(batch.x.device).train().setup("fit")
+    if module.scheme is not None:
+        calibrate(module.network, [batch.x])
+    optimizer = module.configure_optimizers()
+
+    def run() -> None:
+        optimizer.zero_grad()
+        module.training_step(batch, 0).backward()
+        optimizer.step()
+
+    return run
+
+
+def row(name: str, timings: Mapping[str, Timing]) -> dict[str, Any]:
+    """One line of the table."""
+    strategy, student = name.rsplit(", ", 1)
+    pairs = zip(timings[name].seconds, timings[f"{PLAIN}, {student}"].seconds, strict=True)
+    ratios = sorted(ours / theirs for ours, theirs in pairs)
+    median = Timing(ratios, None).median
+    return {
+        "strategy": strategy,
+        "student": student,
+        "seconds": timings[name].median,
+        "to plain": median,
+        "lowest": ratios[0],
+        "highest": ratios[-1],
+    }
+
+
+if __name__ == "__main__":
+    main()

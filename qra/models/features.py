@@ -1,0 +1,44 @@
+"""Penultimate features of any network: the input of its last linear layer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+
+def last_linear(network: nn.Module) -> nn.Linear:
+    """The last linear layer of a network, float or quantized, whose inputs are the penultimate features.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    layers = [module for module in network.modules() if isinstance(module, nn.Linear)]
+    if not layers:
+        raise ValueError("a network without a linear layer has no penultimate features to compare")
+    return layers[-1]
+
+
+def with_features(network: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Run a network and keep its penultimate features on the way.
+
+    It runs eagerly, compiled or not, for compiled code takes no notice of the hook that keeps them.
+
+    Args:
+        network: Not changed.
+        x: Its input.
+
+    Returns:
+        Logits (N, C) and features (N, D).
+    """
+    kept: list[Tensor] = []
+
+    def keep(layer: nn.Module, args: tuple[Any, ...]) -> None:
+        kept.append(args[0])
+
+    handle = last_linear(network).register_forward_pre_hook(keep)
+    try:
+        logits = network.forward(x)
+    finally:
+        handle.remove()
+    return logits, kept[-1]
