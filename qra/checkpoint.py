@@ -96,7 +96,7 @@ def rebuild_scheme(checkpoint: Mapping[str, Any]) -> QuantScheme | None:
     """The scheme of the network in a checkpoint; None for a float network.
 
     Raises:
-        ValueError: If it names anything but quantizers of the trusted packages.
+        ValueError: If it names anything but quantizers, of the trusted packages or of modules imported before.
     """
     description = scheme_description(checkpoint)
     if description is None:
@@ -181,12 +181,12 @@ def load(path: str | Path, network: nn.Module | None = None) -> nn.Module:
     """
     checkpoint = read(path)
     try:
-        scheme = rebuild_scheme(checkpoint)
         if network is None:
             network = rebuild(checkpoint.get(KEY, {}).get("network"))
+        scheme = None if fake_quantizers(network) else rebuild_scheme(checkpoint)
     except ValueError as reason:
         raise ValueError(f"{path}: {reason}") from None
-    if scheme is not None and not fake_quantizers(network):
+    if scheme is not None:
         convert(network, scheme)
     state = network_state(checkpoint)
     check_fit(network.state_dict(), state, path)

@@ -20,7 +20,8 @@ Network = TypeVar("Network", bound=nn.Module)
 Made = TypeVar("Made")
 
 TRUSTED_PACKAGES = ("qra", "torch", "torchvision")
-"""Packages whose classes a checkpoint may name; anything else must be passed in by the caller."""
+"""Packages whose classes a checkpoint may name. Quantizers may be of any module that was imported before; a network of
+another package must be passed in by the caller."""
 
 
 def described(cls: type[Network]) -> type[Network]:
@@ -99,13 +100,26 @@ def rebuild_as(kinds: tuple[type[Made], ...], description: Mapping[str, Any] | N
     return _factory(kinds, class_path, what)(**arguments)
 
 
+def _are_own(kinds: tuple[type, ...]) -> bool:
+    """Whether only subclasses of this package's own classes count, such as quantizers.
+
+    What derives from those was written for this package: once the program has imported it, naming it runs nothing new.
+    """
+    return all(_package(kind.__module__) == _package(__name__) for kind in kinds)
+
+
+def _package(module: str) -> str:
+    return module.partition(".")[0]
+
+
 def _factory(kinds: tuple[type[Made], ...], class_path: str, what: str) -> Callable[..., Made]:
     """Import a class of the given kinds, or a function annotated to return one; refuse everything else."""
     module, _, name = class_path.rpartition(".")
-    if module.split(".")[0] not in TRUSTED_PACKAGES:
+    if _package(module) not in TRUSTED_PACKAGES and not (_are_own(kinds) and module in sys.modules):
+        remedy = f"import {module} first" if _are_own(kinds) else "build it and pass the network yourself"
         raise ValueError(
             f"the checkpoint names the {what} {class_path}, which is outside {', '.join(TRUSTED_PACKAGES)}: "
-            "if you trust it, build it and pass the network yourself"
+            f"if you trust it, {remedy}"
         )
     try:
         factory = getattr(importlib.import_module(module), name)

@@ -239,8 +239,8 @@ class ImageClassifier(LightningModule):
         Raises:
             ValueError: If the checkpoint is of another scheme, or its state does not fit.
         """
-        scheme = checkpoint.rebuild_scheme(checkpoint_)
-        if self.scheme is None and scheme is not None and scheme.is_fixed:
+        scheme = checkpoint.rebuild_scheme(checkpoint_) if self.scheme is None else None
+        if scheme is not None and scheme.is_fixed:
             convert(self.network, scheme)
             self.scheme = scheme
             self.calibration = checkpoint_[checkpoint.KEY].get("calibration")
