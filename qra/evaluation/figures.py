@@ -108,6 +108,7 @@ def loss_curve(losses: Sequence[float]) -> Figure:
     figure = Figure(figsize=(5, 3.5), layout="constrained")
     axes = figure.add_subplot(xlabel="step of PGD", ylabel="mean cross-entropy (nats)")
     axes.plot(range(len(losses)), losses, marker="o", markersize=3, color=_COLORS[0])
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set_title("Does the attack raise the loss?", fontsize="medium")
     axes.grid(alpha=0.3)
     return figure
