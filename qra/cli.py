@@ -22,7 +22,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_only
 
-from qra import checkpoint, compare, doctor
+from qra import checkpoint, tools
 from qra.callbacks import (
     AdversarialExamples,
     AutoAttackEvaluation,
@@ -37,10 +37,8 @@ from qra.callbacks import (
 )
 from qra.callbacks.progress import progress_display
 from qra.data import TensorDataModule
-from qra.errors import one_line
+from qra.errors import fail
 from qra.modules import ImageClassifier
-from qra.study import command as study
-from qra.study import report
 from qra.types import Pixels, format_pixels
 
 register_type(Pixels, serializer=format_pixels, deserializer=Pixels)
@@ -52,10 +50,6 @@ TRAINER_DEFAULTS: dict[str, Any] = {
     "log_every_n_steps": 20,
     "enable_model_summary": False,
 }
-
-
-TOOLS = {"compare": compare.main, "doctor": doctor.main, "report": report.main, "study": study.main}
-"""Commands that are no work of Lightning's."""
 
 
 class RunConfigCallback(SaveConfigCallback):
@@ -222,14 +216,6 @@ def _calibrates(config: Namespace) -> bool:
     return any(callback.class_path.endswith(f".{PWLQCalibration.__name__}") for callback in callbacks)
 
 
-def fail(reason: BaseException) -> NoReturn:
-    """End with one line and exit code 2; with a traceback first if QRA_DEBUG is set."""
-    if os.environ.get("QRA_DEBUG"):
-        logging.getLogger("qra").error("", exc_info=reason)
-    print(f"qra: error: {one_line(reason)}", file=sys.stderr)
-    raise SystemExit(2)
-
-
 def with_config_beside(arguments: Sequence[str]) -> list[str]:
     """Without ``--config``, use the config.yaml in the directory of the checkpoint, if there is one."""
     arguments = list(arguments)
@@ -263,11 +249,10 @@ def main(args: Sequence[str] | None = None) -> None:
         args: What follows ``qra`` on the command line; that of this process if not given.
     """
     arguments = list(sys.argv[1:] if args is None else args) or ["--help"]
+    if tools.run(arguments):
+        return
     quiet()
     try:
-        if arguments[0] in TOOLS:
-            TOOLS[arguments[0]](arguments[1:])
-        else:
-            QraCLI(with_config_beside(arguments))
+        QraCLI(with_config_beside(arguments))
     except (ValueError, TypeError, OSError, MisconfigurationException) as reason:
         fail(reason)

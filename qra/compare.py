@@ -1,17 +1,31 @@
-"""``qra compare``: the accuracies of several runs, side by side."""
+"""``qra compare``: several runs side by side, example by example, and transfer between their networks."""
 
 from __future__ import annotations
 
-import argparse
 import json
+from argparse import ArgumentError
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
 from rich.table import Table
+from torch import Tensor
 
-from qra.evaluation.outcome import SCHEMA
+from qra import checkpoint
+from qra.attacks import PGD
+from qra.callbacks.progress import EvaluationProgress
+from qra.data import TensorDataModule, balanced_subset, to_pixels
+from qra.describe import describe
+from qra.errors import one_line
+from qra.evaluation.figures import transfer_heat_map
+from qra.evaluation.outcome import SCHEMA, read_correct, write_json
+from qra.evaluation.robustness import correct
+from qra.evaluation.statistics import mcnemar, shared, wilson_interval, worst_over_seeds
+from qra.evaluation.transfer import TransferMatrix, transfer
+from qra.types import Batch, Pixels, format_pixels
 
 
 def read_result(path: str | Path) -> dict[str, Any]:
@@ -23,7 +37,7 @@ def read_result(path: str | Path) -> dict[str, Any]:
     Raises:
         ValueError: If it is not there, cut short, or of another version.
     """
-    file = Path(path) / "result.json" if Path(path).is_dir() else Path(path)
+    file = _result_file(path)
     try:
         result = json.loads(file.read_text())
     except FileNotFoundError:
@@ -35,12 +49,29 @@ def read_result(path: str | Path) -> dict[str, Any]:
     return result
 
 
-def comparison(results: Mapping[str, Mapping[str, Any]]) -> Table:
-    """A row for each outcome, a column for each run: accuracy with its 95 % interval."""
+def _result_file(path: str | Path) -> Path:
+    return Path(path) / "result.json" if Path(path).is_dir() else Path(path)
+
+
+Results = Mapping[str, Mapping[str, Any]]
+Correct = Mapping[str, tuple[Tensor, Tensor]]
+"""Of each outcome of a run, positions in the test set and whether the network was right, see :func:`read_correct`."""
+
+
+def comparison(results: Results, worst: Mapping[str, Mapping[str, Any]] | None = None) -> Table:
+    """A row for each outcome, a column for each run: accuracy with its 95 % interval.
+
+    Args:
+        results: Contents of ``result.json`` by name of the run.
+        worst: What to show in a last column, by outcome; see :func:`worst_seed`.
+    """
     names = list(dict.fromkeys(name for result in results.values() for name in result["outcomes"]))
     table = Table("outcome", *results, caption="accuracy in % [95 % interval], number of examples")
+    if worst is not None:
+        table.add_column("worst seed")
     for name in names:
-        table.add_row(name, *(_cell(result["outcomes"].get(name)) for result in results.values()))
+        cells = [_cell(result["outcomes"].get(name)) for result in results.values()]
+        table.add_row(name, *cells, *([] if worst is None else [_cell(worst.get(name))]))
     return table
 
 
@@ -51,9 +82,184 @@ def _cell(outcome: Mapping[str, Any] | None) -> str:
     return f"{100 * outcome['accuracy']:.1f} \\[{low:.1f}, {high:.1f}], {outcome['n']}"
 
 
+def worst_seed(results: Results, found: Mapping[str, Correct]) -> dict[str, Mapping[str, Any]]:
+    """The worst case of each outcome over runs that differ in their seeds.
+
+    For one network, attacked with several seeds, an example counts as right if it is in every run; for networks trained
+    with several seeds it is the lowest accuracy.
+
+    Args:
+        results: Contents of ``result.json`` by name of the run.
+        found: Outcomes of the examples by name of the run.
+    """
+    one_network = len({str((result["checkpoint"] or {}).get("sha256")) for result in results.values()}) == 1
+    everywhere = [name for name in next(iter(found.values())) if all(name in correct for correct in found.values())]
+    worst: dict[str, Mapping[str, Any]] = {}
+    for name in everywhere:
+        if one_network:
+            _, right = worst_over_seeds([correct[name] for correct in found.values()])
+            if len(right):
+                worst[name] = _proportion(int(right.sum()), len(right))
+        else:
+            worst[name] = min((result["outcomes"][name] for result in results.values()), key=lambda o: o["accuracy"])
+    return worst
+
+
+def _proportion(count: int, n: int) -> dict[str, Any]:
+    return {"accuracy": count / n, "interval95": list(wilson_interval(count, n)), "n": n}
+
+
+def paired(first: Correct, second: Correct, title: str) -> Table:
+    """What the second of two runs loses and gains, outcome by outcome, on the examples that both looked at.
+
+    Args:
+        first: Outcomes of one run.
+        second: Outcomes of another, on the same data.
+        title: Of the table.
+    """
+    table = Table("outcome", title=title, title_justify="left")
+    for header in ("shared n", "first", "second", "lost", "gained", "p (McNemar)"):
+        table.add_column(header, justify="right")
+    for name in (name for name in first if name in second):
+        indices, (a, b) = shared([first[name], second[name]])
+        if len(indices):
+            lost, gained = int((a & ~b).sum()), int((b & ~a).sum())
+            shares = (f"{int(right.sum()) / len(indices):.1%}" for right in (a, b))
+            table.add_row(name, str(len(indices)), *shares, str(lost), str(gained), _p(mcnemar(lost, gained)))
+    return table
+
+
+def _p(value: float) -> str:
+    return f"{value:.2g}" if value >= 1e-16 else "< 1e-16"
+
+
+def _compare(runs: Sequence[str], seeds: bool) -> None:
+    results = {run: read_result(run) for run in runs}
+    console = Console()
+    if len(results) < 2:
+        console.print(comparison(results))
+        return
+    found = {run: read_correct(_result_file(run).with_name("correct.npz")) for run in results}
+    console.print(comparison(results, worst_seed(results, found) if seeds else None))
+    first, *others = results
+    for other in others:
+        if results[first]["data"]["sha256"] != results[other]["data"]["sha256"]:
+            console.print(f"{first} and {other} are of different data: their examples cannot be paired")
+            continue
+        console.print(paired(found[first], found[other], f"{other} (second) against {first} (first)"))
+        for name in _set_otherwise(results[first], results[other]):
+            console.print(f"{name} was attacked with other settings in the two runs: see their result.json")
+
+
+def _set_otherwise(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
+    """Outcomes of the same name whose attacks differ."""
+    a, b = first["outcomes"], second["outcomes"]
+    return [name for name in a if name in b and a[name].get("attack") != b[name].get("attack")]
+
+
+def short_names(paths: Sequence[str]) -> list[str]:
+    """Names for checkpoints: of the file, or of the run, with as much of the path as it takes to tell them apart.
+
+    Raises:
+        ValueError: If a file is given twice.
+    """
+    files = [Path(path).resolve().with_suffix("").parts for path in paths]
+    runs = [file[:-1] if file[-1] in ("best", "last", "calibrated") else file for file in files]
+    for parts in (runs, files):
+        for depth in range(1, max(map(len, parts)) + 1):
+            names = ["/".join(part[-depth:]) for part in parts]
+            if len(set(names)) == len(names):
+                return names
+    raise ValueError("a checkpoint is named twice: give each once")
+
+
+def _transfer(settings: Namespace, data: TensorDataModule) -> None:
+    names = short_names(settings.run)
+    attack = PGD(settings.eps, settings.eps / 4, settings.steps)
+    title = f"PGD-{attack.steps}, eps {format_pixels(attack.eps)}"
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    networks = [checkpoint.load(path).to(device) for path in settings.run]
+    data.prepare_data()
+    batches = _batches(data, settings.n, device)
+    with torch.no_grad():
+        for path, network in zip(settings.run, networks, strict=True):
+            if (classes := network(batches[0].x[:1]).shape[1]) != data.num_classes:
+                raise ValueError(f"{path}: tells {classes} classes apart, but the data has {data.num_classes}")
+    clean = torch.stack([torch.cat([correct(network, x, y) for x, y, _ in batches]) for network in networks]).cpu()
+    rows = []
+    with EvaluationProgress(shown=True) as progress:
+        for row, name in enumerate(names):
+            progress.start(f"{title} on {name}", len(batches))
+            parts = []
+            for part in transfer(networks[row], networks, attack, batches):
+                progress.advance(part[row])
+                parts.append(part.cpu())
+            rows.append(clean & torch.cat(parts, 1))
+    matrix = TransferMatrix(names, clean, torch.stack(rows))
+    sources = [
+        {
+            "path": path,
+            "sha256": checkpoint.sha256(path),
+            "scheme": checkpoint.scheme_description(checkpoint.read(path)),
+        }
+        for path in settings.run
+    ]
+    about = {"schema": SCHEMA, "attack": describe(attack), "data": {"sha256": data.data_hash}, "checkpoints": sources}
+    _write_transfer(Path(settings.out), {**about, **matrix.summary()}, matrix, title)
+
+
+def _batches(data: TensorDataModule, n: int, device: torch.device) -> list[Batch]:
+    """A class-balanced subset of the test images as float pixels on the device."""
+    test = data.data.test
+    parts = torch.split(balanced_subset(test.labels, min(n, len(test)), 0), 250)
+    return [Batch(*(t.to(device) for t in (to_pixels(test.images[part]), test.labels[part], part))) for part in parts]
+
+
+def _write_transfer(directory: Path, content: Mapping[str, Any], matrix: TransferMatrix, title: str) -> None:
+    directory.mkdir(parents=True, exist_ok=True)
+    write_json(directory / "transfer.json", content)
+    (directory / "transfer.csv").write_text(matrix.csv())
+    transfer_heat_map(matrix, title).savefig(directory / "transfer.png", dpi=150)
+    table = Table("made on", *matrix.names, caption=f"accuracy of each column's network in %; {title}, n = {matrix.n}")
+    table.add_row("clean images", *(f"{100 * value:.1f}" for value in matrix.clean_accuracy.tolist()), end_section=True)
+    for row, (name, values) in enumerate(zip(matrix.names, matrix.accuracy.tolist(), strict=True)):
+        cells = [f"{100 * value:.1f}" for value in values]
+        cells[row] = f"[bold]{cells[row]}[/]"
+        table.add_row(name, *cells)
+    Console().print(table, f"written to {directory}/transfer.json, .csv and .png")
+
+
+def _parser() -> ArgumentParser:
+    parser = ArgumentParser(
+        "qra compare",
+        description="Accuracies of several runs side by side, and what each of them loses and gains against the first. "
+        "With --transfer: adversarial examples made on each of several checkpoints, tried on all.",
+        exit_on_error=False,
+    )
+    parser.add_argument("run", type=str, nargs="+", help="run directory or result.json; with --transfer, checkpoint")
+    parser.add_argument("--seeds", action="store_true", help="the runs differ in their seeds: show the worst case too")
+    parser.add_argument("--transfer", action="store_true", help="make a transfer matrix of checkpoints")
+    parser.add_subclass_arguments(TensorDataModule, "data", required=False, help="with --transfer, as for qra test")
+    parser.add_argument("--eps", type=Pixels, default=Pixels("8/255"), help="with --transfer, budget in pixel units")
+    parser.add_argument("--steps", type=int, default=20, help="with --transfer, steps of PGD, of eps/4 each")
+    parser.add_argument("--n", type=int, default=500, help="with --transfer, number of class-balanced test images")
+    parser.add_argument("--out", type=str, default="transfer", help="with --transfer, directory to write to")
+    return parser
+
+
 def main(arguments: Sequence[str]) -> None:
-    """Print the comparison."""
-    parser = argparse.ArgumentParser("qra compare", description="Accuracies of several runs, side by side.")
-    parser.add_argument("run", nargs="+", help="run directory or result.json")
-    runs = parser.parse_args(arguments).run
-    Console().print(comparison({run: read_result(run) for run in runs}))
+    """Print the comparison, or make the transfer matrix."""
+    parser = _parser()
+    try:
+        settings = parser.parse_args(list(arguments))
+        data = parser.instantiate_classes(settings).data if settings.transfer else None
+    except ArgumentError as reason:
+        raise ValueError(one_line(reason)) from None
+    if not settings.transfer:
+        _compare(settings.run, settings.seeds)
+        return
+    if data is None:
+        raise ValueError("give the test images by --data, as for qra test: --data configs/data/cifar10.yaml")
+    if settings.n < 1:
+        raise ValueError(f"n is {settings.n}: a transfer matrix needs at least 1 image")
+    _transfer(settings, data)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import re
+import sys
+from typing import NoReturn
 
 _KEY = re.compile(r'Parser key "([^"]+)"')
 _REWORDED = (
@@ -34,3 +38,11 @@ def one_line(error: BaseException) -> str:
     if not keys or reason.startswith(("unknown key", f"{keys[-1]} ")) or _KEY.search(reason):
         return reason
     return f"{keys[-1]}: {reason}"
+
+
+def fail(reason: BaseException) -> NoReturn:
+    """End with one line and exit code 2; with a traceback first if QRA_DEBUG is set."""
+    if os.environ.get("QRA_DEBUG"):
+        logging.getLogger("qra").error("", exc_info=reason)
+    print(f"qra: error: {one_line(reason)}", file=sys.stderr)
+    raise SystemExit(2)

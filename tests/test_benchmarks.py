@@ -55,6 +55,27 @@ def test_strategy_cost_has_a_row_for_each_strategy_and_student(script, capsys):
     assert "to plain: time of a step" in capsys.readouterr().out
 
 
+def test_autoattack_speed_counts_passes_and_compares_outcomes(script, capsys):
+    tiny = ["--n", "3", "--steps", "2", "--targets", "2", "--queries", "4"]
+    ours, theirs = script("autoattack_speed").main(tiny)
+    assert (ours["code"], theirs["code"]) == ("qra", "pyautoattack")
+    assert ours["right"] == theirs["right"]
+    assert 0 < ours["gradients"] <= theirs["gradients"]
+    assert ours["forwards"] <= theirs["forwards"]
+    assert ours["floor, as batched (s)"] > 0
+    assert "every example ends alike" in capsys.readouterr().out
+
+
+def test_an_example_that_ends_otherwise_is_named(script):
+    module = script("autoattack_speed")
+    network = script("common").untrained().eval()
+    x = torch.zeros(2, 3, 8, 8)
+    trials = {name: module.Trial([1.0], torch.tensor(right), []) for name, right in
+              (("qra", [True, False]), ("pyautoattack", [True, True]))}  # fmt: skip
+    lines = module.notes(trials, network, x, torch.zeros(2, dtype=torch.int64))
+    assert lines[1:] == ["example 1 is broken by qra alone"]
+
+
 def test_contestants_take_turns_and_the_first_round_is_not_counted(script):
     calls = []
     contestants = {name: lambda name=name: calls.append(name) for name in "ab"}

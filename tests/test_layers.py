@@ -14,7 +14,8 @@ LAYERS = {
     "modules": 3,
     "callbacks": 4,
     "compare": 5, "doctor": 5, "study": 5,
-    "cli": 6, "__main__": 7,
+    "tools": 6,
+    "cli": 7, "__main__": 8,
 }  # fmt: skip
 NEIGHBOURS = {("attacks", "losses")}
 LIGHTNING = {"modules", "callbacks", "data", "cli"}

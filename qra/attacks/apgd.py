@@ -93,6 +93,7 @@ class APGD(Hunt):
         for step in range(self.steps + 1):
             if step:
                 climb.move(last=step == self.steps)
+                victim.on_step(_PASSES)
             kept = victim.claim(climb.left, climb.fooled, climb.x_adv)
             if kept is not None:
                 climb.keep(kept)
@@ -100,7 +101,6 @@ class APGD(Hunt):
                     return
             if step:
                 climb.learn()
-            victim.on_step(_PASSES)
 
 
 class Climb:

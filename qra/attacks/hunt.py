@@ -100,13 +100,15 @@ class Victim:
 class Hunt(Attack):
     """An attack that drops an example from its work with the first image that breaks it.
 
-    A subclass is a frozen dataclass that writes :meth:`hunt`. Its random draws are those of a generator seeded anew in
-    each call, so they depend on the batch: call it with the same images to get the same result.
+    A subclass is a frozen dataclass that writes :meth:`hunt`. It is made for evaluation: it runs in the precision of
+    the images, whatever autocast says, and its random draws are those of a generator seeded anew in each call, so that
+    they depend on the place of an example in the batch. An example that was not broken gets its own image back.
     """
 
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, index: Tensor, epoch: int) -> Tensor:
-        victim = Victim(model, x, y)
-        self.hunt(victim)
+        with torch.autocast(x.device.type, enabled=False):
+            victim = Victim(model, x, y)
+            self.hunt(victim)
         return victim.x_adv
 
     @abstractmethod

@@ -58,7 +58,7 @@ class Square(Hunt):
         for query in range(self.queries + 1):
             if query:
                 search.try_change(query - 1)
-            victim.on_step(1.0)
+                victim.on_step(1.0)
             kept = victim.claim(search.left, search.fooled, search.x_adv)
             if kept is not None:
                 search.keep(kept)

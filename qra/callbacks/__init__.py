@@ -4,6 +4,7 @@ from qra.callbacks.catastrophic import CatastrophicOverfittingGuard
 from qra.callbacks.diagnostics import TrainingDiagnostics
 from qra.callbacks.distillation import TeacherDistillation
 from qra.callbacks.evaluation import Evaluation, Measurement, RobustnessEvaluation
+from qra.callbacks.masking import MaskingCheck
 from qra.callbacks.pwlq import PWLQCalibration
 from qra.callbacks.quantization import QuantizationMonitor, QuantizationSummary
 from qra.callbacks.results import ResultWriter
@@ -13,6 +14,7 @@ __all__ = [
     "AutoAttackEvaluation",
     "CatastrophicOverfittingGuard",
     "Evaluation",
+    "MaskingCheck",
     "Measurement",
     "PWLQCalibration",
     "QuantizationMonitor",

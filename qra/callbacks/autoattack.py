@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 from lightning import LightningModule, Trainer
 from torch import Tensor
+from torch.distributed import ProcessGroup
 
 from qra.attacks import AutoAttack
 from qra.callbacks.best import restore_best
@@ -118,7 +119,8 @@ class AutoAttackEvaluation(Measurement):
 
     def _measure(self, trainer: Trainer, pl_module: LightningModule) -> None:
         files = self._open(trainer, pl_module)
-        fates = _gather(trainer, self._attack(trainer, pl_module, files))
+        group = _patient_group(trainer)
+        fates = _gather(self._attack(trainer, pl_module, files), group)
         whole = torch.cat([fates[number] for number in sorted(fates)])
         found = outcomes(self.name, self.attack, self.mode, torch.cat(list(files.chunks)), whole)
         self.outcomes = {outcome.name: outcome for outcome in found}
@@ -152,14 +154,20 @@ class AutoAttackEvaluation(Measurement):
             return attack_chunk(pl_module.network, freeze(pl_module.network), attack, x, y, progress.watch)
 
 
-def _gather(trainer: Trainer, mine: dict[int, Tensor]) -> dict[int, Tensor]:
-    """Put the chunks of all ranks together, on every rank."""
+def _patient_group(trainer: Trainer) -> ProcessGroup | None:
+    """All ranks, ready to wait for the slowest as long as a chunk takes, which may be more than the usual half hour."""
     if trainer.world_size == 1:
-        return mine
-    # a rank may wait for another for as long as a chunk takes, longer than the usual half hour
+        return None
     group = torch.distributed.new_group(backend="gloo", timeout=timedelta(days=30))
-    assert isinstance(group, torch.distributed.ProcessGroup)  # every rank is a member
-    parts: list[Any] = [None] * trainer.world_size
+    assert isinstance(group, ProcessGroup)  # which every rank is in
+    return group
+
+
+def _gather(mine: dict[int, Tensor], group: ProcessGroup | None) -> dict[int, Tensor]:
+    """Put the chunks of all ranks together, on every rank, and dissolve the group."""
+    if group is None:
+        return mine
+    parts: list[Any] = [None] * group.size()
     torch.distributed.all_gather_object(parts, mine, group=group)
     torch.distributed.destroy_process_group(group)
     return {number: fates for part in parts for number, fates in part.items()}

@@ -13,12 +13,12 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 
 from qra import checkpoint
-from qra.attacks import PGD
+from qra.attacks import PGD, Square, UniformStart
 from qra.callbacks.progress import EvaluationProgress
 from qra.data import balanced_subset
 from qra.describe import describe
 from qra.evaluation.outcome import Outcome, worst_case
-from qra.evaluation.robustness import attacked, correct_as_bytes
+from qra.evaluation.robustness import attacked, correct_as_bytes, robust
 from qra.evaluation.threats import Threat, attack_networks, check_classes
 from qra.types import Batch, Pixels, parse_pixels
 
@@ -85,22 +85,37 @@ class Evaluation(Measurement):
         self._kept.append(Batch(*(part[chosen] for part in batch)))
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        whole = Batch(*(torch.cat(parts) for parts in zip(*self._kept, strict=True)))
-        batches = [Batch(*parts) for parts in zip(*(torch.split(part, self.batch_size) for part in whole), strict=True)]
         network: nn.Module = pl_module.network  # type: ignore[assignment]
         with EvaluationProgress(trainer.is_global_zero and trainer.progress_bar_callback is not None) as progress:
-            for part in self.evaluate(network, batches, progress):
+            for part in self.evaluate(network, self.batches(), progress):
                 outcome = gather(trainer, part)
                 self.outcomes[outcome.name] = outcome
                 pl_module.log(f"test/{outcome.name}_acc", outcome.accuracy, rank_zero_only=True)
         self._kept = []
 
+    def batches(self) -> list[Batch]:
+        """The images of the subset that this rank has seen, in batches of ``batch_size``."""
+        whole = Batch(*(torch.cat(parts) for parts in zip(*self._kept, strict=True)))
+        return [Batch(*parts) for parts in zip(*(torch.split(part, self.batch_size) for part in whole), strict=True)]
+
 
 def gather(trainer: Trainer, part: Outcome) -> Outcome:
     """Put the ranks' parts of an outcome together, ordered by index."""
-    mine = {"indices": part.indices.cpu(), "correct": part.correct.cpu()}
+    examples = {"indices": part.indices, "correct": part.correct}
     if part.correct_as_bytes is not None:
-        mine["correct_as_bytes"] = part.correct_as_bytes.cpu()
+        examples["correct_as_bytes"] = part.correct_as_bytes
+    whole: dict[str, Any] = gather_examples(trainer, examples)
+    return dataclasses.replace(part, **whole)
+
+
+def gather_examples(trainer: Trainer, examples: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Put what the ranks know of their examples together, on the CPU, ordered by index.
+
+    Args:
+        trainer: The trainer.
+        examples: Tensors with one row for each example, (n, ...), by name; ``indices`` among them.
+    """
+    mine = {name: value.cpu() for name, value in examples.items()}
     parts = [mine]
     if trainer.world_size > 1:
         parts = [{}] * trainer.world_size
@@ -109,8 +124,7 @@ def gather(trainer: Trainer, part: Outcome) -> Outcome:
     order = whole["indices"].argsort()
     if len(set(whole["indices"].tolist())) != len(order):
         raise RuntimeError("an example was evaluated twice: the test loader must serve each index once")
-    sorted_parts: dict[str, Any] = {name: value[order] for name, value in whole.items()}
-    return dataclasses.replace(part, **sorted_parts)
+    return {name: value[order] for name, value in whole.items()}
 
 
 class RobustnessEvaluation(Evaluation):
@@ -118,8 +132,9 @@ class RobustnessEvaluation(Evaluation):
 
     The threats say what an attacker differentiates. ``ste``: the network, rounding counted as the identity inside the
     clip range; ``ste_soft``: clipping counted as the identity too; ``hard``: the true gradient, zero through rounding,
-    which only serves to diagnose gradient masking; ``surrogate``: another network, the examples being transferred.
-    With several of them, an example counts as robust (``worst_8``) if it survives all.
+    which only serves to diagnose gradient masking; ``surrogate``: another network, the examples being transferred;
+    ``square``: nothing, the Square attack being tried on what survives the other threats. With several of them, an
+    example counts as robust (``worst_8``) if it survives all.
 
     Args:
         eps: Budgets, in pixel units, L-inf. At 32/255 the accuracy should be about 0, or something hides the gradients.
@@ -127,8 +142,9 @@ class RobustnessEvaluation(Evaluation):
         restarts: Starts of PGD.
         threats: What the attacker differentiates; each is an outcome of its own.
         surrogate: Checkpoint of the network that the threat ``surrogate`` makes its examples on, such as the float one.
+        queries: Of the threat ``square``.
         n: Number of test images, class-balanced; all of them if there are fewer.
-        seed: Chooses the subset.
+        seed: Chooses the subset and the start noise.
         batch_size: Images attacked at a time on each rank.
     """
 
@@ -139,6 +155,7 @@ class RobustnessEvaluation(Evaluation):
         restarts: int = 1,
         threats: Sequence[Threat] = ("ste",),
         surrogate: str | None = None,
+        queries: int = 5000,
         n: int = 1000,
         seed: int = 0,
         batch_size: int = 250,
@@ -148,13 +165,14 @@ class RobustnessEvaluation(Evaluation):
             raise ValueError(f"threats are {list(threats)}: name at least one, and each once")
         if ("surrogate" in threats) != (surrogate is not None):
             raise ValueError("the threat surrogate and a checkpoint as surrogate go together: give both or neither")
-        self.threats = tuple(threats)
+        self.threats = tuple(sorted(threats, key=lambda threat: threat == "square"))
         self.surrogate = surrogate
         self._surrogate = None if surrogate is None else checkpoint.load(surrogate)
+        self.square = Square(queries=queries, seed=seed)
         self._clean: list[tuple[Tensor, Tensor]] = []
         budgets = sorted({parse_pixels(budget) for budget in eps})
         self.attacks = [
-            PGD(eps=budget, step_size=budget / 4, steps=steps, restarts=restarts, early_stop=True) for budget in budgets
+            PGD(budget, budget / 4, steps, restarts, UniformStart(seed), early_stop=True) for budget in budgets
         ]
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -175,14 +193,41 @@ class RobustnessEvaluation(Evaluation):
         targets = attack_networks(network, self.threats, self._surrogate)
         for attack in self.attacks:
             found: dict[nn.Module, Outcome] = {}  # gradient modes share a target where nothing is rounded
-            members = []
+            members: list[Outcome] = []
             for threat, target in targets.items():
-                if target not in found:
-                    found[target] = self._outcome(attack, threat, network, target, batches, progress)
-                members.append(dataclasses.replace(found[target], **self._names(attack, threat)))
+                if threat == "square":
+                    members.append(self._square(attack.eps, network, target, batches, members, progress))
+                else:
+                    if target not in found:
+                        found[target] = self._outcome(attack, threat, network, target, batches, progress)
+                    members.append(dataclasses.replace(found[target], **self._names(attack, threat)))
                 yield members[-1]
             if len(members) > 1:
-                yield worst_case(f"worst_{_levels(attack)}", members)
+                yield worst_case(f"worst_{_levels(attack.eps)}", members)
+
+    def _square(
+        self,
+        eps: float,
+        network: nn.Module,
+        target: nn.Module,
+        batches: Sequence[Batch],
+        others: Sequence[Outcome],
+        progress: EvaluationProgress,
+    ) -> Outcome:
+        """What Square leaves of the examples that survive the other threats."""
+        attack = dataclasses.replace(self.square, eps=eps)
+        progress.start(f"Square on survivors, eps {_levels(eps)}/255", len(batches))
+        indices = torch.cat([batch.indices for batch in batches])
+        survivors = torch.stack([torch.ones_like(indices, dtype=torch.bool), *(o.correct for o in others)]).all(0)
+        rights = []
+        for batch, right in zip(batches, torch.split(survivors, self.batch_size), strict=True):
+            left = right.nonzero().squeeze(1)
+            x, y, places = (part[left] for part in batch)
+            right[left] = robust(network, attack, x, y, places, attack_network=target)
+            rights.append(right)
+            progress.advance(right)
+        settings = {**describe(attack), "threat": "square", "survivors_of": [other.name for other in others]}
+        return Outcome(f"square_{_levels(eps)}", "Square on survivors", settings, indices, torch.cat(rights), eps)
 
     def _outcome(
         self,
@@ -194,7 +239,7 @@ class RobustnessEvaluation(Evaluation):
         progress: EvaluationProgress,
     ) -> Outcome:
         names = self._names(attack, threat)
-        progress.start(f"{names['title']}, eps {_levels(attack)}/255", len(batches))
+        progress.start(f"{names['title']}, eps {_levels(attack.eps)}/255", len(batches))
         attack = self._as_made(attack, threat)
         rights, as_bytes = [], []
         for batch in batches:
@@ -219,11 +264,11 @@ class RobustnessEvaluation(Evaluation):
             assert self.surrogate is not None
             settings["surrogate"] = {"path": self.surrogate, "sha256": checkpoint.sha256(self.surrogate)}
         return {
-            "name": f"pgd{attack.steps}_{_levels(attack)}{suffix}",
+            "name": f"pgd{attack.steps}_{_levels(attack.eps)}{suffix}",
             "title": f"PGD-{attack.steps}{suffix.replace('_', ' ', 1)}",
             "settings": settings,
         }
 
 
-def _levels(attack: PGD) -> str:
-    return f"{round(attack.eps * 255, 4):g}"
+def _levels(eps: float) -> str:
+    return f"{round(eps * 255, 4):g}"

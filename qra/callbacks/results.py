@@ -16,6 +16,7 @@ from rich.table import Table
 from qra import checkpoint, environment
 from qra.callbacks.best import best_checkpoint
 from qra.callbacks.evaluation import Evaluation, Measurement
+from qra.callbacks.masking import MaskingCheck
 from qra.describe import describe
 from qra.evaluation.figures import robustness_curve
 from qra.evaluation.outcome import SCHEMA, Outcome, write_correct, write_json
@@ -68,6 +69,7 @@ class ResultWriter(Callback):
             "checkpoint": {"path": path, "sha256": checkpoint.sha256(path)} if path else None,
             "seconds": round(time.monotonic() - self._started, 1),
             **_network(trainer, pl_module),
+            **_masking(trainer),
             **_sheet(trainer, pl_module),
         }
 
@@ -90,6 +92,14 @@ def _outcomes(trainer: Trainer) -> dict[str, Outcome]:
     measured = [c for c in trainer.callbacks if isinstance(c, Measurement)]  # type: ignore[attr-defined]
     measured.sort(key=lambda measurement: not isinstance(measurement, Evaluation))  # clean accuracy comes first
     return {name: outcome for measurement in measured for name, outcome in measurement.outcomes.items()}
+
+
+def _masking(trainer: Trainer) -> dict[str, Any]:
+    """What was found about hidden gradients, if that was looked for."""
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    reports = [callback.report for callback in callbacks if isinstance(callback, MaskingCheck)]
+    found = [report.summary() for report in reports if report is not None]
+    return {"masking": found[0]} if found else {}
 
 
 def _directory(trainer: Trainer) -> Path:

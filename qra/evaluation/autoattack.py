@@ -92,19 +92,16 @@ def upstream(network: nn.Module, attack: AutoAttack, x: Tensor, y: Tensor, batch
         For each example, the place in ``FATES`` of "robust" or, without saying why it is not, of "clean", uint8, (N,).
 
     Raises:
-        ValueError: As :func:`attack_chunk`, and if ``attack`` is not the standard version.
+        ValueError: As :func:`attack_chunk`.
     """
-    if attack != AutoAttack(attack.eps, attack.norm, attack.seed):
-        raise ValueError("mode upstream runs the standard version only: leave steps, targets and queries as they are")
-    norm = {"linf": "Linf", "l2": "L2"}[attack.norm]
-    own = copy.deepcopy(network).requires_grad_(False)  # their code would add to the parameters' gradients
+    with torch.inference_mode(False):
+        own = copy.deepcopy(network).requires_grad_(False)  # their code would add to the parameters' gradients
     cuda = [x.device] if x.device.type == "cuda" else []
     tracer = sys.gettrace()
     with _float32(x.device), untouched(own), torch.random.fork_rng(cuda):
         first = Victim(own, x[:batch_size].clone(), y[:batch_size].clone())
         check_victim(first)
-        run = pyautoattack.AutoAttack(own, norm=norm, eps=attack.eps, seed=attack.seed, device=x.device)
-        run.apgd_targeted.n_target_classes = run.fab.n_target_classes = min(attack.targets, first.classes - 1)
+        run = authors_code(own, attack, first.classes, x.device)
         try:
             x_adv, _ = run.run_standard_evaluation(x.clone(), y.clone(), batch_size=batch_size)
         finally:
@@ -112,6 +109,20 @@ def upstream(network: nn.Module, attack: AutoAttack, x: Tensor, y: Tensor, batch
         with torch.no_grad():
             right = torch.cat([own(part).argmax(1) for part in x_adv.split(batch_size)]) == y
     return torch.where(right, FATES.index(ROBUST), FATES.index(CLEAN)).to(torch.uint8).cpu()
+
+
+def authors_code(network: nn.Module, attack: AutoAttack, classes: int, device: torch.device) -> pyautoattack.AutoAttack:
+    """The authors' standard version with the settings of ``attack``, and no more targets than there are."""
+    norm = {"linf": "Linf", "l2": "L2"}[attack.norm]
+    made = pyautoattack.AutoAttack(network, norm=norm, eps=attack.eps, seed=attack.seed, device=device)
+    made.apgd_targeted.n_target_classes = made.fab.n_target_classes = min(attack.targets, classes - 1)
+    for apgd in (made.apgd, made.apgd_targeted):
+        apgd.n_iter = attack.steps
+        shares = {"n_iter_2": 0.22, "n_iter_min": 0.06, "size_decr": 0.03}
+        vars(apgd).update({name: max(int(share * attack.steps), 1) for name, share in shares.items()})
+    made.fab.n_iter = attack.steps
+    made.square.n_queries = attack.queries
+    return made
 
 
 @contextmanager
@@ -170,14 +181,12 @@ class ChunkFiles:
     def read(self, number: int) -> Tensor | None:
         """The fates of a chunk; None if it is not done yet, or its file is cut short or of other settings."""
         try:
-            with np.load(self._path(number), allow_pickle=False) as arrays:
-                same = str(arrays["settings"]) == self._digest and np.array_equal(
-                    arrays["indices"], self.chunks[number].numpy()
-                )
-                fates = torch.from_numpy(arrays["fates"])
+            with open(self._path(number), "rb") as file, np.load(file, allow_pickle=False) as arrays:
+                digest, indices, fates = (arrays[name] for name in ("settings", "indices", "fates"))
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
             return None
-        return fates if same and fates.shape == self.chunks[number].shape else None
+        same = str(digest) == self._digest and np.array_equal(indices, self.chunks[number].numpy())
+        return torch.from_numpy(fates) if same else None
 
     def write(self, number: int, fates: Tensor) -> None:
         """Keep the fates of a chunk, whole or not at all."""

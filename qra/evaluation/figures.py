@@ -7,9 +7,11 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from torch import Tensor
 
 from qra.evaluation.outcome import Outcome
+from qra.evaluation.transfer import TransferMatrix
 
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # told apart by colour-blind eyes too
 
@@ -70,4 +72,42 @@ def adversarial_grid(x: Tensor, x_adv: Tensor, titles: Sequence[tuple[str, str]]
             if row < 2:
                 panel.set_title(titles[column][row], fontsize=7)
         axes[row, 0].set_ylabel(label, fontsize=8)
+    return figure
+
+
+def transfer_heat_map(matrix: TransferMatrix, attack: str) -> Figure:
+    """Accuracies of a transfer matrix below those of the clean images; a frame marks a network's own examples.
+
+    Args:
+        matrix: What to draw.
+        attack: Name of the attack, for the title.
+    """
+    values = 100 * np.vstack([matrix.clean_accuracy.numpy(), matrix.accuracy.numpy()])
+    count = len(matrix.names)
+    longest = max(map(len, matrix.names))
+    figure = Figure(
+        figsize=(2.2 + 0.08 * longest + 0.7 * count, 1.8 + 0.05 * longest + 0.55 * count), layout="constrained"
+    )
+    axes = figure.add_subplot(xlabel="scored on", ylabel="made on")
+    image = axes.imshow(values, cmap="cividis", vmin=0, vmax=100, aspect="auto")
+    axes.set_xticks(range(count), matrix.names, rotation=35, ha="right", rotation_mode="anchor")
+    axes.set_yticks(range(count + 1), ["clean images", *matrix.names])
+    for (row, column), value in np.ndenumerate(values):
+        axes.text(column, row, f"{value:.1f}", ha="center", va="center", color="black" if value > 50 else "white")
+    for place in range(count):
+        frame = Rectangle((place - 0.47, place + 0.54), 0.94, 0.92, fill=False, edgecolor="#D55E00", linewidth=2.5)
+        axes.add_patch(frame)
+    axes.axhline(0.5, color="white", linewidth=3)
+    axes.set_title(f"{attack}, n = {matrix.n}", fontsize="medium")
+    figure.colorbar(image, ax=axes, label="accuracy (%)")
+    return figure
+
+
+def loss_curve(losses: Sequence[float]) -> Figure:
+    """Mean cross-entropy of an attack's iterates, from its start to its last step."""
+    figure = Figure(figsize=(5, 3.5), layout="constrained")
+    axes = figure.add_subplot(xlabel="step of PGD", ylabel="mean cross-entropy (nats)")
+    axes.plot(range(len(losses)), losses, marker="o", markersize=3, color=_COLORS[0])
+    axes.set_title("Does the attack raise the loss?", fontsize="medium")
+    axes.grid(alpha=0.3)
     return figure

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -111,10 +112,19 @@ def write_correct(path: Path, outcomes: Mapping[str, Outcome]) -> None:
 
 
 def read_correct(path: Path) -> dict[str, tuple[Tensor, Tensor]]:
-    """Read what :func:`write_correct` wrote: indices and correctness of each outcome."""
-    with np.load(path, allow_pickle=False) as arrays:
-        names = [key.removesuffix(".correct") for key in arrays if key.endswith(".correct")]
-        return {
-            name: (torch.from_numpy(arrays[f"{name}.indices"]), torch.from_numpy(arrays[f"{name}.correct"]))
-            for name in names
-        }
+    """Read what :func:`write_correct` wrote: indices and correctness of each outcome.
+
+    Raises:
+        ValueError: If it is not there, or cannot be read.
+    """
+    try:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
+            names = [key.removesuffix(".correct") for key in arrays if key.endswith(".correct")]
+            return {
+                name: (torch.from_numpy(arrays[f"{name}.indices"]), torch.from_numpy(arrays[f"{name}.correct"]))
+                for name in names
+            }
+    except FileNotFoundError:
+        raise ValueError(f"{path}: there is no such file; qra test writes it beside result.json") from None
+    except (zipfile.BadZipFile, ValueError, KeyError, EOFError):
+        raise ValueError(f"{path}: is cut short or damaged; write it again by qra test") from None

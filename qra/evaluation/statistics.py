@@ -1,9 +1,13 @@
-"""Intervals for accuracies."""
+"""Intervals for accuracies, and what to make of two networks or several seeds."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from statistics import NormalDist
+
+import torch
+from torch import Tensor
 
 
 def wilson_interval(correct: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
@@ -30,20 +34,56 @@ def wilson_interval(correct: int, n: int, confidence: float = 0.95) -> tuple[flo
 
 
 def mcnemar(lost: int, gained: int) -> float:
-    """Exact test of two paired proportions (McNemar 1947): the two-sided binomial probability of so uneven a split.
+    """Exact two-sided p-value of two classifiers being equally good on paired examples (McNemar 1947).
+
+    Under that hypothesis an example that only one of them gets right is as likely to be the one's as the other's; the
+    others say nothing.
 
     Args:
         lost: Examples that only the first gets right.
         gained: Examples that only the second gets right.
 
-    Returns:
-        p in [0, 1]; 1 if the two never differ.
-
     Raises:
         ValueError: If a count is negative.
     """
-    if min(lost, gained) < 0:
+    if lost < 0 or gained < 0:
         raise ValueError(f"{lost} lost and {gained} gained: a count is never negative")
     n = lost + gained
-    terms = [math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1) for k in range(min(lost, gained) + 1)]
-    return min(1.0, 2 * math.fsum(math.exp(term - n * math.log(2)) for term in terms))
+    ways = term = 1
+    for k in range(min(lost, gained)):  # the sum of the binomial coefficients up to the smaller count
+        term = term * (n - k) // (k + 1)
+        ways += term
+    return min(1.0, float(2 * ways / 2**n))
+
+
+def shared(runs: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """What several runs found of the examples that all of them looked at.
+
+    Args:
+        runs: Of each run, positions in the test set, int64 (n,), each once, and whether it was right, bool (n,).
+
+    Returns:
+        The shared positions, ascending, (m,), and the correctness in each run, bool (runs, m).
+    """
+    indices = runs[0][0]
+    for other, _ in runs[1:]:
+        indices = indices[torch.isin(indices, other)]
+    indices = indices.sort().values
+    rows = []
+    for own, correct in runs:
+        order = own.argsort()
+        rows.append(correct[order][torch.searchsorted(own[order], indices)])
+    return indices, torch.stack(rows)
+
+
+def worst_over_seeds(runs: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """The worst case over runs of one network attacked with other seeds: right only where all of them are.
+
+    Args:
+        runs: As for :func:`shared`.
+
+    Returns:
+        The shared positions, ascending, (m,), and the correctness, bool (m,).
+    """
+    indices, right = shared(runs)
+    return indices, right.all(0)

@@ -11,9 +11,10 @@ from torch import nn
 from qra.quant import freeze, gradient_mode
 from qra.quant.layers import activation_quantizers
 
-Threat = Literal["ste", "ste_soft", "hard", "surrogate"]
+Threat = Literal["ste", "ste_soft", "hard", "surrogate", "square"]
 """``ste``, ``ste_soft`` and ``hard`` are gradient modes of the network itself, see :func:`qra.quant.gradient_mode`;
-``surrogate`` is another network, whose adversarial examples are transferred."""
+``surrogate`` is another network, whose adversarial examples are transferred; ``square`` is an attack that needs no
+gradients."""
 
 
 def attack_networks(
@@ -33,9 +34,12 @@ def attack_networks(
             assert surrogate is not None
             made[threat] = freeze(surrogate)
             continue
-        same = [made[other] for other in made if other != "surrogate" and not rounds]
-        with gradient_mode(network, threat):
-            made[threat] = same[0] if same else freeze(network)
+        own = [target for other, target in made.items() if other != "surrogate"]
+        if own and (threat == "square" or not rounds):
+            made[threat] = own[0]
+        else:
+            with gradient_mode(network, "ste" if threat == "square" else threat):
+                made[threat] = freeze(network)
     return made
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -82,6 +83,8 @@ def state(task: Task) -> State:
         left = [name for name in ("last.ckpt", "result.json") if (task.directory / name).exists()]
         return State("changed", f"{left[0]} is of no study") if left else State("missing")
     seconds = record.get("seconds", {})
+    if record.get("hash") != task.hash and record.get("state") == "failed" and not seconds:
+        return State("missing", "another version of it failed")
     if record.get("hash") != task.hash:
         differences = list(changes(record.get("definition"), task.definition))
         more = f" (and {len(differences) - 1} more)" if len(differences) > 1 else ""
@@ -118,11 +121,19 @@ def run_cell(task: Task, stopped: Callable[[], bool] = lambda: False) -> State:
         before = state(task)
         if before.name == "done":
             return before
-        if task.anew and before.name in ("changed", "failed"):
-            _clear(task)
-        elif before.name == "changed":
+        if before.name == "changed" and not task.anew:
             raise ValueError(f"{task.cell.directory}: {before.reason}")
-        return _run_commands(task, lock, stopped)
+        record = _read(directory / "cell.json")
+        if (record is not None and record["hash"] != task.hash) or (task.anew and before.name == "failed"):
+            _clear(task)
+        try:
+            return _run_commands(task, lock, stopped)
+        except OSError as reason:
+            if reason.errno != errno.ENOSPC:
+                raise
+            raise OSError(
+                f"{directory}: no space left on the disk; what is done stays: make room and run again"
+            ) from None
 
 
 def _run_commands(task: Task, lock: IO[bytes], stopped: Callable[[], bool]) -> State:

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import LogLocator, NullLocator
 
 from qra.study.contents import GIGA, KIB, costs, threat_modes, threat_title
 from qra.study.pareto import Offer, front, offers
-from qra.study.pipelines import Pipeline, Results, measure_title, training_title
+from qra.study.pipelines import OFF, Pipeline, Results, measure_title, training_title
 from qra.study.results import Accuracy
-from qra.study.style import BLACK, GREY, INITS, SERIES, Drawing, log_axis, training_style
+from qra.study.style import BLACK, GREY, INITS, SERIES, Drawing, label_width, log_axis, training_style
 from qra.study.tables import Number, duration
 
+UNITS = (("h", 3600.0), ("min", 60.0), ("s", 1.0))
+WIDE = 50
+"""Letters of a label from which on a legend has one column."""
 ROWS = 36
 """Pipelines of one panel of attacks side by side."""
 
@@ -31,22 +35,25 @@ def clean_against_robust(results: Results) -> tuple[Drawing, ...]:
     if not points:
         return ()
     figure = Figure(figsize=(7.2, 4.4), layout="constrained")
-    axes = figure.add_subplot(xlabel="clean accuracy (%)", ylabel=f"robust accuracy (%): {measure_title(name)}")
+    axes = figure.add_subplot(xlabel="clean accuracy (%)", ylabel=_robust_title(name))
     lines: dict[tuple[str, ...], list[tuple[Pipeline, float, float]]] = {}
     for point in points.values():
         key = tuple(point[0].text(axis) for axis in ("init", "quantizer", "training"))
-        lines.setdefault(key, []).append(point)
+        if OFF not in point[0].bits:
+            lines.setdefault(key, []).append(point)
     for (init, *_), line in lines.items():
         line.sort(key=lambda point: point[0].bits)
         color, _ = training_style(line[0][0])
-        if not line[0][0].is_float:
+        if len(line) > 1:
             axes.plot(*zip(*(point[1:] for point in line), strict=True), color=color, linewidth=0.7,
                       linestyle=INITS.get(init, "-."), alpha=0.6)  # fmt: skip
     for pipeline, x, y in points.values():
         _point(axes, pipeline, x, y)
     axes.grid(alpha=0.25)
     axes.margins(0.06)
-    figure.legend(handles=_legend(points_of=[p for p, _, _ in points.values()]), loc="outside right upper")
+    joined = {key[0] for key, line in lines.items() if len(line) > 1}
+    handles = _legend([pipeline for pipeline, _, _ in points.values()]) + _line_legend(joined)
+    figure.legend(handles=handles, loc="outside right upper")
     caption = (
         "Each point is a pipeline, the mean over seeds: the larger, the more bits. Lines join the bit widths of one "
         "pipeline. Hollow points have suspect gradients: they may lie lower."
@@ -54,31 +61,36 @@ def clean_against_robust(results: Results) -> tuple[Drawing, ...]:
     return (Drawing("clean-robust", "Clean against robust accuracy", caption, figure),)
 
 
+def _robust_title(name: str | None) -> str:
+    return f"robust accuracy (%)\n{measure_title(name)}"
+
+
 def _point(axes: Axes, pipeline: Pipeline, x: float, y: float) -> None:
     color, marker = training_style(pipeline)
-    size = 90 if pipeline.is_float else 14 + 5 * min(sum(min(width, 8) for width in pipeline.bits), 16) / 2
-    edge = BLACK if pipeline.is_float else color
+    size = 90 if pipeline.is_float else 20 + 5 * min(sum(min(width, 8) for width in pipeline.bits), 16) / 2
+    edge = BLACK if pipeline.is_float else color if pipeline.suspect else "white"
     face = "white" if pipeline.suspect else color
-    axes.scatter([x], [y], size, color=face, marker=marker, edgecolors=edge, linewidths=1.2, zorder=3)
+    width = 1.2 if pipeline.is_float or pipeline.suspect else 0.6
+    axes.scatter([x], [y], size, color=face, marker=marker, edgecolors=edge, linewidths=width, zorder=3)
 
 
-def _legend(points_of: Sequence[Pipeline]) -> list[Line2D]:
-    trainings = {pipeline.text("training"): training_style(pipeline) for pipeline in points_of}
+def _legend(pipelines: Sequence[Pipeline]) -> list[Line2D]:
+    trainings = {pipeline.text("training"): training_style(pipeline) for pipeline in pipelines}
     handles = [
         Line2D([], [], color=color, marker=marker, linestyle="", label=training_title(training))
         for training, (color, marker) in trainings.items()
     ]
-    if any(pipeline.is_float for pipeline in points_of):
+    if any(pipeline.is_float for pipeline in pipelines):
         handles.append(Line2D([], [], color=GREY, marker="o", markeredgecolor=BLACK, markeredgewidth=1.4, markersize=9,
                               linestyle="", label="float (black edge)"))  # fmt: skip
-    if any(pipeline.suspect for pipeline in points_of):
+    if any(pipeline.suspect for pipeline in pipelines):
         handles.append(Line2D([], [], color=GREY, marker="o", markerfacecolor="white", linestyle="", label="suspect"))
-    inits = {pipeline.text("init") for pipeline in points_of if not pipeline.is_float}
-    return handles + [
-        Line2D([], [], color=GREY, linestyle=style, label=f"{init} start")
-        for init, style in INITS.items()
-        if init in inits
-    ]
+    return handles
+
+
+def _line_legend(inits: Collection[str]) -> list[Line2D]:
+    known = [(init, style) for init, style in INITS.items() if init in inits]
+    return [Line2D([], [], color=GREY, linestyle=style, label=f"{init} start") for init, style in known]
 
 
 def pareto_fronts(results: Results) -> tuple[Drawing, ...]:
@@ -103,10 +115,13 @@ def _front_caption() -> str:
 def _front(results: Results, choices: Sequence[Offer], title: str) -> Figure:
     best = front(choices)
     figure = Figure(figsize=(7.2, 3.6 + 0.2 * len(best)), layout="constrained")
-    axes = figure.add_subplot(xlabel=title, ylabel=f"robust accuracy (%): {measure_title(results.headline_name)}")
+    axes = figure.add_subplot(xlabel=title, ylabel=_robust_title(results.headline_name))
     for offer in choices:
         _point(axes, offer.pipeline, offer.cost, 100 * offer.robust)
     axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_locator(NullLocator())
     ends = [*(offer.cost for offer in best), max(offer.cost for offer in choices)]
     heights = [100 * offer.robust for offer in best]
     if best:
@@ -116,9 +131,9 @@ def _front(results: Results, choices: Sequence[Offer], title: str) -> Figure:
             str(number), (offer.cost, 100 * offer.robust), xytext=(-7, 5), textcoords="offset points", ha="right",
             fontweight="bold",
         )  # fmt: skip
-    axes.grid(alpha=0.25, which="both")
+    axes.grid(alpha=0.25)
     axes.margins(0.08, 0.1)
-    figure.legend(handles=_legend([offer.pipeline for offer in choices])[:6], loc="outside right upper")
+    figure.legend(handles=_legend([offer.pipeline for offer in choices]), loc="outside right upper")
     listed = [f"{number}  {results.label(offer.pipeline)}" for number, offer in enumerate(best, 1)]
     figure.supxlabel("\n".join(listed), fontsize=8, x=0.02, ha="left")
     return figure
@@ -126,7 +141,7 @@ def _front(results: Results, choices: Sequence[Offer], title: str) -> Figure:
 
 def data_size(results: Results) -> tuple[Drawing, ...]:
     """Accuracy over the share of the training data."""
-    return _over(results, "fraction", "data-size", "share of the training data")
+    return _over(results, "fraction", "data-size", "share of the training data (%)", 100)
 
 
 def calibration_size(results: Results) -> tuple[Drawing, ...]:
@@ -134,35 +149,36 @@ def calibration_size(results: Results) -> tuple[Drawing, ...]:
     return _over(results, "calibration_size", "calibration-size", "calibration images")
 
 
-def _over(results: Results, axis: str, name: str, title: str) -> tuple[Drawing, ...]:
+def _over(results: Results, axis: str, name: str, title: str, scale: float = 1) -> tuple[Drawing, ...]:
     robust = results.headline_name
     lines: dict[str, list[Pipeline]] = {}
     for pipeline in results.pipelines:
-        if pipeline.number(axis) is not None and pipeline.number(axis) > 0:  # type: ignore[operator]
+        if (pipeline.number(axis) or 0) > 0:
             label = ", ".join(word for word in results.label(pipeline).split(", ") if word != pipeline.word(axis))
             lines.setdefault(label, []).append(pipeline)
     lines = {label: found for label, found in lines.items() if len(found) > 1}
     if not lines or robust is None:
         return ()
-    figure = Figure(figsize=(7.6, 3.3 + 0.2 * (len(lines) + 1) // 2), layout="constrained")
+    columns = 2 if max(map(len, lines)) < WIDE else 1
+    figure = Figure(figsize=(7.6, 3.2 + 0.2 * -(-len(lines) // columns)), layout="constrained")
     panels = figure.subplots(1, 2, squeeze=False).flat
     for axes, outcome, heading in zip(panels, ("clean", robust), ("clean", measure_title(robust)), strict=True):
         for place, (label, found) in enumerate(lines.items()):
-            _line(axes, sorted(found, key=lambda p: p.number(axis) or 0), axis, outcome, place, label)
-        log_axis(axes, [pipeline.number(axis) or 0 for found in lines.values() for pipeline in found])
+            _line(axes, sorted(found, key=lambda p: p.number(axis) or 0), axis, outcome, place, label, scale)
+        log_axis(axes, [scale * (pipeline.number(axis) or 0) for found in lines.values() for pipeline in found])
         axes.set(xlabel=title, ylabel="accuracy (%)", title=heading)
     handles, labels = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=2)
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns)
     caption = (
         f"Accuracy over {title}, with Wilson intervals at 95 %; the mean over seeds. Hollow: gradients are suspect."
     )
     return (Drawing(name, f"Accuracy over {title}", caption, figure),)
 
 
-def _line(axes: Axes, found: Sequence[Pipeline], axis: str, outcome: str, place: int, label: str) -> None:
+def _line(axes: Axes, found: Sequence[Pipeline], axis: str, outcome: str, place: int, label: str, scale: float) -> None:
     points = [(p, accuracy) for p in found if (accuracy := p.accuracy(outcome)) is not None]
     color, marker, line = SERIES[place % len(SERIES)]
-    x = [p.number(axis) or 0 for p, _ in points]
+    x = [scale * (p.number(axis) or 0) for p, _ in points]
     axes.errorbar(
         x, [100 * accuracy.value for _, accuracy in points], _bars([accuracy for _, accuracy in points]), color=color,
         marker=marker, linestyle=line, label=label, markersize=5, linewidth=1.3, elinewidth=0.8, capsize=2,
@@ -180,13 +196,13 @@ def threats(results: Results) -> tuple[Drawing, ...]:
     """What each way of attacking leaves of each quantized network, at a weak and at the usual budget."""
     modes = threat_modes(results)
     levels = [level for level in dict.fromkeys((2.0, results.headline)) if level in results.levels]
-    rows = [
-        p for p in results.main if not p.is_float and any(len(_found(p, modes, level or 0)) > 1 for level in levels)
-    ]
-    if not rows or not any(mode for _, mode in modes):
+    rows = [pipeline for pipeline in results.main if not pipeline.is_float and _has_other_threats(pipeline)]
+    if not rows or not levels:
         return ()
     shown = rows[:ROWS]
-    figure = Figure(figsize=(4.2 + 2.4 * len(levels), 0.24 * len(shown) + 1.6), layout="constrained")
+    labels = [results.label(pipeline, in_main=True) for pipeline in shown]
+    width = label_width(labels) + 2.6 * len(levels)
+    figure = Figure(figsize=(width, 0.24 * len(shown) + 1.6), layout="constrained")
     panels = list(figure.subplots(1, len(levels), squeeze=False, sharey=True).flat)
     for axes, level in zip(panels, levels, strict=True):
         for row, pipeline in enumerate(shown):
@@ -198,8 +214,8 @@ def threats(results: Results) -> tuple[Drawing, ...]:
                              marker=marker, label=threat_title(mode), zorder=2)  # fmt: skip
         axes.set(xlabel="accuracy (%)", title=f"eps {level:g}/255", xlim=(-3, 103))
         axes.grid(alpha=0.25, axis="x")
-    panels[0].set_yticks(range(len(shown)), [results.label(pipeline) for pipeline in shown])
-    panels[0].invert_yaxis()
+    panels[0].set_yticks(range(len(shown)), labels)
+    panels[0].set_ylim(len(shown) - 0.4, -0.6)
     entries = dict(zip(*reversed(panels[-1].get_legend_handles_labels()), strict=True))
     figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=4)
     left = f" The first {ROWS} of {len(rows)} pipelines." if len(rows) > ROWS else ""
@@ -207,6 +223,15 @@ def threats(results: Results) -> tuple[Drawing, ...]:
         f"Accuracy of the same network under different attacks; hard takes the true, zero gradient of rounding.{left}"
     )
     return (Drawing("attacks", "Attacks side by side", caption, figure),)
+
+
+def _has_other_threats(pipeline: Pipeline) -> bool:
+    """Whether it was attacked other than through straight-through gradients."""
+    return any(
+        each.mode not in ("", "other") or each.attack == "square"
+        for cell in pipeline.cells
+        for each in cell.outcomes.values()
+    )
 
 
 def _found(pipeline: Pipeline, modes: Sequence[tuple[str, str]], level: float) -> dict[tuple[str, str], float]:
@@ -220,17 +245,20 @@ def _found(pipeline: Pipeline, modes: Sequence[tuple[str, str]], level: float) -
 
 def cost_bars(results: Results) -> tuple[Drawing, ...]:
     """Fit time of each strategy."""
-    times = [(str(row[0]), row[2].value) for row in costs(results).rows if isinstance(row[2], Number) and row[2].value]
+    rows = costs(results).rows
+    times = [(str(row[0]), row[2].value) for row in rows if isinstance(row[2], Number) and row[2].value]
     if not times:
         return ()
-    times.sort(key=lambda item: item[1] or 0)
-    figure = Figure(figsize=(6.4, 0.32 * len(times) + 1.0), layout="constrained")
-    axes = figure.add_subplot(xlabel="median fit time of a cell (s)")
+    times.sort(key=lambda item: item[1])
+    unit, size = next((u for u in UNITS if times[-1][1] >= 2 * u[1]), UNITS[-1])
+    width = label_width(name for name, _ in times) + 4.5
+    figure = Figure(figsize=(width, 0.32 * len(times) + 1.0), layout="constrained")
+    axes = figure.add_subplot(xlabel=f"median fit time of a cell ({unit})")
     bars = axes.barh(
-        [name for name, _ in times], [seconds or 0 for _, seconds in times], color=SERIES[0][0], height=0.6
+        [name for name, _ in times], [seconds / size for _, seconds in times], color=SERIES[0][0], height=0.6
     )
     axes.bar_label(bars, [duration(seconds) for _, seconds in times], padding=4, fontsize=8)
-    axes.margins(x=0.16)
+    axes.margins(x=0.2)
     axes.grid(alpha=0.25, axis="x")
     axes.set_axisbelow(True)
     caption = "Median wall time of training a cell. Cells may have shared a machine with other work."

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 from qra.study.judging import Check, Claim, Finding, Judge, meets
-from qra.study.paired import MARGIN, Comparison, Effect, paired, strongest
-from qra.study.pipelines import OFF, STRONG, Pipeline, Results
+from qra.study.paired import Comparison, Effect, paired, strongest
+from qra.study.pipelines import FLOOR, OFF, STRONG, Pipeline, Results
 
 WEAK = 2.0
 """Pixel levels up to which an attack is called weak."""
@@ -16,14 +16,15 @@ PARTIAL = 0.5
 """Largest share of the training data that is called partial."""
 
 
-def _versus(results: Results, first: Pipeline, second: Pipeline, level: float) -> Comparison | None:
+def versus(results: Results, first: Pipeline, second: Pipeline, level: float) -> Comparison | None:
+    """Compare two pipelines under the strongest attack of a budget that both have; None if they cannot be compared."""
     name = strongest(first, second, level)
     return paired(first, second, (results.label(first), results.label(second)), (name, name)) if name else None
 
 
 def _is_at_floor(comparison: Comparison | None) -> bool:
     """Whether nothing is left on either side, so that nothing can be compared."""
-    return comparison is not None and max(comparison.accuracies) < MARGIN
+    return comparison is not None and max(comparison.accuracies) < FLOOR
 
 
 def _groups(pipelines: Iterable[Pipeline], *free: str) -> list[list[Pipeline]]:
@@ -44,7 +45,7 @@ def quantization_alone(results: Results) -> Iterator[Check]:
         if pipeline.text("training") in ("none", "plain"):
             label, original = results.label(pipeline), results.reference(pipeline)
             kept = [_kept(pipeline, label, level) for level in (weak, STRONG)]
-            over_float = _versus(results, pipeline, original, weak) if original else None
+            over_float = versus(results, pipeline, original, weak) if original else None
             yield Check.of(label, meets("higher", "higher", "lower"), kept[0], over_float, kept[1])
 
 
@@ -67,7 +68,7 @@ def activations_more(results: Results) -> Iterator[Check]:
             if weight_bits == OFF and act_bits != OFF and other is not None:
                 first = by_bits[weight_bits, act_bits]
                 for level in (WEAK, STRONG):
-                    found = _versus(results, first, other, level)
+                    found = versus(results, first, other, level)
                     if level in results.levels and not _is_at_floor(found):
                         yield Check.of(f"{results.label(first)}, eps {level:g}/255", meets("higher"), found)
 
@@ -77,29 +78,32 @@ def adversarial_keeps(results: Results) -> Iterator[Check]:
     for pipeline in _quantized(results):
         if (pipeline.text("init"), pipeline.text("training")) == ("robust", "adversarial"):
             original = results.float_of("adversarial", pipeline)
-            found = _versus(results, pipeline, original, STRONG) if original else None
+            found = versus(results, pipeline, original, STRONG) if original else None
             yield Check.of(results.label(pipeline), meets("not lower"), found)
 
 
 def lower_bits_cost(results: Results) -> Iterator[Check]:
     """The lowest bit width of each pipeline against the highest."""
     for group in _groups(_quantized(results), "weight_bit_width", "act_bit_width"):
-        both = sorted(
-            (each for each in group if OFF not in each.bits and len(set(each.bits)) == 1), key=lambda p: p.bits
-        )
-        if len(both) > 1:
-            found = _versus(results, both[0], both[-1], STRONG)
+        both = [pipeline for pipeline in group if OFF not in pipeline.bits]
+        lowest, highest = min(both, key=_total_bits, default=None), max(both, key=_total_bits, default=None)
+        if lowest and highest and lowest.bits[0] < highest.bits[0] and lowest.bits[1] <= highest.bits[1]:
+            found = versus(results, lowest, highest, STRONG)
             if not _is_at_floor(found):
-                yield Check.of(results.label(both[0]), meets("lower"), found)
+                yield Check.of(results.label(lowest), meets("lower"), found)
+
+
+def _total_bits(pipeline: Pipeline) -> tuple[int, tuple[int, int]]:
+    return sum(pipeline.bits), pipeline.bits
 
 
 def transfer_beats_float(results: Results) -> Iterator[Check]:
     """The student of the highest bit width against the robust float network, and against the 32-bit student."""
-    students = [pipeline for pipeline in _quantized(results) if pipeline.text("training") == "transfer"]
+    students = [p for p in _quantized(results) if p.text("training") == "transfer" and OFF not in p.bits]
     for group in _groups(students, "weight_bit_width", "act_bit_width"):
-        highest = max(group, key=lambda pipeline: (sum(pipeline.bits), pipeline.bits))
+        highest = max(group, key=_total_bits)
         rivals = [results.float_of(training, highest) for training in ("adversarial", "transfer")]
-        found = [_versus(results, highest, rival, STRONG) if rival else None for rival in rivals]
+        found = [versus(results, highest, rival, STRONG) if rival else None for rival in rivals]
         yield Check.of(results.label(highest), meets("higher", "higher"), *found)
 
 
@@ -110,7 +114,7 @@ def partial_data_suffices(results: Results) -> Iterator[Check]:
         by_share = {share: pipeline for pipeline in group if (share := pipeline.number("fraction")) is not None}
         partial = max((share for share in by_share if share <= PARTIAL), default=None)
         if partial is not None and 1.0 in by_share:
-            found = _versus(results, by_share[partial], by_share[1.0], STRONG)
+            found = versus(results, by_share[partial], by_share[1.0], STRONG)
             yield Check.of(results.label(by_share[partial]), meets("not lower"), found)
 
 
@@ -120,7 +124,7 @@ def pipelines_disagree(results: Results) -> Iterator[Check]:
     for level in (WEAK, STRONG):
         for pipeline in _quantized(results):
             original = results.reference(pipeline)
-            comparison = _versus(results, pipeline, original, level) if original else None
+            comparison = versus(results, pipeline, original, level) if original else None
             if comparison is not None and not _is_at_floor(comparison):
                 found.append((f"{pipeline.bits_text}, {level:g}", comparison))
     if len(found) > 1:
@@ -163,8 +167,8 @@ CLAIMS = (
         "Quantization alone, with no robust start and no robust training, resists weak attacks (eps <= 2/255) but not "
         "8/255.",
         f"{PAPER}, abstract",
-        f"at the largest eps <= 2/255 the network keeps more than {RESISTS:.0%} of its clean accuracy and is more robust "
-        f"than the plainly trained float network; at 8/255 it keeps less than {RESISTS:.0%}",
+        f"at the largest eps <= 2/255 the network keeps more than {RESISTS:.0%} of its clean accuracy and is more "
+        f"robust than the plainly trained float network; at 8/255 it keeps less than {RESISTS:.0%}",
         "quantized pipelines from a random or plain start, plain float training, budgets up to 2/255 and 8/255",
         quantization_alone,
     ),
@@ -172,8 +176,8 @@ CLAIMS = (
         "activations-more",
         "Quantizing activations helps robustness more than quantizing weights.",
         f"{PAPER}, after a public summary",
-        "with the same bits, the network with activations alone quantized is more robust than the one with weights alone, "
-        "at 2/255 and at 8/255; budgets at which both have less than 2 % left do not count",
+        "with the same bits, the network with activations alone quantized is more robust than the one with weights "
+        "alone, at 2/255 and at 8/255; budgets at which both have less than 2 % left do not count",
         "weight-only and activation-only cells of the same pipeline and bits",
         activations_more,
     ),
@@ -189,18 +193,18 @@ CLAIMS = (
         "lower-bits-cost",
         "Lower bit widths cost robustness.",
         f"{PAPER}",
-        "at 8/255 the lowest bit width of a pipeline is less robust than the highest; pipelines with less than 2 % left at "
-        "both do not count",
+        "at 8/255 the lowest bit width of a pipeline is less robust than the highest; pipelines with less than 2 % "
+        "left at both do not count",
         "two bit widths of a pipeline with some robustness at 8/255",
         lower_bits_cost,
     ),
     Claim(
         "transfer-beats-float",
-        "Robust transfer at higher bit widths makes quantized networks more robust than the float robust network, and it is "
-        "quantization that does it.",
+        "Robust transfer at higher bit widths makes quantized networks more robust than the float robust network, and "
+        "it is quantization that does it.",
         f"{PAPER}; the control is ours",
-        "at 8/255 the student of the highest bit width is more robust than the adversarially trained float network and than "
-        "the 32-bit student of the same transfer",
+        "at 8/255 the student of the highest bit width is more robust than the adversarially trained float network and "
+        "than the 32-bit student of the same transfer",
         "quantized and float students of robust transfer, float adversarial training, budget 8/255",
         transfer_beats_float,
     ),

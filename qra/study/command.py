@@ -9,12 +9,12 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from rich.console import Console
-from rich.table import Table
 
 from qra.study.cell import State, Task
 from qra.study.definition import load_study
 from qra.study.grid import Study, expand, select
-from qra.study.runner import Estimate, LocalWorkers, duration, run, states, tasks
+from qra.study.ray import RayWorkers
+from qra.study.runner import Estimate, LocalWorkers, duration, run, states, tasks, times
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -25,7 +25,7 @@ def main(arguments: Sequence[str]) -> None:
         _run(study, options)
         return
     cells = expand(study, options.runs)
-    chosen = {cell.name for cell in select(cells, options.only, options.shard)}
+    chosen = {cell.name for cell in select(cells, options.only, _shard(options.shard))}
     work = {name: task for name, task in tasks(study, cells).items() if name in chosen}
     if options.command == "list":
         for task in work.values():
@@ -48,7 +48,7 @@ def _parser() -> argparse.ArgumentParser:
         sub = commands.add_parser(command, help=text, description=text)
         sub.add_argument("study", help="YAML file of the study")
         sub.add_argument("--only", default="*", metavar="PATTERN", help="only cells of such names, and what they need")
-        sub.add_argument("--shard", type=_shard, default=(0, 1), metavar="I/N", help="only every N-th cell, from I on")
+        sub.add_argument("--shard", default="0/1", metavar="I/N", help="only every N-th cell, from I on")
         sub.add_argument("--runs", default="runs", metavar="DIR", help="directory of all runs")
         sub.add_argument(
             "--set", action="append", default=[], metavar="NAME=VALUE", help="one more option of each pipeline"
@@ -63,6 +63,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def _shard(text: str) -> tuple[int, int]:
     number, _, shards = text.partition("/")
+    if not (number.isdigit() and shards.isdigit()):
+        raise ValueError("--shard: write I/N, such as 0/4")
     return int(number), int(shards)
 
 
@@ -70,15 +72,25 @@ def _run(study: Study, options: argparse.Namespace) -> None:
     if options.gpus is not None:
         study = dataclasses.replace(study, gpus=options.gpus)
     cells = expand(study, options.runs)
-    chosen = {cell.name for cell in select(cells, options.only, options.shard)}
+    chosen = {cell.name for cell in select(cells, options.only, _shard(options.shard))}
     work = {name: task for name, task in tasks(study, cells, options.redo).items() if name in chosen}
     console = Console()
-    with LocalWorkers(options.jobs) as workers:
-        ended = run(work, workers, console)
+    try:
+        with _workers(study, options) as workers:
+            ended = run(work, workers, console)
+    except KeyboardInterrupt:
+        console.print("stopped; the same command goes on from here")
+        raise SystemExit(130) from None
     counts = Counter(place.name for place in ended.values())
     console.print(_summary(counts), highlight=False)
     if counts["done"] < len(work):
         raise SystemExit(1)
+
+
+def _workers(study: Study, options: argparse.Namespace) -> LocalWorkers | RayWorkers:
+    if options.ray is None:
+        return LocalWorkers(options.jobs)
+    return RayWorkers(options.ray, study.threads, study.gpus)
 
 
 def _summary(counts: Mapping[str, int]) -> str:
@@ -87,16 +99,16 @@ def _summary(counts: Mapping[str, int]) -> str:
 
 def _print_status(work: Mapping[str, Task], found: Mapping[str, State]) -> None:
     console = Console()
-    table = Table("cell", "state", "fit", "test", "", box=None)
     estimate = Estimate()
+    width = max(map(len, work))
     for name, place in found.items():
-        seconds = place.seconds or {}
-        spent = (duration(seconds[command]) if command in seconds else "" for command in ("fit", "test"))
-        table.add_row(name, place.name, *spent, place.reason or "")
+        told = "  ".join(filter(None, (times(place), place.reason)))
+        line = f"{place.name:8} {name:{width}}  {told}".rstrip()
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
         if place.name == "done":
             estimate.measured(work[name].cell.stage, place)
-    console.print(table)
     console.print(_summary(Counter(place.name for place in found.values())), highlight=False)
-    seconds = estimate.total([task.cell for name, task in work.items() if found[name].name != "done"])
-    if seconds:
-        console.print(f"about {duration(seconds)} left for one cell at a time, from the means of each stage", highlight=False)
+    left = estimate.total([task.cell for name, task in work.items() if found[name].name != "done"])
+    if left:
+        told = f"about {duration(left)} left for one cell at a time, from the mean time of each stage's cells"
+        console.print(told, highlight=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from itertools import zip_longest
 from typing import Any
 
 from qra.study.pareto import Offer, front, offers
@@ -18,6 +19,8 @@ GIGA = 1e9
 _INTERVALS = (
     "Accuracies in percent with Wilson intervals at 95 %, which cover the choice of test examples, not of seeds"
 )
+
+_SUSPECT = "Suspect: gradients seem to be hidden, the truth may be lower."
 
 
 def tables(results: Results) -> tuple[Table, ...]:
@@ -38,24 +41,29 @@ def state_counts(results: Results) -> str:
 
 def accuracies(results: Results) -> Table:
     """A row for each pipeline: accuracy, robustness, size, time and the verdict on its gradients."""
-    names = [name for level in results.levels if (name := results.measure(level)) is not None]
+    names = [
+        name
+        for level in results.levels
+        for name in (results.measures(level) if level == results.headline else [results.measure(level)])
+        if name is not None
+    ]
     rows = []
     for pipeline in results.pipelines:
         size, operations = pipeline.cost("size_in_bits"), pipeline.cost("bit_ops")
         rows.append(
             (
                 results.label(pipeline),
-                *(pipeline.accuracy(name) or "-" for name in ("clean", *names)),
-                str(len(pipeline.cells)),
                 pipeline.verdict,
+                str(len(pipeline.cells)),
+                *(pipeline.accuracy(name) or "-" for name in ("clean", *names)),
                 Number(None if size is None else size / KIB),
                 Number(None if operations is None else operations / GIGA, 3),
                 duration(pipeline.seconds("fit")),
             )
         )
     titles = ("clean", *map(measure_title, names))
-    columns = ("pipeline", *titles, "seeds", "gradients", "KiB", "GBitOPs", "fit time")
-    note = f"{_INTERVALS}; over several seeds the mean, and the worst. Suspect: gradients seem hidden, the truth may be lower."
+    columns = ("pipeline", "gradients", "seeds", *titles, "KiB", "GBitOPs", "fit time")
+    note = f"{_INTERVALS}; over several seeds the mean, and the worst. {_SUSPECT}"
     return Table("accuracy", "Accuracy of each pipeline", columns, tuple(rows), note)
 
 
@@ -68,9 +76,9 @@ def gradients(results: Results) -> Table:
             found = [_threat(pipeline, mode, level) for mode in modes]
             if sum(entry is not None for entry in found) > 1:
                 shown = (entry or "-" for entry in found)
-                rows.append((results.label(pipeline), f"{level:g}/255", *shown, pipeline.verdict))
+                rows.append((results.label(pipeline), pipeline.verdict, f"{level:g}/255", *shown))
     note = f"{_INTERVALS}. `hard` takes the true gradient of rounding, which is zero: what it leaves is no robustness."
-    columns = ("pipeline", "eps", *(threat_title(mode) for mode in modes), "gradients")
+    columns = ("pipeline", "gradients", "eps", *map(threat_title, modes))
     return Table("gradients", "The same network under different attacks", columns, tuple(rows), note)
 
 
@@ -81,7 +89,7 @@ def threat_modes(results: Results) -> tuple[tuple[str, str], ...]:
         for pipeline in results.pipelines
         for cell in pipeline.cells
         for outcome in cell.outcomes.values()
-        if outcome.levels > 0
+        if outcome.levels > 0 and outcome.mode != "other"
     }
     order = ("", "ste_soft", "surrogate", "hard")
     rank = {mode: place for place, mode in enumerate(order)}
@@ -105,13 +113,13 @@ def pareto(results: Results) -> Table:
     rows: list[tuple[Entry, ...]] = []
     for title, cost, unit in (("KiB", "size_in_bits", KIB), ("GBitOPs", "bit_ops", GIGA)):
         best = front(offers(results, cost, unit))
-        for offer, following in zip(best, (*best[1:], None), strict=True):
+        for offer, following in zip_longest(best, best[1:]):
             rows.append((_range(offer, following, title), *_offer(results, offer)))
     note = (
         f"{_INTERVALS}. The most robust pipeline of each budget by {measure_title(results.headline_name)}; "
         "pipelines whose gradients are suspect are not recommended."
     )
-    columns = ("budget", "use", "robust", "clean", "seeds", "gradients", "fit time")
+    columns = ("budget", "use", "gradients", "seeds", "robust", "clean", "fit time")
     return Table("pareto", "What to use for a budget", columns, tuple(rows), note)
 
 
@@ -125,7 +133,7 @@ def _offer(results: Results, offer: Offer) -> tuple[Entry, ...]:
     pipeline = offer.pipeline
     robust = pipeline.accuracy(results.headline_name or "") or "-"
     seeds, time = str(len(pipeline.cells)), duration(pipeline.seconds("fit"))
-    return results.label(pipeline), robust, pipeline.accuracy("clean") or "-", seeds, pipeline.verdict, time
+    return results.label(pipeline), pipeline.verdict, seeds, robust, pipeline.accuracy("clean") or "-", time
 
 
 def costs(results: Results) -> Table:

@@ -11,9 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from qra.study.pipelines import OFF, Pipeline, Results, measure_title, strength
-from qra.study.style import BLACK, SERIES, Drawing, budget_axis
+from qra.study.style import BLACK, SERIES, Drawing, budget_axis, label_width
 
-PANELS = 9
+PANELS = 12
 """Panels of one figure."""
 MISSING = "#DDDDDD"
 
@@ -71,7 +71,7 @@ def _panel(results: Results, pipeline: Pipeline) -> str:
     """Everything about a pipeline but its bits, with which side is quantized."""
     weights, activations = pipeline.bits
     side = "weights only, " if activations == OFF else "activations only, " if weights == OFF else ""
-    words = results.label(pipeline).replace(f" {pipeline.bits_text}", "").split(", ")
+    words = results.label(pipeline, in_main=True).replace(f" {pipeline.bits_text}", "").split(", ")
     return f"{words[0]}, {side}" + ", ".join(words[1:])
 
 
@@ -80,14 +80,14 @@ def _page(results: Results, attack: str, panels: Sequence[tuple[str, list[Pipeli
     rows = -(-len(panels) // columns)
     figure = Figure(figsize=(3.3 * columns + 0.4, 2.5 * rows + 0.8), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
-    widths = sorted({max(_widths(p)) for _, found in panels for p in found if not p.is_float}, reverse=True)
+    widths = sorted({_widths(p) for _, found in panels for p in found if not p.is_float}, reverse=True)
+    styles = {label: SERIES[n % len(SERIES)] for n, label in enumerate(dict.fromkeys(map(_bits_label, widths)))}
     for (title, found), axes in zip(panels, grid.flat, strict=False):
         axes.set_title(title.replace(", ", "\n", 1), loc="left")
         for place, pipeline in enumerate(sorted(found, key=_widths, reverse=True)):
-            named = pipeline.is_float
-            place = place if named else widths.index(max(_widths(pipeline)))
-            label = results.label(pipeline) if named else _bits_label(pipeline)
-            _draw(axes, _curve(pipeline, attack), SERIES[place % len(SERIES)], label, pipeline.suspect)
+            label = results.label(pipeline) if pipeline.is_float else _bits_label(_widths(pipeline))
+            style = styles.get(label, SERIES[place % len(SERIES)])
+            _draw(axes, _curve(pipeline, attack), style, label, pipeline.suspect)
         originals = {id(original): original for p in found if not p.is_float and (original := results.reference(p))}
         for original in originals.values():
             _draw(axes, _curve(original, attack), (BLACK, "", "-"), "float, treated alike", False)
@@ -95,8 +95,12 @@ def _page(results: Results, attack: str, panels: Sequence[tuple[str, list[Pipeli
         budget_axis(axes, levels)
     for axes in list(grid.flat)[len(panels) :]:
         axes.set_visible(False)
-    figure.supxlabel("eps (pixel levels of 255)", fontsize=9)
-    figure.supylabel("accuracy (%)", fontsize=9)
+    for column in range(columns):
+        lowest = grid[(len(panels) - 1 - column) // columns, column]
+        lowest.set_xlabel("eps (pixel levels of 255)")
+        lowest.tick_params(labelbottom=True)
+    for axes in grid[:, 0]:
+        axes.set_ylabel("accuracy (%)")
     _legend_below(figure, list(grid.flat))
     return figure
 
@@ -106,9 +110,8 @@ def _widths(pipeline: Pipeline) -> tuple[int, ...]:
     return tuple(width for width in pipeline.bits if width != OFF) or (OFF,)
 
 
-def _bits_label(pipeline: Pipeline) -> str:
-    widths = _widths(pipeline)
-    return f"{widths[0]} bits" if len(set(widths)) == 1 else pipeline.bits_text
+def _bits_label(widths: tuple[int, ...]) -> str:
+    return f"{widths[0]} bits" if len(set(widths)) == 1 else "W{}/A{}".format(*widths)
 
 
 def _draw(
@@ -133,7 +136,8 @@ def _legend_below(figure: Figure, panels: Sequence[Axes]) -> None:
         handles, labels = axes.get_legend_handles_labels()
         for handle, label in zip(handles, labels, strict=True):
             entries.setdefault(label, handle)
-    figure.legend(list(entries.values()), list(entries), loc="outside lower center", ncols=min(len(entries), 5))
+    names = sorted(entries, key=lambda label: (not label[:1].isdigit(), label))
+    figure.legend([entries[name] for name in names], names, loc="outside lower center", ncols=min(len(entries), 6))
 
 
 def heat_map(results: Results) -> tuple[Drawing, ...]:
@@ -151,8 +155,8 @@ def heat_map(results: Results) -> tuple[Drawing, ...]:
         place = rows.index(_row(results, pipeline)), columns.index(pipeline.bits)
         values[place] = 100 * accuracy.value if accuracy else np.nan
         marks[place] = "?" if pipeline.suspect else ""
-    width = 0.62 * len(columns) + 3.6
-    figure = Figure(figsize=(max(width, 5), 0.34 * len(rows) + 1.4), layout="constrained")
+    width = label_width(rows) + 0.6 * len(columns) + 1.2
+    figure = Figure(figsize=(max(width, 5), max(0.27 * len(rows) + 1.2, 2.2)), layout="constrained")
     axes = figure.add_subplot()
     axes.set_facecolor(MISSING)
     top = max(10.0, float(np.nanmax(values)))
@@ -171,8 +175,10 @@ def heat_map(results: Results) -> tuple[Drawing, ...]:
         f"Accuracy under {measure_title(name)}, in percent; the mean over seeds. Grey: no such cell. "
         "A question mark: gradients are suspect, the truth may be lower."
     )
-    return (Drawing("heat-map", "Start, training and quantizer by bits", caption, figure),)
+    return (Drawing("heat-map", "Start, training and quantizer, by bits", caption, figure),)
 
 
 def _row(results: Results, pipeline: Pipeline) -> str:
-    return results.label(pipeline).replace(f" {pipeline.bits_text}", "")
+    """Start and training first, so that equal ones lie together."""
+    quantizer, *words = results.label(pipeline, in_main=True).replace(f" {pipeline.bits_text}", "").split(", ")
+    return ", ".join((*words, quantizer))

@@ -43,7 +43,7 @@ def load_study(path: str | Path, settings: Sequence[str] = ()) -> Study:
     try:
         study = Study(**fields | {"stages": [Stage(**stage) for stage in stages]})
         for stage in study.stages:
-            _check_pipeline(study, stage)
+            _check_pipeline(stage)
     except ValueError as reason:
         raise ValueError(f"{path}: {reason}") from None
     return study
@@ -62,9 +62,10 @@ def _parsed(kind: type, content: Any, where: str) -> dict[str, Any]:
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(kind)
     try:
-        return parser.parse_object(content).as_dict()
+        fields: dict[str, Any] = parser.parse_object(content).as_dict()
     except argparse.ArgumentError as reason:
         raise ValueError(f"{where}: {one_line(reason)}") from None
+    return fields
 
 
 def _located(value: Any, directory: Path) -> Any:
@@ -122,16 +123,15 @@ def contents(path: str) -> Any:
     return resolved(read_yaml(path))
 
 
-def _check_pipeline(study: Study, stage: Stage) -> None:
+def _check_pipeline(stage: Stage) -> None:
     """Refuse a pipeline that sets, in its own file, what an axis sets; what the files it names set is a default."""
     contents(stage.pipeline)
-    axes = {same_option(name): axis for name, axis in owned_options(study, stage).items()}
+    axes = {same_option(name): axis for name, axis in owned_options(stage).items()}
+    axes |= {same_option(name): "axes" for name in stage.axes}
     for name in _names(read_yaml(stage.pipeline)):
         if same_option(name) in axes:
             axis = axes[same_option(name)]
-            raise ValueError(
-                f"stage {stage.name}: {name} is set by {stage.pipeline} and by the axis {axis}: remove it there"
-            )
+            raise ValueError(f"stage {stage.name}: {name} is set by {stage.pipeline} and by {axis}: remove it there")
 
 
 def _names(content: Any, prefix: str = "") -> Iterator[str]:

@@ -33,11 +33,14 @@ class Stage:
         bits: Bits of weights and activations, such as ``W4A8``; 32 leaves one of them float.
         fraction: Shares of the training images; those of the study if not given.
         calibration_size: Numbers of calibration images; those of the study if not given.
-        seed: Seeds of initialization and of the order of the images; those of the study if not given.
+        seed: Seeds, those of the study if not given: of initialization and of the order of the images where a stage
+            trains, of the choice of calibration images where it does not.
         axes: Any further option of the command line, with its values.
         teacher: The source that a transfer learns from.
         options: Options of the pipeline's command, by name.
         test: Options of the cells' ``qra test``, besides those of the study.
+        coordinates: What reports take its cells for, where the axes do not tell: the ``training`` of a checkpoint that
+            is only tested.
     """
 
     name: str
@@ -53,6 +56,7 @@ class Stage:
     teacher: str | None = None
     options: dict[str, Any] = field(default_factory=dict)
     test: dict[str, Any] = field(default_factory=dict)
+    coordinates: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -69,7 +73,7 @@ class Study:
         quantizers: Config of each quantizer, by name: a scheme for stages that train, a callback for those that do not.
         fraction: Shares of the training images.
         calibration_size: Numbers of calibration images.
-        seed: Seeds of initialization and of the order of the images.
+        seed: Seeds, see :class:`Stage`.
         options: Options of every pipeline's command.
         test: Options of every ``qra test``: the attacks.
         threads: Threads of a cell, on which results on the CPU depend.
@@ -100,7 +104,7 @@ class Study:
         for name, source in self.sources.items():
             if source not in names and not source.endswith(".ckpt"):
                 raise ValueError(
-                    f"sources.{name}: no stage makes {source!r}; write one of {', '.join(names)}, or the path of a .ckpt"
+                    f"sources.{name}: no stage makes {source!r}; name a stage ({', '.join(names)}) or a .ckpt file"
                 )
 
 
@@ -127,7 +131,7 @@ class Cell:
     @property
     def checkpoint(self) -> str:
         """The network that it makes."""
-        trained = self.coordinates["training"] != "none"
+        trained = self.commands[0][0] == "fit"
         return str(PurePosixPath(self.directory, "best.ckpt" if trained else "calibrated.ckpt"))
 
 
@@ -177,11 +181,11 @@ def select(cells: Sequence[Cell], only: str = "*", shard: tuple[int, int] = (0, 
     return [cell for cell in cells if cell.name in wanted]
 
 
-def owned_options(study: Study, stage: Stage) -> dict[str, str]:
-    """The options that axes set, which nothing else may set: their names with the axis of each."""
+def owned_options(stage: Stage) -> dict[str, str]:
+    """The options that keys of a stage set, which nothing else may set: their names with the key of each."""
     owned = {
         "seed_everything": "seed",
-        "data.init_args.seed": "seed",
+        _seed(stage): "seed",
         "data.init_args.fraction": "fraction",
         "data.init_args.calibration_size": "calibration_size",
         "model.init_args.init_from": "init",
@@ -192,7 +196,7 @@ def owned_options(study: Study, stage: Stage) -> dict[str, str]:
     }
     for name in ("weight_bit_width", "act_bit_width"):
         owned[f"{_scheme(stage)}.{name}"] = "bits"
-    return owned | dict.fromkeys(stage.axes, "axes")
+    return owned
 
 
 def same_option(name: str) -> str:
@@ -201,11 +205,9 @@ def same_option(name: str) -> str:
 
 
 def _check_options(study: Study, stage: Stage) -> None:
-    owned = {same_option(name): axis for name, axis in owned_options(study, stage).items()}
-    if len(owned) < len(owned_options(study, stage)):
-        raise ValueError(f"stage {stage.name}: axes sets what another axis sets already")
-    for place, options in (("options", study.options), ("options", stage.options)):
-        for name in options:
+    owned = {same_option(name): axis for name, axis in owned_options(stage).items()}
+    for place, names in (("options", [*study.options, *stage.options]), ("axes", stage.axes)):
+        for name in names:
             if same_option(name) in owned:
                 axis = owned[same_option(name)]
                 raise ValueError(f"stage {stage.name}: {name} is set by {place} and by {axis}: keep one of the two")
@@ -253,7 +255,8 @@ def _bits(stage: Stage, text: str) -> dict[str, int]:
 def _cell(study: Study, stage: Stage, coordinates: dict[str, Any], runs: str, before: Sequence[Cell]) -> Cell:
     name = _name(stage, coordinates)
     directory = str(PurePosixPath(runs, study.name, name))
-    checkpoints, needs = {}, {}
+    checkpoints: dict[str, str] = {}
+    needs: list[str] = []
     for role, source in (("init", coordinates["init"]), ("teacher", stage.teacher)):
         if source in (RANDOM, None):
             continue
@@ -262,9 +265,10 @@ def _cell(study: Study, stage: Stage, coordinates: dict[str, Any], runs: str, be
             checkpoints[role] = origin
         else:
             ancestor = _ancestor(stage, origin, coordinates, before)
-            checkpoints[role], needs[ancestor.name] = ancestor.checkpoint, None
+            checkpoints[role] = ancestor.checkpoint
+            needs += [ancestor.name] if ancestor.name not in needs else []
     commands = _commands(study, stage, coordinates, directory, checkpoints)
-    return Cell(name, stage.name, coordinates, tuple(needs), commands, directory)
+    return Cell(name, stage.name, coordinates | stage.coordinates, tuple(needs), commands, directory)
 
 
 def _name(stage: Stage, coordinates: Mapping[str, Any]) -> str:
@@ -301,31 +305,33 @@ def _scheme(stage: Stage) -> str:
     return "trainer.callbacks.scheme" if stage.training == "none" else "model.init_args.scheme"
 
 
+def _seed(stage: Stage) -> str:
+    return "data.init_args.split_seed" if stage.training == "none" else "data.init_args.seed"
+
+
 def _commands(
     study: Study, stage: Stage, coordinates: Mapping[str, Any], directory: str, checkpoints: Mapping[str, str]
 ) -> tuple[tuple[str, ...], ...]:
-    pipeline = {"config": stage.pipeline, "run": directory}
-    if stage.teacher is not None:
-        pipeline["trainer.callbacks.teacher"] = "{teacher}"
-    pipeline |= {
-        **study.options,
-        **stage.options,
+    teacher = {} if stage.teacher is None else {"trainer.callbacks.teacher": "{teacher}"}
+    axes = {
         "data.init_args.fraction": coordinates["fraction"],
         "data.init_args.calibration_size": coordinates["calibration_size"],
         "seed_everything": coordinates["seed"],
-        "data.init_args.seed": coordinates["seed"],
+        _seed(stage): coordinates["seed"],
         **{axis: coordinates[axis] for axis in stage.axes},
-        **_quantization(study, stage, coordinates),
     }
+    options = {**study.options, **stage.options}
     test = {**study.test, **stage.test}
+    pipeline = [{"config": stage.pipeline, "run": directory}, teacher, options, axes]
+    pipeline.append(_quantization(study, stage, coordinates))
     if stage.training == "none":
         if "init" not in checkpoints:
             raise ValueError(f"stage {stage.name}: training is none, so it needs a trained network: set init")
-        return (_argv("test", {**pipeline, "ckpt_path": "{init}"} | test, checkpoints),)
+        return (_argv("test", [*pipeline, {"ckpt_path": "{init}"}, test], checkpoints),)
     if "init" in checkpoints:
-        pipeline["model.init_args.init_from"] = "{init}"
+        pipeline.append({"model.init_args.init_from": "{init}"})
     best = {"ckpt_path": f"{directory}/best.ckpt"}
-    return _argv("fit", pipeline, checkpoints), _argv("test", best | test, checkpoints)
+    return _argv("fit", pipeline, checkpoints), _argv("test", [best, test], checkpoints)
 
 
 def _quantization(study: Study, stage: Stage, coordinates: Mapping[str, Any]) -> dict[str, Any]:
@@ -337,9 +343,9 @@ def _quantization(study: Study, stage: Stage, coordinates: Mapping[str, Any]) ->
     return {place: study.quantizers[coordinates["quantizer"]], **bits}
 
 
-def _argv(command: str, options: Mapping[str, Any], checkpoints: Mapping[str, str]) -> tuple[str, ...]:
+def _argv(command: str, parts: Sequence[Mapping[str, Any]], checkpoints: Mapping[str, str]) -> tuple[str, ...]:
     words = [command]
-    for name, value in options.items():
+    for name, value in itertools.chain.from_iterable(part.items() for part in parts):
         for item in value if name.endswith("+") and isinstance(value, list) else [value]:
             words += [f"--{name}", _word(item, name, checkpoints)]
     return tuple(words)

@@ -65,14 +65,12 @@ class Finding:
             can be told says the opposite.
         because: Why, in a sentence.
         judged: What it rests on.
-        family: Number of comparisons whose intervals hold together at 95 %.
         suspect: Pipelines among them whose gradients seem to be hidden.
     """
 
     verdict: Verdict
     because: str
     judged: tuple[Judged, ...] = ()
-    family: int = 0
     suspect: tuple[str, ...] = ()
 
 
@@ -107,7 +105,7 @@ class Claim:
             {title for check in checks for each in check.comparisons for title, doubt in _sides(each) if doubt}
         )
         verdict, because = _verdict([each.holds for each in judged])
-        return Finding(verdict, because, judged, family, tuple(suspect))
+        return Finding(verdict, because, judged, tuple(suspect))
 
 
 def _judge(check: Check, family: int) -> Judged:
@@ -121,16 +119,13 @@ def _sides(comparison: Comparison) -> Iterator[tuple[str, bool]]:
 
 def _verdict(holds: Sequence[bool | None]) -> tuple[Verdict, str]:
     yes, no, total = holds.count(True), holds.count(False), len(holds)
-    counts = f"holds in {yes}, fails in {no} and is open in {total - yes - no} of {total} checks"
+    counts = f"{'1 check' if total == 1 else f'{total} checks'}: {yes} hold, {no} fail, {total - yes - no} open"
     exceptions = EXCEPTIONS * (yes + no)
     if 2 * yes > total and no <= exceptions:
-        return "supported", f"It {counts}."
+        return "supported", f"{counts}."
     if 2 * no > total and yes <= exceptions:
-        return "contradicted", f"It {counts}."
-    return (
-        "undecided",
-        f"{'It depends on the pipeline' if yes and no else 'Too little can be told apart'}: it {counts}.",
-    )
+        return "contradicted", f"{counts}."
+    return "undecided", f"{counts}: {'it depends on the pipeline' if yes and no else 'too little can be told apart'}."
 
 
 def meets(*wanted: Literal["higher", "lower", "not lower"]) -> Judge:

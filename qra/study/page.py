@@ -8,13 +8,14 @@ from collections.abc import Mapping, Sequence
 
 from qra.study.claims import CLAIMS
 from qra.study.contents import state_counts
-from qra.study.judging import Finding
+from qra.study.judging import Claim, Finding
 from qra.study.pipelines import Results
+from qra.study.results import plain
 from qra.study.style import Drawing
-from qra.study.tables import Table, plain
-from qra.study.verdicts import METHOD
+from qra.study.tables import Table
+from qra.study.verdicts import METHOD, rests_on, short_evidence
 
-APPENDIX = ("evidence", "outcomes", "cells", "runs", "commands")
+APPENDIX = ("outcomes", "cells", "runs", "commands")
 """Tables that are long: folded on screen."""
 
 STYLE = """
@@ -37,8 +38,14 @@ a { color: inherit; }
 table { border-collapse: collapse; font-size: .8125rem; line-height: 1.35; font-variant-numeric: tabular-nums; }
 th, td { padding: .3rem .6rem; text-align: left; vertical-align: top; border-bottom: 1px solid var(--rule); }
 th { font-weight: 600; background: var(--band); }
-td.number, th.number { text-align: right; white-space: nowrap; }
-td.code { font-family: ui-monospace, "DejaVu Sans Mono", monospace; font-size: .75rem; overflow-wrap: anywhere; }
+td.number, th.number { text-align: right; }
+td.number { white-space: nowrap; }
+th { min-width: 4.5rem; }
+th:nth-child(3) { min-width: 5.5rem; }
+.claim th:nth-child(3), .claim th:last-child { min-width: 15rem; }
+.wide > table > thead th:first-child { min-width: 11rem; }
+.wide td:first-child, .wide th:first-child { position: sticky; left: 0; }
+.wide td:first-child { background: var(--page); }
 .claim { border-left: .3rem solid var(--undecided); padding: .1rem 0 .1rem .9rem; margin: .9rem 0; }
 .claim p { margin: .15rem 0; }
 .claim.supported { border-color: var(--supported); } .claim.contradicted { border-color: var(--contradicted); }
@@ -47,11 +54,15 @@ td.code { font-family: ui-monospace, "DejaVu Sans Mono", monospace; font-size: .
 figure { margin: 1.25rem 0 2rem; }
 figure img { display: block; max-width: 100%; height: auto; background: #ffffff; padding: .5rem; border-radius: .3rem; }
 summary { cursor: pointer; font-weight: 600; margin: 1rem 0 .5rem; }
+summary.faint { font-weight: 400; margin: .3rem 0; }
+@page { size: A4 landscape; margin: 12mm; }
 @media print { :root { --text: #000; --faint: #333; --rule: #999; --page: #fff; --band: #eee; --supported: #00664d;
   --contradicted: #a83e00; --undecided: #333; } body { max-width: none; padding: 0; font-size: 10pt; }
   nav { display: none; } figure, .claim, tr { break-inside: avoid; } h2, h3 { break-after: avoid; }
   .wide { overflow: visible; } table { font-size: 7pt; } th, td { padding: .15rem .3rem; }
-  td.number, th.number { white-space: normal; } }
+  td.number { white-space: normal; } th, th:nth-child(3), .claim th:last-child,
+  .wide > table > thead th:first-child { min-width: 0; }
+  .wide td:first-child { position: static; } }
 """
 
 
@@ -85,17 +96,17 @@ def page(
         f"<h1>{name}: quantization and robust accuracy</h1><p class='faint'>{_text(state_counts(results))}</p>",
         f"<p>{_text(advice)}</p>" if advice else "",
         "<nav><a href='#claims'>Claims</a><a href='#figures'>Figures</a><a href='#tables'>Tables</a>"
-        "<a href='#appendix'>Evidence and runs</a></nav>",
+        "<a href='#appendix'>Every number and run</a></nav>",
         _problems(results),
         "<h2 id='claims'>Claims</h2>",
-        *(_claim(claim.key, findings[claim.key]) for claim in CLAIMS),
+        *(_claim(claim, findings[claim.key]) for claim in CLAIMS),
         f"<p class='faint'>{_text(METHOD)}</p>",
         "<h2 id='figures'>Figures</h2>",
         *(_figure(drawing) for drawing in drawings),
         f"<h3>Not drawn</h3><ul class='faint'>{absent}</ul>" if absent else "",
         "<h2 id='tables'>Tables</h2>",
         *main,
-        "<h2 id='appendix'>Evidence and runs</h2>",
+        "<h2 id='appendix'>Every number and run</h2>",
         *appendix,
     )
     body = "\n".join(filter(None, parts))
@@ -116,30 +127,28 @@ def _problems(results: Results) -> str:
         return ""
     items = "".join(f"<li>{_text(line)}</li>" for line in lines)
     title = f"{len(bad)} cells without a result, {len(suspect)} with suspect gradients"
-    return f"<details {'open' if len(lines) <= 12 else ''}><summary>{title}</summary><ul class='faint'>{items}</ul></details>"
+    opened = " open" if len(lines) <= 12 else ""
+    return f"<details{opened}><summary>{title}</summary><ul class='faint'>{items}</ul></details>"
 
 
-def _claim(key: str, finding: Finding) -> str:
-    claim = next(claim for claim in CLAIMS if claim.key == key)
-    comparisons = [each for judged in finding.judged for each in judged.check.comparisons]
-    size = ""
-    if comparisons:
-        examples, seeds = max(each.n for each in comparisons), max(len(each.seeds) for each in comparisons)
-        size = f" {len(comparisons)} comparisons, n up to {examples}, " + (
-            "one seed." if seeds == 1 else f"{seeds} seeds."
-        )
-    suspect = f" Suspect numbers are involved: {'; '.join(finding.suspect)}." if finding.suspect else ""
+def _claim(claim: Claim, finding: Finding) -> str:
+    suspect = f"Suspect numbers are involved: {'; '.join(finding.suspect)}." if finding.suspect else ""
+    why = " ".join(filter(None, (finding.because, rests_on(finding), suspect)))
+    evidence = short_evidence(claim.key, finding).html() if finding.judged else ""
     return (
         f"<section class='claim {finding.verdict}'><p><span class='verdict'>{finding.verdict}</span> &nbsp;"
-        f"{_text(claim.statement)}</p><p class='faint'>{_text(finding.because + size + suspect)}</p>"
-        f"<p class='faint'>A check holds if {_text(claim.criterion)}. {_text(claim.source)}.</p></section>"
+        f"{_text(claim.statement)}</p><p class='faint'>{_text(why)}</p>"
+        f"<p class='faint'>A check holds if {_text(claim.criterion)}. Source: {_text(claim.source)}.</p>"
+        + (f"<details><summary class='faint'>Evidence</summary>{evidence}</details>" if evidence else "")
+        + "</section>"
     )
 
 
 def _figure(drawing: Drawing) -> str:
     data = base64.b64encode(drawing.svg).decode()
+    title = _text(drawing.title)
     return (
-        f"<figure><h3>{_text(drawing.title)}</h3><img alt='{_text(drawing.title)}' src='data:image/svg+xml;base64,{data}'>"
+        f"<figure><h3>{title}</h3><img alt='{title}' src='data:image/svg+xml;base64,{data}'>"
         f"<figcaption>{_text(drawing.caption)}</figcaption></figure>"
     )
 

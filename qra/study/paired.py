@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qra.evaluation.statistics import mcnemar
-from qra.study.pipelines import Pipeline, strength
+from qra.study.pipelines import Pipeline, strength, well_sampled
 from qra.study.results import CellResult
 
 MARGIN = 0.02
@@ -114,13 +114,12 @@ class Comparison:
 
 
 def strongest(first: Pipeline, second: Pipeline, level: float) -> str | None:
-    """The strongest attack at a budget that all cells of both pipelines have: worst case, then AutoAttack, then PGD."""
-    shared = set.intersection(*(set(cell.outcomes) for cell in (*first.cells, *second.cells)))
-    found = [first.cells[0].outcomes[name] for name in sorted(shared)]
-    whitebox = [
-        each for each in found if each.levels == level and not each.mode and each.attack not in ("clean", "square")
-    ]
-    return max(whitebox, key=lambda each: strength(each.attack)).name if whitebox else None
+    """The strongest attack at a budget that all cells of both pipelines have, on not too few examples; None if none."""
+    cells = (*first.cells, *second.cells)
+    shared = set.intersection(*(set(cell.outcomes) for cell in cells))
+    found = [cell.outcomes[name] for name in sorted(shared) for cell in cells]
+    found = well_sampled([each for each in found if each.is_robust_accuracy and each.levels == level])
+    return max(found, key=lambda each: (strength(each.attack), each.name)).name if found else None
 
 
 def paired(

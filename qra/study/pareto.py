@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from qra.study.pipelines import Pipeline, Results
+from qra.study.pipelines import FLOOR, Pipeline, Results
 
 
 class Offer(NamedTuple):
@@ -42,11 +42,12 @@ def offers(results: Results, cost: str, unit: float) -> tuple[Offer, ...]:
 def front(choices: Sequence[Offer]) -> tuple[Offer, ...]:
     """Those that are more robust than everything that costs no more.
 
-    Pipelines whose gradients seem to be hidden are left out: their robust accuracy may be too high.
+    Pipelines whose gradients seem to be hidden are left out, since their robust accuracy may be too high, and those
+    with nothing left of it.
     """
     best: list[Offer] = []
     for offer in sorted(choices, key=lambda offer: (offer.cost, -offer.robust)):
-        if not offer.pipeline.suspect and (not best or offer.robust > best[-1].robust):
+        if not offer.pipeline.suspect and offer.robust > (best[-1].robust if best else FLOOR):
             best.append(offer)
     return tuple(best)
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import statistics
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from qra.study.results import Accuracy, CellResult, Value
+from qra.study.results import Accuracy, CellResult, Measured, Value
 
 OFF = 32
 """The bit width that means: not quantized."""
@@ -17,6 +17,10 @@ STRONG = 8.0
 
 AXES = ("init", "quantizer", "training", "weight_bit_width", "act_bit_width", "fraction", "calibration_size")
 """Coordinates that every report knows; a study may have more."""
+FLOOR = 0.02
+"""Robust accuracy below which nothing is left to compare."""
+_LONGEST = 90
+"""Letters of a label, so that it fits into a figure."""
 _NAMES = {"pwlq": "PWLQ", "pact": "PACT", "lsq": "LSQ", "dorefa": "DoReFa", "sawb": "SAWB"}
 _TRAININGS = {"none": "post-training", "plain": "plain training", "adversarial": "adversarial", "transfer": "transfer"}
 
@@ -67,10 +71,28 @@ class Pipeline:
         return self.text("quantizer") in ("", "float", "none")
 
     @property
+    def treatment(self) -> str:
+        """How it was trained or, if that was only plain or not at all, how its start was."""
+        training = self.text("training")
+        if training in ("", "none", "plain"):
+            return "adversarial" if self.text("init") == "robust" else "plain"
+        return training
+
+    @property
+    def quantizer(self) -> str:
+        """For people, such as ``PACT``."""
+        return "float" if self.is_float else _NAMES.get(self.text("quantizer"), self.text("quantizer"))
+
+    @property
+    def training(self) -> str:
+        """For people; a float network that was only tested has none."""
+        name = self.text("training")
+        return "as it is" if self.is_float and name == "none" else training_title(name)
+
+    @property
     def strategy(self) -> str:
         """Quantizer and training, such as ``PACT, adversarial``."""
-        quantizer = "float" if self.is_float else _NAMES.get(self.text("quantizer"), self.text("quantizer"))
-        return f"{quantizer}, {training_title(self.text('training'))}"
+        return f"{self.quantizer}, {self.training}"
 
     @property
     def verdict(self) -> str:
@@ -126,31 +148,35 @@ class Results:
 
     @cached_property
     def levels(self) -> tuple[float, ...]:
-        """Budgets above 0 that any straight-through attack was run at, in pixel levels."""
-        return tuple(sorted({level for level, _ in self._attacks if level > 0}))
+        """Budgets that robust accuracy was measured at, in pixel levels, ascending."""
+        return tuple(sorted({outcome.levels for outcome in self._robust}))
 
     @cached_property
-    def _attacks(self) -> Counter[tuple[float, str]]:
-        """In how many pipelines each budget and attack is measured, gradients taken straight through."""
-        return Counter(
-            key
+    def _robust(self) -> tuple[Measured, ...]:
+        """All outcomes that can stand for robust accuracy, each name once a pipeline."""
+        return tuple(
+            outcome
             for pipeline in self.pipelines
-            for key in {
-                (outcome.levels, outcome.attack)
-                for cell in pipeline.cells
-                for outcome in cell.outcomes.values()
-                if not outcome.mode and outcome.attack not in ("clean", "square") and outcome.name != outcome.attack
-            }
+            for outcome in {each.name: each for cell in pipeline.cells for each in cell.outcomes.values()}.values()
+            if outcome.is_robust_accuracy
         )
 
     def measure(self, level: float) -> str | None:
-        """The outcome that stands for robust accuracy at a budget.
+        """The outcome that stands for robust accuracy at a budget; None if nothing was measured there.
 
-        It is the one that most pipelines have, so that they can be compared; of several the strongest: the worst case
-        over attacks, then AutoAttack, then PGD. None if nothing was measured there.
+        It is the one that most pipelines have, so that they can be compared; of several the strongest, see
+        :func:`strength`. Attacks on few examples are left out, see :func:`well_sampled`.
         """
-        found = [(count, strength(attack), attack) for (at, attack), count in self._attacks.items() if at == level]
-        return f"{max(found)[2]}_{level:g}" if found else None
+        found = well_sampled([outcome for outcome in self._robust if outcome.levels == level])
+        counts = Counter(outcome.name for outcome in found)
+        return (
+            max(found, key=lambda each: (counts[each.name], strength(each.attack), each.name)).name if found else None
+        )
+
+    def measures(self, level: float) -> tuple[str, ...]:
+        """All outcomes that can stand for robust accuracy at a budget, the strongest last."""
+        names = {outcome.name: strength(outcome.attack) for outcome in self._robust if outcome.levels == level}
+        return tuple(sorted(names, key=lambda name: (names[name], name)))
 
     @property
     def headline(self) -> float | None:
@@ -179,14 +205,11 @@ class Results:
         )
 
     def reference(self, pipeline: Pipeline) -> Pipeline | None:
-        """The float network treated as a quantized one was: of its training or, if that is plain, of its start's."""
-        training = pipeline.text("training")
-        if training in ("", "none", "plain"):
-            training = "adversarial" if pipeline.text("init") == "robust" else "plain"
-        return self.float_of(training, pipeline)
+        """The float network treated as a quantized one was."""
+        return self.float_of(pipeline.treatment, pipeline)
 
-    def float_of(self, training: str, like: Pipeline) -> Pipeline | None:
-        """The float pipeline of a training that is most like another; None if no further axis allows one."""
+    def float_of(self, treatment: str, like: Pipeline) -> Pipeline | None:
+        """The float pipeline so treated that is most like another; None if no further axis allows one."""
 
         def differs(axis: str, other: Pipeline) -> bool:
             return len({like.text(axis), other.text(axis)} - {""}) > 1
@@ -195,30 +218,48 @@ class Results:
             other
             for other in self.pipelines
             if other.is_float
-            and other.text("training") == training
+            and other.treatment == treatment
             and not any(differs(axis, other) for axis in {*like.coordinates, *other.coordinates} - set(AXES))
         ]
-        return min(found, key=lambda other: sum(differs(axis, other) for axis in ("fraction", "init")), default=None)
+        near = ("fraction", "calibration_size", "init")
+        return min(found, key=lambda other: sum(differs(axis, other) for axis in near), default=None)
 
     @cached_property
-    def _varying(self) -> tuple[str, ...]:
-        """Axes beyond start, quantizer, training and bits in which pipelines differ."""
-        axes = sorted({axis for pipeline in self.pipelines for axis in pipeline.coordinates} - set(AXES[:5]))
-        return tuple(axis for axis in axes if len({pipeline.text(axis) for pipeline in self.pipelines} - {""}) > 1)
+    def _further(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Axes beyond start, quantizer, training and bits in which all pipelines differ, and those of ``main``."""
+        return _varying(self.pipelines), _varying(self.main)
 
-    def label(self, pipeline: Pipeline) -> str:
-        """A pipeline in a few words, enough to tell it from the others."""
-        start = "" if pipeline.is_float or pipeline.text("init") in ("", "none") else f"{pipeline.text('init')} start"
+    def label(self, pipeline: Pipeline, in_main: bool = False) -> str:
+        """A pipeline in a few words.
+
+        Args:
+            pipeline: Of this study.
+            in_main: Whether the words need only tell it from the others of ``main``.
+        """
+        init = pipeline.text("init")
+        start = "" if init in ("", "none") or (pipeline.is_float and init == "random") else f"{init} start"
         bits = "" if pipeline.is_float else f" {pipeline.bits_text}"
-        quantizer, _, training = pipeline.strategy.partition(", ")
-        further = [word for axis in self._varying if (word := pipeline.word(axis))]
-        return ", ".join(filter(None, (f"{quantizer}{bits}", start, training, *further)))
+        further = [pipeline.word(axis) for axis in self._further[in_main]]
+        label = ", ".join(filter(None, (f"{pipeline.quantizer}{bits}", start, pipeline.training, *further)))
+        return label if len(label) <= _LONGEST else f"{label[: _LONGEST - 1]}…"
+
+
+def _varying(pipelines: Sequence[Pipeline]) -> tuple[str, ...]:
+    axes = sorted({axis for pipeline in pipelines for axis in pipeline.coordinates} - set(AXES[:5]))
+    return tuple(axis for axis in axes if len({pipeline.text(axis) for pipeline in pipelines} - {""}) > 1)
 
 
 def strength(attack: str) -> tuple[int, int]:
     """A key that orders attacks: the worst case is the strongest, then AutoAttack, then the longest PGD."""
     steps = attack.removeprefix("pgd")
     return {"worst": 2, "autoattack": 1}.get(attack, 0), int(steps) if steps.isdigit() else 0
+
+
+def well_sampled(outcomes: Sequence[Measured]) -> list[Measured]:
+    """Those on at least half as many examples as the largest: a stronger attack on a handful decides nothing."""
+    most = max((outcome.accuracy.n for outcome in outcomes), default=0)
+    few = {outcome.name for outcome in outcomes if 2 * outcome.accuracy.n < most}
+    return [outcome for outcome in outcomes if outcome.name not in few]
 
 
 def training_title(training: str) -> str:
@@ -228,7 +269,7 @@ def training_title(training: str) -> str:
 
 def axis_title(axis: str) -> str:
     """An axis for people, such as ``calibration size``."""
-    return axis.replace("_", " ")
+    return axis.rpartition(".")[2].replace("_", " ")
 
 
 def measure_title(name: str | None) -> str:

@@ -19,8 +19,8 @@ from qra.study.judging import Finding
 from qra.study.page import page
 from qra.study.pareto import offers, recommended
 from qra.study.pipelines import Results, measure_title
-from qra.study.results import read_cells
-from qra.study.tables import Table, percent, plain
+from qra.study.results import plain, read_cells
+from qra.study.tables import Table, percent
 from qra.study.verdicts import claims_markdown, evidence_table, verdict_table
 
 _OWN = re.compile(
@@ -59,7 +59,7 @@ def write_report(study: Path, out: Path, budget_kib: float | None = None) -> tup
     files["report.md"] = markdown(
         results, all_tables, [(d.name, d.title, d.caption) for d in made], missing, advice
     ).encode()
-    files["report.html"] = page(results, findings, all_tables[1:], made, missing, advice).encode()
+    files["report.html"] = page(results, findings, all_tables[1:-1], made, missing, advice).encode()
     _replace(out, files)
     return results, findings
 
@@ -68,7 +68,7 @@ def advise(results: Results, budget_kib: float) -> str:
     """What to use for a model size, in a sentence."""
     found = recommended(offers(results, "size_in_bits", KIB), budget_kib)
     if found is None:
-        return f"No pipeline of known size and robust accuracy fits into {budget_kib:g} KiB."
+        return f"No pipeline of known size with robust accuracy left fits into {budget_kib:g} KiB."
     name = results.headline_name or ""
     accuracy = found.pipeline.accuracy(name)
     return (
@@ -134,7 +134,9 @@ def main(arguments: Sequence[str]) -> None:
     console.print(Text(state_counts(results)))
     for cell in results.cells:
         if cell.state != "done":
-            console.print(Text(plain(f"{cell.name}: {cell.state}{f', {cell.reason}' if cell.reason else ''}")))
+            console.print(
+                Text(plain(f"{cell.name}: {cell.state}{f', {cell.reason}' if cell.reason else ''}")), soft_wrap=True
+            )
     if options.budget_kib is not None:
-        console.print(Text(plain(advise(results, options.budget_kib))))
-    console.print(Text(f"written to {out / 'report.html'}"))
+        console.print(Text(plain(advise(results, options.budget_kib))), soft_wrap=True)
+    console.print(Text(f"written to {out / 'report.html'}"), soft_wrap=True)

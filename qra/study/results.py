@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import shlex
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -58,9 +59,10 @@ class Measured:
 
     Args:
         name: Such as ``pgd20_8_hard``.
-        attack: Such as ``pgd20``; ``clean`` for no attack; the whole name where it cannot be taken apart.
+        attack: Such as ``pgd20``; ``clean`` for no attack.
         levels: Budget in pixel levels of 255; 0 for clean images.
-        mode: How gradients were taken, such as ``hard``; empty for straight-through.
+        mode: How gradients were taken, such as ``hard``; empty for straight-through, ``other`` for outcomes that are no
+            robust accuracy of their own, such as parts of AutoAttack.
         accuracy: Fraction that is right, and n.
     """
 
@@ -69,6 +71,11 @@ class Measured:
     levels: float
     mode: str
     accuracy: Accuracy
+
+    @property
+    def is_robust_accuracy(self) -> bool:
+        """Whether it can stand for robust accuracy: under attack, with straight-through gradients, not Square alone."""
+        return not self.mode and self.levels > 0 and self.attack != "square"
 
 
 @dataclass(frozen=True)
@@ -162,7 +169,7 @@ def read_cell(directory: Path) -> CellResult:
     name = directory.name
     try:
         cell = _read_json(directory / "cell.json", CELL_SCHEMA)
-        coordinates = {str(axis): _value(axis, value) for axis, value in _mapping(cell, "coordinates").items()}
+        coordinates = {plain(axis): _value(value) for axis, value in _mapping(cell, "coordinates").items()}
     except ValueError as error:
         return CellResult(name, directory, reason=str(error))
     known: dict[str, Any] = {
@@ -173,7 +180,9 @@ def read_cell(directory: Path) -> CellResult:
     }
     state, reason = str(cell.get("state")), str(cell.get("reason") or "")
     if state != "done":
-        if state not in ("failed", "running"):
+        if state == "running":
+            reason = "it runs, or was interrupted"
+        elif state != "failed":
             state, reason = "unreadable", f"cell.json: state is {state!r}"
         return CellResult(name, directory, state=state, reason=reason, **known)
     try:
@@ -231,7 +240,8 @@ def _measured(name: str, summary: Any) -> Measured:
     accuracy = Accuracy(value, n)
     match = _NAME.fullmatch(name)
     if match is None:
-        return Measured(name, name, 255 * found.get("eps", 0.0), "", accuracy)
+        mode = "" if name == "clean" else "other"
+        return Measured(name, name, 255 * found.get("eps", 0.0), mode, accuracy)
     levels = float(match["levels"])
     if not math.isclose(255 * found.get("eps", levels / 255), levels, abs_tol=1e-3):
         raise ValueError(f"eps is {255 * found['eps']:g}/255")
@@ -248,6 +258,11 @@ def _masking(masking: Any) -> tuple[str, tuple[str, ...]]:
     return "suspect", tuple(str(reason) for reason in reasons)
 
 
+def plain(text: object) -> str:
+    """One line without control characters: what a file says must not draw on the terminal."""
+    return " ".join("".join(sign if sign.isprintable() else " " for sign in str(text)).split())
+
+
 def _mapping(content: Mapping[str, Any], key: str) -> Mapping[str, Any]:
     found = content.get(key)
     if not isinstance(found, dict):
@@ -255,11 +270,12 @@ def _mapping(content: Mapping[str, Any], key: str) -> Mapping[str, Any]:
     return found
 
 
-def _value(axis: object, value: object) -> Value:
-    is_finite = not isinstance(value, float) or math.isfinite(value)
-    if not isinstance(value, str | int | float | bool | None) or not is_finite:
-        raise ValueError(f"cell.json: coordinate {axis} is no text and no number")
-    return value
+def _value(value: Any) -> Value:
+    """A coordinate: text, a finite number, or the JSON of anything else."""
+    if isinstance(value, str):
+        return plain(value)
+    is_number = isinstance(value, int | None) or (isinstance(value, float) and math.isfinite(value))
+    return value if is_number else json.dumps(value)
 
 
 def _list(value: object) -> list[Any]:
@@ -267,7 +283,8 @@ def _list(value: object) -> list[Any]:
 
 
 def _command(line: object) -> str:
-    return " ".join(str(word) for word in line) if isinstance(line, list) else str(line)
+    """A command as it is typed."""
+    return shlex.join(["qra", *map(str, line)]) if isinstance(line, list) else str(line)
 
 
 def _numbers(values: object) -> dict[str, float]:

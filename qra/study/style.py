@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -38,6 +39,7 @@ _SETTINGS: Any = {
     "axes.spines.right": False,
     "legend.fontsize": 8,
     "legend.frameon": False,
+    "text.parse_math": False,  # names come from files
     "svg.hashsalt": "qra",  # the same figure is the same bytes
     "path.simplify": False,
 }
@@ -71,9 +73,10 @@ class Drawing:
 
     def _file(self, kind: str, **options: Any) -> bytes:
         file = io.BytesIO()
-        with matplotlib.rc_context(_SETTINGS):
-            if self.figure.get_layout_engine() is not None:
-                self.figure.draw_without_rendering()
+        with settings(), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Glyph .* missing")  # a name in a script that the font does not have
+            if (engine := self.figure.get_layout_engine()) is not None:
+                engine.execute(self.figure)
                 self.figure.set_layout_engine("none")  # laid out once for all files
             self.figure.savefig(file, format=kind, **options)
         return file.getvalue()
@@ -89,9 +92,14 @@ def training_style(pipeline: Pipeline) -> tuple[str, str]:
     return TRAININGS.get(pipeline.text("training"), (PINK, "P"))
 
 
+def label_width(labels: Iterable[str]) -> float:
+    """Inches that the longest label beside an axis takes."""
+    return 0.4 + 0.072 * max(map(len, labels), default=0)
+
+
 def budget_axis(axes: Axes, levels: Sequence[float]) -> None:
     """Budgets from 0, each twice the one before, as the attacks have them."""
-    axes.set_xscale("symlog", base=2, linthresh=0.5)
+    axes.set_xscale("symlog", base=2, linthresh=min((level for level in levels if level > 0), default=1))
     ticks = sorted({0.0, *levels})
     axes.set_xticks(ticks, [f"{level:g}" for level in ticks])
     axes.set_xticks([], minor=True)

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from qra.study.results import Accuracy
+from qra.study.results import Accuracy, plain
 
 
 @dataclass(frozen=True)
@@ -131,16 +131,11 @@ class Table:
         return f'<div class="wide"><table><thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody></table></div>'
 
 
-def plain(text: object) -> str:
-    """One line without control characters: what a file says must not draw on the terminal."""
-    return " ".join("".join(sign if sign.isprintable() else " " for sign in str(text)).split())
-
-
 def duration(seconds: float | None) -> str:
     """A time for people, such as ``1 h 05 min``."""
     if seconds is None:
         return "-"
-    if seconds < 60:
+    if round(seconds, 1) < 60:
         return f"{seconds:.1f} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"

@@ -5,22 +5,23 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from qra.study.claims import CLAIMS
-from qra.study.judging import Finding, Judged
+from qra.study.judging import EXCEPTIONS, Finding, Judged
 from qra.study.paired import MARGIN, Comparison, Effect
 from qra.study.tables import Entry, Number, Table
 
 MARKS = {True: "holds", False: "fails", None: "open"}
 
 METHOD = (
-    f"A difference below {100 * MARGIN:g} points of accuracy counts as none. Networks are compared on the test examples "
-    "that they share, paired by seed. Lost and gained count the examples that only the second or only the first gets "
-    "right; p is McNemar's exact test of one pair of seeds, the largest of several, not adjusted. The intervals of all "
-    "comparisons of one claim hold together at 95 % (Bonferroni); the claims are separate questions, with no adjustment "
-    "across them. Intervals cover the choice of test examples; seeds that point in different directions leave a "
-    "difference open. A suspect number bounds robustness from above only, and counts only where a lower one would give "
-    "the same answer. A claim is supported (contradicted) if more than half of its checks hold (fail) and none fails "
-    "(holds); else it is undecided."
+    f"A difference below {100 * MARGIN:g} points of accuracy counts as none. Networks are compared on the test "
+    "examples that they share, paired by seed. Lost and gained count the examples that only the second or only the "
+    "first gets right; p is McNemar's exact test of one pair of seeds, the largest of several, not adjusted. The "
+    "intervals of all comparisons of one claim hold together at 95 % (Bonferroni); the claims are separate questions, "
+    "with no adjustment across them. Intervals cover the choice of test examples; seeds that point in different "
+    "directions leave a difference open. A suspect number bounds robustness from above only, and counts only where a "
+    "lower one would give the same answer. A claim is supported (contradicted) if more than half of its checks hold "
+    f"(fail) and at most {EXCEPTIONS:.0%} of those that are not open fail (hold); else it is undecided."
 )
+"""How verdicts are made."""
 
 
 def verdict_table(findings: Mapping[str, Finding]) -> Table:
@@ -41,8 +42,8 @@ def evidence_table(findings: Mapping[str, Finding]) -> Table:
         for judged in finding.judged:
             rows.extend((key, *row) for row in _evidence(judged))
     columns = (
-        "claim", "check", "result", "first", "second", "outcomes", "first (%)", "second (%)", "difference", "from", "to",
-        "is", "lost", "gained", "p", "n", "seeds", "suspect", "cells",
+        "claim", "check", "result", "first", "second", "outcomes", "first (%)", "second (%)",
+        "difference", "from", "to", "is", "lost", "gained", "p", "n", "seeds", "suspect", "cells",
     )  # fmt: skip
     return Table("evidence", "What the verdicts rest on", columns, tuple(rows), METHOD)
 
@@ -54,7 +55,7 @@ def claims_markdown(findings: Mapping[str, Finding], name: str) -> str:
         finding = findings[claim.key]
         parts.append(
             f"## {claim.key}: {finding.verdict}\n\n{claim.statement} ({claim.source})\n\n"
-            f"A check holds if {claim.criterion}. {finding.because}\n"
+            f"A check holds if {claim.criterion}. {finding.because} {rests_on(finding)}\n"
         )
         rows = [row for judged in finding.judged for row in _short(judged)]
         if rows:
@@ -75,6 +76,24 @@ def claims_markdown(findings: Mapping[str, Finding], name: str) -> str:
     return "\n".join(parts)
 
 
+def short_evidence(key: str, finding: Finding) -> Table:
+    """The comparisons that one verdict rests on, in columns that fit on a page."""
+    columns = ("check", "result", "compared", "first - second (points)", "lost / gained", "p", "n", "seeds", "cells")
+    rows = tuple(row for judged in finding.judged for row in _short(judged))
+    return Table(key, f"What the verdict on {key} rests on", columns, rows)
+
+
+def rests_on(finding: Finding) -> str:
+    """Numbers of comparisons, examples and seeds, in a sentence; empty if there are none."""
+    comparisons = [each for judged in finding.judged for each in judged.check.comparisons]
+    if not comparisons:
+        return ""
+    seeds = [len(each.seeds) for each in comparisons]
+    many = "one comparison" if len(comparisons) == 1 else f"{len(comparisons)} comparisons"
+    caution = " One seed each: other trainings may differ." if max(seeds) == 1 else ""
+    return f"It rests on {many}, n = {_sizes(finding)}, seeds: {_range(seeds)}.{caution}"
+
+
 def _evidence(judged: Judged) -> list[tuple[Entry, ...]]:
     check, result = judged.check, MARKS[judged.holds]
     if not check.comparisons:
@@ -91,7 +110,7 @@ def _evidence(judged: Judged) -> list[tuple[Entry, ...]]:
             effect.title,
             _each(pair.lost for pair in each.seeds),
             _each(pair.gained for pair in each.seeds),
-            f"{max(pair.p for pair in each.seeds):.2g}",
+            _p(each),
             str(each.n),
             str(len(each.seeds)),
             _suspect(each),
@@ -113,7 +132,7 @@ def _short(judged: Judged) -> list[tuple[Entry, ...]]:
             _compared(each),
             difference(effect),
             f"{_each(pair.lost for pair in each.seeds)} / {_each(pair.gained for pair in each.seeds)}",
-            f"{max(pair.p for pair in each.seeds):.2g}",
+            _p(each),
             str(each.n),
             str(len(each.seeds)),
             _cells(each),
@@ -141,6 +160,11 @@ def _bracketed(suspect: str) -> str:
 
 def _suspect(each: Comparison) -> str:
     return ", ".join(side for side, doubt in zip(("first", "second"), each.suspect, strict=True) if doubt)
+
+
+def _p(each: Comparison) -> str:
+    """McNemar's p; a share of an accuracy is no matter for that test."""
+    return f"{max(pair.p for pair in each.seeds):.2g}" if each.share == 1 else "-"
 
 
 def _each(counts: Iterable[int]) -> str:

@@ -53,13 +53,15 @@ def cell(
     directory.mkdir(parents=True)
     outcomes = {each: outcome(each, value, seed, noise, n) for each, value in accuracies.items()}
     coordinates = {
-        "init": init, "quantizer": quantizer, "training": training, "weight_bit_width": bits[0], "act_bit_width": bits[1],
+        "init": init, "quantizer": quantizer, "training": training,
+        "weight_bit_width": bits[0], "act_bit_width": bits[1],
         "fraction": fraction, "calibration_size": calibration_size, "seed": seed,
     }  # fmt: skip
     write_json(directory / "cell.json", {
         "schema": 1, "study": study.name, "name": name, "stage": quantizer, "coordinates": coordinates, "needs": [],
-        "commands": [f"qra fit --config {name}.yaml --run runs/{name}", f"qra test --ckpt_path runs/{name}/best.ckpt"],
-        "hash": "0" * 8, "state": "done", "reason": None, "seconds": {"fit": seconds, "test": 20.0}, "threads": 1, **more,
+        "commands": [["fit", "--config", f"{name}.yaml"], ["test", "--ckpt_path", f"runs/{name}/best.ckpt"]],
+        "hash": "0" * 8, "state": "done", "reason": None, "seconds": {"fit": seconds, "test": 20.0}, "threads": 1,
+        **more,
     })  # fmt: skip
     write_json(directory / "result.json", {
         "schema": 1, "outcomes": {key: value.summary() for key, value in outcomes.items()}, "checkpoint": None,

@@ -1,0 +1,191 @@
+"""Standard AutoAttack: this project against the authors' code, on one network, the same examples, in float32.
+
+Gradients and forward passes are counted. Their number times the cost of one is the floor: no bookkeeping can make the
+same attack faster on the same network.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from common import report, untrained
+from torch import Tensor, nn
+
+import qra
+from qra.attacks import AutoAttack
+from qra.data import ImageFolderDataModule, balanced_subset, to_pixels
+from qra.data.synthetic import draw_images
+from qra.evaluation.autoattack import FATES, ROBUST, attack_chunk, authors_code
+from qra.quant import freeze
+
+OURS, THEIRS = "qra", "pyautoattack"
+
+
+class Counted(nn.Module):
+    """Counts the passes through a network by the number of images in them, those for gradients apart."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+        self.calls = {"gradients": Counter[int](), "forwards": Counter[int]()}
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls["gradients" if x.requires_grad and torch.is_grad_enabled() else "forwards"][len(x)] += 1
+        return self.network(x)
+
+    def images(self, kind: str) -> int:
+        """Number of images in all passes of a kind."""
+        return sum(size * count for size, count in self.calls[kind].items())
+
+
+@dataclass
+class Trial:
+    """One contestant's run.
+
+    Attributes:
+        seconds: One entry a round.
+        right: Which examples are right in the end, bool (N,).
+        networks: What it ran on, with the counts of one round.
+    """
+
+    seconds: list[float]
+    right: Tensor
+    networks: list[Counted]
+
+
+def main(argv: Sequence[str] | None = None) -> list[dict[str, Any]]:
+    args = options().parse_args(argv)
+    torch.manual_seed(0)
+    network = (qra.load(args.ckpt) if args.ckpt else untrained().eval()).to(args.device)
+    x, y = examples(network, args)
+    attack = AutoAttack(args.eps, args.norm, steps=args.steps, targets=args.targets, queries=args.queries)
+    runs = {OURS: lambda: ours(network, attack, x, y), THEIRS: lambda: theirs(network, attack, x, y)}
+    cost(network, x, "gradients", args.device)  # warms up
+    trials: dict[str, Trial] = {}
+    for _ in range(args.rounds):  # in turn, so that a slow spell of the machine meets both
+        for name, run in runs.items():
+            seconds, trial = timed(run, args.device)
+            trials.setdefault(name, trial).seconds.append(seconds)
+    rows = [row(name, trials, x, args.device) for name in runs]
+    report(f"AutoAttack ({attack.norm}) on {len(x)} images", rows, notes(trials, network, x, y), args)
+    return rows
+
+
+def options() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    made.add_argument("--ckpt", help="checkpoint of the network to attack; without it, an untrained resnet20")
+    made.add_argument("--root", help="directory with test/CLASS/IMAGE; without it, synthetic images, which the network "
+                      "is right about by definition")  # fmt: skip
+    made.add_argument("--n", type=int, default=64, help="number of examples, one batch for both")
+    made.add_argument("--eps", default="8/255", help="radius, in pixel units")
+    made.add_argument("--norm", choices=("linf", "l2"), default="linf", help="norm of the ball")
+    made.add_argument("--steps", type=int, default=100, help="steps of APGD and FAB; the standard has 100")
+    made.add_argument("--targets", type=int, default=9, help="target classes; the standard has 9")
+    made.add_argument("--queries", type=int, default=5000, help="queries of Square; the standard has 5000")
+    made.add_argument("--rounds", type=int, default=1, help="measurements of each, in turn")
+    made.add_argument("--device", type=torch.device, default="cpu", help="where to run: cpu or cuda")
+    made.add_argument("--json", type=Path, metavar="FILE", help="also write all figures to this file")
+    return made
+
+
+def examples(network: nn.Module, args: argparse.Namespace) -> tuple[Tensor, Tensor]:
+    """Images and labels on the device; a class-balanced subset of the test images of ``--root``."""
+    if args.root is None:
+        x = to_pixels(draw_images(torch.arange(args.n) % 10, 0)).to(args.device)
+        with torch.no_grad():
+            return x, network(x).argmax(1)
+    data = ImageFolderDataModule(args.root)
+    data.setup()
+    test = data.data.test
+    chosen = balanced_subset(test.labels, args.n, 0)
+    return to_pixels(test.images[chosen].to(args.device)), test.labels[chosen].to(args.device)
+
+
+def ours(network: nn.Module, attack: AutoAttack, x: Tensor, y: Tensor) -> Trial:
+    judge, frozen = Counted(network), Counted(freeze(network))
+    fates = attack_chunk(judge, frozen, attack, x, y, lambda name, share, right: None)
+    return Trial([], fates == FATES.index(ROBUST), [frozen, judge])
+
+
+def theirs(network: nn.Module, attack: AutoAttack, x: Tensor, y: Tensor) -> Trial:
+    counted = Counted(network)
+    classes = network(x[:1]).shape[1]
+    x_adv, _ = authors_code(counted, attack, classes, x.device).run_standard_evaluation(x, y, batch_size=len(x))
+    with torch.no_grad():
+        return Trial([], network(x_adv).argmax(1).eq(y).cpu(), [counted])
+
+
+def timed(run: Callable[[], Any], device: torch.device) -> tuple[float, Any]:
+    start = time.perf_counter()
+    result = run()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - start, result
+
+
+def row(name: str, trials: dict[str, Trial], x: Tensor, device: torch.device) -> dict[str, Any]:
+    trial = trials[name]
+    ratios = [their / our for our, their in zip(trial.seconds, trials[THEIRS].seconds, strict=True)]
+    seconds = statistics.median(trial.seconds)
+    full, batched = floors(trial, x, device)
+    return {
+        "code": name,
+        "seconds": seconds,
+        "ratio": statistics.median(ratios),
+        "right": int(trial.right.sum()),
+        "gradients": sum(network.images("gradients") for network in trial.networks),
+        "forwards": sum(network.images("forwards") for network in trial.networks),
+        "floor (s)": full,
+        "floor, as batched (s)": batched,
+        "time / that": seconds / batched,
+    }
+
+
+def floors(trial: Trial, x: Tensor, device: torch.device) -> tuple[float, float]:
+    """Seconds that the counted passes cost: as if all images came in batches of N, and in the batches they came in."""
+    full = batched = 0.0
+    for counted in trial.networks:
+        for kind, calls in counted.calls.items():
+            largest = max([len(x), *calls])
+            sizes = [2**power for power in range(largest.bit_length() + 1)]
+            seconds = [cost(counted.network, x[torch.arange(size) % len(x)], kind, device) for size in sizes]
+            full += counted.images(kind) * float(np.interp(len(x), sizes, seconds)) / len(x)
+            batched += sum(float(np.interp(size, sizes, seconds)) * count for size, count in calls.items())
+    return full, batched
+
+
+def cost(network: nn.Module, x: Tensor, kind: str, device: torch.device) -> float:
+    """Seconds of one pass: the median of five."""
+
+    def gradient() -> None:
+        image = x.clone().requires_grad_()
+        torch.autograd.grad(network(image).logsumexp(1).sum(), image)
+
+    def forward() -> None:
+        with torch.no_grad():
+            network(x)
+
+    return statistics.median(timed(gradient if kind == "gradients" else forward, device)[0] for _ in range(5))
+
+
+def notes(trials: dict[str, Trial], network: nn.Module, x: Tensor, y: Tensor) -> list[str]:
+    """What the table does not say: examples that end otherwise, and how many were right to begin with."""
+    with torch.no_grad():
+        clean = int((network(x).argmax(1) == y).sum())
+    right = {name: trial.right for name, trial in trials.items()}
+    differing = (right[OURS] != right[THEIRS]).nonzero().flatten().tolist()
+    lines = [f"example {place} is broken by {OURS if right[THEIRS][place] else THEIRS} alone" for place in differing]
+    return [f"{clean} of {len(x)} are right without attack", *(lines or ["every example ends alike"])]
+
+
+if __name__ == "__main__":
+    main()

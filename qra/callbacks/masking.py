@@ -1,0 +1,111 @@
+"""The report on hidden gradients, as a callback of ``qra test``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+from lightning import LightningModule, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+
+from qra import checkpoint
+from qra.callbacks.evaluation import Evaluation, gather_examples
+from qra.callbacks.progress import EvaluationProgress
+from qra.evaluation.figures import loss_curve
+from qra.evaluation.indicators import MaskingReport, judge
+from qra.evaluation.masking import MaskingSettings, measure
+from qra.evaluation.outcome import Outcome
+from qra.evaluation.threats import attack_networks, check_classes
+from qra.quant import GradientMode
+from qra.types import Batch
+
+_DEFAULT = MaskingSettings()
+
+
+class MaskingCheck(Evaluation):
+    """Judge whether a network hides its gradients, which makes attacks fail and accuracies look robust.
+
+    ``result.json`` gets a verdict, ``sound`` or ``suspect``, the reasons in words and all indicators with their
+    thresholds; ``masking.png`` and TensorBoard the loss along the steps of PGD.
+
+    Args:
+        settings: What is tried.
+        gradient: How rounding is differentiated, as by the attacks in question.
+        surrogate: Checkpoint of another network to transfer examples from, such as the float one.
+        n: Number of test images, class-balanced; all of them if there are fewer.
+        seed: Chooses the subset.
+        batch_size: Images attacked at a time on each rank.
+    """
+
+    def __init__(
+        self,
+        settings: MaskingSettings = _DEFAULT,
+        gradient: GradientMode = "ste",
+        surrogate: str | None = None,
+        n: int = 200,
+        seed: int = 0,
+        batch_size: int = 250,
+    ) -> None:
+        super().__init__(n, seed, batch_size)
+        self.settings = settings
+        self.gradient = gradient
+        self.report: MaskingReport | None = None
+        self._surrogate = None if surrogate is None else checkpoint.load(surrogate)
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        network: nn.Module = pl_module.network  # type: ignore[assignment]
+        batches = self.batches()
+        self._kept = []
+        (target,) = attack_networks(network, [self.gradient]).values()
+        surrogate = None
+        if self._surrogate is not None:
+            check_classes(network, self._surrogate.to(batches[0].x.device), batches[0].x[:1])
+            (surrogate,) = attack_networks(self._surrogate, ["ste"]).values()
+        with EvaluationProgress(trainer.is_global_zero and trainer.progress_bar_callback is not None) as progress:
+
+            def on_part(part: str, right: Tensor | None) -> None:
+                progress.start(f"hidden gradients? {part}", 1) if right is None else progress.advance(right)
+
+            parts = [measure(network, target, batch, self.settings, surrogate, on_part) for batch in batches]
+        found = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+        found["indices"] = torch.cat([batch.indices for batch in batches])
+        self.report = judge(gather_examples(trainer, found), self.settings)
+
+    def evaluate(self, network: nn.Module, batches: Sequence[Batch], progress: EvaluationProgress) -> Iterator[Outcome]:
+        yield from ()
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.is_global_zero or self.report is None:
+            return
+        figure = loss_curve(self.report.losses)
+        directory = Path(trainer.default_root_dir)
+        directory.mkdir(parents=True, exist_ok=True)
+        figure.savefig(directory / "masking.png", dpi=150)
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                logger.experiment.add_figure("test/masking", figure)
+        Console().print(table(self.report), words(self.report))
+
+
+def table(report: MaskingReport) -> Table:
+    """A table of indicators for the terminal."""
+    result = Table("indicator", "what it is", title="Hidden gradients?", title_justify="left")
+    for name in ("value", "threshold", ""):
+        result.add_column(name, justify="right")
+    for indicator in report.indicators:
+        value = "-" if indicator.value is None else f"{indicator.value:.3g}"
+        threshold = "-" if indicator.threshold is None else f"{indicator.threshold:g}"
+        mark = "[bold red]suspect[/]" if indicator.suspect else ""
+        result.add_row(indicator.name, indicator.meaning, value, threshold, mark)
+    return result
+
+
+def words(report: MaskingReport) -> str:
+    """The verdict and its reasons."""
+    if report.verdict == "sound":
+        return f"Verdict: sound. No sign of hidden gradients on {report.n} examples."
+    return "\n".join([f"Verdict: suspect, on {report.n} examples, because", *(f"- {r}" for r in report.reasons)])

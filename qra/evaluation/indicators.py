@@ -1,0 +1,275 @@
+"""Signs that a network hides its gradients, so that its robust accuracy is not to be believed.
+
+A sign counts only if it is beyond its threshold by more than chance explains, so that few examples raise no false
+alarm.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from qra.evaluation.masking import MaskingSettings
+from qra.evaluation.statistics import mcnemar, wilson_interval
+from qra.types import format_pixels
+
+CONFIDENCE = 0.99
+"""Coverage of the intervals that thresholds are held against."""
+
+
+@dataclass(frozen=True)
+class Indicator:
+    """One sign of hidden gradients.
+
+    Args:
+        name: Key in files.
+        value: What was found; None if it was not measured.
+        threshold: Where doubt begins; None if the value is only told.
+        suspect: Whether the value is beyond the threshold by more than chance explains.
+        meaning: What the value is, and on which side of the threshold it should lie.
+        reason: What to think of a network beyond the threshold.
+    """
+
+    name: str
+    value: float | None
+    threshold: float | None
+    suspect: bool
+    meaning: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class MaskingReport:
+    """The indicators of a network.
+
+    Args:
+        indicators: All of them.
+        n: Number of examples.
+        losses: Mean cross-entropy of the examples that are right, at each step of PGD.
+    """
+
+    indicators: tuple[Indicator, ...]
+    n: int
+    losses: tuple[float, ...]
+
+    @property
+    def reasons(self) -> list[str]:
+        """Why the network is suspect, in words."""
+        return [indicator.reason for indicator in self.indicators if indicator.suspect]
+
+    @property
+    def verdict(self) -> str:
+        """``sound`` or ``suspect``."""
+        return "suspect" if self.reasons else "sound"
+
+    def summary(self) -> dict[str, Any]:
+        """The report, ready for JSON."""
+        return {
+            "verdict": self.verdict,
+            "reasons": self.reasons,
+            "n": self.n,
+            "indicators": [dataclasses.asdict(indicator) for indicator in self.indicators],
+            "losses": list(self.losses),
+        }
+
+
+def judge(found: Mapping[str, Tensor], settings: MaskingSettings) -> MaskingReport:
+    """Weigh what :func:`qra.evaluation.masking.measure` found on all examples.
+
+    Args:
+        found: On the CPU.
+        settings: What was tried.
+    """
+    right = found["right"]
+    curve = found["losses"][right].double().mean(0) if right.any() else found["losses"].new_zeros(1)
+    indicators = (*_about_gradients(found), *_about_optimization(found), *_about_budgets(found, settings))
+    return MaskingReport((*indicators, *_about_strength(found, settings)), len(right), tuple(curve.tolist()))
+
+
+def _share(
+    name: str, events: Tensor, among: Tensor, threshold: float | None, meaning: str, reason: str, few: bool = False
+) -> Indicator:
+    """An indicator that is a share of examples, suspect if larger than the threshold (if ``few``: smaller)."""
+    n, count = int(among.sum()), int((events & among).sum())
+    if n == 0:
+        return Indicator(name, None, threshold, False, meaning, reason)
+    low, high = wilson_interval(count, n, CONFIDENCE)
+    beyond = threshold is not None and (high < threshold if few else low > threshold)
+    return Indicator(name, count / n, threshold, beyond, meaning, f"{reason} ({count} of {n} examples)")
+
+
+def _mean(name: str, values: Tensor, threshold: float, meaning: str, reason: str) -> Indicator:
+    """An indicator that is a mean over examples, suspect if larger than the threshold."""
+    if len(values) == 0:
+        return Indicator(name, None, threshold, False, meaning, reason)
+    values = values.double()
+    error = 2.6 * float(values.std(correction=0)) / math.sqrt(len(values))
+    mean = float(values.mean())
+    return Indicator(name, mean, threshold, len(values) >= 10 and mean - error > threshold, meaning, reason)
+
+
+def _about_gradients(found: Mapping[str, Tensor]) -> list[Indicator]:
+    right = found["right"]
+    spread = float(found["random"].max())
+    other = "DLR loss" if int(found["classes"][0]) > 2 else "margin"
+    return [
+        Indicator(
+            "randomness",
+            spread,
+            1e-4,
+            not spread <= 1e-4,
+            "largest relative difference between logits of the same image; should be 0",
+            "the forward pass is random: an attack would have to average over it",
+        ),
+        _share(
+            "zero_gradients_cross_entropy",
+            found["zero_cross_entropy"],
+            right,
+            0.01,
+            "share of right examples whose input gradient of the cross-entropy is zero; should be 0",
+            "the input gradient of the cross-entropy is zero: logits are saturated, or rounding is not differentiated "
+            "straight through",
+        ),
+        _share(
+            "zero_gradients_margin",
+            found["zero_other_loss"],
+            right,
+            0.01,
+            f"share of right examples whose input gradient of the {other} is zero; should be 0",
+            f"the input gradient of the {other} is zero: something between the image and the logits has no slope",
+        ),
+        _mean(
+            "unstable_predictions",
+            found["unstable"][right],
+            0.1,
+            "relative change of the margin under noise of 0.001; should be small",
+            "predictions are unstable: noise far below one pixel level changes the margin by more than a tenth",
+        ),
+    ]
+
+
+def _about_optimization(found: Mapping[str, Tensor]) -> list[Indicator]:
+    right, curves = found["right"], found["losses"].double()
+    best = curves.cummax(1).values
+    gain = best[:, -1] - best[:, 0]
+    half = best.shape[1] // 2
+    failed = right & ~found["fooled_ever"] & (gain > 0)
+    late = (best[:, -1] - best[:, half])[failed] / gain[failed]
+    straight = _straightness(best[failed])
+    return [
+        _share(
+            "loss_increase",
+            curves[:, -1] > curves[:, 0],
+            right,
+            0.9,
+            "share of right examples whose loss is higher after PGD than at its start; should be nearly all",
+            "PGD does not raise the loss: the gradient does not point to where the loss grows",
+            few=True,
+        ),
+        _mean(
+            "incomplete_optimization",
+            late,
+            0.3,
+            "share of the gain in loss that the second half of the steps brings, where PGD fails; should be small",
+            "PGD has not converged: the loss still grows in its last steps, so take more of them",
+        ),
+        _mean(
+            "break_point_angle",
+            straight,
+            0.95,
+            "|cos| of the angle at the bend of the loss curve, where PGD fails: 1 is a straight line; should be lower",
+            "the loss curve has no bend: PGD stops while it still climbs",
+        ),
+        _share(
+            "silent_success",
+            found["fooled_ever"] & ~found["fooled_at_last"],
+            right,
+            None,
+            "share of right examples that an earlier iterate broke and the last did not; counted as broken",
+            "",
+        ),
+        _share(
+            "transfer_failure",
+            found["only_the_copy"],
+            right,
+            0.05,
+            "share of right examples that PGD breaks on the copy it attacks and not on the network; should be small",
+            "what breaks the attacked copy does not break the network: they compute different things",
+        ),
+    ]
+
+
+def _straightness(curves: Tensor) -> Tensor:
+    """|cos| of the angle at the point of a rising curve that is farthest from its chord, (N, steps + 1) to (N,)."""
+    if len(curves) == 0:
+        return curves.new_zeros(0)
+    start, end = curves[:, :1], curves[:, -1:]
+    heights = (curves - start) / (end - start)
+    along = torch.linspace(0, 1, curves.shape[1], dtype=curves.dtype)
+    bend = (heights - along).argmax(1)
+    a, b = along[bend], heights.gather(1, bend[:, None])[:, 0]
+    to_start, to_end = torch.stack([-a, -b], 1), torch.stack([1 - a, 1 - b], 1)
+    lengths = to_start.norm(dim=1) * to_end.norm(dim=1)
+    cosine = (to_start * to_end).sum(1) / lengths.clamp_min(torch.finfo(curves.dtype).tiny)
+    return torch.where(lengths > 0, cosine.abs(), 1.0)  # no bend at all: a straight line
+
+
+def _about_budgets(found: Mapping[str, Tensor], settings: MaskingSettings) -> list[Indicator]:
+    right = torch.ones_like(found["right"])
+    rises = []
+    for small, large in (("pgd_small", "pgd"), ("pgd", "pgd_large")):
+        lost, gained = int((found[small] & ~found[large]).sum()), int((found[large] & ~found[small]).sum())
+        rises.append((gained - lost) / len(right) if gained > lost and mcnemar(lost, gained) < 1 - CONFIDENCE else 0.0)
+    large_eps = format_pixels(settings.large_eps)
+    return [
+        Indicator(
+            "rise_with_eps",
+            max(rises),
+            0.0,
+            max(rises) > 0,
+            "rise of robust accuracy with a larger budget, beyond chance; should be 0",
+            "a larger budget breaks fewer examples: the attack gets lost on the way",
+        ),
+        _share(
+            "large_budget",
+            found["pgd_large"],
+            right,
+            0.1,
+            f"robust accuracy at {large_eps}; should be about 0 on natural images",
+            f"too much is left at {large_eps}, where images change beyond recognition",
+        ),
+        _share(
+            "unbounded",
+            found["unbounded"],
+            right,
+            0.01,
+            "robust accuracy when any image is allowed; should be 0",
+            "an attack without bound fails, though any image is allowed: it finds no way to other classes",
+        ),
+    ]
+
+
+def _about_strength(found: Mapping[str, Tensor], settings: MaskingSettings) -> list[Indicator]:
+    everything = torch.ones_like(found["right"])
+
+    def broken(name: str, before: str, after: str, threshold: float, how: str) -> Indicator:
+        meaning = f"share of examples that {how} breaks in addition; should be small"
+        reason = f"{how} breaks examples that the attack did not: robust accuracy is overestimated"
+        if after not in found:
+            return Indicator(name, None, threshold, False, meaning, reason)
+        return _share(name, found[before] & ~found[after], everything, threshold, meaning, reason)
+
+    white = "beyond white-box attacks"
+    return [
+        broken("more_steps", "pgd", "more_steps", 0.005, f"PGD with {5 * settings.steps} steps"),
+        broken("more_restarts", "pgd", "more_restarts", 0.005, f"PGD with {settings.restarts} more starts"),
+        broken("other_loss", "pgd", "other_loss", 0.05, "PGD on the margin instead of the cross-entropy"),
+        broken("square", "white_box", "square", 0.002, f"Square ({settings.queries} queries, no gradients), {white},"),
+        broken("transfer", "white_box", "transfer", 0.002, f"transfer from the surrogate, {white},"),
+    ]

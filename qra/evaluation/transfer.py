@@ -1,0 +1,88 @@
+"""Transfer of adversarial examples between networks."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from qra.attacks import Attack
+from qra.evaluation.robustness import correct
+from qra.evaluation.statistics import wilson_interval
+from qra.quant import freeze
+from qra.types import Batch
+
+
+@dataclass(frozen=True)
+class TransferMatrix:
+    """Which examples networks get right that were made on each of them.
+
+    Args:
+        names: Of the networks.
+        clean: Whether each network is right about the clean images, bool (networks, n).
+        right: Whether it is right about them and about what was made of them, bool (made on, scored on, n).
+    """
+
+    names: Sequence[str]
+    clean: Tensor = field(repr=False)
+    right: Tensor = field(repr=False)
+
+    @property
+    def n(self) -> int:
+        """Number of examples."""
+        return self.clean.shape[1]
+
+    @property
+    def accuracy(self) -> Tensor:
+        """Fraction right, float64 (made on, scored on)."""
+        return self.right.double().mean(2)
+
+    @property
+    def clean_accuracy(self) -> Tensor:
+        """Fraction of the clean images that are right, float64 (networks,)."""
+        return self.clean.double().mean(1)
+
+    def summary(self) -> dict[str, Any]:
+        """The matrix, ready for JSON; ``accuracy[i][j]``: made on network i, scored on network j."""
+        counts = self.right.sum(2).tolist()
+        return {
+            "networks": list(self.names),
+            "n": self.n,
+            "clean_accuracy": self.clean_accuracy.tolist(),
+            "accuracy": self.accuracy.tolist(),
+            "interval95": [[list(wilson_interval(count, self.n)) for count in row] for row in counts],
+        }
+
+    def csv(self) -> str:
+        """The accuracies as comma-separated values: a row for the clean images, then one for each network."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(["made on", *self.names])
+        writer.writerow(["clean", *self.clean_accuracy.tolist()])
+        writer.writerows([name, *row] for name, row in zip(self.names, self.accuracy.tolist(), strict=True))
+        return text.getvalue()
+
+
+def transfer(
+    made_on: nn.Module, networks: Sequence[nn.Module], attack: Attack, batches: Iterable[Batch]
+) -> Iterator[Tensor]:
+    """Attack one network and try what comes out on several.
+
+    Args:
+        made_on: The network to attack, in eval mode.
+        networks: Those to try the images on, in eval mode.
+        attack: One without ``early_stop``: what just breaks one network says little about another.
+        batches: Float images in [0, 1] on the device of the networks, labels and data set indices.
+
+    Yields:
+        For each batch, whether each network is right about the adversarial images, bool (networks, N).
+    """
+    frozen = freeze(made_on)
+    for x, y, indices in batches:
+        x_adv = attack(frozen, x, y, index=indices)
+        yield torch.stack([correct(network, x_adv, y) for network in networks])

@@ -1,0 +1,91 @@
+"""Running cells on a Ray cluster, which shares a working directory and has this package installed on every node."""
+
+from __future__ import annotations
+
+import socket
+from concurrent.futures import Future
+from types import TracebackType
+from typing import Any
+
+from qra.study.cell import State, Task, run_cell
+
+RETRIES = 5
+"""How often a cell starts again because its node or worker died."""
+_PATIENCE = 10
+"""Seconds to wait for the head of a cluster."""
+
+
+class RayWorkers:
+    """The nodes of a Ray cluster; a cell whose node dies goes on, from its last checkpoint, on another.
+
+    Args:
+        address: ``HOST:PORT`` of the head, ``auto`` for the cluster that this machine is part of, or ``local`` to
+            start one here.
+        cpus: Cores that a cell takes.
+        gpus: Share of a GPU that a cell takes. With 0 it sees none.
+
+    Raises:
+        ValueError: If Ray is not installed, the cluster is not reached, or none of its nodes has what a cell takes.
+    """
+
+    def __init__(self, address: str, cpus: int, gpus: float) -> None:
+        self._ray = _import_ray()
+        _connect(self._ray, address)
+        try:
+            self.slots = _slots(self._ray, cpus, gpus)
+        except ValueError:
+            self._ray.shutdown()
+            raise
+        self._run_cell = self._ray.remote(run_cell)
+        self._options = {"num_cpus": cpus, "num_gpus": gpus, "max_retries": RETRIES}
+
+    def submit(self, task: Task) -> Future[State]:
+        """Run a cell as soon as a node has room."""
+        future: Future[State] = self._run_cell.options(name=task.cell.name, **self._options).remote(task).future()
+        return future
+
+    def __enter__(self) -> RayWorkers:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._ray.shutdown()
+
+
+def _import_ray() -> Any:
+    try:
+        import ray
+    except ImportError:
+        raise ValueError("Ray is not installed: pip install 'qra[cluster]', or run without --ray") from None
+    return ray
+
+
+def _connect(ray: Any, address: str) -> None:
+    if address not in ("local", "auto"):
+        host, _, port = address.removeprefix("ray://").rpartition(":")
+        if not host or not port.isdigit():
+            raise ValueError(f"--ray {address}: write HOST:PORT, auto or local")
+        try:  # Ray itself ends the process if nobody answers
+            socket.create_connection((host, int(port)), timeout=_PATIENCE).close()
+        except OSError as reason:
+            raise ValueError(f"no Ray cluster answers at {address} ({reason}): ray start --head begins one") from None
+    settings = {"include_dashboard": False} if address == "local" else {}
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level="ERROR", **settings)
+    except (ConnectionError, RuntimeError) as reason:
+        first = str(reason).strip().splitlines()[0]
+        raise ValueError(f"no Ray cluster at {address}: {first}; ray start --head begins one") from None
+
+
+def _slots(ray: Any, cpus: int, gpus: float) -> int:
+    """How many cells run at a time on the nodes that there are."""
+    room = 0
+    for node in ray.nodes():
+        has = node["Resources"] if node["Alive"] else {}
+        by_cpu = has.get("CPU", 0) // cpus
+        room += int(min(by_cpu, has.get("GPU", 0) // gpus) if gpus else by_cpu)
+    if room == 0:
+        takes = f"{cpus} cores" + (f" and {gpus:g} of a GPU" if gpus else "")
+        raise ValueError(f"no node of the cluster has the {takes} that a cell takes: lower threads, or set --gpus")
+    return room

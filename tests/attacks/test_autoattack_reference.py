@@ -1,0 +1,102 @@
+"""The four attacks and their cascade against the authors' code, run side by side."""
+
+import pytest
+import torch
+from oracles import NETWORKS, STEPS, authors_attack, eps, images, labels, network, short
+
+from qra.attacks import APGD, Victim
+from qra.attacks.apgd import Climb
+from qra.evaluation.autoattack import FATES, ROBUST, attack_chunk, upstream
+from qra.quant import freeze
+
+MEMBERS = ("apgd_ce", "apgd_t", "fab_t", "square")
+every_network = pytest.mark.parametrize("name", NETWORKS)
+both_norms = pytest.mark.parametrize("norm", ["linf", "l2"])
+
+
+def wrong(model, x, y):
+    with torch.no_grad():
+        return model(x).argmax(1) != y
+
+
+def quiet(name, share, right):
+    pass
+
+
+@every_network
+@both_norms
+@pytest.mark.parametrize("member", MEMBERS)
+def test_the_same_examples_break(name, norm, member):
+    model, x = network(name), images()
+    y = labels(model, x)
+    theirs = wrong(model, authors_attack(member, model, norm, eps(name, norm)).perturb(x.clone(), y.clone()), y)
+    x_adv = short(name, norm).members()[member](model, x, y)
+    assert torch.equal(wrong(model, x_adv, y), theirs)
+    assert (3 if member == "square" else 4) <= theirs.sum() < len(x)
+
+
+@every_network
+@both_norms
+def test_one_chunk_on_the_frozen_network_ends_like_the_authors_call(name, norm):
+    model, x = network(name), images(20, seed=2)
+    y = labels(model, x)
+    attack = short(name, norm, seed=3)
+    fates = attack_chunk(model, freeze(model), attack, x, y, quiet)
+    theirs = upstream(model, attack, x, y, batch_size=len(x))
+    assert torch.equal(fates == FATES.index(ROBUST), theirs == FATES.index(ROBUST))
+
+
+@pytest.mark.parametrize("classes", [4, 5])
+def test_fewer_classes_than_targets_end_like_the_authors_call(classes):
+    model, x = network("mlp"), images()
+    model.network[3] = torch.nn.Linear(32, classes).double()
+    with torch.no_grad():
+        y = model(x).argmax(1)
+    fates = attack_chunk(model, freeze(model), short("mlp", "linf"), x, y, quiet)
+    theirs = upstream(model, short("mlp", "linf"), x, y, batch_size=len(x))
+    assert torch.equal(fates == FATES.index(ROBUST), theirs == FATES.index(ROBUST))
+    assert 0 < (theirs == FATES.index(ROBUST)).sum() < len(x)
+
+
+@both_norms
+@pytest.mark.parametrize("steps", [1, 5, 40])
+@pytest.mark.parametrize("loss", ["cross_entropy", "targeted_dlr"])
+def test_the_best_points_of_apgd_are_the_authors_to_the_last_bit(norm, steps, loss):
+    model, x = network("conv"), images()
+    y = labels(model, x, wrong=0)
+    member = "apgd_ce" if loss == "cross_entropy" else "apgd_t"
+    theirs = authors_attack(member, model, norm, eps("conv", norm), steps)
+    theirs.init_hyperparam(x)
+    ours = APGD(eps("conv", norm), norm, loss, steps)
+    victim = Victim(model, x, y)
+    theirs.y_target = victim.targets(torch.arange(len(x)), 2)
+    torch.manual_seed(0)
+    best, acc, best_loss, _ = theirs.attack_single_run(x, y)
+    start = ours._start(x, torch.Generator().manual_seed(0))
+    climb = Climb(ours, victim, torch.arange(len(x)), 2 if loss == "targeted_dlr" else None, start)
+    ever_fooled = climb.fooled
+    for step in range(steps):
+        climb.move(last=step == steps - 1)
+        ever_fooled = ever_fooled | climb.fooled
+        climb.learn()
+    assert torch.equal(ever_fooled, ~acc.bool())
+    assert torch.equal(climb.best, best)
+    assert torch.equal(climb.best_loss, best_loss)
+
+
+def test_examples_that_leave_do_not_disturb_the_others():
+    model, x = network("conv"), images()
+    y = labels(model, x, wrong=0)
+    attack = APGD(eps("conv", "linf"), steps=STEPS)
+    victim = Victim(model, x, y)
+    start = attack._start(x, torch.Generator().manual_seed(0))
+    whole, part = (Climb(attack, victim, torch.arange(len(x)), None, start) for _ in range(2))
+    kept = torch.arange(len(x)) % 3 == 0
+    for step in range(STEPS):
+        for climb in (whole, part):
+            climb.move(last=False)
+            climb.learn()
+        if step == 2:
+            part.keep(kept)
+    assert torch.equal(part.left, kept.nonzero().squeeze(1))
+    assert torch.equal(part.best, whole.best[kept])

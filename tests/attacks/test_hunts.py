@@ -1,0 +1,225 @@
+"""What AutoAttack and its members promise, whatever the network."""
+
+import copy
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from victims import CLASSES, CountedNet, SmallNet, draw_images, predict
+
+from qra.attacks import APGD, FAB, AutoAttack, Square, Victim
+from qra.attacks.base import untouched
+
+LINF, L2 = (0.05, "linf"), (0.4, "l2")
+HUNTS = [
+    hunt
+    for ball in (LINF, L2)
+    for hunt in (
+        APGD(*ball, steps=6),
+        APGD(*ball, "targeted_dlr", steps=4),
+        FAB(*ball, steps=4),
+        Square(*ball, queries=20),
+        AutoAttack(*ball, steps=4, queries=20),
+    )
+]
+every_hunt = pytest.mark.parametrize("hunt", HUNTS, ids=lambda hunt: repr(hunt)[:60])
+
+
+@pytest.fixture
+def model():
+    return SmallNet()
+
+
+@pytest.fixture
+def x():
+    return draw_images(0, 12)
+
+
+@pytest.fixture
+def y(model, x):
+    return predict(model, x)
+
+
+def distance(x_adv, x, norm):
+    return torch.linalg.vector_norm((x_adv - x).flatten(1), ord=float("inf") if norm == "linf" else 2, dim=1)
+
+
+@given(
+    seed=st.integers(0, 2**31),
+    norm=st.sampled_from(["linf", "l2"]),
+    eps=st.floats(1e-4, 1),
+    dtype=st.sampled_from([torch.float32, torch.float64]),
+)
+@settings(max_examples=12, deadline=None)
+def test_adversarial_images_stay_in_the_ball_and_the_pixel_range(seed, norm, eps, dtype):
+    model, x = SmallNet().to(dtype), draw_images(seed, 4).to(dtype)
+    x_adv = AutoAttack(eps, norm, seed % 7, steps=3, queries=5)(model, x, torch.arange(4))
+    assert distance(x_adv, x, norm).max() <= eps + 1e-6
+    assert x_adv.min() >= 0
+    assert x_adv.max() <= 1
+    assert x_adv.dtype == dtype
+    assert x_adv.is_contiguous()
+
+
+@every_hunt
+def test_what_changed_is_broken_and_the_rest_is_as_it_was(hunt, model, x, y):
+    x_adv = hunt(model, x, y)
+    changed = (x_adv != x).flatten(1).any(1)
+    assert torch.equal(predict(model, x_adv) != y, changed)
+
+
+@every_hunt
+def test_the_model_and_the_global_generator_are_left_alone(hunt, model, x, y):
+    model[1].eval()
+    model(x).sum().backward()
+    state, rng = copy.deepcopy(model.state_dict()), torch.get_rng_state()
+    gradients = [p.grad.clone() for p in model.parameters()]
+    modes = [module.training for module in model.modules()]
+    hunt(model, x, y)
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+    assert all(torch.equal(p.grad, g) for p, g in zip(model.parameters(), gradients, strict=True))
+    assert [module.training for module in model.modules()] == modes
+    assert torch.equal(torch.get_rng_state(), rng)
+
+
+@every_hunt
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_a_hunt_works_where_gradients_are_off(hunt, mode, model, x, y):
+    expected = hunt(model, x, y)
+    with mode():
+        assert torch.equal(hunt(model, x.clone(), y.clone()), expected)
+
+
+@every_hunt
+def test_a_hunt_under_autocast_is_the_hunt_without(hunt, model, x, y):
+    model, x = model.float(), x.float()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        under = hunt(model, x, y)
+    assert torch.equal(under, hunt(model, x, y))
+
+
+@every_hunt
+def test_an_empty_batch_gives_an_empty_batch(hunt, model, x, y):
+    assert hunt(model, x[:0], y[:0]).shape == (0, 3, 6, 6)
+
+
+@every_hunt
+def test_the_planned_work_is_done_where_nothing_breaks(hunt, model, x, y):
+    def never_wrong(images):
+        return nn.functional.one_hot(y[: len(images)], CLASSES).double()
+
+    done = []
+    with untouched(model):
+        victim = Victim(model, x[:1], y[:1], on_step=done.append)
+        victim._network = never_wrong
+        hunt.hunt(victim)
+    assert sum(done) == pytest.approx(hunt.work(CLASSES), rel=1e-6)
+
+
+@pytest.mark.parametrize("ball", [LINF, L2])
+def test_the_cascade_breaks_what_any_member_breaks(ball, model, x, y):
+    cascade = AutoAttack(*ball, steps=4, queries=20)
+    broken = predict(model, cascade(model, x, y)) != y
+    assert broken.any()
+    for member in cascade.members().values():
+        assert broken[predict(model, member(model, x, y)) != y].all()
+
+
+def test_a_tiny_budget_leaves_clean_accuracy(model, x, y):
+    y[:2] = (y[:2] + 1) % CLASSES
+    x_adv = AutoAttack(1e-9, steps=4, queries=20)(model, x, y)
+    assert torch.equal(predict(model, x_adv) == y, predict(model, x) == y)
+
+
+@every_hunt
+def test_a_broken_example_is_worked_on_no_more(hunt, model, x, y):
+    counted = CountedNet(model)
+    x_adv = hunt(counted, x, y)
+    unbroken = int((predict(model, x_adv) == y).sum())
+    assert unbroken < len(x)
+    assert counted.batch_sizes[-1] <= max(unbroken, 1) * (CLASSES - 1)
+    if not isinstance(hunt, FAB | AutoAttack):
+        assert counted.batch_sizes[-1] <= unbroken
+
+
+class Stubborn(nn.Module):
+    """The network itself, except that it is right about one image whatever is done to it."""
+
+    def __init__(self, network, y, place):
+        super().__init__()
+        self.network, self.y, self.place = network, y, place
+        self.asked = 0
+
+    def forward(self, x):
+        logits = self.network(x)
+        if len(x) == len(self.y):
+            return logits
+        self.asked += len(x)
+        return nn.functional.one_hot(self.y.new_full((len(x),), int(self.y[self.place])), CLASSES).to(logits)
+
+
+@pytest.mark.parametrize("hunt", [APGD(*LINF, steps=6), FAB(*LINF, steps=6), Square(0.5, queries=40)])
+def test_a_success_that_the_network_itself_denies_does_not_count_and_the_hunt_goes_on(hunt, model, x, y):
+    judge = Stubborn(model, y, 0)
+    same = y == y[0]
+    with untouched(model):
+        victim = Victim(judge, x, y, model)
+        hunt.hunt(victim)
+    assert not victim.broken[same].any()
+    assert torch.equal(victim.x_adv[same], x[same])
+    assert judge.asked > len(x)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_images_need_not_be_square(norm):
+    generator = torch.Generator().manual_seed(0)
+    x = torch.rand(6, 3, 7, 11, generator=generator)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 77, 5))
+    y = predict(model, x)
+    x_adv = AutoAttack(0.02 if norm == "linf" else 0.3, norm, steps=3, queries=10)(model, x, y)
+    assert x_adv.shape == x.shape
+
+
+class Returns(nn.Module):
+    def __init__(self, logits):
+        super().__init__()
+        self.logits = logits
+
+    def forward(self, x):
+        return self.logits.expand(len(x), -1) + 0 * x.sum()
+
+
+def test_probabilities_are_refused(x, y):
+    with pytest.raises(ValueError, match="logits"):
+        AutoAttack()(Returns(torch.full((5,), 0.2)), x, y)
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_too_few_classes_are_refused(classes, x):
+    with pytest.raises(ValueError, match=f"has {classes} classes.*at least 4.*untargeted one 3"):
+        AutoAttack()(Returns(torch.arange(float(classes))), x, torch.zeros(12, dtype=torch.int64))
+
+
+def test_square_in_l2_refuses_images_without_room_for_its_tiles():
+    with pytest.raises(ValueError, match="4 pixels high"):
+        Square(0.5, "l2")(Returns(torch.arange(5.0)), torch.rand(2, 3, 4, 4), torch.full((2,), 4))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: AutoAttack(0), "eps is 0"),
+        (lambda: AutoAttack(8), "did you mean 8/255"),
+        (lambda: AutoAttack(steps=0), "steps is 0"),
+        (lambda: AutoAttack(norm="l1"), "norm is 'l1'"),
+        (lambda: APGD(loss="kl"), "loss is 'kl'"),
+        (lambda: APGD(eps=-1), "eps is -1"),
+        (lambda: FAB(targets=0), "targets is 0"),
+        (lambda: Square(queries=0), "queries is 0"),
+    ],
+)
+def test_a_wrong_setting_is_refused_by_name(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()

@@ -1,0 +1,140 @@
+"""AutoAttack from the command line: killed and resumed, in one process and in two."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from commands import CONFIGS, TINY, TINY_FIT, pipeline, qra
+
+TINY_NETWORK = CONFIGS.parent / "tests/cli/tiny-network.yaml"
+AUTOATTACK = ["--trainer.callbacks+", str(CONFIGS / "callback/autoattack.yaml")]
+SHORT = [*AUTOATTACK, "--trainer.callbacks.attack.steps", "3", "--trainer.callbacks.attack.queries", "10"]
+LONG = [*AUTOATTACK, "--trainer.callbacks.attack.eps", "1/255", "--trainer.callbacks.attack.steps", "10"]
+LONG += ["--trainer.callbacks.attack.queries", "100", "--trainer.callbacks.n", "60", "--trainer.callbacks.chunk_size"]
+LONG += ["6", "--evaluation.n", "10", "--evaluation.steps", "1", "--evaluation.eps", "[1/255]"]
+
+pytestmark = pytest.mark.filterwarnings("ignore:epoch")
+
+
+@pytest.fixture(scope="module")
+def learned_run(tmp_path_factory):
+    """A run whose small network is mostly right, and robust here and there."""
+    run = tmp_path_factory.mktemp("learned") / "run"
+    sizes = ["--data.init_args.train_size", "600", "--data.init_args.test_size", "60", "--trainer.max_epochs", "6"]
+    network = ["--model.init_args.network", TINY_NETWORK, "--model.init_args.optimizer.init_args.lr", "0.05"]
+    output, code = qra("fit", *pipeline("float-plain"), *TINY_FIT, *sizes, *network, "--run", run)
+    assert code == 0, output
+    return run
+
+
+def command(run, *arguments):
+    test = [sys.executable, "-m", "qra", "test", "--config", str(run / "config.yaml"), "--ckpt_path"]
+    return [*test, str(run / "best.ckpt"), *LONG, *arguments]
+
+
+def environment():
+    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(CONFIGS.parent)}
+
+
+def run_whole(run, *arguments):
+    done = subprocess.run(command(run, *arguments), env=environment(), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture(scope="module")
+def whole(learned_run):
+    """What a run finds that is left alone."""
+    directory = learned_run.parent / "whole"
+    run_whole(learned_run, "--run", str(directory))
+    return autoattack(directory)
+
+
+def autoattack(run):
+    """Accuracies and outcomes of the examples, by name."""
+    result = json.loads(Path(run, "result.json").read_text())["outcomes"]
+    with np.load(Path(run, "correct.npz"), allow_pickle=False) as arrays:
+        outcomes = {name: arrays[name].tolist() for name in arrays if name.startswith("autoattack")}
+    return {name: entry for name, entry in result.items() if name.startswith("autoattack")}, outcomes
+
+
+def test_progress_in_a_log_is_a_line_for_each_attack_on_each_chunk(plain_run):
+    small = ["--trainer.callbacks.n", "20", "--trainer.callbacks.chunk_size", "10"]
+    bar = ["--trainer.enable_progress_bar", "true", "--run", "here"]
+    output, code = qra("test", "--ckpt_path", plain_run / "best.ckpt", *SHORT, *small, *bar)
+    assert code == 0, output
+    lines = [line for line in output.splitlines() if line.startswith("AutoAttack  chunk ")]
+    assert [line.split()[2:4] for line in lines] == [
+        [f"{chunk}/2,", f"{attack}:"] for chunk in (1, 2) for attack in ("APGD-CE", "APGD-T", "FAB-T", "Square")
+    ]
+    assert all("right, about" in line for line in lines)
+    assert "after APGD-T" in output
+
+
+def test_at_the_end_of_fit_the_network_is_quantized_before_it_is_attacked():
+    callbacks = [*SHORT, "--trainer.callbacks.n", "10"]
+    callbacks += ["--trainer.callbacks+", str(CONFIGS / "callback/ptq-uniform.yaml")]
+    network = ["--model.init_args.network", TINY_NETWORK]
+    brief = ["--trainer.max_epochs", "1", "--model.init_args.val_attack.steps", "1"]
+    output, code = qra("fit", *pipeline("float-plain"), *TINY_FIT, *brief, *network, *callbacks, "--run", "here")
+    assert code == 0, output
+    result = json.loads(Path("here/result.json").read_text())
+    assert result["scheme"] is not None
+    assert result["outcomes"]["autoattack_8"]["n"] == 10
+    assert result["checkpoint"]["path"] == "here/calibrated.ckpt"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["--trainer.callbacks.n", "41"], "n is 41, but there are 40 test images"),
+        (["--trainer.callbacks.attack.eps", "0"], "eps is 0"),
+        (["--trainer.callbacks.attack.eps", "8"], "did you mean 8/255"),
+        (["--trainer.callbacks.mode", "both"], "both"),
+        (["--trainer.callbacks.chunk_size", "0"], "chunk_size is 0"),
+    ],
+)
+def test_a_wrong_argument_is_named(plain_run, arguments, reason):
+    run = [*pipeline("float-plain"), *TINY, "--ckpt_path", plain_run / "best.ckpt", "--run", "here"]
+    output, code = qra("test", *run, *SHORT, *arguments)
+    assert code == 2, output
+    assert reason in output.splitlines()[-1]
+    assert not Path("here/autoattack_8").exists()
+
+
+@pytest.mark.slow
+def test_two_processes_end_like_one(learned_run, whole):
+    devices = ["--trainer.accelerator", "cpu", "--trainer.strategy", "ddp", "--trainer.devices", "2"]
+    run_whole(learned_run, "--run", "two", *devices)
+    assert autoattack("two") == whole
+    assert 0 < whole[0]["autoattack_1"]["accuracy"] < 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(2))
+def test_a_killed_run_goes_on_to_the_same_outcomes(learned_run, whole, seed):
+    draw = random.Random(seed)
+    killed = subprocess.Popen(
+        command(learned_run, "--run", "killed"),
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    chunks = Path("killed/autoattack_1")
+    enough = draw.randrange(1, 6)
+    while len(list(chunks.glob("chunk-*.npz"))) < enough:
+        time.sleep(0.01)
+    time.sleep(draw.random() / 4)
+    killed.send_signal(signal.SIGKILL)
+    assert killed.wait() == -signal.SIGKILL, "the run ended before it was killed"
+    done = {path: path.stat().st_mtime_ns for path in chunks.glob("chunk-*.npz")}
+    assert 0 < len(done) < 10
+    run_whole(learned_run, "--run", "killed")
+    assert {path: path.stat().st_mtime_ns for path in done} == done, "a finished chunk was run again"
+    assert autoattack("killed") == whole

@@ -1,0 +1,170 @@
+"""Runs side by side, and transfer between networks."""
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from commands import CONFIGS, SMALL_DATA, qra
+from matplotlib.image import imread
+from PIL import Image
+
+from qra.compare import short_names
+from qra.evaluation.outcome import SCHEMA, Outcome, write_correct, write_json
+
+DATA = [
+    *("--data", CONFIGS / "data/synthetic.yaml"),
+    *(word for name, value in SMALL_DATA.items() for word in (f"--data.init_args.{name}", value)),
+]
+
+
+def write_run(name, correct, indices=None, data="d", checkpoint=None, settings="PGD"):
+    """A run directory that holds one outcome."""
+    correct = torch.tensor(correct)
+    indices = torch.arange(len(correct)) if indices is None else torch.tensor(indices)
+    outcomes = {"pgd20_8": Outcome("pgd20_8", "PGD-20", {"class_path": settings}, indices, correct, 8 / 255)}
+    Path(name).mkdir()
+    write_correct(Path(name, "correct.npz"), outcomes)
+    content = {"schema": SCHEMA, "data": {"sha256": data}, "checkpoint": {"sha256": checkpoint or name}}
+    write_json(
+        Path(name, "result.json"), {**content, "outcomes": {key: value.summary() for key, value in outcomes.items()}}
+    )
+    return name
+
+
+def row(output, start):
+    """The cells of the last table row that begins with a word."""
+    (*_, line) = [line for line in output.splitlines() if line.startswith(f"│ {start}")]
+    return [cell.strip() for cell in line.strip("│").split("│")]
+
+
+def test_two_runs_are_paired_example_by_example():
+    write_run("a", [True] * 8 + [False] * 2)
+    write_run("b", [True, False] * 4 + [True, False])
+    output, code = qra("compare", "a", "b")
+    assert code == 0, output
+    assert row(output, "pgd20_8") == ["pgd20_8", "10", "80.0%", "50.0%", "4", "1", "0.38"]
+
+
+def test_only_shared_examples_are_paired():
+    write_run("a", [True, True, False], [5, 1, 9])
+    write_run("b", [False, True, True], [9, 7, 1])
+    output, _ = qra("compare", "a", "b")
+    assert row(output, "pgd20_8") == ["pgd20_8", "2", "50.0%", "50.0%", "0", "0", "1"]
+
+
+def test_every_later_run_is_paired_with_the_first():
+    for name in "abc":
+        write_run(name, [True, False])
+    output, _ = qra("compare", "a", "b", "c")
+    assert "b (second) against a (first)" in output
+    assert "c (second) against a (first)" in output
+
+
+def test_other_data_is_not_paired():
+    write_run("a", [True])
+    write_run("b", [True], data="other")
+    output, code = qra("compare", "a", "b")
+    assert code == 0
+    assert "different data" in output
+    assert "McNemar" not in output
+
+
+def test_other_settings_under_one_name_are_pointed_out():
+    write_run("a", [True])
+    write_run("b", [True], settings="FGSM")
+    assert "pgd20_8 was attacked with other settings" in qra("compare", "a", "b")[0]
+
+
+def test_the_worst_over_attack_seeds_is_taken_example_by_example():
+    write_run("a", [True, True, False, True], checkpoint="same")
+    write_run("b", [True, False, True, True], checkpoint="same")
+    output, _ = qra("compare", "a", "b", "--seeds")
+    table = output.partition("McNemar")[0]
+    assert row(table.partition("against")[0], "pgd20_8")[3].startswith("50.0")
+
+
+def test_the_worst_over_training_seeds_is_the_lowest_accuracy():
+    write_run("a", [True, True, False, True])
+    write_run("b", [True, False, True, True])
+    output, _ = qra("compare", "a", "b", "--seeds")
+    assert row(output.partition("against")[0], "pgd20_8")[3].startswith("75.0")
+
+
+def test_checkpoints_are_named_as_shortly_as_they_can_be_told_apart():
+    assert short_names(["c/float-at.ckpt", "runs/x/best.ckpt", "runs/y/best.ckpt"]) == ["float-at", "x", "y"]
+    assert short_names(["a/x/best.ckpt", "b/x/best.ckpt"]) == ["a/x", "b/x"]
+    assert short_names(["x/best.ckpt", "x/last.ckpt"]) == ["best", "last"]
+    with pytest.raises(ValueError, match="named twice"):
+        short_names(["x.ckpt", "./x.ckpt"])
+
+
+@pytest.fixture
+def checkpoints(plain_run):
+    return [shutil.copy(plain_run / name, name) for name in ("best.ckpt", "last.ckpt")]
+
+
+def test_a_transfer_matrix_is_printed_and_written(checkpoints):
+    arguments = ["--n", 10, "--steps", 2, "--eps", "4/255", "--out", "here"]
+    output, code = qra("compare", "--transfer", *checkpoints, *DATA, *arguments)
+    assert code == 0, output
+    content = json.loads(Path("here/transfer.json").read_text())
+    assert content["networks"] == ["best", "last"]
+    assert content["n"] == 10
+    assert content["attack"]["init_args"]["steps"] == 2
+    assert [source["path"] for source in content["checkpoints"]] == checkpoints
+    with open("here/transfer.csv") as file:
+        header, clean, *rows = csv.reader(file)
+    assert header == ["made on", "best", "last"]
+    assert [float(value) for value in clean[1:]] == content["clean_accuracy"]
+    assert [[float(value) for value in values[1:]] for values in rows] == content["accuracy"]
+    assert imread("here/transfer.png").ndim == 3
+    assert f"{100 * content['accuracy'][0][1]:.1f}" in output
+
+
+def refused(*arguments):
+    output, code = qra("compare", *arguments)
+    (line,) = [line for line in output.splitlines() if line.startswith("qra: error: ")]
+    assert code == 2, output
+    assert "Traceback" not in output
+    return line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        ([], "give the test images by --data"),
+        ([*DATA, "--n", 0], "n is 0"),
+        ([*DATA, "--n", "many"], "n: expected int, got many"),
+        ([*DATA, "--eps", "8"], "did you mean 8/255?"),
+        (["none.ckpt", *DATA], "none.ckpt: there is no such checkpoint"),
+        (["--data", "configs/none.yaml"], "data: there is no config file configs/none.yaml"),
+        ([*DATA, "--nonsense"], "--nonsense"),
+        (["best.ckpt", *DATA], "named twice"),
+    ],
+    ids=str,
+)
+def test_a_wrong_transfer_is_refused(checkpoints, arguments, reason):
+    assert reason in refused("--transfer", *checkpoints, *arguments)
+    assert not list(Path().glob("**/transfer*"))
+
+
+def test_networks_of_other_classes_than_the_data_are_refused(checkpoints):
+    for part in ("train", "test"):
+        for name, level in (("cat", 50), ("dog", 200)):
+            Path("images", part, name).mkdir(parents=True)
+            for number in range(3):
+                Image.new("RGB", (32, 32), (level, level, number)).save(Path("images", part, name, f"{number}.png"))
+    data = ["--data", CONFIGS / "data/image_folder.yaml", "--data.init_args.root", "images"]
+    assert "tells 10 classes apart, but the data has 2" in refused("--transfer", *checkpoints, *data)
+
+
+def test_a_damaged_file_of_outcomes_is_named():
+    write_run("a", [True])
+    write_run("b", [True])
+    Path("b/correct.npz").write_bytes(Path("b/correct.npz").read_bytes()[:100])
+    assert "b/correct.npz: is cut short or damaged" in refused("a", "b")
+    Path("b/correct.npz").unlink()
+    assert "b/correct.npz: there is no such file" in refused("a", "b")

@@ -1,0 +1,186 @@
+"""Networks that hide their gradients on purpose, each found out for the right reason, and sound ones left in peace."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from qra import losses
+from qra.attacks import PGD
+from qra.evaluation.indicators import judge
+from qra.evaluation.masking import MaskingSettings, measure
+from qra.evaluation.threats import attack_networks
+from qra.quant import PACT, DoReFa, QuantScheme, calibrate, convert
+from qra.types import Batch
+
+SETTINGS = MaskingSettings(queries=60, restarts=2, steps=10)
+CLASSES = 4
+
+
+def images(n=100, seed=1):
+    """Noise of which the mean colour of a quarter of the image is the class."""
+    generator = torch.Generator().manual_seed(seed)
+    y = torch.arange(n) % CLASSES
+    x = 0.35 + 0.3 * torch.rand(n, 1, 8, 8, generator=generator)
+    for number, label in enumerate(y.tolist()):
+        row, column = 4 * (label // 2), 4 * (label % 2)
+        x[number, :, row : row + 4, column : column + 4] += 0.12
+    return Batch(x, y, torch.arange(n))
+
+
+def fit(network, eps):
+    """Train for some steps, adversarially if there is a budget."""
+    x, y, _ = images(200, seed=2)
+    optimizer = torch.optim.Adam(network.parameters(), 0.01)
+    attack = PGD(eps, eps / 2, 3)
+    for step in range(60):
+        part = slice(100 * (step % 2), 100 * (step % 2) + 100)
+        x_adv = attack(network, x[part], y[part], epoch=step) if eps else x[part]
+        optimizer.zero_grad()
+        losses.cross_entropy(network(x_adv), y[part]).mean().backward()
+        optimizer.step()
+    return network.eval()
+
+
+def untrained():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(1, 8, 4, stride=4), nn.ReLU(), nn.Flatten(), nn.Linear(32, CLASSES))
+
+
+@pytest.fixture(scope="module")
+def plain():
+    return fit(untrained(), 0)
+
+
+@pytest.fixture(scope="module")
+def robust():
+    return fit(untrained(), 4 / 255)
+
+
+def quantized(network, bits=4):
+    network = copy.deepcopy(network)
+    convert(network, QuantScheme(DoReFa(), PACT(), bits, bits))
+    calibrate(network, [images(50, seed=3).x])
+    return network.eval()
+
+
+def report(network, gradient="ste", surrogate=None, batch=None):
+    (target,) = attack_networks(network, [gradient]).values()
+    return judge(measure(network, target, images() if batch is None else batch, SETTINGS, surrogate), SETTINGS)
+
+
+def suspects(found):
+    return {indicator.name for indicator in found.indicators if indicator.suspect}
+
+
+def test_a_plain_network_is_sound(plain):
+    found = report(plain)
+    assert found.reasons == []
+    assert found.verdict == "sound"
+
+
+def test_an_adversarially_trained_network_is_sound(robust):
+    assert report(robust).reasons == []
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_a_quantized_network_attacked_straight_through_is_sound(robust, bits):
+    assert report(quantized(robust, bits)).reasons == []
+
+
+def test_rounding_with_its_true_derivative_is_found_out(robust):
+    found = report(quantized(robust), "hard")
+    assert {"zero_gradients_cross_entropy", "zero_gradients_margin"} <= suspects(found)
+    assert found.verdict == "suspect"
+    assert "straight through" in found.reasons[0]
+
+
+class Scaled(nn.Module):
+    def __init__(self, network, scale):
+        super().__init__()
+        self.network, self.scale = network, scale
+
+    def forward(self, x):
+        return self.network(x) * self.scale
+
+
+def test_saturated_logits_are_found_out(plain):
+    found = suspects(report(Scaled(plain, 1e3)))
+    assert "zero_gradients_cross_entropy" in found
+    assert "zero_gradients_margin" not in found
+
+
+class Random(nn.Module):
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    def forward(self, x):
+        return self.network(x + 0.05 * torch.randn(x.shape))
+
+
+def test_randomness_is_found_out(plain):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        assert "randomness" in suspects(report(Random(plain)))
+
+
+class Clipped(nn.Module):
+    """Says class 0 whatever it sees."""
+
+    def forward(self, x):
+        flat = x.flatten(1)[:, :CLASSES]
+        return flat.clamp(2, 3) + torch.tensor([1.0, 0.0, 0.0, 0.0])
+
+
+def test_a_clipped_constant_is_found_out():
+    found = suspects(report(Clipped()))
+    assert {"unbounded", "large_budget", "zero_gradients_cross_entropy", "zero_gradients_margin"} <= found
+
+
+class Staircase(nn.Module):
+    """Sees only steps of 1/4, smoothed a little: gradients are there and point nowhere."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    def forward(self, x):
+        wave = torch.sin(2000 * x) / 1000
+        return self.network((x * 32).round() / 32 + wave)
+
+
+def test_gradients_that_point_nowhere_are_found_out(plain):
+    found = suspects(report(Staircase(plain), surrogate=plain))
+    assert "transfer" in found
+    assert "square" in found
+
+
+def test_few_examples_raise_no_false_alarm(robust):
+    assert report(robust, batch=images(12)).verdict == "sound"
+
+
+def test_each_indicator_has_words_and_a_value(robust):
+    found = report(robust)
+    names = [indicator.name for indicator in found.indicators]
+    assert len(set(names)) == len(names)
+    assert all(indicator.meaning for indicator in found.indicators)
+    assert [indicator.name for indicator in found.indicators if indicator.value is None] == ["transfer"]
+    assert len(found.losses) == SETTINGS.steps + 1
+    assert found.losses[-1] > found.losses[0]
+
+
+def test_the_network_is_left_as_it_was(robust):
+    before = {name: value.clone() for name, value in robust.state_dict().items()}
+    state = torch.get_rng_state()
+    report(robust)
+    assert all(torch.equal(value, before[name]) for name, value in robust.state_dict().items())
+    assert all(parameter.requires_grad for parameter in robust.parameters())
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("settings", [{"eps": 0}, {"eps": 0.2}, {"steps": 1}, {"queries": 0}, {"restarts": 0}])
+def test_settings_out_of_range_are_refused(settings):
+    with pytest.raises(ValueError, match=r"eps|at least"):
+        MaskingSettings(**settings)

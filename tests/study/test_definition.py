@@ -1,0 +1,132 @@
+"""A study is read, and what defines a cell is known."""
+
+import pytest
+import tiny_study as tiny
+
+from qra.study import expand
+from qra.study.definition import changes, define, digest, load_study
+
+CONFIGS = tiny.CONFIGS
+STUDIES = sorted((CONFIGS / "study").glob("*.yaml"))
+SIZES = {
+    "attack-strength": 14,
+    "calibration-size": 122,
+    "data-size": 26,
+    "masking": 18,
+    "methods": 26,
+    "paper": 243,
+    "quickstart": 13,
+}
+
+
+@pytest.fixture(autouse=True)
+def _in_an_empty_directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def digests(path="tiny.yaml", settings=()):
+    return {name: digest(found) for name, found in define(expand(load_study(path, settings))).items()}
+
+
+@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
+def test_each_ready_study_has_the_cells_that_its_header_says(path):
+    study = load_study(path)
+    cells = expand(study)
+    define(cells)
+    assert len(cells) == SIZES[path.stem]
+    assert f"# {len(cells)} cells" in path.read_text()
+    assert f"runs/{path.stem}" in path.read_text()
+    assert cells[0].directory.startswith(f"runs/{path.stem}/")
+
+
+def test_there_is_a_size_for_each_ready_study():
+    assert {path.stem for path in STUDIES} == SIZES.keys()
+
+
+def test_paths_of_configs_are_relative_to_the_study():
+    tiny.write()
+    plain = load_study("tiny.yaml").stages[0].pipeline
+    assert plain == str(CONFIGS / "pipeline/float-plain.yaml")
+    assert load_study(STUDIES[0]).quantizers["pwlq"] == str(CONFIGS / "callback/pwlq.yaml")
+
+
+def test_a_definition_is_the_same_wherever_the_run_is():
+    tiny.write()
+    study = load_study("tiny.yaml")
+    assert define(expand(study, "here")) == define(expand(study, "there"))
+
+
+def test_a_change_of_the_training_changes_the_cells_that_start_from_it_too():
+    tiny.write()
+    before = digests()
+    tiny.write(stages={0: {"options": {"model.init_args.optimizer.init_args.lr": 0.05}}})
+    now = digests()
+    assert all(before[name] != now[name] for name in before)
+
+
+def test_a_change_of_the_tests_leaves_the_training_of_all_cells_alone():
+    tiny.write()
+    before = define(expand(load_study("tiny.yaml")))
+    tiny.write(test={"evaluation.n": 20})
+    now = define(expand(load_study("tiny.yaml")))
+    name = "qat-plain-pact-w4a4-calibration20"
+    assert before[name]["fit"] == now[name]["fit"]
+    assert before[name]["test"] != now[name]["test"]
+
+
+def test_a_change_in_a_fragment_is_found_and_named():
+    tiny.write(quantizers={"pwlq": str(CONFIGS / "callback/pwlq.yaml"), "pact": "mine.yaml"})
+    scheme = (CONFIGS / "quant/pact.yaml").read_text()
+    with open("mine.yaml", "w") as file:
+        file.write(scheme)
+    before = define(expand(load_study("tiny.yaml")))["qat-plain-pact-w4a4-calibration20"]
+    with open("other.yaml", "w") as file:
+        file.write(scheme.replace("alpha: 10.0", "alpha: 6.0"))
+    tiny.write(quantizers={"pwlq": str(CONFIGS / "callback/pwlq.yaml"), "pact": "other.yaml"})
+    now = define(expand(load_study("tiny.yaml")))["qat-plain-pact-w4a4-calibration20"]
+    (change,) = changes(before, now)
+    assert change == "fit.model.init_args.scheme.activation.init_args.alpha was 10.0 and is 6.0"
+
+
+def test_options_can_be_added_from_the_command_line():
+    tiny.write()
+    (cell, *_) = expand(load_study("tiny.yaml", ["trainer.max_epochs=7", "data.init_args.val_size=10"]))
+    assert "--trainer.max_epochs 7" in " ".join(cell.commands[0])
+    assert "--data.init_args.val_size 10" in " ".join(cell.commands[0])
+
+
+@pytest.mark.parametrize(
+    ("changed", "reason"),
+    [
+        ({"seeds": [1]}, "unknown key 'seeds'"),
+        ({"stages": {1: {"bit": ["W4A4"]}}}, "stage 2 (ptq): unknown key 'bit'; the keys are name, pipeline"),
+        ({"stages": {1: {"training": "plan"}}}, "stage 2 (ptq): training: expected one of 'none', 'plain'"),
+        ({"stages": {1: {"seed": ["first"]}}}, "stage 2 (ptq): seed: expected int, got first"),
+        ({"stages": {1: {"pipeline": "none.yaml"}}}, "there is no config file none.yaml"),
+        ({"stages": {1: {"name": "float"}}}, "2 stages are named float"),
+        ({"sources": {"plain": "flaot"}}, "sources.plain: no stage makes 'flaot'"),
+        ({"threads": 0}, "threads is at least 1"),
+    ],
+    ids=str,
+)
+def test_a_wrong_study_is_named(changed, reason):
+    tiny.write(**changed)
+    with pytest.raises(ValueError, match=r"^tiny.yaml: |there is no config file") as error:
+        load_study("tiny.yaml")
+    assert reason in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(("content", "reason"), [("a: [", "is no YAML"), ("a: 1", "no list of"), ("", "no list of")])
+def test_what_is_no_study_is_refused(tmp_path, content, reason):
+    (tmp_path / "study.yaml").write_text(content)
+    with pytest.raises(ValueError, match=reason):
+        load_study("study.yaml")
+
+
+def test_a_key_that_a_pipeline_and_an_axis_set_is_refused(tmp_path):
+    pipeline = (CONFIGS / "pipeline/float-plain.yaml").read_text().replace("../", f"{CONFIGS}/")
+    (tmp_path / "fixed.yaml").write_text(f"seed_everything: 3\n{pipeline}")
+    tiny.write(stages={0: {"pipeline": "fixed.yaml"}})
+    with pytest.raises(ValueError, match=r"seed_everything is set by fixed\.yaml and by seed: remove it there"):
+        load_study("tiny.yaml")

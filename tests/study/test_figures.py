@@ -1,0 +1,140 @@
+"""Figures hold the points and labels that they should."""
+
+import numpy as np
+import pytest
+from made_up import cell, edit
+
+from qra.study.figures import KINDS, drawings
+from qra.study.pipelines import Results
+from qra.study.results import read_cells
+from qra.study.style import SERIES, TRAININGS
+
+CURVE = {"clean": 0.8, "pgd20_2": 0.6, "pgd20_8": 0.4, "pgd20_32": 0.01}
+
+
+def robust(study, name, accuracies, **more):
+    cell(study, name, accuracies, **({"training": "adversarial", "init": "robust", "quantizer": "pact"} | more))
+
+
+@pytest.fixture
+def study(tmp_path):
+    cell(tmp_path, "float", CURVE, training="adversarial", seconds=7200)
+    robust(tmp_path, "w8", {**CURVE, "pgd20_8": 0.39}, bits=(8, 8), seconds=3600)
+    robust(tmp_path, "w2", {**CURVE, "pgd20_8": 0.2}, bits=(2, 2), masking="suspect", seconds=3600)
+    robust(tmp_path, "act", {**CURVE, "pgd20_8": 0.41}, bits=(32, 4), seconds=3600)
+    return tmp_path
+
+
+def drawn(study):
+    made, missing = drawings(Results(study.name, read_cells(study)))
+    return {drawing.name: drawing for drawing in made}, missing
+
+
+def labels(figure):
+    found = [text.get_text() for legend in figure.legends for text in legend.get_texts()]
+    return found + [text.get_text() for axes in figure.axes for text in axes.texts]
+
+
+def test_curves_hold_every_bit_width_and_the_float_network(study):
+    figure = drawn(study)[0]["curves-1"].figure
+    both = next(axes for axes in figure.axes if axes.get_title(loc="left") == "PACT\nrobust start, adversarial")
+    lines = {line.get_label(): line for line in both.get_lines()}
+    assert lines.keys() == {"8 bits", "2 bits", "float, treated alike"}
+    assert lines["8 bits"].get_xdata().tolist() == [0, 2, 8, 32]
+    assert lines["8 bits"].get_ydata() == pytest.approx([80, 60, 39, 1])
+    assert lines["float, treated alike"].get_ydata() == pytest.approx([80, 60, 40, 1])
+    assert set(labels(figure)) == {"2 bits", "4 bits", "8 bits", "float, treated alike"}
+    assert any("activations only" in axes.get_title(loc="left") for axes in figure.axes)
+
+
+def test_suspect_pipelines_have_hollow_markers(study):
+    figure = drawn(study)[0]["curves-1"].figure
+    lines = {line.get_label(): line for axes in figure.axes for line in axes.get_lines()}
+    assert lines["2 bits"].get_markerfacecolor() == "white"
+    assert lines["8 bits"].get_markerfacecolor() != "white"
+
+
+def test_a_study_of_float_networks_has_curves_too(tmp_path):
+    cell(tmp_path, "plain", {**CURVE, "pgd20_8": 0})
+    cell(tmp_path, "at", CURVE, training="adversarial")
+    figure = drawn(tmp_path)[0]["curves-1"].figure
+    assert set(labels(figure)) == {"float, plain training", "float, adversarial"}
+
+
+def test_the_heat_map_shows_each_number_and_marks_suspect_ones(study):
+    figure = drawn(study)[0]["heat-map"].figure
+    assert [text.get_text() for text in figure.axes[0].texts] == ["39.0", "20.0?", "41.0"]
+    assert [tick.get_text() for tick in figure.axes[0].get_xticklabels()] == ["W8\nA8", "W2\nA2", "W32\nA4"]
+    assert [tick.get_text() for tick in figure.axes[0].get_yticklabels()] == ["robust start, adversarial, PACT"]
+
+
+def points(axes):
+    return sorted(tuple(np.round(collection.get_offsets()[0], 3)) for collection in axes.collections)
+
+
+def test_clean_against_robust_has_a_point_for_each_pipeline(study):
+    figure = drawn(study)[0]["clean-robust"].figure
+    assert points(figure.axes[0]) == [(80, 20), (80, 39), (80, 40), (80, 41)]
+    assert {"adversarial", "float (black edge)", "suspect", "robust start"} == set(labels(figure))
+
+
+def test_the_front_passes_through_what_nothing_smaller_beats(study):
+    figure = drawn(study)[0]["pareto-size"].figure
+    assert len(figure.axes[0].collections) == 4
+    assert "1  PACT W8/A8, robust start, adversarial" in figure.get_supxlabel()
+    assert "W2/A2" not in figure.get_supxlabel()
+
+
+def test_attacks_are_set_side_by_side(tmp_path):
+    robust(tmp_path, "a", {"clean": 0.9, "pgd20_2": 0.3, "pgd20_2_hard": 0.8, "square_2": 0.4}, bits=(4, 4))
+    figure = drawn(tmp_path)[0]["attacks"].figure
+    assert labels(figure) == ["PGD-20, ste", "PGD-20, hard", "Square"]
+    scattered = [c.get_offsets()[0] for c in figure.axes[0].collections if c.get_label()[0] != "_"]
+    assert [(x, y) for x, y in scattered] == [(30, 0), (80, 0), (40, 0)]
+
+
+@pytest.mark.parametrize(
+    ("name", "axis", "values", "shown"),
+    [
+        ("data-size", "fraction", (0.1, 0.5, 1.0), [10, 50, 100]),
+        ("calibration-size", "calibration_size", (16, 128, 512), [16, 128, 512]),
+    ],
+)
+def test_accuracy_over_an_axis(tmp_path, name, axis, values, shown):
+    for place, value in enumerate(values):
+        robust(tmp_path, f"c{place}", {"clean": 0.7, "pgd20_8": 0.2 + 0.1 * place}, bits=(4, 4), **{axis: value})
+    figure = drawn(tmp_path)[0][name].figure
+    line = figure.axes[1].get_lines()[0]
+    assert line.get_xdata() == pytest.approx(shown)
+    assert line.get_ydata() == pytest.approx([20, 30, 40])
+    assert [tick.get_text() for tick in figure.axes[1].get_xticklabels()] == [f"{value:g}" for value in shown]
+
+
+def test_the_bars_are_times(study):
+    axes = drawn(study)[0]["cost"].figure.axes[0]
+    assert axes.get_xlabel() == "median fit time of a cell (h)"
+    assert [bar.get_width() for bar in axes.patches] == [1, 2]
+    assert [text.get_text() for text in axes.texts] == ["1 h 00 min", "2 h 00 min"]
+
+
+def test_what_cannot_be_drawn_is_said(tmp_path):
+    cell(tmp_path, "a", {"clean": 0.5}, seconds=0)
+    made, missing = drawn(tmp_path)
+    assert not made
+    assert len(missing) == len(KINDS)
+    assert all(": needs " in reason for reason in missing)
+
+
+def test_series_are_told_apart_in_grey_and_by_the_colour_blind():
+    for part in zip(*SERIES, strict=True):
+        assert len({str(each) for each in part[:7]}) == 7
+    assert len({marker for _, marker in TRAININGS.values()}) == len(TRAININGS)
+
+
+def test_a_strange_training_and_a_size_of_zero_are_drawn(tmp_path):
+    robust(tmp_path, "a", CURVE, training="mine", bits=(4, 4))
+    robust(tmp_path, "b", CURVE, training="plain", bits=(4, 4))
+    edit(tmp_path / "a" / "result.json", lambda content: content["cost"].update(size_in_bits=0))
+    made, _ = drawn(tmp_path)
+    assert "mine" in labels(made["clean-robust"].figure)
+    assert made["clean-robust"].svg.startswith(b"<?xml")

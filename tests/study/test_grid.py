@@ -1,0 +1,168 @@
+"""A study expands into ordinary commands."""
+
+import shlex
+
+import pytest
+
+from qra.study import Stage, Study, expand, select
+
+PLAIN = Stage("float", "plain.yaml", "plain")
+SOURCES = {"plain": "float", "robust": "at.ckpt"}
+QUANTIZERS = {"pact": "pact.yaml", "pwlq": "pwlq.yaml"}
+
+
+def study(*stages, **keys):
+    return Study("s", [PLAIN, *stages], **{"sources": SOURCES, "quantizers": QUANTIZERS, **keys})
+
+
+def cells(*stages, **keys):
+    return {cell.name: cell for cell in expand(study(*stages, **keys))}
+
+
+def qat(**keys):
+    return Stage("qat", "qat.yaml", **{"training": "plain", "init": ["plain"], "quantizer": ["pact"], **keys})
+
+
+def test_a_float_cell_is_trained_and_then_tested():
+    fit, test = cells(test={"evaluation.n": 10})["float"].commands
+    assert shlex.join(fit) == (
+        "fit --config plain.yaml --run runs/s/float --data.init_args.fraction 1.0 "
+        "--data.init_args.calibration_size 512 "
+        "--seed_everything 0 --data.init_args.seed 0 --model.init_args.scheme null"
+    )
+    assert shlex.join(test) == "test --ckpt_path runs/s/float/best.ckpt --evaluation.n 10"
+
+
+def test_a_quantized_cell_starts_from_the_checkpoint_of_its_source():
+    cell = cells(qat(bits=["W2A32"]))["qat-plain-pact-w2a32"]
+    fit = shlex.join(cell.commands[0])
+    assert "--model.init_args.init_from runs/s/float/best.ckpt" in fit
+    assert "--model.init_args.scheme pact.yaml --model.init_args.scheme.weight_bit_width 2" in fit
+    assert "--model.init_args.scheme.act_bit_width 32" in fit
+    assert cell.needs == ("float",)
+
+
+def test_a_cell_that_does_not_train_tests_a_calibrated_checkpoint():
+    stage = Stage("ptq", "plain.yaml", "none", init=["robust"], quantizer=["pwlq"], bits=["W4A8"])
+    cell = cells(stage)["ptq-robust-pwlq-w4a8"]
+    (test,) = map(shlex.join, cell.commands)
+    assert test.endswith(
+        "--trainer.callbacks+ pwlq.yaml --trainer.callbacks.scheme.weight_bit_width 4 "
+        "--trainer.callbacks.scheme.act_bit_width 8 --ckpt_path at.ckpt"
+    )
+    assert cell.needs == ()
+    assert cell.checkpoint == "runs/s/ptq-robust-pwlq-w4a8/calibrated.ckpt"
+
+
+def test_axes_multiply_and_a_float_network_has_no_bits():
+    found = cells(qat(quantizer=["float", "pact"], bits=["W4A4", "W2A2"], init=["random", "plain"]), seed=[0, 1])
+    assert len(found) == 2 + 2 * 2 * (1 + 2)
+    assert "qat-plain" in found
+    assert found["qat-plain"].coordinates["weight_bit_width"] == 32
+    assert "--model.init_args.scheme null" in shlex.join(found["qat-plain"].commands[0])
+
+
+def test_an_ancestor_is_that_of_the_same_seed_and_is_trained_once():
+    found = cells(qat(bits=["W4A4", "W2A2"]), seed=[0, 1])
+    assert found["qat-plain-pact-w2a2-seed1"].needs == ("float-seed1",)
+    assert [name for name in found if name.startswith("float")] == ["float", "float-seed1"]
+
+
+def test_names_of_cells_stay_when_an_axis_grows():
+    assert cells(qat()).keys() < cells(qat(bits=["W4A4", "W2A2"], fraction=[1.0, 0.1]), seed=[0, 1]).keys()
+
+
+def test_a_transfer_needs_its_teacher():
+    found = cells(qat(training="transfer", init=["robust"], teacher="plain"))
+    cell = found["qat-robust-pact-w4a4"]
+    assert "--config qat.yaml --run runs/s/qat-robust-pact-w4a4 --trainer.callbacks.teacher runs/s/float/best.ckpt" in (
+        shlex.join(cell.commands[0])
+    )
+    assert cell.needs == ("float",)
+
+
+def test_any_option_may_be_an_axis():
+    found = cells(qat(axes={"model.init_args.attack.eps": ["4/255", "8/255"]}))
+    assert "--model.init_args.attack.eps 8/255" in shlex.join(found["qat-plain-pact-w4a4-eps8_255"].commands[0])
+    assert found["qat-plain-pact-w4a4-eps8_255"].coordinates["model.init_args.attack.eps"] == "8/255"
+
+
+def test_options_may_name_the_checkpoint_that_a_cell_starts_from():
+    test = cells(qat(test={"evaluation.surrogate": "{init}"}))["qat-plain-pact-w4a4"].commands[1]
+    assert test[-2:] == ("--evaluation.surrogate", "runs/s/float/best.ckpt")
+
+
+def test_several_callbacks_are_one_option_after_the_other():
+    (_, test) = cells(test={"trainer.callbacks+": ["a.yaml", "b.yaml"], "evaluation.eps": ["1/255"]})["float"].commands
+    assert test[3:] == (
+        *("--trainer.callbacks+", "a.yaml", "--trainer.callbacks+", "b.yaml", "--evaluation.eps", '["1/255"]'),
+    )
+
+
+def test_the_callback_of_a_calibration_and_those_of_the_test_are_all_there():
+    stage = Stage("ptq", "plain.yaml", "none", init=["robust"], quantizer=["pwlq"])
+    ((test,),) = (cell.commands for cell in expand(study(stage, test={"trainer.callbacks+": "aa.yaml"}))[1:])
+    assert [test[place + 1] for place, word in enumerate(test) if word == "--trainer.callbacks+"] == [
+        "pwlq.yaml",
+        "aa.yaml",
+    ]
+
+
+def test_a_selection_holds_what_its_cells_need():
+    found = expand(study(qat(bits=["W4A4", "W2A2"])))
+    assert [cell.name for cell in select(found, "*w2a2")] == ["float", "qat-plain-pact-w2a2"]
+
+
+def test_shards_together_are_the_study():
+    found = expand(study(qat(bits=["W4A4", "W3A3", "W2A2"])))
+    shards = [{cell.name for cell in select(found, shard=(number, 3))} for number in range(3)]
+    assert set.union(*shards) == {cell.name for cell in found}
+    assert all(len(shard) < len(found) for shard in shards)
+
+
+@pytest.mark.parametrize(
+    ("stage", "reason"),
+    [
+        ({"init": ["robst"]}, "init 'robst' is none of random, plain, robust"),
+        ({"quantizer": ["lqs"]}, "quantizer 'lqs' is none of float, pact, pwlq"),
+        ({"bits": ["4/4"]}, "bits '4/4': write W4A8"),
+        ({"bits": []}, "the axis bits is empty"),
+        ({"seed": []}, "the axis seed is empty"),
+        ({"axes": {"trainer.max_epochs": []}}, "the axis trainer.max_epochs is empty"),
+        ({"bits": ["W4A4", "W4A4"]}, "an axis has a value twice"),
+        ({"training": "none", "init": ["random"]}, "it needs a trained network: set init"),
+        ({"teacher": "nobody"}, "teacher 'nobody' is none of"),
+        ({"options": {"data.fraction": 0.5}}, "data.fraction is set by options and by fraction"),
+        ({"options": {"model.init_args.scheme.act_bit_width": 2}}, "act_bit_width is set by options and by bits"),
+        ({"axes": {"seed_everything": [1]}}, "seed_everything is set by axes and by seed"),
+        ({"test": {"evaluation.surrogate": "{teacher}"}}, "{teacher} stands for a checkpoint, but the cell has no"),
+    ],
+    ids=str,
+)
+def test_a_wrong_stage_is_named(stage, reason):
+    with pytest.raises(ValueError, match=r"qat|evaluation") as error:
+        cells(qat(**stage))
+    assert reason in str(error.value)
+
+
+def test_a_source_that_no_stage_makes_is_refused():
+    with pytest.raises(ValueError, match=r"sources.robust: no stage makes 'float-at'"):
+        study(sources={"robust": "float-at"})
+
+
+def test_a_source_must_come_before():
+    with pytest.raises(ValueError, match="starts from stage float, which must come before it"):
+        expand(Study("s", [qat(), PLAIN], sources=SOURCES, quantizers=QUANTIZERS))
+
+
+def test_a_source_of_several_cells_is_refused_if_none_fits_best():
+    wide = Stage("wide", "plain.yaml", "plain", axes={"trainer.max_epochs": [1, 2]})
+    with pytest.raises(ValueError, match="several cells that it could start from: wide-max_epochs1, wide-max_epochs2"):
+        cells(wide, qat(init=["wide"]), sources={"wide": "wide"})
+
+
+def test_a_selection_of_nothing_is_refused():
+    with pytest.raises(ValueError, match="no cell matches 'none\\*'"):
+        select(expand(study()), "none*")
+    with pytest.raises(ValueError, match="numbered from 0 to 1"):
+        select(expand(study()), shard=(2, 2))

@@ -1,0 +1,70 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from made_up import cell
+
+from qra.study.paired import MARGIN, Effect, paired, strongest
+from qra.study.pipelines import Results
+from qra.study.results import read_cells
+
+numbers = st.floats(-1, 1)
+
+
+@given(numbers, numbers, numbers)
+def test_an_effect_is_one_thing_only(a, b, c):
+    low, mean, high = sorted((a, b, c))
+    effect = Effect(mean, low, high)
+    assert effect.is_higher + effect.is_lower + effect.is_none <= 1
+
+
+@pytest.mark.parametrize(
+    ("effect", "title"),
+    [
+        (Effect(0.05, 0.01, 0.09), "higher"),
+        (Effect(-0.05, -0.09, -0.01), "lower"),
+        (Effect(0.01, 0.005, 0.015), "none"),  # sure, and of no matter
+        (Effect(0.05, -0.01, 0.11), "unclear"),
+        (Effect(0.01, -0.03, 0.05), "unclear"),
+    ],
+)
+def test_titles_of_effects(effect, title):
+    assert effect.title == title
+    assert MARGIN == 0.02
+
+
+def compared(study, first, second, **more):
+    cell(study, "a", {"clean": first}, quantizer="pact", **more)
+    cell(study, "b", {"clean": second})
+    by_name = {pipeline.cells[0].name: pipeline for pipeline in Results("s", read_cells(study)).pipelines}
+    return paired(by_name["a"], by_name["b"], ("a", "b"), ("clean", "clean"))
+
+
+def test_the_interval_is_that_of_agresti_and_min(tmp_path):
+    """Centred on the difference, as wide as theirs: half an example more in each cell of the table."""
+    comparison = compared(tmp_path, 0.6, 0.5)
+    lost, gained, n = 0.5, 100.5, 1002
+    error = np.sqrt(lost + gained - (gained - lost) ** 2 / n) / n
+    effect = comparison.effect(1)
+    assert comparison.n == 1000
+    assert effect.mean == pytest.approx(0.1)
+    assert (effect.high - effect.low) / 2 == pytest.approx(1.959964 * error, rel=1e-6)
+
+
+def test_networks_that_agree_everywhere_still_have_an_interval(tmp_path):
+    effect = compared(tmp_path, 0.5, 0.5).effect(1)
+    assert effect.low < 0 < effect.high
+    assert effect.is_none
+
+
+def test_examples_are_matched_by_index(tmp_path):
+    comparison = compared(tmp_path, 0.5, 0.5, n=600)
+    assert comparison.n == 600
+    assert comparison.accuracies[0] == 0.5
+
+
+def test_strongest_takes_the_longest_pgd(tmp_path):
+    cell(tmp_path, "a", {"pgd9_8": 0.5, "pgd20_8": 0.4, "pgd100_2": 0.1, "pgd50_8_hard": 0.8, "square_8": 0.5})
+    (pipeline,) = Results("s", read_cells(tmp_path)).pipelines
+    assert strongest(pipeline, pipeline, 8) == "pgd20_8"
+    assert strongest(pipeline, pipeline, 4) is None

@@ -1,0 +1,203 @@
+"""The report as a user makes it."""
+
+import contextlib
+import csv
+import io
+import re
+from html.parser import HTMLParser
+
+import pytest
+from made_up import cell, edit
+
+from qra.cli import main
+from qra.study.claims import CLAIMS
+from qra.study.pipelines import Results
+from qra.study.report import advise
+from qra.study.results import read_cells
+
+ROBUST = {"clean": 0.8, "pgd20_2": 0.7, "pgd20_8": 0.4}
+
+
+def make(study):
+    cell(study, "float-at", ROBUST, training="adversarial")
+    pact = {"quantizer": "pact", "training": "adversarial", "init": "robust"}
+    cell(study, "w4", {**ROBUST, "pgd20_8": 0.39}, bits=(4, 4), **pact)
+    cell(study, "w2", {**ROBUST, "pgd20_8": 0.2}, bits=(2, 2), masking="suspect", **pact)
+    return study
+
+
+def report(study):
+    main(["report", str(study)])
+    return study / "report"
+
+
+def contents(directory):
+    return {str(path.relative_to(directory)): path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+
+
+def rows(file):
+    return list(csv.DictReader(io.StringIO(file.read_text())))
+
+
+@pytest.fixture
+def study(tmp_path):
+    return make(tmp_path / "made-up")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A report, and what was printed."""
+    study = make(tmp_path_factory.mktemp("runs") / "made-up")
+    output = io.StringIO()
+    with contextlib.redirect_stdout(output):
+        main(["report", str(study), "--budget-kib", "140"])
+    return study / "report", output.getvalue()
+
+
+def test_a_report_is_tables_figures_claims_and_a_page(made):
+    directory, shown = made
+    files = contents(directory)
+    assert {"report.html", "report.md", "claims.md"} <= files.keys()
+    for name in ("accuracy", "claims", "evidence", "outcomes", "cells", "runs", "commands", "pareto", "cost"):
+        assert {f"tables/{name}.{kind}" for kind in ("md", "csv", "tex")} <= files.keys()
+    for name in ("curves-1", "clean-robust", "heat-map", "pareto-size", "pareto-bitops", "cost"):
+        assert files[f"figures/{name}.png"].startswith(b"\x89PNG")
+        assert b"<svg" in files[f"figures/{name}.svg"]
+    assert "3 cells: 3 done; 1 with suspect gradients." in shown
+    assert f"written to {directory / 'report.html'}" in shown
+    assert "For up to 140 KiB use PACT W4/A4, robust start, adversarial (131.7 KiB)" in shown
+
+
+def test_the_same_cells_give_the_same_bytes(made, tmp_path):
+    directory, _ = made
+    main(["report", str(directory.parent), "--out", str(tmp_path), "--budget-kib", "140"])
+    assert contents(tmp_path) == contents(directory)
+
+
+class References(HTMLParser):
+    """What a page would load, and what it could run."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def handle_starttag(self, tag, attrs):
+        if tag in ("script", "link", "iframe", "object"):
+            self.found.append(tag)
+        self.found += [value for key, value in attrs if key in ("src", "href", "srcset") and value[:1] != "#"]
+        self.found += [key for key, _ in attrs if key.startswith("on")]
+
+
+def test_the_page_needs_nothing_else(made):
+    page = (made[0] / "report.html").read_text()
+    parser = References()
+    parser.feed(page)
+    assert parser.found
+    assert all(reference.startswith("data:image/svg+xml;base64,") for reference in parser.found)
+    assert "url(" not in page
+
+
+def test_the_page_gathers_everything(made):
+    page = (made[0] / "report.html").read_text()
+    for claim in CLAIMS:
+        assert claim.statement.replace("<", "&lt;") in page
+    for text in (
+        "w2: gradients are suspect: zero gradients",
+        "qra fit --config w4.yaml",
+        "a processor",
+        "torch 2.15.0",
+    ):
+        assert text in page
+    assert page.index("Claims</h2>") < page.index("Figures</h2>") < page.index("Tables</h2>")
+
+
+def test_claims_name_the_cells_and_numbers_that_they_rest_on(made):
+    directory, _ = made
+    text = (directory / "claims.md").read_text()
+    assert "## adversarial-keeps: undecided" in text
+    assert "w2 / float-at" in text
+    keeps = [row for row in rows(directory / "tables/evidence.csv") if row["claim"] == "adversarial-keeps"]
+    (row,) = [row for row in keeps if row["cells"] == "w2 / float-at"]
+    assert (row["lost"], row["gained"], row["n"], row["suspect"]) == ("200", "0", "1000", "first")
+    assert float(row["difference"]) == pytest.approx(-20)
+    assert row["result"] == "fails"
+    assert float(row["p"]) < 1e-50
+
+
+def test_a_cell_without_a_result_is_named_with_its_reason(study, capsys):
+    edit(study / "w2" / "cell.json", lambda content: content.update(state="failed", reason="out of memory"))
+    (study / "w4" / "result.json").write_text('{"schema": 1,')
+    (study / "empty").mkdir()
+    (study / "empty" / "config.yaml").write_text("")
+    directory = report(study)
+    shown = capsys.readouterr().out
+    for line in (
+        "w2: failed, out of memory",
+        "w4: unreadable, result.json is cut short or no JSON",
+        "empty: unreadable, there is no cell.json",
+    ):
+        assert line in shown
+        assert line in (directory / "report.html").read_text()
+    states = {row["cell"]: row["state"] for row in rows(directory / "tables/cells.csv")}
+    assert states == {"float-at": "done", "w2": "failed", "w4": "unreadable", "empty": "unreadable"}
+
+
+def test_a_study_of_failures_alone_has_a_report(study, capsys):
+    for name in ("float-at", "w2", "w4"):
+        (study / name / "cell.json").write_text("")
+    directory = report(study)
+    assert "3 cells: 3 unreadable" in capsys.readouterr().out
+    assert "Not drawn" in (directory / "report.html").read_text()
+
+
+def test_figures_and_tables_that_are_no_longer_true_go(study):
+    for name in ("float-at", "w2", "w4"):
+        edit(study / name / "cell.json", lambda content: content.update(state="failed"))
+    before = ("figures/heat-map.png", "figures/curves-12.svg", "tables/pareto.tex", "figures/mine.png", "notes.txt")
+    for folder in ("figures", "tables"):
+        (study / "report" / folder).mkdir(parents=True)
+    for name in before:
+        (study / "report" / name).write_text("of an earlier report, or of the user")
+    left = contents(report(study))
+    assert {name for name in before if name in left} == {"figures/mine.png", "notes.txt"}
+
+
+def test_what_files_say_is_never_markup(study):
+    attack = "<img src=x onerror=alert(1)>'\"|\x1b[31m"
+    edit(
+        study / "w2" / "result.json",
+        lambda content: content.update(masking={"verdict": "suspect", "reasons": [attack]}),
+    )
+    edit(study / "w2" / "cell.json", lambda content: content.update(stage=attack, commands=[attack, [attack]]))
+    edit(study / "w4" / "cell.json", lambda content: content["coordinates"].update(training=attack, quantizer=attack))
+    edit(study / "float-at" / "result.json", lambda content: content.update(device=attack, versions={attack: attack}))
+    directory = report(study)
+    parser = References()
+    parser.feed((directory / "report.html").read_text())
+    assert all(reference.startswith("data:image/svg+xml;base64,") for reference in parser.found)
+    assert "\x1b" not in (directory / "report.md").read_text()
+    assert not re.search(r"(?<!\\)<img", (directory / "report.md").read_text())
+
+
+def test_without_a_pipeline_that_fits_there_is_no_recommendation(study):
+    assert (
+        advise(Results("s", read_cells(study)), 10)
+        == "No pipeline of known size with robust accuracy left fits into 10 KiB."
+    )
+
+
+def test_a_label_without_end_leaves_figures_whole(study):
+    edit(study / "w4" / "cell.json", lambda content: content["coordinates"].update(training="long " * 100))
+    results = Results("s", read_cells(study))
+    assert max(len(results.label(pipeline)) for pipeline in results.pipelines) == 90
+
+
+@pytest.mark.parametrize(("content", "reason"), [(None, "no study here"), ({}, "no cell of a study")])
+def test_a_directory_without_a_study_is_one_line(tmp_path, content, reason, capsys):
+    if content is not None:
+        (tmp_path / "study").mkdir()
+    with pytest.raises(SystemExit) as end:
+        report(tmp_path / "study")
+    assert end.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert reason in line

@@ -1,0 +1,205 @@
+"""Files of cells are untrusted: what is wrong with them is said, and stops nothing."""
+
+import json
+
+import numpy as np
+import pytest
+from made_up import cell, edit
+
+from qra.study.pipelines import Results
+from qra.study.results import read_cell, read_cells
+
+GOOD = {"clean": 0.9, "pgd20_8": 0.4}
+
+
+def test_a_done_cell_is_read_whole(tmp_path):
+    found = read_cell(cell(tmp_path, "a", GOOD, quantizer="pact", bits=(4, 8), masking="suspect"))
+    assert (found.name, found.state, found.verdict) == ("a", "done", "suspect")
+    assert found.doubts == ("zero gradients",)
+    assert found.outcomes["pgd20_8"].accuracy.value == 0.4
+    assert (found.outcomes["pgd20_8"].attack, found.outcomes["pgd20_8"].levels) == ("pgd20", 8)
+    assert found.cost["size_in_bits"] == 269_722 * 4
+    assert found.seconds == {"fit": 100, "test": 20}
+    assert found.commands[0] == "qra fit --config a.yaml"
+
+
+def test_examples_are_those_of_the_accuracy(tmp_path):
+    indices, right = read_cell(cell(tmp_path, "a", GOOD)).examples("pgd20_8")
+    assert right.mean() == 0.4
+    assert len(indices) == 1000
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("cell.json", '{"schema": 1, "na', "cell.json is cut short or no JSON"),
+        ("cell.json", "[" * 100_000, "cell.json is cut short or no JSON"),
+        ("cell.json", "[]", "cell.json is not of schema 1"),
+        ("cell.json", '{"schema": 2}', "cell.json is not of schema 1"),
+        ("cell.json", '{"schema": 1, "coordinates": 3}', "coordinates is missing or no mapping"),
+        ("cell.json", '{"schema": 1, "coordinates": {}, "state": "dreaming"}', "state is 'dreaming'"),
+        ("cell.json", "\xff\xfe", "cell.json is cut short or no JSON"),
+        ("result.json", '{"schema": 1, "outc', "result.json is cut short or no JSON"),
+        ("result.json", '{"schema": 1}', "outcomes is missing or no mapping"),
+        ("result.json", None, "there is no result.json"),
+    ],
+)
+def test_a_cell_that_cannot_be_read_says_why(tmp_path, name, content, reason):
+    directory = cell(tmp_path, "a", GOOD)
+    if content is None:
+        (directory / name).unlink()
+    else:
+        (directory / name).write_bytes(content.encode("latin-1"))
+    found = read_cell(directory)
+    assert found.state == "unreadable"
+    assert reason in found.reason
+    assert not found.outcomes
+
+
+def test_a_failed_cell_keeps_its_reason_and_has_no_outcomes(tmp_path):
+    directory = cell(tmp_path, "a", GOOD)
+    edit(directory / "cell.json", lambda content: content.update(state="failed", reason="out of memory"))
+    found = read_cell(directory)
+    assert (found.state, found.reason, dict(found.outcomes)) == ("failed", "out of memory", {})
+
+
+@pytest.mark.parametrize(
+    ("summary", "reason"),
+    [
+        ({"accuracy": 1.7, "n": 100}, "accuracy is 1.7 of 100 examples"),
+        ({"accuracy": 0.5, "n": 0}, "of 0 examples"),
+        ({"accuracy": float("nan"), "n": 100}, "accuracy or n is no number"),
+        ({"accuracy": 10**400, "n": 100}, "accuracy or n is no number"),
+        ({"accuracy": True, "n": 100}, "accuracy or n is no number"),
+        ({"accuracy": 0.5, "n": 100, "eps": 0.5}, "eps is 127.5/255"),
+        ("half", "accuracy or n is no number"),
+    ],
+)
+def test_an_outcome_that_cannot_be_is_named_and_left_out(tmp_path, summary, reason):
+    directory = cell(tmp_path, "a", GOOD)
+    edit(directory / "result.json", lambda content: content["outcomes"].update(pgd20_2=summary))
+    found = read_cell(directory)
+    assert found.outcomes.keys() == GOOD.keys()
+    assert len(found.problems) == 1
+    assert "pgd20_2" in found.problems[0]
+    assert reason in found.problems[0]
+
+
+@pytest.mark.parametrize("verdict", ["SUSPECT", "fine", None, 3])
+def test_a_verdict_that_is_not_sound_is_suspect(tmp_path, verdict):
+    directory = cell(tmp_path, "a", GOOD)
+    edit(directory / "result.json", lambda content: content.update(masking={"verdict": verdict}))
+    assert read_cell(directory).suspect
+
+
+def test_without_a_verdict_a_cell_is_not_judged(tmp_path):
+    directory = cell(tmp_path, "a", GOOD)
+    edit(directory / "result.json", lambda content: content.pop("masking"))
+    assert read_cell(directory).verdict == "not judged"
+
+
+def broken_npz(path, kind):
+    if kind == "cut short":
+        path.write_bytes(path.read_bytes()[:200])
+    elif kind == "not there":
+        path.unlink()
+    elif kind == "of objects":
+        np.savez(path, **{"pgd20_8.indices": np.arange(2), "pgd20_8.correct": np.array([{}, {}], object)})
+    elif kind == "of another run":
+        np.savez(path, **{"pgd20_8.indices": np.arange(1000), "pgd20_8.correct": np.ones(1000, bool)})
+    elif kind == "of another type":
+        np.savez(path, **{"pgd20_8.indices": np.arange(1000.0), "pgd20_8.correct": np.ones(1000)})
+    elif kind == "without indices":
+        np.savez(path, **{"pgd20_8.correct": np.ones(1000, bool)})
+    elif kind == "with an index twice":
+        right = np.arange(1000) < 400
+        np.savez(path, **{"pgd20_8.indices": np.zeros(1000, np.int64), "pgd20_8.correct": right})
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "cut short", "not there", "of objects", "of another run", "of another type", "without indices",
+        "with an index twice",
+    ],
+)  # fmt: skip
+def test_examples_that_cannot_be_trusted_are_none(tmp_path, kind):
+    directory = cell(tmp_path, "a", GOOD)
+    broken_npz(directory / "correct.npz", kind)
+    found = read_cell(directory)
+    assert found.examples("pgd20_8") is None
+    assert found.outcomes["pgd20_8"].accuracy.value == 0.4
+
+
+def test_a_study_that_is_not_there_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="no study here"):
+        read_cells(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match="no cell of a study"):
+        read_cells(tmp_path)
+
+
+def test_other_directories_of_a_study_are_no_cells(tmp_path):
+    cell(tmp_path, "a", GOOD)
+    (tmp_path / "report").mkdir()
+    (tmp_path / "notes.txt").write_text("")
+    assert [found.name for found in read_cells(tmp_path)] == ["a"]
+
+
+def test_seeds_of_one_pipeline_are_taken_together(tmp_path):
+    for seed, robust in enumerate((0.4, 0.5, 0.6)):
+        cell(tmp_path, f"s{seed}", {"clean": 0.9, "pgd20_8": robust}, seed=seed)
+    (pipeline,) = Results("study", read_cells(tmp_path)).pipelines
+    accuracy = pipeline.accuracy("pgd20_8")
+    assert accuracy.value == pytest.approx(0.5)
+    assert accuracy.worst == 0.4
+    assert accuracy.n == 1000
+    assert pipeline.accuracy("square_8") is None
+
+
+def test_one_suspect_seed_makes_a_pipeline_suspect(tmp_path):
+    for seed, masking in enumerate(("sound", "suspect")):
+        cell(tmp_path, f"s{seed}", GOOD, seed=seed, masking=masking)
+    (pipeline,) = Results("study", read_cells(tmp_path)).pipelines
+    assert pipeline.suspect
+
+
+def test_the_measure_is_what_most_pipelines_have_then_the_strongest(tmp_path):
+    cell(tmp_path, "a", {"pgd20_8": 0.4, "autoattack_8": 0.3, "worst_8": 0.2, "pgd20_2": 0.5, "autoattack_2": 0.4})
+    cell(tmp_path, "b", {"pgd20_8": 0.4, "autoattack_8": 0.3, "pgd20_2": 0.5, "pgd20_4_hard": 0.9}, quantizer="pact")
+    results = Results("study", read_cells(tmp_path))
+    assert results.measure(8) == "autoattack_8"
+    assert results.measure(2) == "pgd20_2"
+    assert results.measure(4) is None
+    assert results.headline == 8
+
+
+def test_an_attack_on_a_handful_of_examples_is_no_measure(tmp_path):
+    directory = cell(tmp_path, "a", GOOD)
+    few = {"accuracy": 0.3, "n": 30, "eps": 8 / 255}
+    edit(directory / "result.json", lambda content: content["outcomes"].update(autoattack_8=few))
+    results = Results("study", read_cells(tmp_path))
+    assert results.measure(8) == "pgd20_8"
+    assert results.measures(8) == ("pgd20_8", "autoattack_8")
+
+
+def test_parts_of_autoattack_are_no_robust_accuracy(tmp_path):
+    directory = cell(tmp_path, "a", GOOD)
+    part = {"accuracy": 0.1, "n": 1000, "eps": 8 / 255}
+    edit(directory / "result.json", lambda content: content["outcomes"].update({"autoattack_8.apgd-ce": part}))
+    results = Results("study", read_cells(tmp_path))
+    assert results.measure(8) == "pgd20_8"
+
+
+def test_a_float_network_that_was_only_tested_counts_as_its_start(tmp_path):
+    cell(tmp_path, "start", GOOD, training="none", init="robust")
+    cell(tmp_path, "quantized", GOOD, training="adversarial", init="robust", quantizer="pact", bits=(4, 4))
+    results = Results("study", read_cells(tmp_path))
+    by_name = {pipeline.cells[0].name: pipeline for pipeline in results.pipelines}
+    assert results.reference(by_name["quantized"]) is by_name["start"]
+
+
+def test_any_coordinate_can_be_read(tmp_path):
+    directory = cell(tmp_path, "a", GOOD)
+    odd = {"axis": [1, 2], "other": {"a": None}, "nan": float("nan")}
+    edit(directory / "cell.json", lambda content: content["coordinates"].update(odd))
+    assert read_cell(directory).coordinates["axis"] == json.dumps([1, 2])

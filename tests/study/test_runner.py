@@ -1,0 +1,246 @@
+"""Cells run in their order, go on after a kill, and fail alone."""
+
+import io
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import Future
+from pathlib import Path
+
+import pytest
+import tiny_study as tiny
+from rich.console import Console
+
+from qra.study import expand
+from qra.study.cell import State, run_cell, state
+from qra.study.definition import load_study
+from qra.study.runner import Estimate, LocalWorkers, check_versions, run, states, tasks
+
+CHECKPOINT = tiny.CONFIGS.parent / "checkpoints/float-plain.ckpt"
+NAME = "float-plain-calibration20"
+TESTED = {
+    "sources": {"plain": str(CHECKPOINT)},
+    "options": {name: value for name, value in tiny.STUDY["options"].items() if "network" not in name},
+    "stages": {0: {"training": "none", "init": ["plain"]}},
+}
+"""Changes of the study that make its first cell one that trains nothing."""
+OTHER_VERSION = {**TESTED, "test": {**tiny.STUDY["test"], "evaluation.n": 20}}
+
+
+@pytest.fixture(autouse=True)
+def _in_an_empty_directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def work(path="tiny.yaml", only=None, anew=False):
+    study = load_study(path)
+    found = tasks(study, expand(study), anew)
+    return found if only is None else {name: found[name] for name in only}
+
+
+def quiet():
+    return Console(file=io.StringIO(), width=200)
+
+
+class AtOnce:
+    """Workers that end every cell as told, at once."""
+
+    slots = 1
+
+    def __init__(self, failing=()):
+        self.failing = failing
+        self.ran = []
+
+    def submit(self, task):
+        self.ran.append(task.cell.name)
+        future = Future()
+        failed = task.cell.name.startswith(self.failing)
+        future.set_result(State("failed", "broken") if failed else State("done", None, {"fit": 60.0}))
+        return future
+
+
+def test_cells_run_after_those_that_they_need():
+    tiny.write(seed=[0, 1])
+    workers = AtOnce()
+    ended = run(work(), workers, quiet())
+    assert all(place.name == "done" for place in ended.values())
+    assert sorted(workers.ran) == sorted(ended)
+    for name, task in work().items():
+        assert all(workers.ran.index(need) < workers.ran.index(name) for need in task.cell.needs)
+
+
+def test_a_failure_stops_only_what_needs_it():
+    tiny.write(seed=[0, 1])
+    workers, console = AtOnce(failing=("float-calibration20-seed1",)), quiet()
+    ended = run(work(), workers, console)
+    lost = {name for name, place in ended.items() if place.name != "done"}
+    assert lost == {name for name in ended if name.endswith("seed1")}
+    assert ended["ptq-plain-pwlq-w4a8-calibration20-seed1"].reason == "it needs float-calibration20-seed1, which failed"
+    assert not any(name.endswith("seed1") for name in workers.ran[2:])
+    output = console.file.getvalue()
+    assert "failed   float-calibration20-seed1: broken (log: runs/tiny/float-calibration20-seed1/log.txt)" in output
+
+
+def test_the_time_left_is_told_from_measured_cells():
+    tiny.write()
+    console = quiet()
+    run(work(), AtOnce(), console)
+    assert "about 3 min left" in console.file.getvalue()
+    estimate = Estimate()
+    cells = [task.cell for task in work().values()]
+    assert estimate.total(cells) is None
+    estimate.measured("float", State("done", None, {"fit": 10.0, "test": 2.0}))
+    estimate.measured("ptq", State("done", None, {"test": 4.0}))
+    assert estimate.total(cells) == 12 + 4 + 4 + 8
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A directory with a study of one cell, which is done."""
+    root = tmp_path_factory.mktemp("finished")
+    before = Path.cwd()
+    os.chdir(root)
+    try:
+        tiny.write(**TESTED)
+        with LocalWorkers(1) as workers:
+            (ended,) = run(work(only=[NAME]), workers, quiet()).values()
+        assert ended.name == "done", Path("runs/tiny", NAME, "log.txt").read_text()
+    finally:
+        os.chdir(before)
+    return root
+
+
+@pytest.fixture
+def cell(finished, tmp_path):
+    """The directory of a cell that is done."""
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    return tmp_path / "runs/tiny" / NAME
+
+
+def only_task(**keys):
+    return work(only=[NAME], **keys)[NAME]
+
+
+def test_a_cell_leaves_its_place_its_commands_and_its_times(cell):
+    record = json.loads((cell / "cell.json").read_text())
+    assert record["state"] == "done"
+    assert record["coordinates"]["training"] == "none"
+    assert record["commands"][0][0] == "test"
+    assert record["hash"] == only_task().hash
+    assert record["seconds"]["test"] > 0
+    assert {"result.json", "correct.npz", "log.txt", "test"} <= {path.name for path in cell.iterdir()}
+    assert (cell / "log.txt").read_text().startswith("$ qra test --config ")
+
+
+def test_the_threads_of_a_cell_are_those_of_the_study(cell):
+    found = [json.loads((cell / name).read_text())["threads"] for name in ("cell.json", "result.json")]
+    assert found == [1, 1]
+
+
+def test_a_cell_that_is_done_does_not_run_again(cell):
+    before = (cell / "result.json").stat()
+    assert run_cell(only_task()).name == "done"
+    assert (cell / "result.json").stat() == before
+
+
+def test_a_result_that_is_cut_short_is_made_again(cell):
+    whole = json.loads((cell / "result.json").read_text())["outcomes"]
+    (cell / "result.json").write_text('{"schema": 1, "outc')
+    assert state(only_task()).reason == "its result.json is not whole"
+    assert run_cell(only_task()).name == "done"
+    assert json.loads((cell / "result.json").read_text())["outcomes"] == whole
+
+
+def test_a_cell_of_another_version_is_refused_with_what_changed(cell):
+    tiny.write(**OTHER_VERSION)
+    found = state(only_task())
+    assert found.name == "changed"
+    with pytest.raises(ValueError, match=r"test\.evaluation\.n was \"10\" and is \"20\"; run them again by --redo"):
+        check_versions({NAME: found}, {NAME: only_task()})
+    with pytest.raises(ValueError, match="evaluation"):
+        run_cell(only_task())
+    assert json.loads((cell / "cell.json").read_text())["state"] == "done"
+
+
+@pytest.mark.slow
+def test_a_cell_of_another_version_is_made_anew_on_request(cell):
+    tiny.write(**OTHER_VERSION)
+    assert run_cell(only_task(anew=True)).name == "done"
+    assert json.loads((cell / "result.json").read_text())["outcomes"]["pgd2_8"]["n"] == 20
+
+
+def test_a_run_that_is_of_no_study_is_left_alone(cell):
+    (cell / "cell.json").unlink()
+    assert state(only_task()).reason == "result.json is of no study"
+    with pytest.raises(ValueError, match=r"result\.json is of no study"):
+        run_cell(only_task())
+
+
+def test_a_cell_that_fails_keeps_its_log_and_says_why(tmp_path):
+    tiny.write(**{**TESTED, "sources": {"plain": "none.ckpt"}})
+    found = run_cell(only_task())
+    assert found == State("failed", "test: none.ckpt: there is no such checkpoint", {})
+    log = (tmp_path / "runs/tiny" / NAME / "log.txt").read_text()
+    assert "qra: error: none.ckpt: there is no such checkpoint" in log
+    assert states(work())[NAME].name == "failed"
+
+
+def test_a_full_disk_is_one_line(tmp_path):
+    tiny.write(**TESTED)
+    directory = tmp_path / "runs/tiny" / NAME
+    directory.mkdir(parents=True)
+    (directory / "log.txt").symlink_to("/dev/full")
+    with pytest.raises(OSError, match="no space left on the disk; what is done stays"):
+        run_cell(only_task())
+
+
+# ----- the whole of it, in real processes -----
+
+
+def command(*arguments):
+    return [sys.executable, "-m", "qra", "study", *arguments, "tiny.yaml"]
+
+
+def outcomes(root="runs"):
+    return {
+        path.parent.name: json.loads(path.read_text())["outcomes"] for path in Path(root).glob("tiny/*/result.json")
+    }
+
+
+def trainings():
+    return {path.parent.name: path.read_text().count("$ qra fit") for path in Path("runs/tiny").glob("*/log.txt")}
+
+
+@pytest.mark.slow
+def test_the_same_study_gives_the_same_figures_whatever_the_jobs():
+    tiny.write()
+    subprocess.run([*command("run"), "--jobs", "1"], check=True, capture_output=True)
+    subprocess.run([*command("run"), "--jobs", "3", "--runs", "again"], check=True, capture_output=True)
+    assert len(outcomes()) == 4
+    assert outcomes() == outcomes("again")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", ["runner", "cell"])
+def test_a_study_that_was_killed_goes_on_to_the_same_figures(victim):
+    tiny.write(stages={0: {"options": {"trainer.max_epochs": 12}}})
+    subprocess.run([*command("run"), "--runs", "whole"], check=True, capture_output=True)
+    with subprocess.Popen(command("run"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as runner:
+        while not Path("runs/tiny/float-calibration20/last.ckpt").exists():
+            time.sleep(0.01)
+        if victim == "runner":
+            runner.kill()
+        else:
+            children = Path(f"/proc/{runner.pid}/task").glob("*/children")
+            for child in " ".join(path.read_text() for path in children).split():
+                os.kill(int(child), signal.SIGKILL)
+            assert runner.wait() == 1
+            record = json.loads(Path("runs/tiny/float-calibration20/cell.json").read_text())
+            assert record["reason"] == "fit: killed by SIGKILL"
+    subprocess.run(command("run"), check=True, capture_output=True)
+    assert outcomes() == outcomes("whole")
+    assert len(outcomes()) == 4

@@ -1,0 +1,176 @@
+import csv
+import io
+import re
+from html.parser import HTMLParser
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from made_up import cell
+
+from qra.evaluation.statistics import wilson_interval
+from qra.study.contents import accuracies, costs, gradients, outcomes, pareto, tables
+from qra.study.pareto import Offer, front, recommended
+from qra.study.pipelines import Pipeline, Results
+from qra.study.results import Accuracy, CellResult, read_cells
+from qra.study.tables import Number, Table, duration, percent
+
+HOSTILE = "a|b <script>alert(1)</script> \\end{document} % & $x_1$ #~^ `c` [d](e)\n\x1b[31mred"
+
+
+def read_markdown(text):
+    rows = [re.split(r"(?<!\\)\|", line.strip())[1:-1] for line in text.strip().splitlines()]
+    return [[re.sub(r"\\(.)", r"\1", entry.strip()) for entry in row] for row in rows]
+
+
+@pytest.fixture
+def results(tmp_path):
+    study = tmp_path / "made-up"
+    for seed in (0, 1):
+        robust = 0.4 + 0.1 * seed
+        cell(study, f"at-{seed}", {"clean": 0.8, "pgd20_2": 0.7, "pgd20_8": robust}, training="adversarial", seed=seed)
+    quantized = {"clean": 0.75, "pgd20_2": 0.6, "pgd20_8": 0.35, "pgd20_8_hard": 0.7, "square_8": 0.36}
+    cell(study, "pact", quantized, quantizer="pact", training="adversarial", init="robust", bits=(4, 4), seconds=7300)
+    cell(study, "plain", quantized, quantizer="pact", training="plain", init="robust", bits=(4, 4), seconds=730)
+    cell(study, "weak", {"clean": 0.9, "pgd20_2": 0.3, "pgd20_8": 0.9}, quantizer="pwlq", training="none",
+         init="plain", bits=(2, 2), masking="suspect")  # fmt: skip
+    return Results(study.name, read_cells(study))
+
+
+def test_csv_gives_the_numbers_back_to_the_last_digit():
+    accuracy = Accuracy(1 / 3, 300, 0.25)
+    table = Table("t", "T", ("name", "robust", "size"), (("x", accuracy, Number(1.23456789)), ("y", "-", Number(None))))
+    first, second = csv.DictReader(io.StringIO(table.csv()))
+    low, high = wilson_interval(100, 300)
+    assert [float(first[f"robust{part}"]) for part in ("", " low", " high")] == [100 * (1 / 3), 100 * low, 100 * high]
+    assert (first["robust n"], float(first["robust worst seed"]), float(first["size"])) == ("300", 25, 1.23456789)
+    assert (second["robust"], second["size"]) == ("", "")
+
+
+def test_markdown_shows_percent_interval_and_n():
+    rows = ((Accuracy(0.8364, 10_000), Accuracy(0.5, 100)), (Accuracy(0.5, 10_000), Accuracy(0.5, 200)))
+    titles, _, first, second = read_markdown(Table("t", "T", ("same n", "other n"), rows).markdown())
+    assert titles == ["same n (n=10000)", "other n"]
+    assert first == ["83.64 [82.9, 84.4]", "50.00 [40.4, 59.6], n=100"]
+    assert second[1].endswith("n=200")
+
+
+@pytest.mark.parametrize("text", [HOSTILE, "=cmd()", "&nbsp;", "a\\b"])
+def test_texts_of_files_stay_texts(text):
+    table = Table("t", "T", ("name", "value"), ((text, "1"),))
+    assert len(read_markdown(table.markdown())[2]) == 2
+    assert "<script" not in table.markdown().replace("\\<", "")
+    ((entry, _),) = list(csv.reader(io.StringIO(table.csv())))[1:]
+    assert not entry.startswith(("=", "+", "@"))
+    parser = TagCollector()
+    parser.feed(table.html())
+    assert parser.tags <= {"div", "table", "thead", "tbody", "tr", "th", "td"}
+    assert "\x1b" not in table.markdown() + table.csv() + table.latex() + table.html()
+    row = table.latex().splitlines()[table.latex().splitlines().index(r"\midrule") + 1]
+    assert not re.search(r"(?<!\\)[%$#_~^]", row)
+    assert len(re.findall(r"(?<!\\)&", row)) == 1
+
+
+class TagCollector(HTMLParser):
+    def __init__(self):
+        super().__init__()
+        self.tags = set()
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.add(tag)
+
+
+@given(st.text(max_size=20), st.text(max_size=20))
+def test_csv_has_a_row_for_each_row_whatever_the_text(first, second):
+    table = Table("t", "T", ("a", "b"), ((first, "1"), (second, "2")))
+    assert [row[1] for row in csv.reader(io.StringIO(table.csv()))] == ["b", "1", "2"]
+
+
+def test_latex_is_a_booktabs_table():
+    text = Table("t", "A title", ("a_b", "n"), (("50 %", Number(1.5)),), "A note.").latex()
+    assert r"\caption{A title. A note.}" in text
+    assert r"\begin{tabular}{lr}" in text
+    assert "a\\_b & n \\\\" in text
+    assert "50 \\% & 1.5 \\\\" in text
+    for rule in ("toprule", "midrule", "bottomrule"):
+        assert f"\\{rule}" in text
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(None, "-"), (3.21, "3.2 s"), (59.99, "1 min"), (725, "12 min"),
+                                               (3599, "1 h 00 min"), (7500, "2 h 05 min")])  # fmt: skip
+def test_durations(seconds, text):
+    assert duration(seconds) == text
+
+
+def test_percent_tells_the_worst_seed():
+    assert percent(Accuracy(0.5, 100, 0.4)) == "50.00 [40.4, 59.6], worst 40.00, n=100"
+
+
+def test_the_accuracy_table_has_means_worst_seeds_costs_and_verdicts(results):
+    table = accuracies(results)
+    rows = {row[0]: row for row in table.rows}
+    at = dict(zip(table.columns, rows["float, adversarial"], strict=True))
+    assert at["PGD-20, eps 8/255"] == Accuracy(pytest.approx(0.45), 1000, 0.4)
+    assert at["seeds"] == "2"
+    pact = dict(zip(table.columns, rows["PACT W4/A4, robust start, adversarial"], strict=True))
+    assert pact["KiB"].value == pytest.approx(269_722 * 4 / 8192)
+    assert pact["GBitOPs"].value == pytest.approx(40_551_040 * 16 / 1e9)
+    assert pact["fit time"] == "2 h 02 min"
+    assert rows["PWLQ W2/A2, plain start, post-training"][1] == "suspect"
+
+
+def test_the_outcome_table_holds_every_number(results):
+    rows = list(csv.DictReader(io.StringIO(outcomes(results).csv())))
+    assert len(rows) == sum(len(cell.outcomes) for cell in results.cells)
+    found = {(row["cell"], row["outcome"]): row for row in rows}
+    assert float(found["pact", "pgd20_8_hard"]["accuracy"]) == 70
+    assert found["at-1", "clean"]["seed"] == "1"
+    assert found["weak", "pgd20_8"]["gradients"] == "suspect"
+
+
+def test_the_gradient_table_sets_hard_beside_ste(results):
+    table = gradients(results)
+    row = dict(zip(table.columns, next(row for row in table.rows if row[2] == "8/255"), strict=True))
+    assert row["PGD-20, ste"].value == 0.35
+    assert row["PGD-20, hard"].value == 0.7
+    assert row["Square"].value == 0.36
+
+
+def test_the_cost_table_compares_with_plain_training_of_the_same_quantizer(results):
+    table = costs(results)
+    rows = {row[0]: dict(zip(table.columns, row, strict=True)) for row in table.rows}
+    assert rows["PACT, adversarial"]["times plain training"].value == pytest.approx(10)
+    assert rows["float, adversarial"]["times plain training"].value is None
+
+
+def test_the_pareto_table_recommends_no_suspect_pipeline(results):
+    used = [row[1] for row in pareto(results).rows]
+    assert used == ["PACT W4/A4, robust start, adversarial", "float, adversarial"] * 2
+
+
+def test_empty_tables_are_left_out(tmp_path):
+    cell(tmp_path, "a", {"clean": 0.5})
+    found = {table.name for table in tables(Results("s", read_cells(tmp_path)))}
+    assert "gradients" not in found
+    assert "pareto" not in found
+
+
+def offer(cost, robust, verdict="sound"):
+    return Offer(Pipeline({}, (CellResult("x", None, verdict=verdict),)), cost, robust)
+
+
+@given(st.lists(st.tuples(st.integers(1, 20), st.integers(0, 20)), min_size=1, max_size=20))
+def test_nothing_beats_what_lies_on_the_front(points):
+    choices = [offer(cost, robust / 20) for cost, robust in points]
+    best = front(choices)
+    assert bool(best) == any(robust > 0 for _, robust in points)
+    for chosen in best:
+        assert not any(other.cost <= chosen.cost and other.robust > chosen.robust for other in choices)
+    assert [chosen.cost for chosen in best] == sorted({chosen.cost for chosen in best})
+
+
+def test_the_recommendation_is_the_most_robust_within_the_budget():
+    choices = [offer(10, 0.2), offer(20, 0.4), offer(30, 0.3), offer(15, 0.9, "suspect")]
+    assert recommended(choices, 25).robust == 0.4
+    assert recommended(choices, 19).robust == 0.2
+    assert recommended(choices, 5) is None
