@@ -23,7 +23,7 @@ COMMANDS = [
     for line in block.splitlines()
 ]
 LIGHTNING = [command for command in COMMANDS if re.match(r"qra (fit|test|predict) ", command)]
-TINY_NETWORK = ["--model.init_args.network", str(Path(__file__).with_name("tiny-network.yaml"))]
+TINY_NETWORK = {"--model.init_args.network": str(Path(__file__).with_name("tiny-network.yaml"))}
 
 
 @pytest.fixture(autouse=True)
@@ -135,21 +135,29 @@ def test_the_attacks_stay_in_the_ball_and_do_harm():
         assert nn.functional.cross_entropy(network(x_adv), y) > clean
 
 
+def pairs(words):
+    return dict(zip(words[::2], words[1::2], strict=True))
+
+
+def tiny_options(words):
+    """What makes a command of the page take a second."""
+    options = {**pairs(TINY_FIT), "--trainer.max_epochs": "1"} if words[0] == "fit" else pairs(TINY)
+    if "configs/mine/data.yaml" in words:
+        for name in ("--data", "--data.init_args.train_size", "--data.init_args.test_size"):
+            del options[name]
+    if words[1] == "--config" and words[2].startswith("configs/") and "configs/mine/network.yaml" not in words:
+        options |= TINY_NETWORK
+    if "--trainer.callbacks.teacher" in words:
+        options["--trainer.callbacks.if_not_robust"] = "warn"
+    return [word for pair in options.items() for word in pair]
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:epoch", "ignore:.*teacher", "ignore:.*student")  # tiny runs learn little
 def test_all_commands_of_the_page_run_one_after_the_other():
     for command in LIGHTNING:
         words = shlex.split(command)[1:]
-        options = [*TINY] if words[0] != "fit" else [*TINY_FIT]
-        if "configs/mine/data.yaml" in words:
-            for name in ("--data", "--data.init_args.train_size", "--data.init_args.test_size"):
-                place = options.index(name)
-                del options[place : place + 2]
-        if "configs/" in "".join(words[words.index("--config") + 1 :][:1] if "--config" in words else []):
-            options += [] if "configs/mine/network.yaml" in words else TINY_NETWORK
-        if "--trainer.callbacks.teacher" in words:
-            options += ["--trainer.callbacks.if_not_robust", "warn"]
-        output, code = qra(*words, *options)
+        output, code = qra(*words, *tiny_options(words))
         assert code == 0, f"{command}\n{output}"
     from mine.networks import Plain
 
@@ -163,16 +171,13 @@ def test_all_commands_of_the_page_run_one_after_the_other():
 
 @pytest.mark.slow
 def test_the_study_of_the_page_runs_and_is_reported():
-    tiny = [word for pair in zip(TINY_NETWORK[::2], TINY_NETWORK[1::2], strict=True) for word in _setting(*pair)]
-    fit_only = [pair for pair in zip(TINY_FIT[::2], TINY_FIT[1::2], strict=True) if "evaluation" not in pair[0]]
-    tiny += [word for pair in fit_only for word in _setting(*pair)]
-    study = "configs/mine/study.yaml"
-    output, code = qra("study", "run", study, "--only", "qat-plain-powers-w2a4", *tiny)
+    options = pairs(TINY_FIT) | TINY_NETWORK
+    fit = {name.removeprefix("--"): value for name, value in options.items() if "evaluation" not in name}
+    study = Path("configs/mine/study.yaml")
+    study.write_text(f"{study.read_text()}calibration_size: [{fit.pop('data.init_args.calibration_size')}]\n")
+    tiny = [word for name, value in fit.items() for word in ("--set", f"{name}={value}")]
+    output, code = qra("study", "run", study, "--only", "qat-plain-powers-w2a4*", *tiny)
     assert code == 0, output
     output, code = qra("report", "runs/powers")
     assert code == 0, output
     assert Path("runs/powers/report/report.html").exists()
-
-
-def _setting(name, value):
-    return ["--set", f"{name.removeprefix('--')}={value}"]
