@@ -16,13 +16,8 @@ install: .venv/installed
 
 quickstart: .venv/installed
 	rm -rf runs/quickstart
-	for name in plain at; do \
-		$(BIN)/qra fit --config configs/pipeline/quickstart-$$name.yaml --run runs/quickstart/$$name && \
-		$(BIN)/qra test --ckpt_path runs/quickstart/$$name/best.ckpt \
-			--evaluation.n 300 --evaluation.eps '[2/255, 4/255, 8/255]' || exit; \
-	done
-	@echo "The same two networks, unattacked and under PGD-20 at 2, 4 and 8/255:"
-	$(BIN)/qra compare runs/quickstart/plain runs/quickstart/at
+	$(BIN)/qra study run configs/study/quickstart.yaml --jobs 2
+	$(BIN)/qra report runs/quickstart
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .

@@ -25,7 +25,7 @@ from qra.evaluation.outcome import SCHEMA, read_correct, write_json
 from qra.evaluation.robustness import correct
 from qra.evaluation.statistics import mcnemar, shared, wilson_interval, worst_over_seeds
 from qra.evaluation.transfer import TransferMatrix, transfer
-from qra.types import Batch, Pixels, format_pixels
+from qra.types import Batch, format_pixels, parse_pixels
 
 
 def read_result(path: str | Path) -> dict[str, Any]:
@@ -240,7 +240,7 @@ def _parser() -> ArgumentParser:
     parser.add_argument("--seeds", action="store_true", help="the runs differ in their seeds: show the worst case too")
     parser.add_argument("--transfer", action="store_true", help="make a transfer matrix of checkpoints")
     parser.add_subclass_arguments(TensorDataModule, "data", required=False, help="with --transfer, as for qra test")
-    parser.add_argument("--eps", type=Pixels, default=Pixels("8/255"), help="with --transfer, budget in pixel units")
+    parser.add_argument("--eps", type=parse_pixels, default=8 / 255, help="with --transfer, budget in pixel units")
     parser.add_argument("--steps", type=int, default=20, help="with --transfer, steps of PGD, of eps/4 each")
     parser.add_argument("--n", type=int, default=500, help="with --transfer, number of class-balanced test images")
     parser.add_argument("--out", type=str, default="transfer", help="with --transfer, directory to write to")

@@ -18,7 +18,7 @@ from qra.callbacks.progress import EvaluationProgress
 from qra.data import balanced_subset
 from qra.describe import describe
 from qra.evaluation.outcome import Outcome, worst_case
-from qra.evaluation.robustness import attacked, correct_as_bytes, robust
+from qra.evaluation.robustness import attacked, correct, correct_as_bytes, robust
 from qra.evaluation.threats import Threat, attack_networks, check_classes
 from qra.types import Batch, Pixels, parse_pixels
 
@@ -218,12 +218,15 @@ class RobustnessEvaluation(Evaluation):
         attack = dataclasses.replace(self.square, eps=eps)
         progress.start(f"Square on survivors, eps {_levels(eps)}/255", len(batches))
         indices = torch.cat([batch.indices for batch in batches])
-        survivors = torch.stack([torch.ones_like(indices, dtype=torch.bool), *(o.correct for o in others)]).all(0)
+        survivors = torch.stack(
+            [other.correct for other in others] or [torch.cat([correct(network, b.x, b.y) for b in batches])]
+        ).all(0)
         rights = []
         for batch, right in zip(batches, torch.split(survivors, self.batch_size), strict=True):
             left = right.nonzero().squeeze(1)
-            x, y, places = (part[left] for part in batch)
-            right[left] = robust(network, attack, x, y, places, attack_network=target)
+            if len(left) and eps > 0:
+                x, y, places = (part[left] for part in batch)
+                right[left] = robust(network, attack, x, y, places, attack_network=target)
             rights.append(right)
             progress.advance(right)
         settings = {**describe(attack), "threat": "square", "survivors_of": [other.name for other in others]}

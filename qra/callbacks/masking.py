@@ -92,15 +92,15 @@ class MaskingCheck(Evaluation):
 
 
 def table(report: MaskingReport) -> Table:
-    """A table of indicators for the terminal."""
-    result = Table("indicator", "what it is", title="Hidden gradients?", title_justify="left")
-    for name in ("value", "threshold", ""):
-        result.add_column(name, justify="right")
+    """A table of indicators for the terminal; ``result.json`` says what each of them is."""
+    result = Table("hidden gradients?")
+    for header in ("value", "doubtful beyond", ""):
+        result.add_column(header, justify="right")
     for indicator in report.indicators:
         value = "-" if indicator.value is None else f"{indicator.value:.3g}"
         threshold = "-" if indicator.threshold is None else f"{indicator.threshold:g}"
         mark = "[bold red]suspect[/]" if indicator.suspect else ""
-        result.add_row(indicator.name, indicator.meaning, value, threshold, mark)
+        result.add_row(indicator.name.replace("_", " "), value, threshold, mark)
     return result
 
 

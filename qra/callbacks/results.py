@@ -20,6 +20,7 @@ from qra.callbacks.masking import MaskingCheck
 from qra.describe import describe
 from qra.evaluation.figures import robustness_curve
 from qra.evaluation.outcome import SCHEMA, Outcome, write_correct, write_json
+from qra.evaluation.robustbench import model_info
 from qra.modules import ImageClassifier
 from qra.quant import cost
 from qra.types import format_pixels
@@ -29,9 +30,9 @@ class ResultWriter(Callback):
     """Write what a run was and what it found into the run directory.
 
     ``fit`` writes ``run.json``, the reproducibility sheet. ``test``, and ``fit`` if something was measured at its end,
-    writes ``result.json`` (each outcome's accuracy,
-    interval, n and attack; scheme and cost of the network, checkpoint, data, versions), ``correct.npz`` (each
-    example's outcome), the robustness curve and the accuracies to TensorBoard, and a table to the terminal.
+    writes ``result.json`` (each outcome's accuracy, interval, n and attack; scheme and cost of the network, checkpoint,
+    data, versions), ``robustbench.json`` (the same in the fields of that benchmark), ``correct.npz`` (each example's
+    outcome), the robustness curve and the accuracies to TensorBoard, and a table to the terminal.
     """
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -56,7 +57,10 @@ class ResultWriter(Callback):
             return
         directory = _directory(trainer)
         write_correct(directory / "correct.npz", outcomes)
-        write_json(directory / "result.json", self._result(trainer, pl_module, outcomes, path))
+        result = self._result(trainer, pl_module, outcomes, path)
+        write_json(directory / "result.json", result)
+        architecture = (describe(pl_module.network) or {}).get("class_path")
+        write_json(directory / "robustbench.json", model_info(result, directory.resolve().name, architecture))
         _to_tensorboard(trainer, outcomes, path)
         Console().print(table(outcomes), f"written to {directory / 'result.json'}")
 

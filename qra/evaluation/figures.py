@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from qra.evaluation.outcome import Outcome
@@ -108,6 +109,7 @@ def loss_curve(losses: Sequence[float]) -> Figure:
     figure = Figure(figsize=(5, 3.5), layout="constrained")
     axes = figure.add_subplot(xlabel="step of PGD", ylabel="mean cross-entropy (nats)")
     axes.plot(range(len(losses)), losses, marker="o", markersize=3, color=_COLORS[0])
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_title("Does the attack raise the loss?", fontsize="medium")
     axes.grid(alpha=0.3)
     return figure

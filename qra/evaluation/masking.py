@@ -86,7 +86,10 @@ def measure(
     x, y, indices = batch
     found = {"right": correct(network, x, y), "random": _randomness(network, x)}
     found["unstable"] = _instability(network, batch)
-    found |= _gradients(target, x, y)
+    with torch.no_grad():
+        classes = network(x[:1]).shape[1]
+    found["classes"] = torch.full_like(y, classes)
+    found |= _gradients(target, x, y, _other_loss(classes))
     found |= _trace(network, target, batch, settings)
 
     def survive(name: str, what: str, among: Tensor, attack: Attack, attacked: nn.Module = target) -> None:
@@ -103,7 +106,7 @@ def measure(
     survive("unbounded", "PGD without bound", found["right"], whole_range)
     survive("more_steps", "PGD, more steps", found["pgd"], settings.pgd(steps=5 * settings.steps))
     survive("more_restarts", "PGD, more starts", found["pgd"], settings.pgd(restarts=1 + settings.restarts))
-    survive("other_loss", "PGD, another loss", found["pgd"], settings.pgd(loss=_other_loss(found["classes"])))
+    survive("other_loss", "PGD, another loss", found["pgd"], settings.pgd(loss=_other_loss(classes)))
     found["white_box"] = found["more_steps"] & found["more_restarts"] & found["other_loss"]
     square = Square(settings.eps, queries=settings.queries, seed=settings.seed)
     survive("square", "Square", found["white_box"], square)
@@ -112,8 +115,8 @@ def measure(
     return found
 
 
-def _other_loss(classes: Tensor) -> AttackLoss:
-    return "dlr" if int(classes[0]) > 2 else "cw_margin"
+def _other_loss(classes: int) -> AttackLoss:
+    return "dlr" if classes > 2 else "cw_margin"
 
 
 @torch.no_grad()
@@ -138,13 +141,10 @@ def _instability(network: nn.Module, batch: Batch, radius: float = 1e-3, draws: 
     return torch.stack(changes).mean(0)
 
 
-def _gradients(target: nn.Module, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+def _gradients(target: nn.Module, x: Tensor, y: Tensor, other_loss: AttackLoss) -> dict[str, Tensor]:
     """Whether the gradient of two losses at the clean image is zero everywhere or not finite, bool (N,)."""
-    with torch.no_grad():
-        classes = target(x[:1]).shape[1]
-    found = {"classes": torch.full((len(x),), classes, device=x.device)}
-    attacks = {"cross_entropy": PGD(), "other_loss": PGD(loss=_other_loss(found["classes"]))}
-    for name, attack in attacks.items():
+    found = {}
+    for name, attack in (("cross_entropy", PGD()), ("other_loss", PGD(loss=other_loss))):
         with torch.inference_mode(False), torch.enable_grad():
             gradient, _ = attack.gradient(target, x.clone(), y)
         size = gradient.flatten(1).abs().sum(1)

@@ -3,6 +3,8 @@
 import csv
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -168,3 +170,12 @@ def test_a_damaged_file_of_outcomes_is_named():
     assert "b/correct.npz: is cut short or damaged" in refused("a", "b")
     Path("b/correct.npz").unlink()
     assert "b/correct.npz: there is no such file" in refused("a", "b")
+
+
+@pytest.mark.parametrize("tool", ["compare", "doctor", "report", "study"])
+def test_each_tool_starts_in_a_process_of_its_own(tool):
+    ended = subprocess.run(
+        [sys.executable, "-m", "qra", tool, "--help"], capture_output=True, text=True, cwd=CONFIGS.parent
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert "usage" in ended.stdout

@@ -8,6 +8,7 @@ import pytest
 import torch
 import yaml
 from commands import CONFIGS, TINY, TINY_FIT, pipeline, qra
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import qra as package
 from qra.describe import rebuild_as
@@ -125,6 +126,29 @@ def test_each_threat_is_an_outcome_and_the_worst_of_them_another(quantized_run, 
     assert found["worst_8"]["accuracy"] <= min(found[name]["accuracy"] for name in members)
     assert found["pgd2_8_surrogate"]["attack"]["surrogate"]["path"] == str(float_checkpoint)
     assert 0 <= found["pgd2_8"]["accuracy_as_bytes"] <= 1
+
+
+def test_square_takes_what_survives_and_hidden_gradients_are_reported(quantized_run):
+    threats = ["--evaluation.threats", "[square, ste]", "--evaluation.eps", "[8/255]", "--evaluation.queries", 5]
+    check = ["--trainer.callbacks+", CONFIGS / "callback/masking.yaml", "--trainer.callbacks.n", 20]
+    fast = {"steps": 4, "restarts": 1, "queries": 2}
+    check += [word for name, value in fast.items() for word in (f"--trainer.callbacks.settings.{name}", value)]
+    output, code = qra("test", "--ckpt_path", quantized_run / "best.ckpt", "--run", "here", *threats, *check)
+    assert code == 0, output
+    found = outcomes("here")
+    assert list(found) == ["clean", "pgd2_8", "square_8", "worst_8"]
+    assert found["square_8"]["accuracy"] == found["worst_8"]["accuracy"] <= found["pgd2_8"]["accuracy"]
+    assert found["square_8"]["attack"]["survivors_of"] == ["pgd2_8"]
+    masking = json.loads(Path("here/result.json").read_text())["masking"]
+    assert masking["n"] == 20
+    assert f"Verdict: {masking['verdict']}" in output
+    assert all(reason.split()[0] in output for reason in masking["reasons"])
+    assert Path("here/masking.png").read_bytes()[:4] == b"\x89PNG"
+    assert "test/masking" in EventAccumulator("here/tensorboard").Reload().Tags()["images"]
+    info = json.loads(Path("here/robustbench.json").read_text())
+    assert info["clean_acc"] == f"{100 * found['clean']['accuracy']:.2f}"
+    assert info["qra"]["weight_bit_width"] == 3
+    assert info["qra"]["lowest"]["outcome"] in found
 
 
 def test_gradient_modes_of_a_float_network_agree(float_checkpoint):

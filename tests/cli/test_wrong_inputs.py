@@ -63,7 +63,8 @@ def test_an_unknown_command_is_refused():
 
 
 def test_a_run_without_a_name_is_refused():
-    assert "give --run" in refused("fit", *TINY, "--model", "VanillaTraining", "--model.network", "qra.models.resnet20")
+    words = ["--model", "qra.modules.VanillaTraining", "--model.network", "qra.models.resnet20"]
+    assert "give --run" in refused("fit", *TINY, *words)
 
 
 def test_a_taken_run_directory_is_refused_and_kept(plain_run):
