@@ -1,10 +1,14 @@
+import sys
+from types import ModuleType
+
 import pytest
 import torch
 import torchvision
 
 from qra import models
 from qra.attacks import PGD, GaussianStart
-from qra.describe import describe, rebuild
+from qra.describe import describe, rebuild, rebuild_as
+from qra.quant import SAWB, WeightQuantizer
 
 
 def test_a_network_is_rebuilt_from_its_description():
@@ -63,3 +67,17 @@ def test_a_missing_description_asks_for_the_network(description):
 
 def test_a_network_around_one_that_is_not_described_is_not_described_either():
     assert describe(models.Normalized(torch.nn.Flatten())) is None
+
+
+def test_a_checkpoint_may_name_a_quantizer_of_another_package_only_once_that_is_imported(monkeypatch):
+    description = {"class_path": "elsewhere.Mine", "init_args": {}}
+    with pytest.raises(ValueError, match="import elsewhere first"):
+        rebuild_as((WeightQuantizer,), description, "quantizer")
+    elsewhere = ModuleType("elsewhere")
+    elsewhere.Mine, elsewhere.run = type("Mine", (SAWB,), {}), print
+    monkeypatch.setitem(sys.modules, "elsewhere", elsewhere)
+    assert isinstance(rebuild_as((WeightQuantizer,), description, "quantizer"), elsewhere.Mine)
+    with pytest.raises(ValueError, match="makes no quantizer"):
+        rebuild_as((WeightQuantizer,), {"class_path": "elsewhere.run"}, "quantizer")
+    with pytest.raises(ValueError, match="pass the network yourself"):
+        rebuild(description)
