@@ -85,7 +85,7 @@ def measure(
     """
     x, y, indices = batch
     found = {"right": correct(network, x, y), "random": _randomness(network, x)}
-    found["unstable"] = _instability(network, batch)
+    found |= _instability(network, batch)
     with torch.no_grad():
         classes = network(x[:1]).shape[1]
     found["classes"] = torch.full_like(y, classes)
@@ -129,16 +129,15 @@ def _randomness(network: nn.Module, x: Tensor, repetitions: int = 3) -> Tensor:
 
 
 @torch.no_grad()
-def _instability(network: nn.Module, batch: Batch, radius: float = 1e-3, draws: int = 5) -> Tensor:
-    """Mean change of the margin under noise of +-``radius``, relative to the margin and at most 1, (N,)."""
+def _instability(network: nn.Module, batch: Batch, radius: float = 1e-3, draws: int = 5) -> dict[str, Tensor]:
+    """Size of the margin, and its mean change under noise of +-``radius``, (N,) each."""
     x, y, indices = batch
     margin = losses.cw_margin(network(x), y)
     changes = []
     for draw in range(draws):
         delta = noise.uniform(x.shape[1:], indices, _STREAM, draw).mul_(2 * radius).sub_(radius)
-        change = losses.cw_margin(network((x + delta).clamp_(0, 1)), y) - margin
-        changes.append((change.abs() / margin.abs().clamp_min(torch.finfo(x.dtype).tiny)).clamp_(max=1))
-    return torch.stack(changes).mean(0)
+        changes.append((losses.cw_margin(network((x + delta).clamp_(0, 1)), y) - margin).abs())
+    return {"margin": margin.abs(), "margin_change": torch.stack(changes).mean(0)}
 
 
 def _gradients(target: nn.Module, x: Tensor, y: Tensor, other_loss: AttackLoss) -> dict[str, Tensor]:
