@@ -18,6 +18,8 @@ from rich.table import Table
 
 from qra import environment, models
 from qra.models import ResNet
+from qra.modules import ImageClassifier
+from qra.types import Batch
 
 
 @dataclass
@@ -79,10 +81,32 @@ def alternate(contestants: Mapping[str, Callable[[], Any]], rounds: int, device:
     return timings
 
 
+def optimizer_steps(module: ImageClassifier, batch: Batch, count: int, bfloat16: bool = False) -> Callable[[], None]:
+    """The training steps of a module on one batch, ``count`` times, with backward pass and optimizer."""
+    module.log = lambda *_, **__: None  # there is no trainer to log to
+    module.to(batch.x.device).train().setup("fit")
+    optimizer = module.configure_optimizers()
+
+    def run() -> None:
+        for _ in range(count):
+            optimizer.zero_grad()
+            with torch.autocast(batch.x.device.type, torch.bfloat16, enabled=bfloat16):
+                loss = module.training_step(batch, 0)
+            loss.backward()
+            optimizer.step()
+
+    return run
+
+
 def speed_ratio(timing: Timing, base: Timing) -> dict[str, float]:
     """How many times as fast as ``base``: median, lowest and highest of the ratios within each round."""
     ratios = [theirs / ours for ours, theirs in zip(timing.seconds, base.seconds, strict=True)]
     return {"ratio": statistics.median(ratios), "lowest": min(ratios), "highest": max(ratios)}
+
+
+def times_as_long(timing: Timing, base: Timing) -> dict[str, float]:
+    """How many times as long as ``base``: median, lowest and highest of the ratios within each round."""
+    return speed_ratio(base, timing)
 
 
 def report(title: str, rows: Sequence[Mapping[str, Any]], notes: Sequence[str], args: argparse.Namespace) -> None:

@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from typing import Any
 
 import torch
-from common import Timing, alternate, parser, report, untrained
+from common import alternate, optimizer_steps, parser, report, times_as_long, untrained
 from torch import Tensor, nn
 from torch.autograd import Function
 from torch.nn import functional as F
@@ -22,6 +22,7 @@ from qra.types import Batch
 
 FLOAT = "float"
 FLOOR = "floor: ReLU and one pass more"
+PACT_DOREFA = "qra, PACT and DoReFa"
 EAGER = "PACT and DoReFa, written plainly"
 Maker = Callable[[int], nn.Module]
 
@@ -46,16 +47,10 @@ def main(argv: Sequence[str] | None = None) -> list[dict[str, Any]]:
     return rows
 
 
-def times_as_long(timing: Timing, base: Timing) -> dict[str, float]:
-    """Median, lowest and highest of the ratios of the seconds within each round."""
-    ratios = sorted(ours / theirs for ours, theirs in zip(timing.seconds, base.seconds, strict=True))
-    return {"ratio": ratios[len(ratios) // 2], "lowest": ratios[0], "highest": ratios[-1]}
-
-
 def schemes(bits: int) -> dict[str, QuantScheme]:
     """The quantizers that are compared, all layers at the same bits."""
     parts = {
-        "qra, PACT and DoReFa": (DoReFa(), PACT()),
+        PACT_DOREFA: (DoReFa(), PACT()),
         "qra, PACT and SAWB": (SAWB(), PACT()),
         "qra, PACT and uniform weights": (Uniform(), PACT()),
         "qra, LSQ": (LSQ(), LSQActivation()),
@@ -71,29 +66,11 @@ def training(bits: int, batch: Batch, count: int, compiled: bool) -> dict[tuple[
     networks[EAGER] = (swapped(bits, PlainPACT, PlainDoReFaConv, PlainDoReFaLinear), None)
     if find_spec("brevitas"):
         networks["brevitas"] = (brevitas_network(bits), None)
-    made = {("training step", name): steps(*parts, batch, count) for name, parts in networks.items()}
+    modules = {name: VanillaTraining(network, scheme) for name, (network, scheme) in networks.items()}
     if compiled:
-        for name, scheme in {FLOAT: None, "qra, PACT and DoReFa": schemes(bits)["qra, PACT and DoReFa"]}.items():
-            made["training step", f"{name}, compiled"] = steps(untrained(), scheme, batch, count, compiled=True)
-    return made
-
-
-def steps(
-    network: nn.Module, scheme: QuantScheme | None, batch: Batch, count: int, compiled: bool = False
-) -> Callable[[], None]:
-    """A number of training steps in float32 and channels-last."""
-    module = VanillaTraining(network, scheme, compile=compiled)
-    module.log = lambda *_, **__: None  # there is no trainer to log to
-    module.to(batch.x.device).train().setup("fit")
-    optimizer = module.configure_optimizers()
-
-    def run() -> None:
-        for _ in range(count):
-            optimizer.zero_grad()
-            module.training_step(batch, 0).backward()
-            optimizer.step()
-
-    return run
+        for name, scheme in {FLOAT: None, PACT_DOREFA: schemes(bits)[PACT_DOREFA]}.items():
+            modules[f"{name}, compiled"] = VanillaTraining(untrained(), scheme, compile=True)
+    return {("training step", name): optimizer_steps(module, batch, count) for name, module in modules.items()}
 
 
 def attacks(bits: int, batch: Batch, count: int) -> dict[tuple[str, str], Callable[[], object]]:
@@ -104,13 +81,13 @@ def attacks(bits: int, batch: Batch, count: int) -> dict[tuple[str, str], Callab
         network = untrained().to(batch.x.device).eval()
         convert(network, scheme)
         networks[name] = freeze(network)
-        networks.setdefault(f"{name}, not frozen", network)
+        if name == PACT_DOREFA:
+            networks[f"{name}, not frozen"] = network
 
     def run(network: nn.Module) -> Callable[[], Tensor]:
         return lambda: attack(network, *batch[:2])
 
-    kept = [name for name in networks if name in (FLOAT, "qra, PACT and DoReFa, not frozen", *schemes(bits))]
-    return {("attack step", name): run(networks[name]) for name in kept}
+    return {("attack step", name): run(network) for name, network in networks.items()}
 
 
 def swapped(bits: int, activation: Maker, conv: Any = None, linear: Any = None) -> nn.Module:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from common import Timing, alternate, parser, report, untrained
+from common import Timing, alternate, optimizer_steps, parser, report, times_as_long, untrained
 
 from qra.attacks import PGD, DisagreementPGD, GaussianStart
 from qra.models import resnet18
@@ -95,33 +95,22 @@ def student_of_a_teacher(
 
 def training_step(module: ImageClassifier, batch: Batch) -> Callable[[], None]:
     """The module's own step on one batch, with backward pass and optimizer."""
-    module.log = lambda *_, **__: None  # there is no trainer to log to
-    module.to(batch.x.device).train().setup("fit")
+    module.to(batch.x.device)
     if module.scheme is not None:
         calibrate(module.network, [batch.x])
-    optimizer = module.configure_optimizers()
-
-    def run() -> None:
-        optimizer.zero_grad()
-        module.training_step(batch, 0).backward()
-        optimizer.step()
-
-    return run
+    return optimizer_steps(module, batch, 1)
 
 
 def row(name: str, timings: Mapping[str, Timing]) -> dict[str, Any]:
     """One line of the table."""
     strategy, student = name.rsplit(", ", 1)
-    pairs = zip(timings[name].seconds, timings[f"{PLAIN}, {student}"].seconds, strict=True)
-    ratios = sorted(ours / theirs for ours, theirs in pairs)
-    median = Timing(ratios, None).median
+    taken = times_as_long(timings[name], timings[f"{PLAIN}, {student}"])
     return {
         "strategy": strategy,
         "student": student,
         "seconds": timings[name].median,
-        "to plain": median,
-        "lowest": ratios[0],
-        "highest": ratios[-1],
+        "to plain": taken.pop("ratio"),
+        **taken,
     }
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from common import Timing, alternate, parser, report, speed_ratio, untrained
+from common import Timing, alternate, optimizer_steps, parser, report, speed_ratio, untrained
 
 from qra.attacks import PGD
 from qra.data import ImageData, ImageSet, TensorDataModule, random_crop_flip, to_pixels
@@ -101,19 +101,7 @@ def training_steps(inner_steps: int, setting: Setting, batch: Batch, count: int)
         module = AdversarialTraining(untrained(), PGD(steps=inner_steps), **options)
     else:
         module = VanillaTraining(untrained(), **options)
-    module.log = lambda *_, **__: None  # there is no trainer to log to
-    module.to(batch.x.device).train().setup("fit")
-    optimizer = module.configure_optimizers()
-
-    def run() -> None:
-        for _ in range(count):
-            optimizer.zero_grad()
-            with torch.autocast(batch.x.device.type, torch.bfloat16, enabled=setting.bfloat16):
-                loss = module.training_step(batch, 0)
-            loss.backward()
-            optimizer.step()
-
-    return run
+    return optimizer_steps(module, batch, count, setting.bfloat16)
 
 
 def row(key: Key, timings: Mapping[Key, Timing], batch_size: int) -> dict[str, Any]:

@@ -55,6 +55,16 @@ def test_strategy_cost_has_a_row_for_each_strategy_and_student(script, capsys):
     assert "to plain: time of a step" in capsys.readouterr().out
 
 
+def test_quantized_speed_has_a_row_for_each_network(script):
+    rows = script("quantized_speed").main(["--batch-size", "2", "--rounds", "1", "--steps", "1"])
+    quantized = {f"qra, {name}" for name in ("PACT and DoReFa", "PACT and SAWB", "PACT and uniform weights", "LSQ")}
+    trained = {row["network"] for row in rows if row["work"] == "training step"}
+    assert {"float", *quantized, "floor: ReLU and one pass more", "PACT and DoReFa, written plainly"} <= trained
+    attacked = {row["network"] for row in rows if row["work"] == "attack step"}
+    assert attacked == {"float", *quantized, "qra, PACT and DoReFa, not frozen"}
+    assert all(row["ratio"] == 1 for row in rows if row["network"] == "float")
+
+
 def test_autoattack_speed_counts_passes_and_compares_outcomes(script, capsys):
     tiny = ["--n", "3", "--steps", "2", "--targets", "2", "--queries", "4"]
     ours, theirs = script("autoattack_speed").main(tiny)
