@@ -35,8 +35,9 @@ def state_counts(results: Results) -> str:
     states = ", ".join(
         f"{counts[state]} {state}" for state in ("done", "failed", "running", "unreadable") if counts[state]
     )
-    suspect = sum(cell.suspect for cell in results.cells)
-    return f"{len(results.cells)} cells: {states}; {suspect} with suspect gradients."
+    verdicts = Counter(cell.verdict for cell in results.cells)
+    gradients = ", ".join(f"{verdicts[verdict]} {verdict}" for verdict in ("sound", "suspect", "not judged"))
+    return f"{len(results.cells)} cells: {states}; gradients: {gradients}."
 
 
 def accuracies(results: Results) -> Table:

@@ -63,7 +63,7 @@ def test_a_report_is_tables_figures_claims_and_a_page(made):
     for name in ("curves-1", "clean-robust", "heat-map", "pareto-size", "pareto-bitops", "cost"):
         assert files[f"figures/{name}.png"].startswith(b"\x89PNG")
         assert b"<svg" in files[f"figures/{name}.svg"]
-    assert "3 cells: 3 done; 1 with suspect gradients." in shown
+    assert "3 cells: 3 done; gradients: 2 sound, 1 suspect, 0 not judged." in shown
     assert f"written to {directory / 'report.html'}" in shown
     assert "For up to 140 KiB use PACT W4/A4, robust start, adversarial (131.7 KiB)" in shown
 
