@@ -12,6 +12,7 @@ from torch.autograd import Function
 from qra.quant.rounding import (
     GradientMode,
     at_least_float32,
+    blocks,
     check_bit_width,
     check_positive,
     code_range,
@@ -27,23 +28,24 @@ class _Lsq(Function):
     def forward(
         ctx: Any, x: Tensor, scale: Tensor, bit_width: int, signed: bool, gradient_scale: float, soft: bool
     ) -> Tensor:
-        units = torch.empty_like(x)
-        ctx.save_for_backward(units)
-        ctx.codes, ctx.gradient_scale, ctx.step_shape = code_range(bit_width, signed), gradient_scale, scale.shape
-        ctx.soft_limits = (-math.inf if signed else 0, math.inf) if soft else None
-        return to_grid(x, scale, ctx.codes, units=units)
+        ctx.save_for_backward(x, scale)
+        ctx.codes, ctx.gradient_scale = code_range(bit_width, signed), gradient_scale
+        ctx.limits = (-math.inf if signed else 0, math.inf) if soft else ctx.codes
+        return to_grid(x, scale, ctx.codes)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, None, None, None, None]:
-        (units,) = ctx.saved_tensors
-        inside = pass_between(grad, units, *ctx.codes)
-        step_grad = None
-        if ctx.needs_input_grad[1]:
-            codes = units.clamp(*ctx.codes).round_()
-            slope = codes.mul_(grad).addcmul_(inside, units, value=-1)
-            step_grad = slope.sum_to_size(ctx.step_shape).mul_(ctx.gradient_scale)
-        x_grad = inside if ctx.soft_limits is None else pass_between(grad, units, *ctx.soft_limits)
-        return x_grad, step_grad, None, None, None, None
+        x, scale = ctx.saved_tensors
+        if not ctx.needs_input_grad[1]:
+            return pass_between(grad, x, scale, ctx.limits), None, None, None, None, None
+        x_grad, sums = torch.empty_like(x), []
+        for part, grads, out in blocks(scale, x, grad, x_grad):
+            steps = part / scale
+            slope = steps.clamp(*ctx.codes).round_().mul_(grads)
+            slope.addcmul_(pass_between(grads, part, scale, ctx.codes, out), steps, value=-1)
+            sums.append(slope.sum_to_size(scale.shape))
+            pass_between(grads, part, scale, ctx.limits, out)
+        return x_grad, torch.stack(sums).sum(0).mul_(ctx.gradient_scale), None, None, None, None
 
 
 def lsq(

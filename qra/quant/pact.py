@@ -22,24 +22,25 @@ from qra.quant.rounding import (
 
 
 class _Pact(Function):
-    """Saves only ``units``, the input in steps, whose clip limits are constants: none is read from the device."""
-
     @staticmethod
     def forward(ctx: Any, x: Tensor, alpha: Tensor, levels: int, soft: bool) -> Tensor:
-        units = torch.empty_like(x)
-        ctx.save_for_backward(units)
-        ctx.levels, ctx.soft, ctx.alpha_shape = levels, soft, alpha.shape
-        return to_grid(x, alpha / levels, (0, levels), factor=levels / alpha, units=units)
+        scale = alpha / levels
+        ctx.save_for_backward(x, scale)
+        ctx.levels, ctx.soft = levels, soft
+        return to_grid(x, scale, (0, levels), levels / alpha)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
-        (units,) = ctx.saved_tensors
-        x_grad, sums = torch.empty_like(units), []
-        for part, steps, out in blocks(units.new_empty(ctx.alpha_shape), grad, units, x_grad):
-            if ctx.needs_input_grad[1]:
-                sums.append(pass_between(part, steps, ctx.levels, torch.inf, out=out).sum_to_size(ctx.alpha_shape))
-            pass_between(part, steps, 0, torch.inf if ctx.soft else ctx.levels, out=out)
-        return x_grad, torch.stack(sums).sum(0) if sums else None, None, None
+        x, scale = ctx.saved_tensors
+        limits = (0, torch.inf if ctx.soft else ctx.levels)
+        if not ctx.needs_input_grad[1]:
+            return pass_between(grad, x, scale, limits), None, None, None
+        x_grad, sums = torch.empty_like(x), []
+        for part, grads, out in blocks(scale, x, grad, x_grad):
+            above = pass_between(grads, part, scale, (ctx.levels, torch.inf), out)
+            sums.append(above.sum_to_size(scale.shape))
+            pass_between(grads, part, scale, limits, out)
+        return x_grad, torch.stack(sums).sum(0), None, None
 
 
 def pact(x: Tensor, alpha: Tensor | float, bit_width: int, gradient: GradientMode = "ste") -> Tensor:
@@ -65,7 +66,7 @@ def pact(x: Tensor, alpha: Tensor | float, bit_width: int, gradient: GradientMod
     alpha = like(alpha, x)
     levels = 2**bit_width - 1
     if not torch.is_grad_enabled():
-        return to_grid(x, alpha / levels, (0, levels), factor=levels / alpha)
+        return to_grid(x, alpha / levels, (0, levels), levels / alpha)
     if gradient == "hard":
         return round_to_grid(x * (levels / alpha), alpha / levels, bit_width, signed=False)
     result: Tensor = _Pact.apply(x, alpha, levels, gradient == "ste_soft")

@@ -107,9 +107,7 @@ def blocks(scale: Tensor, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
     return zip(*(torch.split(tensor, rows) for tensor in tensors), strict=True)
 
 
-def to_grid(
-    x: Tensor, scale: Tensor, codes: tuple[int, int], *, factor: Tensor | None = None, units: Tensor | None = None
-) -> Tensor:
+def to_grid(x: Tensor, scale: Tensor, codes: tuple[int, int], factor: Tensor | None = None) -> Tensor:
     """Quantize to multiples of ``scale``, without derivatives.
 
     Args:
@@ -117,15 +115,11 @@ def to_grid(
         scale: Step of the grid, broadcastable over ``x``.
         codes: Smallest and largest multiple.
         factor: Multiply by this to get ``x`` in steps, instead of dividing by ``scale``.
-        units: Memory like ``x`` to keep ``x`` in steps in.
     """
     result = torch.empty_like(x)
-    for part, steps, out in blocks(scale, x, result if units is None else units, result):
-        if factor is None:
-            torch.div(part, scale, out=steps)
-        else:
-            torch.mul(part, factor, out=steps)
-        torch.clamp(steps, *codes, out=out).round_().mul_(scale)
+    for part, out in blocks(scale, x, result):
+        steps = torch.div(part, scale, out=out) if factor is None else torch.mul(part, factor, out=out)
+        steps.clamp_(*codes).round_().mul_(scale)
     return result
 
 
@@ -134,28 +128,56 @@ def round_to_grid(units: Tensor, scale: Tensor, bit_width: int, signed: bool) ->
     return units.clamp_(*code_range(bit_width, signed)).round_().mul_(scale)
 
 
-def pass_between(grad: Tensor, units: Tensor, low: float, high: float, out: Tensor | None = None) -> Tensor:
-    """``grad`` where ``low <= units <= high`` and 0 elsewhere.
-
-    ``units`` come from a division, so a value that lay exactly on a limit may be one rounding off it: the limits are
-    widened by that much. The ATen call is the one vectorized pass there is on a CPU; comparisons make boolean tensors,
-    which take 4 to 8 times as long. The result has the memory format of ``units``, whatever that of ``grad`` is:
-    otherwise a channels-last network turns contiguous, and slow, from the pooling back to the image.
+def pass_between(
+    grad: Tensor, x: Tensor, scale: Tensor, limits: tuple[float, float], out: Tensor | None = None
+) -> Tensor:
+    """``grad`` where ``x`` lies between the limits, ends included, and 0 elsewhere.
 
     Args:
         grad: Upstream gradient.
-        units: Inputs in steps of the grid.
-        low: Lower limit, included.
-        high: Upper limit, included.
-        out: Memory for the result.
+        x: Inputs of the quantizer.
+        scale: Step of its grid.
+        limits: In steps.
+        out: Memory for the result, which otherwise is that of ``x`` in format: a gradient in another format would turn
+            a channels-last network contiguous, and slow, from the pooling back to the image.
     """
-    slack = 2 * torch.finfo(units.dtype).eps
-    tiny = torch.finfo(units.dtype).tiny
+    if x.device.type != "cpu" or scale.numel() > 1:
+        return _pass_between(grad, x / scale, *limits, out)
+    if not torch.compiler.is_compiling():
+        return _pass_within(grad, x, scale, *limits, out)
+    result = _opaque_pass(grad, x, scale, *limits)
+    return result if out is None else out.copy_(result)
+
+
+def _pass_between(grad: Tensor, x: Tensor, low: float, high: float, out: Tensor | None) -> Tensor:
+    """Limits are widened by two roundings, which may have moved a value, or a limit, that was exactly on the other.
+
+    The ATen call is the one vectorized pass there is on a CPU; comparisons make boolean tensors, which take 4 to 8
+    times as long.
+    """
+    slack = 2 * torch.finfo(x.dtype).eps
+    tiny = torch.finfo(x.dtype).tiny
     low, high = low - slack * abs(low) - tiny, high + slack * abs(high) + tiny
-    if out is None:
-        out = torch.empty_like(units)
-    result: Tensor = torch.ops.aten.hardtanh_backward.grad_input(grad, units, low, high, grad_input=out)
+    out = torch.empty_like(x) if out is None else out
+    result: Tensor = torch.ops.aten.hardtanh_backward.grad_input(grad, x, low, high, grad_input=out)
     return result
+
+
+def _pass_within(grad: Tensor, x: Tensor, scale: Tensor, low: float, high: float, out: Tensor | None = None) -> Tensor:
+    """The host can read the step, and compare ``x`` itself."""
+    width = scale.item()
+    return _pass_between(grad, x, low * width, high * width, out)
+
+
+@torch.library.custom_op("qra::pass_within", mutates_args=())
+def _opaque_pass(grad: Tensor, x: Tensor, scale: Tensor, low: float, high: float) -> Tensor:
+    """The compiler is not to look inside: it would keep booleans for the backward pass, slow to write on a CPU."""
+    return _pass_within(grad, x, scale, low, high)
+
+
+@_opaque_pass.register_fake
+def _(grad: Tensor, x: Tensor, scale: Tensor, low: float, high: float) -> Tensor:
+    return torch.empty_like(x)
 
 
 class _StraightThrough(Function):

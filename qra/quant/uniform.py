@@ -27,20 +27,18 @@ from qra.quant.rounding import (
 
 
 class _Uniform(Function):
-    """Saves ``units``, the input in steps, whose clip limits are constants: the backward pass is one pass."""
-
     @staticmethod
     def forward(ctx: Any, x: Tensor, scale: Tensor, bit_width: int, signed: bool, soft: bool) -> Tensor:
-        units = None if soft else torch.empty_like(x)
         ctx.limits = None if soft else _limits(bit_width, signed)
-        if units is not None:
-            ctx.save_for_backward(units)
-        return to_grid(x, scale, code_range(bit_width, signed), units=units)
+        if not soft:
+            ctx.save_for_backward(x, scale)
+        return to_grid(x, scale, code_range(bit_width, signed))
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None]:
         if ctx.limits is not None:
-            grad = pass_between(grad, *ctx.saved_tensors, *ctx.limits)
+            x, scale = ctx.saved_tensors
+            grad = pass_between(grad, x, scale, ctx.limits)
         return grad, None, None, None, None
 
 
