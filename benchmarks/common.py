@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from qra import environment, models
+from qra.memory import keep_memory
 from qra.models import ResNet
 from qra.modules import ImageClassifier
 from qra.types import Batch
@@ -67,6 +68,7 @@ def alternate(contestants: Mapping[str, Callable[[], Any]], rounds: int, device:
         rounds: Number of measurements of each.
         device: Where the contestants work; it is waited for.
     """
+    keep_memory()  # as the qra command does
     timings = {name: Timing([], None) for name in contestants}
     for counted in [False] + [True] * rounds:
         for name, contestant in contestants.items():

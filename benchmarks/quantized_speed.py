@@ -35,8 +35,8 @@ def main(argv: Sequence[str] | None = None) -> list[dict[str, Any]]:
     torch.manual_seed(0)
     x = torch.rand(args.batch_size, 3, 32, 32, device=args.device)
     batch = Batch(x, torch.arange(len(x), device=args.device) % 10, torch.arange(len(x), device=args.device))
-    contestants = training(args.bits, batch, args.steps, args.compile) | attacks(args.bits, batch, args.steps)
-    timings = alternate(contestants, args.rounds, args.device)
+    settings = args.bits, batch, args.steps, args.compile
+    timings = alternate(training(*settings) | attacks(*settings), args.rounds, args.device)
     rows = [
         {"work": work, "network": name, "ms": 1000 * timing.median / args.steps}
         | times_as_long(timing, timings[work, FLOAT])
@@ -73,7 +73,7 @@ def training(bits: int, batch: Batch, count: int, compiled: bool) -> dict[tuple[
     return {("training step", name): optimizer_steps(module, batch, count) for name, module in modules.items()}
 
 
-def attacks(bits: int, batch: Batch, count: int) -> dict[tuple[str, str], Callable[[], object]]:
+def attacks(bits: int, batch: Batch, count: int, compiled: bool) -> dict[tuple[str, str], Callable[[], object]]:
     """PGD steps on the attack-time copies of a float and of quantized networks, and on a quantized one itself."""
     attack = PGD(steps=count)
     networks: dict[str, nn.Module] = {FLOAT: freeze(untrained().to(batch.x.device).eval())}
@@ -83,6 +83,8 @@ def attacks(bits: int, batch: Batch, count: int) -> dict[tuple[str, str], Callab
         networks[name] = freeze(network)
         if name == PACT_DOREFA:
             networks[f"{name}, not frozen"] = network
+    if compiled:
+        networks |= {f"{name}, compiled": torch.compile(networks[name]) for name in (FLOAT, PACT_DOREFA)}
 
     def run(network: nn.Module) -> Callable[[], Tensor]:
         return lambda: attack(network, *batch[:2])

@@ -1,10 +1,12 @@
 import sys
 
 from qra import tools
+from qra.memory import keep_memory
 
 
 def main() -> None:
     """Run one command; the console script."""
+    keep_memory()
     if not tools.run(sys.argv[1:]):
         from qra.cli import main as run_lightning
 
