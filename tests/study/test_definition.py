@@ -11,10 +11,11 @@ STUDIES = sorted((CONFIGS / "study").glob("*.yaml"))
 SIZES = {
     "attack-strength": 14,
     "calibration-size": 122,
-    "data-size": 26,
+    "data-size": 38,
     "masking": 18,
     "methods": 26,
     "paper": 243,
+    "paper-small": 33,
     "quickstart": 13,
 }
 
