@@ -2,7 +2,8 @@
 
 What is looked for: Athalye et al. 2018 (arXiv 1802.00420), Carlini et al. 2019 (arXiv 1902.06705), and the indicators
 of attack failure of Pintor et al. 2022 (arXiv 2106.09947): unavailable gradients, unstable predictions, silent success,
-incomplete optimization, transfer failure and failure of the unbounded attack.
+incomplete optimization, transfer failure and failure of the unbounded attack. How each is measured, and its threshold,
+are our own.
 """
 
 from __future__ import annotations

@@ -110,6 +110,7 @@ class ImageClassifier(LightningModule):
             self.network.compile()
 
     def on_fit_start(self) -> None:
+        self.network.train()  # Lightning leaves a network that was loaded for evaluation as it is
         if self.scheme is None or self.trainer.ckpt_path is not None:
             return
         images = [batch.x for batch in self.calibration_batches()]

@@ -97,6 +97,13 @@ def test_evaluation_stays_in_float32_under_mixed_precision():
     assert values[0] == values[1]
 
 
+def test_a_network_that_was_loaded_for_evaluation_learns_in_train_mode():
+    network = convolutional().eval()
+    before = network[1].running_mean.clone()
+    trainer(max_epochs=1).fit(VanillaTraining(network), data())
+    assert not torch.equal(network[1].running_mean, before)
+
+
 def test_training_in_mixed_precision_learns():
     run = trainer(precision="bf16-mixed")
     run.fit(AdversarialTraining(linear(), optimizer=sgd), data())
