@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from commands import TINY_FIT, pipeline, qra
+from commands import CONFIGS, TINY_FIT, pipeline, qra
 from crash import CrashError
 
 FIT = [*TINY_FIT, "--trainer.max_epochs", "4", "--model.init_args.val_attack.steps", "1"]
@@ -73,6 +73,7 @@ def test_two_processes_give_the_results_of_one(plain_run):
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "qra", "test", "--config", str(plain_run / "config.yaml"), "--ckpt_path"]
     command += [str(plain_run / "best.ckpt"), "--data.init_args.test_size", "47", "--evaluation.n", "33"]
+    command += ["--trainer.callbacks+", str(CONFIGS / "callback/masking.yaml"), "--trainer.callbacks.n", "33"]
     devices = ["--trainer.accelerator", "cpu", "--trainer.strategy", "ddp", "--trainer.devices", "2"]
     subprocess.run([*command, "--run", "one"], check=True, env=environment, capture_output=True)
     subprocess.run([*command, "--run", "two", *devices], check=True, env=environment, capture_output=True)
@@ -80,6 +81,14 @@ def test_two_processes_give_the_results_of_one(plain_run):
     assert (one["world_size"], two["world_size"]) == (1, 2)
     assert one["outcomes"] == two["outcomes"]
     assert one["outcomes"]["clean"]["n"] == 47
+    assert indicators(one) == pytest.approx(indicators(two), rel=1e-4)
+    assert len(indicators(one)) > 10
+
+
+def indicators(result):
+    """Values by name, without those of Square, whose draws depend on which examples are attacked together."""
+    found = {each["name"]: each["value"] for each in result["masking"]["indicators"] if each["name"] != "square"}
+    return {name: value for name, value in found.items() if value is not None}
 
 
 @pytest.mark.slow
