@@ -25,6 +25,7 @@ from qra.attacks import AutoAttack
 from qra.data import ImageFolderDataModule, balanced_subset, to_pixels
 from qra.data.synthetic import draw_images
 from qra.evaluation.autoattack import FATES, ROBUST, attack_chunk, authors_code
+from qra.memory import keep_memory
 from qra.quant import freeze
 
 OURS, THEIRS = "qra", "pyautoattack"
@@ -64,6 +65,7 @@ class Trial:
 
 def main(argv: Sequence[str] | None = None) -> list[dict[str, Any]]:
     args = options().parse_args(argv)
+    keep_memory()  # as the qra command does
     torch.manual_seed(0)
     network = (qra.load(args.ckpt) if args.ckpt else untrained().eval()).to(args.device)
     x, y = examples(network, args)
