@@ -101,9 +101,11 @@ def blocks(scale: Tensor, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
     On a CPU, all passes but the first then cost little. Elsewhere, and in compiled code, which fuses them, all is one
     block; so it is if ``scale`` has several values, which belong to channels.
     """
-    rows = max(1, _BLOCK * len(tensors[0]) // max(1, tensors[0].numel()))
-    if tensors[0].device.type != "cpu" or scale.numel() > 1 or torch.compiler.is_compiling() or tensors[0].ndim == 0:
+    first = tensors[0]
+    whole = first.device.type != "cpu" or scale.numel() > 1 or torch.compiler.is_compiling() or first.ndim == 0
+    if whole or first.numel() <= _BLOCK:
         return iter([tensors])
+    rows = max(1, _BLOCK * len(first) // first.numel())
     return zip(*(torch.split(tensor, rows) for tensor in tensors), strict=True)
 
 
