@@ -101,12 +101,16 @@ def blocks(scale: Tensor, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
     On a CPU, all passes but the first then cost little. Elsewhere, and in compiled code, which fuses them, all is one
     block; so it is if ``scale`` has several values, which belong to channels.
     """
-    first = tensors[0]
-    whole = first.device.type != "cpu" or scale.numel() > 1 or torch.compiler.is_compiling() or first.ndim == 0
-    if whole or first.numel() <= _BLOCK:
+    if _is_one_block(scale, tensors[0]):
         return iter([tensors])
-    rows = max(1, _BLOCK * len(first) // first.numel())
+    rows = max(1, _BLOCK * len(tensors[0]) // tensors[0].numel())
     return zip(*(torch.split(tensor, rows) for tensor in tensors), strict=True)
+
+
+def _is_one_block(scale: Tensor, x: Tensor) -> bool:
+    if x.device.type != "cpu" or scale.numel() > 1 or torch.compiler.is_compiling():
+        return True
+    return x.ndim == 0 or x.numel() <= _BLOCK
 
 
 def to_grid(x: Tensor, scale: Tensor, codes: tuple[int, int], factor: Tensor | None = None) -> Tensor:
@@ -118,11 +122,20 @@ def to_grid(x: Tensor, scale: Tensor, codes: tuple[int, int], factor: Tensor | N
         codes: Smallest and largest multiple.
         factor: Multiply by this to get ``x`` in steps, instead of dividing by ``scale``.
     """
+    if _is_one_block(scale, x):
+        return _to_grid(x, scale, codes, factor)
     result = torch.empty_like(x)
     for part, out in blocks(scale, x, result):
-        steps = torch.div(part, scale, out=out) if factor is None else torch.mul(part, factor, out=out)
-        steps.clamp_(*codes).round_().mul_(scale)
+        _to_grid(part, scale, codes, factor, out)
     return result
+
+
+def _to_grid(
+    x: Tensor, scale: Tensor, codes: tuple[int, int], factor: Tensor | None, out: Tensor | None = None
+) -> Tensor:
+    # The last step is not in place: torch 2.11 gives compiled autograd functions whose result is, gradients of zero.
+    steps = torch.div(x, scale, out=out) if factor is None else torch.mul(x, factor, out=out)
+    return torch.mul(steps.clamp_(*codes).round_(), scale, out=out)
 
 
 def round_to_grid(units: Tensor, scale: Tensor, bit_width: int, signed: bool) -> Tensor:

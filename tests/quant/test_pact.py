@@ -140,12 +140,3 @@ def test_alpha_must_be_finite_and_positive(bad, kind):
 def test_other_bit_widths_are_refused(b):
     with pytest.raises(ValueError, match="2 to 8"):
         pact(torch.zeros(3), 1.0, b)
-
-
-@pytest.mark.slow
-def test_compilation_needs_no_graph_break_and_changes_nothing(gradients):
-    x, upstream, alpha = normal(0, 2, 4, 5, 5), normal(1, 2, 4, 5, 5), torch.tensor(0.8)
-    compiled = torch.compile(lambda x, a: pact(x, a, 4), fullgraph=True, backend="aot_eager")
-    torch.testing.assert_close(
-        gradients(compiled, [x, alpha], upstream), gradients(lambda x, a: pact(x, a, 4), [x, alpha], upstream)
-    )
