@@ -157,14 +157,14 @@ def pass_between(
             a channels-last network contiguous, and slow, from the pooling back to the image.
     """
     if x.device.type != "cpu" or scale.numel() > 1:
-        return _pass_between(grad, x / scale, *limits, out)
+        return _pass(grad, x / scale, *limits, out)
     if not torch.compiler.is_compiling():
-        return _pass_within(grad, x, scale, *limits, out)
+        return _pass_on_host(grad, x, scale, *limits, out)
     result = _opaque_pass(grad, x, scale, *limits)
     return result if out is None else out.copy_(result)
 
 
-def _pass_between(grad: Tensor, x: Tensor, low: float, high: float, out: Tensor | None) -> Tensor:
+def _pass(grad: Tensor, x: Tensor, low: float, high: float, out: Tensor | None) -> Tensor:
     """Limits are widened by two roundings, which may have moved a value, or a limit, that was exactly on the other.
 
     The ATen call is the one vectorized pass there is on a CPU; comparisons make boolean tensors, which take 4 to 8
@@ -178,16 +178,16 @@ def _pass_between(grad: Tensor, x: Tensor, low: float, high: float, out: Tensor 
     return result
 
 
-def _pass_within(grad: Tensor, x: Tensor, scale: Tensor, low: float, high: float, out: Tensor | None = None) -> Tensor:
+def _pass_on_host(grad: Tensor, x: Tensor, scale: Tensor, low: float, high: float, out: Tensor | None = None) -> Tensor:
     """The host can read the step, and compare ``x`` itself."""
     width = scale.item()
-    return _pass_between(grad, x, low * width, high * width, out)
+    return _pass(grad, x, low * width, high * width, out)
 
 
-@torch.library.custom_op("qra::pass_within", mutates_args=())
+@torch.library.custom_op("qra::pass_on_host", mutates_args=())
 def _opaque_pass(grad: Tensor, x: Tensor, scale: Tensor, low: float, high: float) -> Tensor:
     """The compiler is not to look inside: it would keep booleans for the backward pass, slow to write on a CPU."""
-    return _pass_within(grad, x, scale, low, high)
+    return _pass_on_host(grad, x, scale, low, high)
 
 
 @_opaque_pass.register_fake
