@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -93,6 +93,11 @@ class Pipeline:
     def strategy(self) -> str:
         """Quantizer and training, such as ``PACT, adversarial``."""
         return f"{self.quantizer}, {self.training}"
+
+    @property
+    def was_trained(self) -> bool:
+        """Whether the study trained it, and did not only test or calibrate it."""
+        return self.seconds("fit") is not None
 
     @property
     def verdict(self) -> str:
@@ -191,17 +196,17 @@ class Results:
 
     @cached_property
     def main(self) -> tuple[Pipeline, ...]:
-        """Those with all of the data and the usual calibration size: what figures of other axes show."""
-        fractions = [value for pipeline in self.pipelines if (value := pipeline.number("fraction")) is not None]
-        sizes = Counter(
-            value for pipeline in self.pipelines if (value := pipeline.number("calibration_size")) is not None
-        )
-        usual = max(sizes, key=lambda size: (sizes[size], size), default=None)
+        """Those with the usual share of the data and the usual calibration size: what figures of other axes show.
+
+        The share of a network that was not trained here means nothing.
+        """
+        share = _commonest(pipeline.number("fraction") for pipeline in self.pipelines if pipeline.was_trained)
+        size = _commonest(pipeline.number("calibration_size") for pipeline in self.pipelines)
         return tuple(
             pipeline
             for pipeline in self.pipelines
-            if pipeline.number("fraction") in (None, max(fractions, default=None))
-            and pipeline.number("calibration_size") in (None, usual)
+            if (not pipeline.was_trained or pipeline.number("fraction") in (None, share))
+            and pipeline.number("calibration_size") in (None, size)
         )
 
     def reference(self, pipeline: Pipeline) -> Pipeline | None:
@@ -209,7 +214,11 @@ class Results:
         return self.float_of(pipeline.treatment, pipeline)
 
     def float_of(self, treatment: str, like: Pipeline) -> Pipeline | None:
-        """The float pipeline so treated that is most like another; None if no further axis allows one."""
+        """The float pipeline so treated that is most like another; None if no further axis allows one.
+
+        A network that was only quantized is most like the one that it was made from, which started at random.
+        """
+        start = like.text("init") if like.was_trained else "random"
 
         def differs(axis: str, other: Pipeline) -> bool:
             return len({like.text(axis), other.text(axis)} - {""}) > 1
@@ -221,8 +230,12 @@ class Results:
             and other.treatment == treatment
             and not any(differs(axis, other) for axis in {*like.coordinates, *other.coordinates} - set(AXES))
         ]
-        near = ("fraction", "calibration_size", "init")
-        return min(found, key=lambda other: sum(differs(axis, other) for axis in near), default=None)
+
+        def distance(other: Pipeline) -> int:
+            near = sum(differs(axis, other) for axis in ("fraction", "calibration_size"))
+            return near + (other.text("init") not in ("", start))
+
+        return min(found, key=distance, default=None)
 
     @cached_property
     def _further(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -239,9 +252,16 @@ class Results:
         init = pipeline.text("init")
         start = "" if init in ("", "none") or (pipeline.is_float and init == "random") else f"{init} start"
         bits = "" if pipeline.is_float else f" {pipeline.bits_text}"
-        further = [pipeline.word(axis) for axis in self._further[in_main]]
+        axes = [axis for axis in self._further[in_main] if axis != "fraction" or pipeline.was_trained]
+        further = [pipeline.word(axis) for axis in axes]
         label = ", ".join(filter(None, (f"{pipeline.quantizer}{bits}", start, pipeline.training, *further)))
         return label if len(label) <= _LONGEST else f"{label[: _LONGEST - 1]}…"
+
+
+def _commonest(values: Iterable[float | None]) -> float | None:
+    """Of several equally common ones the largest."""
+    counts = Counter(value for value in values if value is not None)
+    return max(counts, key=lambda value: (counts[value], value), default=None)
 
 
 def _varying(pipelines: Sequence[Pipeline]) -> tuple[str, ...]:

@@ -203,3 +203,26 @@ def test_any_coordinate_can_be_read(tmp_path):
     odd = {"axis": [1, 2], "other": {"a": None}, "nan": float("nan")}
     edit(directory / "cell.json", lambda content: content["coordinates"].update(odd))
     assert read_cell(directory).coordinates["axis"] == json.dumps([1, 2])
+
+
+def test_figures_show_the_share_of_the_data_that_most_trained_cells_have(tmp_path):
+    for name, fraction in (("few", 0.1), ("few too", 0.1), ("all", 1.0)):
+        cell(tmp_path, name, GOOD, quantizer="pact", bits=(4, len(name)), fraction=fraction)
+    untrained = cell(tmp_path, "calibrated", GOOD, training="none", quantizer="pwlq", bits=(4, 4), fraction=0.5)
+    edit(untrained / "cell.json", lambda content: content["seconds"].pop("fit"))
+    results = Results("study", read_cells(tmp_path))
+    assert {pipeline.cells[0].name for pipeline in results.main} == {"few", "few too", "calibrated"}
+    labels = {pipeline.cells[0].name: results.label(pipeline) for pipeline in results.pipelines}
+    assert "10 % of the data" in labels["few"]
+    assert "data" not in labels["calibrated"]
+
+
+def test_a_network_that_was_only_quantized_is_compared_with_what_it_was_made_of(tmp_path):
+    original = cell(tmp_path, "original", GOOD, init="random")
+    cell(tmp_path, "tuned", GOOD, init="plain")
+    quantized = cell(tmp_path, "quantized", GOOD, training="none", init="plain", quantizer="pwlq", bits=(4, 4))
+    for directory in (original, quantized):
+        edit(directory / "cell.json", lambda content: content["seconds"].pop("fit"))
+    results = Results("study", read_cells(tmp_path))
+    by_name = {pipeline.cells[0].name: pipeline for pipeline in results.pipelines}
+    assert results.reference(by_name["quantized"]) is by_name["original"]
