@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
-from victims import CLASSES, SmallNet, draw_images, predict
+from victims import CLASSES, SmallNet, distance, draw_images, predict
 
 from qra.attacks import FGSM, PGD, Attack, GaussianStart, UniformStart, ZeroStart
 
@@ -39,10 +39,6 @@ def x():
 @pytest.fixture
 def y(model, x):
     return predict(model, x)
-
-
-def distance(x_adv, x, norm):
-    return torch.linalg.vector_norm((x_adv - x).flatten(1), ord=float("inf") if norm == "linf" else 2, dim=1)
 
 
 @given(

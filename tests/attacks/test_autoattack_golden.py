@@ -1,31 +1,15 @@
 """APGD, FAB and Square against the outputs of the official code that are stored in tests/golden/README.md."""
 
 import dataclasses
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 from qra.attacks import APGD, FAB, Square, Victim
 from qra.attacks.apgd import Climb
 from qra.attacks.fab import project_onto_plane
 from qra.attacks.square import _Squares
-
-
-@pytest.fixture(scope="module")
-def golden():
-    with np.load(Path(__file__).parents[1] / "golden" / "attacks.npz") as arrays:
-        return {name: torch.from_numpy(arrays[name]) for name in arrays}
-
-
-@pytest.fixture(scope="module")
-def network(golden):
-    first, second = nn.Linear(75, 24), nn.Linear(24, 10)
-    first.load_state_dict({"weight": golden["W1"], "bias": golden["b1"]})
-    second.load_state_dict({"weight": golden["W2"], "bias": golden["b2"]})
-    return nn.Sequential(nn.Flatten(), first, nn.Tanh(), second).eval()
 
 
 @pytest.fixture

@@ -1,9 +1,7 @@
 """PGD against the official codes named in tests/golden/README.md."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -40,21 +38,6 @@ class Shifted(nn.Module):
 
     def forward(self, x):
         return self.network((x - self.mean) / self.std)
-
-
-@pytest.fixture(scope="module")
-def golden():
-    path = Path(__file__).parents[1] / "golden" / "attacks.npz"
-    with np.load(path) as arrays:
-        return {name: torch.from_numpy(arrays[name]) for name in arrays}
-
-
-@pytest.fixture(scope="module")
-def network(golden):
-    first, second = nn.Linear(75, 24), nn.Linear(24, 10)
-    first.load_state_dict({"weight": golden["W1"], "bias": golden["b1"]})
-    second.load_state_dict({"weight": golden["W2"], "bias": golden["b2"]})
-    return nn.Sequential(nn.Flatten(), first, nn.Tanh(), second)
 
 
 @pytest.fixture(scope="module")

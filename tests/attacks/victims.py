@@ -47,3 +47,7 @@ def predict(model, x):
     labels = model.eval()(x).argmax(1)
     model.train(training)
     return labels
+
+
+def distance(x_adv, x, norm):
+    return torch.linalg.vector_norm((x_adv - x).flatten(1), ord=float("inf") if norm == "linf" else 2, dim=1)

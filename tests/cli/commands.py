@@ -41,6 +41,16 @@ def qra(*arguments):
     return output.getvalue(), code
 
 
+def refused(*arguments):
+    """Run a command that must end with one line of error; return that line without its prefix."""
+    output, code = qra(*arguments)
+    lines = [line for line in output.splitlines() if line.startswith("qra: error: ")]
+    assert code == 2, output
+    assert len(lines) == 1, output
+    assert "Traceback" not in output
+    return lines[0].removeprefix("qra: error: ")
+
+
 def teacher(path=CONFIGS.parent / "checkpoints/float-at.ckpt"):
     """A teacher that made-up data says nothing about."""
     return ["--trainer.callbacks.teacher", str(path), "--trainer.callbacks.if_not_robust", "warn",

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from commands import CONFIGS, SMALL_DATA, qra
+from commands import CONFIGS, SMALL_DATA, qra, refused
 from matplotlib.image import imread
 from PIL import Image
 
@@ -126,14 +126,6 @@ def test_a_transfer_matrix_is_printed_and_written(checkpoints):
     assert f"{100 * content['accuracy'][0][1]:.1f}" in output
 
 
-def refused(*arguments):
-    output, code = qra("compare", *arguments)
-    (line,) = [line for line in output.splitlines() if line.startswith("qra: error: ")]
-    assert code == 2, output
-    assert "Traceback" not in output
-    return line
-
-
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
@@ -149,7 +141,7 @@ def refused(*arguments):
     ids=str,
 )
 def test_a_wrong_transfer_is_refused(checkpoints, arguments, reason):
-    assert reason in refused("--transfer", *checkpoints, *arguments)
+    assert reason in refused("compare", "--transfer", *checkpoints, *arguments)
     assert not list(Path().glob("**/transfer*"))
 
 
@@ -160,16 +152,16 @@ def test_networks_of_other_classes_than_the_data_are_refused(checkpoints):
             for number in range(3):
                 Image.new("RGB", (32, 32), (level, level, number)).save(Path("images", part, name, f"{number}.png"))
     data = ["--data", CONFIGS / "data/image_folder.yaml", "--data.init_args.root", "images"]
-    assert "tells 10 classes apart, but the data has 2" in refused("--transfer", *checkpoints, *data)
+    assert "tells 10 classes apart, but the data has 2" in refused("compare", "--transfer", *checkpoints, *data)
 
 
 def test_a_damaged_file_of_outcomes_is_named():
     write_run("a", [True])
     write_run("b", [True])
     Path("b/correct.npz").write_bytes(Path("b/correct.npz").read_bytes()[:100])
-    assert "b/correct.npz: is cut short or damaged" in refused("a", "b")
+    assert "b/correct.npz: is cut short or damaged" in refused("compare", "a", "b")
     Path("b/correct.npz").unlink()
-    assert "b/correct.npz: there is no such file" in refused("a", "b")
+    assert "b/correct.npz: there is no such file" in refused("compare", "a", "b")
 
 
 @pytest.mark.parametrize("tool", ["compare", "doctor", "report", "study"])

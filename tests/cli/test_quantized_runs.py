@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from commands import CONFIGS, TINY, TINY_FIT, pipeline, qra
+from commands import CONFIGS, TINY, TINY_FIT, pipeline, qra, refused
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import qra as package
@@ -159,14 +159,6 @@ def test_gradient_modes_of_a_float_network_agree(float_checkpoint):
     assert code == 0, output
     found = outcomes("here")
     assert found["pgd2_8_hard"]["accuracy"] == found["pgd2_8"]["accuracy"] == found["worst_8"]["accuracy"]
-
-
-def refused(*arguments):
-    output, code = qra(*arguments)
-    (line,) = [line for line in output.splitlines() if line.startswith("qra: error: ")]
-    assert code == 2, output
-    assert "Traceback" not in output
-    return line
 
 
 def test_calibrating_again_with_other_settings_is_refused(float_checkpoint):

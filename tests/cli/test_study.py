@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import tiny_study as tiny
-from commands import CONFIGS, qra
+from commands import CONFIGS, qra, refused
 
 from qra.study import expand
 from qra.study.definition import load_study
@@ -72,15 +72,6 @@ def test_a_failed_cell_is_named_and_the_exit_code_says_so():
     assert "it needs float-absent-calibration20, which failed" in output
 
 
-def refused(*arguments):
-    output, code = qra("study", *arguments)
-    lines = [line for line in output.splitlines() if line.startswith("qra: error: ")]
-    assert code == 2, output
-    assert len(lines) == 1, output
-    assert "Traceback" not in output
-    return lines[0].removeprefix("qra: error: ")
-
-
 @pytest.mark.parametrize(
     ("changes", "arguments", "reason"),
     [
@@ -99,7 +90,7 @@ def refused(*arguments):
 )
 def test_a_wrong_study_or_argument_is_one_line(changes, arguments, reason):
     tiny.write(**changes)
-    assert reason in refused(arguments[0], "tiny.yaml", *arguments[1:])
+    assert reason in refused("study", arguments[0], "tiny.yaml", *arguments[1:])
     assert not Path("runs").exists()
 
 
@@ -109,7 +100,7 @@ def test_a_directory_of_another_version_is_refused():
     directory.mkdir(parents=True)
     record = {"hash": "0", "state": "done", "definition": {"fit": {"trainer.max_epochs": "3"}}, "seconds": {"fit": 1}}
     (directory / "cell.json").write_text(json.dumps(record))
-    reason = refused("run", "tiny.yaml")
+    reason = refused("study", "run", "tiny.yaml")
     assert reason.startswith("1 cell is of another version of the study, first runs/tiny/float-calibration20: fit.")
     assert reason.endswith("run them again by --redo, or give the study another name")
 
@@ -117,4 +108,4 @@ def test_a_directory_of_another_version_is_refused():
 def test_without_ray_it_is_said_how_to_get_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     tiny.write()
-    assert "Ray is not installed: pip install 'qra[cluster]'" in refused("run", "tiny.yaml", "--ray", "local")
+    assert "Ray is not installed: pip install 'qra[cluster]'" in refused("study", "run", "tiny.yaml", "--ray", "local")

@@ -6,19 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from commands import CONFIGS, TINY, TINY_FIT, pipeline, qra
+from commands import CONFIGS, TINY, TINY_FIT, pipeline, refused
 
 AT = [*pipeline("float-at"), *TINY_FIT]
 ATTACK = "--model.init_args.attack.init_args"
-
-
-def refused(*arguments):
-    output, code = qra(*arguments)
-    lines = [line for line in output.splitlines() if line.startswith("qra: error: ")]
-    assert code == 2, output
-    assert len(lines) == 1, output
-    assert "Traceback" not in output
-    return lines[0].removeprefix("qra: error: ")
 
 
 @pytest.mark.parametrize(
