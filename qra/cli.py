@@ -136,6 +136,8 @@ class QraCLI(LightningCLI):
             for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
                 if isinstance(callback, TeacherDistillation) and self.subcommand == "fit":
                     callback.prepare(self.model, self.datamodule)
+                elif isinstance(callback, AutoAttackEvaluation):
+                    callback.check(len(self.datamodule.data.test), self.trainer.world_size)
             self.model.setup(self.subcommand)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:

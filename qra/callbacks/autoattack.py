@@ -72,12 +72,15 @@ class AutoAttackEvaluation(Measurement):
         return f"autoattack_{ball}" + ("_upstream" if self.mode == "upstream" else "")
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        images = len(trainer.datamodule.data.test)  # type: ignore[attr-defined]
+        self.check(len(trainer.datamodule.data.test), trainer.world_size)  # type: ignore[attr-defined]
+
+    def check(self, images: int, processes: int) -> None:
+        """Raise ValueError if this cannot be done on so many test images in so many processes."""
         if self.n is not None and self.n > images:
             raise ValueError(
                 f"n is {self.n}, but there are {images} test images: AutoAttackEvaluation takes null for all"
             )
-        if self.mode == "upstream" and trainer.world_size > 1:
+        if self.mode == "upstream" and processes > 1:
             raise ValueError("mode upstream is one call in one process: use chunked on several devices")
 
     def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

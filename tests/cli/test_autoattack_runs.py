@@ -105,7 +105,7 @@ def test_a_wrong_argument_is_named(plain_run, arguments, reason):
     output, code = qra("test", *run, *SHORT, *arguments)
     assert code == 2, output
     assert reason in output.splitlines()[-1]
-    assert not Path("here/autoattack_8").exists()
+    assert not Path("here").exists()
 
 
 @pytest.mark.slow
