@@ -50,6 +50,8 @@ def sheet(device: torch.device) -> dict[str, Any]:
         "versions": versions(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else processor(),
         "threads": torch.get_num_threads(),
+        "autocast": torch.is_autocast_enabled(device.type),
+        "cudnn_allow_tf32": torch.backends.cudnn.allow_tf32,
         "float32_matmul_precision": torch.get_float32_matmul_precision(),
         "deterministic": torch.are_deterministic_algorithms_enabled(),
     }

@@ -16,6 +16,7 @@ from qra.attacks import PGD, Attack
 from qra.data import balanced_subset
 from qra.evaluation.figures import adversarial_grid
 from qra.modules import ImageClassifier
+from qra.precision import float32
 from qra.types import Batch
 
 
@@ -56,9 +57,10 @@ class AdversarialExamples(Callback):
         x, y, indices = (part[chosen] for part in batch)
         if not len(x):
             return
-        x_adv = self.attack(pl_module.attack_network(refresh=False), x, y, index=indices)
-        with torch.no_grad():
-            adversarial_prediction = pl_module(x_adv).argmax(1)
+        with float32(x.device):
+            x_adv = self.attack(pl_module.attack_network(refresh=False), x, y, index=indices)
+            with torch.no_grad():
+                adversarial_prediction = pl_module(x_adv).argmax(1)
         found = {"x": x, "x_adv": x_adv, "y": y, "indices": indices}
         found["clean_prediction"] = outputs[chosen].argmax(1)
         found["adversarial_prediction"] = adversarial_prediction

@@ -19,6 +19,7 @@ from qra.describe import describe
 from qra.evaluation.outcome import Outcome
 from qra.evaluation.robustness import correct
 from qra.modules import ImageClassifier
+from qra.precision import float32
 from qra.quant import PWLQ, CalibratedUniform, QuantScheme, Uniform, quantize_after_training
 from qra.types import Batch
 
@@ -109,7 +110,7 @@ class PWLQCalibration(Measurement):
         if not isinstance(weight, PWLQ) or bits > 8:
             return None
         scheme = dataclasses.replace(self.scheme, weight=Uniform(weight.per_channel), weight_bit_width=bits)
-        with torch.inference_mode(False):
+        with torch.inference_mode(False), float32(images[0].device):
             quantize_after_training(network, scheme, images, self.bias_correction)
         return network.eval()
 
@@ -118,7 +119,8 @@ class PWLQCalibration(Measurement):
             batches = pl_module.calibration_batches()
             if self.attack is not None:
                 frozen = pl_module.attack_network()
-                batches = [b._replace(x=self.attack(frozen, b.x, b.y, index=b.indices)) for b in batches]
+                with float32(pl_module.device):
+                    batches = [b._replace(x=self.attack(frozen, b.x, b.y, index=b.indices)) for b in batches]
             images = [part for batch in batches for part in torch.split(batch.x, self.batch_size)]
             pl_module.quantize_after_training(self.scheme, images, self.bias_correction, self._record(trainer))
         trainer.save_checkpoint(Path(trainer.default_root_dir) / "calibrated.ckpt", weights_only=True)

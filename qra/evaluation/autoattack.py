@@ -10,7 +10,6 @@ import sys
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from qra.attacks.autoattack import check_victim
 from qra.attacks.base import untouched
 from qra.describe import describe
 from qra.evaluation.outcome import Outcome, write_json
+from qra.precision import float32
 from qra.quant import FrozenNetwork
 from qra.quant.layers import activation_quantizers
 
@@ -66,7 +66,7 @@ def attack_chunk(
         done += work / total
         watch(TITLES[name], done, victim.right)
 
-    with _float32(x.device), untouched(network), untouched(frozen):
+    with float32(x.device), untouched(network), untouched(frozen):
         victim = Victim(network, x.clone(), y.clone(), frozen, on_step)
         check_victim(victim)
         total = attack.work(victim.classes)
@@ -98,7 +98,7 @@ def upstream(network: nn.Module, attack: AutoAttack, x: Tensor, y: Tensor, batch
         own = copy.deepcopy(network).requires_grad_(False)  # their code would add to the parameters' gradients
     cuda = [x.device] if x.device.type == "cuda" else []
     tracer = sys.gettrace()
-    with _float32(x.device), untouched(own), torch.random.fork_rng(cuda):
+    with float32(x.device), untouched(own), torch.random.fork_rng(cuda):
         first = Victim(own, x[:batch_size].clone(), y[:batch_size].clone())
         check_victim(first)
         run = authors_code(own, attack, first.classes, x.device)
@@ -123,20 +123,6 @@ def authors_code(network: nn.Module, attack: AutoAttack, classes: int, device: t
     made.fab.n_iter = attack.steps
     made.square.n_queries = attack.queries
     return made
-
-
-@contextmanager
-def _float32(device: torch.device) -> Iterator[None]:
-    """No autocast, and no TensorFloat-32 either."""
-    cudnn, matmul = torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()
-    torch.backends.cudnn.allow_tf32 = False
-    torch.set_float32_matmul_precision("highest")
-    try:
-        with torch.autocast(device.type, enabled=False):
-            yield
-    finally:
-        torch.backends.cudnn.allow_tf32 = cudnn
-        torch.set_float32_matmul_precision(matmul)
 
 
 def fingerprint(network: nn.Module, *descriptions: Any) -> str:

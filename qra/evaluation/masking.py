@@ -19,6 +19,7 @@ from qra import losses, noise
 from qra.attacks import PGD, Attack, Square, UniformStart
 from qra.attacks.pgd import AttackLoss
 from qra.evaluation.robustness import correct, robust
+from qra.precision import float32
 from qra.types import Batch, Pixels
 
 _STREAM = 11  # keeps these draws apart from others of the same seed
@@ -85,13 +86,14 @@ def measure(
         By name, one value for each example, (N,) or, for the losses along PGD, (N, steps + 1).
     """
     x, y, indices = batch
-    found = {"right": correct(network, x, y), "random": _randomness(network, x)}
-    found |= _instability(network, batch)
-    with torch.no_grad():
-        classes = network(x[:1]).shape[1]
-    found["classes"] = torch.full_like(y, classes)
-    found |= _gradients(target, x, y, _other_loss(classes))
-    found |= _trace(network, target, batch, settings)
+    with float32(x.device):
+        found = {"right": correct(network, x, y), "random": _randomness(network, x)}
+        found |= _instability(network, batch)
+        with torch.no_grad():
+            classes = network(x[:1]).shape[1]
+        found["classes"] = torch.full_like(y, classes)
+        found |= _gradients(target, x, y, _other_loss(classes))
+        found |= _trace(network, target, batch, settings)
 
     def survive(name: str, what: str, among: Tensor, attack: Attack, attacked: nn.Module = target) -> None:
         on_part(what, None)

@@ -9,13 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from qra.attacks import PGD, Attack
+from qra.precision import float32
 from qra.types import Batch
 
 
 @torch.no_grad()
 def correct(network: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     """Whether the network in eval mode is right, in float32: (N, C, H, W) and (N,) to bool (N,)."""
-    with torch.autocast(x.device.type, enabled=False):
+    with float32(x.device):
         logits: Tensor = network(x)
     return logits.argmax(1) == y
 
@@ -63,7 +64,7 @@ def attacked(
     x_adv = x.clone()
     left = right.nonzero().squeeze(1)
     if len(left):
-        with torch.autocast(x.device.type, enabled=False):
+        with float32(x.device):
             x_adv[left] = attack(attack_network or network, x[left], y[left], index=indices[left])
         right[left] = correct(network, x_adv[left], y[left])
     return right, x_adv

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from qra.attacks import Attack
 from qra.evaluation.robustness import correct
 from qra.evaluation.statistics import wilson_interval
+from qra.precision import float32
 from qra.quant import freeze
 from qra.types import Batch
 
@@ -84,5 +85,6 @@ def transfer(
     """
     frozen = freeze(made_on)
     for x, y, indices in batches:
-        x_adv = attack(frozen, x, y, index=indices)
+        with float32(x.device):
+            x_adv = attack(frozen, x, y, index=indices)
         yield torch.stack([correct(network, x_adv, y) for network in networks])

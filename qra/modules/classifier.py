@@ -16,6 +16,7 @@ from qra import checkpoint
 from qra.attacks import PGD, Attack
 from qra.data import to_pixels
 from qra.describe import describe
+from qra.precision import float32
 from qra.quant import (
     FrozenNetwork,
     QuantScheme,
@@ -114,9 +115,10 @@ class ImageClassifier(LightningModule):
         if self.scheme is None or self.trainer.ckpt_path is not None:
             return
         images = [batch.x for batch in self.calibration_batches()]
-        calibrate(self.network, images)
-        if self._weights_changed:
-            reestimate_batch_norm(self.network, images)
+        with float32(self.device):
+            calibrate(self.network, images)
+            if self._weights_changed:
+                reestimate_batch_norm(self.network, images)
 
     def calibration_batches(self) -> list[Batch]:
         """The calibration images of the data module on the device, float in [0, 1]."""
@@ -175,7 +177,8 @@ class ImageClassifier(LightningModule):
             bias_corrected: As there.
             record: What the calibration depended on, for checkpoints.
         """
-        self.scheme = quantize_after_training(self.network, scheme, images, bias_corrected)
+        with float32(self.device):
+            self.scheme = quantize_after_training(self.network, scheme, images, bias_corrected)
         self.calibration = record
         self._frozen.clear()
 
@@ -204,7 +207,7 @@ class ImageClassifier(LightningModule):
         self.attack_network()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        with torch.autocast(self.device.type, enabled=False):
+        with float32(self.device):
             self._evaluate("clean", self.network(batch.x), batch.y)
             if self.val_attack is not None:
                 x_adv = self.val_attack(self.attack_network(refresh=False), batch.x, batch.y, index=batch.indices)
@@ -219,7 +222,7 @@ class ImageClassifier(LightningModule):
 
     def test_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Logits of the clean images, in float32, (N, classes)."""
-        with torch.autocast(self.device.type, enabled=False):
+        with float32(self.device):
             return self.forward(batch.x)
 
     predict_step = test_step
