@@ -7,6 +7,7 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -16,7 +17,7 @@ from jsonargparse import Namespace
 from jsonargparse.typing import register_type
 from lightning import LightningModule, Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import Callback, Checkpoint, LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.trainer.states import TrainerFn
@@ -25,20 +26,19 @@ from lightning.pytorch.utilities import rank_zero_only
 from qra import checkpoint, tools
 from qra.callbacks import (
     AdversarialExamples,
-    AutoAttackEvaluation,
-    Evaluation,
-    PWLQCalibration,
+    PipelineCallback,
     QuantizationMonitor,
     QuantizationSummary,
     ResultWriter,
     RobustnessEvaluation,
-    TeacherDistillation,
     TrainingDiagnostics,
+    order,
 )
 from qra.callbacks.progress import progress_display
 from qra.data import TensorDataModule
 from qra.errors import fail
 from qra.modules import ImageClassifier
+from qra.trainer import PipelineTrainer
 from qra.types import Pixels, format_pixels
 
 register_type(Pixels, serializer=format_pixels, deserializer=Pixels)
@@ -50,6 +50,8 @@ TRAINER_DEFAULTS: dict[str, Any] = {
     "log_every_n_steps": 20,
     "enable_model_summary": False,
 }
+
+PRECISIONS = ("32-true", "16-mixed", "bf16-mixed", "64-true")
 
 
 class RunConfigCallback(SaveConfigCallback):
@@ -78,6 +80,7 @@ class QraCLI(LightningCLI):
         super().__init__(
             ImageClassifier,
             TensorDataModule,
+            trainer_class=PipelineTrainer,
             save_config_callback=RunConfigCallback,
             save_config_kwargs={"save_to_log_dir": False},
             trainer_defaults=TRAINER_DEFAULTS,
@@ -128,17 +131,23 @@ class QraCLI(LightningCLI):
     def after_instantiate_classes(self) -> None:
         config = self.config[self.subcommand]
         self.model.network.description = _plain(config.model.init_args.network.as_dict())
+        if self.trainer.precision not in PRECISIONS:
+            raise ValueError(
+                f"trainer.precision is {self.trainer.precision}: networks are judged in float32, so their weights must "
+                f"be: choose one of {', '.join(PRECISIONS)}"
+            )
         if config.ckpt_path is not None:
             self.model.adopt(checkpoint.read(config.ckpt_path), config.ckpt_path)
         if _is_first_process():  # Lightning would write into the run directory before it finds what is wrong here
             self.datamodule.prepare_data()
             self.datamodule.setup()
             for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
-                if isinstance(callback, TeacherDistillation) and self.subcommand == "fit":
-                    callback.prepare(self.model, self.datamodule)
-                elif isinstance(callback, AutoAttackEvaluation):
-                    callback.check(len(self.datamodule.data.test), self.trainer.world_size)
-            self.model.setup(self.subcommand)
+                if isinstance(callback, PipelineCallback) and self.subcommand in callback.stages:
+                    callback.check(self.model, self.datamodule, self.trainer.world_size)
+            if self.subcommand == "fit":
+                self.model.check_fit()
+                if config.ckpt_path is None:
+                    self.model.initialize()
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         config = self._get(self.config_init, "trainer")
@@ -149,7 +158,7 @@ class QraCLI(LightningCLI):
         kwargs["enable_checkpointing"] = self.subcommand == "fit"
         kwargs["callbacks"] = [*(config["callbacks"] or []), *self._standing_callbacks()]
         trainer = super().instantiate_trainer(**kwargs)
-        trainer.callbacks.sort(key=_turn)  # type: ignore[attr-defined]
+        trainer.callbacks.sort(key=order)  # type: ignore[attr-defined]
         return trainer
 
     def _standing_callbacks(self) -> list[Callback]:
@@ -169,18 +178,13 @@ class QraCLI(LightningCLI):
             monitor=self.model.selection_metric,
             mode="max",
             save_weights_only=True,
+            save_on_train_epoch_end=False,  # but at once, before anything changes what validation has scored
             enable_version_counter=False,
         )
         last = ModelCheckpoint(self.directory, "last", save_on_train_epoch_end=True, enable_version_counter=False)
         if self._get(self.config_init, "trainer")["logger"] is not False:
             callbacks.append(LearningRateMonitor("step"))
         return [*callbacks, best, last]
-
-
-def _turn(callback: Callback) -> int:
-    """What changes the network comes first, then what measures it, the longest last, then what writes that down."""
-    turns = (Evaluation, AutoAttackEvaluation, ResultWriter, Checkpoint)
-    return next((turn for turn, kind in enumerate(turns, 1) if isinstance(callback, kind)), 0)
 
 
 def _plain(config: Any) -> Any:
@@ -202,7 +206,7 @@ def run_directory(config: Namespace) -> Path:
     """
     if config.run is not None:
         return Path(config.run)
-    own = config.ckpt_path not in (None, "last", "best") and not _calibrates(config)
+    own = config.ckpt_path not in (None, "last", "best") and not _makes_another_network(config)
     named = [config.ckpt_path] if own else []
     for path in map(Path, (*named, *map(str, config.config or ()))):
         if (path.parent / "config.yaml").exists():
@@ -212,10 +216,11 @@ def run_directory(config: Namespace) -> Path:
     raise ValueError("nothing names this run: give --run DIRECTORY, or a config by --config FILE")
 
 
-def _calibrates(config: Namespace) -> bool:
-    """Whether the command quantizes a trained network."""
-    callbacks = config.trainer.callbacks or ()
-    return any(callback.class_path.endswith(f".{PWLQCalibration.__name__}") for callback in callbacks)
+def _makes_another_network(config: Namespace) -> bool:
+    """Whether the command makes another network of the checkpoint's, such as a quantized one."""
+    paths = [callback.class_path.rpartition(".") for callback in config.trainer.callbacks or ()]
+    kinds = [getattr(import_module(module), name) for module, _, name in paths]
+    return any(getattr(kind, "makes_another_network", False) for kind in kinds)
 
 
 def with_config_beside(arguments: Sequence[str]) -> list[str]:

@@ -14,12 +14,12 @@ LAYERS = {
     "evaluation": 2, "checkpoint": 2,
     "modules": 3,
     "callbacks": 4,
-    "compare": 5, "doctor": 5, "study": 5,
+    "compare": 5, "doctor": 5, "study": 5, "trainer": 5,
     "tools": 6,
     "cli": 7, "__main__": 8,
 }  # fmt: skip
 NEIGHBOURS = {("attacks", "losses")}
-LIGHTNING = {"modules", "callbacks", "data", "cli"}
+LIGHTNING = {"modules", "callbacks", "data", "trainer", "cli"}
 
 
 def imported(tree):

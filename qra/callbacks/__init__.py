@@ -1,5 +1,6 @@
 from qra.callbacks.adversarial_examples import AdversarialExamples
 from qra.callbacks.autoattack import AutoAttackEvaluation
+from qra.callbacks.base import Order, PipelineCallback, order
 from qra.callbacks.catastrophic import CatastrophicOverfittingGuard
 from qra.callbacks.diagnostics import TrainingDiagnostics
 from qra.callbacks.distillation import TeacherDistillation
@@ -16,11 +17,14 @@ __all__ = [
     "Evaluation",
     "MaskingCheck",
     "Measurement",
+    "Order",
     "PWLQCalibration",
+    "PipelineCallback",
     "QuantizationMonitor",
     "QuantizationSummary",
     "ResultWriter",
     "RobustnessEvaluation",
     "TeacherDistillation",
     "TrainingDiagnostics",
+    "order",
 ]

@@ -13,10 +13,11 @@ from torch import Tensor
 from torch.distributed import ProcessGroup
 
 from qra.attacks import AutoAttack
+from qra.callbacks.base import Order
 from qra.callbacks.best import restore_best
 from qra.callbacks.evaluation import Measurement
 from qra.callbacks.progress import ChunkProgress
-from qra.data import balanced_subset, to_pixels
+from qra.data import TensorDataModule, balanced_subset, to_pixels
 from qra.describe import describe
 from qra.evaluation.autoattack import FATES, ROBUST, ChunkFiles, attack_chunk, fingerprint, outcomes, upstream
 from qra.modules import ImageClassifier
@@ -34,8 +35,6 @@ class AutoAttackEvaluation(Measurement):
     with the first chunk that is missing. Mode ``upstream`` is the one call of the authors' code, on the network itself,
     in one process, without resumption: the figure to set beside published ones.
 
-    After ``fit``, callbacks that quantize the network must come before this one; the command line sees to that.
-
     Args:
         attack: What to run; the defaults are the standard version. Chunk k takes ``seed + k``.
         n: Number of test images; null for all.
@@ -44,6 +43,9 @@ class AutoAttackEvaluation(Measurement):
         chunk_size: Images of a chunk, which are attacked together.
         mode: ``chunked`` or ``upstream``.
     """
+
+    order = Order.MEASURE_LONG
+    stages = ("fit", "test")
 
     def __init__(
         self,
@@ -71,16 +73,13 @@ class AutoAttackEvaluation(Measurement):
         ball = f"{self.attack.eps * 255:g}" if self.attack.norm == "linf" else f"l2_{self.attack.eps:g}"
         return f"autoattack_{ball}" + ("_upstream" if self.mode == "upstream" else "")
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        self.check(len(trainer.datamodule.data.test), trainer.world_size)  # type: ignore[attr-defined]
-
-    def check(self, images: int, processes: int) -> None:
-        """Raise ValueError if this cannot be done on so many test images in so many processes."""
+    def check(self, module: ImageClassifier, data: TensorDataModule, world_size: int) -> None:
+        images = len(data.data.test)
         if self.n is not None and self.n > images:
             raise ValueError(
                 f"n is {self.n}, but there are {images} test images: AutoAttackEvaluation takes null for all"
             )
-        if self.mode == "upstream" and processes > 1:
+        if self.mode == "upstream" and world_size > 1:
             raise ValueError("mode upstream is one call in one process: use chunked on several devices")
 
     def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -91,10 +90,9 @@ class AutoAttackEvaluation(Measurement):
         for name, outcome in self.outcomes.items():
             pl_module.log(f"test/{name}_acc", outcome.accuracy, rank_zero_only=True)
 
-    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, ImageClassifier)
-        if pl_module.calibration is None:
-            restore_best(trainer, pl_module)
+        restore_best(trainer, pl_module)
         self._measure(trainer, pl_module)
 
     def _choose(self, trainer: Trainer) -> Tensor:

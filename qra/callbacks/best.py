@@ -18,7 +18,8 @@ def best_checkpoint(trainer: Trainer) -> str | None:
 
 
 def restore_best(trainer: Trainer, module: ImageClassifier) -> None:
-    """Give the network the weights of the best epoch in validation; those of the last stay if none was kept."""
+    """Give a network in training the weights of the best epoch in validation; those of the last if none was kept."""
     path = best_checkpoint(trainer)
-    if path is not None:
+    if module.weights is None and path is not None:
         checkpoint.load_weights(module.network, path, module.scheme)
+        module.weights = path

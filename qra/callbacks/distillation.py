@@ -4,21 +4,21 @@ from typing import Any, Literal, get_args
 
 import torch
 from lightning import LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import nn
 
 from qra import checkpoint
 from qra.attacks import PGD, Attack
+from qra.callbacks.base import PipelineCallback
 from qra.data import TensorDataModule, balanced_subset, to_pixels
 from qra.evaluation.robustness import correct, robust
-from qra.modules import RobustTransfer
+from qra.modules import ImageClassifier, RobustTransfer
 from qra.quant import FrozenNetwork, freeze
 
 NotRobust = Literal["refuse", "warn"]
 
 
-class TeacherDistillation(Callback):
+class TeacherDistillation(PipelineCallback):
     """Bring the teacher of :class:`RobustTransfer`, after checking that it is one.
 
     The teacher is read from a checkpoint, which describes its network, and frozen: in eval mode whatever the trainer
@@ -37,6 +37,8 @@ class TeacherDistillation(Callback):
     Raises:
         ValueError: If a setting is out of its range.
     """
+
+    stages = ("fit",)
 
     def __init__(
         self,
@@ -65,16 +67,16 @@ class TeacherDistillation(Callback):
         self._digest = ""
         self._teacher: tuple[nn.Module, FrozenNetwork] | None = None  # as it was saved, and made for speed
 
-    def prepare(self, student: LightningModule, data: TensorDataModule) -> None:
+    def check(self, module: ImageClassifier, data: TensorDataModule, world_size: int) -> None:
         """Read the teacher and hand it to the student; what can be wrong without training is found here.
 
         Raises:
             ValueError: If the student learns from no teacher, or the file is not the one expected, cannot be read, or
                 holds a network of other classes or other features than the student's.
         """
-        if not isinstance(student, RobustTransfer):
+        if not isinstance(module, RobustTransfer):
             raise ValueError(
-                f"there is a teacher, but {type(student).__name__} learns from none: train with "
+                f"there is a teacher, but {type(module).__name__} learns from none: train with "
                 "qra.modules.RobustTransfer, or take the callback TeacherDistillation out"
             )
         if self._teacher is None:
@@ -89,14 +91,13 @@ class TeacherDistillation(Callback):
                     f"{self.path}: the teacher tells {classes} classes apart, but the data has {data.num_classes}"
                 )
             self._teacher = network, freeze(network)
-        student.learn_from(self._teacher[1])
+        module.learn_from(self._teacher[1])
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if stage == "fit":
-            self.prepare(pl_module, trainer.datamodule)  # type: ignore[attr-defined]
+    def record(self) -> dict[str, Any]:
+        return {"teacher": {"path": self.path, "sha256": self._digest, **self.accuracy}} if self._digest else {}
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        assert self._teacher is not None  # setup came before
+        assert self._teacher is not None  # check came before
         for network in self._teacher:
             network.to(pl_module.device)
         if not self.accuracy:

@@ -9,11 +9,11 @@ from typing import Any
 
 import torch
 from lightning import LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 
 from qra import checkpoint
 from qra.attacks import PGD, Square, UniformStart
+from qra.callbacks.base import Order, PipelineCallback
 from qra.callbacks.progress import EvaluationProgress
 from qra.data import balanced_subset
 from qra.describe import describe
@@ -25,12 +25,14 @@ from qra.types import Batch, Pixels, parse_pixels
 CURVE = tuple(level / 255 for level in (0, 0.5, 1, 2, 4, 8, 16, 32))
 
 
-class Measurement(Callback):
+class Measurement(PipelineCallback):
     """A callback that measures test examples.
 
     Attributes:
         outcomes: What it found, by name; complete on every rank once it is done.
     """
+
+    order = Order.MEASURE
 
     def __init__(self) -> None:
         self.outcomes: dict[str, Outcome] = {}
@@ -47,6 +49,8 @@ class Evaluation(Measurement):
         seed: Chooses the subset.
         batch_size: Images attacked at a time on each rank.
     """
+
+    stages = ("test",)
 
     def __init__(self, n: int, seed: int = 0, batch_size: int = 250) -> None:
         for name, value in (("n", n), ("batch_size", batch_size)):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from lightning import LightningModule, Trainer
@@ -77,6 +78,9 @@ class MaskingCheck(Evaluation):
 
     def evaluate(self, network: nn.Module, batches: Sequence[Batch], progress: EvaluationProgress) -> Iterator[Outcome]:
         yield from ()
+
+    def record(self) -> dict[str, Any]:
+        return {} if self.report is None else {"masking": self.report.summary()}
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.is_global_zero or self.report is None:

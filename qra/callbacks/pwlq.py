@@ -13,8 +13,10 @@ from torch import Tensor, nn
 
 from qra import checkpoint
 from qra.attacks import Attack
+from qra.callbacks.base import Order
 from qra.callbacks.best import restore_best
 from qra.callbacks.evaluation import Measurement, gather
+from qra.data import TensorDataModule
 from qra.describe import describe
 from qra.evaluation.outcome import Outcome
 from qra.evaluation.robustness import correct
@@ -43,6 +45,10 @@ class PWLQCalibration(Measurement):
         attack: Calibrate on adversarial images that this makes from the float network, instead of clean ones.
     """
 
+    order = Order.CHANGE
+    stages = ("fit", "test")
+    makes_another_network = True
+
     def __init__(
         self,
         scheme: QuantScheme = _DEFAULT,
@@ -63,14 +69,13 @@ class PWLQCalibration(Measurement):
         self._reference: nn.Module | None = None
         self._right: list[tuple[Tensor, Tensor]] = []
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        assert isinstance(pl_module, ImageClassifier)
-        if pl_module.scheme is not None and not pl_module.scheme.is_fixed:
+    def check(self, module: ImageClassifier, data: TensorDataModule, world_size: int) -> None:
+        if module.scheme is not None and not module.scheme.is_fixed:
             raise ValueError(
-                f"the model is trained through quantization to {pl_module.scheme}: quantize a float one after training"
+                f"the model is trained through quantization to {module.scheme}: quantize a float one after training"
             )
 
-    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, ImageClassifier)
         restore_best(trainer, pl_module)
         self._calibrate(trainer, pl_module)
@@ -123,7 +128,8 @@ class PWLQCalibration(Measurement):
                     batches = [b._replace(x=self.attack(frozen, b.x, b.y, index=b.indices)) for b in batches]
             images = [part for batch in batches for part in torch.split(batch.x, self.batch_size)]
             pl_module.quantize_after_training(self.scheme, images, self.bias_correction, self._record(trainer))
-        trainer.save_checkpoint(Path(trainer.default_root_dir) / "calibrated.ckpt", weights_only=True)
+        pl_module.weights = str(Path(trainer.default_root_dir) / "calibrated.ckpt")
+        trainer.save_checkpoint(pl_module.weights, weights_only=True)
         return images
 
     def _record(self, trainer: Trainer) -> dict[str, Any]:

@@ -6,11 +6,11 @@ from typing import Any
 
 import torch
 from lightning import LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
 from rich.console import Console
 from rich.table import Table
 
+from qra.callbacks.base import Order, PipelineCallback
 from qra.evaluation.quantization_figures import site_histograms
 from qra.modules import ImageClassifier
 from qra.quant import Cost, QuantScheme, cost
@@ -20,8 +20,10 @@ from qra.quant.statistics import SiteStatistics, activation_statistics, weight_s
 from qra.types import Batch
 
 
-class QuantizationSummary(Callback):
+class QuantizationSummary(PipelineCallback):
     """Print the bits, parameters and BitOPs of each layer of a quantized network when ``fit`` or ``test`` starts."""
+
+    order = Order.MEASURE
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, ImageClassifier)
@@ -52,13 +54,15 @@ def cost_table(scheme: QuantScheme, found: Cost) -> Table:
     return table
 
 
-class QuantizationMonitor(Callback):
+class QuantizationMonitor(PipelineCallback):
     """Write to TensorBoard how quantizers fare, after each validation, on its first batch.
 
     What they learn (``quant/alpha/...``), the clipped share of activations (``quant/clipped/...``) and the
     signal-to-noise ratio of weights and activations in decibels (``quant/snr/...``), with histograms; when training
     ends, histograms of all sites with the quantization grid.
     """
+
+    order = Order.MEASURE
 
     def __init__(self) -> None:
         self._x = torch.empty(0)
@@ -81,7 +85,7 @@ class QuantizationMonitor(Callback):
                 if not name.startswith("weight"):
                     board.add_scalar(f"quant/clipped/{name}", site.clipped, step)
 
-    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         for board in _boards(trainer, pl_module):
             for kind in ("weight", "activation"):
                 sites = {name: site for name, site in self._sites(pl_module).items() if name.startswith(kind)}

@@ -8,25 +8,24 @@ from pathlib import Path
 from typing import Any
 
 from lightning import LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
 from rich.console import Console
 from rich.table import Table
 
 from qra import checkpoint, environment
-from qra.callbacks.best import best_checkpoint
-from qra.callbacks.evaluation import Evaluation, Measurement
-from qra.callbacks.masking import MaskingCheck
+from qra.callbacks.base import Order, PipelineCallback
+from qra.callbacks.evaluation import Measurement
 from qra.describe import describe
 from qra.evaluation.figures import robustness_curve
 from qra.evaluation.outcome import SCHEMA, Outcome, write_correct, write_json
 from qra.evaluation.robustbench import model_info
 from qra.modules import ImageClassifier
+from qra.precision import float32
 from qra.quant import cost
 from qra.types import format_pixels
 
 
-class ResultWriter(Callback):
+class ResultWriter(PipelineCallback):
     """Write what a run was and what it found into the run directory.
 
     ``fit`` writes ``run.json``, the reproducibility sheet. ``test``, and ``fit`` if something was measured at its end,
@@ -34,6 +33,8 @@ class ResultWriter(Callback):
     data, versions), ``robustbench.json`` (the same in the fields of that benchmark), ``correct.npz`` (each example's
     outcome), the robustness curve and the accuracies to TensorBoard, and a table to the terminal.
     """
+
+    order = Order.WRITE
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.is_global_zero:
@@ -46,10 +47,9 @@ class ResultWriter(Callback):
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._write(trainer, pl_module, str(trainer.ckpt_path) if trainer.ckpt_path else None)
 
-    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, ImageClassifier)
-        calibrated = str(Path(trainer.default_root_dir) / "calibrated.ckpt")
-        self._write(trainer, pl_module, calibrated if pl_module.calibration is not None else best_checkpoint(trainer))
+        self._write(trainer, pl_module, pl_module.weights)
 
     def _write(self, trainer: Trainer, pl_module: LightningModule, path: str | None) -> None:
         outcomes = _outcomes(trainer)
@@ -67,14 +67,16 @@ class ResultWriter(Callback):
     def _result(
         self, trainer: Trainer, pl_module: LightningModule, outcomes: Mapping[str, Outcome], path: str | None
     ) -> dict[str, Any]:
+        with float32(pl_module.device):  # as everything was measured
+            sheet = _sheet(trainer, pl_module)
         return {
             "schema": SCHEMA,
             "outcomes": {name: outcome.summary() for name, outcome in outcomes.items()},
             "checkpoint": {"path": path, "sha256": checkpoint.sha256(path)} if path else None,
             "seconds": round(time.monotonic() - self._started, 1),
             **_network(trainer, pl_module),
-            **_masking(trainer),
-            **_sheet(trainer, pl_module),
+            **_records(trainer),
+            **sheet,
         }
 
 
@@ -94,16 +96,14 @@ def table(outcomes: Mapping[str, Outcome]) -> Table:
 
 def _outcomes(trainer: Trainer) -> dict[str, Outcome]:
     measured = [c for c in trainer.callbacks if isinstance(c, Measurement)]  # type: ignore[attr-defined]
-    measured.sort(key=lambda measurement: not isinstance(measurement, Evaluation))  # clean accuracy comes first
-    return {name: outcome for measurement in measured for name, outcome in measurement.outcomes.items()}
+    found = {name: outcome for measurement in measured for name, outcome in measurement.outcomes.items()}
+    return {name: found[name] for name in sorted(found, key=lambda name: name != "clean")}
 
 
-def _masking(trainer: Trainer) -> dict[str, Any]:
-    """What was found about hidden gradients, if that was looked for."""
-    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
-    reports = [callback.report for callback in callbacks if isinstance(callback, MaskingCheck)]
-    found = [report.summary() for report in reports if report is not None]
-    return {"masking": found[0]} if found else {}
+def _records(trainer: Trainer) -> dict[str, Any]:
+    """What each callback says of itself."""
+    callbacks = [c for c in trainer.callbacks if isinstance(c, PipelineCallback)]  # type: ignore[attr-defined]
+    return {key: value for callback in callbacks for key, value in callback.record().items()}
 
 
 def _directory(trainer: Trainer) -> Path:

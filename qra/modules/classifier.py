@@ -16,6 +16,7 @@ from qra import checkpoint
 from qra.attacks import PGD, Attack
 from qra.data import to_pixels
 from qra.describe import describe
+from qra.modules import averaging
 from qra.precision import float32
 from qra.quant import (
     FrozenNetwork,
@@ -26,7 +27,7 @@ from qra.quant import (
     quantize_after_training,
     reestimate_batch_norm,
 )
-from qra.quant.layers import keep_positive, quantizer_decay, quantizer_parameters
+from qra.quant.layers import activation_quantizers, keep_positive, quantizer_decay, quantizer_parameters
 from qra.schedules import Schedule
 from qra.types import Batch
 
@@ -48,6 +49,9 @@ class ImageClassifier(LightningModule):
         val_attack: Attack under which each epoch is validated; none leaves only clean accuracy.
         channels_last: Keep activations in channels-last memory order, which convolutions run faster in.
         compile: Compile the network (and its attack-time copy) with ``torch.compile``.
+
+    Attributes:
+        weights: Checkpoint that holds the present weights once a fit has trained them; none before.
     """
 
     selection_metric: ClassVar[str] = "val/clean_acc"
@@ -78,7 +82,8 @@ class ImageClassifier(LightningModule):
         self.channels_last = channels_last
         self.compile_network = compile
         self.calibration: dict[str, Any] | None = None
-        self._weights_changed = False
+        self.weights: str | None = None
+        self._initialized = self._weights_changed = False
         self._frozen: list[FrozenNetwork] = []  # in a list: not a submodule, so no checkpoint or optimizer sees it
         kinds = ("clean",) if val_attack is None else ("clean", "robust")
         self.val_acc = nn.ModuleDict({kind: MeanMetric() for kind in kinds})
@@ -102,15 +107,36 @@ class ImageClassifier(LightningModule):
         """
         raise NotImplementedError
 
-    def setup(self, stage: str) -> None:
-        if stage == "fit" and self.init_from is not None:
+    def initialize(self) -> None:
+        """Take over the weights of ``init_from``, once.
+
+        Raises:
+            ValueError: If it cannot be read or is of another network.
+        """
+        if self.init_from is not None and not self._initialized:
             self._weights_changed = checkpoint.load_weights(self.network, self.init_from, self.scheme)
+        self._initialized = True
+
+    def check_fit(self) -> None:
+        """Refuse to be trained where something is missing, once callbacks are set up.
+
+        Raises:
+            ValueError: With what is missing.
+        """
+
+    def setup(self, stage: str) -> None:
+        resumed = self._trainer is not None and self._trainer.ckpt_path is not None
+        if stage == "fit":
+            self.check_fit()
+            if not resumed:
+                self.initialize()
         if self.channels_last:
             self.network.to(memory_format=torch.channels_last)
         if self.compile_network:
             self.network.compile()
 
     def on_fit_start(self) -> None:
+        self.weights = None
         self.network.train()  # Lightning leaves a network that was loaded for evaluation as it is
         if self.scheme is None or self.trainer.ckpt_path is not None:
             return
@@ -201,10 +227,25 @@ class ImageClassifier(LightningModule):
     # ----- validation and testing, always in float32 -----
 
     def on_validation_start(self) -> None:
+        self._synchronize_buffers()
+        averaging.begin(self.trainer, self)
+
+    def on_validation_epoch_start(self) -> None:
+        self._synchronize_buffers()  # callbacks may have swapped the weights
+        self._weights_swapped()
+        self.attack_network()
+
+    def on_validation_epoch_end(self) -> None:
+        self._weights_swapped()
+
+    def _synchronize_buffers(self) -> None:
         if self.trainer.world_size > 1:
             for buffer in self.network.buffers():  # without SyncBatchNorm, the ranks' statistics drift apart
                 torch.distributed.broadcast(buffer, src=0)
-        self.attack_network()
+
+    def _weights_swapped(self) -> None:
+        for quantizer in activation_quantizers(self.network).values():
+            quantizer.state_changed()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         with float32(self.device):
@@ -236,6 +277,8 @@ class ImageClassifier(LightningModule):
             "calibration": self.calibration,
         }
         checkpoint_["rng_state"] = torch.get_rng_state()
+        if "optimizer_states" not in checkpoint_ and self.weights is None and self._trainer is not None:
+            averaging.store(self._trainer, self, checkpoint_)
 
     def adopt(self, checkpoint_: dict[str, Any], path: str) -> None:
         """Get ready for the state of a checkpoint. One that was quantized after training brings its scheme.

@@ -83,10 +83,8 @@ class RobustTransfer(ImageClassifier):
         """The student's logits, (N, C), and penultimate features, (N, D)."""
         return with_features(self.network, x)
 
-    def setup(self, stage: str) -> None:
-        if stage == "fit":
-            _ = self.teacher  # callbacks are set up first: it is here, or will never be
-        super().setup(stage)
+    def check_fit(self) -> None:
+        _ = self.teacher  # callbacks come first: it is here, or will never be
 
     def training_loss(self, batch: Batch) -> Tensor:
         return self.transfer(self, batch)

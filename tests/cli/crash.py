@@ -3,6 +3,8 @@ from pathlib import Path
 import torch
 from lightning.pytorch.callbacks import Callback
 
+from qra.callbacks import PWLQCalibration
+
 
 class CrashError(RuntimeError):
     pass
@@ -32,3 +34,14 @@ class CompareRanks(Callback):
         torch.distributed.all_gather(everyone, weights)
         if all(torch.equal(weights, other) for other in everyone):
             Path(f"same-weights-{trainer.global_rank}").touch()
+
+
+class CrashAtTheEnd(Callback):
+    """End a run after its last epoch, before anything else is done at the end of fit."""
+
+    def on_train_end(self, trainer, pl_module):
+        raise CrashError
+
+
+class OwnCalibration(PWLQCalibration):
+    """A quantization after training of one's own."""

@@ -1,0 +1,30 @@
+"""Lightning's weight averaging, which swaps the weights of a network for validation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import WeightAveraging
+
+
+def begin(trainer: Trainer, module: LightningModule) -> None:
+    """Let an average that was not updated yet be the present weights, instead of those the module was made with."""
+    for _, average in _averages(trainer):
+        if average.n_averaged == 0:
+            average.module.load_state_dict(module.state_dict())
+
+
+def store(trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]) -> None:
+    """Put the averaged weights, which validation scored, into a checkpoint of weights alone."""
+    for callback, _ in _averages(trainer):
+        callback.on_save_checkpoint(trainer, module, checkpoint)
+        for name in ("current_model_state", "averaging_state"):  # which only a resumption needs
+            checkpoint.pop(name, None)
+
+
+def _averages(trainer: Trainer) -> Iterator[tuple[WeightAveraging, Any]]:
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, WeightAveraging) and callback._average_model is not None:
+            yield callback, callback._average_model

@@ -1,0 +1,28 @@
+from __future__ import annotations
+
+from typing import Any
+
+from lightning import Trainer
+from lightning.pytorch.callbacks import ProgressBar
+
+
+class PipelineTrainer(Trainer):
+    """Lightning's trainer, which also ends a resumed training that has no epoch left.
+
+    Lightning returns from such a training at once, so an evaluation at the end of ``fit`` that was interrupted would
+    never be made up for.
+    """
+
+    def _run_stage(self) -> Any:
+        before = self._processed_epochs
+        result = super()._run_stage()
+        if self.training and 0 < before == self._processed_epochs:
+            for callback in self.callbacks:  # type: ignore[attr-defined]
+                if not isinstance(callback, ProgressBar):  # it has opened nothing
+                    callback.on_train_end(self, self.lightning_module)
+            self.lightning_module.on_train_end()
+        return result
+
+    @property
+    def _processed_epochs(self) -> int:
+        return int(self.fit_loop.epoch_progress.current.processed)  # type: ignore[attr-defined]
