@@ -1,9 +1,10 @@
-"""The one arithmetic that networks are judged in."""
+"""The one arithmetic that networks are judged in, and those that attacks may search in."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Literal
 
 import torch
 
@@ -27,3 +28,29 @@ def float32(device: torch.device) -> Iterator[None]:
     finally:
         torch.backends.cudnn.allow_tf32 = cudnn
         torch.set_float32_matmul_precision(matmul)
+
+
+Precision = Literal["float32", "tf32", "bfloat16"]
+"""What an attack may search in. ``tf32`` is float32 where the device has no TensorFloat-32."""
+
+
+@contextmanager
+def searching(precision: Precision | None, device: torch.device) -> Iterator[None]:
+    """Compute in a precision that is good enough to search in; what was found is judged in :func:`float32`.
+
+    Args:
+        precision: None for what is set already.
+        device: Where the network lies.
+    """
+    if precision is None:
+        yield
+        return
+    with float32(device):
+        if precision == "bfloat16":
+            with torch.autocast(device.type, torch.bfloat16, cache_enabled=False):
+                yield
+            return
+        if precision == "tf32":
+            torch.backends.cudnn.allow_tf32 = True
+            torch.set_float32_matmul_precision("high")
+        yield

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
+
+from qra.modules.optimizers import FiniteLoss
 
 FAR = 0.5
 """Mean divergence from the teacher, in nats, from which a student counts as far."""
@@ -35,21 +36,35 @@ class TrainingDiagnostics(Callback):
         self.fall = fall
         self._best = (0.0, 0.0, -1)  # robust accuracy in validation, in training, epoch
         self._distances: list[float] = []  # of the student from the teacher, an epoch each
+        self._losses: FiniteLoss | None = None
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._losses = FiniteLoss(trainer.optimizers[0])
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
-        if not torch.isfinite(loss.detach()):
-            rate = trainer.optimizers[0].param_groups[0]["lr"]
-            raise ValueError(
-                f"the loss is {loss.item()} at step {trainer.global_step} (epoch {trainer.current_epoch}), where the "
-                f"learning rate is {rate:.4g}: lower it or warm it up; the weights of the last checkpoint are sound"
-            )
+        assert self._losses is not None  # training has started
+        self._refuse(self._losses.look(trainer.global_step, loss), trainer)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._refuse(self._losses.first_bad() if self._losses else None, trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._refuse(self._losses.first_bad() if self._losses else None, trainer)
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
         classes = trainer.datamodule.num_classes  # type: ignore[attr-defined]
         trained_start = getattr(pl_module, "init_from", None) is not None
         for message in self.findings(metrics, trainer.current_epoch, classes, trained_start):
             rank_zero_warn(f"epoch {trainer.current_epoch}: {message}")
+
+    @staticmethod
+    def _refuse(bad: tuple[int, float] | None, trainer: Trainer) -> None:
+        """Raise ValueError for a step and its loss, which is not finite."""
+        if bad is not None:
+            rate = trainer.optimizers[0].param_groups[0]["lr"]
+            raise ValueError(
+                f"the loss is {bad[1]} at step {bad[0]} (epoch {trainer.current_epoch}), where the learning rate is "
+                f"{rate:.4g}: lower it or warm it up; the weights of the last checkpoint are sound"
+            )
 
     def findings(self, metrics: dict[str, float], epoch: int, classes: int, trained_start: bool = False) -> list[str]:
         """What is wrong after an epoch.

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from qra.data.augment import random_crop_flip, to_pixels
+from qra.data.resident import AugmentedImages, fits
 from qra.data.sampling import IndexBatches, nested_subset, stratified_prefix, val_split
 from qra.types import Batch
 
@@ -86,6 +87,7 @@ class _Batches(Dataset[Batch]):
         self.data = data
 
     def __getitem__(self, indices: Tensor) -> Batch:
+        indices = indices.to(self.data.images.device, non_blocking=True)
         return Batch(self.data.images[indices], self.data.labels[indices], indices)
 
     def __len__(self) -> int:
@@ -150,6 +152,8 @@ class TensorDataModule(LightningDataModule):
         self.augment = augment
         self.calibration_size = calibration_size
         self._data: ImageData | None = None
+        self._resident: dict[int, ImageSet] = {}  # by id of what it is a copy of
+        self._augmented: AugmentedImages | None = None
 
     def load(self) -> ImageData:
         """Read the whole data set, fetching or decoding it first if need be; called once in each process."""
@@ -216,6 +220,10 @@ class TensorDataModule(LightningDataModule):
         return self.data.hash
 
     def train_dataloader(self) -> DataLoader[Batch]:
+        images = self._on_device(self.data.train).images
+        self._augmented = None
+        if self.augment and images is not self.data.train.images:
+            self._augmented = AugmentedImages(images, self.train_indices, self.seed)
         return self._shard(self.data.train, self.train_indices, train=True)
 
     def val_dataloader(self) -> DataLoader[Batch] | list[DataLoader[Batch]]:
@@ -250,13 +258,30 @@ class TensorDataModule(LightningDataModule):
                 f"batch_size is {self.batch_size} over all devices: make it a multiple of the {world_size} devices"
             )
         length = self._epoch_length if train else None
+        data = self._on_device(data)
         return _loader(data, IndexBatches(indices, self.batch_size, train, self.seed, rank, world_size, train, length))
+
+    def _on_device(self, data: ImageSet) -> ImageSet:
+        """The same images and labels where the trainer works, if they fit there."""
+        device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
+        kept = self._resident.get(id(data))
+        if kept is not None and kept.images.device == device:
+            return kept
+        train, test = self.data.train.images, self.data.test.images
+        if not fits(device, train, train, test):
+            return data
+        self._resident[id(data)] = ImageSet(data.images.to(device), data.labels.to(device))
+        return self._resident[id(data)]
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Turn uint8 into float32 pixels in [0, 1] on the device and, while training, augment."""
         x = batch.x
         if self.augment and self.trainer is not None and self.trainer.training:
-            x = random_crop_flip(x, batch.indices, self.seed, self._passes_done(self.trainer))
+            number = self._passes_done(self.trainer)
+            if self._augmented is None:
+                x = random_crop_flip(x, batch.indices, self.seed, number)
+            else:
+                x = self._augmented.of_pass(number)[batch.indices]
         return batch._replace(x=to_pixels(x))
 
     def _passes_done(self, trainer: Trainer) -> int:

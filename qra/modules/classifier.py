@@ -17,6 +17,8 @@ from qra.attacks import PGD, Attack
 from qra.data import to_pixels
 from qra.describe import describe
 from qra.modules import averaging
+from qra.graphs import TrainingReplays
+from qra.modules.optimizers import fuse
 from qra.precision import float32
 from qra.quant import (
     FrozenNetwork,
@@ -84,6 +86,7 @@ class ImageClassifier(LightningModule):
         self.calibration: dict[str, Any] | None = None
         self.weights: str | None = None
         self._initialized = self._weights_changed = False
+        self._replays = TrainingReplays("training")
         self._frozen: list[FrozenNetwork] = []  # in a list: not a submodule, so no checkpoint or optimizer sees it
         kinds = ("clean",) if val_attack is None else ("clean", "robust")
         self.val_acc = nn.ModuleDict({kind: MeanMetric() for kind in kinds})
@@ -91,8 +94,9 @@ class ImageClassifier(LightningModule):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map pixels in [0, 1], (N, C, H, W), to logits."""
-        logits: Tensor = self.network(x)
-        return logits
+        alone = self._trainer is None or self.trainer.world_size == 1  # recorded passes would bypass a parallel wrapper
+        logits = self._replays(self.network, x) if alone else None
+        return self.network(x) if logits is None else logits
 
     # ----- training -----
 
@@ -210,6 +214,7 @@ class ImageClassifier(LightningModule):
 
     def configure_optimizers(self) -> Any:
         optimizer = self.make_optimizer(self._parameter_groups())
+        fuse(optimizer, self.device)
         if self.schedule is None:
             return optimizer
         scheduler = self.schedule(optimizer, int(self.trainer.estimated_stepping_batches))

@@ -44,6 +44,9 @@ class ActivationQuantizer(ABC):
     smallest: ClassVar[float] = 1e-8
     """Learned values are kept at least this large."""
 
+    replayable: ClassVar[bool] = False
+    """Whether :meth:`quantize` does the same to tensors each time, so that it may be recorded and replayed."""
+
     decay: float = 0.0
     """Factor of the sum of squares of its learned values in the training loss."""
 
@@ -87,6 +90,8 @@ class PACT(ActivationQuantizer):
 
     smallest: ClassVar[float] = 1e-3
 
+    replayable: ClassVar[bool] = True
+
     def __post_init__(self) -> None:
         check_positive("alpha", self.alpha)
         if not 0 <= self.decay < float("inf"):
@@ -120,6 +125,8 @@ class LSQActivation(ActivationQuantizer):
     percentile: float | None = 99.9
 
     state_depends_on_bits: ClassVar[bool] = True
+
+    replayable: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_positive("high", self.high)
@@ -223,6 +230,7 @@ class CalibratedUniform(ActivationQuantizer):
 
     ranges: RangeSettings = field(default_factory=TopK)
 
+    replayable: ClassVar[bool] = True
     replaces_relu: ClassVar[bool] = False
     learned: ClassVar[bool] = False
 

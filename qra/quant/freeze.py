@@ -3,28 +3,18 @@
 from __future__ import annotations
 
 import copy
-from typing import Any, cast
+from collections.abc import Callable
+from typing import cast
 
 import torch
 from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from qra.quant.layers import activation_quantizers, quant_layers, quantized_weight
+from qra.quant.passes import Passes
 from qra.quant.trace import calls, trace
 
 ConvBN = tuple[str, str]
-
-
-class _ChannelsLast(torch.autograd.Function):
-    """To channels-last and, for the gradient, back: outside, images stay contiguous (attacks call ``view``)."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        return x.contiguous(memory_format=torch.channels_last)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        return gradient.contiguous()
 
 
 class FrozenNetwork(nn.Module):
@@ -32,6 +22,7 @@ class FrozenNetwork(nn.Module):
 
     Attributes:
         folded: The (convolution, batch normalization) pairs, by name, that became one convolution.
+        passes: How it runs, see :class:`qra.quant.passes.Passes`.
     """
 
     def __init__(self, network: nn.Module, pairs: list[ConvBN]) -> None:
@@ -46,6 +37,7 @@ class FrozenNetwork(nn.Module):
             conv.bias = nn.Parameter(conv.weight.new_zeros(len(conv.weight)), requires_grad=False)
             self.network.set_submodule(bn_name, nn.Identity())
         self.network.to(memory_format=torch.channels_last)
+        self.passes = Passes(self.network)
         self.refresh()
 
     @torch.no_grad()
@@ -69,11 +61,16 @@ class FrozenNetwork(nn.Module):
         for name, quantizer in activation_quantizers(self.network).items():
             quantizer.gradient = quantizers[name].gradient
             quantizer.state_changed()
+        self.passes.refreshed()
         return self
 
     def forward(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.network(_ChannelsLast.apply(x))
-        return logits
+        return self.passes(x)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> FrozenNetwork:
+        self.passes.clear()  # weights move
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        return self
 
 
 def freeze(network: nn.Module) -> FrozenNetwork:

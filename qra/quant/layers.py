@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar, cast, get_args
 
@@ -37,6 +37,10 @@ class WeightFakeQuantizer(nn.Module):
     def forward(self, weight: Tensor) -> Tensor:
         learned = {name: value for name, value in self._parameters.items() if value is not None}
         return self.settings.quantize(weight, self.bit_width, learned) if self.enabled else weight
+
+    def replay_state(self) -> Hashable | None:
+        """See :func:`qra.graphs.replay_state`."""
+        return (self.enabled,) if self.settings.replayable else None
 
     def extra_repr(self) -> str:
         return f"{self.settings}, {self.bit_width} bits"
@@ -82,6 +86,13 @@ class ActivationFakeQuantizer(nn.Module):
             return self._observe(F.relu(x) if self.settings.replaces_relu else x)
         state = dict(self.named_parameters()) if self.settings.learned else self._constants or self._read_constants()
         return self.settings.quantize(x, self.bit_width, state, self.gradient)
+
+    def replay_state(self) -> Hashable | None:
+        """See :func:`qra.graphs.replay_state`."""
+        if self.observer is not None or not self.settings.replayable:
+            return None
+        constants = {} if self.settings.learned else self._constants or self._read_constants()
+        return self.gradient, self.enabled, *constants.values()
 
     def _observe(self, x: Tensor) -> Tensor:
         if self.observer is not None:
@@ -267,21 +278,23 @@ def quantizer_parameters(network: nn.Module) -> list[nn.Parameter]:
 
 def quantizer_decay(network: nn.Module) -> Tensor | float:
     """The term of the training loss that keeps learned values small: each decay times the sum of squares."""
-    terms = [
-        quantizer.settings.decay * parameter.square().sum()
-        for quantizer in activation_quantizers(network).values()
-        if quantizer.settings.decay > 0
-        for parameter in quantizer.parameters()
-    ]
+    by_decay: dict[float, list[Tensor]] = {}
+    for quantizer in activation_quantizers(network).values():
+        if quantizer.settings.decay > 0:
+            by_decay.setdefault(quantizer.settings.decay, []).extend(map(torch.flatten, quantizer.parameters()))
+    terms = [decay * torch.cat(learned).square().sum() for decay, learned in by_decay.items() if learned]
     return torch.stack(terms).sum() if terms else 0.0
 
 
 @torch.no_grad()
 def keep_positive(network: nn.Module) -> None:
     """Put learned clip levels and steps that an optimizer brought near or below zero back above it."""
+    by_least: dict[float, list[Tensor]] = {}
     for quantizer in fake_quantizers(network).values():
-        for parameter in quantizer.parameters():
-            parameter.clamp_(min=quantizer.settings.smallest)
+        by_least.setdefault(quantizer.settings.smallest, []).extend(quantizer.parameters())
+    for least, learned in by_least.items():
+        if learned:
+            torch._foreach_clamp_min_(learned, least)
 
 
 @contextmanager

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from qra.quant import fused
 from qra.quant.rounding import (
     GradientMode,
     at_least_float32,
@@ -38,6 +39,11 @@ class _Lsq(Function):
         x, scale = ctx.saved_tensors
         if not ctx.needs_input_grad[1]:
             return pass_between(grad, x, scale, ctx.limits), None, None, None, None, None
+        if fused.applies(x, scale):
+            x_grad, step_grad = fused.gradient(
+                grad, x, scale, ctx.limits, of="step", limits_2=ctx.codes, codes=ctx.codes
+            )
+            return x_grad, step_grad.mul_(ctx.gradient_scale).view_as(scale), None, None, None, None
         x_grad, sums = torch.empty_like(x), []
         for part, grads, out in blocks(scale, x, grad, x_grad):
             steps = part / scale
@@ -80,8 +86,9 @@ def lsq(
     """
     check_bit_width(bit_width)
     check_positive("step", step)
-    x = at_least_float32(x)
     scale = like(step, x)
+    if gradient == "hard" or not fused.applies(x, scale):
+        x = at_least_float32(x)
     if not torch.is_grad_enabled():
         return to_grid(x, scale, code_range(bit_width, signed))
     if gradient == "hard":

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from qra.quant import fused
 from qra.quant.rounding import (
     GradientMode,
     at_least_float32,
@@ -35,6 +36,10 @@ class _Pact(Function):
         limits = (0, torch.inf if ctx.soft else ctx.levels)
         if not ctx.needs_input_grad[1]:
             return pass_between(grad, x, scale, limits), None, None, None
+        if fused.applies(x, scale):
+            clip = (ctx.levels, torch.inf)
+            x_grad, alpha_grad = fused.gradient(grad, x, scale, limits, of="clip", limits_2=clip)
+            return x_grad, alpha_grad.view_as(scale), None, None
         x_grad, sums = torch.empty_like(x), []
         for part, grads, out in blocks(scale, x, grad, x_grad):
             above = pass_between(grads, part, scale, (ctx.levels, torch.inf), out)
@@ -62,8 +67,9 @@ def pact(x: Tensor, alpha: Tensor | float, bit_width: int, gradient: GradientMod
     """
     check_bit_width(bit_width)
     check_positive("alpha", alpha)
-    x = at_least_float32(x)
     alpha = like(alpha, x)
+    if gradient == "hard" or not fused.applies(x, alpha):
+        x = at_least_float32(x)
     levels = 2**bit_width - 1
     if not torch.is_grad_enabled():
         return to_grid(x, alpha / levels, (0, levels), levels / alpha)

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from qra.quant import fused
+
 GradientMode = Literal["ste", "ste_soft", "hard"]
 """How rounding and clipping are differentiated.
 
@@ -70,15 +72,17 @@ def at_least_float32(x: Tensor) -> Tensor:
 def like(value: Tensor | float, x: Tensor) -> Tensor:
     """Bring a scale, range or breakpoint to the device and dtype of ``x``, in a shape that broadcasts over ``x``.
 
+    It is float32 where ``x`` is half precision.
+
     Args:
         value: A number, one value for each channel, (C,), or any tensor that broadcasts over ``x``.
         x: Channel first, (C, ...).
     """
     if not isinstance(value, Tensor):
-        return x.new_full((), value)
+        return x.new_full((), value, dtype=torch.promote_types(x.dtype, torch.float32))
     if value.ndim == 1 and x.ndim > 1:
         value = value.view(-1, *[1] * (x.ndim - 1))
-    return value.to(x)
+    return value.to(x.device, torch.promote_types(x.dtype, torch.float32))
 
 
 def code_range(bit_width: int, signed: bool) -> tuple[int, int]:
@@ -122,6 +126,8 @@ def to_grid(x: Tensor, scale: Tensor, codes: tuple[int, int], factor: Tensor | N
         codes: Smallest and largest multiple.
         factor: Multiply by this to get ``x`` in steps, instead of dividing by ``scale``.
     """
+    if fused.applies(x, scale):
+        return fused.quantize(x, scale, codes, factor)
     if _is_one_block(scale, x):
         return _to_grid(x, scale, codes, factor)
     result = torch.empty_like(x)
@@ -156,6 +162,8 @@ def pass_between(
         out: Memory for the result, which otherwise is that of ``x`` in format: a gradient in another format would turn
             a channels-last network contiguous, and slow, from the pooling back to the image.
     """
+    if out is None and fused.applies(x, scale):
+        return fused.gradient(grad, x, scale, limits)[0]
     if x.device.type != "cpu" or scale.numel() > 1:
         return _pass(grad, x / scale, *limits, out)
     if not torch.compiler.is_compiling():
@@ -165,14 +173,12 @@ def pass_between(
 
 
 def _pass(grad: Tensor, x: Tensor, low: float, high: float, out: Tensor | None) -> Tensor:
-    """Limits are widened by two roundings, which may have moved a value, or a limit, that was exactly on the other.
+    """Between widened limits.
 
     The ATen call is the one vectorized pass there is on a CPU; comparisons make boolean tensors, which take 4 to 8
     times as long.
     """
-    slack = 2 * torch.finfo(x.dtype).eps
-    tiny = torch.finfo(x.dtype).tiny
-    low, high = low - slack * abs(low) - tiny, high + slack * abs(high) + tiny
+    low, high = fused.widened((low, high), x.dtype)
     out = torch.empty_like(x) if out is None else out
     result: Tensor = torch.ops.aten.hardtanh_backward.grad_input(grad, x, low, high, grad_input=out)
     return result

@@ -33,6 +33,9 @@ class WeightQuantizer(ABC):
     smallest: ClassVar[float] = 1e-8
     """Learned values are kept at least this large."""
 
+    replayable: ClassVar[bool] = False
+    """Whether :meth:`quantize` does the same to tensors each time, so that it may be recorded and replayed."""
+
     def start(self, w: Tensor, bit_width: int) -> dict[str, Tensor]:
         """Learnable tensors of one layer, by name, with the values that they start from; none if not overridden.
 
@@ -71,6 +74,8 @@ class DoReFa(WeightQuantizer):
             no batch normalization follows (logits out of proportion saturate the softmax and so hide gradients).
     """
 
+    replayable: ClassVar[bool] = True
+
     gradient: DoReFaGradient = "through_tanh"
     scale_preserving: Literal["none", "last", "all"] = "last"
 
@@ -89,6 +94,8 @@ class DoReFa(WeightQuantizer):
 class SAWB(WeightQuantizer):
     """Statistics-aware weight binning (Choi et al. 2018, arXiv 1807.06964)."""
 
+    replayable: ClassVar[bool] = True
+
     def quantize(self, w: Tensor, bit_width: int, learned: Mapping[str, Tensor]) -> Tensor:
         return sawb_weight(w, bit_width)
 
@@ -96,6 +103,8 @@ class SAWB(WeightQuantizer):
 @dataclass(frozen=True)
 class LSQ(WeightQuantizer):
     """Learned step size, one for each layer (Esser et al. 2020, arXiv 1902.08153)."""
+
+    replayable: ClassVar[bool] = True
 
     state_depends_on_bits: ClassVar[bool] = True
 
@@ -113,6 +122,8 @@ class Uniform(WeightQuantizer):
     Args:
         per_channel: A range for each output channel, or one for the layer.
     """
+
+    replayable: ClassVar[bool] = True
 
     per_channel: bool = True
 
@@ -135,6 +146,8 @@ class PWLQ(WeightQuantizer):
         per_channel: A breakpoint for each output channel, or one for the layer.
         convention: Step of the centre, in which the paper and its released code differ.
     """
+
+    replayable: ClassVar[bool] = True
 
     breakpoint: Literal["closed_form", "bisection", "search"] = "closed_form"
     distribution: Distribution = "gaussian"
@@ -190,6 +203,8 @@ class Fixed(WeightQuantizer):
         bias_corrected: Whether each channel was moved and stretched to the mean and spread of the original weights
             (Fang et al. 2020, section 3.4).
     """
+
+    replayable: ClassVar[bool] = True
 
     quantizer: WeightQuantizer
     bias_corrected: bool = False

@@ -1,0 +1,95 @@
+"""Quantizers in one launch on a GPU, where each operation of its own costs one, forward and backward.
+
+They equal the plain operations of :mod:`qra.quant.rounding`, which do the work wherever Triton or a GPU is missing, in
+compiled code (which fuses by itself), in float64, and where each channel has a step of its own.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from types import ModuleType
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+_BLOCK = 1024
+
+
+@cache
+def _kernels() -> ModuleType | None:
+    try:
+        from qra.quant import kernels
+    except ImportError:
+        return None
+    return kernels
+
+
+def applies(x: Tensor, scale: Tensor) -> bool:
+    """Whether a tensor can be quantized in one launch."""
+    if x.device.type != "cuda" or scale.numel() > 1 or scale.dtype != torch.float32:
+        return False
+    if torch.compiler.is_compiling() or x.dtype not in (torch.float32, torch.float16, torch.bfloat16):
+        return False
+    return x.numel() > 0 and _is_dense(x) and _kernels() is not None
+
+
+def _is_dense(x: Tensor) -> bool:
+    return x.is_contiguous() or (x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last))
+
+
+def quantize(x: Tensor, scale: Tensor, codes: tuple[int, int], factor: Tensor | None = None) -> Tensor:
+    """What :func:`qra.quant.rounding.to_grid` returns, in float32."""
+    kernels = _kernels()
+    assert kernels is not None  # `applies` was asked
+    out = torch.empty_like(x, dtype=torch.float32)
+    arguments = x, scale, scale if factor is None else factor, out, x.numel(), *map(float, codes)
+    kernels.quantize_kernel[(_programs(x),)](*arguments, multiply=factor is not None, block=_BLOCK)
+    return out
+
+
+def gradient(
+    grad: Tensor,
+    x: Tensor,
+    scale: Tensor,
+    limits: tuple[float, float],
+    *,
+    of: Literal["x", "clip", "step"] = "x",
+    limits_2: tuple[float, float] = (0.0, 0.0),
+    codes: tuple[int, int] = (0, 0),
+) -> tuple[Tensor, Tensor]:
+    """Gradients of a quantizer's input and of what it learns.
+
+    Args:
+        grad: Upstream gradient.
+        x: Inputs of the quantizer.
+        scale: Step of its grid.
+        limits: Between these, in steps, the input gets its gradient.
+        of: What is learned: nothing, a clip level, whose gradient is the sum of ``grad`` between ``limits_2``, or the
+            step, whose gradient is the sum of ``grad * code`` less that of ``grad * x / scale`` between ``limits_2``.
+        limits_2: In steps.
+        codes: Smallest and largest code, for ``step``.
+
+    Returns:
+        The gradient of the input, of its type, and that of what is learned, one value.
+    """
+    kernels = _kernels()
+    assert kernels is not None  # `applies` was asked
+    if grad.stride() != x.stride():
+        grad = torch.empty_like(x, dtype=grad.dtype).copy_(grad)
+    out = torch.empty_like(x)
+    sums = x.new_empty(_programs(x) if of != "x" else 0, dtype=torch.float32)
+    bounds = *widened(limits, torch.float32), *widened(limits_2, torch.float32), *map(float, codes)
+    kernels.gradient_kernel[(_programs(x),)](grad, x, scale, out, sums, x.numel(), *bounds, of=of, block=_BLOCK)
+    return out, sums.sum()
+
+
+def widened(limits: tuple[float, float], dtype: torch.dtype) -> tuple[float, float]:
+    """Limits, wider by two roundings, which may have moved a value, or a limit, that was exactly on the other."""
+    slack, tiny = 2 * torch.finfo(dtype).eps, torch.finfo(dtype).tiny
+    low, high = limits
+    return low - slack * abs(low) - tiny, high + slack * abs(high) + tiny
+
+
+def _programs(x: Tensor) -> int:
+    return -(-x.numel() // _BLOCK)

@@ -1,0 +1,41 @@
+"""What the quantizers of a network learn, found once for many training steps."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from qra.quant.layers import activation_quantizers, fake_quantizers
+
+
+class LearnedValues:
+    """Clip levels and steps of a network's quantizers.
+
+    Args:
+        network: Its quantizers are those it has now.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        self._by_decay: dict[float, list[Tensor]] = {}
+        self._by_least: dict[float, list[Tensor]] = {}
+        for activation in activation_quantizers(network).values():
+            if activation.settings.decay > 0:
+                self._by_decay.setdefault(activation.settings.decay, []).extend(activation.parameters())
+        for quantizer in fake_quantizers(network).values():
+            self._by_least.setdefault(quantizer.settings.smallest, []).extend(quantizer.parameters())
+
+    def decay(self) -> Tensor | float:
+        """The term of the training loss that keeps values small: each decay times the sum of squares."""
+        terms = [
+            decay * torch.cat([value.flatten() for value in values]).square().sum()
+            for decay, values in self._by_decay.items()
+            if values
+        ]
+        return torch.stack(terms).sum() if terms else 0.0
+
+    @torch.no_grad()
+    def keep_positive(self) -> None:
+        """Put values that an optimizer brought near or below zero back above it."""
+        for least, values in self._by_least.items():
+            if values:
+                torch._foreach_clamp_min_(values, least)
