@@ -101,6 +101,7 @@ class APGD(Hunt):
                     return
             if step:
                 climb.learn()
+        victim.settle()
 
 
 class Climb:

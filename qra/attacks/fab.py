@@ -81,6 +81,7 @@ class FAB(Hunt):
                 positions, targets, x, y, x_adv = (t[kept] for t in (positions, targets, x, y, x_adv))
                 if len(positions) == 0:
                     return
+        victim.settle()
 
     def _boundary(self, victim: Victim, x_adv: Tensor, y: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """By how much the target's logit exceeds the label's, (N,), and the gradient of that, like ``x_adv``."""
@@ -93,8 +94,9 @@ class FAB(Hunt):
     def _step(self, x: Tensor, x_adv: Tensor, gap: Tensor, gradient: Tensor) -> Tensor:
         w = gradient.flatten(1)
         offset = (gradient * x_adv).flatten(1).sum(1) - gap
-        to_plane = project_onto_plane(x_adv.flatten(1), w, offset, self.norm).view_as(x)
-        from_clean = project_onto_plane(x.flatten(1), w, offset, self.norm).view_as(x)
+        points = torch.cat([x_adv, x]).flatten(1)
+        ways = project_onto_plane(points, w.repeat(2, 1), offset.repeat(2), self.norm)
+        to_plane, from_clean = ways.view(2, *x.shape).unbind()
         near, far = (length(delta, self.norm).clamp_(min=1e-8) for delta in (to_plane, from_clean))
         alpha = (near / (near + far)).clamp_(max=_ALPHA_MAX)
         return ((x_adv + _ETA * to_plane) * (1 - alpha) + (x + from_clean * _ETA) * alpha).clamp_(0, 1)
@@ -136,11 +138,12 @@ def newton(size: Tensor, speed: Tensor, room: Tensor, excess: Tensor) -> Tensor:
     """
     rate, limit = size * speed, size * room
     t = torch.zeros_like(excess)
-    for _ in range(size.shape[1]):
+    period = 1 if t.device.type == "cpu" else 4  # of looks at the end; a step from the root stays there
+    for step in range(1, size.shape[1] + 1):
         free = t[:, None] * speed < room
         root = (excess - torch.where(free, 0, limit).sum(1)) / torch.where(free, rate, 0).sum(1)
         root = torch.fmax(root, t)  # 0 / 0 where nothing is free and nothing is missing
-        if torch.equal(root, t):
+        if step % period == 0 and torch.equal(root, t):
             break
         t = root
     return t

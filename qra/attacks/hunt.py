@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from qra.attacks.base import Attack
+from qra.attacks.base import Attack, patience
 from qra.types import Norm
 
 _TINY = 1e-12
@@ -28,6 +28,7 @@ class Victim:
         broken: Whether it is wrong about an example, as it is from the start or at the image that was found, (N,).
         x_adv: That image; ``x`` for the others.
         right: How many examples are not broken.
+        patience: Steps after which claims are judged.
 
     Args:
         network: The network whose errors count, in eval mode.
@@ -54,6 +55,9 @@ class Victim:
         self.x_adv = x.clone()
         self.right = int((~self.broken).sum())
         self.on_step = on_step if on_step is not None else lambda work: None
+        self.patience = patience(x.device)
+        self._claims: list[tuple[Tensor, Tensor]] = []
+        self._claimants = torch.empty(0, dtype=torch.int64)
 
     @property
     def classes(self) -> int:
@@ -68,28 +72,47 @@ class Victim:
         """The class of a rank in the clean logits, the most likely one having rank 1, for some examples."""
         return self.clean_logits[left].sort(1).indices[:, -rank]
 
-    def claim(self, positions: Tensor, fooled: Tensor, x_adv: Tensor) -> Tensor | None:
-        """Judge what fooled the network that is searched on, and book what fools the network itself.
+    def claim(self, positions: Tensor, fooled: Tensor, x_adv: Tensor, at_once: bool = False) -> Tensor | None:
+        """Remember what fooled the network that is searched on; from time to time, :meth:`settle` that.
 
         Args:
-            positions: Of the examples that are worked on, (M,); one may appear several times.
+            positions: Of the examples that are worked on, (M,), the same since the last settlement; one may appear
+                several times.
             fooled: Which of them are claimed, bool (M,).
-            x_adv: Their images, (M, C, H, W).
+            x_adv: Their images, (M, C, H, W), which must not be written to later.
+            at_once: Settle each time, because the next step depends on which examples are left.
 
         Returns:
-            Which of them to go on with, bool (M,); None if all.
+            Places in ``positions`` of those to go on with, ascending; None if all.
         """
-        claimed = fooled.nonzero().squeeze(1)
-        if len(claimed) == 0:
+        self._claims.append((fooled, x_adv))
+        self._claimants = positions
+        return self.settle() if at_once or len(self._claims) >= self.patience else None
+
+    def settle(self) -> Tensor | None:
+        """Judge all claims since the last time on the network itself, and book the first image that breaks an example.
+
+        Returns:
+            As :meth:`claim`.
+        """
+        claims, self._claims = self._claims, []
+        if not claims:
             return None
-        images, places = x_adv[claimed], positions[claimed]
-        won = self._judge(images).argmax(1) != self.y[places]
-        if not won.any():
+        steps, rows = torch.stack([fooled for fooled, _ in claims]).nonzero().unbind(1)
+        if len(rows) == 0:
             return None
+        images = claims[0][1][rows] if len(claims) == 1 else torch.stack([x_adv for _, x_adv in claims])[steps, rows]
+        places = self._claimants[rows]
+        logits = torch.cat([self._judge(part) for part in torch.split(images, len(self.x))])
+        won = (logits.argmax(1) != self.y[places]).nonzero().squeeze(1)
+        if len(won) == 0:
+            return None
+        first = won.new_full(self.y.shape, len(rows)).scatter_reduce_(0, places[won], won, "amin")
+        won = first[first < len(rows)]
         self.x_adv[places[won]] = images[won]
         self.broken[places[won]] = True
         self.right = int((~self.broken).sum())
-        return ~self.broken[positions]
+        return (~self.broken[self._claimants]).nonzero().squeeze(1)
 
     @torch.no_grad()
     def _judge(self, x: Tensor) -> Tensor:
@@ -100,9 +123,10 @@ class Victim:
 class Hunt(Attack):
     """An attack that drops an example from its work with the first image that breaks it.
 
-    A subclass is a frozen dataclass that writes :meth:`hunt`. It is made for evaluation: it runs in the precision of
-    the images, whatever autocast says, and its random draws are those of a generator seeded anew in each call, so that
-    they depend on the place of an example in the batch. An example that was not broken gets its own image back.
+    A subclass is a frozen dataclass that writes :meth:`hunt`, which settles its claims before it returns. It is
+    made for evaluation: it runs in the precision of the images, whatever autocast says, and its random draws are
+    those of a generator seeded anew in each call, so that they depend on the place of an example in the batch. An
+    example that was not broken gets its own image back.
     """
 
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, index: Tensor, epoch: int) -> Tensor:

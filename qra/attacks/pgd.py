@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from qra import losses
-from qra.attacks.base import Attack
+from qra.attacks.base import Attack, patience
 from qra.attacks.settings import check_choice, check_count, pixel_length
 from qra.attacks.start import Start, UniformStart
 from qra.types import Norm, Pixels
@@ -143,16 +143,24 @@ class PGD(Attack):
             x_left, y_left = x[left], y[left]
             x_adv = self.first_iterate(x_left, index[left], epoch, restart)
             result[left] = x_adv
-            for _ in range(self.steps):
+            climbing = torch.ones_like(left, dtype=torch.bool)
+            for step in range(self.steps):
                 gradient, logits = self.gradient(model, x_adv, y_left)
-                kept = ~self.is_fooled(logits, y_left)
-                left, x_left, y_left, x_adv, gradient = (t[kept] for t in (left, x_left, y_left, x_adv, gradient))
-                if len(left) == 0:
-                    return result
-                x_adv = self.project(self.ascend(x_adv, gradient), x_left)
-                result[left] = x_adv
+                climbing &= ~self.is_fooled(logits, y_left)
+                if step % patience(x.device) == 0:  # those that stand still are dropped
+                    result[left] = x_adv
+                    kept = climbing.nonzero().squeeze(1)
+                    left, x_left, y_left, x_adv, gradient = (t[kept] for t in (left, x_left, y_left, x_adv, gradient))
+                    if len(left) == 0:
+                        return result
+                    climbing = climbing[kept]
+                    x_adv = self.project(self.ascend(x_adv, gradient), x_left)
+                else:
+                    moved = self.project(self.ascend(x_adv.clone(), gradient), x_left)
+                    x_adv = torch.where(climbing.view(-1, *[1] * (x.ndim - 1)), moved, x_adv)
+            result[left] = x_adv
             if restart + 1 < self.restarts:  # the caller's own forward pass judges the very last iterate
-                left = left[~self._judge(model, x_adv, y_left)[0]]
+                left = left[climbing & ~self._judge(model, x_adv, y_left)[0]]
                 if len(left) == 0:
                     return result
         return result

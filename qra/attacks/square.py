@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import get_args
+from typing import ClassVar, get_args
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from qra.attacks.settings import check_choice, check_count, pixel_length
 from qra.types import Norm, Pixels
 
 _TINY = 1e-12
+_AHEAD = 500  # queries drawn at a time
 _SHRINK_AT = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 
 
@@ -59,11 +60,12 @@ class Square(Hunt):
             if query:
                 search.try_change(query - 1)
                 victim.on_step(1.0)
-            kept = victim.claim(search.left, search.fooled, search.x_adv)
+            kept = victim.claim(search.left, search.fooled, search.x_adv, at_once=search.draws_by_example)
             if kept is not None:
                 search.keep(kept)
                 if len(search.left) == 0:
                     return
+        victim.settle()
 
     def work(self, classes: int) -> float:
         return self.queries
@@ -80,7 +82,13 @@ class Square(Hunt):
 
 
 class _Search:
-    """Random search on some examples, one row for each in all its tensors."""
+    """Random search on some examples, one row for each in all its tensors.
+
+    Attributes:
+        draws_by_example: Whether what is drawn for a query depends on how many examples are left.
+    """
+
+    draws_by_example: ClassVar[bool] = True
 
     def __init__(self, attack: Square, victim: Victim, left: Tensor, generator: torch.Generator) -> None:
         self.attack, self.network, self.generator = attack, victim.search, generator
@@ -123,24 +131,47 @@ class _Search:
 class _Squares(_Search):
     """L-inf: squares of one colour, each channel at one end of what is allowed."""
 
+    draws_by_example = False
+
     def start(self) -> Tensor:
         n, channels, _, width = self.x.shape
+        self.low, self.high = (self.x - self.attack.eps).clamp_(min=0), (self.x + self.attack.eps).clamp_(max=1)
+        self._drawn: list[tuple[Tensor, Tensor]] = []
         return (self.x + self.attack.eps * self.signs(n, channels, 1, width)).clamp_(0, 1)
 
     def try_change(self, query: int) -> None:
-        """Change a square of all images in place, and change it back where that does not help."""
-        channels, height, width = self.x.shape[1:]
-        rows, columns = self.corner(self.attack.side(query, height, width))
-        window, x = self.x_adv[:, :, rows, columns], self.x[:, :, rows, columns]
-        before = window.clone()
-        changed = window + 2.0 * self.attack.eps * self.signs(channels, 1, 1)
-        low, high = (x - self.attack.eps).clamp_(min=0), (x + self.attack.eps).clamp_(max=1)
-        window.copy_(changed.clamp_(low, high))
-        margin = self.look(self.x_adv)
+        """Change a square of all images, where that helps."""
+        if not self._drawn:
+            self._drawn = self._draw(range(query, min(query + _AHEAD, self.attack.queries)))
+        inside, change = self._drawn.pop()
+        x_new = torch.where(inside, (self.x_adv + change).clamp_(self.low, self.high), self.x_adv)
+        margin = self.look(x_new)
         self.fooled = margin <= 0
         improved = (margin < self.margin) | self.fooled
-        window.copy_(torch.where(improved[:, None, None, None], window, before))
+        self.x_adv = torch.where(improved[:, None, None, None], x_new, self.x_adv)
         self.margin = torch.where(improved, margin, self.margin)
+
+    def _draw(self, queries: range) -> list[tuple[Tensor, Tensor]]:
+        """Where a square lies, bool (H, W), and the change of its channels, (C, 1, 1), for each query, the last first.
+
+        They are drawn in the order of the authors' code: top, left, channels.
+        """
+        channels, height, width = self.x.shape[1:]
+        draws = self.rand(len(queries), 2 + channels)
+        sides = torch.tensor([self.attack.side(query, height, width) for query in queries])
+        rows, columns = (
+            _between(((extent - sides) * draws[:, axis]).long(), sides, extent)
+            for axis, extent in enumerate((height, width))
+        )
+        inside = rows[:, :, None] & columns[:, None, :]
+        change = 2.0 * self.attack.eps * (2 * draws[:, 2:, None, None] - 1).sign()
+        return list(zip(inside.to(self.x.device).flip(0), change.to(self.x).flip(0), strict=True))
+
+
+def _between(first: Tensor, count: Tensor, extent: int) -> Tensor:
+    """Which of 0 to ``extent - 1`` are among the ``count`` from ``first`` on: (Q,) twice to bool (Q, extent)."""
+    places = torch.arange(extent) - first[:, None]
+    return (places >= 0) & (places < count[:, None])
 
 
 class _Bumps(_Search):
