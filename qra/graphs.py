@@ -20,11 +20,13 @@ from torch import Tensor, nn
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-SIZES = (32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
+SIZES = (32, 48, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384, 448, 512, 640, 768, 896, 1024)
 """What batches are padded to. Beyond, the device has enough to do for the host to keep up."""
 
 T = TypeVar("T")
 Pass = Callable[[Tensor], Tensor]
+Work = Callable[..., tuple[Tensor, ...]]
+DependsOn = Callable[[], tuple[Hashable, ...] | None]
 
 
 class Recorder(Protocol):
@@ -164,6 +166,35 @@ class StaticPass:
         return [None if gradient is None else gradient[: len(x)].clone()]
 
 
+class StaticWork:
+    """Work on tensors that nothing is differentiated through, on static memory.
+
+    Args:
+        work: Maps tensors to tensors, row by row.
+        tensors: Of the sizes that are recorded; they become the static memory.
+        recorder: As for :class:`StaticPass`.
+    """
+
+    def __init__(self, work: Work, tensors: Sequence[Tensor], recorder: Recorder) -> None:
+        self._recorder, self._tensors = recorder, list(tensors)
+        recorder.rehearse(lambda: work(*tensors))
+        self._results, self._replay = recorder.record(lambda: work(*tensors))
+
+    def __call__(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """The results for tensors of equally many rows, at most those recorded."""
+        rows = len(tensors[0])
+        with torch.no_grad():
+            torch._foreach_copy_([static[:rows] for static in self._tensors], list(tensors))
+        self._replay()
+        self._recorder.turn = next(_turns)
+        return tuple(result[:rows].clone() for result in self._results)
+
+
+def _repetition(work: Callable[[], None], recorder: Recorder) -> Callable[[], None]:
+    recorder.rehearse(work)
+    return recorder.record(work)[1]
+
+
 _turns = itertools.count(1)
 
 
@@ -195,7 +226,7 @@ class _Replays:
     def __init__(self, what: str, make_recorder: Callable[[torch.device], Recorder | None] = cuda_recorder) -> None:
         self._what = what
         self.make_recorder = make_recorder
-        self.failed = False
+        self.failed: set[Hashable] = set()
         self.recorded: dict[tuple[Hashable, ...], Any] = {}
 
     def clear(self) -> None:
@@ -208,17 +239,16 @@ class _Replays:
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "recorded": {}}
 
-    def _record(
-        self, function: Pass, x: Tensor, parameters: Sequence[Tensor], differentiable: bool, recorder: Recorder
-    ) -> StaticPass | None:
+    def _record(self, name: Hashable, device: torch.device, make: Callable[[], T]) -> T | None:
+        """Record something, or give it up for good, under its name, and say so once."""
         try:
-            with torch.inference_mode(False), _without_cast_cache(x.device), _without_collection():
-                return StaticPass(function, x, parameters, differentiable, recorder)
-        except Exception as reason:  # whatever a network does that cannot be recorded
-            self.failed = True
-            self.clear()
-            line = str(reason).strip().splitlines()[0] if str(reason).strip() else type(reason).__name__
-            warnings.warn(f"{self._what} runs without CUDA graphs, more slowly: {line}", stacklevel=2)
+            with torch.inference_mode(False), _without_cast_cache(device), _without_collection():
+                return make()
+        except Exception as reason:  # whatever a network or an attack does that cannot be recorded
+            if not self.failed:
+                line = str(reason).strip().splitlines()[0] if str(reason).strip() else type(reason).__name__
+                warnings.warn(f"{self._what} runs without CUDA graphs, more slowly: {line}", stacklevel=2)
+            self.failed.add(name)
             return None
 
 
@@ -229,11 +259,10 @@ class InputReplays(_Replays):
     """
 
     _recorder: Recorder | None = None
+    _times = 0
 
-    def __call__(
-        self, function: Pass, x: Tensor, depends_on: Callable[[], tuple[Hashable, ...] | None]
-    ) -> Tensor | None:
-        """Run ``function``, which treats each image by itself.
+    def __call__(self, function: Pass, x: Tensor, depends_on: DependsOn) -> Tensor | None:
+        """Run a function of images that treats each by itself.
 
         Args:
             function: Used where nothing suitable was recorded yet.
@@ -244,20 +273,12 @@ class InputReplays(_Replays):
         Returns:
             Its result, or None where it has to be run as it is.
         """
-        size = padded(len(x))
-        if size is None or len(x) == 0 or self.failed:
-            return None
-        if self._recorder is None or not self.recorded:
-            self._recorder = self.make_recorder(x.device)
-        state = None if self._recorder is None else depends_on()
-        if self._recorder is None or state is None:
-            return None
         differentiable = x.requires_grad and torch.is_grad_enabled()
-        key = (size, x.shape[1:], x.dtype, x.device, differentiable, arithmetic(x.device), state)
-        if key not in self.recorded:
-            static = torch.zeros((size, *x.shape[1:]), dtype=x.dtype, device=x.device)
-            self.recorded[key] = self._record(function, static, (), differentiable, self._recorder)
-        recorded = self.recorded.get(key)
+
+        def make(static: Sequence[Tensor], recorder: Recorder) -> StaticPass:
+            return StaticPass(function, static[0], (), differentiable, recorder)
+
+        recorded = self._find(("pass", differentiable), make, (x,), depends_on)
         if recorded is None:
             return None
         if not differentiable:
@@ -265,6 +286,73 @@ class InputReplays(_Replays):
             return output
         result: Tensor = _Replay.apply(recorded, None, x)
         return result
+
+    def work(
+        self, name: Hashable, work: Work, tensors: Sequence[Tensor], depends_on: DependsOn
+    ) -> tuple[Tensor, ...] | None:
+        """Run work that nothing is differentiated through, on tensors of equally many rows, row by row.
+
+        Args:
+            name: Equal for equal work.
+            work: Maps the tensors to others, row by row.
+            tensors: What it works on.
+            depends_on: As above.
+
+        Returns:
+            The results, or None where it has to be run as it is.
+        """
+
+        def make(static: Sequence[Tensor], recorder: Recorder) -> StaticWork:
+            return StaticWork(work, static, recorder)
+
+        recorded = self._find(("work", name), make, tensors, depends_on)
+        return None if recorded is None else recorded(*tensors)
+
+    def again(self, work: Callable[[], None], reads: Sequence[Tensor], state: tuple[Hashable, ...] | None) -> None:
+        """Do work that only reads and writes tensors which stay where they are; from the third time on, recorded.
+
+        Args:
+            work: What to do.
+            reads: The tensors that might be elsewhere next time.
+            state: What it depends on besides them; None where it must not be recorded.
+        """
+        self._times += 1
+        recorder = None if state is None or self._times < 3 else self.make_recorder(reads[0].device)
+        if recorder is None or "again" in self.failed:
+            work()
+            return
+        key = ("again", tuple(tensor.data_ptr() for tensor in reads), state)
+        if key not in self.recorded:
+            self.recorded[key] = self._record("again", reads[0].device, lambda: _repetition(work, recorder)) or work
+        self.recorded[key]()
+
+    def _find(
+        self,
+        name: tuple[Hashable, ...],
+        make: Callable[[Sequence[Tensor], Recorder], Any],
+        tensors: Sequence[Tensor],
+        depends_on: DependsOn,
+    ) -> Any:
+        """What was recorded for such tensors, or is now; None where nothing can be."""
+        device, rows = tensors[0].device, len(tensors[0])
+        size = padded(rows)
+        if size is None or rows == 0 or name in self.failed:
+            return None
+        if self._recorder is None or not self.recorded:
+            self._recorder = self.make_recorder(device)
+        state = None if self._recorder is None else depends_on()
+        if self._recorder is None or state is None:
+            return None
+        kinds = tuple((tensor.shape[1:], tensor.dtype) for tensor in tensors)
+        key = (*name, size, device, kinds, arithmetic(device), state)
+        if key not in self.recorded:
+            static = [torch.zeros((size, *t.shape[1:]), dtype=t.dtype, device=device) for t in tensors]
+            recorder = self._recorder
+            recorded = self._record(name, device, lambda: make(static, recorder))
+            if recorded is None:
+                return None
+            self.recorded[key] = recorded
+        return self.recorded[key]
 
 
 class TrainingReplays(_Replays):
@@ -291,7 +379,10 @@ class TrainingReplays(_Replays):
         slot = next((each for each in slots if each.is_free), None)
         if slot is None and len(slots) < self.LIMIT:
             with _kept(network):
-                recorded = self._record(network, x.detach().clone(), parameters, True, recorder)
+                static = x.detach().clone()
+                recorded = self._record(
+                    "pass", x.device, lambda: StaticPass(network, static, parameters, True, recorder)
+                )
             if recorded is None:
                 return None
             slot = _Slot(recorded)

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from qra import losses
+from qra.attacks.base import replayed
 from qra.attacks.hunt import Hunt, Victim, length, unit
 from qra.attacks.settings import check_choice, check_count, pixel_length
 from qra.types import Norm, Pixels
@@ -122,7 +123,7 @@ class Climb:
         self._next_check = self._gap
         self.left = left
         self.x, self.y = victim.x[left], victim.y[left]
-        self.target = None if rank is None else victim.targets(left, rank)
+        self.target: tuple[Tensor, ...] = () if rank is None else (victim.targets(left, rank),)
         self.x_adv = self.before = self.best = start
         self.look(last=False)
         self.best_gradient, self.best_loss = self.gradient, self.loss
@@ -133,25 +134,21 @@ class Climb:
 
     def look(self, last: bool) -> None:
         """Find out loss, gradient (unless it is the last point) and prediction at ``x_adv``."""
-        with torch.set_grad_enabled(not last):
-            x_adv = self.x_adv.detach().requires_grad_(not last)
-            logits = self._network(x_adv)
-            loss = self._attack.objective(logits, self.y, self.target)
-        if not last:
-            (self.gradient,) = torch.autograd.grad(loss.sum(), x_adv)
-        self.loss = loss.detach()
-        self.fooled = logits.detach().argmax(1) != self.y
+        self._see(*replayed(self._network, _Look(self._attack, last), self.x_adv, self.y, *self.target))
+
+    def _see(self, loss: Tensor, fooled: Tensor, gradient: Tensor | None = None) -> None:
+        self.loss, self.fooled = loss, fooled
+        if gradient is not None:
+            self.gradient = gradient
 
     def move(self, last: bool) -> None:
         """Take one step and look around there."""
-        attack, x, x_adv = self._attack, self.x, self.x_adv
-        direction = self.gradient.sign() if attack.norm == "linf" else unit(self.gradient, "l2")
-        ahead = attack.project(x_adv + self.step_size * direction, x)
-        share = _MOMENTUM if self._taken else 1.0
-        self.x_adv = attack.project(x_adv + (ahead - x_adv) * share + (x_adv - self.before) * (1 - share), x)
-        self.before = x_adv
+        step = _Step(self._attack, _MOMENTUM if self._taken else 1.0, last)
+        state = self.x, self.x_adv, self.before, self.gradient, self.step_size, self.y, *self.target
+        self.before = self.x_adv
+        self.x_adv, *seen = replayed(self._network, step, *state)
         self._taken += 1
-        self.look(last)
+        self._see(*seen)
 
     def learn(self) -> None:
         """Remember the best point; at a checkpoint halve the step and go back there where progress has stalled."""
@@ -184,3 +181,46 @@ class Climb:
         for name, value in vars(self).items():
             if isinstance(value, Tensor):
                 setattr(self, name, value[kept])
+        self.target = tuple(target[kept] for target in self.target)
+
+
+@dataclass(frozen=True)
+class _Look:
+    """Loss, prediction and, unless it is the last point, gradient at a point."""
+
+    attack: APGD
+    last: bool
+
+    def __call__(self, model: nn.Module, x_adv: Tensor, y: Tensor, target: Tensor | None = None) -> tuple[Tensor, ...]:
+        with torch.set_grad_enabled(not self.last):
+            x_adv = x_adv.detach().requires_grad_(not self.last)
+            logits = model(x_adv)
+            loss = self.attack.objective(logits, y, target)
+        gradient = () if self.last else torch.autograd.grad(loss.sum(), x_adv)
+        return loss.detach(), logits.detach().argmax(1) != y, *gradient
+
+
+@dataclass(frozen=True)
+class _Step:
+    """The next point, and a look from there."""
+
+    attack: APGD
+    share: float
+    last: bool
+
+    def __call__(
+        self,
+        model: nn.Module,
+        x: Tensor,
+        x_adv: Tensor,
+        before: Tensor,
+        gradient: Tensor,
+        step_size: Tensor,
+        y: Tensor,
+        target: Tensor | None = None,
+    ) -> tuple[Tensor, ...]:
+        attack, share = self.attack, self.share
+        direction = gradient.sign() if attack.norm == "linf" else unit(gradient, "l2")
+        ahead = attack.project(x_adv + step_size * direction, x)
+        x_adv = attack.project(x_adv + (ahead - x_adv) * share + (x_adv - before) * (1 - share), x)
+        return x_adv, *_Look(attack, self.last)(model, x_adv, y, target)

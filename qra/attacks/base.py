@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -26,6 +26,19 @@ def untouched(model: nn.Module) -> Iterator[None]:
     finally:
         for module, training in flags:
             module.training = training
+
+
+def replayed(model: nn.Module, work: Callable[..., tuple[Tensor, ...]], *tensors: Tensor) -> tuple[Tensor, ...]:
+    """Return ``work(model, *tensors)``, of which a network that has a method ``replay`` may make one launch on a GPU.
+
+    Args:
+        model: The network.
+        work: A frozen dataclass, since equal work is recorded once. It treats each row by itself, and depends on its
+            settings and the tensors alone.
+        tensors: Of equally many rows.
+    """
+    run = getattr(model, "replay", None)
+    return work(model, *tensors) if run is None else run(work, *tensors)
 
 
 def patience(device: torch.device) -> int:

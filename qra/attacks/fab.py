@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import get_args
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from qra.attacks.base import replayed
 from qra.attacks.hunt import Hunt, Victim, length
 from qra.attacks.settings import check_choice, check_count, pixel_length
 from qra.types import Norm, Pixels
@@ -85,11 +86,8 @@ class FAB(Hunt):
 
     def _boundary(self, victim: Victim, x_adv: Tensor, y: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """By how much the target's logit exceeds the label's, (N,), and the gradient of that, like ``x_adv``."""
-        x_adv = x_adv.detach().requires_grad_()
-        logits = victim.search(x_adv)
-        gap = logits.gather(1, targets[:, None]) - logits.gather(1, y[:, None])
-        (gradient,) = torch.autograd.grad(gap.sum(), x_adv)
-        return gap.detach()[:, 0], gradient
+        gap, gradient = replayed(victim.search, _Boundary(), x_adv, y, targets)
+        return gap, gradient
 
     def _step(self, x: Tensor, x_adv: Tensor, gap: Tensor, gradient: Tensor) -> Tensor:
         w = gradient.flatten(1)
@@ -100,6 +98,18 @@ class FAB(Hunt):
         near, far = (length(delta, self.norm).clamp_(min=1e-8) for delta in (to_plane, from_clean))
         alpha = (near / (near + far)).clamp_(max=_ALPHA_MAX)
         return ((x_adv + _ETA * to_plane) * (1 - alpha) + (x + from_clean * _ETA) * alpha).clamp_(0, 1)
+
+
+@dataclass(frozen=True)
+class _Boundary:
+    """By how much the target's logit exceeds the label's, and the gradient of that."""
+
+    def __call__(self, model: nn.Module, x_adv: Tensor, y: Tensor, targets: Tensor) -> tuple[Tensor, ...]:
+        x_adv = x_adv.detach().requires_grad_()
+        logits = model(x_adv)
+        gap = logits.gather(1, targets[:, None]) - logits.gather(1, y[:, None])
+        (gradient,) = torch.autograd.grad(gap.sum(), x_adv)
+        return gap.detach()[:, 0], gradient
 
 
 def project_onto_plane(points: Tensor, w: Tensor, offset: Tensor, norm: Norm) -> Tensor:

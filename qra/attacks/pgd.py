@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from qra import losses
-from qra.attacks.base import Attack, patience
+from qra.attacks.base import Attack, patience, replayed
 from qra.attacks.settings import check_choice, check_count, pixel_length
 from qra.attacks.start import Start, UniformStart
 from qra.types import Norm, Pixels
@@ -126,10 +126,8 @@ class PGD(Attack):
         return worst
 
     def _climb(self, model: nn.Module, x: Tensor, y: Tensor, x_adv: Tensor) -> Tensor:
-        for _ in range(self.steps):
-            gradient, _ = self.gradient(model, x_adv, y)
-            x_adv = self.project(self.ascend(x_adv, gradient), x)
-        return x_adv
+        steps = _Steps(self, self.steps, stop=False)
+        return replayed(model, steps, x, y, x_adv)[0]
 
     def _judge(self, model: nn.Module, x_adv: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         with torch.no_grad():
@@ -137,33 +135,56 @@ class PGD(Attack):
             return self.is_fooled(logits, y), self.objective(logits, y)
 
     def _until_fooled(self, model: nn.Module, x: Tensor, y: Tensor, index: Tensor, epoch: int) -> Tensor:
-        result = torch.empty_like(x)
+        result, pause = torch.empty_like(x), patience(x.device)
         left = torch.arange(len(x), device=x.device)  # places in the batch of the examples not yet broken
         for restart in range(self.restarts):
             x_left, y_left = x[left], y[left]
             x_adv = self.first_iterate(x_left, index[left], epoch, restart)
             result[left] = x_adv
             climbing = torch.ones_like(left, dtype=torch.bool)
-            for step in range(self.steps):
-                gradient, logits = self.gradient(model, x_adv, y_left)
-                climbing &= ~self.is_fooled(logits, y_left)
-                if step % patience(x.device) == 0:  # those that stand still are dropped
-                    result[left] = x_adv
-                    kept = climbing.nonzero().squeeze(1)
-                    left, x_left, y_left, x_adv, gradient = (t[kept] for t in (left, x_left, y_left, x_adv, gradient))
-                    if len(left) == 0:
-                        return result
-                    climbing = climbing[kept]
-                    x_adv = self.project(self.ascend(x_adv, gradient), x_left)
-                else:
-                    moved = self.project(self.ascend(x_adv.clone(), gradient), x_left)
-                    x_adv = torch.where(climbing.view(-1, *[1] * (x.ndim - 1)), moved, x_adv)
-            result[left] = x_adv
+            for done in range(0, self.steps, pause):
+                steps = _Steps(self, min(pause, self.steps - done), stop=True)
+                x_adv, climbing = replayed(model, steps, x_left, y_left, x_adv, climbing)
+                result[left] = x_adv
+                kept = climbing.nonzero().squeeze(1)
+                left, x_left, y_left, x_adv, climbing = (t[kept] for t in (left, x_left, y_left, x_adv, climbing))
+                if len(left) == 0:
+                    return result
             if restart + 1 < self.restarts:  # the caller's own forward pass judges the very last iterate
-                left = left[climbing & ~self._judge(model, x_adv, y_left)[0]]
+                left = left[~self._judge(model, x_adv, y_left)[0]]
                 if len(left) == 0:
                     return result
         return result
+
+
+@dataclass(frozen=True)
+class _Steps:
+    """Some steps of PGD.
+
+    Args:
+        attack: Takes them.
+        count: Number of steps.
+        stop: Whether an example stands still once it is misclassified.
+    """
+
+    attack: PGD
+    count: int
+    stop: bool
+
+    def __call__(
+        self, model: nn.Module, x: Tensor, y: Tensor, x_adv: Tensor, climbing: Tensor | None = None
+    ) -> tuple[Tensor, ...]:
+        attack = self.attack
+        x_adv = x_adv.clone()
+        for _ in range(self.count):
+            gradient, logits = attack.gradient(model, x_adv, y)
+            if climbing is None:
+                x_adv = attack.project(attack.ascend(x_adv, gradient), x)
+                continue
+            climbing = climbing & ~attack.is_fooled(logits, y)
+            moved = attack.project(attack.ascend(x_adv.clone(), gradient), x)
+            x_adv = torch.where(climbing.view(-1, *[1] * (x.ndim - 1)), moved, x_adv)
+        return (x_adv,) if climbing is None else (x_adv, climbing)
 
 
 def _l2_norm(v: Tensor) -> Tensor:

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import ClassVar, get_args
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from qra.attacks.base import replayed
 from qra.attacks.hunt import Hunt, Victim, length, unit
 from qra.attacks.settings import check_choice, check_count, pixel_length
 from qra.types import Norm, Pixels
@@ -103,9 +104,7 @@ class _Search:
 
     def look(self, x_adv: Tensor) -> Tensor:
         """By how much the label's logit exceeds all others, (N,)."""
-        logits: Tensor = self.network(x_adv)
-        others = logits.scatter(1, self.y[:, None], -math.inf).amax(1)
-        return logits.gather(1, self.y[:, None])[:, 0] - others
+        return _margin(self.network(x_adv), self.y)
 
     def rand(self, *shape: int) -> Tensor:
         """Uniform on [0, 1), drawn on the CPU so that every device draws the same."""
@@ -143,13 +142,9 @@ class _Squares(_Search):
         """Change a square of all images, where that helps."""
         if not self._drawn:
             self._drawn = self._draw(range(query, min(query + _AHEAD, self.attack.queries)))
-        inside, change = self._drawn.pop()
-        x_new = torch.where(inside, (self.x_adv + change).clamp_(self.low, self.high), self.x_adv)
-        margin = self.look(x_new)
-        self.fooled = margin <= 0
-        improved = (margin < self.margin) | self.fooled
-        self.x_adv = torch.where(improved[:, None, None, None], x_new, self.x_adv)
-        self.margin = torch.where(improved, margin, self.margin)
+        inside, change = (drawn.expand(len(self.x), *drawn.shape) for drawn in self._drawn.pop())
+        state = self.x_adv, self.margin, self.low, self.high, self.y, inside, change
+        self.x_adv, self.margin, self.fooled = replayed(self.network, _Query(), *state)
 
     def _draw(self, queries: range) -> list[tuple[Tensor, Tensor]]:
         """Where a square lies, bool (H, W), and the change of its channels, (C, 1, 1), for each query, the last first.
@@ -166,6 +161,34 @@ class _Squares(_Search):
         inside = rows[:, :, None] & columns[:, None, :]
         change = 2.0 * self.attack.eps * (2 * draws[:, 2:, None, None] - 1).sign()
         return list(zip(inside.to(self.x.device).flip(0), change.to(self.x).flip(0), strict=True))
+
+
+@dataclass(frozen=True)
+class _Query:
+    """Change a square of each image, and keep the change where the margin shrinks."""
+
+    def __call__(
+        self,
+        model: nn.Module,
+        x_adv: Tensor,
+        margin: Tensor,
+        low: Tensor,
+        high: Tensor,
+        y: Tensor,
+        inside: Tensor,
+        change: Tensor,
+    ) -> tuple[Tensor, ...]:
+        x_new = torch.where(inside[:, None], (x_adv + change).clamp_(low, high), x_adv)
+        found = _margin(model(x_new), y)
+        fooled = found <= 0
+        improved = (found < margin) | fooled
+        x_adv = torch.where(improved[:, None, None, None], x_new, x_adv)
+        return x_adv, torch.where(improved, found, margin), fooled
+
+
+def _margin(logits: Tensor, y: Tensor) -> Tensor:
+    others = logits.scatter(1, y[:, None], -math.inf).amax(1)
+    return logits.gather(1, y[:, None])[:, 0] - others
 
 
 def _between(first: Tensor, count: Tensor, extent: int) -> Tensor:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
+from qra.graphs import Work
 from qra.quant.layers import activation_quantizers, quant_layers, quantized_weight
 from qra.quant.passes import Passes
 from qra.quant.trace import calls, trace
@@ -47,6 +48,16 @@ class FrozenNetwork(nn.Module):
         Returns:
             This network.
         """
+        weights = (layer.weight_quantizer for layer in quant_layers(self._source[0]).values())
+        self.passes.again(self._take_over, self._source[0], [each for each in weights if each is not None])
+        quantizers = activation_quantizers(self._source[0])
+        for name, quantizer in activation_quantizers(self.network).items():
+            quantizer.gradient = quantizers[name].gradient
+            quantizer.state_changed()
+        return self
+
+    @torch.no_grad()
+    def _take_over(self) -> None:
         source = self._source[0]
         values = {**dict(source.named_parameters()), **dict(source.named_buffers())}
         for name, layer in quant_layers(source).items():
@@ -57,15 +68,13 @@ class FrozenNetwork(nn.Module):
             values[f"{conv_name}.weight"], values[f"{conv_name}.bias"] = _folded(weight, bias, bn)
         for name, value in (*self.network.named_parameters(), *self.network.named_buffers()):
             value.copy_(values[name])
-        quantizers = activation_quantizers(source)
-        for name, quantizer in activation_quantizers(self.network).items():
-            quantizer.gradient = quantizers[name].gradient
-            quantizer.state_changed()
-        self.passes.refreshed()
-        return self
 
     def forward(self, x: Tensor) -> Tensor:
         return self.passes(x)
+
+    def replay(self, work: Work, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """Do work that runs this network, recorded where that is possible; see :func:`qra.attacks.base.replayed`."""
+        return self.passes.replay(self, work, *tensors)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> FrozenNetwork:
         self.passes.clear()  # weights move

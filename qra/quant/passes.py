@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable, Sequence
 from functools import partial
 from typing import Any
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from qra.graphs import InputReplays, arithmetic, replay_state
+from qra.graphs import InputReplays, Work, arithmetic, replay_state
 from qra.precision import Precision, searching
 from qra.quant.layers import activation_quantizers
 
@@ -58,19 +58,47 @@ class Passes:
         self._modules = tuple(network.modules())
         # statistics of a batch would count the padding
         self._treats_images_alone = not any(isinstance(m, _BatchNorm) and m.running_mean is None for m in self._modules)
+        self._quantizers = list(activation_quantizers(network).values())
         self._contiguous: nn.Module | None = None
         self._is_stale = True
+        self._is_recording = False
 
     def __call__(self, x: Tensor) -> Tensor:
         """Logits of images in [0, 1], (N, C, H, W) to (N, classes)."""
         with searching(self.precision, x.device):
             chosen = layout(x.device)
             function = partial(_run, self._in_layout(chosen), chosen)
+            if self._is_recording:
+                return function(x)
             logits = self.replays(function, x, partial(self._depends_on, chosen))
             return function(x) if logits is None else logits
 
-    def refreshed(self) -> None:
-        """Hear that weights have changed, in place."""
+    def replay(self, network: nn.Module, work: Work, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """Do work that runs a network by these passes; see :func:`qra.attacks.base.replayed`."""
+
+        def alone(*tensors: Tensor) -> tuple[Tensor, ...]:
+            self._is_recording = True
+            try:
+                return work(network, *tensors)
+            finally:
+                self._is_recording = False
+
+        with searching(self.precision, tensors[0].device):
+            chosen = layout(tensors[0].device)
+            self._in_layout(chosen)
+            results = self.replays.work(work, alone, tensors, partial(self._depends_on, chosen))
+            return work(network, *tensors) if results is None else results
+
+    def again(self, take_over: Callable[[], None], source: nn.Module, quantizers: Sequence[nn.Module]) -> None:
+        """Take over the weights of the source network, in place.
+
+        Args:
+            take_over: Does it.
+            source: The network whose parameters and buffers are read.
+            quantizers: Those of its weights.
+        """
+        reads = [*source.parameters(), *source.buffers()]
+        self.replays.again(take_over, reads, replay_state(quantizers))
         self._is_stale = True
 
     def clear(self) -> None:
@@ -87,19 +115,19 @@ class Passes:
             return self._network
         if self._contiguous is None:
             self._contiguous = copy.deepcopy(self._network).to(memory_format=torch.contiguous_format)
+            self._contiguous_quantizers = list(activation_quantizers(self._contiguous).values())
         elif self._is_stale:
             self._take_over(self._contiguous)
         self._is_stale = False
-        own = activation_quantizers(self._contiguous)
-        for name, quantizer in activation_quantizers(self._network).items():
-            own[name].gradient, own[name].enabled = quantizer.gradient, quantizer.enabled
+        for own, quantizer in zip(self._contiguous_quantizers, self._quantizers, strict=True):
+            own.gradient, own.enabled = quantizer.gradient, quantizer.enabled
         return self._contiguous
 
     @torch.no_grad()
     def _take_over(self, other: nn.Module) -> None:
         ours, theirs = ([*network.parameters(), *network.buffers()] for network in (self._network, other))
         torch._foreach_copy_(theirs, ours)
-        for quantizer in activation_quantizers(other).values():
+        for quantizer in self._contiguous_quantizers:
             quantizer.state_changed()
 
 
