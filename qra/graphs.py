@@ -364,13 +364,22 @@ class TrainingReplays(_Replays):
     LIMIT = 3
     """Most batches of one kind that wait at the same time; more run as they are."""
 
+    _modules: tuple[nn.Module, ...] | None = None
+    _parameters: tuple[nn.Parameter, ...] = ()
+
+    def look_again(self) -> None:
+        """Hear that the network may have other modules or parameters than before."""
+        self._modules = None
+
     def __call__(self, network: nn.Module, x: Tensor) -> Tensor | None:
         """Run a network in train mode on a batch; None where it has to be run as it is."""
         if self.failed or x.requires_grad or not torch.is_grad_enabled() or not network.training:
             return None
         recorder = self.make_recorder(x.device)
-        state = None if recorder is None else replay_state(network.modules())
-        parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
+        if recorder is not None and self._modules is None:
+            self._modules, self._parameters = tuple(network.modules()), tuple(network.parameters())
+        state = None if recorder is None or self._modules is None else replay_state(self._modules)
+        parameters = [parameter for parameter in self._parameters if parameter.requires_grad]
         if state is None or recorder is None or not parameters:
             return None
         addresses = tuple(parameter.data_ptr() for parameter in parameters)

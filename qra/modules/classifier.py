@@ -18,6 +18,7 @@ from qra.data import to_pixels
 from qra.describe import describe
 from qra.modules import averaging
 from qra.graphs import TrainingReplays
+from qra.modules.means import EpochMeans
 from qra.modules.optimizers import fuse
 from qra.precision import float32
 from qra.quant import (
@@ -30,6 +31,8 @@ from qra.quant import (
     reestimate_batch_norm,
 )
 from qra.quant.layers import activation_quantizers, keep_positive, quantizer_decay, quantizer_parameters
+from qra.quant.layers import quantizer_parameters
+from qra.quant.learned import LearnedValues
 from qra.schedules import Schedule
 from qra.types import Batch
 
@@ -87,6 +90,8 @@ class ImageClassifier(LightningModule):
         self.weights: str | None = None
         self._initialized = self._weights_changed = False
         self._replays = TrainingReplays("training")
+        self._learned: LearnedValues | None = None
+        self._means = EpochMeans()
         self._frozen: list[FrozenNetwork] = []  # in a list: not a submodule, so no checkpoint or optimizer sees it
         kinds = ("clean",) if val_attack is None else ("clean", "robust")
         self.val_acc = nn.ModuleDict({kind: MeanMetric() for kind in kinds})
@@ -159,17 +164,35 @@ class ImageClassifier(LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         if self.channels_last:
             batch = batch._replace(x=batch.x.contiguous(memory_format=torch.channels_last))
-        loss = self.training_loss(batch) + quantizer_decay(self.network)
-        self.log("train/loss", loss, prog_bar=True, on_step=True, on_epoch=True, batch_size=len(batch.y))
+        if self._learned is None:
+            self._learned = LearnedValues(self.network)
+        loss = self.training_loss(batch) + self._learned.decay()
+        self._means.add("loss", loss, len(batch.y))
+        period = 0 if self._trainer is None else self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if period and (self.trainer.global_step + 1) % period == 0:
+            self.log("train/loss_step", loss, prog_bar=True, on_step=True, on_epoch=False)
         return loss
 
+    def on_train_epoch_start(self) -> None:
+        self._learned = LearnedValues(self.network)
+        self._replays.look_again()
+
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
-        keep_positive(self.network)
+        assert self._learned is not None  # a training step came before
+        self._learned.keep_positive()
+        trainer = self._trainer
+        if trainer is not None and (trainer.is_last_batch or trainer.global_step == trainer.max_steps):
+            for name, mean in self._means.take().items():
+                self.log(f"train/{name}", mean, on_step=False, on_epoch=True, sync_dist=True)
 
     def log_accuracy(self, name: str, logits: Tensor, y: Tensor) -> None:
         """Log the accuracy of training logits as ``train/<name>``, averaged over the epoch."""
         accuracy = (logits.detach().argmax(1) == y).float().mean()
-        self.log(f"train/{name}", accuracy, on_step=False, on_epoch=True, batch_size=len(y), sync_dist=True)
+        self._means.add(name, accuracy, len(y))
+
+    def log_mean(self, name: str, value: Tensor, count: int) -> None:
+        """Log a mean of ``count`` examples of a training batch as ``train/<name>``, averaged over the epoch."""
+        self._means.add(name, value, count)
 
     def attack_network(self, refresh: bool = True) -> FrozenNetwork:
         """The attack-time copy of the network, with its present weights unless ``refresh`` is false."""

@@ -103,4 +103,4 @@ class RobustTransfer(ImageClassifier):
         self.log_accuracy("robust_acc", logits_adv, batch.y)
         compared = losses.at_least_float32((logits_adv if logits is None else logits).detach())
         distance = losses.kl(compared, teacher_logits).mean()
-        self.log("train/teacher_kl", distance, on_step=False, on_epoch=True, batch_size=len(batch.y), sync_dist=True)
+        self.log_mean("teacher_kl", distance, len(batch.y))

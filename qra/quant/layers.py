@@ -276,27 +276,6 @@ def quantizer_parameters(network: nn.Module) -> list[nn.Parameter]:
     return [parameter for quantizer in fake_quantizers(network).values() for parameter in quantizer.parameters()]
 
 
-def quantizer_decay(network: nn.Module) -> Tensor | float:
-    """The term of the training loss that keeps learned values small: each decay times the sum of squares."""
-    by_decay: dict[float, list[Tensor]] = {}
-    for quantizer in activation_quantizers(network).values():
-        if quantizer.settings.decay > 0:
-            by_decay.setdefault(quantizer.settings.decay, []).extend(map(torch.flatten, quantizer.parameters()))
-    terms = [decay * torch.cat(learned).square().sum() for decay, learned in by_decay.items() if learned]
-    return torch.stack(terms).sum() if terms else 0.0
-
-
-@torch.no_grad()
-def keep_positive(network: nn.Module) -> None:
-    """Put learned clip levels and steps that an optimizer brought near or below zero back above it."""
-    by_least: dict[float, list[Tensor]] = {}
-    for quantizer in fake_quantizers(network).values():
-        by_least.setdefault(quantizer.settings.smallest, []).extend(quantizer.parameters())
-    for least, learned in by_least.items():
-        if learned:
-            torch._foreach_clamp_min_(learned, least)
-
-
 @contextmanager
 def evaluating(network: nn.Module) -> Iterator[None]:
     """Run a network in eval mode and without gradients inside the block; then give each module its mode back."""

@@ -22,7 +22,8 @@ from qra.quant import (
     gradient_mode,
     pact,
 )
-from qra.quant.layers import keep_positive, quantizer_decay, quantizer_parameters
+from qra.quant.layers import quantizer_parameters
+from qra.quant.learned import LearnedValues
 
 every_scheme = pytest.mark.parametrize("scheme", SCHEMES.values(), ids=SCHEMES)
 AT_INPUTS = QuantScheme(PWLQ(), CalibratedUniform(), 4, 4, None)
@@ -114,11 +115,11 @@ def test_clip_levels_get_gradients_and_move():
 
 def test_the_decay_is_the_sum_of_squared_clip_levels():
     network = quantized(QuantScheme(DoReFa(), PACT(alpha=3.0, decay=0.5)))
-    decay = quantizer_decay(network)
+    decay = LearnedValues(network).decay()
     assert decay.item() == pytest.approx(0.5 * 5 * 9)
     decay.backward()
     assert network.relu1.alpha.grad.item() == pytest.approx(2 * 0.5 * 3)
-    assert quantizer_decay(quantized(SCHEMES["lsq"])) == 0
+    assert LearnedValues(quantized(SCHEMES["lsq"])).decay() == 0
 
 
 def test_clip_levels_stay_above_zero():
@@ -127,7 +128,7 @@ def test_clip_levels_stay_above_zero():
         network.relu1.alpha.fill_(-1)
     with pytest.raises(ValueError, match="alpha is"):
         network(images())
-    keep_positive(network)
+    LearnedValues(network).keep_positive()
     assert network.relu1.alpha.item() == pytest.approx(1e-3)
     network(images())
 
