@@ -54,3 +54,8 @@ def searching(precision: Precision | None, device: torch.device) -> Iterator[Non
             torch.backends.cudnn.allow_tf32 = True
             torch.set_float32_matmul_precision("high")
         yield
+
+
+def suffix(precision: Precision) -> str:
+    """What the name of an outcome ends in that was searched for in ``precision``."""
+    return "" if precision == "float32" else f"_{precision}"

@@ -21,6 +21,7 @@ from qra.data import TensorDataModule, balanced_subset, to_pixels
 from qra.describe import describe
 from qra.evaluation.autoattack import FATES, ROBUST, ChunkFiles, attack_chunk, fingerprint, outcomes, upstream
 from qra.modules import ImageClassifier
+from qra.precision import Precision, suffix
 from qra.quant import freeze
 
 _STANDARD = AutoAttack()
@@ -42,6 +43,8 @@ class AutoAttackEvaluation(Measurement):
         subset_seed: Chooses the balanced subset.
         chunk_size: Images of a chunk, which are attacked together.
         mode: ``chunked`` or ``upstream``.
+        search_precision: What the attacks compute in. What they find counts only if the network itself is wrong in
+            float32, so a faster search can only miss; the outcome carries its name, and is no standard AutoAttack.
     """
 
     order = Order.MEASURE_LONG
@@ -55,8 +58,11 @@ class AutoAttackEvaluation(Measurement):
         subset_seed: int = 0,
         chunk_size: int = 250,
         mode: Literal["chunked", "upstream"] = "chunked",
+        search_precision: Precision = "float32",
     ) -> None:
         super().__init__()
+        if mode == "upstream" and search_precision != "float32":
+            raise ValueError(f"mode upstream is the authors' code in float32: search_precision is {search_precision}")
         for name, value in (("n", n), ("chunk_size", chunk_size)):
             if value is not None and value < 1:
                 raise ValueError(f"{name} is {value}: an evaluation needs at least 1")
@@ -66,12 +72,13 @@ class AutoAttackEvaluation(Measurement):
         self.subset_seed = subset_seed
         self.chunk_size = chunk_size
         self.mode = mode
+        self.search_precision = search_precision
 
     @property
     def name(self) -> str:
         """Of the outcome, and of the directory with the chunks."""
         ball = f"{self.attack.eps * 255:g}" if self.attack.norm == "linf" else f"l2_{self.attack.eps:g}"
-        return f"autoattack_{ball}" + ("_upstream" if self.mode == "upstream" else "")
+        return f"autoattack_{ball}" + ("_upstream" if self.mode == "upstream" else "") + suffix(self.search_precision)
 
     def check(self, module: ImageClassifier, data: TensorDataModule, world_size: int) -> None:
         images = len(data.data.test)
@@ -115,6 +122,8 @@ class AutoAttackEvaluation(Measurement):
             "data": trainer.datamodule.data_hash,  # type: ignore[attr-defined]
             "network": fingerprint(pl_module.network, describe(pl_module.scheme)),
         }
+        if self.search_precision != "float32":  # left out otherwise, so that older directories are gone on with
+            settings["search_precision"] = self.search_precision
         chunk_size = self.chunk_size if self.mode == "chunked" else len(indices)
         return ChunkFiles(Path(trainer.default_root_dir) / self.name, settings, indices, chunk_size)
 
@@ -123,7 +132,7 @@ class AutoAttackEvaluation(Measurement):
         group = _patient_group(trainer)
         fates = _gather(self._attack(trainer, pl_module, files), group)
         whole = torch.cat([fates[number] for number in sorted(fates)])
-        found = outcomes(self.name, self.attack, self.mode, torch.cat(list(files.chunks)), whole)
+        found = outcomes(self.name, self.attack, self.mode, torch.cat(list(files.chunks)), whole, self.search_precision)
         self.outcomes = {outcome.name: outcome for outcome in found}
 
     def _attack(self, trainer: Trainer, pl_module: LightningModule, files: ChunkFiles) -> dict[int, Tensor]:
@@ -152,7 +161,9 @@ class AutoAttackEvaluation(Measurement):
             x, y = to_pixels(test.images[indices].to(pl_module.device)), test.labels[indices].to(pl_module.device)
             if self.mode == "upstream":
                 return upstream(pl_module.network, attack, x, y, self.chunk_size)
-            return attack_chunk(pl_module.network, freeze(pl_module.network), attack, x, y, progress.watch)
+            frozen = freeze(pl_module.network)
+            frozen.precision = self.search_precision
+            return attack_chunk(pl_module.network, frozen, attack, x, y, progress.watch)
 
 
 def _patient_group(trainer: Trainer) -> ProcessGroup | None:

@@ -20,6 +20,7 @@ from qra.describe import describe
 from qra.evaluation.outcome import Outcome, worst_case
 from qra.evaluation.robustness import attacked, correct, correct_as_bytes, robust
 from qra.evaluation.threats import Threat, attack_networks, check_classes
+from qra.precision import Precision, suffix
 from qra.types import Batch, Pixels, parse_pixels
 
 CURVE = tuple(level / 255 for level in (0, 0.5, 1, 2, 4, 8, 16, 32))
@@ -150,6 +151,8 @@ class RobustnessEvaluation(Evaluation):
         n: Number of test images, class-balanced; all of them if there are fewer.
         seed: Chooses the subset and the start noise.
         batch_size: Images attacked at a time on each rank.
+        search_precision: What the attacks compute in. What they find counts only if the network itself is wrong in
+            float32, so a faster search can only miss; outcomes carry its name.
     """
 
     def __init__(
@@ -163,8 +166,10 @@ class RobustnessEvaluation(Evaluation):
         n: int = 1000,
         seed: int = 0,
         batch_size: int = 250,
+        search_precision: Precision = "float32",
     ) -> None:
         super().__init__(n, seed, batch_size)
+        self.search_precision = search_precision
         if not threats or len(set(threats)) != len(threats):
             raise ValueError(f"threats are {list(threats)}: name at least one, and each once")
         if ("surrogate" in threats) != (surrogate is not None):
@@ -195,6 +200,8 @@ class RobustnessEvaluation(Evaluation):
         if self._surrogate is not None:
             check_classes(network, self._surrogate.to(batches[0].x.device), batches[0].x[:1])
         targets = attack_networks(network, self.threats, self._surrogate)
+        for target in targets.values():
+            target.precision = self.search_precision
         for attack in self.attacks:
             found: dict[nn.Module, Outcome] = {}  # gradient modes share a target where nothing is rounded
             members: list[Outcome] = []
@@ -207,7 +214,7 @@ class RobustnessEvaluation(Evaluation):
                     members.append(dataclasses.replace(found[target], **self._names(attack, threat)))
                 yield members[-1]
             if len(members) > 1:
-                yield worst_case(f"worst_{_levels(attack.eps)}", members)
+                yield worst_case(f"worst_{_levels(attack.eps)}{suffix(self.search_precision)}", members)
 
     def _square(
         self,
@@ -233,8 +240,14 @@ class RobustnessEvaluation(Evaluation):
                 right[left] = robust(network, attack, x, y, places, attack_network=target)
             rights.append(right)
             progress.advance(right)
-        settings = {**describe(attack), "threat": "square", "survivors_of": [other.name for other in others]}
-        return Outcome(f"square_{_levels(eps)}", "Square on survivors", settings, indices, torch.cat(rights), eps)
+        settings = {
+            **describe(attack),
+            "threat": "square",
+            "survivors_of": [other.name for other in others],
+            "search_precision": self.search_precision,
+        }
+        name = f"square_{_levels(eps)}{suffix(self.search_precision)}"
+        return Outcome(name, "Square on survivors", settings, indices, torch.cat(rights), eps)
 
     def _outcome(
         self,
@@ -265,14 +278,18 @@ class RobustnessEvaluation(Evaluation):
         return dataclasses.replace(attack, early_stop=False) if threat == "surrogate" else attack
 
     def _names(self, attack: PGD, threat: Threat) -> dict[str, Any]:
-        suffix = "" if threat == "ste" else f"_{threat}"
-        settings = {**describe(self._as_made(attack, threat)), "threat": threat}
+        end = ("" if threat == "ste" else f"_{threat}") + suffix(self.search_precision)
+        settings = {
+            **describe(self._as_made(attack, threat)),
+            "threat": threat,
+            "search_precision": self.search_precision,
+        }
         if threat == "surrogate":
             assert self.surrogate is not None
             settings["surrogate"] = {"path": self.surrogate, "sha256": checkpoint.sha256(self.surrogate)}
         return {
-            "name": f"pgd{attack.steps}_{_levels(attack.eps)}{suffix}",
-            "title": f"PGD-{attack.steps}{suffix.replace('_', ' ', 1)}",
+            "name": f"pgd{attack.steps}_{_levels(attack.eps)}{end}",
+            "title": f"PGD-{attack.steps}{end.replace('_', ' ', 1)}",
             "settings": settings,
         }
 

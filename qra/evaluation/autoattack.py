@@ -23,7 +23,7 @@ from qra.attacks.autoattack import check_victim
 from qra.attacks.base import untouched
 from qra.describe import describe
 from qra.evaluation.outcome import Outcome, write_json
-from qra.precision import float32
+from qra.precision import Precision, float32
 from qra.quant import FrozenNetwork
 from qra.quant.layers import activation_quantizers
 
@@ -199,7 +199,14 @@ def _check_same(sheet: Path, settings: Mapping[str, Any]) -> None:
             )
 
 
-def outcomes(name: str, attack: AutoAttack, mode: str, indices: Tensor, fates: Tensor) -> Iterator[Outcome]:
+def outcomes(
+    name: str,
+    attack: AutoAttack,
+    mode: str,
+    indices: Tensor,
+    fates: Tensor,
+    search_precision: Precision = "float32",
+) -> Iterator[Outcome]:
     """What a run of :func:`attack_chunk` on all chunks says.
 
     Args:
@@ -208,13 +215,15 @@ def outcomes(name: str, attack: AutoAttack, mode: str, indices: Tensor, fates: T
         mode: Goes into the settings.
         indices: Positions in the test set, ascending, (n,).
         fates: As from there, (n,).
+        search_precision: That the attacks computed in.
 
     Yields:
         Which examples are right under all four attacks, then, as ``NAME.ATTACK``, those that are right after each
         of them and all before it.
     """
-    settings = {**describe(attack), "mode": mode}
-    yield Outcome(name, "AutoAttack", settings, indices, fates == FATES.index(ROBUST), attack.eps)
+    settings = {**describe(attack), "mode": mode, "search_precision": search_precision}
+    title = "AutoAttack" if search_precision == "float32" else f"AutoAttack, searched in {search_precision}"
+    yield Outcome(name, title, settings, indices, fates == FATES.index(ROBUST), attack.eps)
     for member, title in list(TITLES.items())[:-1] if mode == "chunked" else ():
         after = fates > FATES.index(member)
         member_settings = {**settings, "attacks": list(TITLES)[: list(TITLES).index(member) + 1]}

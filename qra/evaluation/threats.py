@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-from qra.quant import freeze, gradient_mode
+from qra.quant import FrozenNetwork, freeze, gradient_mode
 from qra.quant.layers import activation_quantizers
 
 Threat = Literal["ste", "ste_soft", "hard", "surrogate", "square"]
@@ -19,7 +19,7 @@ gradients."""
 
 def attack_networks(
     network: nn.Module, threats: Sequence[Threat], surrogate: nn.Module | None = None
-) -> dict[Threat, nn.Module]:
+) -> dict[Threat, FrozenNetwork]:
     """The network that is differentiated under each threat, made for gradients.
 
     Args:
@@ -28,7 +28,7 @@ def attack_networks(
         surrogate: In eval mode, on the device of ``network``; for the threat ``surrogate``.
     """
     rounds = bool(activation_quantizers(network))
-    made: dict[Threat, nn.Module] = {}
+    made: dict[Threat, FrozenNetwork] = {}
     for threat in threats:
         if threat == "surrogate":
             assert surrogate is not None

@@ -11,6 +11,7 @@ from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from qra.graphs import Work
+from qra.precision import Precision
 from qra.quant.layers import activation_quantizers, quant_layers, quantized_weight
 from qra.quant.passes import Passes
 from qra.quant.trace import calls, trace
@@ -23,8 +24,11 @@ class FrozenNetwork(nn.Module):
 
     Attributes:
         folded: The (convolution, batch normalization) pairs, by name, that became one convolution.
+        precision: What it computes in, whatever is set around it; None for what is set.
         passes: How it runs, see :class:`qra.quant.passes.Passes`.
     """
+
+    precision: Precision | None = None
 
     def __init__(self, network: nn.Module, pairs: list[ConvBN]) -> None:
         super().__init__()
@@ -70,11 +74,11 @@ class FrozenNetwork(nn.Module):
             value.copy_(values[name])
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.passes(x)
+        return self.passes(x, self.precision)
 
     def replay(self, work: Work, *tensors: Tensor) -> tuple[Tensor, ...]:
         """Do work that runs this network, recorded where that is possible; see :func:`qra.attacks.base.replayed`."""
-        return self.passes.replay(self, work, *tensors)
+        return self.passes.replay(self, work, tensors, self.precision)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> FrozenNetwork:
         self.passes.clear()  # weights move

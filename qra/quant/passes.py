@@ -44,7 +44,6 @@ class Passes:
     A copy in the other layout is made where it is needed, and takes over the weights when it is used after a refresh.
 
     Attributes:
-        precision: What the copy computes in, whatever is set around it; None for what is set.
         replays: The recorded passes.
 
     Args:
@@ -52,7 +51,6 @@ class Passes:
     """
 
     def __init__(self, network: nn.Module) -> None:
-        self.precision: Precision | None = None
         self.replays = InputReplays("the attack-time copy of the network")
         self._network = network
         self._modules = tuple(network.modules())
@@ -63,9 +61,9 @@ class Passes:
         self._is_stale = True
         self._is_recording = False
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def __call__(self, x: Tensor, precision: Precision | None) -> Tensor:
         """Logits of images in [0, 1], (N, C, H, W) to (N, classes)."""
-        with searching(self.precision, x.device):
+        with searching(precision, x.device):
             chosen = layout(x.device)
             function = partial(_run, self._in_layout(chosen), chosen)
             if self._is_recording:
@@ -73,7 +71,9 @@ class Passes:
             logits = self.replays(function, x, partial(self._depends_on, chosen))
             return function(x) if logits is None else logits
 
-    def replay(self, network: nn.Module, work: Work, *tensors: Tensor) -> tuple[Tensor, ...]:
+    def replay(
+        self, network: nn.Module, work: Work, tensors: tuple[Tensor, ...], precision: Precision | None
+    ) -> tuple[Tensor, ...]:
         """Do work that runs a network by these passes; see :func:`qra.attacks.base.replayed`."""
 
         def alone(*tensors: Tensor) -> tuple[Tensor, ...]:
@@ -83,7 +83,7 @@ class Passes:
             finally:
                 self._is_recording = False
 
-        with searching(self.precision, tensors[0].device):
+        with searching(precision, tensors[0].device):
             chosen = layout(tensors[0].device)
             self._in_layout(chosen)
             results = self.replays.work(work, alone, tensors, partial(self._depends_on, chosen))
