@@ -244,6 +244,9 @@ class _Replays:
         try:
             with torch.inference_mode(False), _without_cast_cache(device), _without_collection():
                 return make()
+        except torch.OutOfMemoryError:
+            self.clear()
+            raise
         except Exception as reason:  # whatever a network or an attack does that cannot be recorded
             if not self.failed:
                 line = str(reason).strip().splitlines()[0] if str(reason).strip() else type(reason).__name__

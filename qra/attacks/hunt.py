@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from qra.attacks.base import Attack, patience
+from qra.parts import Parts
 from qra.types import Norm
 
 _TINY = 1e-12
@@ -47,7 +48,7 @@ class Victim:
         search: nn.Module | None = None,
         on_step: Callable[[float], None] | None = None,
     ) -> None:
-        self._network = network
+        self._network, self._parts = network, Parts()
         self.search = network if search is None else search
         self.x, self.y = x, y
         self.clean_logits = self._judge(x)
@@ -116,7 +117,7 @@ class Victim:
 
     @torch.no_grad()
     def _judge(self, x: Tensor) -> Tensor:
-        logits: Tensor = self._network(x)
+        logits: Tensor = self._parts(lambda part: (self._network(part),), x)[0]
         return logits
 
 

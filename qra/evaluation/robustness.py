@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from qra.attacks import PGD, Attack
+from qra.parts import Parts
 from qra.precision import float32
 from qra.types import Batch
 
@@ -17,7 +18,7 @@ from qra.types import Batch
 def correct(network: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     """Whether the network in eval mode is right, in float32: (N, C, H, W) and (N,) to bool (N,)."""
     with float32(x.device):
-        logits: Tensor = network(x)
+        (logits,) = Parts()(lambda part: (network(part),), x)
     return logits.argmax(1) == y
 
 

@@ -16,8 +16,8 @@ from qra import checkpoint
 from qra.attacks import PGD, Attack
 from qra.data import to_pixels
 from qra.describe import describe
-from qra.modules import averaging
 from qra.graphs import TrainingReplays
+from qra.modules import averaging
 from qra.modules.means import EpochMeans
 from qra.modules.optimizers import fuse
 from qra.precision import float32
@@ -30,8 +30,7 @@ from qra.quant import (
     quantize_after_training,
     reestimate_batch_norm,
 )
-from qra.quant.layers import activation_quantizers, keep_positive, quantizer_decay, quantizer_parameters
-from qra.quant.layers import quantizer_parameters
+from qra.quant.layers import activation_quantizers, quantizer_parameters
 from qra.quant.learned import LearnedValues
 from qra.schedules import Schedule
 from qra.types import Batch

@@ -11,6 +11,7 @@ from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from qra.graphs import Work
+from qra.parts import Parts
 from qra.precision import Precision
 from qra.quant.layers import activation_quantizers, quant_layers, quantized_weight
 from qra.quant.passes import Passes
@@ -26,6 +27,7 @@ class FrozenNetwork(nn.Module):
         folded: The (convolution, batch normalization) pairs, by name, that became one convolution.
         precision: What it computes in, whatever is set around it; None for what is set.
         passes: How it runs, see :class:`qra.quant.passes.Passes`.
+        parts: How many images it runs on at a time.
     """
 
     precision: Precision | None = None
@@ -43,6 +45,7 @@ class FrozenNetwork(nn.Module):
             self.network.set_submodule(bn_name, nn.Identity())
         self.network.to(memory_format=torch.channels_last)
         self.passes = Passes(self.network)
+        self.parts = Parts()
         self.refresh()
 
     @torch.no_grad()
@@ -74,11 +77,13 @@ class FrozenNetwork(nn.Module):
             value.copy_(values[name])
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.passes(x, self.precision)
+        if x.requires_grad and torch.is_grad_enabled():
+            return self.passes(x, self.precision)  # whole, for its backward pass will come in one
+        return self.parts(lambda part: (self.passes(part, self.precision),), x)[0]
 
     def replay(self, work: Work, *tensors: Tensor) -> tuple[Tensor, ...]:
         """Do work that runs this network, recorded where that is possible; see :func:`qra.attacks.base.replayed`."""
-        return self.passes.replay(self, work, tensors, self.precision)
+        return self.parts(lambda *part: self.passes.replay(self, work, part, self.precision), *tensors)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> FrozenNetwork:
         self.passes.clear()  # weights move
