@@ -19,6 +19,7 @@ import qra
 from qra.attacks import PGD
 from qra.data import to_pixels
 from qra.data.synthetic import draw_images
+from qra.precision import float32
 from qra.quant import FrozenNetwork, freeze
 
 EPS = 8 / 255
@@ -41,7 +42,8 @@ def main(argv: Sequence[str] | None = None) -> list[dict[str, Any]]:
     network = (qra.load(args.ckpt) if args.ckpt else untrained().eval()).to(args.device)
     x, y = victims(network, args.batch_size, args.device)
     contestants = own(network, x, y, args.steps, args.compile) | peers(network, x, y, args.steps)
-    timings = alternate(contestants, args.rounds, args.device)
+    with float32(args.device):  # one arithmetic for all; bfloat16 where a row says so
+        timings = alternate(contestants, args.rounds, args.device)
     base = TORCHATTACKS if TORCHATTACKS in timings else PLAIN_LOOP
     losses = {name: mean_loss(network, timing.result, y) for name, timing in timings.items()}
     check_same_attack(timings, x, losses, mean_loss(network, x, y))
@@ -69,13 +71,17 @@ def own(network: nn.Module, x: Tensor, y: Tensor, steps: int, compiled: bool) ->
     if compiled:
         copies["frozen, compiled"] = freeze(network)
         copies["frozen, compiled"].network.compile()
+    for name in list(copies):
+        copies[f"{name}, bfloat16"] = freeze(network)
+        copies[f"{name}, bfloat16"].precision = "bfloat16"
+        if "compiled" in name:
+            copies[f"{name}, bfloat16"].network.compile()
     runs: dict[str, Run] = {
         PLAIN_LOOP: lambda: plain_loop(network, x, y, steps),
         "qra PGD": lambda: attack(network, x, y),
     }
     for name, copy in copies.items():
         runs[f"qra PGD, {name}"] = lambda copy=copy: attack(copy, x, y)
-        runs[f"qra PGD, {name}, bfloat16"] = lambda copy=copy: in_bfloat16(attack, copy, x, y)
     return runs
 
 
@@ -89,11 +95,6 @@ def plain_loop(network: nn.Module, x: Tensor, y: Tensor, steps: int) -> Tensor:
         x_adv = x_adv + STEP_SIZE * gradient.sign()
         x_adv = torch.min(torch.max(x_adv, x - EPS), x + EPS).clamp(0, 1)
     return x_adv.detach()
-
-
-def in_bfloat16(attack: PGD, network: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-    with torch.autocast(x.device.type, torch.bfloat16):
-        return attack(network, x, y)
 
 
 def peers(network: nn.Module, x: Tensor, y: Tensor, steps: int) -> dict[str, Run]:
@@ -131,7 +132,8 @@ def _apgd(network: nn.Module, x: Tensor, y: Tensor, steps: int) -> Run:
 @torch.no_grad()
 def mean_loss(network: nn.Module, x: Tensor, y: Tensor) -> float:
     """Cross-entropy on the network itself, in float32."""
-    return F.cross_entropy(network(x), y).item()
+    with float32(x.device):
+        return F.cross_entropy(network(x), y).item()
 
 
 def check_same_attack(timings: Mapping[str, Timing], x: Tensor, losses: Mapping[str, float], clean_loss: float) -> None:

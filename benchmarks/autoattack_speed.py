@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -22,10 +22,13 @@ from torch import Tensor, nn
 
 import qra
 from qra.attacks import AutoAttack
+from qra.attacks.base import replayed
 from qra.data import ImageFolderDataModule, balanced_subset, to_pixels
 from qra.data.synthetic import draw_images
 from qra.evaluation.autoattack import FATES, ROBUST, attack_chunk, authors_code
+from qra.graphs import Work
 from qra.memory import keep_memory
+from qra.precision import Precision, float32
 from qra.quant import freeze
 
 OURS, THEIRS = "qra", "pyautoattack"
@@ -38,10 +41,21 @@ class Counted(nn.Module):
         super().__init__()
         self.network = network
         self.calls = {"gradients": Counter[int](), "forwards": Counter[int]()}
+        self._passes: dict[Work, dict[str, int]] = {}
 
     def forward(self, x: Tensor) -> Tensor:
         self.calls["gradients" if x.requires_grad and torch.is_grad_enabled() else "forwards"][len(x)] += 1
         return self.network(x)
+
+    def replay(self, work: Work, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """Do work that may be recorded, and so be seen once only: its passes are counted on one image."""
+        if work not in self._passes:
+            probe = Counted(self.network)
+            work(probe, *(tensor[:1] for tensor in tensors))
+            self._passes[work] = {kind: sum(calls.values()) for kind, calls in probe.calls.items()}
+        for kind, count in self._passes[work].items():
+            self.calls[kind][len(tensors[0])] += count
+        return replayed(self.network, work, *tensors)
 
     def images(self, kind: str) -> int:
         """Number of images in all passes of a kind."""
@@ -70,7 +84,9 @@ def main(argv: Sequence[str] | None = None) -> list[dict[str, Any]]:
     network = (qra.load(args.ckpt) if args.ckpt else untrained().eval()).to(args.device)
     x, y = examples(network, args)
     attack = AutoAttack(args.eps, args.norm, steps=args.steps, targets=args.targets, queries=args.queries)
-    runs = {OURS: lambda: ours(network, attack, x, y), THEIRS: lambda: theirs(network, attack, x, y)}
+    runs = {OURS: lambda: ours(network, attack, x, y, args.search_precision)}
+    if not args.alone:
+        runs[THEIRS] = lambda: theirs(network, attack, x, y)
     cost(network, x, "gradients", args.device)  # warms up
     trials: dict[str, Trial] = {}
     for _ in range(args.rounds):  # in turn, so that a slow spell of the machine meets both
@@ -78,7 +94,12 @@ def main(argv: Sequence[str] | None = None) -> list[dict[str, Any]]:
             seconds, trial = timed(run, args.device)
             trials.setdefault(name, trial).seconds.append(seconds)
     rows = [row(name, trials, x, args.device) for name in runs]
-    report(f"AutoAttack ({attack.norm}) on {len(x)} images", rows, notes(trials, network, x, y), args)
+    report(
+        f"AutoAttack ({attack.norm}) on {len(x)} images, searched in {args.search_precision}",
+        rows,
+        notes(trials, network, x, y),
+        args,
+    )
     return rows
 
 
@@ -93,6 +114,8 @@ def options() -> argparse.ArgumentParser:
     made.add_argument("--steps", type=int, default=100, help="steps of APGD and FAB; the standard has 100")
     made.add_argument("--targets", type=int, default=9, help="target classes; the standard has 9")
     made.add_argument("--queries", type=int, default=5000, help="queries of Square; the standard has 5000")
+    made.add_argument("--search-precision", choices=get_args(Precision), default="float32", help="of this project")
+    made.add_argument("--alone", action="store_true", help="this project alone")
     made.add_argument("--rounds", type=int, default=1, help="measurements of each, in turn")
     made.add_argument("--device", type=torch.device, default="cpu", help="where to run: cpu or cuda")
     made.add_argument("--json", type=Path, metavar="FILE", help="also write all figures to this file")
@@ -112,8 +135,9 @@ def examples(network: nn.Module, args: argparse.Namespace) -> tuple[Tensor, Tens
     return to_pixels(test.images[chosen].to(args.device)), test.labels[chosen].to(args.device)
 
 
-def ours(network: nn.Module, attack: AutoAttack, x: Tensor, y: Tensor) -> Trial:
+def ours(network: nn.Module, attack: AutoAttack, x: Tensor, y: Tensor, precision: Precision) -> Trial:
     judge, frozen = Counted(network), Counted(freeze(network))
+    frozen.network.precision = precision
     fates = attack_chunk(judge, frozen, attack, x, y, lambda name, share, right: None)
     return Trial([], fates == FATES.index(ROBUST), [frozen, judge])
 
@@ -121,8 +145,9 @@ def ours(network: nn.Module, attack: AutoAttack, x: Tensor, y: Tensor) -> Trial:
 def theirs(network: nn.Module, attack: AutoAttack, x: Tensor, y: Tensor) -> Trial:
     counted = Counted(network)
     classes = network(x[:1]).shape[1]
-    x_adv, _ = authors_code(counted, attack, classes, x.device).run_standard_evaluation(x, y, batch_size=len(x))
-    with torch.no_grad():
+    with float32(x.device):
+        x_adv, _ = authors_code(counted, attack, classes, x.device).run_standard_evaluation(x, y, batch_size=len(x))
+    with float32(x.device), torch.no_grad():
         return Trial([], network(x_adv).argmax(1).eq(y).cpu(), [counted])
 
 
@@ -136,7 +161,8 @@ def timed(run: Callable[[], Any], device: torch.device) -> tuple[float, Any]:
 
 def row(name: str, trials: dict[str, Trial], x: Tensor, device: torch.device) -> dict[str, Any]:
     trial = trials[name]
-    ratios = [their / our for our, their in zip(trial.seconds, trials[THEIRS].seconds, strict=True)]
+    base = trials.get(THEIRS, trial)
+    ratios = [their / our for our, their in zip(trial.seconds, base.seconds, strict=True)]
     seconds = statistics.median(trial.seconds)
     full, batched = floors(trial, x, device)
     return {
@@ -166,7 +192,8 @@ def floors(trial: Trial, x: Tensor, device: torch.device) -> tuple[float, float]
 
 
 def cost(network: nn.Module, x: Tensor, kind: str, device: torch.device) -> float:
-    """Seconds of one pass: the median of five."""
+    """Seconds of one pass: the median of five, on a GPU of ten that follow on each other."""
+    repeats = 10 if device.type == "cuda" else 1
 
     def gradient() -> None:
         image = x.clone().requires_grad_()
@@ -176,7 +203,13 @@ def cost(network: nn.Module, x: Tensor, kind: str, device: torch.device) -> floa
         with torch.no_grad():
             network(x)
 
-    return statistics.median(timed(gradient if kind == "gradients" else forward, device)[0] for _ in range(5))
+    def run() -> None:
+        for _ in range(repeats):
+            gradient() if kind == "gradients" else forward()
+
+    with float32(device):
+        run()
+        return statistics.median(timed(run, device)[0] for _ in range(5)) / repeats
 
 
 def notes(trials: dict[str, Trial], network: nn.Module, x: Tensor, y: Tensor) -> list[str]:
@@ -184,6 +217,8 @@ def notes(trials: dict[str, Trial], network: nn.Module, x: Tensor, y: Tensor) ->
     with torch.no_grad():
         clean = int((network(x).argmax(1) == y).sum())
     right = {name: trial.right for name, trial in trials.items()}
+    if THEIRS not in right:
+        return [f"{clean} of {len(x)} are right without attack"]
     differing = (right[OURS] != right[THEIRS]).nonzero().flatten().tolist()
     lines = [f"example {place} is broken by {OURS if right[THEIRS][place] else THEIRS} alone" for place in differing]
     return [f"{clean} of {len(x)} are right without attack", *(lines or ["every example ends alike"])]

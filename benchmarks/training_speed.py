@@ -11,6 +11,7 @@ from common import Timing, alternate, optimizer_steps, parser, report, speed_rat
 
 from qra.attacks import PGD
 from qra.data import ImageData, ImageSet, TensorDataModule, random_crop_flip, to_pixels
+from qra.data.resident import AugmentedImages
 from qra.modules import AdversarialTraining, VanillaTraining
 from qra.types import Batch
 
@@ -88,10 +89,20 @@ def settings(compiled: bool) -> list[Setting]:
 
 
 def batches(data: TensorDataModule, device: torch.device) -> Iterator[Batch]:
-    """One epoch of batches as a run gets them: loaded, moved to the device, augmented, turned into pixels."""
+    """One epoch of batches as a run gets them: loaded, moved to the device, augmented, turned into pixels.
+
+    On a GPU they are kept there, and augmented for the epoch at once.
+    """
+    if device.type == "cuda":
+        kept = ImageSet(data.data.train.images.to(device), data.data.train.labels.to(device))
+        augmented = AugmentedImages(kept.images, data.train_indices, data.seed).of_pass(0)
+        sampler = data.train_dataloader().sampler
+        for chosen in sampler:
+            indices = chosen.to(device, non_blocking=True)
+            yield Batch(to_pixels(augmented[indices]), kept.labels[indices], indices)
+        return
     for batch in data.train_dataloader():
-        x, y, indices = (part.to(device) for part in batch)
-        yield Batch(to_pixels(random_crop_flip(x, indices, data.seed, 0)), y, indices)
+        yield Batch(to_pixels(random_crop_flip(batch.x, batch.indices, data.seed, 0)), batch.y, batch.indices)
 
 
 def training_steps(inner_steps: int, setting: Setting, batch: Batch, count: int) -> Callable[[], None]:

@@ -1,0 +1,64 @@
+#!/usr/bin/env bash
+# What this project does on one GPU, against its goals: at most 8 minutes on one H100 or H200, without a network.
+#
+#   benchmarks/gpu.sh                                     all parts
+#   PARTS="gradients epochs" benchmarks/gpu.sh            some of them, in this order
+#
+# PYTHON: the interpreter that has torch and lightning. PACKAGES: a folder with what it lacks (torchattacks and
+# pyautoattack to compare with). IMAGES: CIFAR-10 as test/CLASS/IMAGE; synthetic images otherwise. OUT: where figures
+# and logs go. SECONDS_MAX: the time for all parts; a part that fails or takes too long leaves the others alone.
+set -u
+cd "$(dirname "$0")/.."
+PYTHON=${PYTHON:-python3}
+OUT=${OUT:-$(mktemp -d)}
+PARTS=${PARTS:-tests gradients epochs autoattack pgd steps autoattack1000}
+SECONDS_MAX=${SECONDS_MAX:-470}
+export PYTHONPATH="$PWD${PACKAGES:+:$PACKAGES}" PYTHONUNBUFFERED=1
+CKPT=checkpoints/float-at.ckpt
+W4A4=checkpoints/pact-w4a4-at.ckpt
+
+part() {  # NAME LIMIT COMMAND...: run a command for at most LIMIT seconds, with its output in a log
+    local name=$1 limit=$2 left=$((SECONDS_MAX - SECONDS))
+    shift 2
+    [ "$left" -lt 10 ] && { echo "$name: no time left"; return; }
+    timeout $((limit < left ? limit : left)) "$@" >"$OUT/$name.log" 2>&1
+    local status=$?
+    [ $status -eq 0 ] && echo "$name: done at $SECONDS s" || { echo "$name: ended with $status"; tail -n 4 "$OUT/$name.log"; }
+}
+bench() {  # NAME LIMIT SCRIPT OPTIONS...
+    local name=$1 limit=$2 script=$3
+    shift 3
+    part "$name" "$limit" "$PYTHON" "benchmarks/$script" --device cuda --json "$OUT/$name.json" "$@"
+}
+
+for wanted in $PARTS; do
+    case $wanted in
+        tests) part tests 150 make test-gpu PYTHON="$PYTHON" PACKAGES="${PACKAGES:-}" IMAGES="${IMAGES:-}" ;;
+        gradients) bench gradients 60 gradient_speed.py --rounds 20 ;;
+        epochs)
+            bench epochs 110 epoch_speed.py --compile --epochs 3
+            bench epochs512 60 epoch_speed.py --compile --epochs 2 --batch-sizes 512 --pipelines "PGD-10 AT"
+            ;;
+        autoattack)
+            bench autoattack 110 autoattack_speed.py --ckpt $CKPT ${IMAGES:+--root "$IMAGES"} --n 250
+            bench autoattack-bf16 45 autoattack_speed.py --ckpt $CKPT ${IMAGES:+--root "$IMAGES"} --n 250 \
+                --alone --search-precision bfloat16
+            ;;
+        pgd)
+            bench pgd128 40 attack_speed.py --ckpt $CKPT --batch-size 128
+            bench pgd1000 40 attack_speed.py --ckpt $CKPT --batch-size 1000
+            ;;
+        steps)
+            bench training 60 training_speed.py --steps 10 --inner-steps 10
+            bench quantized 60 quantized_speed.py --steps 10
+            ;;
+        autoattack1000)
+            for network in $CKPT $W4A4; do
+                bench "autoattack1000-$(basename $network .ckpt)" 75 autoattack_speed.py --ckpt $network \
+                    ${IMAGES:+--root "$IMAGES"} --n 1000 --alone
+            done
+            ;;
+        *) echo "$wanted: there is no such part" ;;
+    esac
+done
+"$PYTHON" benchmarks/gpu_table.py "$OUT" | tee "$OUT/table.txt"
