@@ -95,7 +95,7 @@ class AutoAttackEvaluation(Measurement):
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._measure(trainer, pl_module)
         for name, outcome in self.outcomes.items():
-            pl_module.log(f"test/{name}_acc", outcome.accuracy, rank_zero_only=True)
+            pl_module.log(f"test/{name}_acc", outcome.accuracy, sync_dist=True)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, ImageClassifier)

@@ -43,7 +43,7 @@ class CatastrophicOverfittingGuard(Callback):
         frozen = pl_module.attack_network()
         right = robust(frozen, self.attack, *self._batch).float().mean()
         accuracy = float(trainer.strategy.reduce(right, reduce_op="mean"))
-        pl_module.log("train/guard_acc", accuracy, rank_zero_only=True)
+        pl_module.log("train/guard_acc", accuracy, sync_dist=True)
         if accuracy < self._accuracy - self.drop and self._good:
             pl_module.network.load_state_dict(self._good)
             trainer.should_stop = True

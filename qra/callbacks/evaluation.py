@@ -95,7 +95,7 @@ class Evaluation(Measurement):
             for part in self.evaluate(network, self.batches(), progress):
                 outcome = gather(trainer, part)
                 self.outcomes[outcome.name] = outcome
-                pl_module.log(f"test/{outcome.name}_acc", outcome.accuracy, rank_zero_only=True)
+                pl_module.log(f"test/{outcome.name}_acc", outcome.accuracy, sync_dist=True)
         self._kept = []
 
     def batches(self) -> list[Batch]:

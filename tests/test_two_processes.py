@@ -1,0 +1,58 @@
+"""Two processes end with one network, and find what one process finds."""
+
+import dataclasses
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import two_processes
+
+from qra.evaluation.autoattack import attack_chunk
+from qra.quant import freeze
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*many workers", "ignore:.*LeafSpec")
+
+
+@pytest.fixture(scope="module")
+def together(tmp_path_factory):
+    """The directory that two processes have written to."""
+    directory = tmp_path_factory.mktemp("together")
+    here = Path(__file__).parent
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{here}:{here.parent}"}
+    command = [sys.executable, two_processes.__file__, str(directory)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return directory
+
+
+def test_validation_is_of_one_network_though_each_process_has_counted_other_statistics(together):
+    first, second = (torch.load(together / f"rank{rank}.pt", weights_only=True) for rank in range(2))
+    assert not torch.equal(first["trained"]["1.running_mean"], second["trained"]["1.running_mean"])
+    for name, value in first["validated"].items():
+        assert torch.equal(value, second["validated"][name]), name
+
+
+def fates(directory):
+    files = sorted(Path(directory).glob("autoattack_8/chunk-*.npz"))
+    return [np.load(file, allow_pickle=False)["fates"].tolist() for file in files]
+
+
+def test_the_seed_of_a_chunk_does_not_depend_on_who_attacks_it(together, tmp_path):
+    two_processes.attack(tmp_path)
+    alone = fates(tmp_path)
+    assert fates(together) == alone
+    assert all(found != alone[number] for number, found in enumerate(fates_of_the_next_seed()))
+
+
+def fates_of_the_next_seed():
+    """What would become of the chunks if each had the seed of the one after it."""
+    zeros, network = two_processes.Zeros(val_size=0), two_processes.Waves().eval()
+    images = zeros.load().test
+    x, y = images.images.float() / 255, images.labels
+    for number, (part, labels) in enumerate(zip(x.split(two_processes.CHUNK), y.split(two_processes.CHUNK), strict=True)):
+        attack = dataclasses.replace(two_processes.ATTACK, seed=number + 1)
+        yield attack_chunk(network, freeze(network), attack, part, labels, lambda *_: None).tolist()
