@@ -1,5 +1,6 @@
 import dataclasses
 
+import pytest
 import torch
 from torch import nn
 
@@ -38,6 +39,26 @@ def test_eps_zero_gives_clean_accuracy():
     assert torch.equal(robust(Sloped(), attack, X, Y, torch.arange(4)), correct(Sloped(), X, Y))
 
 
+def test_the_start_noise_of_an_example_does_not_depend_on_the_batch_it_is_in():
+    seen = {}
+
+    class Spy(PGD):
+        def first_iterate(self, x, index, epoch, restart):
+            start = super().first_iterate(x, index, epoch, restart)
+            seen.update(zip(index.tolist(), start, strict=True))
+            return start
+
+    attack = Spy(eps=0.01, step_size=0.005, steps=1, early_stop=True)
+    indices = torch.tensor([10, 11, 12, 13])
+    robust(Sloped(), attack, X, Y, indices)
+    together = dict(seen)
+    for place in range(3):
+        robust(Sloped(), attack, X[place : place + 1], Y[place : place + 1], indices[place : place + 1])
+    assert seen.keys() == {10, 11, 12}
+    assert all(torch.equal(start, together[index]) for index, start in seen.items())
+    assert not torch.equal(seen[10] - X[0], seen[11] - X[1])
+
+
 class Shifted(Sloped):
     """What the attack is shown: everything is nearly lost already."""
 
@@ -73,6 +94,15 @@ def test_bytes_are_the_nearest_ones_inside_the_ball():
         assert torch.equal(codes.round() / 255, rounded)
         assert (codes - x * 255).abs().max() <= int(levels) + 1e-3
         assert (rounded - x_adv).abs().max() <= (0.5 if levels >= 1 else 1) / 255 + 1e-6
+
+
+@pytest.mark.parametrize("levels", [0.7, 1.6, 2.5, 7.9])
+def test_bytes_never_leave_the_ball_of_a_broken_number_of_levels(levels):
+    x = torch.arange(256).view(1, 1, 16, 16) / 255
+    for sign in (1, -1):
+        rounded = to_bytes((x + sign * levels / 255).clamp(0, 1), x, levels / 255)
+        assert (rounded - x).abs().max() <= levels / 255 + 1e-6
+        assert (rounded - x).abs().max() * 255 == pytest.approx(int(levels), abs=1e-3)
 
 
 def test_an_attack_at_the_edge_of_the_ball_loses_nothing_as_bytes():

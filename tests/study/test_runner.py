@@ -189,6 +189,27 @@ def test_a_cell_that_fails_keeps_its_log_and_says_why(tmp_path):
     assert states(work())[NAME].name == "failed"
 
 
+def test_the_training_of_a_cell_that_was_killed_is_gone_on_with(tmp_path):
+    tiny.write()
+    (task,) = work(only=["float-calibration20"]).values()
+    assert task.cell.commands[0][0] == "fit"
+    run_until_begun(task)
+    Path(task.directory, "last.ckpt").touch()  # what a finished epoch leaves
+    run_until_begun(task)
+    begun = [line for line in Path(task.directory, "log.txt").read_text().splitlines() if line.startswith("$ qra fit")]
+    assert [line.endswith("--ckpt_path last") for line in begun] == [False, True]
+
+
+def run_until_begun(task):
+    """Run a cell, and stop it with its first command."""
+    log, before = task.directory / "log.txt", commands_in(task.directory / "log.txt")
+    assert run_cell(task, lambda: commands_in(log) > before).reason == "it was interrupted"
+
+
+def commands_in(log):
+    return log.read_text().count("$ qra ") if log.exists() else 0
+
+
 def test_a_full_disk_is_one_line(tmp_path):
     tiny.write(**TESTED)
     directory = tmp_path / "runs/tiny" / NAME

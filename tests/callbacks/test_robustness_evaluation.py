@@ -1,0 +1,26 @@
+"""What the headline figures are made with."""
+
+import pytest
+from trivial import data, linear, trainer
+
+from qra.attacks import PGD, UniformStart
+from qra.callbacks import RobustnessEvaluation
+from qra.callbacks.evaluation import CURVE
+from qra.modules import VanillaTraining
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*many workers", "ignore:.*LeafSpec")
+
+
+def test_the_curve_is_pgd_20_in_steps_of_a_quarter_of_each_budget():
+    expected = [PGD(eps, eps / 4, 20, 1, UniformStart(0), early_stop=True) for eps in CURVE]
+    assert RobustnessEvaluation().attacks == expected
+    assert [round(255 * eps, 1) for eps in CURVE] == [0, 0.5, 1, 2, 4, 8, 16, 32]
+
+
+def test_what_is_run_is_what_is_said():
+    evaluation = RobustnessEvaluation(eps=(8 / 255,), steps=7, restarts=2, seed=3, n=8)
+    trainer(callbacks=[evaluation], inference_mode=False).test(VanillaTraining(linear(), val_attack=None), data(), verbose=False)
+    settings = evaluation.outcomes["pgd7_8"].settings["init_args"]
+    assert settings["step_size"] == pytest.approx(2 / 255)
+    assert {name: settings[name] for name in ("steps", "restarts")} == {"steps": 7, "restarts": 2}
+    assert settings["start"]["init_args"]["seed"] == 3
