@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: install quickstart test test-all lint clean
+.PHONY: install quickstart test test-all test-gpu lint clean
 
 install: .venv/installed
 
@@ -29,6 +29,10 @@ test: lint
 
 test-all: lint
 	$(BIN)/python -m pytest -n 2 -m 'not gpu'
+
+# Installs nothing: what PYTHON lacks beside pytest may lie in the folder PACKAGES. IMAGES: CIFAR-10 as image folders.
+test-gpu:
+	PYTHONPATH="$(CURDIR)$(PACKAGES:%=:%)" QRA_TEST_IMAGES="$(IMAGES)" $(PYTHON) -m pytest -m gpu tests/gpu
 
 clean:
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

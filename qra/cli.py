@@ -245,8 +245,14 @@ def quiet() -> None:
     warnings.filterwarnings("ignore", ".*Checkpoint directory .* exists and is not empty.*")
     warnings.filterwarnings("ignore", ".*smaller than the logging interval.*")  # epochs are logged anyway
     warnings.filterwarnings("ignore", ".*treespec, LeafSpec.*")  # Lightning's use of torch
+    warnings.filterwarnings("ignore", ".*AccumulateGrad node's stream.*")  # Lightning makes DDP in one of its own
     for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero"):
-        logging.getLogger(name).addFilter(lambda record: "Tip:" not in record.getMessage())
+        logging.getLogger(name).addFilter(_applies)
+
+
+def _applies(record: logging.LogRecord) -> bool:
+    """Whether a message of Lightning's is no advertisement, nor advice to let figures lose precision on a GPU."""
+    return not any(words in record.getMessage() for words in ("Tip:", "Tensor Cores"))
 
 
 def main(args: Sequence[str] | None = None) -> None:

@@ -16,8 +16,15 @@ PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "pyautoattack",
 
 def versions() -> dict[str, str]:
     """Versions of this package, of Python and of the packages that results depend on."""
-    found = {"qra": metadata.version("qra"), "python": platform.python_version()}
-    return found | {name: metadata.version(name) for name in PACKAGES}
+    found = {"qra": _version("qra"), "python": platform.python_version()}
+    return found | {name: _version(name) for name in PACKAGES}
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:  # a source tree that was never installed
+        return "not installed"
 
 
 def commit() -> str | None:

@@ -1,7 +1,11 @@
-import torch
-from hypothesis import settings
+import contextlib
 
-settings.register_profile("repeatable", derandomize=True)  # a test that fails, fails for everyone
-settings.load_profile("repeatable")
+import torch
+
+with contextlib.suppress(ModuleNotFoundError):  # the tests in tests/gpu do without it
+    from hypothesis import settings
+
+    settings.register_profile("repeatable", derandomize=True)  # a test that fails, fails for everyone
+    settings.load_profile("repeatable")
 
 torch.set_num_threads(1)  # tests run side by side, one a core: their threads would only wait for each other

@@ -53,6 +53,8 @@ def fates_of_the_next_seed():
     zeros, network = two_processes.Zeros(val_size=0), two_processes.Waves().eval()
     images = zeros.load().test
     x, y = images.images.float() / 255, images.labels
-    for number, (part, labels) in enumerate(zip(x.split(two_processes.CHUNK), y.split(two_processes.CHUNK), strict=True)):
+    for number, (part, labels) in enumerate(
+        zip(x.split(two_processes.CHUNK), y.split(two_processes.CHUNK), strict=True)
+    ):
         attack = dataclasses.replace(two_processes.ATTACK, seed=number + 1)
         yield attack_chunk(network, freeze(network), attack, part, labels, lambda *_: None).tolist()

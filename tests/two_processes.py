@@ -73,7 +73,9 @@ class KeepBuffers(Callback):
 def train(directory, **devices):
     module = VanillaTraining(convolutional(), val_attack=None)
     callbacks = [KeepBuffers(directory)]
-    runner = trainer(callbacks=callbacks, use_distributed_sampler=False, max_epochs=1, num_sanity_val_steps=0, **devices)
+    runner = trainer(
+        callbacks=callbacks, use_distributed_sampler=False, max_epochs=1, num_sanity_val_steps=0, **devices
+    )
     runner.fit(module, data())
 
 

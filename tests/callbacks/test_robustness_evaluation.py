@@ -19,7 +19,9 @@ def test_the_curve_is_pgd_20_in_steps_of_a_quarter_of_each_budget():
 
 def test_what_is_run_is_what_is_said():
     evaluation = RobustnessEvaluation(eps=(8 / 255,), steps=7, restarts=2, seed=3, n=8)
-    trainer(callbacks=[evaluation], inference_mode=False).test(VanillaTraining(linear(), val_attack=None), data(), verbose=False)
+    trainer(callbacks=[evaluation], inference_mode=False).test(
+        VanillaTraining(linear(), val_attack=None), data(), verbose=False
+    )
     settings = evaluation.outcomes["pgd7_8"].settings["init_args"]
     assert settings["step_size"] == pytest.approx(2 / 255)
     assert {name: settings[name] for name in ("steps", "restarts")} == {"steps": 7, "restarts": 2}

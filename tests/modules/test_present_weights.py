@@ -8,7 +8,7 @@ from trivial import convolutional, data, trainer
 
 from qra.attacks import PGD, DisagreementPGD, SideBySide
 from qra.modules import ARD, IAD, RSLAD, AdaAD, AdversarialTraining, Mart, RobustTransfer, Trades, VanillaTraining
-from qra.quant import PACT, DoReFa, QuantScheme, freeze
+from qra.quant import PACT, CalibratedUniform, DoReFa, QuantScheme, Uniform, freeze
 from qra.types import Batch
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*many workers", "ignore:.*LeafSpec")
@@ -16,13 +16,13 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*many workers", "ignore:.*LeafS
 
 @dataclass(frozen=True)
 class Look(PGD):
-    """Moves nothing; keeps each batch and what the attacked network says of it, and the epoch."""
+    """Moves nothing; keeps each batch, what the attacked network says of it, its indices and the epoch."""
 
     seen: list = field(default_factory=list, compare=False)
 
     def perturb(self, model, x, y, index, epoch):
         with torch.no_grad():
-            self.seen.append((x, model(x), epoch))
+            self.seen.append((x, model(x), index, epoch))
         return x.clone()
 
 
@@ -79,7 +79,7 @@ def test_the_inner_maximization_attacks_the_present_weights(make):
     turn(module.network)
     expected = says(module.network, batch.x)
     module.training_loss(batch)
-    (_, before, _), (_, found, _) = attack.seen
+    (_, before, *_), (_, found, *_) = attack.seen
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
     assert not torch.allclose(before, expected, atol=0.1)
 
@@ -91,7 +91,7 @@ def test_validation_attacks_the_present_weights():
         turn(module.network)
         look.seen.clear()
         trainer().validate(module, data(), verbose=False)
-        for x, found, _ in look.seen:
+        for x, found, *_ in look.seen:
             torch.testing.assert_close(found, says(module.network, x), rtol=1e-3, atol=1e-4)
     assert (found - found.flip(1)).abs().max() > 0.1, "these weights and the turned ones are told apart"
 
@@ -101,4 +101,21 @@ def test_the_inner_maximization_is_told_the_epoch():
     trainer(max_epochs=3, limit_train_batches=1, limit_val_batches=0).fit(
         AdversarialTraining(convolutional(), look), data()
     )
-    assert [epoch for _, _, epoch in look.seen] == [0, 1, 2]
+    assert [epoch for *_, epoch in look.seen] == [0, 1, 2]
+
+
+def test_the_attack_of_validation_is_told_which_images_these_are():
+    look, images = Look(), data()
+    trainer().validate(VanillaTraining(convolutional(), val_attack=look), images, verbose=False)
+    assert torch.equal(torch.cat([index for *_, index, _ in look.seen]), images.val_indices)
+
+
+def test_a_network_that_was_quantized_after_training_is_attacked_as_it_is_now():
+    module = VanillaTraining(convolutional()).eval()
+    x = torch.rand(6, 3, 4, 4)
+    before = module.attack_network()(x)
+    scheme = QuantScheme(Uniform(), CalibratedUniform(), 2, 32, None)
+    module.quantize_after_training(scheme, [x], bias_corrected=False, record={})
+    expected = says(module.network, x)
+    torch.testing.assert_close(module.attack_network()(x), expected, rtol=1e-3, atol=1e-4)
+    assert not torch.allclose(before, expected, atol=0.01)

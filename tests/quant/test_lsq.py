@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qra.quant import lsq, lsq_initial_step
+from qra.quant import LSQActivation, lsq, lsq_initial_step
 
 
 def normal(seed: int, *shape: int) -> torch.Tensor:
@@ -42,6 +42,23 @@ def test_the_step_gradient_is_divided_by_the_root_of_features_times_the_largest_
     _, _, of_batch = gradients(lambda x, s: lsq(x, s, 3, True), [x, step], upstream)
     _, _, of_example = gradients(lambda x, s: lsq(x, s, 3, True, features=5), [x, step], upstream)
     torch.testing.assert_close(of_example, of_batch * math.sqrt(8))
+
+
+def test_a_site_counts_the_features_of_one_example(gradients):
+    x, upstream, step = normal(0, 8, 5), normal(1, 8, 5), torch.tensor(0.3, dtype=torch.float64)
+    _, _, found = gradients(lambda x, s: LSQActivation().quantize(x, 3, {"step": s}, "ste"), [x, step], upstream)
+    _, _, expected = gradients(lambda x, s: lsq(x, s, 3, False, features=5), [x, step], upstream)
+    assert expected != 0
+    torch.testing.assert_close(found, expected)
+
+
+def test_the_gradient_of_the_step_is_summed_over_many_values(gradients):
+    x, upstream, step = normal(0, 6, 2**16), normal(1, 6, 2**16), torch.tensor(0.3, dtype=torch.float64)
+
+    def of(part):
+        return gradients(lambda x, s: lsq(x, s, 3, True, features=1), [x[part], step], upstream[part])[2]
+
+    torch.testing.assert_close(of(slice(None)), sum(of(slice(row, row + 1)) for row in range(6)))
 
 
 @settings(max_examples=20, deadline=None)

@@ -92,6 +92,13 @@ def test_the_gradient_of_alpha_has_its_shape(gradients, shape):
     torch.testing.assert_close(alpha_grad, torch.where(x >= 0.5, upstream, 0).sum_to_size(shape))
 
 
+def test_the_gradient_of_alpha_is_summed_over_many_values(gradients):
+    x, upstream = normal(0, 6, 2**16).double(), normal(1, 6, 2**16).double()
+    alpha = torch.tensor(0.5, dtype=torch.float64)
+    _, _, alpha_grad = gradients(lambda x, a: pact(x, a, 3), [x, alpha], upstream)
+    torch.testing.assert_close(alpha_grad, torch.where(x >= 0.5, upstream, 0).sum())
+
+
 def test_a_channels_last_input_keeps_its_format_in_both_directions(gradients):
     x, upstream, alpha = normal(0, 2, 4, 5, 5), normal(1, 2, 4, 5, 5), torch.tensor(0.8)
     expected = gradients(lambda x, a: pact(x, a, 4), [x, alpha], upstream)
