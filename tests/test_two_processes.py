@@ -29,11 +29,12 @@ def together(tmp_path_factory):
     return directory
 
 
-def test_validation_is_of_one_network_though_each_process_has_counted_other_statistics(together):
+def test_validation_attacks_and_judges_one_network_though_each_process_has_counted_other_statistics(together):
     first, second = (torch.load(together / f"rank{rank}.pt", weights_only=True) for rank in range(2))
     assert not torch.equal(first["trained"]["1.running_mean"], second["trained"]["1.running_mean"])
-    for name, value in first["validated"].items():
-        assert torch.equal(value, second["validated"][name]), name
+    for part in ("validated", "attacked"):
+        for name, value in first[part].items():
+            assert torch.equal(value, second[part][name]), name
 
 
 def fates(directory):

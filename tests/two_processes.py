@@ -53,7 +53,7 @@ def attack(directory, **devices):
 
 
 class KeepBuffers(Callback):
-    """Write what BatchNorm has counted on each rank, before validation and in it."""
+    """Write what BatchNorm has counted on each rank, before validation and in it, and what validation attacks."""
 
     def __init__(self, directory):
         self.directory = directory
@@ -62,7 +62,8 @@ class KeepBuffers(Callback):
         self.trained = self.buffers(pl_module)
 
     def on_validation_end(self, trainer, pl_module):
-        kept = {"trained": self.trained, "validated": self.buffers(pl_module)}
+        copy = pl_module.attack_network(refresh=False).state_dict()
+        kept = {"trained": self.trained, "validated": self.buffers(pl_module), "attacked": copy}
         torch.save(kept, Path(self.directory) / f"rank{trainer.global_rank}.pt")
 
     @staticmethod

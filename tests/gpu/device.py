@@ -15,7 +15,7 @@ SMALL = [
     *SYNTHETIC,
     *(word for name, value in _DATA.items() for word in (f"--data.init_args.{name}", value)),
     *("--evaluation.n", 40, "--evaluation.steps", 5, "--evaluation.eps", "[2/255, 8/255]"),
-    *("--trainer.enable_progress_bar", "false"),
+    *("--model.init_args.network", CONFIGS / "network/resnet8.yaml", "--trainer.enable_progress_bar", "false"),
 ]
 FIT = [*SMALL, "--trainer.max_epochs", 2]
 

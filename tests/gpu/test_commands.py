@@ -24,6 +24,7 @@ AUTOATTACK = [
     *("--trainer.callbacks+", CONFIGS / "callback/autoattack.yaml", "--trainer.callbacks.attack.steps", 5),
     *("--trainer.callbacks.attack.queries", 50, "--trainer.callbacks.n", 40, "--trainer.callbacks.chunk_size", 20),
 ]
+REPEATABLE = ["--trainer.deterministic", "true"]
 MASKING = [
     *("--trainer.callbacks+", CONFIGS / "callback/masking.yaml", "--trainer.callbacks.n", 40),
     *("--trainer.callbacks.settings.steps", 5, "--trainer.callbacks.settings.queries", 20),
@@ -89,9 +90,10 @@ def test_a_quantized_student_learns_from_a_teacher(float_run, transfer):
 
 @pytest.mark.parametrize("name", ["ptq-pwlq", "ptq-uniform"])
 def test_training_ends_with_quantization_and_autoattack_and_the_checkpoint_tests_the_same(name):
-    run("fit", *pipeline(name), *FIT, *AUTOATTACK, "--run", "here")
+    how = [*AUTOATTACK, *REPEATABLE]
+    run("fit", *pipeline(name), *FIT, *how, "--run", "here")
     at_end = result("here")["outcomes"]
-    run("test", "--ckpt_path", "here/calibrated.ckpt", *pipeline("float-plain"), *SMALL, *AUTOATTACK, "--run", "again")
+    run("test", "--ckpt_path", "here/calibrated.ckpt", *pipeline("float-plain"), *SMALL, *how, "--run", "again")
     again = result("again")["outcomes"]
     assert at_end["autoattack_8"]["n"] == 40
     assert {name: again[name]["accuracy"] for name in at_end} == {
@@ -102,6 +104,22 @@ def test_training_ends_with_quantization_and_autoattack_and_the_checkpoint_tests
 def test_a_float_network_is_quantized_at_the_start_of_a_test(float_run):
     run("test", *pipeline("ptq-pwlq"), *SMALL, "--ckpt_path", float_run / "best.ckpt", "--run", "here")
     assert {"clean", "clean_uniform5", "pgd5_8"} <= result("here")["outcomes"].keys()
+
+
+def test_figures_are_made_in_float32_whatever_the_precision_of_training(quantized_run):
+    test = ["test", "--ckpt_path", quantized_run / "best.ckpt", *pipeline("qat-at"), *SMALL, *AUTOATTACK, *REPEATABLE]
+    for precision in ("32-true", "bf16-mixed"):
+        run(*test, "--trainer.precision", precision, "--run", precision)
+    assert same_outcomes("32-true", "bf16-mixed")
+
+
+def same_outcomes(first, second):
+    """Whether two runs have got the same examples right."""
+    with (
+        np.load(Path(first, "correct.npz"), allow_pickle=False) as one,
+        np.load(Path(second, "correct.npz"), allow_pickle=False) as other,
+    ):
+        return set(one) == set(other) and all(np.array_equal(one[name], other[name]) for name in one)
 
 
 @pytest.mark.parametrize("kind", ["float", "quantized"])
@@ -127,7 +145,7 @@ def test_adversarial_images_are_written(quantized_run):
 
 @pytest.mark.parametrize("name", ["float-at", "qat-at"])
 def test_a_deterministic_run_that_crashed_ends_with_the_weights_of_one_that_did_not(name):
-    fit = ["fit", *pipeline(name), *FIT, "--trainer.max_epochs", 3, "--trainer.deterministic", "true"]
+    fit = ["fit", *pipeline(name), *FIT, "--trainer.max_epochs", 3, *REPEATABLE]
     fit += ["--model.init_args.attack.init_args.steps", 2]
     crash = ["--trainer.callbacks+", "crash.CrashAfter", "--trainer.callbacks.epochs", 1]
     with pytest.raises(CrashError):
