@@ -111,11 +111,11 @@ def test_the_attack_of_validation_is_told_which_images_these_are():
 
 
 def test_a_network_that_was_quantized_after_training_is_attacked_as_it_is_now():
-    module = VanillaTraining(convolutional()).eval()
-    x = torch.rand(6, 3, 4, 4)
+    module = VanillaTraining(convolutional()).double().eval()  # in float32 some roundings go the other way
+    x = torch.rand(6, 3, 4, 4, dtype=torch.float64)
     before = module.attack_network()(x)
-    scheme = QuantScheme(Uniform(), CalibratedUniform(), 2, 32, None)
+    scheme = QuantScheme(Uniform(), CalibratedUniform(), 4, 2, None)
     module.quantize_after_training(scheme, [x], bias_corrected=False, record={})
     expected = says(module.network, x)
-    torch.testing.assert_close(module.attack_network()(x), expected, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(module.attack_network()(x), expected)
     assert not torch.allclose(before, expected, atol=0.01)
