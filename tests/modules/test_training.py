@@ -110,6 +110,24 @@ def test_training_in_mixed_precision_learns():
     assert run.callback_metrics["val/robust_acc"] == 1
 
 
+def test_a_resumed_run_goes_on_with_the_dropout_of_an_uninterrupted_one(tmp_path):
+    network = convolutional()
+
+    def fit(epochs, seed, **settings):
+        torch.manual_seed(seed)
+        module, run = (
+            VanillaTraining(copy.deepcopy(network), optimizer=sgd, val_attack=None),
+            trainer(max_epochs=epochs),
+        )
+        run.fit(module, data(), **settings)
+        return module.network[5].weight, run
+
+    whole, _ = fit(2, seed=1)
+    fit(1, seed=1)[1].save_checkpoint(tmp_path / "last.ckpt")
+    assert torch.equal(fit(2, seed=2, ckpt_path=tmp_path / "last.ckpt", weights_only=True)[0], whole)
+    assert not torch.equal(fit(2, seed=2)[0], whole)
+
+
 def test_a_loss_that_is_not_finite_stops_before_it_reaches_the_weights():
     class Exploding(VanillaTraining):
         def training_loss(self, batch):
