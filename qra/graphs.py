@@ -11,7 +11,8 @@ import gc
 import itertools
 import warnings
 import weakref
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol, TypeVar
 
@@ -50,6 +51,7 @@ class CUDARecorder:
 
     def __init__(self, device: torch.device) -> None:
         self.turn = 0
+        self._rehearsals = 2
         self._device = device
         self._pool = torch.cuda.graph_pool_handle()
 
@@ -57,8 +59,9 @@ class CUDARecorder:
         stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream(self._device))
         with torch.cuda.stream(stream), torch.random.fork_rng([self._device]):
-            for _ in range(2):
+            for _ in range(self._rehearsals):
                 work()
+        self._rehearsals = 1
         torch.cuda.current_stream(self._device).wait_stream(stream)
 
     def record(self, work: Callable[[], T]) -> tuple[T, Callable[[], None]]:
@@ -85,23 +88,28 @@ def arithmetic(device: torch.device) -> tuple[Hashable, ...]:
     return autocast, torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()
 
 
-def replay_state(modules: Iterable[nn.Module]) -> tuple[Hashable, ...] | None:
-    """What a recorded pass through some modules depends on besides tensors; None if it must not be recorded.
+class ReplayState:
+    """Says what a recorded pass through a network depends on besides tensors.
 
-    A module may say so by a method ``replay_state`` of the same meaning. Hooks have to run each time.
+    A module may say what it depends on by a method ``replay_state``, which returns None if it must not be recorded.
+    Hooks have to run each time.
+
+    Args:
+        network: Its modules are those it has now.
     """
-    states: list[Hashable] = []
-    for module in modules:
-        if module._forward_hooks or module._forward_pre_hooks:
+
+    def __init__(self, network: nn.Module) -> None:
+        self._modules = tuple(network.modules())
+        self._hooks = [hooks for m in self._modules for hooks in (m._forward_hooks, m._forward_pre_hooks)]
+        states = (getattr(module, "replay_state", None) for module in self._modules)
+        self._own: list[Callable[[], Hashable | None]] = [state for state in states if callable(state)]
+
+    def __call__(self) -> tuple[Hashable, ...] | None:
+        """The state, or None if no pass may be recorded or replayed."""
+        own = [state() for state in self._own]
+        if None in own or any(self._hooks):
             return None
-        states.append(module.training)
-        own = getattr(module, "replay_state", None)
-        if own is not None:
-            state = own()
-            if state is None:
-                return None
-            states.append(state)
-    return tuple(states)
+        return tuple([module.training for module in self._modules]), *own
 
 
 class StaticPass:
@@ -127,6 +135,7 @@ class StaticPass:
         if differentiable:
             self._upstream = torch.zeros_like(self._output)
             self._gradients, self._replay_backward = recorder.record(self._backward)
+        self._live: Tensor | None = None  # its graph, which holds on to parameters, is not needed any more
 
     def _forward(self) -> Tensor:
         with torch.set_grad_enabled(self._differentiable):
@@ -134,6 +143,7 @@ class StaticPass:
         return self._live.detach()
 
     def _backward(self) -> tuple[Tensor | None, ...]:
+        assert self._live is not None  # a forward pass came before
         return torch.autograd.grad(self._live, self._wrt, self._upstream, allow_unused=True)
 
     def _both(self) -> None:
@@ -228,6 +238,7 @@ class _Replays:
         self.make_recorder = make_recorder
         self.failed: set[Hashable] = set()
         self.recorded: dict[tuple[Hashable, ...], Any] = {}
+        self._asked: Counter[tuple[Hashable, ...]] = Counter()
 
     def clear(self) -> None:
         """Forget all recorded passes, as their addresses do not hold any more."""
@@ -260,6 +271,9 @@ class InputReplays(_Replays):
 
     Sharing is safe: a backward pass whose memory another pass has used since repeats its forward pass first.
     """
+
+    worth = 2
+    """Number of the request from which on work is recorded, which takes as long as some requests."""
 
     _recorder: Recorder | None = None
     _times = 0
@@ -349,6 +363,9 @@ class InputReplays(_Replays):
         kinds = tuple((tensor.shape[1:], tensor.dtype) for tensor in tensors)
         key = (*name, size, device, kinds, arithmetic(device), state)
         if key not in self.recorded:
+            self._asked[key] += 1
+            if self._asked[key] < self.worth:
+                return None
             static = [torch.zeros((size, *t.shape[1:]), dtype=t.dtype, device=device) for t in tensors]
             recorder = self._recorder
             recorded = self._record(name, device, lambda: make(static, recorder))
@@ -367,21 +384,21 @@ class TrainingReplays(_Replays):
     LIMIT = 3
     """Most batches of one kind that wait at the same time; more run as they are."""
 
-    _modules: tuple[nn.Module, ...] | None = None
+    _state: ReplayState | None = None
     _parameters: tuple[nn.Parameter, ...] = ()
 
     def look_again(self) -> None:
         """Hear that the network may have other modules or parameters than before."""
-        self._modules = None
+        self._state = None
 
     def __call__(self, network: nn.Module, x: Tensor) -> Tensor | None:
         """Run a network in train mode on a batch; None where it has to be run as it is."""
         if self.failed or x.requires_grad or not torch.is_grad_enabled() or not network.training:
             return None
         recorder = self.make_recorder(x.device)
-        if recorder is not None and self._modules is None:
-            self._modules, self._parameters = tuple(network.modules()), tuple(network.parameters())
-        state = None if recorder is None or self._modules is None else replay_state(self._modules)
+        if recorder is not None and self._state is None:
+            self._state, self._parameters = ReplayState(network), tuple(network.parameters())
+        state = None if recorder is None or self._state is None else self._state()
         parameters = [parameter for parameter in self._parameters if parameter.requires_grad]
         if state is None or recorder is None or not parameters:
             return None

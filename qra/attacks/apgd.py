@@ -130,6 +130,7 @@ class Climb:
         self.checked_loss = self.loss
         self.halved = torch.ones_like(self.fooled)
         self.step_size = torch.full_like(self.x[:, :1, :1, :1], 2 * attack.eps)
+        self.share = torch.ones_like(self.step_size)
         self.history = torch.zeros_like(self.x[:, 0, 0, :1]).repeat(1, attack.steps)
 
     def look(self, last: bool) -> None:
@@ -143,10 +144,11 @@ class Climb:
 
     def move(self, last: bool) -> None:
         """Take one step and look around there."""
-        step = _Step(self._attack, _MOMENTUM if self._taken else 1.0, last)
-        state = self.x, self.x_adv, self.before, self.gradient, self.step_size, self.y, *self.target
+        if self._taken == 1:
+            self.share = torch.full_like(self.step_size, _MOMENTUM)
+        state = self.x, self.x_adv, self.before, self.gradient, self.step_size, self.share, self.y, *self.target
         self.before = self.x_adv
-        self.x_adv, *seen = replayed(self._network, step, *state)
+        self.x_adv, *seen = replayed(self._network, _Step(self._attack, last), *state)
         self._taken += 1
         self._see(*seen)
 
@@ -205,7 +207,6 @@ class _Step:
     """The next point, and a look from there."""
 
     attack: APGD
-    share: float
     last: bool
 
     def __call__(
@@ -216,10 +217,11 @@ class _Step:
         before: Tensor,
         gradient: Tensor,
         step_size: Tensor,
+        share: Tensor,
         y: Tensor,
         target: Tensor | None = None,
     ) -> tuple[Tensor, ...]:
-        attack, share = self.attack, self.share
+        attack = self.attack
         direction = gradient.sign() if attack.norm == "linf" else unit(gradient, "l2")
         ahead = attack.project(x_adv + step_size * direction, x)
         x_adv = attack.project(x_adv + (ahead - x_adv) * share + (x_adv - before) * (1 - share), x)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar, get_args
+from typing import get_args
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +16,6 @@ from qra.attacks.settings import check_choice, check_count, pixel_length
 from qra.types import Norm, Pixels
 
 _TINY = 1e-12
-_AHEAD = 500  # queries drawn at a time
 _SHRINK_AT = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 
 
@@ -57,15 +57,18 @@ class Square(Hunt):
         search = (
             _Squares(self, victim, left, generator) if self.norm == "linf" else _Bumps(self, victim, left, generator)
         )
-        for query in range(self.queries + 1):
-            if query:
-                search.try_change(query - 1)
-                victim.on_step(1.0)
-            kept = victim.claim(search.left, search.fooled, search.x_adv, at_once=search.draws_by_example)
+        kept = victim.claim(left, search.fooled, search.x_adv, at_once=True)
+        done = 0
+        while True:
             if kept is not None:
                 search.keep(kept)
-                if len(search.left) == 0:
-                    return
+            if done == self.queries or len(search.left) == 0:
+                break
+            queries = range(done, min(done + search.at_a_time, self.queries))
+            for fooled, x_adv in search.try_changes(queries):
+                kept = victim.claim(search.left, fooled, x_adv, at_once=search.at_a_time == 1)
+            done = queries.stop
+            victim.on_step(len(queries))
         victim.settle()
 
     def work(self, classes: int) -> float:
@@ -86,10 +89,10 @@ class _Search:
     """Random search on some examples, one row for each in all its tensors.
 
     Attributes:
-        draws_by_example: Whether what is drawn for a query depends on how many examples are left.
+        at_a_time: Queries between two looks at which examples are left. One, where what is drawn depends on how many.
     """
 
-    draws_by_example: ClassVar[bool] = True
+    at_a_time = 1
 
     def __init__(self, attack: Square, victim: Victim, left: Tensor, generator: torch.Generator) -> None:
         self.attack, self.network, self.generator = attack, victim.search, generator
@@ -100,6 +103,10 @@ class _Search:
 
     def start(self) -> Tensor:
         """The first perturbed images."""
+        raise NotImplementedError
+
+    def try_changes(self, queries: range) -> Iterator[tuple[Tensor, Tensor]]:
+        """Change all images where that helps, and yield, after each query, which are fooled, and the images."""
         raise NotImplementedError
 
     def look(self, x_adv: Tensor) -> Tensor:
@@ -130,24 +137,24 @@ class _Search:
 class _Squares(_Search):
     """L-inf: squares of one colour, each channel at one end of what is allowed."""
 
-    draws_by_example = False
+    def __init__(self, attack: Square, victim: Victim, left: Tensor, generator: torch.Generator) -> None:
+        super().__init__(attack, victim, left, generator)
+        self.at_a_time = victim.patience
+        self.low, self.high = (self.x - attack.eps).clamp_(min=0), (self.x + attack.eps).clamp_(max=1)
 
     def start(self) -> Tensor:
         n, channels, _, width = self.x.shape
-        self.low, self.high = (self.x - self.attack.eps).clamp_(min=0), (self.x + self.attack.eps).clamp_(max=1)
-        self._drawn: list[tuple[Tensor, Tensor]] = []
         return (self.x + self.attack.eps * self.signs(n, channels, 1, width)).clamp_(0, 1)
 
-    def try_change(self, query: int) -> None:
-        """Change a square of all images, where that helps."""
-        if not self._drawn:
-            self._drawn = self._draw(range(query, min(query + _AHEAD, self.attack.queries)))
-        inside, change = (drawn.expand(len(self.x), *drawn.shape) for drawn in self._drawn.pop())
+    def try_changes(self, queries: range) -> Iterator[tuple[Tensor, Tensor]]:
+        inside, change = (drawn.expand(len(self.x), *drawn.shape) for drawn in self._draw(queries))
         state = self.x_adv, self.margin, self.low, self.high, self.y, inside, change
-        self.x_adv, self.margin, self.fooled = replayed(self.network, _Query(), *state)
+        self.margin, fooled, images = replayed(self.network, _Queries(), *state)
+        self.x_adv = images[:, -1]
+        yield from zip(fooled.unbind(1), images.unbind(1), strict=True)
 
-    def _draw(self, queries: range) -> list[tuple[Tensor, Tensor]]:
-        """Where a square lies, bool (H, W), and the change of its channels, (C, 1, 1), for each query, the last first.
+    def _draw(self, queries: range) -> tuple[Tensor, Tensor]:
+        """Where the square of each query lies, bool (Q, 1, H, W), and the change of its channels, (Q, C, 1, 1).
 
         They are drawn in the order of the authors' code: top, left, channels.
         """
@@ -158,14 +165,14 @@ class _Squares(_Search):
             _between(((extent - sides) * draws[:, axis]).long(), sides, extent)
             for axis, extent in enumerate((height, width))
         )
-        inside = rows[:, :, None] & columns[:, None, :]
+        inside = rows[:, None, :, None] & columns[:, None, None, :]
         change = 2.0 * self.attack.eps * (2 * draws[:, 2:, None, None] - 1).sign()
-        return list(zip(inside.to(self.x.device).flip(0), change.to(self.x).flip(0), strict=True))
+        return inside.to(self.x.device, non_blocking=True), change.to(self.x, non_blocking=True)
 
 
 @dataclass(frozen=True)
-class _Query:
-    """Change a square of each image, and keep the change where the margin shrinks."""
+class _Queries:
+    """Change a square of each image, one query after the other, and keep the changes where the margin shrinks."""
 
     def __call__(
         self,
@@ -178,12 +185,16 @@ class _Query:
         inside: Tensor,
         change: Tensor,
     ) -> tuple[Tensor, ...]:
-        x_new = torch.where(inside[:, None], (x_adv + change).clamp_(low, high), x_adv)
-        found = _margin(model(x_new), y)
-        fooled = found <= 0
-        improved = (found < margin) | fooled
-        x_adv = torch.where(improved[:, None, None, None], x_new, x_adv)
-        return x_adv, torch.where(improved, found, margin), fooled
+        fooled, images = [], []
+        for here, by in zip(inside.unbind(1), change.unbind(1), strict=True):
+            x_new = torch.where(here, (x_adv + by).clamp_(low, high), x_adv)
+            found = _margin(model(x_new), y)
+            fooled.append(found <= 0)
+            improved = (found < margin) | fooled[-1]
+            x_adv = torch.where(improved[:, None, None, None], x_new, x_adv)
+            margin = torch.where(improved, found, margin)
+            images.append(x_adv)
+        return margin, torch.stack(fooled, 1), torch.stack(images, 1)
 
 
 def _margin(logits: Tensor, y: Tensor) -> Tensor:
@@ -215,7 +226,12 @@ class _Bumps(_Search):
                 tile += bumps[:, :, : tile.shape[2], : tile.shape[3]]
         return (self.x + unit(delta, "l2") * self.attack.eps).clamp_(0, 1)
 
-    def try_change(self, query: int) -> None:
+    def try_changes(self, queries: range) -> Iterator[tuple[Tensor, Tensor]]:
+        for query in queries:
+            self._try_change(query)
+            yield self.fooled, self.x_adv
+
+    def _try_change(self, query: int) -> None:
         """Change a window of all images, where that helps."""
         n, channels, height, width = self.x.shape
         side = self.attack.side(query, height, width)

@@ -40,9 +40,9 @@ class FiniteLoss:
         self._seen.append((step, loss.detach()))
         if self._waits or loss.device.type != "cuda" or len(self._seen) == self.PERIOD:
             return self.first_bad()
-        bad = (~torch.isfinite(loss.detach())).float()
-        self._bad = bad if self._bad is None else torch.maximum(self._bad, bad)
-        self._optimizer.found_inf = self._bad  # type: ignore[attr-defined]
+        bad = loss.detach() * 0  # not a number from the first loss on that is not finite
+        self._bad = bad if self._bad is None else self._bad + bad
+        self._optimizer.found_inf = self._bad.isnan().float()  # type: ignore[attr-defined]
         return None
 
     def first_bad(self) -> tuple[int, float] | None:

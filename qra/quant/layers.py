@@ -39,7 +39,7 @@ class WeightFakeQuantizer(nn.Module):
         return self.settings.quantize(weight, self.bit_width, learned) if self.enabled else weight
 
     def replay_state(self) -> Hashable | None:
-        """See :func:`qra.graphs.replay_state`."""
+        """See :class:`qra.graphs.ReplayState`."""
         return (self.enabled,) if self.settings.replayable else None
 
     def extra_repr(self) -> str:
@@ -88,7 +88,7 @@ class ActivationFakeQuantizer(nn.Module):
         return self.settings.quantize(x, self.bit_width, state, self.gradient)
 
     def replay_state(self) -> Hashable | None:
-        """See :func:`qra.graphs.replay_state`."""
+        """See :class:`qra.graphs.ReplayState`."""
         if self.observer is not None or not self.settings.replayable:
             return None
         constants = {} if self.settings.learned else self._constants or self._read_constants()

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from qra.graphs import InputReplays, Work, arithmetic, replay_state
+from qra.graphs import InputReplays, ReplayState, Work, arithmetic
 from qra.precision import Precision, searching
 from qra.quant.layers import activation_quantizers
 
@@ -53,9 +53,11 @@ class Passes:
     def __init__(self, network: nn.Module) -> None:
         self.replays = InputReplays("the attack-time copy of the network")
         self._network = network
-        self._modules = tuple(network.modules())
+        self._state = ReplayState(network)
         # statistics of a batch would count the padding
-        self._treats_images_alone = not any(isinstance(m, _BatchNorm) and m.running_mean is None for m in self._modules)
+        self._treats_images_alone = not any(
+            isinstance(module, _BatchNorm) and module.running_mean is None for module in network.modules()
+        )
         self._quantizers = list(activation_quantizers(network).values())
         self._contiguous: nn.Module | None = None
         self._is_stale = True
@@ -98,7 +100,7 @@ class Passes:
             quantizers: Those of its weights.
         """
         reads = [*source.parameters(), *source.buffers()]
-        self.replays.again(take_over, reads, replay_state(quantizers))
+        self.replays.again(take_over, reads, ReplayState(nn.ModuleList(quantizers))())
         self._is_stale = True
 
     def clear(self) -> None:
@@ -107,7 +109,7 @@ class Passes:
         self._contiguous = None
 
     def _depends_on(self, chosen: torch.memory_format) -> tuple[Hashable, ...] | None:
-        state = replay_state(self._modules) if self._treats_images_alone else None
+        state = self._state() if self._treats_images_alone else None
         return None if state is None else (chosen, *state)
 
     def _in_layout(self, chosen: torch.memory_format) -> nn.Module:
