@@ -11,9 +11,15 @@ set -u
 cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-python3}
 OUT=${OUT:-$(mktemp -d)}
-PARTS=${PARTS:-tests gradients epochs autoattack pgd steps autoattack1000}
+PARTS=${PARTS:-tests gradients epochs autoattack pgd autoattack1000 steps epochs512}
 SECONDS_MAX=${SECONDS_MAX:-470}
 export PYTHONPATH="$PWD${PACKAGES:+:$PACKAGES}" PYTHONUNBUFFERED=1
+if ! "$PYTHON" -c 'from importlib.metadata import version; version("qra")' 2>/dev/null; then  # run without an install
+    mkdir -p "$OUT/qra-0.dist-info"
+    printf 'Metadata-Version: 2.1\nName: qra\nVersion: %s\n' "$(sed -n 's/^version = //p' setup.cfg)" \
+        >"$OUT/qra-0.dist-info/METADATA"
+    PYTHONPATH="$PYTHONPATH:$OUT"
+fi
 CKPT=checkpoints/float-at.ckpt
 W4A4=checkpoints/pact-w4a4-at.ckpt
 
@@ -36,9 +42,9 @@ for wanted in $PARTS; do
         tests) part tests 150 make test-gpu PYTHON="$PYTHON" PACKAGES="${PACKAGES:-}" IMAGES="${IMAGES:-}" ;;
         gradients) bench gradients 60 gradient_speed.py --rounds 20 ;;
         epochs)
-            bench epochs 110 epoch_speed.py --compile --epochs 3
-            bench epochs512 60 epoch_speed.py --compile --epochs 2 --batch-sizes 512 --pipelines "PGD-10 AT"
+            bench epochs 170 epoch_speed.py --compile --pipelines "PGD-10 AT" "W4A4 PGD-10 AT" plain
             ;;
+        epochs512) bench epochs512 75 epoch_speed.py --compile --batch-sizes 512 --pipelines "PGD-10 AT" ;;
         autoattack)
             bench autoattack 110 autoattack_speed.py --ckpt $CKPT ${IMAGES:+--root "$IMAGES"} --n 250
             bench autoattack-bf16 45 autoattack_speed.py --ckpt $CKPT ${IMAGES:+--root "$IMAGES"} --n 250 \

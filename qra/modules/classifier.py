@@ -276,10 +276,15 @@ class ImageClassifier(LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         with float32(self.device):
-            self._evaluate("clean", self.network(batch.x), batch.y)
+            self._evaluate("clean", self._judge(batch.x), batch.y)
             if self.val_attack is not None:
                 x_adv = self.val_attack(self.attack_network(refresh=False), batch.x, batch.y, index=batch.indices)
-                self._evaluate("robust", self.network(x_adv), batch.y)
+                self._evaluate("robust", self._judge(x_adv), batch.y)
+
+    def _judge(self, x: Tensor) -> Tensor:
+        """Logits in float32 proper; on a GPU compiled code is no faster in it, and would be compiled anew."""
+        logits: Tensor = self.network._call_impl(x) if x.device.type == "cuda" else self.network(x)
+        return logits
 
     def _evaluate(self, kind: str, logits: Tensor, y: Tensor) -> None:
         accuracy, loss = cast(MeanMetric, self.val_acc[kind]), cast(MeanMetric, self.val_loss[kind])
