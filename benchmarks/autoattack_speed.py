@@ -129,7 +129,7 @@ def examples(network: nn.Module, args: argparse.Namespace) -> tuple[Tensor, Tens
         with torch.no_grad():
             return x, network(x).argmax(1)
     data = ImageFolderDataModule(args.root)
-    data.setup()
+    data.prepare_data()
     test = data.data.test
     chosen = balanced_subset(test.labels, args.n, 0)
     return to_pixels(test.images[chosen].to(args.device)), test.labels[chosen].to(args.device)

@@ -283,7 +283,8 @@ class ImageClassifier(LightningModule):
 
     def _judge(self, x: Tensor) -> Tensor:
         """Logits in float32 proper; on a GPU compiled code is no faster in it, and would be compiled anew."""
-        logits: Tensor = self.network._call_impl(x) if x.device.type == "cuda" else self.network(x)
+        run = self.network._call_impl if x.device.type == "cuda" else self.network
+        logits: Tensor = run(x)
         return logits
 
     def _evaluate(self, kind: str, logits: Tensor, y: Tensor) -> None:
