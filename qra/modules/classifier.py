@@ -284,8 +284,7 @@ class ImageClassifier(LightningModule):
     def _judge(self, x: Tensor) -> Tensor:
         """Logits in float32 proper; on a GPU compiled code is no faster in it, and would be compiled anew."""
         run = self.network._call_impl if x.device.type == "cuda" else self.network
-        logits: Tensor = run(x)
-        return logits
+        return cast(Callable[[Tensor], Tensor], run)(x)
 
     def _evaluate(self, kind: str, logits: Tensor, y: Tensor) -> None:
         accuracy, loss = cast(MeanMetric, self.val_acc[kind]), cast(MeanMetric, self.val_loss[kind])
