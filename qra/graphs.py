@@ -54,6 +54,9 @@ class CUDARecorder:
         self._rehearsals = 2
         self._device = device
         self._pool = torch.cuda.graph_pool_handle()
+        with torch.inference_mode(False), torch.enable_grad():  # so that the thread of backward passes knows the device
+            one = torch.ones((), device=device, requires_grad=True)
+            torch.autograd.grad(2 * one, one)
 
     def rehearse(self, work: Callable[[], object]) -> None:
         stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
@@ -128,6 +131,7 @@ class StaticPass:
     ) -> None:
         self._function, self._recorder = function, recorder
         self._differentiable, self._of_parameters = differentiable, bool(parameters)
+        self._live: Tensor | None = None
         self._x = x.requires_grad_(differentiable and not parameters)
         self._wrt = tuple(parameters) or (self._x,)
         recorder.rehearse(self._both)
@@ -135,12 +139,13 @@ class StaticPass:
         if differentiable:
             self._upstream = torch.zeros_like(self._output)
             self._gradients, self._replay_backward = recorder.record(self._backward)
-        self._live: Tensor | None = None  # its graph, which holds on to parameters, is not needed any more
+        self._live = None  # its graph, which holds on to parameters, is not needed any more
 
     def _forward(self) -> Tensor:
         with torch.set_grad_enabled(self._differentiable):
-            self._live = self._function(self._x)
-        return self._live.detach()
+            live = self._function(self._x)
+        self._live = live
+        return live.detach()
 
     def _backward(self) -> tuple[Tensor | None, ...]:
         assert self._live is not None  # a forward pass came before
@@ -150,6 +155,7 @@ class StaticPass:
         self._upstream = torch.zeros_like(self._forward())
         if self._differentiable:
             self._backward()
+        self._live = None  # nodes of its graph belong to the stream of the rehearsal
 
     def forward(self, x: Tensor) -> tuple[Tensor, int]:
         """The output for ``x``, which may have fewer rows than were recorded, and the number of this turn."""
