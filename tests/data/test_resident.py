@@ -1,0 +1,52 @@
+import pytest
+import torch
+from lightning.pytorch import Trainer
+from test_data_module import Noise, Recorder, made
+
+import qra.data.module
+from qra.data import random_crop_flip
+from qra.data.resident import AugmentedImages, fits
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*does not have many workers"),
+    pytest.mark.filterwarnings("ignore:.*treespec, LeafSpec"),
+]
+
+
+def epochs(tmp_path, **settings):
+    recorder = Recorder()
+    trainer = Trainer(
+        max_epochs=2, logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+        num_sanity_val_steps=0, use_distributed_sampler=False, accelerator="cpu", default_root_dir=tmp_path,
+    )  # fmt: skip
+    trainer.fit(recorder, datamodule=made(**settings))
+    return recorder.batches
+
+
+@pytest.mark.parametrize("settings", [{}, {"fraction": 0.5, "budget": "steps"}, {"augment": False}], ids=str)
+def test_batches_kept_on_the_device_are_those_of_the_host(settings, tmp_path, monkeypatch):
+    expected = epochs(tmp_path, **settings)
+    kept = []
+    monkeypatch.setattr(qra.data.module, "fits", lambda device, *images: kept.append(images) is None)
+    found = epochs(tmp_path, **settings)
+    assert kept
+    assert found.keys() == expected.keys()
+    for stage, batches in expected.items():
+        for ours, theirs in zip(found[stage], batches, strict=True):
+            assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+
+
+def test_the_images_of_a_pass_are_augmented_as_any_batch_of_them():
+    data = made().data.train
+    used = torch.arange(10, 90)
+    augmented = AugmentedImages(data.images, used, seed=3)
+    for number in (0, 5):
+        images = augmented.of_pass(number)
+        batch = torch.tensor([80, 11, 42])
+        assert torch.equal(images[batch], random_crop_flip(data.images[batch], batch, 3, number))
+
+
+def test_a_cpu_keeps_nothing_twice():
+    module = Noise(batch_size=16, val_size=20, calibration_size=8)
+    module.setup()
+    assert not fits(torch.device("cpu"), module.data.train.images)

@@ -1,0 +1,42 @@
+import math
+
+import pytest
+import torch
+
+from qra.modules.means import EpochMeans
+from qra.modules.optimizers import FiniteLoss, fuse
+
+
+def optimizer(**settings):
+    return torch.optim.SGD([torch.nn.Parameter(torch.ones(3))], lr=0.1, **settings)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_loss_that_is_not_finite_is_seen_at_its_step(value):
+    watch = FiniteLoss(optimizer())
+    assert watch.look(4, torch.tensor(1.0)) is None
+    step, loss = watch.look(5, torch.tensor(value))
+    assert step == 5
+    assert not math.isfinite(loss)
+    assert watch.first_bad() is None
+
+
+def test_an_optimizer_on_the_cpu_is_left_alone():
+    made = optimizer()
+    fuse(made, torch.device("cpu"))
+    assert made.param_groups[0]["fused"] is None
+
+
+def test_an_optimizer_on_a_gpu_is_fused_unless_it_was_told_otherwise():
+    plain, told, foreach = optimizer(), optimizer(fused=False), optimizer(foreach=True)
+    for made in (plain, told, foreach):
+        fuse(made, torch.device("cuda"))
+    assert [made.param_groups[0]["fused"] for made in (plain, told, foreach)] == [True, False, None]
+
+
+def test_means_are_of_all_examples_since_the_last_time():
+    means = EpochMeans()
+    means.add("loss", torch.tensor(1.0), 3)
+    means.add("loss", torch.tensor(5.0), 1)
+    assert means.take() == {"loss": 2.0}
+    assert means.take() == {}
