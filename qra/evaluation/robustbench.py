@@ -60,7 +60,9 @@ def _autoattack(outcomes: Mapping[str, Any]) -> tuple[str, str, float]:
     """Name, norm and budget of the AutoAttack outcome to show; without one, of the leaderboard in L-inf."""
     found = []
     for name, outcome in outcomes.items():
-        if name.startswith("autoattack_") and "attacks" not in outcome["attack"]:  # not of its members
+        if not name.startswith("autoattack_") or "attacks" in outcome["attack"]:  # of its members
+            continue
+        if outcome["attack"].get("search_precision", "float32") == "float32":  # any other is no standard AutoAttack
             norm = outcome["attack"]["init_args"]["norm"]
             found.append((outcome["eps"] != EPS[norm], name, norm, outcome["eps"]))
     return min(found)[1:] if found else ("", "linf", EPS["linf"])

@@ -225,3 +225,24 @@ def test_after_fit_a_calibrated_network_is_attacked(tmp_path):
 def test_nothing_to_do_is_refused(name):
     with pytest.raises(ValueError, match=f"{name} is 0"):
         evaluation(**{name: 0})
+
+
+def test_a_faster_search_has_a_name_of_its_own_and_can_only_miss(whole, tmp_path):
+    found = evaluated(tmp_path, search_precision="bfloat16")
+    outcome = found["autoattack_24_bfloat16"]
+    assert outcome.settings["search_precision"] == "bfloat16"
+    assert outcome.title == "AutoAttack, searched in bfloat16"
+    assert "autoattack_24" not in found
+    network, images = module().network, data()
+    images.setup()
+    x, y = images.data.test.images.float() / 255, images.data.test.labels
+    chunk = outcome.indices[:10]
+    frozen = freeze(network)
+    frozen.precision = "bfloat16"
+    fates = attack_chunk(network, frozen, ATTACK, x[chunk], y[chunk], lambda *_: None)
+    assert torch.equal(fates == FATES.index(ROBUST), outcome.correct[:10])
+
+
+def test_the_authors_code_searches_in_float32():
+    with pytest.raises(ValueError, match="search_precision is tf32"):
+        evaluation(mode="upstream", search_precision="tf32")

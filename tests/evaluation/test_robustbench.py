@@ -49,6 +49,14 @@ def test_what_was_not_measured_is_null():
     assert model_info(result({}), "run", None)["qra"]["lowest"] is None
 
 
+def test_an_autoattack_that_searched_in_another_precision_is_no_autoattack():
+    fast = autoattack(0.31)
+    fast["attack"]["search_precision"] = "bfloat16"
+    info = model_info(result({"autoattack_8_bfloat16": fast}), "run", None)
+    assert info["autoattack_acc"] is None
+    assert info["qra"]["lowest"]["outcome"] == "autoattack_8_bfloat16"
+
+
 def test_the_lowest_accuracy_is_over_all_attacks_of_the_budget():
     found = {"pgd20_8": outcome(0.35), "pgd20_32": outcome(0.01, eps=32 / 255), "autoattack_8": autoattack(0.3)}
     assert model_info(result(found), "run", None)["qra"]["lowest"]["outcome"] == "autoattack_8"
