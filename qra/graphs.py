@@ -328,6 +328,10 @@ class InputReplays(_Replays):
         def make(static: Sequence[Tensor], recorder: Recorder) -> StaticWork:
             return StaticWork(work, static, recorder)
 
+        try:
+            hash(name)
+        except TypeError:  # settings of others may hold lists
+            return None
         recorded = self._find(("work", name), make, tensors, depends_on)
         return None if recorded is None else recorded(*tensors)
 
