@@ -76,8 +76,12 @@ class CUDARecorder:
 
 
 def cuda_recorder(device: torch.device) -> Recorder | None:
-    """What records on a device; None where nothing is gained."""
-    return CUDARecorder(device) if device.type == "cuda" else None
+    """What records on a device; None where nothing is gained.
+
+    Deterministic runs are not recorded: one that is resumed must compute as one that was not, from the first step on.
+    """
+    wanted = device.type == "cuda" and not torch.are_deterministic_algorithms_enabled()
+    return CUDARecorder(device) if wanted else None
 
 
 def padded(n: int) -> int | None:
@@ -259,7 +263,7 @@ class _Replays:
     def _record(self, name: Hashable, device: torch.device, make: Callable[[], T]) -> T | None:
         """Record something, or give it up for good, under its name, and say so once."""
         try:
-            with torch.inference_mode(False), _without_cast_cache(device), _without_collection():
+            with torch.inference_mode(False), _without_cast_cache(device), _without_collection(), _quietly():
                 return make()
         except torch.OutOfMemoryError:
             self.clear()
@@ -473,6 +477,14 @@ def _without_collection() -> Iterator[None]:
     finally:
         if enabled:
             gc.enable()
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """No advice on streams, which are others while something is recorded."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 @contextmanager

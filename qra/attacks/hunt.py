@@ -108,8 +108,9 @@ class Victim:
         won = (logits.argmax(1) != self.y[places]).nonzero().squeeze(1)
         if len(won) == 0:
             return None
-        first = won.new_full(self.y.shape, len(rows)).scatter_reduce_(0, places[won], won, "amin")
-        won = first[first < len(rows)]
+        found, order = places[won].sort(stable=True)
+        is_first = torch.cat([torch.ones_like(found[:1], dtype=torch.bool), found[1:] != found[:-1]])
+        won = won[order[is_first]]
         self.x_adv[places[won]] = images[won]
         self.broken[places[won]] = True
         self.right = int((~self.broken).sum())
