@@ -184,6 +184,9 @@ class ImageClassifier(LightningModule):
             for name, mean in self._means.take().items():
                 self.log(f"train/{name}", mean, on_step=False, on_epoch=True, sync_dist=True)
 
+    def teardown(self, stage: str) -> None:
+        self._replays.clear()  # the network leaves the device
+
     def log_accuracy(self, name: str, logits: Tensor, y: Tensor) -> None:
         """Log the accuracy of training logits as ``train/<name>``, averaged over the epoch."""
         accuracy = (logits.detach().argmax(1) == y).float().mean()
