@@ -144,7 +144,7 @@ class PGD(Attack):
             climbing = torch.ones_like(left, dtype=torch.bool)
             for done in range(0, self.steps, pause):
                 steps = _Steps(self, min(pause, self.steps - done), stop=True)
-                x_adv, climbing = replayed(model, steps, x_left, y_left, x_adv, climbing)
+                x_adv, climbing = steps(model, x_left, y_left, x_adv, climbing)  # too few of a kind to be recorded
                 result[left] = x_adv
                 kept = climbing.nonzero().squeeze(1)
                 left, x_left, y_left, x_adv, climbing = (t[kept] for t in (left, x_left, y_left, x_adv, climbing))
