@@ -189,7 +189,7 @@ class ImageClassifier(LightningModule):
 
     def log_accuracy(self, name: str, logits: Tensor, y: Tensor) -> None:
         """Log the accuracy of training logits as ``train/<name>``, averaged over the epoch."""
-        accuracy = (logits.detach().argmax(1) == y).float().mean()
+        accuracy = (logits.detach().argmax(1) == y).mean(dtype=torch.float32)
         self._means.add(name, accuracy, len(y))
 
     def log_mean(self, name: str, value: Tensor, count: int) -> None:

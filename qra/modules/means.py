@@ -16,9 +16,11 @@ class EpochMeans:
     @torch.no_grad()
     def add(self, name: str, value: Tensor, count: int) -> None:
         """Take in a mean of ``count`` examples."""
-        value = value.detach().float() * count
-        self._sums[name] = self._sums[name] + value if name in self._sums else value
-        self._counts[name] = self._counts.get(name, 0) + count
+        if name not in self._sums:
+            self._sums[name] = torch.zeros((), device=value.device)
+            self._counts[name] = 0
+        self._sums[name].add_(value.detach(), alpha=count)
+        self._counts[name] += count
 
     def take(self) -> dict[str, Tensor]:
         """The means since the last time, by name."""
