@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
+from torch.func import functional_call
 
 SIZES = (32, 48, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384, 448, 512, 640, 768, 896, 1024)
 """What batches are padded to. Beyond, the device has enough to do for the host to keep up."""
@@ -423,9 +424,7 @@ class TrainingReplays(_Replays):
         if slot is None and len(slots) < self.LIMIT:
             with _kept(network):
                 static = x.detach().clone()
-                recorded = self._record(
-                    "pass", x.device, lambda: StaticPass(network, static, parameters, True, recorder)
-                )
+                recorded = self._record("pass", x.device, lambda: _training_pass(network, static, recorder))
             if recorded is None:
                 return None
             slot = _Slot(recorded)
@@ -434,6 +433,27 @@ class TrainingReplays(_Replays):
             return None
         result: Tensor = _Replay.apply(slot.recorded, slot.take(), x, *parameters)
         return result
+
+
+def _training_pass(network: nn.Module, x: Tensor, recorder: Recorder) -> StaticPass:
+    """Record a pass of a network in training, with aliases of its parameters that nothing else knows.
+
+    The parameters themselves may belong to batches that wait for their backward pass, on another stream.
+
+    Raises:
+        RuntimeError: If the network uses a parameter otherwise than by its name, which an alias cannot stand for.
+    """
+    wanted = {name: parameter for name, parameter in network.named_parameters() if parameter.requires_grad}
+    aliases: dict[str, Tensor] = {name: nn.Parameter(parameter.detach()) for name, parameter in wanted.items()}
+
+    def function(x: Tensor) -> Tensor:
+        output: Tensor = functional_call(network, aliases, (x,))
+        return output
+
+    found = torch.autograd.grad(function(x).sum(), list(wanted.values()), allow_unused=True)
+    if any(gradient is not None for gradient in found):
+        raise RuntimeError("a parameter of the network is used otherwise than by its name")
+    return StaticPass(function, x, list(aliases.values()), True, recorder)
 
 
 class _Ticket:

@@ -321,6 +321,31 @@ def test_a_frozen_part_of_a_network_in_training_has_passes_of_its_own():
     assert len(made.recorded) == 2
 
 
+class Sly(nn.Module):
+    """Uses a weight behind the back of its modules."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(192, 10)
+        self.known = [self.linear.weight]
+
+    def forward(self, x):
+        return self.linear(x.flatten(1)) + x.flatten(1) @ self.known[0].T
+
+
+def test_a_parameter_that_is_used_otherwise_than_by_its_name_keeps_its_gradient():
+    run, made = replays_for()
+    network = Sly().train()
+    x, y = images(6)
+    with pytest.warns(UserWarning, match="otherwise than by its name"):
+        F.cross_entropy(run(network, x), y).backward()
+    eager = Sly().train()
+    eager.load_state_dict(network.state_dict())
+    F.cross_entropy(eager(x), y).backward()
+    torch.testing.assert_close(network.linear.weight.grad, eager.linear.weight.grad)
+    assert made.failed
+
+
 def test_evaluation_of_a_network_is_not_recorded():
     _, made = replays_for()
     network, _ = learner()

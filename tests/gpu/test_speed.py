@@ -21,7 +21,7 @@ PACT_SCHEME = QuantScheme(DoReFa(), PACT(alpha=2.0), 4, 4)
 LSQ_SCHEME = QuantScheme(LSQ(), LSQActivation(), 4, 4)
 SCHEMES = pytest.mark.parametrize("scheme", [None, PACT_SCHEME, LSQ_SCHEME], ids=["float", "pact", "lsq"])
 PRECISIONS = pytest.mark.parametrize("precision", ["float32", "tf32", "bfloat16"])
-DEVICE = torch.device("cuda")
+DEVICE = torch.device("cuda", 0)
 
 
 def network(scheme):
@@ -60,7 +60,7 @@ def test_recorded_gradients_are_the_eager_ones(scheme, precision):
     for n in (128, 128, 96):
         x, y = images(n, n)
         found, expected = gradient(recorded, x, y), gradient(eager, x, y)
-        assert ((found - expected).norm() / expected.norm()).item() < 1e-3
+        assert ((found - expected).norm() / expected.norm()).item() < 1e-2  # a rounding flips a ReLU or a code
     assert recorded.passes.replays.recorded
     assert not recorded.passes.replays.failed
 
@@ -163,6 +163,20 @@ def test_the_first_twenty_losses_of_recorded_training_are_the_eager_ones(scheme)
                 losses.append(loss.item())
     assert losses[20:] == pytest.approx(losses[:20], rel=1e-4)
     assert not replays.failed
+
+
+def test_several_batches_wait_for_one_backward_pass():
+    grads, replays = [], TrainingReplays("training")
+    for run in (lambda network, x: network(x), replays):
+        trained = network(PACT_SCHEME).train()
+        for _ in range(2):
+            trained.zero_grad()
+            with searching("float32", DEVICE):
+                (x, y), (other, _) = images(64), images(64, 1)
+                (F.cross_entropy(run(trained, x), y) + run(trained, other).square().mean()).backward()
+        grads.append(torch.cat([parameter.grad.flatten() for parameter in trained.parameters()]))
+    assert not replays.failed
+    assert ((grads[1] - grads[0]).norm() / grads[0].norm()).item() < 2e-2
 
 
 def test_images_of_a_pass_are_augmented_as_on_the_cpu():
