@@ -1,61 +1,176 @@
-"""Reading checkpoints, which are untrusted files, and rebuilding networks from them."""
+"""Reading checkpoints, which are untrusted files, and making networks from them."""
 
 from __future__ import annotations
 
 import hashlib
+import mmap
 import pickle
+import re
+import struct
+import warnings
+import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as parse_safetensors
 from torch import Tensor, nn
 
-from qra.describe import describe, rebuild, rebuild_as
-from qra.quant import ActivationQuantizer, QuantScheme, RangeSettings, WeightQuantizer, convert
+from qra import rebuild, weights
+from qra.describe import describe
+from qra.files import CHECKPOINT_LIMIT, open_regular
+from qra.quant import QuantScheme, convert
 from qra.quant.layers import fake_quantizers, quantizer_keys, restart_weight_quantizers
 
+OWN = weights.OWN
+"""What the names of the network's weights begin with."""
 KEY = "qra"
 """Where a checkpoint says what it holds: ``{"network": description, "scheme": description or None}``."""
 
-_PREFIX = "network."
+_REMEDY = (
+    "where you trust it, save its weights alone, by torch.save(torch.load(FILE, weights_only=False)[KEY], NEW) with "
+    "the KEY of its state_dict"
+)
+_UNREADABLE = (
+    *(RuntimeError, EOFError, OSError, KeyError, ValueError, TypeError, AttributeError, IndexError),
+    *(zipfile.BadZipFile, zlib.error),
+)
 
 
 def read(path: str | Path) -> dict[str, Any]:
-    """Read a checkpoint without running any code of it.
+    """Read a checkpoint, or a file of weights of whatever layout, without running any code of it.
 
     Args:
-        path: A file written by a run, or by ``torch.save`` with a ``state_dict`` inside.
+        path: A file written by a run, by ``torch.save`` (also by its old versions), or in the safetensors format.
 
     Raises:
-        ValueError: If there is no such file, or it is cut short, holds pickled objects or has no ``state_dict``.
+        ValueError: If there is no such file, or it is cut short, too large, holds pickled objects or no weights.
     """
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        with open_regular(path, CHECKPOINT_LIMIT) as file:
+            content = _parse(file)
     except FileNotFoundError:
         raise ValueError(f"{path}: there is no such checkpoint") from None
-    except pickle.UnpicklingError:
-        raise ValueError(
-            f"{path}: holds pickled objects (or is no checkpoint), which could run code when read: "
-            "save its state_dict alone and use that"
-        ) from None
-    except (RuntimeError, EOFError, OSError, KeyError) as reason:
+    except pickle.UnpicklingError as reason:
+        found = re.search(
+            r"(?:Unsupported global:|unsupported) GLOBAL ([\w.]+)|Unsupported class ([\w.]+)", str(reason)
+        )
+        what = (
+            f"holds pickled objects ({found[1] or found[2]})"
+            if found
+            else "holds pickled objects (or is no checkpoint)"
+        )
+        raise ValueError(f"{path}: {what}, which could run code when read: {_REMEDY}") from None
+    except (RecursionError, MemoryError):
+        raise ValueError(f"{path}: cannot be read, it is larger or nests deeper than a checkpoint") from None
+    except _UNREADABLE as reason:
+        if str(path) in str(reason) and isinstance(reason, ValueError):
+            raise
         raise ValueError(f"{path}: cannot be read, it may be cut short ({type(reason).__name__})") from None
-    if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("state_dict"), Mapping):
-        raise ValueError(f"{path}: is no checkpoint of a run, for it has no state_dict")
-    return checkpoint
+    try:
+        return _checked(content)
+    except ValueError as reason:
+        raise ValueError(f"{path}: {reason}") from None
 
 
-def network_state(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The weights and buffers of the network in a checkpoint, by their names inside the network."""
-    return {
-        name.removeprefix(_PREFIX): value
-        for name, value in checkpoint["state_dict"].items()
-        if name.startswith(_PREFIX)
-    }
+def _parse(file: IO[bytes]) -> Any:
+    """The content of a file, by what its first bytes say of its format."""
+    start = file.read(10)
+    file.seek(0)
+    if len(start) == 10 and start[8:9] == b"{" and struct.unpack("<Q", start[:8])[0] < CHECKPOINT_LIMIT:
+        try:
+            return parse_safetensors(file.read(CHECKPOINT_LIMIT))
+        except SafetensorError as reason:
+            raise EOFError(str(reason)) from None
+    if start.startswith(b"PK"):
+        _check_archive(file)
+    else:
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as whole:
+            _check_pickle(whole)
+    file.seek(0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of tensors of a kind that is refused below
+        return torch.load(file, map_location="cpu", weights_only=True)
 
 
-def load_weights(network: nn.Module, path: str | Path, scheme: QuantScheme | None = None) -> bool:
+def _check_archive(file: IO[bytes]) -> None:
+    """Refuse an archive that unpacks to more than a checkpoint, or makes more of itself than it holds."""
+    with zipfile.ZipFile(file) as archive:
+        entries = archive.infolist()
+        if sum(entry.file_size for entry in entries) > CHECKPOINT_LIMIT or len(entries) > 10**6:
+            raise MemoryError
+        for entry in entries:
+            if entry.filename.endswith(".pkl"):
+                _check_pickle(archive.read(entry))
+
+
+def _check_pickle(content: bytes | mmap.mmap) -> None:
+    """Refuse the one thing that torch lets a pickle make of any size."""
+    if content.find(b"bytearray\n") >= 0:
+        raise MemoryError
+
+
+def _checked(content: Any) -> dict[str, Any]:
+    """Weights in a mapping, whatever else is there, and a description that is plain.
+
+    Raises:
+        ValueError: If it is anything else.
+    """
+    if isinstance(content, nn.Parameter | Tensor) or not isinstance(content, Mapping | list | tuple):
+        raise ValueError("is no checkpoint of a run, for it has no state_dict")
+    if not isinstance(content, Mapping):
+        if not all(isinstance(pair, list | tuple) and len(pair) == 2 and isinstance(pair[0], str) for pair in content):
+            raise ValueError("is no checkpoint of a run, for it has no state_dict")
+        content = dict(content)
+    places = dict(weights.containers(content))
+    if not places:
+        raise ValueError("is no checkpoint of a run, for it has no state_dict")
+    if sum(tensor.numel() * tensor.element_size() for tensor in places[""].values()) > CHECKPOINT_LIMIT:
+        raise ValueError(f"its tensors take more than {CHECKPOINT_LIMIT} bytes")
+    about = content.get(KEY)
+    if about is not None:
+        if not isinstance(about, Mapping):
+            raise ValueError(f"says what it holds by a {type(about).__name__}, not by a mapping")
+        rebuild.check_plain(about)
+    return dict(content)
+
+
+def state_of(
+    network: nn.Module, content: Mapping[str, Any], path: str | Path, weights_key: str | None = None
+) -> dict[str, Tensor]:
+    """The weights of a network in a checkpoint, by their names inside the network; all of them are finite.
+
+    What names begin with, and what is missing or too much, is said in one line. What the network's quantizers learn may
+    be missing, silently: who loads the weights sees to that.
+
+    Args:
+        network: Its architecture; not changed.
+        content: As :func:`read` gave it.
+        path: For messages.
+        weights_key: Where in the file the weights lie, dots between nested keys; wherever they fit if not given.
+
+    Raises:
+        ValueError: If no weights of the file fit, or several do.
+    """
+    quantizers = quantizer_keys(network)
+    if weights_key is None and KEY in content and isinstance(content.get("state_dict"), Mapping):
+        weights_key = "state_dict"
+    try:
+        match = weights.find(content, network.state_dict(), quantizers, weights_key)
+        weights.check_finite(match.state, quantizers)
+    except ValueError as reason:
+        raise ValueError(f"{path}: {reason}") from None
+    weights.say(path, match)
+    kept = {name: value for name, value in network.state_dict().items() if name in match.missing}
+    return {**match.state, **kept}
+
+
+def load_weights(
+    network: nn.Module, path: str | Path, scheme: QuantScheme | None = None, weights_key: str | None = None
+) -> bool:
     """Start a network from the weights of a checkpoint of the same architecture.
 
     The checkpoint may be of the float network, or of one quantized to other bit widths. What quantizers learn is taken
@@ -64,8 +179,9 @@ def load_weights(network: nn.Module, path: str | Path, scheme: QuantScheme | Non
 
     Args:
         network: Converted if there is a scheme.
-        path: A checkpoint of a run or a published one.
+        path: A checkpoint of a run, or a file of weights of whatever layout.
         scheme: That of ``network``.
+        weights_key: Where in the file the weights lie, if several places fit.
 
     Returns:
         Whether the checkpoint is of another scheme, so that the weights compute something else now.
@@ -74,14 +190,13 @@ def load_weights(network: nn.Module, path: str | Path, scheme: QuantScheme | Non
         ValueError: If the checkpoint cannot be read, or is of another network (nothing is loaded then).
     """
     content = read(path)
-    state, expected = network_state(content), network.state_dict()
+    state, expected = state_of(network, content, path, weights_key), network.state_dict()
     changed: bool = scheme_description(content) != describe(scheme)
     absent = set()
     for key, quantizer in quantizer_keys(network).items():
         if key not in state or (changed and quantizer.settings.state_depends_on_bits):
             absent.add(key)
             state[key] = expected[key]
-    check_fit(expected, state, path)
     network.load_state_dict(state)
     restart_weight_quantizers(network, absent)
     return changed
@@ -89,23 +204,17 @@ def load_weights(network: nn.Module, path: str | Path, scheme: QuantScheme | Non
 
 def scheme_description(checkpoint: Mapping[str, Any]) -> Any:
     """The description of the scheme in a checkpoint; None for a float network."""
-    return checkpoint.get(KEY, {}).get("scheme")
+    return (checkpoint.get(KEY) or {}).get("scheme")
 
 
 def rebuild_scheme(checkpoint: Mapping[str, Any]) -> QuantScheme | None:
     """The scheme of the network in a checkpoint; None for a float network.
 
     Raises:
-        ValueError: If it names anything but quantizers, of the trusted packages or of modules imported before.
+        ValueError: If it names anything but quantizers, of this package or of modules imported before.
     """
     description = scheme_description(checkpoint)
-    if description is None:
-        return None
-    kinds: Any = (QuantScheme, WeightQuantizer, ActivationQuantizer, RangeSettings)
-    scheme = rebuild_as(kinds, description, "quantization scheme")
-    if not isinstance(scheme, QuantScheme):
-        raise ValueError(f"the checkpoint's quantization scheme is a {type(scheme).__name__}")
-    return scheme
+    return None if description is None else rebuild.rebuild_scheme(description)
 
 
 def check_scheme(checkpoint: Mapping[str, Any], scheme: QuantScheme | None, path: str | Path) -> None:
@@ -148,30 +257,15 @@ def differences(found: Any, expected: Any, name: str = "") -> Iterator[str]:
             yield from differences(there.get(key), here.get(key), f"{name}.{key}".lstrip("."))
 
 
-def check_fit(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], path: str | Path) -> None:
-    """Compare the names and shapes of two state dicts.
-
-    Raises:
-        ValueError: With the first difference, in one line.
-    """
-    for name in expected:
-        if name not in found:
-            raise ValueError(f"{path}: is a checkpoint of another network, for it has no {name}")
-        if expected[name].shape != found[name].shape:
-            shapes = f"{tuple(found[name].shape)}, not {tuple(expected[name].shape)}"
-            raise ValueError(f"{path}: is a checkpoint of another network, for its {name} has the shape {shapes}")
-    for name in found:
-        if name not in expected:
-            raise ValueError(f"{path}: is a checkpoint of another network, for it has {name}, which this one lacks")
-
-
-def load(path: str | Path, network: nn.Module | None = None) -> nn.Module:
+def load(path: str | Path, network: nn.Module | None = None, weights_key: str | None = None) -> nn.Module:
     """Make a network from a checkpoint, ready to be attacked by any library.
 
     Args:
-        path: A checkpoint of a run (``best.ckpt``, ``last.ckpt``) or a published one.
+        path: A checkpoint of a run (``best.ckpt``, ``last.ckpt``) or a published one; with ``network``, any file of its
+            weights, by ``torch.save`` or in the safetensors format.
         network: The architecture, float or converted; needed only if the checkpoint does not describe it or names a
-            class from outside the packages that are trusted.
+            class that qra does not know.
+        weights_key: Where in the file the weights lie, dots between nested keys, if several places fit.
 
     Returns:
         The network in eval mode on the CPU: pixels in [0, 1], (N, C, H, W), in, logits (N, classes) out.
@@ -179,22 +273,24 @@ def load(path: str | Path, network: nn.Module | None = None) -> nn.Module:
     Raises:
         ValueError: If the file cannot be read, its network cannot be rebuilt, or the weights do not fit it.
     """
-    checkpoint = read(path)
+    content = read(path)
     try:
         if network is None:
-            network = rebuild(checkpoint.get(KEY, {}).get("network"))
-        scheme = None if fake_quantizers(network) else rebuild_scheme(checkpoint)
+            network = rebuild.rebuild((content.get(KEY) or {}).get("network"))
+        scheme = None if fake_quantizers(network) else rebuild_scheme(content)
     except ValueError as reason:
         raise ValueError(f"{path}: {reason}") from None
     if scheme is not None:
         convert(network, scheme)
-    state = network_state(checkpoint)
-    check_fit(network.state_dict(), state, path)
+    state = state_of(network, content, path, weights_key)
+    lacking = [key for key in quantizer_keys(network) if key not in state]
+    if lacking:
+        raise ValueError(f"{path}: is a checkpoint of another network, for it has no {lacking[0]}")
     network.load_state_dict(state)
     return network.eval()
 
 
 def sha256(path: str | Path) -> str:
     """The SHA-256 of a file, as hexadecimal digits."""
-    with open(path, "rb") as file:
+    with open_regular(path, CHECKPOINT_LIMIT) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -36,8 +36,10 @@ from qra.callbacks import (
 )
 from qra.callbacks.progress import progress_display
 from qra.data import TensorDataModule
+from qra.dryrun import dry_run, link_to_data
 from qra.errors import fail
 from qra.modules import ImageClassifier
+from qra.modules.stored import CheckpointReader
 from qra.trainer import PipelineTrainer
 from qra.types import Pixels, format_pixels
 
@@ -103,6 +105,12 @@ class QraCLI(LightningCLI):
             default=None,
             help="Directory of the run, where everything is written; runs/NAME for a config NAME.yaml if not given.",
         )
+        parser.add_argument(
+            "--weights_key",
+            type=str | None,
+            default=None,
+            help="Where in the file of --ckpt_path or init_from the weights lie, if several places fit.",
+        )
         parser.add_lightning_class_args(RobustnessEvaluation, "evaluation")
         parser.add_lightning_class_args(AdversarialExamples, "examples")
 
@@ -130,17 +138,21 @@ class QraCLI(LightningCLI):
 
     def after_instantiate_classes(self) -> None:
         config = self.config[self.subcommand]
+        if self.subcommand == "fit":
+            self._link_to_data(config.model.init_args.network)
         self.model.network.description = _plain(config.model.init_args.network.as_dict())
         if self.trainer.precision not in PRECISIONS:
             raise ValueError(
                 f"trainer.precision is {self.trainer.precision}: networks are judged in float32, so their weights must "
                 f"be: choose one of {', '.join(PRECISIONS)}"
             )
+        self.model.weights_key = config.weights_key
         if config.ckpt_path is not None:
             self.model.adopt(checkpoint.read(config.ckpt_path), config.ckpt_path)
         if _is_first_process():  # Lightning would write into the run directory before it finds what is wrong here
             self.datamodule.prepare_data()
             self.datamodule.setup()
+            self._dry_run()
             for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
                 if isinstance(callback, PipelineCallback) and self.subcommand in callback.stages:
                     callback.check(self.model, self.datamodule, self.trainer.world_size)
@@ -149,6 +161,19 @@ class QraCLI(LightningCLI):
                 if config.ckpt_path is None:
                     self.model.initialize()
 
+    def _link_to_data(self, network: Namespace) -> None:
+        """Make the network again for as many classes and channels as the data has, where it takes them."""
+        data = self.datamodule
+        data.prepare_data()
+        if isinstance(network, Namespace) and link_to_data(network, data.num_classes, data.image_shape[0]):
+            self._set_seed()
+            self.instantiate_classes()
+            self.datamodule = data
+
+    def _dry_run(self) -> None:
+        images, classes = self.datamodule.data.test.images[:2], self.datamodule.num_classes
+        vars(self.model.network)["outputs"] = dry_run(self.model.network, images, classes, self.subcommand == "fit")
+
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         config = self._get(self.config_init, "trainer")
         kwargs["default_root_dir"] = self.directory
@@ -156,6 +181,7 @@ class QraCLI(LightningCLI):
             logger = TensorBoardLogger(self.directory, name="tensorboard", version="", default_hp_metric=False)
             kwargs["logger"] = logger
         kwargs["enable_checkpointing"] = self.subcommand == "fit"
+        kwargs["plugins"] = [*_listed(config["plugins"]), CheckpointReader(resume=self.subcommand == "fit")]
         kwargs["callbacks"] = [*(config["callbacks"] or []), *self._standing_callbacks()]
         trainer = super().instantiate_trainer(**kwargs)
         trainer.callbacks.sort(key=order)  # type: ignore[attr-defined]
@@ -192,6 +218,10 @@ def _plain(config: Any) -> Any:
     if isinstance(config, dict):
         return {key: _plain(value) for key, value in config.items() if not key.startswith("__")}
     return [_plain(item) for item in config] if isinstance(config, list | tuple) else config
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [] if value is None else [value]
 
 
 def _is_first_process() -> bool:

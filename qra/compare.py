@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from argparse import ArgumentError
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import torch
 from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from torch import Tensor
 
@@ -20,11 +20,13 @@ from qra.callbacks.progress import EvaluationProgress
 from qra.data import TensorDataModule, balanced_subset, to_pixels
 from qra.describe import describe
 from qra.errors import one_line
+from qra.evaluation import outcome
 from qra.evaluation.figures import transfer_heat_map
-from qra.evaluation.outcome import SCHEMA, read_correct, write_json
+from qra.evaluation.outcome import SCHEMA, write_json
 from qra.evaluation.robustness import correct
 from qra.evaluation.statistics import mcnemar, shared, wilson_interval, worst_over_seeds
 from qra.evaluation.transfer import TransferMatrix, transfer
+from qra.files import plain
 from qra.types import Batch, format_pixels, parse_pixels
 
 
@@ -39,14 +41,45 @@ def read_result(path: str | Path) -> dict[str, Any]:
     """
     file = _result_file(path)
     try:
-        result = json.loads(file.read_text())
+        result = outcome.read_result(file)
+        for name, summary in result["outcomes"].items():
+            _check_outcome(file, name, summary)
     except FileNotFoundError:
         raise ValueError(f"{file}: there is no result here; qra test writes one") from None
-    except json.JSONDecodeError:
-        raise ValueError(f"{file}: is cut short or no JSON; write it again by qra test") from None
-    if not isinstance(result, dict) or result.get("schema") != SCHEMA:
-        raise ValueError(f"{file}: is no result of schema {SCHEMA}; write it again by qra test")
+    except ValueError as reason:
+        raise ValueError(f"{reason}; write it again by qra test") from None
     return result
+
+
+def _check_outcome(file: Path, name: str, summary: object) -> None:
+    """Refuse an outcome that cannot be; the interval, which follows from accuracy and n, is computed anew."""
+    try:
+        accuracy, n, _ = outcome.stated(summary)
+    except ValueError as reason:
+        raise ValueError(f"{file}: outcome {plain(name)}: {reason}") from None
+    assert isinstance(summary, dict)  # stated has seen to that
+    summary["interval95"] = list(wilson_interval(round(accuracy * n), n))
+
+
+def read_examples(path: str | Path, result: Mapping[str, Any]) -> Correct:
+    """Read the ``correct.npz`` beside a result: positions in the test set and correctness, by outcome.
+
+    Args:
+        path: As for :func:`read_result`.
+        result: What that gave.
+
+    Raises:
+        ValueError: If it is missing, damaged, or contradicts the result.
+    """
+    file = _result_file(path).with_name("correct.npz")
+    found = outcome.read_correct(file)
+    for name, (_, right) in found.items():
+        if name not in result["outcomes"]:
+            raise ValueError(f"{file}: {plain(name)} is not in result.json; write both again by qra test")
+        accuracy, n, _ = outcome.stated(result["outcomes"][name])
+        if not outcome.agrees(right, accuracy, n):
+            raise ValueError(f"{file}: contradicts result.json about {plain(name)}; write both again by qra test")
+    return found
 
 
 def _result_file(path: str | Path) -> Path:
@@ -55,7 +88,7 @@ def _result_file(path: str | Path) -> Path:
 
 Results = Mapping[str, Mapping[str, Any]]
 Correct = Mapping[str, tuple[Tensor, Tensor]]
-"""Of each outcome of a run, positions in the test set and whether the network was right, see :func:`read_correct`."""
+"""Of each outcome of a run, positions in the test set and whether the network was right."""
 
 
 def comparison(results: Results, worst: Mapping[str, Mapping[str, Any]] | None = None) -> Table:
@@ -66,12 +99,12 @@ def comparison(results: Results, worst: Mapping[str, Mapping[str, Any]] | None =
         worst: What to show in a last column, by outcome; see :func:`worst_seed`.
     """
     names = list(dict.fromkeys(name for result in results.values() for name in result["outcomes"]))
-    table = Table("outcome", *results, caption="accuracy in % [95 % interval], number of examples")
+    table = Table("outcome", *map(shown, results), caption="accuracy in % \\[95 % interval], number of examples")
     if worst is not None:
         table.add_column("worst seed")
     for name in names:
         cells = [_cell(result["outcomes"].get(name)) for result in results.values()]
-        table.add_row(name, *cells, *([] if worst is None else [_cell(worst.get(name))]))
+        table.add_row(shown(name), *cells, *([] if worst is None else [_cell(worst.get(name))]))
     return table
 
 
@@ -92,7 +125,7 @@ def worst_seed(results: Results, found: Mapping[str, Correct]) -> dict[str, Mapp
         results: Contents of ``result.json`` by name of the run.
         found: Outcomes of the examples by name of the run.
     """
-    one_network = len({str((result["checkpoint"] or {}).get("sha256")) for result in results.values()}) == 1
+    one_network = len({_sha256(result, "checkpoint") for result in results.values()}) == 1
     everywhere = [name for name in next(iter(found.values())) if all(name in correct for correct in found.values())]
     worst: dict[str, Mapping[str, Any]] = {}
     for name in everywhere:
@@ -117,7 +150,7 @@ def paired(first: Correct, second: Correct, title: str) -> Table:
         second: Outcomes of another, on the same data.
         title: Of the table.
     """
-    table = Table("outcome", title=title, title_justify="left")
+    table = Table("outcome", title=shown(title), title_justify="left")
     for header in ("shared n", "first", "second", "lost", "gained", "p (McNemar)"):
         table.add_column(header, justify="right")
     for name in (name for name in first if name in second):
@@ -125,7 +158,7 @@ def paired(first: Correct, second: Correct, title: str) -> Table:
         if len(indices):
             lost, gained = int((a & ~b).sum()), int((b & ~a).sum())
             shares = (f"{int(right.sum()) / len(indices):.1%}" for right in (a, b))
-            table.add_row(name, str(len(indices)), *shares, str(lost), str(gained), _p(mcnemar(lost, gained)))
+            table.add_row(shown(name), str(len(indices)), *shares, str(lost), str(gained), _p(mcnemar(lost, gained)))
     return table
 
 
@@ -139,16 +172,27 @@ def _compare(runs: Sequence[str], seeds: bool) -> None:
     if len(results) < 2:
         console.print(comparison(results))
         return
-    found = {run: read_correct(_result_file(run).with_name("correct.npz")) for run in results}
+    found = {run: read_examples(run, result) for run, result in results.items()}
     console.print(comparison(results, worst_seed(results, found) if seeds else None))
     first, *others = results
     for other in others:
-        if results[first]["data"]["sha256"] != results[other]["data"]["sha256"]:
-            console.print(f"{first} and {other} are of different data: their examples cannot be paired")
+        if _sha256(results[first], "data") != _sha256(results[other], "data"):
+            console.print(shown(f"{first} and {other} are of different data: their examples cannot be paired"))
             continue
         console.print(paired(found[first], found[other], f"{other} (second) against {first} (first)"))
         for name in _set_otherwise(results[first], results[other]):
-            console.print(f"{name} was attacked with other settings in the two runs: see their result.json")
+            console.print(shown(f"{name} was attacked with other settings in the two runs: see their result.json"))
+
+
+def shown(name: str) -> str:
+    """A name from a file or path as it stands: one line, no markup."""
+    return escape(plain(name))
+
+
+def _sha256(result: Mapping[str, Any], part: str) -> str:
+    """The hash of the checkpoint or of the data that a result names."""
+    about = result.get(part)
+    return str(about.get("sha256")) if isinstance(about, Mapping) else str(about)
 
 
 def _set_otherwise(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
@@ -220,13 +264,15 @@ def _write_transfer(directory: Path, content: Mapping[str, Any], matrix: Transfe
     write_json(directory / "transfer.json", content)
     (directory / "transfer.csv").write_text(matrix.csv())
     transfer_heat_map(matrix, title).savefig(directory / "transfer.png", dpi=150)
-    table = Table("made on", *matrix.names, caption=f"accuracy of each column's network in %; {title}, n = {matrix.n}")
+    table = Table(
+        "made on", *map(shown, matrix.names), caption=f"accuracy of each column's network in %; {title}, n = {matrix.n}"
+    )
     table.add_row("clean images", *(f"{100 * value:.1f}" for value in matrix.clean_accuracy.tolist()), end_section=True)
     for row, (name, values) in enumerate(zip(matrix.names, matrix.accuracy.tolist(), strict=True)):
         cells = [f"{100 * value:.1f}" for value in values]
         cells[row] = f"[bold]{cells[row]}[/]"
-        table.add_row(name, *cells)
-    Console().print(table, f"written to {directory}/transfer.json, .csv and .png")
+        table.add_row(shown(name), *cells)
+    Console().print(table, shown(f"written to {directory}/transfer.json, .csv and .png"))
 
 
 def _parser() -> ArgumentParser:

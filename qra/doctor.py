@@ -11,10 +11,12 @@ from typing import NamedTuple
 
 import torch
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from qra import environment
 from qra.data import CIFAR10DataModule, ImageFolderDataModule
+from qra.files import plain
 
 
 class Finding(NamedTuple):
@@ -65,7 +67,7 @@ def main(arguments: list[str]) -> None:
     marks = {True: "[green]ok[/]", None: "[dim]-[/]", False: "[red]no[/]"}
     for finding in found:
         remedy = finding.remedy if finding.good is not True else ""
-        table.add_row(marks[finding.good], finding.what, finding.found, remedy)
+        table.add_row(marks[finding.good], *(escape(plain(text)) for text in (finding.what, finding.found, remedy)))
     Console().print(table)
     if any(finding.good is False for finding in found):
         raise SystemExit(1)

@@ -12,6 +12,7 @@ from qra import losses
 from qra.attacks.base import replayed
 from qra.attacks.hunt import Hunt, Victim, length, unit
 from qra.attacks.settings import check_choice, check_count, pixel_length
+from qra.losses import prediction
 from qra.types import Norm, Pixels
 
 APGDLoss = Literal["cross_entropy", "dlr", "targeted_dlr"]
@@ -199,7 +200,7 @@ class _Look:
             logits = model(x_adv)
             loss = self.attack.objective(logits, y, target)
         gradient = () if self.last else torch.autograd.grad(loss.sum(), x_adv)
-        return loss.detach(), logits.detach().argmax(1) != y, *gradient
+        return loss.detach(), prediction(logits.detach()) != y, *gradient
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -54,6 +55,53 @@ def _plain(tensor: Tensor) -> Tensor:
     return (tensor.clone() if tensor.is_inference() else tensor.detach()).contiguous()
 
 
+def check_images(x: Tensor, y: Tensor) -> None:
+    """Refuse pixels outside of [0, 1], and labels below 0.
+
+    Args:
+        x: Images, (N, C, H, W).
+        y: Labels (N,), or something else, which is not looked at.
+
+    Raises:
+        ValueError: If a pixel or label is out of range.
+    """
+    if len(x) == 0:
+        return
+    low, high = (float(end) for end in x.detach().aminmax())
+    if not (low >= 0 and high <= 1):
+        raise ValueError(
+            f"pixels run from {low:g} to {high:g}: an attack needs them in [0, 1] (divide bytes by 255, and make "
+            "normalization the network's first layer)"
+        )
+    if _are_labels(y) and int(y.min()) < 0:
+        raise ValueError(f"labels run from {int(y.min())}: they are numbers of classes, from 0")
+
+
+def check_classes(largest: int, logits: Any) -> None:
+    """Refuse labels that are none of a network's classes.
+
+    Args:
+        largest: The largest label.
+        logits: What the network gave, (M, classes).
+
+    Raises:
+        ValueError: If a label is out of range, or there are no logits.
+    """
+    if not isinstance(logits, Tensor) or logits.ndim != 2:
+        raise ValueError("the network returns no logits (N, classes)")
+    if largest >= logits.shape[1]:
+        raise ValueError(f"labels run to {largest}, but the network has the classes 0 to {logits.shape[1] - 1}")
+
+
+def largest_label(y: Tensor) -> int:
+    """The largest of labels (N,); -1 if there are none, or ``y`` is something else."""
+    return int(y.max()) if _are_labels(y) and len(y) else -1
+
+
+def _are_labels(y: Tensor) -> bool:
+    return y.ndim == 1 and not y.is_floating_point()
+
+
 class Attack(ABC):
     """Search near images for ones that a network gets wrong.
 
@@ -79,15 +127,39 @@ class Attack(ABC):
             Images in [0, 1] near ``x``, of its shape and type, contiguous, without a graph.
 
         Raises:
-            ValueError: If ``x`` is not floating point, or ``y`` or ``index`` has another length than ``x``.
+            ValueError: If ``x`` is not floating point or leaves [0, 1], ``y`` or ``index`` has another length than
+                ``x``, or a label is none of the classes. On a GPU values are looked at in the first call only.
         """
         if not x.is_floating_point():
             raise ValueError(f"x is {x.dtype}: an attack needs floating-point pixels in [0, 1] (divide bytes by 255)")
         index = torch.arange(len(x)) if index is None else index
         if not len(x) == len(y) == len(index):
             raise ValueError(f"x, y and index differ in length: {len(x)}, {len(y)} and {len(index)}")
-        with untouched(model):
+        with untouched(model), self._checking(model, x, y):
             return _plain(self.perturb(model, _plain(x), _plain(y), _plain(index.to(x.device)), epoch))
+
+    @contextmanager
+    def _checking(self, model: nn.Module, x: Tensor, y: Tensor) -> Iterator[None]:
+        """Check pixels and labels in the first call, and pixels on the processor, where it costs no wait, in each."""
+        first = "_checked" not in vars(self)
+        if first or x.device.type == "cpu":
+            check_images(x, y)
+        if not first:
+            yield
+            return
+        object.__setattr__(self, "_checked", True)  # attacks are frozen in what they compute with
+
+        largest = largest_label(y)  # looked at here, for a pass that is recorded cannot wait for the device
+
+        def check(module: nn.Module, args: Any, logits: Any) -> None:
+            hook.remove()
+            check_classes(largest, logits)
+
+        hook = model.register_forward_hook(check)
+        try:
+            yield
+        finally:
+            hook.remove()
 
     @abstractmethod
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, index: Tensor, epoch: int) -> Tensor:

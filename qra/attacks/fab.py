@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from qra.attacks.base import replayed
 from qra.attacks.hunt import Hunt, Victim, length
 from qra.attacks.settings import check_choice, check_count, pixel_length
+from qra.losses import prediction
 from qra.types import Norm, Pixels
 
 _ALPHA_MAX = 0.1
@@ -74,7 +75,7 @@ class FAB(Hunt):
             gap, gradient = self._boundary(victim, x_adv, y, targets)
             x_adv = self._step(x, x_adv, gap, gradient)
             with torch.no_grad():
-                fooled = victim.search(x_adv).argmax(1) != y
+                fooled = prediction(victim.search(x_adv)) != y
             near = length(x_adv - x, self.norm).flatten() <= self.eps
             kept = victim.claim(positions, fooled & near, x_adv)
             x_adv = torch.where(fooled[:, None, None, None], x + (x_adv - x) * _BETA, x_adv)

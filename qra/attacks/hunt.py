@@ -8,7 +8,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from qra.attacks.base import Attack, patience
+from qra.attacks.base import Attack, check_classes, check_images, largest_label, patience
+from qra.losses import prediction
 from qra.parts import Parts
 from qra.types import Norm
 
@@ -51,8 +52,10 @@ class Victim:
         self._network, self._parts = network, Parts()
         self.search = network if search is None else search
         self.x, self.y = x, y
+        check_images(x, y)
         self.clean_logits = self._judge(x)
-        self.broken = self.clean_logits.argmax(1) != y
+        check_classes(largest_label(y), self.clean_logits)
+        self.broken = prediction(self.clean_logits) != y
         self.x_adv = x.clone()
         self.right = int((~self.broken).sum())
         self.on_step = on_step if on_step is not None else lambda work: None
@@ -105,7 +108,7 @@ class Victim:
         images = claims[0][1][rows] if len(claims) == 1 else torch.stack([x_adv for _, x_adv in claims])[steps, rows]
         places = self._claimants[rows]
         logits = torch.cat([self._judge(part) for part in torch.split(images, len(self.x))])
-        won = (logits.argmax(1) != self.y[places]).nonzero().squeeze(1)
+        won = (prediction(logits) != self.y[places]).nonzero().squeeze(1)
         if len(won) == 0:
             return None
         found, order = places[won].sort(stable=True)

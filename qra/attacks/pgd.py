@@ -110,7 +110,7 @@ class PGD(Attack):
     def is_fooled(self, logits: Tensor, y: Tensor) -> Tensor:
         """Whether the attack has reached its aim, for each example: bool (N,)."""
         labels = y.argmax(1) if self.loss == "kl" else y
-        return (logits.argmax(1) == labels) == self.targeted
+        return (losses.prediction(logits) == labels) == self.targeted
 
     def _worst_of_restarts(self, model: nn.Module, x: Tensor, y: Tensor, index: Tensor, epoch: int) -> Tensor:
         worst = self._climb(model, x, y, self.first_iterate(x, index, epoch, 0))

@@ -15,6 +15,7 @@ from qra import noise
 from qra.attacks import PGD, Attack
 from qra.data import balanced_subset
 from qra.evaluation.figures import adversarial_grid
+from qra.losses import prediction
 from qra.modules import ImageClassifier
 from qra.precision import float32
 from qra.types import Batch
@@ -60,9 +61,9 @@ class AdversarialExamples(Callback):
         with float32(x.device):
             x_adv = self.attack(pl_module.attack_network(refresh=False), x, y, index=indices)
             with torch.no_grad():
-                adversarial_prediction = pl_module(x_adv).argmax(1)
+                adversarial_prediction = prediction(pl_module(x_adv))
         found = {"x": x, "x_adv": x_adv, "y": y, "indices": indices}
-        found["clean_prediction"] = outputs[chosen].argmax(1)
+        found["clean_prediction"] = prediction(outputs[chosen])
         found["adversarial_prediction"] = adversarial_prediction
         self._parts.append({name: value.cpu() for name, value in found.items()})
 

@@ -33,6 +33,7 @@ class TeacherDistillation(PipelineCallback):
         n: Number of validation images, class-balanced; all of them if there are fewer.
         least_robust_acc: Robust accuracy below which a teacher does not count as robust, as a fraction.
         if_not_robust: What happens then: ``refuse`` or ``warn``.
+        weights_key: Where in the file the weights lie, dots between nested keys, if several places fit.
 
     Raises:
         ValueError: If a setting is out of its range.
@@ -49,6 +50,7 @@ class TeacherDistillation(PipelineCallback):
         n: int = 250,
         least_robust_acc: float = 0.2,
         if_not_robust: NotRobust = "refuse",
+        weights_key: str | None = None,
     ) -> None:
         if n < 1:
             raise ValueError(f"n is {n}: the teacher is measured on at least 1 image")
@@ -58,6 +60,7 @@ class TeacherDistillation(PipelineCallback):
             raise ValueError(f"if_not_robust is {if_not_robust!r}: choose one of {', '.join(get_args(NotRobust))}")
         self.path = teacher
         self.architecture = network
+        self.weights_key = weights_key
         self.sha256 = sha256
         self.attack = attack
         self.n = n
@@ -80,7 +83,7 @@ class TeacherDistillation(PipelineCallback):
                 "qra.modules.RobustTransfer, or take the callback TeacherDistillation out"
             )
         if self._teacher is None:
-            network = checkpoint.load(self.path, self.architecture).requires_grad_(False)
+            network = checkpoint.load(self.path, self.architecture, self.weights_key).requires_grad_(False)
             self._digest = checkpoint.sha256(self.path)
             if self.sha256 is not None and self._digest != self.sha256.lower():
                 raise ValueError(f"{self.path}: is not the expected teacher: its sha256 is {self._digest}")

@@ -20,6 +20,7 @@ from qra.describe import describe
 from qra.evaluation.outcome import Outcome, worst_case
 from qra.evaluation.robustness import attacked, correct, correct_as_bytes, robust
 from qra.evaluation.threats import Threat, attack_networks, check_classes
+from qra.losses import prediction
 from qra.precision import Precision, suffix
 from qra.types import Batch, Pixels, parse_pixels
 
@@ -147,6 +148,7 @@ class RobustnessEvaluation(Evaluation):
         restarts: Starts of PGD.
         threats: What the attacker differentiates; each is an outcome of its own.
         surrogate: Checkpoint of the network that the threat ``surrogate`` makes its examples on, such as the float one.
+        surrogate_network: Its architecture, if the checkpoint does not describe it or is of a class of your own.
         queries: Of the threat ``square``.
         n: Number of test images, class-balanced; all of them if there are fewer.
         seed: Chooses the subset and the start noise.
@@ -167,6 +169,7 @@ class RobustnessEvaluation(Evaluation):
         seed: int = 0,
         batch_size: int = 250,
         search_precision: Precision = "float32",
+        surrogate_network: nn.Module | None = None,
     ) -> None:
         super().__init__(n, seed, batch_size)
         self.search_precision = search_precision
@@ -176,7 +179,7 @@ class RobustnessEvaluation(Evaluation):
             raise ValueError("the threat surrogate and a checkpoint as surrogate go together: give both or neither")
         self.threats = tuple(sorted(threats, key=lambda threat: threat == "square"))
         self.surrogate = surrogate
-        self._surrogate = None if surrogate is None else checkpoint.load(surrogate)
+        self._surrogate = None if surrogate is None else checkpoint.load(surrogate, surrogate_network)
         self.square = Square(queries=queries, seed=seed)
         self._clean: list[tuple[Tensor, Tensor]] = []
         budgets = sorted({parse_pixels(budget) for budget in eps})
@@ -192,7 +195,7 @@ class RobustnessEvaluation(Evaluation):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, *_: Any, **__: Any
     ) -> None:
         super().on_test_batch_end(trainer, pl_module, outputs, batch)
-        self._clean.append((batch.indices, outputs.argmax(1) == batch.y))
+        self._clean.append((batch.indices, prediction(outputs) == batch.y))
 
     def evaluate(self, network: nn.Module, batches: Sequence[Batch], progress: EvaluationProgress) -> Iterator[Outcome]:
         indices, right = (torch.cat(parts) for parts in zip(*self._clean, strict=True))

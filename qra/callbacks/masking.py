@@ -37,6 +37,7 @@ class MaskingCheck(Evaluation):
         settings: What is tried.
         gradient: How rounding is differentiated, as by the attacks in question.
         surrogate: Checkpoint of another network to transfer examples from, such as the float one.
+        surrogate_network: Its architecture, if the checkpoint does not describe it or is of a class of your own.
         n: Number of test images, class-balanced; all of them if there are fewer.
         seed: Chooses the subset.
         batch_size: Images attacked at a time on each rank.
@@ -50,12 +51,13 @@ class MaskingCheck(Evaluation):
         n: int = 200,
         seed: int = 0,
         batch_size: int = 250,
+        surrogate_network: nn.Module | None = None,
     ) -> None:
         super().__init__(n, seed, batch_size)
         self.settings = settings
         self.gradient = gradient
         self.report: MaskingReport | None = None
-        self._surrogate = None if surrogate is None else checkpoint.load(surrogate)
+        self._surrogate = None if surrogate is None else checkpoint.load(surrogate, surrogate_network)
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         network: nn.Module = pl_module.network  # type: ignore[assignment]

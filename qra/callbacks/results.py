@@ -10,6 +10,7 @@ from typing import Any
 from lightning import LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from qra import checkpoint, environment
@@ -62,7 +63,7 @@ class ResultWriter(PipelineCallback):
         architecture = (describe(pl_module.network) or {}).get("class_path")
         write_json(directory / "robustbench.json", model_info(result, directory.resolve().name, architecture))
         _to_tensorboard(trainer, outcomes, path)
-        Console().print(table(outcomes), f"written to {directory / 'result.json'}")
+        Console().print(table(outcomes), escape(f"written to {directory / 'result.json'}"))
 
     def _result(
         self, trainer: Trainer, pl_module: LightningModule, outcomes: Mapping[str, Outcome], path: str | None
@@ -127,7 +128,12 @@ def _network(trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
     assert isinstance(pl_module, ImageClassifier)
     found = cost(pl_module.network, trainer.datamodule.image_shape)  # type: ignore[attr-defined]
     names = ("parameters", "size_in_bits", "multiply_adds", "bit_ops")
-    return {"scheme": describe(pl_module.scheme), "cost": {name: getattr(found, name) for name in names}}
+    known = {name: vars(pl_module.network).get(name) for name in ("outputs", "attack_copy")}
+    return {
+        "scheme": describe(pl_module.scheme),
+        "cost": {name: getattr(found, name) for name in names},
+        **{name: value for name, value in known.items() if value is not None},
+    }
 
 
 def _to_tensorboard(trainer: Trainer, outcomes: Mapping[str, Outcome], path: str | None) -> None:

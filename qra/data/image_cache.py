@@ -5,14 +5,17 @@ from __future__ import annotations
 import hashlib
 import os
 import uuid
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from qra.files import read_npz
+
 Pixels8 = NDArray[np.uint8]
+LIMIT = 2**36
+"""Bytes of images that are read: all of them are held in memory."""
 
 
 class ImageCache:
@@ -33,11 +36,11 @@ class ImageCache:
         """Arrays stored under this key; None if there is no such file, or it is damaged or of another key."""
         for path in self.paths:
             try:
-                with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-                    if arrays["key"] == key:
-                        return {name: arrays[name] for name in arrays.files if name != "key"}
-            except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
+                arrays = read_npz(path, LIMIT)
+            except (OSError, ValueError):
                 continue
+            if str(arrays.pop("key", None)) == key:
+                return arrays
         return None
 
     def write(self, key: str, images: Mapping[str, Pixels8]) -> None:

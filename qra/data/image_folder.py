@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -17,9 +18,12 @@ from torch import Tensor
 
 from qra.data.image_cache import ImageCache, Pixels8
 from qra.data.module import Budget, ImageData, ImageSet, TensorDataModule
+from qra.files import IMAGE_LIMIT, open_regular
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 """Endings of the files that count as images; others are passed over."""
+LARGEST = 10**8
+"""Pixels of an image that is decoded."""
 CHUNK = 256
 """Images that one thread decodes in a row."""
 
@@ -81,13 +85,18 @@ class ImageFolderDataModule(TensorDataModule):
         key = _fingerprint(self.root, [*train.files, *test.files], self.image_size)
         cache = ImageCache(self.root, f"images-{self.image_size or 'as-stored'}.npz")
         images = cache.read(key)
-        if images is None:
+        if images is None or not all(_is_cache_of(part.files, images.get(name)) for name, part in parts.items()):
             crop = self.image_size is not None
             size = (self.image_size, self.image_size) if self.image_size else _open(train.files[0].path).size
             images = {name: _decode_all([file.path for file in part.files], size, crop) for name, part in parts.items()}
             cache.write(key, images)
         sets = [ImageSet(torch.from_numpy(images[name]), part.labels()) for name, part in parts.items()]
         return ImageData(sets[0], sets[1], train.class_names)
+
+
+def _is_cache_of(files: list[os.DirEntry[str]], images: Pixels8 | None) -> bool:
+    """Whether an array can be the decoded images of files, (N, 3, H, W)."""
+    return images is not None and images.dtype == np.uint8 and images.ndim == 4 and images.shape[:2] == (len(files), 3)
 
 
 class _Part(NamedTuple):
@@ -169,7 +178,10 @@ def _decode(file: str, size: tuple[int, int], crop: bool) -> Pixels8:
 
 def _open(file: str) -> Image.Image:
     try:
-        with Image.open(file) as image:
+        with open_regular(file, IMAGE_LIMIT) as opened, warnings.catch_warnings(), Image.open(opened) as image:
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit here is lower
+            if image.width * image.height > LARGEST:
+                raise ValueError(f"it has {image.width} x {image.height} pixels, more than {LARGEST:,} in all")
             return image.convert("RGB")
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # all that Pillow raises
         raise ValueError(f"{file} cannot be decoded as an image ({error}): repair or remove it") from None

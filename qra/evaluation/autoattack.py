@@ -7,8 +7,6 @@ import hashlib
 import json
 import os
 import sys
-import zipfile
-import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +21,8 @@ from qra.attacks.autoattack import check_victim
 from qra.attacks.base import untouched
 from qra.describe import describe
 from qra.evaluation.outcome import Outcome, write_json
+from qra.files import read_json, read_npz
+from qra.losses import prediction
 from qra.precision import Precision, float32
 from qra.quant import FrozenNetwork
 from qra.quant.layers import activation_quantizers
@@ -107,7 +107,7 @@ def upstream(network: nn.Module, attack: AutoAttack, x: Tensor, y: Tensor, batch
         finally:
             sys.settrace(tracer)
         with torch.no_grad():
-            right = torch.cat([own(part).argmax(1) for part in x_adv.split(batch_size)]) == y
+            right = torch.cat([prediction(own(part)) for part in x_adv.split(batch_size)]) == y
     return torch.where(right, FATES.index(ROBUST), FATES.index(CLEAN)).to(torch.uint8).cpu()
 
 
@@ -167,12 +167,13 @@ class ChunkFiles:
     def read(self, number: int) -> Tensor | None:
         """The fates of a chunk; None if it is not done yet, or its file is cut short or of other settings."""
         try:
-            with open(self._path(number), "rb") as file, np.load(file, allow_pickle=False) as arrays:
-                digest, indices, fates = (arrays[name] for name in ("settings", "indices", "fates"))
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
+            arrays = read_npz(self._path(number), follow=False)
+            digest, indices, fates = (arrays[name] for name in ("settings", "indices", "fates"))
+        except (OSError, ValueError, KeyError):
             return None
         same = str(digest) == self._digest and np.array_equal(indices, self.chunks[number].numpy())
-        return torch.from_numpy(fates) if same else None
+        known = fates.dtype == np.uint8 and fates.shape == indices.shape and (fates < len(FATES)).all()
+        return torch.from_numpy(fates) if same and known else None
 
     def write(self, number: int, fates: Tensor) -> None:
         """Keep the fates of a chunk, whole or not at all."""
@@ -188,8 +189,8 @@ class ChunkFiles:
 
 def _check_same(sheet: Path, settings: Mapping[str, Any]) -> None:
     try:
-        found = json.loads(sheet.read_text())
-    except ValueError:
+        found = dict(read_json(sheet, follow=False))
+    except (ValueError, TypeError):
         raise ValueError(f"{sheet}: cannot be read: remove {sheet.parent} to begin anew") from None
     for name, value in json.loads(json.dumps(settings)).items():
         if found.get(name) != value:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
 import os
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,9 +12,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from qra.evaluation.statistics import wilson_interval
+from qra.files import plain, read_json, read_npz
 
 SCHEMA = 1
 """Version of ``result.json``; it changes when a key changes its meaning."""
@@ -111,6 +113,42 @@ def write_correct(path: Path, outcomes: Mapping[str, Outcome]) -> None:
     os.replace(temporary, path)
 
 
+def read_result(path: Path) -> dict[str, Any]:
+    """Read a ``result.json``, an untrusted file.
+
+    Raises:
+        ValueError: If it is cut short, of another version, or has no outcomes.
+        OSError: If it cannot be opened.
+    """
+    result = read_json(path, follow=False)
+    if not isinstance(result, dict) or result.get("schema") != SCHEMA:
+        raise ValueError(f"{path}: is no result of schema {SCHEMA}")
+    if not isinstance(result.get("outcomes"), dict):
+        raise ValueError(f"{path}: outcomes is missing or no mapping")
+    return result
+
+
+def stated(summary: object) -> tuple[float, int, float]:
+    """What ``result.json`` says of an outcome: accuracy, number of examples, and budget (0 if it has none).
+
+    Raises:
+        ValueError: If these are no numbers, or none that can be.
+    """
+    found = summary if isinstance(summary, dict) else {}
+    values = [found.get("accuracy"), found.get("n"), found.get("eps", 0.0)]
+    if not all(type(value) in (int, float) and abs(value) < 1e300 for value in values):
+        raise ValueError("accuracy or n is no number")
+    accuracy, n, eps = map(float, values)
+    if not (n > 0 and 0 <= accuracy <= 1):
+        raise ValueError(f"accuracy is {accuracy:g} of {n:g} examples")
+    return accuracy, int(n), eps
+
+
+def agrees(right: Tensor, accuracy: float, n: int) -> bool:
+    """Whether examples, bool (n,), give the accuracy that is stated."""
+    return len(right) == n and math.isclose(float(right.double().mean()), accuracy, abs_tol=1e-6)
+
+
 def read_correct(path: Path) -> dict[str, tuple[Tensor, Tensor]]:
     """Read what :func:`write_correct` wrote: indices and correctness of each outcome.
 
@@ -118,13 +156,21 @@ def read_correct(path: Path) -> dict[str, tuple[Tensor, Tensor]]:
         ValueError: If it is not there, or cannot be read.
     """
     try:
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
-            names = [key.removesuffix(".correct") for key in arrays if key.endswith(".correct")]
-            return {
-                name: (torch.from_numpy(arrays[f"{name}.indices"]), torch.from_numpy(arrays[f"{name}.correct"]))
-                for name in names
-            }
+        arrays = read_npz(path, follow=False)
     except FileNotFoundError:
         raise ValueError(f"{path}: there is no such file; qra test writes it beside result.json") from None
-    except (zipfile.BadZipFile, ValueError, KeyError, EOFError):
-        raise ValueError(f"{path}: is cut short or damaged; write it again by qra test") from None
+    except ValueError as reason:
+        raise ValueError(f"{reason}; write it again by qra test") from None
+    names = [key.removesuffix(".correct") for key in arrays if key.endswith(".correct")]
+    return {name: _examples(path, name, arrays) for name in names}
+
+
+def _examples(path: Path, name: str, arrays: Mapping[str, NDArray[Any]]) -> tuple[Tensor, Tensor]:
+    """Indices, ascending, and correctness of one outcome."""
+    indices, right = arrays.get(f"{name}.indices"), arrays[f"{name}.correct"]
+    fits = indices is not None and indices.ndim == 1 and indices.shape == right.shape
+    if indices is None or not fits or indices.dtype != np.int64 or right.dtype != np.bool_:
+        raise ValueError(f"{path}: {plain(name)} is no list of examples; write it again by qra test")
+    if not (np.diff(indices) > 0).all():
+        raise ValueError(f"{path}: the examples of {plain(name)} are not in order; write it again by qra test")
+    return torch.from_numpy(indices), torch.from_numpy(right)

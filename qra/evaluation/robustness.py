@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from qra.attacks import PGD, Attack
+from qra.losses import prediction
 from qra.parts import Parts
 from qra.precision import float32
 from qra.types import Batch
@@ -19,7 +20,7 @@ def correct(network: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     """Whether the network in eval mode is right, in float32: (N, C, H, W) and (N,) to bool (N,)."""
     with float32(x.device):
         (logits,) = Parts()(lambda part: (network(part),), x)
-    return logits.argmax(1) == y
+    return prediction(logits) == y
 
 
 def robust(

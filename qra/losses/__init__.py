@@ -1,7 +1,7 @@
 """Losses as pure functions of logits and features."""
 
 from qra.losses.adversarial import mart, trades
-from qra.losses.attack import at_least_float32, cross_entropy, cw_margin, dlr, kl, targeted_dlr
+from qra.losses.attack import at_least_float32, cross_entropy, cw_margin, dlr, kl, prediction, targeted_dlr
 from qra.losses.transfer import Reduction, adaad, ard, check_distillation, check_share, iad, lwf, rrm, rslad
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "kl",
     "lwf",
     "mart",
+    "prediction",
     "rrm",
     "rslad",
     "targeted_dlr",

@@ -18,6 +18,11 @@ def at_least_float32(logits: Tensor) -> Tensor:
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
+def prediction(logits: Tensor) -> Tensor:
+    """The class of the largest logit, (N, C) to (N,); -1 where not all logits are finite, which predict nothing."""
+    return torch.where(logits.isfinite().all(1), logits.argmax(1), -1)
+
+
 def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
     """Cross-entropy with the labels ``y`` (N,), in nats."""
     return F.cross_entropy(logits, y, reduction="none")

@@ -17,9 +17,11 @@ from qra.attacks import PGD, Attack
 from qra.data import to_pixels
 from qra.describe import describe
 from qra.graphs import TrainingReplays
+from qra.losses import prediction
 from qra.modules import averaging
 from qra.modules.means import EpochMeans
 from qra.modules.optimizers import fuse
+from qra.modules.stored import own_states
 from qra.precision import float32
 from qra.quant import (
     FrozenNetwork,
@@ -80,6 +82,7 @@ class ImageClassifier(LightningModule):
         if scheme is not None:
             convert(network, scheme)
         self.init_from = init_from
+        self.weights_key: str | None = None  # where in a foreign file the weights lie, if several places fit
         self.make_optimizer = optimizer
         self.schedule = schedule
         self.val_attack = val_attack
@@ -122,7 +125,7 @@ class ImageClassifier(LightningModule):
             ValueError: If it cannot be read or is of another network.
         """
         if self.init_from is not None and not self._initialized:
-            self._weights_changed = checkpoint.load_weights(self.network, self.init_from, self.scheme)
+            self._weights_changed = checkpoint.load_weights(self.network, self.init_from, self.scheme, self.weights_key)
         self._initialized = True
 
     def check_fit(self) -> None:
@@ -189,7 +192,7 @@ class ImageClassifier(LightningModule):
 
     def log_accuracy(self, name: str, logits: Tensor, y: Tensor) -> None:
         """Log the accuracy of training logits as ``train/<name>``, averaged over the epoch."""
-        accuracy = (logits.detach().argmax(1) == y).mean(dtype=torch.float32)
+        accuracy = (prediction(logits.detach()) == y).mean(dtype=torch.float32)
         self._means.add(name, accuracy, len(y))
 
     def log_mean(self, name: str, value: Tensor, count: int) -> None:
@@ -291,7 +294,7 @@ class ImageClassifier(LightningModule):
 
     def _evaluate(self, kind: str, logits: Tensor, y: Tensor) -> None:
         accuracy, loss = cast(MeanMetric, self.val_acc[kind]), cast(MeanMetric, self.val_loss[kind])
-        accuracy.update((logits.argmax(1) == y).float())
+        accuracy.update((prediction(logits) == y).float())
         loss.update(F.cross_entropy(logits, y, reduction="none"))
         self.log(f"val/{kind}_acc", accuracy, prog_bar=True, on_epoch=True)
         self.log(f"val/{kind}_loss", loss, on_epoch=True)
@@ -328,9 +331,16 @@ class ImageClassifier(LightningModule):
             self.calibration = checkpoint_[checkpoint.KEY].get("calibration")
             self._frozen.clear()
         checkpoint.check_scheme(checkpoint_, self.scheme, path)
-        checkpoint.check_fit(self.state_dict(), checkpoint_["state_dict"], path)
+        state = checkpoint.state_of(self.network, checkpoint_, path, self.weights_key)
+        if lacking := [key for key in self.network.state_dict() if key not in state]:
+            raise ValueError(f"{path}: is a checkpoint of another network, for it has no {lacking[0]}")
+        stored = checkpoint_.get("state_dict") or {}
+        others = {name: stored.get(name, value) for name, value in self.state_dict().items()}
+        checkpoint_["state_dict"] = {**others, **{f"{checkpoint.OWN}{name}": value for name, value in state.items()}}
 
     def on_load_checkpoint(self, checkpoint_: dict[str, Any]) -> None:
         self.adopt(checkpoint_, "the checkpoint")
-        if "rng_state" in checkpoint_ and self.trainer.state.fn == "fit":
-            torch.set_rng_state(checkpoint_["rng_state"])
+        if self.trainer.state.fn == "fit":
+            checkpoint_["callbacks"] = own_states(checkpoint_.get("callbacks", {}), self.trainer.callbacks)  # type: ignore[attr-defined]
+            if "rng_state" in checkpoint_:
+                torch.set_rng_state(checkpoint_["rng_state"])

@@ -11,7 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from qra.quant.batchnorm import fold_remain_bn
 from qra.quant.convert import convert
-from qra.quant.freeze import conv_bn_pairs
+from qra.quant.freeze import check_foldable, conv_bn_pairs
 from qra.quant.layers import (
     WeightFakeQuantizer,
     activation_quantizers,
@@ -51,8 +51,13 @@ def calibrate(network: nn.Module, batches: Iterable[Tensor]) -> None:
         finally:
             for quantizer in observers:
                 quantizer.observer = None
+    names = {quantizer: name for name, quantizer in activation_quantizers(network).items()}
     for quantizer, estimator in observers.items():
-        quantizer.set_state(quantizer.settings.from_range(estimator.range(), quantizer.bit_width))
+        try:
+            found = estimator.range()
+        except ValueError as reason:
+            raise ValueError(f"{names[quantizer]}: {reason}, or take out what the network never runs") from None
+        quantizer.set_state(quantizer.settings.from_range(found, quantizer.bit_width))
 
 
 def reestimate_batch_norm(network: nn.Module, batches: Iterable[Tensor]) -> None:
@@ -105,6 +110,7 @@ def quantize_after_training(
     if scheme.activation.learned and scheme.act_bit_width != OFF:
         kind = type(scheme.activation).__name__
         raise ValueError(f"{kind} learns in training: after training quantize activations with CalibratedUniform")
+    check_foldable(network)
     convert(network, scheme)
     fold(network)
     calibrate(network, batches)

@@ -17,6 +17,7 @@ from qra.quant.layers import (
     WeightFakeQuantizer,
     activation_quantizers,
     fake_quantizers,
+    is_plain,
     quant_layer,
 )
 from qra.quant.scheme import OFF, QuantScheme
@@ -130,6 +131,7 @@ def _check_reachable(network: nn.Module, graph: fx.Graph | None, sites: list[Sit
     foreign = [f"{name} ({type(m).__name__})" for name, m in names.items() if type(m) not in _KNOWN]
     if foreign:
         raise ValueError(f"only plain layers of torch.nn can be quantized, not {', '.join(foreign)}")
+    _check_own_weights(network, names)
     every_name = Counter(id(module) for _, module in network.named_modules(remove_duplicate=False))
     count = calls(graph) if graph else Counter()
     shared = [name for name, module in names.items() if count[name] > 1 or every_name[id(module)] > 1]
@@ -144,6 +146,19 @@ def _check_reachable(network: nn.Module, graph: fx.Graph | None, sites: list[Sit
     if found:
         places = ", ".join(f"{node.name} in {enclosing_module(node)}" for node in found)
         raise ValueError(f"the network calls functions where quantization needs modules of torch.nn: {places}")
+
+
+def _check_own_weights(network: nn.Module, sites: dict[str, nn.Module]) -> None:
+    """Refuse layers whose weights something computes, or another layer has too."""
+    layers = {name: layer for name, layer in sites.items() if isinstance(layer, nn.Conv2d | nn.Linear)}
+    if computed := [name for name, layer in layers.items() if not is_plain(layer)]:
+        raise ValueError(
+            f"something computes the weights, or changes the inputs or outputs, of {', '.join(computed)}: fuse weight "
+            "norm, spectral norm or pruning into the weights and remove hooks before quantization"
+        )
+    uses = Counter(id(value) for _, value in network.named_parameters(remove_duplicate=False))
+    if tied := [name for name, layer in layers.items() if uses[id(layer.weight)] > 1]:
+        raise ValueError(f"{', '.join(tied)} share their weights with others: give each layer weights of its own")
 
 
 def _swap(module: nn.Module, site: Site, weight: WeightQuantizer, activation: ActivationQuantizer) -> nn.Module:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import copy
+import warnings
+from collections import Counter
 from collections.abc import Callable
 from typing import cast
 
@@ -12,10 +13,20 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from qra.graphs import Work
 from qra.parts import Parts
-from qra.precision import Precision
-from qra.quant.layers import activation_quantizers, quant_layers, quantized_weight
+from qra.precision import Precision, searching
+from qra.quant.agreement import Difference, difference
+from qra.quant.layers import (
+    QuantConv2d,
+    activation_quantizers,
+    eval_mode,
+    gradient_modes,
+    is_plain,
+    quant_layers,
+    quantized_weight,
+)
 from qra.quant.passes import Passes
-from qra.quant.trace import calls, trace
+from qra.quant.rounding import GradientMode
+from qra.quant.trace import calls, copied, find_graph, trace
 
 ConvBN = tuple[str, str]
 
@@ -24,6 +35,7 @@ class FrozenNetwork(nn.Module):
     """A copy of a network in eval mode, made for input gradients; see :func:`freeze`.
 
     Attributes:
+        network: The copy; the network itself where no copy is the same function.
         folded: The (convolution, batch normalization) pairs, by name, that became one convolution.
         precision: What it computes in, whatever is set around it; None for what is set.
         passes: How it runs, see :class:`qra.quant.passes.Passes`.
@@ -35,8 +47,32 @@ class FrozenNetwork(nn.Module):
     def __init__(self, network: nn.Module, pairs: list[ConvBN]) -> None:
         super().__init__()
         self._source = [network]  # in a list: not a submodule
+        self._ways: list[list[ConvBN] | None] = [pairs, [], None] if pairs else [[], None]
+        self._modes: dict[str, GradientMode] = {}
+        self._due, self._was_refreshed = True, False
+        self.folded: list[ConvBN] = []
+        self.parts = Parts()
+        self.network, self.passes = network, Passes(network)
+        self._make("")
+
+    def _make(self, reason: str) -> None:
+        """Make the next simpler copy that can be made; the last one is the network itself."""
+        while (pairs := self._ways.pop(0)) is not None:
+            try:
+                self._copy(pairs)
+                break
+            except Exception as error:  # a network of others may be made in ways that cannot be copied
+                reason = f"it cannot be copied: {' '.join(str(error).split())[:200]}"
+        else:
+            self.network, self.folded = self._source[0], []
+            self.refresh()
+        if reason:
+            instead = "the network itself" if pairs is None else "a copy without folded batch normalization"
+            warnings.warn(f"{instead} is attacked in the place of the attack-time copy, for {reason}", stacklevel=2)
+
+    def _copy(self, pairs: list[ConvBN]) -> None:
+        self.network = copied(self._source[0]).eval().requires_grad_(False)
         self.folded = pairs
-        self.network = copy.deepcopy(network).eval().requires_grad_(False)
         for layer in quant_layers(self.network).values():
             layer.weight_quantizer = None
         for conv_name, bn_name in pairs:
@@ -45,8 +81,12 @@ class FrozenNetwork(nn.Module):
             self.network.set_submodule(bn_name, nn.Identity())
         self.network.to(memory_format=torch.channels_last)
         self.passes = Passes(self.network)
-        self.parts = Parts()
         self.refresh()
+
+    @property
+    def is_copy(self) -> bool:
+        """Whether it is a copy, and not the network itself."""
+        return self.network is not self._source[0]
 
     @torch.no_grad()
     def refresh(self) -> FrozenNetwork:
@@ -55,34 +95,93 @@ class FrozenNetwork(nn.Module):
         Returns:
             This network.
         """
+        if not self._due and not self._was_refreshed:
+            self._due = self._was_refreshed = True
+        quantizers = activation_quantizers(self._source[0])
+        self._modes = {name: quantizer.gradient for name, quantizer in quantizers.items()}
+        if not self.is_copy:
+            return self
         weights = (layer.weight_quantizer for layer in quant_layers(self._source[0]).values())
         self.passes.again(self._take_over, self._source[0], [each for each in weights if each is not None])
-        quantizers = activation_quantizers(self._source[0])
         for name, quantizer in activation_quantizers(self.network).items():
-            quantizer.gradient = quantizers[name].gradient
+            quantizer.gradient = self._modes[name]
             quantizer.state_changed()
         return self
 
     @torch.no_grad()
     def _take_over(self) -> None:
+        values = self._values()
+        for name, value in (*self.network.named_parameters(), *self.network.named_buffers()):
+            value.copy_(values[name])
+
+    def _values(self, dtype: torch.dtype | None = None) -> dict[str, Tensor]:
+        """Parameters and buffers of the copy, as the source has them now; of the source itself without folding."""
+        values = self._source_values(dtype)
+        for conv_name, bn_name in self.folded:
+            bn = cast(nn.BatchNorm2d, self._source[0].get_submodule(bn_name))
+            values[f"{conv_name}.weight"], values[f"{conv_name}.bias"] = _folded(values, conv_name, bn_name, bn.eps)
+        return values
+
+    def _source_values(self, dtype: torch.dtype | None = None) -> dict[str, Tensor]:
         source = self._source[0]
         values = {**dict(source.named_parameters()), **dict(source.named_buffers())}
         for name, layer in quant_layers(source).items():
             values[f"{name}.weight"] = quantized_weight(layer)
-        for conv_name, bn_name in self.folded:
-            bn = cast(nn.BatchNorm2d, source.get_submodule(bn_name))
-            weight, bias = values[f"{conv_name}.weight"], values.get(f"{conv_name}.bias")
-            values[f"{conv_name}.weight"], values[f"{conv_name}.bias"] = _folded(weight, bias, bn)
-        for name, value in (*self.network.named_parameters(), *self.network.named_buffers()):
-            value.copy_(values[name])
+        if dtype is None:
+            return values
+        return {name: v.to(dtype) if v.is_floating_point() else v.clone() for name, v in values.items()}
+
+    def check(self, x: Tensor) -> None:
+        """Compare its logits with those of the source network, on first use and after the first refresh.
+
+        A copy that is another function gives way to a simpler one, and that to the network itself, with a warning. What
+        was found is kept as the source network's ``attack_copy``.
+
+        Args:
+            x: Images in [0, 1], (N, C, H, W).
+        """
+        if not self._due or len(x) == 0:
+            return
+        self._due = False
+        found = self._difference(x)
+        while not found.is_none:
+            compiled = self.network._compiled_call_impl is not None
+            self._make(f"their logits differ by {found.value:.1g} of the largest")
+            if compiled and self.is_copy:
+                self.network.compile()
+            found = self._difference(x)
+        kind = "the network itself" if not self.is_copy else "folded" if self.folded else "not folded"
+        vars(self._source[0])["attack_copy"] = {"kind": kind, "difference": found.value}
+
+    def _difference(self, x: Tensor) -> Difference:
+        if not self.is_copy:
+            return Difference(0.0, 0.0)
+        used = {name for name, _ in (*self.network.named_parameters(), *self.network.named_buffers())}
+
+        def values(dtype: torch.dtype | None) -> dict[str, Tensor]:
+            return {name: value for name, value in self._values(dtype).items() if name in used}
+
+        return difference(self._source[0], self._source_values, self.network, values, x)
 
     def forward(self, x: Tensor) -> Tensor:
+        self.check(x)
         if x.requires_grad and torch.is_grad_enabled():
-            return self.passes(x, self.precision)  # whole, for its backward pass will come in one
-        return self.parts(lambda part: (self.passes(part, self.precision),), x)[0]
+            return self._run(x)  # whole, for its backward pass will come in one
+        return self.parts(lambda part: (self._run(part),), x)[0]
+
+    def _run(self, x: Tensor) -> Tensor:
+        if self.is_copy:
+            return self.passes(x, self.precision)
+        modes = eval_mode(self.network), gradient_modes(self.network, self._modes)
+        with searching(self.precision, x.device), modes[0], modes[1]:
+            logits: Tensor = self.network(x)
+        return logits
 
     def replay(self, work: Work, *tensors: Tensor) -> tuple[Tensor, ...]:
         """Do work that runs this network, recorded where that is possible; see :func:`qra.attacks.base.replayed`."""
+        self.check(tensors[0])
+        if not self.is_copy:
+            return self.parts(lambda *part: work(self, *part), *tensors)
         return self.parts(lambda *part: self.passes.replay(self, work, part, self.precision), *tensors)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> FrozenNetwork:
@@ -97,6 +196,10 @@ def freeze(network: nn.Module) -> FrozenNetwork:
     Weights are quantized once, batch normalization in eval mode is folded into the convolution before it, parameters
     take no gradients, and activations are channels-last inside; activation quantizers and their gradient mode are those
     of ``network``. After the source has been trained further, call ``refresh``.
+
+    Only plain convolutions are folded, whose kernel nothing computes or shares. On first use, and after the first
+    refresh, the copy's logits are compared with those of ``network`` (float64, activation quantizers off): a copy that
+    is another function is made again without folding, and where that is another one too, ``network`` itself is run.
 
     Sums are taken in another order than in ``network``. Without activation quantizers its logits agree in eval mode
     within 1e-4 in float32. With them they agree in float64; in float32 some roundings go the other way, so an attack on
@@ -113,32 +216,64 @@ def freeze(network: nn.Module) -> FrozenNetwork:
 
 
 def conv_bn_pairs(network: nn.Module) -> list[ConvBN]:
-    """Find each convolution whose output goes to one batch normalization and nowhere else.
+    """Find each plain convolution whose output goes to one batch normalization and nowhere else.
 
     Returns:
         Names of convolution and batch normalization. Empty, with a warning, where ``torch.fx`` cannot trace.
     """
     graph = trace(network, "batch normalization is not folded")
-    if graph is None:
-        return []
+    return [] if graph is None else [pair for pair, folds in _candidates(network, graph).items() if folds]
+
+
+def check_foldable(network: nn.Module) -> None:
+    """Refuse a network with a batch normalization behind a convolution that cannot be folded, or not be found.
+
+    Raises:
+        ValueError: With the names.
+    """
+    norms = [name for name, module in network.named_modules() if isinstance(module, nn.BatchNorm2d)]
+    if not norms:
+        return
+    try:
+        candidates = _candidates(network, find_graph(network))
+    except ValueError as reason:
+        raise ValueError(f"{', '.join(norms)} cannot be folded for quantization after training, for {reason}") from None
+    stuck = [f"{bn} (behind {conv})" for (conv, bn), folds in candidates.items() if not folds]
+    if stuck:
+        raise ValueError(
+            f"{', '.join(stuck)} cannot be folded for quantization after training: give each a plain nn.Conv2d of its "
+            "own, whose output goes nowhere else"
+        )
+
+
+def _candidates(network: nn.Module, graph: fx.Graph) -> dict[ConvBN, bool]:
+    """Each batch normalization of a convolution's output, and whether the two are one convolution."""
     modules = dict(network.named_modules())
     count = calls(graph)
-    pairs = []
+    uses = Counter(id(value) for _, value in network.named_parameters(remove_duplicate=False))
+    read = {str(node.target).rpartition(".")[0] for node in graph.nodes if node.op == "get_attr"}
+    found = {}
     for node in graph.nodes:
         bn = modules.get(str(node.target)) if node.op == "call_module" else None
-        if not isinstance(bn, nn.BatchNorm2d) or bn.running_mean is None:
+        before = node.args[0] if isinstance(bn, nn.BatchNorm2d) and node.args else None
+        if not isinstance(before, fx.Node) or before.op != "call_module":
             continue
-        before = node.args[0]
-        if not isinstance(before, fx.Node) or before.op != "call_module" or len(before.users) != 1:
-            continue
-        names = str(before.target), str(node.target)
-        if isinstance(modules[names[0]], nn.Conv2d) and count[names[0]] == count[names[1]] == 1:
-            pairs.append(names)
-    return pairs
+        conv, names = modules[str(before.target)], (str(before.target), str(node.target))
+        if isinstance(bn, nn.BatchNorm2d) and isinstance(conv, nn.Conv2d):
+            alone = len(before.users) == 1 and count[names[0]] == count[names[1]] == 1 and not read.intersection(names)
+            exact = type(conv) in (nn.Conv2d, QuantConv2d) and type(bn) is nn.BatchNorm2d
+            tracked = bn.running_mean is not None
+            own = all(is_plain(module) and _are_own(module, uses) for module in (conv, bn))
+            found[names] = alone and exact and tracked and own
+    return found
 
 
-def _folded(weight: Tensor, bias: Tensor | None, bn: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    """Weight and bias of the one convolution that equals a convolution and ``bn`` in eval mode."""
-    assert bn.running_mean is not None  # conv_bn_pairs sees to that
-    assert bn.running_var is not None
-    return fuse_conv_bn_weights(weight, bias, bn.running_mean, bn.running_var, bn.eps, bn.weight, bn.bias)
+def _are_own(module: nn.Module, uses: Counter[int]) -> bool:
+    return all(uses[id(value)] == 1 for value in module.parameters())
+
+
+def _folded(values: dict[str, Tensor], conv: str, bn: str, eps: float) -> tuple[Tensor, Tensor]:
+    """Weight and bias of the one convolution that equals a convolution and ``bn`` in eval mode, in their dtype."""
+    statistics = values[f"{bn}.running_mean"], values[f"{bn}.running_var"]
+    affine = values.get(f"{bn}.weight"), values.get(f"{bn}.bias")
+    return fuse_conv_bn_weights(values[f"{conv}.weight"], values.get(f"{conv}.bias"), *statistics, eps, *affine)

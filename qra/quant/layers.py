@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeVar, cast, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils.parametrize import is_parametrized
 
 from qra.quant.activations import ActivationQuantizer
 from qra.quant.ranges import RangeEstimator
@@ -243,6 +244,13 @@ def quantized_weight(layer: QuantLayer) -> Tensor:
     return weight
 
 
+def is_plain(layer: nn.Module) -> bool:
+    """Whether a layer of torch's computes with parameters that it holds: nothing computes them, no hook runs."""
+    held = all(name in layer._parameters for name in ("weight", "bias"))
+    changed = layer._forward_hooks or layer._forward_pre_hooks or {"forward", "_conv_forward"} & vars(layer).keys()
+    return held and not changed and not is_parametrized(layer)
+
+
 def activation_quantizers(network: nn.Module) -> dict[str, ActivationFakeQuantizer]:
     """The activation quantizers of a network, by name."""
     return {name: module for name, module in network.named_modules() if isinstance(module, ActivationFakeQuantizer)}
@@ -277,22 +285,36 @@ def quantizer_parameters(network: nn.Module) -> list[nn.Parameter]:
 
 
 @contextmanager
-def evaluating(network: nn.Module) -> Iterator[None]:
-    """Run a network in eval mode and without gradients inside the block; then give each module its mode back."""
+def eval_mode(network: nn.Module) -> Iterator[None]:
+    """Run a network in eval mode inside the block; then give each module its mode back."""
     modes = [(module, module.training) for module in network.modules()]
-    network.eval()
+    for module, _ in modes:
+        module.training = False
     try:
-        with torch.no_grad():
-            yield
+        yield
     finally:
         for module, training in modes:
             module.training = training
 
 
 @contextmanager
+def evaluating(network: nn.Module) -> Iterator[None]:
+    """Run a network in eval mode and without gradients inside the block; then give each module its mode back."""
+    with eval_mode(network), torch.no_grad():
+        yield
+
+
+@contextmanager
 def float_mode(network: nn.Module) -> Iterator[None]:
     """Turn all quantizers of a network off inside the block: it computes in float."""
-    quantizers = list(fake_quantizers(network).values())
+    with rounding_off(fake_quantizers(network).values()):
+        yield
+
+
+@contextmanager
+def rounding_off(quantizers: Iterable[FakeQuantizer]) -> Iterator[None]:
+    """Turn quantizers off inside the block."""
+    quantizers = list(quantizers)
     before = [quantizer.enabled for quantizer in quantizers]
     try:
         for quantizer in quantizers:
@@ -317,12 +339,19 @@ def gradient_mode(network: nn.Module, mode: GradientMode) -> Iterator[None]:
         ValueError: If ``mode`` is none of these.
     """
     check_choice("the gradient mode", mode, get_args(GradientMode))
-    quantizers = list(activation_quantizers(network).values())
-    before = [quantizer.gradient for quantizer in quantizers]
+    with gradient_modes(network, dict.fromkeys(activation_quantizers(network), mode)):
+        yield
+
+
+@contextmanager
+def gradient_modes(network: nn.Module, modes: Mapping[str, GradientMode]) -> Iterator[None]:
+    """Choose how each activation quantizer is differentiated inside the block, by its name."""
+    quantizers = activation_quantizers(network)
+    before = {name: quantizers[name].gradient for name in modes}
     try:
-        for quantizer in quantizers:
-            quantizer.gradient = mode
+        for name, mode in modes.items():
+            quantizers[name].gradient = mode
         yield
     finally:
-        for quantizer, earlier in zip(quantizers, before, strict=True):
-            quantizer.gradient = earlier
+        for name, earlier in before.items():
+            quantizers[name].gradient = earlier

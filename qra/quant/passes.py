@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Hashable, Sequence
 from functools import partial
 from typing import Any
@@ -14,6 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from qra.graphs import InputReplays, ReplayState, Work, arithmetic
 from qra.precision import Precision, searching
 from qra.quant.layers import activation_quantizers
+from qra.quant.trace import copied
 
 
 class _Layout(torch.autograd.Function):
@@ -116,7 +116,7 @@ class Passes:
         if chosen == torch.channels_last:
             return self._network
         if self._contiguous is None:
-            self._contiguous = copy.deepcopy(self._network).to(memory_format=torch.contiguous_format)
+            self._contiguous = copied(self._network).to(memory_format=torch.contiguous_format)
             self._contiguous_quantizers = list(activation_quantizers(self._contiguous).values())
         elif self._is_stale:
             self._take_over(self._contiguous)

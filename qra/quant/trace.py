@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections import Counter
+from typing import TypeVar
 
-from torch import fx, nn
+import torch
+from torch import Tensor, fx, nn
 
 from qra.quant.layers import ActivationFakeQuantizer
+
+Network = TypeVar("Network", bound=nn.Module)
 
 
 class _Tracer(fx.Tracer):
@@ -16,20 +21,44 @@ class _Tracer(fx.Tracer):
         return known or super().is_leaf_module(m, module_qualified_name)
 
 
-def trace(network: nn.Module, consequence: str) -> fx.Graph | None:
+def copied(network: Network) -> Network:
+    """A deep copy, also where modules keep computed tensors in attributes, as weight norm and pruning do."""
+    attributes = [value for module in network.modules() for value in vars(module).values()]
+    computed = [value for value in attributes if isinstance(value, Tensor) and not value.is_leaf]
+    return copy.deepcopy(network, {id(value): value.detach().clone() for value in computed})
+
+
+def find_graph(network: nn.Module) -> fx.Graph:
     """The graph of a network's forward pass, whose leaves are modules of torch and of :mod:`qra.quant`.
 
     Args:
-        network: Not changed.
+        network: Not changed: a copy is traced, for traced modules may keep what they were traced with.
+
+    Raises:
+        ValueError: If ``torch.fx`` cannot trace the network, with the reason.
+    """
+    try:
+        with torch.random.fork_rng(devices=[]):
+            return _Tracer().trace(copied(network))
+    except Exception as reason:  # whatever a forward pass raises that is given no tensors
+        told = " ".join(str(reason).split())[:200] or type(reason).__name__
+        raise ValueError(f"the network cannot be traced: {told}") from None
+
+
+def trace(network: nn.Module, consequence: str) -> fx.Graph | None:
+    """The graph of a network's forward pass, as far as it can be had.
+
+    Args:
+        network: As for :func:`find_graph`.
         consequence: What the user must know if the network cannot be traced, for the warning.
 
     Returns:
         None, with a warning, if ``torch.fx`` cannot trace the network.
     """
     try:
-        return _Tracer().trace(network)
-    except (fx.proxy.TraceError, TypeError, RuntimeError, AssertionError) as reason:
-        warnings.warn(f"{consequence}, for the network cannot be traced: {reason}", stacklevel=3)
+        return find_graph(network)
+    except ValueError as reason:
+        warnings.warn(f"{consequence}, for {reason}", stacklevel=3)
         return None
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import json
 import os
 import shlex
 import shutil
@@ -20,6 +19,7 @@ from typing import IO, Any
 
 from qra.evaluation.outcome import SCHEMA as RESULT_SCHEMA
 from qra.evaluation.outcome import write_json
+from qra.files import read_json
 from qra.study.definition import changes, digest
 from qra.study.grid import Cell
 
@@ -217,8 +217,8 @@ def has_result(directory: Path) -> bool:
 
 def _read(path: Path) -> dict[str, Any] | None:
     try:
-        content = json.loads(path.read_text())
-    except (FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError):
+        content = read_json(path, follow=False)
+    except (FileNotFoundError, ValueError):
         return None
     return content if isinstance(content, dict) else None
 
@@ -253,7 +253,7 @@ def _clear(task: Task) -> None:
         kept |= {"last.ckpt", "best.ckpt", "config.yaml", "run.json", "cell.json", "tensorboard"}
     for path in task.directory.iterdir():
         if path.name not in kept:
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
 @contextmanager

@@ -15,6 +15,7 @@ import yaml
 from jsonargparse import ArgumentParser
 
 from qra.errors import one_line
+from qra.files import read_text
 from qra.study.grid import Cell, Stage, Study, owned_options, same_option
 
 
@@ -102,10 +103,10 @@ def read_yaml(path: str | Path) -> Any:
         ValueError: If there is no such file, or it is no YAML.
     """
     try:
-        return yaml.safe_load(Path(path).read_text())
+        return yaml.safe_load(read_text(path))
     except FileNotFoundError:
         raise ValueError(f"there is no config file {path}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as reason:
+    except (yaml.YAMLError, RecursionError) as reason:
         raise ValueError(f"{path} is no YAML: {' '.join(str(reason).split())}") from None
 
 

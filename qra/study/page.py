@@ -6,11 +6,11 @@ import base64
 import html
 from collections.abc import Mapping, Sequence
 
+from qra.files import plain
 from qra.study.claims import CLAIMS
 from qra.study.contents import state_counts
 from qra.study.judging import Claim, Finding
 from qra.study.pipelines import Results
-from qra.study.results import plain
 from qra.study.style import Drawing
 from qra.study.tables import Table
 from qra.study.verdicts import METHOD, rests_on, short_evidence

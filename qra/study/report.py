@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table as TerminalTable
 from rich.text import Text
 
+from qra.files import plain
 from qra.study.claims import CLAIMS, judge_all
 from qra.study.contents import KIB, state_counts, tables
 from qra.study.figures import drawings
@@ -19,8 +20,8 @@ from qra.study.judging import Finding
 from qra.study.page import page
 from qra.study.pareto import offers, recommended
 from qra.study.pipelines import Results, measure_title
-from qra.study.results import plain, read_cells
-from qra.study.tables import Table, percent
+from qra.study.results import read_cells
+from qra.study.tables import Table, markdown_text, percent
 from qra.study.verdicts import claims_markdown, evidence_table, verdict_table
 
 _OWN = re.compile(
@@ -48,6 +49,8 @@ def write_report(study: Path, out: Path, budget_kib: float | None = None) -> tup
     all_tables = (verdict_table(findings), *tables(results), evidence_table(findings))
     advice = "" if budget_kib is None else advise(results, budget_kib)
     for folder in ("tables", "figures"):
+        if (out / folder).is_symlink():
+            raise ValueError(f"{out / folder}: is a symbolic link, which is not followed: remove it")
         (out / folder).mkdir(parents=True, exist_ok=True)
     files: dict[str, bytes] = {}
     for drawing in made:
@@ -55,7 +58,7 @@ def write_report(study: Path, out: Path, budget_kib: float | None = None) -> tup
     for table in all_tables:
         texts = {"md": table.markdown(), "csv": table.csv(), "tex": table.latex()}
         files |= {f"tables/{table.name}.{kind}": text.encode() for kind, text in texts.items()}
-    files["claims.md"] = claims_markdown(findings, plain(results.name)).encode()
+    files["claims.md"] = claims_markdown(findings, results.name).encode()
     files["report.md"] = markdown(
         results, all_tables, [(d.name, d.title, d.caption) for d in made], missing, advice
     ).encode()
@@ -85,16 +88,17 @@ def markdown(
     advice: str,
 ) -> str:
     """The page ``report.md``: verdicts, figures as links, all tables but the long ones."""
-    parts = [f"# {plain(results.name)}: quantization and robust accuracy", state_counts(results), advice]
+    parts = [f"# {markdown_text(results.name)}: quantization and robust accuracy", state_counts(results)]
     parts += [
-        "The evidence for the verdicts is in [claims.md](claims.md), every single number in `tables/outcomes.csv`."
+        markdown_text(advice),
+        "The evidence for the verdicts is in [claims.md](claims.md), every single number in `tables/outcomes.csv`.",
     ]
     for table in all_tables:
         if table.name not in ("evidence", "outcomes"):
             parts += [f"## {table.title}", table.markdown().strip(), table.note]
     parts.append("## Figures")
     for name, title, caption in figures:
-        parts += [f"![{title}](figures/{name}.png)", caption]
+        parts += [f"![{markdown_text(title)}](figures/{name}.png)", markdown_text(caption)]
     parts += ["Not drawn:", "".join(f"- {reason}\n" for reason in missing).strip()] if missing else []
     return "\n\n".join(filter(None, parts)) + "\n"
 

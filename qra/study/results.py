@@ -6,9 +6,7 @@ import json
 import math
 import re
 import shlex
-import zipfile
-import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -16,9 +14,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
-from qra.evaluation.outcome import SCHEMA, read_correct
+from qra.evaluation.outcome import agrees, read_correct, read_result, stated
 from qra.evaluation.statistics import wilson_interval
+from qra.files import plain, read_json
 
 CELL_SCHEMA = 1
 """Version of ``cell.json`` that can be read."""
@@ -27,8 +27,6 @@ Value = str | int | float | bool | None
 
 _NAME = re.compile(r"(?P<attack>[a-z]+\d*)_(?P<levels>\d+(?:\.\d+)?)(?:_(?P<mode>[a-z_]+))?")
 _FILES = ("cell.json", "result.json", "config.yaml", "run.json")
-_LARGEST_FILE = 2**30
-"""Bytes of outcomes that are read at most: no test set has as many examples."""
 _LARGEST_NUMBER = 1e300
 """Of what counts as a number: neither infinite nor too long for a float."""
 
@@ -120,31 +118,24 @@ class CellResult:
         return self.verdict == "suspect"
 
     @cached_property
-    def _examples(self) -> dict[str, dict[str, NDArray[Any]]]:
+    def _examples(self) -> dict[str, tuple[Tensor, Tensor]]:
         try:
-            with zipfile.ZipFile(self.directory / "correct.npz") as archive:
-                if sum(entry.file_size for entry in archive.infolist()) > _LARGEST_FILE:
-                    return {}
-            found = read_correct(self.directory / "correct.npz")
-        except (OSError, ValueError, KeyError, TypeError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error):
+            return read_correct(self.directory / "correct.npz")
+        except (OSError, ValueError):
             return {}
-        return {
-            name: {"indices": indices.numpy(), "correct": right.numpy()} for name, (indices, right) in found.items()
-        }
 
     def examples(self, name: str) -> tuple[NDArray[np.int64], NDArray[np.bool_]] | None:
         """Indices and correctness of each example, by ascending index; None where the files do not tell.
 
         An outcome counts only if its examples give the accuracy that ``result.json`` says.
         """
-        arrays, measured = self._examples.get(name), self.outcomes.get(name)
-        if arrays is None or measured is None:
+        found, measured = self._examples.get(name), self.outcomes.get(name)
+        if found is None or measured is None:
             return None
-        indices, right = arrays["indices"], arrays["correct"]
-        if indices.ndim != 1 or indices.shape != right.shape or indices.dtype != np.int64 or right.dtype != np.bool_:
+        indices, right = found
+        if not agrees(right, measured.accuracy.value, measured.accuracy.n):
             return None
-        agrees = len(right) == measured.accuracy.n and math.isclose(right.mean(), measured.accuracy.value, abs_tol=1e-6)
-        return (indices, right) if agrees and (np.diff(indices) > 0).all() else None
+        return indices.numpy(), right.numpy()
 
 
 def read_cells(directory: Path) -> tuple[CellResult, ...]:
@@ -168,7 +159,7 @@ def read_cell(directory: Path) -> CellResult:
     """Read one cell; what is wrong with its files is said in the result, never raised."""
     name = directory.name
     try:
-        cell = _read_json(directory / "cell.json", CELL_SCHEMA)
+        cell = _read(_read_cell_json, directory / "cell.json")
         coordinates = {plain(axis): _value(value) for axis, value in _mapping(cell, "coordinates").items()}
     except ValueError as error:
         return CellResult(name, directory, reason=str(error))
@@ -186,7 +177,7 @@ def read_cell(directory: Path) -> CellResult:
             state, reason = "unreadable", f"cell.json: state is {state!r}"
         return CellResult(name, directory, state=state, reason=reason, **known)
     try:
-        result = _read_json(directory / "result.json", SCHEMA)
+        result = _read(read_result, directory / "result.json")
         outcomes, problems = _outcomes(_mapping(result, "outcomes"))
     except ValueError as error:
         return CellResult(name, directory, reason=str(error), **known)
@@ -205,17 +196,24 @@ def read_cell(directory: Path) -> CellResult:
     )
 
 
-def _read_json(path: Path, schema: int) -> Mapping[str, Any]:
+def _read(read: Callable[[Path], Mapping[str, Any]], path: Path) -> Mapping[str, Any]:
+    """Read a file of a cell; what is wrong with it is said with its name alone."""
     try:
-        content = json.loads(path.read_text())
+        if path.parent.is_symlink():
+            raise ValueError(f"{path}: lies behind a symbolic link, which is not followed")
+        return read(path)
     except FileNotFoundError:
         raise ValueError(f"there is no {path.name}") from None
     except OSError as reason:
         raise ValueError(f"{path.name}: {reason.strerror}") from None
-    except (ValueError, RecursionError):
-        raise ValueError(f"{path.name} is cut short or no JSON") from None
-    if not isinstance(content, dict) or content.get("schema") != schema:
-        raise ValueError(f"{path.name} is not of schema {schema}")
+    except ValueError as reason:
+        raise ValueError(str(reason).replace(f"{path}: ", f"{path.name} ")) from None
+
+
+def _read_cell_json(path: Path) -> Mapping[str, Any]:
+    content = read_json(path, follow=False)
+    if not isinstance(content, dict) or content.get("schema") != CELL_SCHEMA:
+        raise ValueError(f"{path}: is not of schema {CELL_SCHEMA}")
     return content
 
 
@@ -231,20 +229,15 @@ def _outcomes(summaries: Mapping[str, Any]) -> tuple[dict[str, Measured], list[s
 
 
 def _measured(name: str, summary: Any) -> Measured:
-    found = _numbers(summary)
-    if not {"accuracy", "n"} <= found.keys():
-        raise ValueError("accuracy or n is no number")
-    n, value = int(found["n"]), found["accuracy"]
-    if not (n > 0 and 0 <= value <= 1):
-        raise ValueError(f"accuracy is {value:g} of {n} examples")
+    value, n, eps = stated(summary)
     accuracy = Accuracy(value, n)
     match = _NAME.fullmatch(name)
     if match is None:
         mode = "" if name == "clean" else "other"
-        return Measured(name, name, 255 * found.get("eps", 0.0), mode, accuracy)
+        return Measured(name, name, 255 * eps, mode, accuracy)
     levels = float(match["levels"])
-    if not math.isclose(255 * found.get("eps", levels / 255), levels, abs_tol=1e-3):
-        raise ValueError(f"eps is {255 * found['eps']:g}/255")
+    if "eps" in summary and not math.isclose(255 * eps, levels, abs_tol=1e-3):
+        raise ValueError(f"eps is {255 * eps:g}/255")
     return Measured(name, match["attack"], levels, match["mode"] or "", accuracy)
 
 
@@ -256,11 +249,6 @@ def _masking(masking: Any) -> tuple[str, tuple[str, ...]]:
         return "sound", ()
     reasons = _list(masking.get("reasons")) if isinstance(masking, dict) else ["the verdict cannot be read"]
     return "suspect", tuple(str(reason) for reason in reasons)
-
-
-def plain(text: object) -> str:
-    """One line without control characters: what a file says must not draw on the terminal."""
-    return " ".join("".join(sign if sign.isprintable() else " " for sign in str(text)).split())
 
 
 def _mapping(content: Mapping[str, Any], key: str) -> Mapping[str, Any]:

@@ -9,7 +9,8 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from qra.study.results import Accuracy, plain
+from qra.files import plain
+from qra.study.results import Accuracy
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,8 @@ _LATEX = {
     "|": r"\textbar{}",
     "[": "{[}",  # behind the end of a row it would open an argument
 }
-_MARKDOWN = re.compile(r"([\\`*|<>\[\]])")
+_MARKDOWN = re.compile(r"([\\`*_~|<>\[\]&$@#]|:(?=//)|(?<=www)\.)")
+"""Signs that format, link or compute in Markdown, in GitHub's too."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,7 @@ class Table:
     def markdown(self) -> str:
         """A pipe table."""
         rule = ["---:" if number else "---" for number in self.numeric]
-        titles, rows = self._written(_markdown)
+        titles, rows = self._written(markdown_text)
         lines = (titles, rule, *rows)
         return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
@@ -179,11 +181,16 @@ def _spread(title: str, column: Sequence[Entry]) -> tuple[list[str], list[list[s
 def _bare(entry: Entry) -> str:
     if isinstance(entry, Number):
         return "" if entry.value is None else repr(entry.value)
-    text = plain(entry)
-    return f"'{text}" if text[:1] in ("=", "+", "@") else text  # a spreadsheet would compute it
+    return no_formula(plain(entry))
 
 
-def _markdown(text: str) -> str:
+def no_formula(text: str) -> str:
+    """A text for a CSV file that no spreadsheet computes."""
+    return f"'{text}" if text[:1] in ("=", "+", "@") or (text[:1] == "-" and text[1:]) else text
+
+
+def markdown_text(text: str) -> str:
+    """A text for Markdown in which nothing formats or links."""
     return _MARKDOWN.sub(r"\\\1", plain(text))
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from qra.study.claims import CLAIMS
 from qra.study.judging import EXCEPTIONS, Finding, Judged
 from qra.study.paired import MARGIN, Comparison, Effect
-from qra.study.tables import Entry, Number, Table
+from qra.study.tables import Entry, Number, Table, markdown_text
 
 MARKS = {True: "holds", False: "fails", None: "open"}
 
@@ -50,12 +50,12 @@ def evidence_table(findings: Mapping[str, Finding]) -> Table:
 
 def claims_markdown(findings: Mapping[str, Finding], name: str) -> str:
     """The page ``claims.md``: each claim with verdict, criterion and evidence."""
-    parts = [f"# Claims, tested on {name}\n\n{verdict_table(findings).markdown()}\n{METHOD}\n"]
+    parts = [f"# Claims, tested on {markdown_text(name)}\n\n{verdict_table(findings).markdown()}\n{METHOD}\n"]
     for claim in CLAIMS:
         finding = findings[claim.key]
         parts.append(
             f"## {claim.key}: {finding.verdict}\n\n{claim.statement} ({claim.source})\n\n"
-            f"A check holds if {claim.criterion}. {finding.because} {rests_on(finding)}\n"
+            f"A check holds if {claim.criterion}. {markdown_text(finding.because)} {rests_on(finding)}\n"
         )
         rows = [row for judged in finding.judged for row in _short(judged)]
         if rows:
@@ -72,7 +72,7 @@ def claims_markdown(findings: Mapping[str, Finding], name: str) -> str:
             )
             parts.append(Table(claim.key, claim.statement, columns, tuple(rows)).markdown())
         if finding.suspect:
-            parts.append(f"Suspect: {'; '.join(finding.suspect)}.\n")
+            parts.append(f"Suspect: {markdown_text('; '.join(finding.suspect))}.\n")
     return "\n".join(parts)
 
 

@@ -11,15 +11,13 @@ from commands import CONFIGS, TINY, TINY_FIT, pipeline, qra, refused
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import qra as package
-from qra.describe import rebuild_as
-from qra.quant import ActivationQuantizer, QuantScheme, RangeSettings, WeightQuantizer
+from qra.rebuild import rebuild_scheme
 
 pytestmark = pytest.mark.filterwarnings("ignore:epoch", "ignore:You're resuming")
 
 NETWORK = ["--model.init_args.network", str(Path(__file__).with_name("tiny-network.yaml"))]
 FIT = [*TINY_FIT, *NETWORK, "--trainer.max_epochs", 1, "--model.init_args.val_attack.steps", 1]
 TEST = [*TINY, *NETWORK]
-KINDS = (QuantScheme, WeightQuantizer, ActivationQuantizer, RangeSettings)
 BITS = "--trainer.callbacks.scheme.weight_bit_width"
 SCHEME = "--model.init_args.scheme"
 PIPELINES = sorted(path.stem for path in (CONFIGS / "pipeline").glob("*.yaml"))
@@ -88,8 +86,8 @@ def test_nothing_of_a_scheme_that_is_replaced_stays(path, before):
     assert code == 0, printed
     found = yaml.safe_load(printed)["model"]["init_args"]["scheme"]
     written = yaml.safe_load(path.read_text())
-    expected = rebuild_as(KINDS, {"class_path": "qra.quant.QuantScheme", "init_args": written}, "scheme")
-    assert rebuild_as(KINDS, {"class_path": "qra.quant.QuantScheme", "init_args": found}, "scheme") == expected
+    expected = rebuild_scheme({"class_path": "qra.quant.QuantScheme", "init_args": written})
+    assert rebuild_scheme({"class_path": "qra.quant.QuantScheme", "init_args": found}) == expected
 
 
 @pytest.mark.parametrize("name", [name for name in PIPELINES if name.startswith("ptq")])

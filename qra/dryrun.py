@@ -1,0 +1,132 @@
+"""Two images through a network, before anything is written: what does not fit is found here."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from jsonargparse import Namespace
+from torch import Tensor, nn
+
+from qra.data import to_pixels
+from qra.precision import float32
+from qra.quant.layers import eval_mode, float_mode
+
+_SAME = 1e-5
+"""Largest difference between two runs, relative to the largest logit."""
+
+
+def dry_run(network: nn.Module, images: Tensor, num_classes: int, exactly: bool) -> int:
+    """Run a network on two images, quantizers off, and see that it can be trained and attacked.
+
+    Modes, gradients, statistics and random generators stay as they are.
+
+    Args:
+        network: Takes pixels in [0, 1], (N, C, H, W), and is to return logits (N, classes).
+        images: Bytes, (2, C, H, W).
+        num_classes: How many classes the data has.
+        exactly: Refuse more outputs than classes, too.
+
+    Returns:
+        How many outputs it has.
+
+    Raises:
+        ValueError: With what is wrong, in one line.
+    """
+    for name, weight in network.named_parameters():
+        if weight.is_floating_point() and weight.dtype != torch.float32:
+            kind = str(weight.dtype).removeprefix("torch.")
+            raise ValueError(f"the network's {name} is {kind}: make it float32, by network.float()")
+    x = to_pixels(images).requires_grad_()
+    devices = [x.device] if x.device.type == "cuda" else []
+    with (
+        eval_mode(network),
+        float_mode(network),
+        float32(x.device),
+        torch.random.fork_rng(devices),
+        torch.enable_grad(),
+    ):
+        first = _logits(network, x, num_classes, exactly)
+        again = _logits(network, x, num_classes, exactly)
+        if (first - again).abs().max() > _SAME * first.abs().max():
+            raise ValueError(
+                "the network gives other logits for the same images the second time, in eval mode too: turn its "
+                "dropout or noise off there, or attacks and accuracies mean nothing"
+            )
+        reached = first.requires_grad and torch.autograd.grad(first.sum(), x, allow_unused=True)[0] is not None
+    if not reached:
+        raise ValueError(
+            "no gradient reaches the network's input: something in its forward pass (torch.no_grad, detach, a round "
+            "trip through numpy) cuts it off, and gradient attacks would find nothing"
+        )
+    return first.shape[1]
+
+
+def _logits(network: nn.Module, x: Tensor, num_classes: int, exactly: bool) -> Tensor:
+    shape = tuple(x.shape[1:])
+    try:
+        logits = network(x)
+    except Exception as reason:  # of whatever a network's code raises
+        told = " ".join(str(reason).split())[:300] or type(reason).__name__
+        raise ValueError(f"the network cannot take images of the data, {shape}: {told}") from None
+    if not isinstance(logits, Tensor) or not logits.is_floating_point() or logits.ndim != 2 or len(logits) != len(x):
+        what = f"a {type(logits).__name__}"
+        if isinstance(logits, Tensor):
+            what = f"{str(logits.dtype).removeprefix('torch.')} of shape {tuple(logits.shape)}"
+        raise ValueError(f"the network returns {what} for {len(x)} images: it must return logits (N, classes) alone")
+    outputs = logits.shape[1]
+    if outputs < num_classes or (exactly and outputs > num_classes):
+        raise ValueError(f"the network tells {outputs} classes apart, but the data has {num_classes}: set num_classes")
+    if not logits.isfinite().all():
+        raise ValueError("the network's logits for two images of the data are not finite")
+    return logits
+
+
+def link_to_data(network: Namespace, num_classes: int, channels: int) -> bool:
+    """Give a network in a config the number of classes and channels of the data, where it takes them.
+
+    Only what stands at its default is set; what was chosen stays.
+
+    Args:
+        network: ``class_path`` and ``init_args``, possibly with networks inside; changed in place.
+        num_classes: How many classes the data has.
+        channels: How many channels its images have.
+
+    Returns:
+        Whether anything was changed.
+    """
+    arguments = network.get("init_args")
+    if not isinstance(arguments, Namespace):
+        return False
+    inner = [value for value in vars(arguments).values() if isinstance(value, Namespace) and "class_path" in value]
+    changed = [link_to_data(value, num_classes, channels) for value in inner]
+    defaults = _defaults(str(network.get("class_path")))
+    wanted: dict[str, Any] = {"num_classes": num_classes, "in_channels": channels, "in_chans": channels}
+    for name in ("mean", "std"):
+        default = defaults.get(name)
+        if isinstance(default, tuple) and len(default) != channels:
+            wanted[name] = [sum(default) / len(default)] * channels
+    for name, value in wanted.items():
+        known = name in arguments and name in defaults
+        if known and _plain(arguments[name]) == _plain(defaults[name]) != _plain(value):
+            arguments[name] = value
+            changed.append(True)
+    return any(changed)
+
+
+def _defaults(class_path: str) -> dict[str, Any]:
+    """The default arguments of a class or function that a config names."""
+    module, _, name = class_path.rpartition(".")
+    maker: Callable[..., Any] | None = getattr(importlib.import_module(module), name, None) if module else None
+    if maker is None:
+        return {}
+    known = {"num_classes": 1000} if class_path.startswith("torchvision.models.") else {}
+    parameters = inspect.signature(maker).parameters.values()
+    return {**known, **{p.name: p.default for p in parameters if p.default is not inspect.Parameter.empty}}
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, list | tuple) else value

@@ -1,0 +1,158 @@
+"""Reading files that others wrote: regular ones only, so much and no more, nothing in them run."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import zipfile
+import zlib
+from io import BufferedReader
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+CHECKPOINT_LIMIT = 2**32
+"""Bytes of a checkpoint, packed and unpacked."""
+TEXT_LIMIT = 64 * 10**6
+"""Bytes of a JSON or YAML file."""
+ARRAY_LIMIT = 2**31
+"""Bytes of an array in an ``.npz`` file, and of all of them."""
+IMAGE_LIMIT = 2**30
+"""Bytes of an image file."""
+JSON_DEPTH = 100
+"""How deep lists and mappings of a JSON file may lie in one another."""
+
+
+def open_regular(path: str | Path, limit: int, follow: bool = True) -> BufferedReader:
+    """Open a file for reading, if it is a regular one: a pipe would hang, a device would never end.
+
+    Args:
+        path: The file.
+        limit: Largest size in bytes.
+        follow: Whether a symbolic link is followed.
+
+    Raises:
+        ValueError: If it is no regular file, a link that is not followed, or larger than ``limit``.
+        OSError: If it cannot be opened.
+    """
+    if not follow and os.path.islink(path):
+        raise ValueError(f"{path}: is a symbolic link, which is not followed: put the file itself there")
+    link = 0 if follow else os.O_NOFOLLOW
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | link)
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise ValueError(f"{path}: is no regular file")
+        if status.st_size > limit:
+            raise ValueError(f"{path}: has {status.st_size} bytes, more than the {limit} that are read")
+        return os.fdopen(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def read_text(path: str | Path, limit: int = TEXT_LIMIT, follow: bool = True) -> str:
+    """Read a UTF-8 file whole; arguments and errors as for :func:`open_regular`.
+
+    Raises:
+        ValueError: Also if it grows beyond ``limit`` while it is read, or is no UTF-8.
+    """
+    with open_regular(path, limit, follow) as file:
+        content = file.read(limit + 1)
+    if len(content) > limit:
+        raise ValueError(f"{path}: has more than the {limit} bytes that are read")
+    try:
+        return content.decode()
+    except UnicodeDecodeError as reason:
+        raise ValueError(f"{path}: is no UTF-8 text (byte {reason.start})") from None
+
+
+def read_json(path: str | Path, follow: bool = True) -> Any:
+    """Read a JSON file; arguments and errors as for :func:`open_regular`.
+
+    Raises:
+        ValueError: Also if it is cut short, no JSON, or nests deeper than 100.
+    """
+    text = read_text(path, follow=follow)
+    try:
+        content = json.loads(text)
+    except RecursionError:
+        raise ValueError(f"{path}: nests deeper than {JSON_DEPTH}") from None
+    except (ValueError, MemoryError):
+        raise ValueError(f"{path}: is cut short or no JSON") from None
+    if is_deeper(content, JSON_DEPTH):
+        raise ValueError(f"{path}: nests deeper than {JSON_DEPTH}")
+    return content
+
+
+def is_deeper(content: Any, depth: int) -> bool:
+    """Whether mappings, lists and tuples of ``content`` lie in one another more than ``depth`` deep."""
+    level = [content]
+    for _ in range(depth + 1):
+        inner = [item.values() if isinstance(item, dict) else item for item in level if isinstance(item, _CONTAINERS)]
+        level = [value for values in inner for value in values]
+        if not level:
+            return False
+    return True
+
+
+_CONTAINERS = (dict, list, tuple)
+
+
+def read_npz(path: str | Path, limit: int = ARRAY_LIMIT, follow: bool = True) -> dict[str, NDArray[Any]]:
+    """Read all arrays of an ``.npz`` file; nothing is allocated that the file does not hold.
+
+    Args:
+        path: The file.
+        limit: Largest size of all arrays together, in bytes.
+        follow: Whether a symbolic link is followed.
+
+    Raises:
+        ValueError: If it is no such file, damaged, holds Python objects, or is larger than ``limit``.
+        OSError: If it cannot be opened.
+    """
+    with open_regular(path, limit, follow) as file:
+        try:
+            with zipfile.ZipFile(file) as archive:
+                if sum(entry.file_size for entry in archive.infolist()) > limit:
+                    raise ValueError(f"holds more than the {limit} bytes that are read")
+                return {entry.filename.removesuffix(".npy"): _array(archive, entry) for entry in archive.infolist()}
+        except _DAMAGED as reason:
+            raise ValueError(f"{path}: is cut short or damaged ({' '.join(str(reason).split())})") from None
+
+
+_DAMAGED = (
+    ValueError,
+    KeyError,
+    EOFError,
+    RuntimeError,
+    NotImplementedError,
+    MemoryError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+
+
+def _array(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> NDArray[Any]:
+    with archive.open(entry) as member:
+        version = np.lib.format.read_magic(member)
+        read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+        if version not in read_header:
+            raise ValueError(f"{entry.filename} is of format {version}")
+        shape, _, dtype = read_header[version](member)
+        claimed = dtype.itemsize
+        for length in shape:
+            claimed *= length
+        if min((0, *shape)) < 0 or claimed > entry.file_size:
+            raise ValueError(f"{entry.filename} claims {claimed} bytes, but holds {entry.file_size}")
+    with archive.open(entry) as member:
+        array: NDArray[Any] = np.lib.format.read_array(member, allow_pickle=False)
+        return array
+
+
+def plain(text: object) -> str:
+    """One line without control characters: what a file says must not draw on the terminal."""
+    return " ".join("".join(sign if sign.isprintable() else " " for sign in str(text)).split())

@@ -1,0 +1,107 @@
+"""What a trainer takes from a checkpoint, an untrusted file: weights, and the state of a training if it goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import __version__ as lightning_version
+from lightning.fabric.plugins import TorchCheckpointIO
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from torch import Tensor
+
+from qra import checkpoint
+from qra.files import is_deeper
+
+VERSION = "pytorch-lightning_version"
+_TRAINING = ("callbacks", "optimizer_states", "lr_schedulers", "loops", "rng_state", "MixedPrecision")
+"""The state of a training, which nothing but going on with it needs."""
+_DEPTH = 20
+"""How deep the state of a callback may nest."""
+
+
+class CheckpointReader(TorchCheckpointIO):
+    """Reads checkpoints by :func:`qra.checkpoint.read`.
+
+    Args:
+        resume: Whether a training goes on from them; else all but weights and description is left in the file.
+    """
+
+    def __init__(self, resume: bool) -> None:
+        super().__init__()
+        self.resume = resume
+
+    def load_checkpoint(
+        self, path: Any, map_location: Callable[..., Any] | None = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        content = for_trainer(checkpoint.read(path), self.resume)
+        if self.resume and VERSION not in content:
+            raise ValueError(f"{path}: holds no state of a training to go on with: start from its weights by init_from")
+        return {VERSION: lightning_version, "epoch": 0, "global_step": 0, **content}
+
+
+def for_trainer(content: Mapping[str, Any], resume: bool) -> dict[str, Any]:
+    """What a trainer is given of the content of a checkpoint."""
+    if resume:
+        return {key: value for key, value in content.items() if not str(key).endswith("hyper_parameters")}
+    return {key: value for key, value in content.items() if key not in (VERSION, "epoch", "global_step", *_TRAINING)}
+
+
+def own_states(states: Any, callbacks: Iterable[Callback]) -> dict[str, Any]:
+    """The stored states of a run's callbacks, with the run's own paths in the place of the stored ones.
+
+    Args:
+        states: What the checkpoint has, by the callbacks' keys.
+        callbacks: Those of the run; what belongs to no one of them is dropped.
+
+    Raises:
+        ValueError: If a state is none.
+    """
+    if not isinstance(states, Mapping):
+        raise ValueError(f"the checkpoint's callbacks are a {type(states).__name__}, no mapping")
+    found = {callback: states[callback.state_key] for callback in callbacks if callback.state_key in states}
+    for callback, state in found.items():
+        if not isinstance(state, Mapping) or is_deeper(state, _DEPTH):
+            raise ValueError(f"the checkpoint's state of {type(callback).__name__} is no state of a callback")
+    return {
+        callback.state_key: _own_paths(callback, state) if isinstance(callback, ModelCheckpoint) else dict(state)
+        for callback, state in found.items()
+    }
+
+
+def _own_paths(callback: ModelCheckpoint, state: Mapping[str, Any]) -> dict[str, Any]:
+    """Scores as they are stored, and of the paths only those of files that this callback writes itself."""
+    kept = state.get("best_k_models")
+    models = {_own(callback, path): score for path, score in kept.items()} if isinstance(kept, Mapping) else {}
+    models = {path: score for path, score in models.items() if path and _is_score(score)}
+    scores = {key: state[key] for key in ("current_score", "kth_value") if _is_score(state.get(key))}
+    paths = {
+        key: _own(callback, state.get(key)) for key in ("best_model_path", "kth_best_model_path", "last_model_path")
+    }
+    best = state.get("best_model_score")
+    return {
+        "monitor": callback.monitor,
+        "dirpath": callback.dirpath,
+        "best_model_score": best if _is_score(best) else None,
+        "best_k_models": models,
+        **scores,
+        **paths,
+    }
+
+
+def _own(callback: ModelCheckpoint, stored: Any) -> str:
+    """The file of that name in the callback's directory, if it may have written it; else an empty path."""
+    if callback.dirpath is None or not isinstance(stored, str):
+        return ""
+    path = Path(callback.dirpath) / Path(stored).name
+    fixed = callback.filename is not None and "{" not in callback.filename
+    named = path.stem == callback.filename if fixed else path.suffix == callback.FILE_EXTENSION
+    return str(path) if named and path.is_file() and not path.is_symlink() else ""
+
+
+def _is_score(value: Any) -> bool:
+    return isinstance(value, float | int) or (
+        isinstance(value, Tensor) and value.ndim == 0 and value.dtype != torch.bool
+    )

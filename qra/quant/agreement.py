@@ -1,0 +1,114 @@
+"""Whether the attack-time copy of a network is the same function as the network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from qra.precision import float32
+from qra.quant.layers import activation_quantizers, evaluating, float_mode, rounding_off
+
+EXAMPLES = 8
+"""Images of the first batch on which logits are compared."""
+TOLERANCE = 1e-6
+"""Largest difference of logits in float64, relative to the largest logit."""
+TOLERANCE32 = 1e-4
+"""The same in float32, for networks that cannot compute in float64."""
+
+
+class Difference(NamedTuple):
+    """How far the logits of two networks lie apart, relative to the largest logit.
+
+    Attributes:
+        value: Infinite where one of them fails, or is finite where the other is not.
+        tolerance: What counts as none.
+    """
+
+    value: float
+    tolerance: float
+
+    @property
+    def is_none(self) -> bool:
+        """Whether the two are the same function, as far as can be seen."""
+        return self.value <= self.tolerance
+
+
+Values = Callable[[torch.dtype | None], Mapping[str, Tensor]]
+
+
+def difference(network: nn.Module, values: Values, other: nn.Module, other_values: Values, x: Tensor) -> Difference:
+    """Compare the logits of two networks in eval mode, activation quantizers off.
+
+    Modes, gradients, random generators and the networks' own tensors stay as they are.
+
+    Args:
+        network: The reference.
+        values: Its parameters and buffers by name, floating-point ones in the dtype given (None: in their own).
+        other: The network to be compared.
+        other_values: Likewise of that.
+        x: Images in [0, 1], (N, C, H, W), of which the first few are looked at.
+    """
+    x = x[:EXAMPLES].detach()
+    ways: tuple[tuple[torch.dtype | None, float], ...] = ((torch.float64, TOLERANCE), (None, TOLERANCE32))
+    for dtype, tolerance in ways:
+        expected = _logits(network, values, x, dtype)
+        if expected is not None:
+            found = _logits(other, other_values, x, dtype)
+            return Difference(float("inf") if found is None else _apart(expected, found), tolerance)
+    return Difference(0.0, TOLERANCE)  # the network cannot be run, which it says itself when it is
+
+
+def _logits(network: nn.Module, values: Values, x: Tensor, dtype: torch.dtype | None) -> Tensor | None:
+    """Logits in float64, or None where there are none in this precision."""
+    try:
+        with torch.inference_mode(False), _undisturbed(network, x.device):
+            if dtype is None:
+                with rounding_off(activation_quantizers(network).values()):
+                    logits = network(x.clone())
+            else:
+                stored = _places(network, values(dtype))  # weights as they are rounded in the network's own precision
+                with float_mode(network):
+                    logits = functional_call(network, stored, (x.to(dtype),), tie_weights=False)
+        usable = isinstance(logits, Tensor) and logits.dtype in (dtype or logits.dtype, torch.float64)
+        return logits.double() if usable else None
+    except Exception:  # such as operations that the device or the network has in one precision only
+        return None
+
+
+def _places(network: nn.Module, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Each attribute of each module once, with its value: of what is shared, ``values`` has one name only."""
+    names = {id(value): name for name, value in (*network.named_parameters(), *network.named_buffers())}
+    places = {}
+    for module_name, module in network.named_modules():
+        for name, value in (*module._parameters.items(), *module._buffers.items()):
+            if value is not None:
+                places[f"{module_name}.{name}" if module_name else name] = values[names[id(value)]]
+    return places
+
+
+@contextmanager
+def _undisturbed(network: nn.Module, device: torch.device) -> Iterator[None]:
+    devices = [device] if device.type == "cuda" else []
+    with evaluating(network), float32(device), torch.random.fork_rng(devices):
+        if any(module._compiled_call_impl is not None for module in network.modules()):
+            with torch.compiler.set_stance("force_eager"):  # one forward pass is not worth compiling for
+                yield
+        else:
+            yield
+
+
+def _apart(expected: Tensor, found: Tensor) -> float:
+    if expected.shape != found.shape:
+        return float("inf")
+    finite = expected.isfinite()
+    if not torch.equal(finite, found.isfinite()):
+        return float("inf")
+    if not finite.any():
+        return 0.0
+    apart = (expected - found)[finite].abs().max() / expected[finite].abs().max().clamp_min(1e-12)
+    return float(apart)
