@@ -156,3 +156,8 @@ def _array(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> NDArray[Any]:
 def plain(text: object) -> str:
     """One line without control characters: what a file says must not draw on the terminal."""
     return " ".join("".join(sign if sign.isprintable() else " " for sign in str(text)).split())
+
+
+def no_formula(text: str) -> str:
+    """A text for a CSV file that no spreadsheet computes."""
+    return f"'{text}" if text[:1] in ("=", "+", "@") or (text[:1] == "-" and text[1:]) else text

@@ -111,3 +111,10 @@ def test_an_archive_that_unpacks_to_too_much_is_refused(tmp_path):
 
 def test_text_from_files_is_one_line_without_control_characters():
     assert files.plain("a\n\x1b[31mb\tc\u202e") == "a [31mb c"
+
+
+@pytest.mark.parametrize("text", ["=1+1", "+1", "@SUM(A1)", "-1+cmd"])
+def test_a_text_for_a_spreadsheet_is_no_formula(text):
+    assert files.no_formula(text) == f"'{text}"
+    assert files.no_formula("-") == "-"
+    assert files.no_formula("plain") == "plain"

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from qra.attacks import Attack
 from qra.evaluation.robustness import correct
 from qra.evaluation.statistics import wilson_interval
+from qra.files import no_formula, plain
 from qra.precision import float32
 from qra.quant import freeze
 from qra.types import Batch
@@ -63,9 +64,10 @@ class TransferMatrix:
         """The accuracies as comma-separated values: a row for the clean images, then one for each network."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["made on", *self.names])
+        names = [no_formula(plain(name)) for name in self.names]
+        writer.writerow(["made on", *names])
         writer.writerow(["clean", *self.clean_accuracy.tolist()])
-        writer.writerows([name, *row] for name, row in zip(self.names, self.accuracy.tolist(), strict=True))
+        writer.writerows([name, *row] for name, row in zip(names, self.accuracy.tolist(), strict=True))
         return text.getvalue()
 
 

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from qra.files import plain
+from qra.files import no_formula, plain
 from qra.study.results import Accuracy
 
 
@@ -182,11 +182,6 @@ def _bare(entry: Entry) -> str:
     if isinstance(entry, Number):
         return "" if entry.value is None else repr(entry.value)
     return no_formula(plain(entry))
-
-
-def no_formula(text: str) -> str:
-    """A text for a CSV file that no spreadsheet computes."""
-    return f"'{text}" if text[:1] in ("=", "+", "@") or (text[:1] == "-" and text[1:]) else text
 
 
 def markdown_text(text: str) -> str:

@@ -4,6 +4,7 @@ import contextlib
 import csv
 import io
 import re
+import shutil
 from html.parser import HTMLParser
 
 import pytest
@@ -12,8 +13,9 @@ from made_up import cell, edit
 from qra.cli import main
 from qra.study.claims import CLAIMS
 from qra.study.pipelines import Results
-from qra.study.report import advise
+from qra.study.report import advise, write_report
 from qra.study.results import read_cells
+from qra.study.tables import markdown_text
 
 ROBUST = {"clean": 0.8, "pgd20_2": 0.7, "pgd20_8": 0.4}
 
@@ -201,3 +203,30 @@ def test_a_directory_without_a_study_is_one_line(tmp_path, content, reason, caps
     assert end.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert reason in line
+
+
+def test_links_inside_a_study_are_not_followed(study, tmp_path):
+    secret = tmp_path / "secret"
+    shutil.copytree(study / "w2", secret)
+    (study / "linked").symlink_to(secret)
+    (study / "w4" / "result.json").unlink()
+    (study / "w4" / "result.json").symlink_to(secret / "result.json")
+    cells = {cell.name: cell for cell in read_cells(study)}
+    assert cells["linked"].state == cells["w4"].state == "unreadable"
+    assert "symbolic link" in cells["linked"].reason
+    assert "result.json is a symbolic link" in cells["w4"].reason
+
+
+def test_a_report_is_not_written_through_a_link(study, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (study / "report").mkdir()
+    (study / "report" / "tables").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ValueError, match="tables: is a symbolic link"):
+        write_report(study, study / "report")
+    assert not list((tmp_path / "elsewhere").iterdir())
+
+
+def test_names_in_markdown_neither_format_nor_link():
+    written = markdown_text("_a_ *b* ~c~ [d](http://e) <f> www.g.h $i$ &lt; |")
+    for part in ("_a", "*b", "~c", "[d", "://e", "<f", ".g.h", "$i", "&lt", "|"):
+        assert f"\\{part}" in written
