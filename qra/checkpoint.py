@@ -55,15 +55,9 @@ def read(path: str | Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise ValueError(f"{path}: there is no such checkpoint") from None
     except pickle.UnpicklingError as reason:
-        found = re.search(
-            r"(?:Unsupported global:|unsupported) GLOBAL ([\w.]+)|Unsupported class ([\w.]+)", str(reason)
-        )
-        what = (
-            f"holds pickled objects ({found[1] or found[2]})"
-            if found
-            else "holds pickled objects (or is no checkpoint)"
-        )
-        raise ValueError(f"{path}: {what}, which could run code when read: {_REMEDY}") from None
+        found = re.search(r"(?:GLOBAL|class) ([\w.]+)", str(reason))
+        what = found[1] if found else "or is no checkpoint"
+        raise ValueError(f"{path}: holds pickled objects ({what}), which could run code when read: {_REMEDY}") from None
     except (RecursionError, MemoryError):
         raise ValueError(f"{path}: cannot be read, it is larger or nests deeper than a checkpoint") from None
     except _UNREADABLE as reason:
