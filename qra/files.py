@@ -60,14 +60,18 @@ def read_text(path: str | Path, limit: int = TEXT_LIMIT, follow: bool = True) ->
     Raises:
         ValueError: Also if it grows beyond ``limit`` while it is read, or is no UTF-8.
     """
+    try:
+        return _read_bytes(path, limit, follow).decode()
+    except UnicodeDecodeError as reason:
+        raise ValueError(f"{path}: is no UTF-8 text (byte {reason.start})") from None
+
+
+def _read_bytes(path: str | Path, limit: int, follow: bool) -> bytes:
     with open_regular(path, limit, follow) as file:
         content = file.read(limit + 1)
     if len(content) > limit:
         raise ValueError(f"{path}: has more than the {limit} bytes that are read")
-    try:
-        return content.decode()
-    except UnicodeDecodeError as reason:
-        raise ValueError(f"{path}: is no UTF-8 text (byte {reason.start})") from None
+    return content
 
 
 def read_json(path: str | Path, follow: bool = True) -> Any:
@@ -76,16 +80,20 @@ def read_json(path: str | Path, follow: bool = True) -> Any:
     Raises:
         ValueError: Also if it is cut short, no JSON, or nests deeper than 100.
     """
-    text = read_text(path, follow=follow)
+    text = _read_bytes(path, TEXT_LIMIT, follow)
     try:
         content = json.loads(text)
-    except RecursionError:
-        raise ValueError(f"{path}: nests deeper than {JSON_DEPTH}") from None
     except (ValueError, MemoryError):
         raise ValueError(f"{path}: is cut short or no JSON") from None
+    except RecursionError:
+        raise ValueError(_too_deep(path)) from None
     if is_deeper(content, JSON_DEPTH):
-        raise ValueError(f"{path}: nests deeper than {JSON_DEPTH}")
+        raise ValueError(_too_deep(path))
     return content
+
+
+def _too_deep(path: str | Path) -> str:
+    return f"{path}: is cut short or no JSON (none nests deeper than {JSON_DEPTH} here)"
 
 
 def is_deeper(content: Any, depth: int) -> bool:

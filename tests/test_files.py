@@ -48,7 +48,7 @@ def test_a_link_is_followed_only_where_that_is_asked_for(tmp_path):
 @pytest.mark.parametrize("brackets", ["[]", ('{"a":', "}")])
 def test_json_that_nests_too_deep_is_refused(tmp_path, depth, brackets):
     (tmp_path / "deep.json").write_text(brackets[0] * depth + "1" + brackets[1] * depth)
-    with pytest.raises(ValueError, match=r"deep.json: nests deeper than 100"):
+    with pytest.raises(ValueError, match=r"deep.json: .*nests deeper than 100"):
         files.read_json(tmp_path / "deep.json")
 
 

@@ -171,6 +171,7 @@ def _examples(path: Path, name: str, arrays: Mapping[str, NDArray[Any]]) -> tupl
     fits = indices is not None and indices.ndim == 1 and indices.shape == right.shape
     if indices is None or not fits or indices.dtype != np.int64 or right.dtype != np.bool_:
         raise ValueError(f"{path}: {plain(name)} is no list of examples; write it again by qra test")
-    if not (np.diff(indices) > 0).all():
-        raise ValueError(f"{path}: the examples of {plain(name)} are not in order; write it again by qra test")
-    return torch.from_numpy(indices), torch.from_numpy(right)
+    order = np.argsort(indices)
+    if not (np.diff(indices[order]) > 0).all():
+        raise ValueError(f"{path}: {plain(name)} has an example twice; write it again by qra test")
+    return torch.from_numpy(indices[order]), torch.from_numpy(right[order])
