@@ -20,6 +20,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.plugins import CheckpointIO
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_only
 
@@ -181,7 +182,7 @@ class QraCLI(LightningCLI):
             logger = TensorBoardLogger(self.directory, name="tensorboard", version="", default_hp_metric=False)
             kwargs["logger"] = logger
         kwargs["enable_checkpointing"] = self.subcommand == "fit"
-        kwargs["plugins"] = [*_listed(config["plugins"]), CheckpointReader(resume=self.subcommand == "fit")]
+        kwargs["plugins"] = _with_reader(config["plugins"], resume=self.subcommand == "fit")
         kwargs["callbacks"] = [*(config["callbacks"] or []), *self._standing_callbacks()]
         trainer = super().instantiate_trainer(**kwargs)
         trainer.callbacks.sort(key=order)  # type: ignore[attr-defined]
@@ -220,8 +221,10 @@ def _plain(config: Any) -> Any:
     return [_plain(item) for item in config] if isinstance(config, list | tuple) else config
 
 
-def _listed(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else [] if value is None else [value]
+def _with_reader(plugins: Any, resume: bool) -> list[Any]:
+    """Plugins with one that reads checkpoints within limits, unless there is another one for checkpoints."""
+    given = plugins if isinstance(plugins, list) else [] if plugins is None else [plugins]
+    return given if any(isinstance(plugin, CheckpointIO) for plugin in given) else [*given, CheckpointReader(resume)]
 
 
 def _is_first_process() -> bool:
