@@ -122,8 +122,9 @@ def test_no_training_step_moves_the_teacher(transfer):
 def test_the_teacher_sees_clean_images_once_and_a_graph_only_in_the_attack_that_needs_it(transfer, clean, graphs):
     made = silent(student(transfer, convolutional(), convolutional()))
     seen = []
-    made.teacher.network.register_forward_pre_hook(lambda _, args: seen.append((args[0], args[0].requires_grad)))
     b = batch()
+    made.teacher.check(b.x)  # the copy is compared with the teacher once
+    made.teacher.network.register_forward_pre_hook(lambda _, args: seen.append((args[0], args[0].requires_grad)))
     made.training_loss(b)
     assert sum(torch.equal(x, b.x) for x, _ in seen) == clean
     assert sum(graph for _, graph in seen) == graphs
