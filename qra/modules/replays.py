@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -45,9 +46,7 @@ class TrainingReplays(Replays):
         slots = self.recorded.setdefault(key, [])
         slot = next((each for each in slots if each.is_free), None)
         if slot is None and len(slots) < self.LIMIT:
-            with _kept(network):
-                static = x.detach().clone()
-                recorded = self.record("pass", x.device, lambda: _training_pass(network, static, recorder))
+            recorded = self._recorded(network, x, recorder)
             if recorded is None:
                 return None
             slot = _Slot(recorded)
@@ -56,6 +55,16 @@ class TrainingReplays(Replays):
             return None
         result: Tensor = Replay.apply(slot.recorded, slot.take(), x, *parameters)
         return result
+
+    def _recorded(self, network: nn.Module, x: Tensor, recorder: Recorder) -> StaticPass | None:
+        static = x.detach().clone()
+        try:
+            with _kept(network):
+                return self.record("pass", x.device, lambda: _training_pass(network, static, recorder))
+        except torch.OutOfMemoryError:
+            self.failed.add("pass")
+            warnings.warn("no memory to record training: it runs without CUDA graphs, more slowly", stacklevel=2)
+            return None
 
 
 def _training_pass(network: nn.Module, x: Tensor, recorder: Recorder) -> StaticPass:
