@@ -10,7 +10,6 @@ from __future__ import annotations
 import gc
 import itertools
 import warnings
-import weakref
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
@@ -20,7 +19,6 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
-from torch.func import functional_call
 
 SIZES = (32, 48, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384, 448, 512, 640, 768, 896, 1024)
 """What batches are padded to. Beyond, the device has enough to do for the host to keep up."""
@@ -225,7 +223,12 @@ def _copies(tensors: Sequence[Tensor | None]) -> list[Tensor | None]:
     return [None if tensor is None else next(copies) for tensor in tensors]
 
 
-class _Replay(Function):
+class Replay(Function):
+    """A recorded pass as an operation that can be differentiated.
+
+    Its arguments are the pass, whatever is to live until the backward pass, the batch and the parameters.
+    """
+
     @staticmethod
     def forward(ctx: Any, recorded: StaticPass, ticket: object, x: Tensor, *parameters: Tensor) -> Tensor:
         output, ctx.turn = recorded.forward(x)
@@ -241,7 +244,7 @@ class _Replay(Function):
         return (None, None, None, *gradients) if ctx.count else (None, None, *gradients)
 
 
-class _Replays:
+class Replays:
     """What replays of inputs and of training have in common: when to record, and what to do where that fails."""
 
     def __init__(self, what: str, make_recorder: Callable[[torch.device], Recorder | None] = cuda_recorder) -> None:
@@ -261,7 +264,7 @@ class _Replays:
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "recorded": {}}
 
-    def _record(self, name: Hashable, device: torch.device, make: Callable[[], T]) -> T | None:
+    def record(self, name: Hashable, device: torch.device, make: Callable[[], T]) -> T | None:
         """Record something, or give it up for good, under its name, and say so once."""
         try:
             with torch.inference_mode(False), _without_cast_cache(device), _without_collection(), _quietly():
@@ -277,7 +280,7 @@ class _Replays:
             return None
 
 
-class InputReplays(_Replays):
+class InputReplays(Replays):
     """Replays a function of images and, where they take one, their gradient; all its passes share their memory.
 
     Sharing is safe: a backward pass whose memory another pass has used since repeats its forward pass first.
@@ -312,7 +315,7 @@ class InputReplays(_Replays):
         if not differentiable:
             output: Tensor = recorded.forward(x)[0]
             return output
-        result: Tensor = _Replay.apply(recorded, None, x)
+        result: Tensor = Replay.apply(recorded, None, x)
         return result
 
     def work(
@@ -355,7 +358,7 @@ class InputReplays(_Replays):
             return
         key = ("again", tuple(tensor.data_ptr() for tensor in reads), state)
         if key not in self.recorded:
-            self.recorded[key] = self._record("again", reads[0].device, lambda: _repetition(work, recorder)) or work
+            self.recorded[key] = self.record("again", reads[0].device, lambda: _repetition(work, recorder)) or work
         self.recorded[key]()
 
     def _find(
@@ -383,98 +386,11 @@ class InputReplays(_Replays):
                 return None
             static = [torch.zeros((size, *t.shape[1:]), dtype=t.dtype, device=device) for t in tensors]
             recorder = self._recorder
-            recorded = self._record(name, device, lambda: make(static, recorder))
+            recorded = self.record(name, device, lambda: make(static, recorder))
             if recorded is None:
                 return None
             self.recorded[key] = recorded
         return self.recorded[key]
-
-
-class TrainingReplays(_Replays):
-    """Replays a network in training, with the gradients of its parameters.
-
-    Each batch that waits for its backward pass has memory of its own, so a step may run the network several times.
-    """
-
-    LIMIT = 3
-    """Most batches of one kind that wait at the same time; more run as they are."""
-
-    _state: ReplayState | None = None
-    _parameters: tuple[nn.Parameter, ...] = ()
-
-    def look_again(self) -> None:
-        """Hear that the network may have other modules or parameters than before."""
-        self._state = None
-
-    def __call__(self, network: nn.Module, x: Tensor) -> Tensor | None:
-        """Run a network in train mode on a batch; None where it has to be run as it is."""
-        if self.failed or x.requires_grad or not torch.is_grad_enabled() or not network.training:
-            return None
-        recorder = self.make_recorder(x.device)
-        if recorder is not None and self._state is None:
-            self._state, self._parameters = ReplayState(network), tuple(network.parameters())
-        state = None if recorder is None or self._state is None else self._state()
-        parameters = [parameter for parameter in self._parameters if parameter.requires_grad]
-        if state is None or recorder is None or not parameters:
-            return None
-        addresses = tuple(parameter.data_ptr() for parameter in parameters)
-        key = (x.shape, x.stride(), x.dtype, x.device, arithmetic(x.device), state, addresses)
-        slots = self.recorded.setdefault(key, [])
-        slot = next((each for each in slots if each.is_free), None)
-        if slot is None and len(slots) < self.LIMIT:
-            with _kept(network):
-                static = x.detach().clone()
-                recorded = self._record("pass", x.device, lambda: _training_pass(network, static, recorder))
-            if recorded is None:
-                return None
-            slot = _Slot(recorded)
-            slots.append(slot)
-        if slot is None:
-            return None
-        result: Tensor = _Replay.apply(slot.recorded, slot.take(), x, *parameters)
-        return result
-
-
-def _training_pass(network: nn.Module, x: Tensor, recorder: Recorder) -> StaticPass:
-    """Record a pass of a network in training, with aliases of its parameters that nothing else knows.
-
-    The parameters themselves may belong to batches that wait for their backward pass, on another stream.
-
-    Raises:
-        RuntimeError: If the network uses a parameter otherwise than by its name, which an alias cannot stand for.
-    """
-    wanted = {name: parameter for name, parameter in network.named_parameters() if parameter.requires_grad}
-    aliases: dict[str, Tensor] = {name: nn.Parameter(parameter.detach()) for name, parameter in wanted.items()}
-
-    def function(x: Tensor) -> Tensor:
-        output: Tensor = functional_call(network, aliases, (x,))
-        return output
-
-    found = torch.autograd.grad(function(x).sum(), list(wanted.values()), allow_unused=True)
-    if any(gradient is not None for gradient in found):
-        raise RuntimeError("a parameter of the network is used otherwise than by its name")
-    return StaticPass(function, x, list(aliases.values()), True, recorder)
-
-
-class _Ticket:
-    """Held by a batch until its backward pass."""
-
-
-class _Slot:
-    """The memory of one batch in training."""
-
-    def __init__(self, recorded: StaticPass) -> None:
-        self.recorded = recorded
-        self._ticket: Callable[[], object | None] = lambda: None
-
-    @property
-    def is_free(self) -> bool:
-        return self._ticket() is None
-
-    def take(self) -> _Ticket:
-        ticket = _Ticket()
-        self._ticket = weakref.ref(ticket)
-        return ticket
 
 
 @contextmanager
@@ -505,14 +421,3 @@ def _quietly() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
-
-
-@contextmanager
-def _kept(network: nn.Module) -> Iterator[None]:
-    """Give the buffers of a network, such as statistics, their values back."""
-    before = [(buffer, buffer.clone()) for buffer in network.buffers()]
-    try:
-        yield
-    finally:
-        for buffer, value in before:
-            buffer.data.copy_(value)  # unnoticed by batches that wait for their backward pass

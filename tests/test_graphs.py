@@ -10,7 +10,8 @@ from torch.nn import functional as F
 
 from qra import models
 from qra.attacks import APGD, FAB, FGSM, PGD, Square
-from qra.graphs import SIZES, TrainingReplays, padded
+from qra.graphs import SIZES, padded
+from qra.modules.replays import TrainingReplays
 from qra.precision import searching
 from qra.quant import LSQ, PACT, DoReFa, LSQActivation, QuantScheme, convert, freeze, gradient_mode
 from qra.quant.activations import ActivationQuantizer

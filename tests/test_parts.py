@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from qra import models
-from qra.attacks import AutoAttack
+from qra.attacks import PGD, AutoAttack
 from qra.evaluation.autoattack import attack_chunk
 from qra.evaluation.robustness import correct
 from qra.parts import Parts
@@ -61,3 +61,14 @@ def test_a_chunk_of_autoattack_ends_alike_with_little_memory():
     small = Small(network, 4)
     assert torch.equal(attack_chunk(small, freeze(small), attack, x, y, lambda *_: None), fates)
     assert correct(small, x, y).all()
+
+
+@pytest.mark.filterwarnings("ignore:.*batch normalization is not folded")
+@pytest.mark.parametrize("stop", [False, True])
+def test_pgd_ends_alike_with_little_memory(stop):
+    attack = PGD("2/255", "1/255", steps=3, early_stop=stop)
+    torch.manual_seed(0)
+    network = models.ResNet((1, 1), (4, 8)).eval()
+    x = torch.rand(9, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    y = network(x).argmax(1)
+    torch.testing.assert_close(attack(freeze(Small(network, 4)), x, y), attack(freeze(network), x, y))

@@ -5,10 +5,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from qra.parts import Parts
 
 
 @contextmanager
@@ -40,6 +43,12 @@ def replayed(model: nn.Module, work: Callable[..., tuple[Tensor, ...]], *tensors
     """
     run = getattr(model, "replay", None)
     return work(model, *tensors) if run is None else run(work, *tensors)
+
+
+def in_parts(model: nn.Module, work: Callable[..., tuple[Tensor, ...]], *tensors: Tensor) -> tuple[Tensor, ...]:
+    """Return ``work(model, *tensors)``, in parts where a network that knows how ran out of memory; never recorded."""
+    parts = getattr(model, "parts", None)
+    return parts(partial(work, model), *tensors) if isinstance(parts, Parts) else work(model, *tensors)
 
 
 def patience(device: torch.device) -> int:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from qra import losses
-from qra.attacks.base import Attack, patience, replayed
+from qra.attacks.base import Attack, in_parts, patience, replayed
 from qra.attacks.settings import check_choice, check_count, pixel_length
 from qra.attacks.start import Start, UniformStart
 from qra.types import Norm, Pixels
@@ -144,7 +144,7 @@ class PGD(Attack):
             climbing = torch.ones_like(left, dtype=torch.bool)
             for done in range(0, self.steps, pause):
                 steps = _Steps(self, min(pause, self.steps - done), stop=True)
-                x_adv, climbing = steps(model, x_left, y_left, x_adv, climbing)  # too few of a kind to be recorded
+                x_adv, climbing = in_parts(model, steps, x_left, y_left, x_adv, climbing)  # too few to be recorded
                 result[left] = x_adv
                 kept = climbing.nonzero().squeeze(1)
                 left, x_left, y_left, x_adv, climbing = (t[kept] for t in (left, x_left, y_left, x_adv, climbing))

@@ -16,11 +16,11 @@ from qra import checkpoint
 from qra.attacks import PGD, Attack
 from qra.data import to_pixels
 from qra.describe import describe
-from qra.graphs import TrainingReplays
 from qra.losses import prediction
 from qra.modules import averaging
 from qra.modules.means import EpochMeans
 from qra.modules.optimizers import fuse
+from qra.modules.replays import TrainingReplays
 from qra.modules.stored import own_states
 from qra.precision import float32
 from qra.quant import (

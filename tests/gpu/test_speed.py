@@ -10,8 +10,8 @@ from qra import models
 from qra.attacks import APGD, FAB, PGD, Square
 from qra.data import random_crop_flip
 from qra.data.resident import AugmentedImages
-from qra.graphs import TrainingReplays
 from qra.modules.optimizers import FiniteLoss, fuse
+from qra.modules.replays import TrainingReplays
 from qra.precision import searching
 from qra.quant import LSQ, PACT, DoReFa, LSQActivation, QuantScheme, convert, freeze, fused, lsq, pact
 from qra.quant.passes import layout
