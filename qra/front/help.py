@@ -37,7 +37,7 @@ examples:
 
 qra COMMAND --help shows its options, qra --version the version and commit."""
 ABOUT = {
-    "fit": ("Train a network.", "qra fit --config pipeline/qat-plain --model.init_from runs/float-plain/best.ckpt"),
+    "fit": ("Train a network.", "qra fit --config pipeline/qat-plain --model.init_from checkpoints/float-plain"),
     "test": ("Measure clean and robust accuracy.", "qra test --ckpt_path runs/float-at/best.ckpt --evaluation.n 10000"),
     "predict": ("Write adversarial images.", "qra predict --ckpt_path runs/float-at/best.ckpt"),
     "validate": ("Measure on the validation images.", "qra validate --ckpt_path runs/float-at/best.ckpt"),

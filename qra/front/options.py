@@ -16,6 +16,8 @@ RUNS = ("fit", "validate", "test", "predict")
 DEPTH = 4
 """How deep keys are listed, so that ``model.attack.start.seed`` is the last of its kind."""
 NOT_TRAINED = "FromCheckpoint"
+FOREIGN = {"Optimizer": ("lr", "momentum", "weight_decay"), "nn.Module": ("blocks", "channels", "num_classes")}
+"""Usual keys of arguments whose classes are not of this package alone."""
 METAVARS = (
     (r"Sequence\[Pixels\]", "'[PIXELS, ...]'"),
     (r"Pixels", "PIXELS"),
@@ -130,7 +132,7 @@ def all_options(command: str) -> tuple[str, ...]:
         names += [f"--trainer.callbacks.{word}" for word in _of_callbacks()]
         names += [f"--examples.attack.{word}" for word in _below("Attack", DEPTH - 1)] if command != "fit" else []
         names += ["--model.help", "--data.help", "--trainer.callbacks.help", "--weights_only"]
-        names += [] if command == "fit" else ["--verbose"]
+        names += ["--verbose"] if command in ("validate", "test") else []
         names = [name for name in names if command == "fit" or name != "--model.init_from"]
         return tuple(dict.fromkeys(names))
     parser = PARSERS[command.split()[0]]()
@@ -159,8 +161,9 @@ def _keys(signature: Signature, depth: int) -> Iterator[str]:
         yield parameter.name
         for name in named_classes(parameter.annotation) if depth > 1 else ():
             yield from (f"{parameter.name}.{word}" for word in dict.fromkeys(_below(name, depth - 1)))
-        if "Optimizer" in parameter.annotation:
-            yield from (f"{parameter.name}.{word}" for word in ("lr", "momentum", "weight_decay"))
+        for kind, words in FOREIGN.items():
+            if kind in parameter.annotation:
+                yield from (f"{parameter.name}.{word}" for word in words)
 
 
 @cache

@@ -142,9 +142,12 @@ def _of_function(init: ast.FunctionDef) -> _Taken:
 def _of_fields(node: ast.ClassDef) -> _Taken:
     """The fields of a dataclass."""
     for each in node.body:
-        is_field = isinstance(each, ast.AnnAssign) and not ast.unparse(each.annotation).startswith("ClassVar")
-        if is_field and isinstance(each, ast.AnnAssign) and isinstance(each.target, ast.Name):
+        if isinstance(each, ast.AnnAssign) and isinstance(each.target, ast.Name) and _is_field(each):
             yield each.target.id, each.annotation, each.value
+
+
+def _is_field(node: ast.AnnAssign) -> bool:
+    return not ast.unparse(node.annotation).startswith("ClassVar") and not ast.unparse(node.target).startswith("_")
 
 
 def _inherited(found: Mapping[str, Signature], name: str) -> tuple[Parameter, ...]:

@@ -14,7 +14,7 @@ class OneLineArguments(argparse.ArgumentParser):
     """A parser that raises what is wrong, in one line."""
 
     def error(self, message: str) -> NoReturn:
-        raise ValueError(f"{message}; {self.prog} --help shows all")
+        raise ValueError(f"{message}; {self.prog} --help shows all") from None
 
 
 Parser = argparse.ArgumentParser

@@ -94,13 +94,12 @@ def test_a_run_is_made_tested_and_tested_again_from_another_directory(qra, elsew
 
 
 def test_a_study_is_run_and_reported(qra, elsewhere):
-    names = {str(CONFIGS / f"{name}.yaml"): name for name in ("callback/pwlq", "quant/pact", "data/synthetic")}
-    changes = {"quantizers": {"pwlq": "callback/pwlq"}, "options": {**tiny.STUDY["options"], "data": "data/synthetic"}}
-    stages = [{**stage, "pipeline": "pipeline/float-plain"} for stage in tiny.STUDY["stages"][:1]]
-    network = shutil.copy(tiny.NETWORK, elsewhere / "network.yaml")
-    changes["options"]["model.init_args.network"] = str(network)
-    assert names
-    Path(elsewhere, "small.yaml").write_text(json.dumps({**tiny.STUDY, **changes, "stages": stages}))
+    shutil.copy(tiny.NETWORK, elsewhere / "network.yaml")
+    options = {**tiny.STUDY["options"], "data": "data/synthetic", "model.network": "network.yaml"}
+    del options["model.init_args.network"]
+    stage = {**tiny.STUDY["stages"][0], "pipeline": "pipeline/float-plain"}
+    study = {**tiny.STUDY, "options": options, "stages": [stage], "quantizers": {"pwlq": "callback/pwlq"}}
+    Path(elsewhere, "small.yaml").write_text(json.dumps(study))
     assert "1 done" in qra("study run small.yaml")
     assert "report.html" in qra("report runs/small")
     assert "qra fit --config pipeline/quickstart-plain" in qra("study list study/quickstart")
@@ -117,11 +116,8 @@ def test_an_empty_virtual_environment_gets_a_working_command(source, tmp_path):
     packages = next((tmp_path / "venv/lib").glob("python*/site-packages"))
     (packages / "dependencies.pth").write_text(f"{site}\n")
     command = tmp_path / "venv/bin/qra"
-    for words in ("--help", "--version", "configs", "doctor", f"{FIT} {QUICK}"):
-        done = subprocess.run(
-            [str(command), *shlex.split(words)], cwd=tmp_path, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
     test = f"test --ckpt_path runs/quickstart-plain/best.ckpt {QUICK} {ATTACK}"
-    done = subprocess.run([str(command), *shlex.split(test)], cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
+    for words in ("--help", "--version", "configs", "doctor", f"{FIT} {QUICK}", test):
+        line = [str(command), *shlex.split(words)]
+        done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
