@@ -84,6 +84,6 @@ def fail(reason: BaseException) -> NoReturn:
     line = one_line(reason)
     if not is_expected(reason):
         place = "; ".join(getattr(reason, "__notes__", [])) or "QRA_DEBUG=1 shows the traceback"
-        line = f"{type(reason).__name__}: {line} ({place})".replace(": (", " (")
+        line = f"{': '.join(filter(None, (type(reason).__name__, line)))} ({place})"
     print(f"qra: error: {line}", file=sys.stderr)
     raise SystemExit(2)
