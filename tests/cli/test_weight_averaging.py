@@ -53,9 +53,9 @@ def test_an_averaged_run_resumes_bit_for_bit():
     for run, resumed in (("crashed", ["--ckpt_path", "last"]), ("whole", [])):
         output, code = qra("fit", *pipeline("qat-at"), *FIT, *to(run), *resumed)
         assert code == 0, output
-    crashed, whole = (torch.load(f"{run}/last.ckpt", weights_only=True) for run in ("crashed", "whole"))
+    first, whole = (torch.load(f"{run}/last.ckpt", weights_only=True) for run in ("crashed", "whole"))
     for key in ("state_dict", "current_model_state", "averaging_state", "optimizer_states"):
-        assert same(crashed[key], whole[key]), key
+        assert same(first[key], whole[key]), key
     assert scores("crashed")[-1] == scores("whole")[-1]
 
 
