@@ -36,44 +36,37 @@ def _words() -> Iterator[tuple[str, str]]:
     """What may follow each command, as patterns of the words before it and the words to offer."""
     for name, options in commands().items():
         yield name, " ".join(options)
-    for name, make in PARSERS.items():
-        if below := commands_of(make()):
-            yield name, " ".join(below)
 
 
 def bash() -> str:
-    """For bash."""
-    values = "\n".join(
-        f"    *.{key}|--{key}) words='{_names(*folders)}'; files=1 ;;" for key, folders in FOLDERS.items()
-    )
+    """For bash. Where it offers nothing, as after an option that takes a file, the shell offers files."""
+    values = "\n".join(f"    *.{key}|--{key}) words='{_names(*folders)}' ;;" for key, folders in FOLDERS.items())
     options = "\n".join(f"    '{name}') words='{words}' ;;" for name, words in _words())
     folders = " ".join(dict.fromkeys(name.partition("/")[0] for name in shipped.configs()))
     return f"""\
 _qra() {{
-  local word="${{COMP_WORDS[COMP_CWORD]}}" before="${{COMP_WORDS[COMP_CWORD-1]}}" words='' files=''
-  local command="${{COMP_WORDS[1]}}" second="${{COMP_WORDS[2]}}"
+  local word="${{COMP_WORDS[COMP_CWORD]}}" before="${{COMP_WORDS[COMP_CWORD-1]}}" words=''
+  local command="${{COMP_WORDS[1]}}"
+  [ "$command" = study ] && [ "$COMP_CWORD" -gt 2 ] && command="study ${{COMP_WORDS[2]}}"
   if [ "$COMP_CWORD" -eq 1 ]; then
     words='{" ".join(COMMANDS)} --help --version'
-  else case "$command $before" in
+  else case "$word" in
+    -*) case "$command" in
+{options}
+    esac ;;
+    *) case "$command $before" in
     'study study') words='{" ".join(commands_of(PARSERS["study"]()))}' ;;
-    'study list'|'study status'|'study run') words='{_names("study")}'; files=1 ;;
+    'study '*' list'|'study '*' status'|'study '*' run') words='{_names("study")}' ;;
     'completion '*) words='bash zsh fish' ;;
     'configs '*) words='{folders}' ;;
     *) case "$before" in
 {values}
-    -*) files=1 ;;
-    *) files=1; [ "$command" = study ] && command="study $second"
+    esac ;;
     esac ;;
   esac; fi
-  if [ -z "$words" ] && case "$word" in -*) true ;; *) [ -n "$words$files" ] && [ "${{before#-}}" = "$before" ] ;; esac
-  then case "$command" in
-{options}
-  esac; fi
   COMPREPLY=( $(compgen -W "$words" -- "$word") )
-  [ -n "$files" ] && COMPREPLY+=( $(compgen -f -- "$word") )
-  return 0
 }}
-complete -o filenames -F _qra qra"""
+complete -o default -F _qra qra"""
 
 
 def zsh() -> str:

@@ -79,7 +79,7 @@ def test_the_front_door_opens(qra):
     assert "qra COMMAND" in qra("--help")
     assert qra("--version").startswith("qra 0.")
     assert "pipeline/float-at" in qra("configs")
-    assert "complete -o filenames -F _qra qra" in qra("completion bash")
+    assert "complete -o default -F _qra qra" in qra("completion bash")
 
 
 def test_doctor_looks_around(qra):
