@@ -10,11 +10,11 @@ from typing import NamedTuple
 
 from qra.front import shipped
 from qra.front.options import advice, all_options
-from qra.front.yaml_files import check_config, read_yaml
+from qra.front.yaml_files import check_config, check_part, is_config, read_yaml
 
 CONFIG = ("--config", "-c")
 FLAGS = ("--help", "-h", "--print_config")
-CHECKPOINTS = ("ckpt_path", "init_from", "teacher", "surrogate")
+CHECKPOINTS = ("ckpt_path", "init_from", "teacher", "surrogate", "checkpoint")
 """Options whose value is a checkpoint."""
 FROM_CHECKPOINT = "qra.modules.FromCheckpoint"
 """The model that is what its checkpoint says."""
@@ -59,6 +59,8 @@ def prepared(arguments: Sequence[str]) -> list[str]:
     for option in options:
         if option.name in CONFIG:
             check_config(option.value or "")
+        elif is_config(option.value) and shipped.takes_config(option.name, option.value or ""):
+            check_part(option.value or "")
     if command != "fit":
         _refuse_init_from(command, options)
     options = [*_of_checkpoint(options), *options]
@@ -109,7 +111,7 @@ def _located(option: Option) -> Option:
 
 def _refuse_init_from(command: str, options: Sequence[Option]) -> None:
     for option in options:
-        inside = option.name.startswith("--model") and "init_from" in (option.value or "")
+        inside = option.name.startswith("--model") and "init_from" in re.findall(r"\w+(?=['\"]?:)", option.value or "")
         if option.key == "init_from" or inside:
             file = "FILE" if inside else option.value
             raise ValueError(f"init_from is where a training starts: to {command} a checkpoint use --ckpt_path {file}")

@@ -9,7 +9,7 @@ from typing import Any
 
 from jsonargparse import Namespace
 
-PLACES = ("root", "init_from", "teacher", "surrogate", "checkpoint")
+PLACES = ("root", "path", "directory", "folder", "file", "init_from", "teacher", "surrogate", "checkpoint")
 """Arguments that are files or directories by convention; those annotated as paths are too."""
 
 

@@ -61,6 +61,16 @@ def check_config(path: str | Path) -> None:
     _check(Path(path), ())
 
 
+def check_part(path: str | Path) -> None:
+    """Read a config that an option takes, if it is there, and all that it names.
+
+    Raises:
+        ValueError: If one of them cannot be read, is empty or names itself.
+    """
+    if Path(path).exists() or Path(path).is_symlink():
+        _check(Path(path), (Path(path).parent,))
+
+
 def _check(path: Path, above: tuple[Path, ...]) -> None:
     if path.resolve() in above:
         raise ValueError(f"{path}: names itself, directly or through others")
