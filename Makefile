@@ -16,7 +16,7 @@ install: .venv/installed
 
 quickstart: .venv/installed
 	rm -rf runs/quickstart
-	$(BIN)/qra study run configs/study/quickstart.yaml --jobs 2
+	$(BIN)/qra study run study/quickstart --jobs 2
 	$(BIN)/qra report runs/quickstart
 
 lint: .venv/installed-dev

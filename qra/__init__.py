@@ -1,5 +1,20 @@
 """What does quantization do to a neural network's adversarial robustness?"""
 
-from qra.checkpoint import load
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["load"]
+from qra.version import __version__
+
+if TYPE_CHECKING:
+    from qra.checkpoint import load
+
+__all__ = ["__version__", "load"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import what is asked for when it is asked for: ``qra --help`` needs none of it."""
+    if name == "load":
+        return import_module("qra.checkpoint").load
+    if name in ("attacks", "callbacks", "data", "evaluation", "losses", "models", "modules", "quant"):
+        return import_module(f"qra.{name}")
+    raise AttributeError(f"module 'qra' has no attribute {name!r}")

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sys
 import warnings
+from argparse import Action
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
@@ -13,10 +15,9 @@ from typing import Any, NoReturn
 
 os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # of jsonargparse's names inside Lightning
 
-from jsonargparse import Namespace
+from jsonargparse import DefaultHelpFormatter, Namespace
 from jsonargparse.typing import register_type
 from lightning import LightningModule, Trainer
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -35,10 +36,16 @@ from qra.callbacks import (
     TrainingDiagnostics,
     order,
 )
+from qra.callbacks.ending import BestFigures, ending
 from qra.callbacks.progress import progress_display
 from qra.data import TensorDataModule
 from qra.dryrun import dry_run, link_to_data
 from qra.errors import fail
+from qra.front.answer import answer
+from qra.front.arguments import prepared
+from qra.front.run_config import check_place, check_weights, with_absolute_paths
+from qra.front.traces import nothing_left_of_a_refusal
+from qra.front.usage import explained
 from qra.modules import ImageClassifier
 from qra.modules.stored import CheckpointReader
 from qra.trainer import PipelineTrainer
@@ -66,14 +73,28 @@ class RunConfigCallback(SaveConfigCallback):
         target.parent.mkdir(parents=True, exist_ok=True)
         config = self.config.clone()
         config.run = None  # a run directory may be moved
-        self.parser.save(config, target, skip_none=False, overwrite=True, multifile=False)
+        self.parser.save(with_absolute_paths(config), target, skip_none=False, overwrite=True, multifile=False)
+
+
+class ShortHelp(DefaultHelpFormatter):
+    """Help on a class of one's own, without the hundreds of classes that an argument could be."""
+
+    def _expand_help(self, action: Action) -> str:
+        return re.sub(r", known subclasses: [^)]*", "", super()._expand_help(action))
 
 
 class OneLineParser(LightningArgumentParser):
-    """A parser whose errors are one line."""
+    """A parser that knows whole names only and raises what is wrong."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{"allow_abbrev": False, "formatter_class": ShortHelp, **kwargs})
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        fail(ex if ex is not None else ValueError(message))
+        raise ParsingError(message) from ex
+
+
+class ParsingError(ValueError):
+    """A command line or a config that is not understood."""
 
 
 class QraCLI(LightningCLI):
@@ -112,6 +133,12 @@ class QraCLI(LightningCLI):
             default=None,
             help="Where in the file of --ckpt_path or init_from the weights lie, if several places fit.",
         )
+        parser.add_argument(
+            "--untrained",
+            type=bool,
+            default=False,
+            help="Whether a network may be tested that no checkpoint gives weights to.",
+        )
         parser.add_lightning_class_args(RobustnessEvaluation, "evaluation")
         parser.add_lightning_class_args(AdversarialExamples, "examples")
 
@@ -128,8 +155,11 @@ class QraCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         config = self.config[self.subcommand]
         self.directory = run_directory(config)
+        check_place(self.directory)
         if config.ckpt_path in ("last", "best"):
             config.ckpt_path = str(self.directory / f"{config.ckpt_path}.ckpt")
+        if self.subcommand != "fit":
+            check_weights(config, str(self.subcommand))
         taken = self.directory / "last.ckpt"
         if self.subcommand == "fit" and config.ckpt_path is None and _is_first_process() and taken.exists():
             raise ValueError(
@@ -139,9 +169,10 @@ class QraCLI(LightningCLI):
 
     def after_instantiate_classes(self) -> None:
         config = self.config[self.subcommand]
-        if self.subcommand == "fit":
-            self._link_to_data(config.model.init_args.network)
-        self.model.network.description = _plain(config.model.init_args.network.as_dict())
+        if "network" in config.model.init_args:  # else the checkpoint describes it
+            if self.subcommand == "fit":
+                self._link_to_data(config.model.init_args.network)
+            self.model.network.description = _plain(config.model.init_args.network.as_dict())
         if self.trainer.precision not in PRECISIONS:
             raise ValueError(
                 f"trainer.precision is {self.trainer.precision}: networks are judged in float32, so their weights must "
@@ -174,6 +205,15 @@ class QraCLI(LightningCLI):
     def _dry_run(self) -> None:
         images, classes = self.datamodule.data.test.images[:2], self.datamodule.num_classes
         vars(self.model.network)["outputs"] = dry_run(self.model.network, images, classes, self.subcommand == "fit")
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        with nothing_left_of_a_refusal(self.directory, _is_first_process(), lambda: self.trainer.global_step > 0):
+            super()._run_subcommand(subcommand)
+
+    def after_fit(self) -> None:
+        """Say how it ended and how to go on."""
+        if _is_first_process():
+            print("\n".join(ending(self.trainer, self.directory)))
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         config = self._get(self.config_init, "trainer")
@@ -211,7 +251,7 @@ class QraCLI(LightningCLI):
         last = ModelCheckpoint(self.directory, "last", save_on_train_epoch_end=True, enable_version_counter=False)
         if self._get(self.config_init, "trainer")["logger"] is not False:
             callbacks.append(LearningRateMonitor("step"))
-        return [*callbacks, best, last]
+        return [*callbacks, BestFigures(), best, last]
 
 
 def _plain(config: Any) -> Any:
@@ -246,6 +286,9 @@ def run_directory(config: Namespace) -> Path:
             return path.parent
         if path.suffix in (".yaml", ".yml", ".json"):
             return Path("runs") / path.stem
+    if named:  # a checkpoint that describes itself, kept apart from a run of its name
+        path = Path(config.ckpt_path).resolve()
+        return Path("runs") / f"{path.parent.name}-{path.stem}"
     raise ValueError("nothing names this run: give --run DIRECTORY, or a config by --config FILE")
 
 
@@ -254,20 +297,6 @@ def _makes_another_network(config: Namespace) -> bool:
     paths = [callback.class_path.rpartition(".") for callback in config.trainer.callbacks or ()]
     kinds = [getattr(import_module(module), name) for module, _, name in paths]
     return any(getattr(kind, "makes_another_network", False) for kind in kinds)
-
-
-def with_config_beside(arguments: Sequence[str]) -> list[str]:
-    """Without ``--config``, use the config.yaml in the directory of the checkpoint, if there is one."""
-    arguments = list(arguments)
-    if any(argument.split("=")[0] in ("-c", "--config", "--print_config", "-h", "--help") for argument in arguments):
-        return arguments
-    for place, argument in enumerate(arguments):
-        name, equals, value = argument.partition("=")
-        if name == "--ckpt_path" and place > 0:
-            path = Path(value if equals else "".join(arguments[place + 1 : place + 2]))
-            beside = path.parent / "config.yaml"
-            return [arguments[0], "--config", str(beside), *arguments[1:]] if beside.exists() else arguments
-    return arguments
 
 
 def quiet() -> None:
@@ -295,10 +324,13 @@ def main(args: Sequence[str] | None = None) -> None:
         args: What follows ``qra`` on the command line; that of this process if not given.
     """
     arguments = list(sys.argv[1:] if args is None else args) or ["--help"]
-    if tools.run(arguments):
+    if answer(arguments) or tools.run(arguments):
         return
     quiet()
+    words: list[str] = []
     try:
-        QraCLI(with_config_beside(arguments))
-    except (ValueError, TypeError, OSError, MisconfigurationException) as reason:
+        QraCLI(words := prepared(arguments))
+    except ParsingError as reason:
+        fail(explained(reason, words))
+    except Exception as reason:
         fail(reason)

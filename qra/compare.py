@@ -27,6 +27,8 @@ from qra.evaluation.robustness import correct
 from qra.evaluation.statistics import mcnemar, shared, wilson_interval, worst_over_seeds
 from qra.evaluation.transfer import TransferMatrix, transfer
 from qra.files import plain
+from qra.front.shipped import checkpoint_file, located_after
+from qra.front.tool_arguments import add_compare
 from qra.types import Batch, format_pixels, parse_pixels
 
 
@@ -218,6 +220,7 @@ def short_names(paths: Sequence[str]) -> list[str]:
 
 
 def _transfer(settings: Namespace, data: TensorDataModule) -> None:
+    settings.run = [checkpoint_file(path) for path in settings.run]
     names = short_names(settings.run)
     attack = PGD(settings.eps, settings.eps / 4, settings.steps)
     title = f"PGD-{attack.steps}, eps {format_pixels(attack.eps)}"
@@ -276,20 +279,9 @@ def _write_transfer(directory: Path, content: Mapping[str, Any], matrix: Transfe
 
 
 def _parser() -> ArgumentParser:
-    parser = ArgumentParser(
-        "qra compare",
-        description="Accuracies of several runs side by side, and what each of them loses and gains against the first. "
-        "With --transfer: adversarial examples made on each of several checkpoints, tried on all.",
-        exit_on_error=False,
-    )
-    parser.add_argument("run", type=str, nargs="+", help="run directory or result.json; with --transfer, checkpoint")
-    parser.add_argument("--seeds", action="store_true", help="the runs differ in their seeds: show the worst case too")
-    parser.add_argument("--transfer", action="store_true", help="make a transfer matrix of checkpoints")
-    parser.add_subclass_arguments(TensorDataModule, "data", required=False, help="with --transfer, as for qra test")
-    parser.add_argument("--eps", type=parse_pixels, default=8 / 255, help="with --transfer, budget in pixel units")
-    parser.add_argument("--steps", type=int, default=20, help="with --transfer, steps of PGD, of eps/4 each")
-    parser.add_argument("--n", type=int, default=500, help="with --transfer, number of class-balanced test images")
-    parser.add_argument("--out", type=str, default="transfer", help="with --transfer, directory to write to")
+    parser = ArgumentParser("qra compare", exit_on_error=False)
+    add_compare(parser, parse_pixels)
+    parser.add_subclass_arguments(TensorDataModule, "data", required=False)
     return parser
 
 
@@ -297,7 +289,7 @@ def main(arguments: Sequence[str]) -> None:
     """Print the comparison, or make the transfer matrix."""
     parser = _parser()
     try:
-        settings = parser.parse_args(list(arguments))
+        settings = parser.parse_args(located_after("--data", arguments))
         data = parser.instantiate_classes(settings).data if settings.transfer else None
     except ArgumentError as reason:
         raise ValueError(one_line(reason)) from None
@@ -305,7 +297,7 @@ def main(arguments: Sequence[str]) -> None:
         _compare(settings.run, settings.seeds)
         return
     if data is None:
-        raise ValueError("give the test images by --data, as for qra test: --data configs/data/cifar10.yaml")
+        raise ValueError("give the test images by --data, as for qra test: --data data/cifar10")
     if settings.n < 1:
         raise ValueError(f"n is {settings.n}: a transfer matrix needs at least 1 image")
     _transfer(settings, data)

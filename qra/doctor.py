@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import shutil
 from collections.abc import Iterator
@@ -10,41 +9,69 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from qra import environment
 from qra.data import CIFAR10DataModule, ImageFolderDataModule
+from qra.data.cifar10 import ARCHIVE, FOLDER
 from qra.files import plain
+from qra.front.tool_arguments import doctor as arguments_of_doctor
+
+GIB = 2**30
 
 
 class Finding(NamedTuple):
-    """One line of the report: ``good`` is None where nothing is wrong and nothing is needed."""
+    """One line of the report: ``good`` is false for a fault, None for what is not there but may be wanted."""
 
     what: str
     found: str
-    good: bool | None
+    good: bool | None = True
     remedy: str = ""
 
 
 def findings(root: str) -> Iterator[Finding]:
-    """Look at the installation, the devices and the data under ``root``."""
+    """Look at the installation, the machine and the data under ``root``."""
     for name, version in environment.versions().items():
-        yield Finding(name, version, True)
-    yield Finding("commit", environment.commit() or "not a git checkout", None)
-    yield Finding("processor", f"{environment.processor()}, {os.cpu_count()} cores", True)
-    yield _cuda()
+        yield Finding(name, version)
+    yield Finding("commit", environment.commit() or "not known")
+    yield Finding("processor", f"{environment.processor()}, {os.cpu_count()} cores")
+    yield Finding("memory", _memory())
+    disk = shutil.disk_usage(".")
+    yield Finding("disk here", f"{disk.free / GIB:.1f} of {disk.total / GIB:.1f} GiB free")
+    yield Finding("bf16 on the processor", _bf16_on_cpu())
+    yield from _cuda()
     compiler = shutil.which("g++") or shutil.which("c++")
     yield Finding("C++ compiler", compiler or "none", True if compiler else None, "needed by compile: true on the CPU")
     yield _data(root)
 
 
-def _cuda() -> Finding:
+def _memory() -> str:
+    file = Path("/proc/meminfo")
+    lines = dict(line.split(":", 1) for line in file.read_text().splitlines() if ":" in line) if file.exists() else {}
+    kib = {name: int(lines[name].split()[0]) for name in ("MemAvailable", "MemTotal") if name in lines}
+    if len(kib) < 2:
+        return "not known"
+    return f"{kib['MemAvailable'] / 2**20:.1f} of {kib['MemTotal'] / 2**20:.1f} GiB free"
+
+
+def _bf16_on_cpu() -> str:
+    file = Path("/proc/cpuinfo")
+    flags = file.read_text() if file.exists() else ""
+    return "in hardware" if "avx512_bf16" in flags or "amx_bf16" in flags else "emulated: slower than float32"
+
+
+def _cuda() -> Iterator[Finding]:
     if not torch.cuda.is_available():
-        return Finding("CUDA devices", "none", None, "runs use the CPU")
-    names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    return Finding("CUDA devices", ", ".join(names), True)
+        yield Finding("CUDA devices", "none", None, "runs use the CPU")
+        return
+    for number in range(torch.cuda.device_count()):
+        try:
+            free, total = torch.cuda.mem_get_info(number)
+        except RuntimeError as reason:
+            yield Finding(f"CUDA device {number}", "does not answer", False, " ".join(str(reason).split()))
+            continue
+        name = torch.cuda.get_device_name(number)
+        bf16 = "bf16" if torch.cuda.get_device_capability(number) >= (8, 0) else "no bf16"
+        yield Finding(f"CUDA device {number}", f"{name}, {free / GIB:.1f} of {total / GIB:.1f} GiB free, {bf16}")
 
 
 def _data(root: str) -> Finding:
@@ -53,21 +80,20 @@ def _data(root: str) -> Finding:
     try:
         data.prepare_data()
     except (ValueError, OSError) as reason:
-        return Finding(f"data in {root}", "not found or not sound", False, str(reason))
+        is_there = is_folder or any(Path(root, name).exists() for name in (ARCHIVE, FOLDER))
+        return Finding(f"data in {root}", "not sound" if is_there else "none", False if is_there else None, str(reason))
     sizes = f"{len(data.data.train)} + {len(data.data.test)} images, {data.num_classes} classes"
-    return Finding(f"data in {root}", f"{sizes}, sha256 {data.data_hash[:12]}", True)
+    return Finding(f"data in {root}", f"{sizes}, sha256 {data.data_hash}")
 
 
 def main(arguments: list[str]) -> None:
-    """Print the findings; exit code 1 if something that a run needs is missing."""
-    parser = argparse.ArgumentParser("qra doctor", description="Look at the installation, the devices and the data.")
-    parser.add_argument("--data", default="data", help="directory of CIFAR-10 or of a tree {train,test}/CLASS/IMAGE")
-    found = list(findings(parser.parse_args(arguments).data))
-    table = Table("", "what", "found", "note", box=None)
-    marks = {True: "[green]ok[/]", None: "[dim]-[/]", False: "[red]no[/]"}
+    """Print the findings, each whole; exit code 1 if there is a fault."""
+    found = list(findings(arguments_of_doctor().parse_args(list(arguments)).data))
+    marks = {True: "ok", None: "-", False: "FAULT"}
+    width = max(len(finding.what) for finding in found)
     for finding in found:
-        remedy = finding.remedy if finding.good is not True else ""
-        table.add_row(marks[finding.good], *(escape(plain(text)) for text in (finding.what, finding.found, remedy)))
-    Console().print(table)
+        print(plain(f"{marks[finding.good]:5}  {finding.what:{width}}  {finding.found}"))
+        if finding.remedy and finding.good is not True:
+            print(plain(f"{'':5}  {'':{width}}  {finding.remedy}"))
     if any(finding.good is False for finding in found):
         raise SystemExit(1)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
@@ -11,32 +10,24 @@ from typing import Any
 
 import torch
 
+from qra.version import __version__, commit
+
+__all__ = ["commit", "processor", "sheet", "versions"]
+
 PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "pyautoattack", "jsonargparse", "numpy")
 
 
 def versions() -> dict[str, str]:
     """Versions of this package, of Python and of the packages that results depend on."""
-    found = {"qra": _version("qra"), "python": platform.python_version()}
+    found = {"qra": __version__, "python": platform.python_version()}
     return found | {name: _version(name) for name in PACKAGES}
 
 
 def _version(package: str) -> str:
     try:
         return metadata.version(package)
-    except metadata.PackageNotFoundError:  # a source tree that was never installed
+    except metadata.PackageNotFoundError:  # on the path, but never installed
         return "not installed"
-
-
-def commit() -> str | None:
-    """The git commit of this source tree, with ``-dirty`` if it was changed; None outside a checkout."""
-    root = Path(__file__).parents[1]
-    if not (root / ".git").exists():
-        return None
-    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None
 
 
 def processor() -> str:

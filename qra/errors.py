@@ -8,11 +8,25 @@ import re
 import sys
 from typing import NoReturn
 
+_EXPECTED = ("TypeError", "NSKeyError", "MisconfigurationException", "ArgumentError")
+"""Classes by which parsers and Lightning refuse what was asked for."""
 _KEY = re.compile(r'Parser key "([^"]+)"')
 _REWORDED = (
     (re.compile(r"Unexpected import path format: (.*\.(?:ya?ml|json))$"), r"there is no config file \1"),
     (re.compile(r"Expected a <class '([^']+)'>\. Got value: (.*)$"), r"expected \1, got \2"),
     (re.compile(r"Expected a typing\.Literal\[(.*)\]\. Got value: (.*)$"), r"expected one of \1, got \2"),
+    (re.compile(r"expected collections\.abc\.Sequence, got (.*)$"), r"expected a list, such as '[1, 2]', got \1"),
+    (
+        re.compile(r"Expected a dot import path string: (.*)$"),
+        r"expected a config (qra configs) or a class such as qra.models.resnet20, got \1",
+    ),
+    (re.compile(r"No module named '([^']+)'$"), r"no module \1 is installed or in the working directory"),
+    (
+        re.compile(r"Subcommand '[^']*' does not accept option '([^']+)'"),
+        r"unknown key '\1': --print_config shows them",
+    ),
+    (re.compile(r"^\[Errno \d+\] (.*)$"), r"\1"),
+    (re.compile(r"No space left on device.*"), "no space left on the disk: make room and run again"),
     (
         re.compile(r"(?:Option|Key) '([^']+)' is not (?:accepted|expected)"),
         r"unknown key '\1': --print_config shows the keys there are",
@@ -27,22 +41,49 @@ def one_line(error: BaseException) -> str:
     Parsing nests the reason of a wrong value in the dumps of everything around it: the exception that was raised first
     tells it, and an outer one names the key.
     """
+    messages = _messages(error)
+    reason = " ".join(messages[-1].split())
+    for pattern, replacement in _REWORDED:
+        reason = pattern.sub(replacement, reason)
+    key = key_of(error)
+    if not key or reason.startswith(("unknown key", f"{key} ")) or _KEY.search(reason):
+        return reason
+    return f"{key}: {reason}"
+
+
+def _messages(error: BaseException) -> list[str]:
+    """The messages of a chain of exceptions, that which was raised first last."""
     messages = [str(error)]
     while (cause := error.__cause__ or (None if error.__suppress_context__ else error.__context__)) is not None:
         error = cause
         messages.append(str(error))
-    reason = " ".join(messages[-1].split())
-    for pattern, replacement in _REWORDED:
-        reason = pattern.sub(replacement, reason)
-    keys = [match[1] for message in messages if (match := _KEY.search(message))]
-    if not keys or reason.startswith(("unknown key", f"{keys[-1]} ")) or _KEY.search(reason):
-        return reason
-    return f"{keys[-1]}: {reason}"
+    return messages
+
+
+def key_of(error: BaseException) -> str:
+    """The key of the config that a chain of exceptions is about; empty if it is about none."""
+    found: list[str] = []
+    for message in _messages(error):
+        if (match := _KEY.search(message)) and match[1] not in found:
+            found.append(match[1])
+    return ".".join(found)
+
+
+def is_expected(error: BaseException) -> bool:
+    """Whether an error is about what was asked for, and not a fault of a program."""
+    return isinstance(error, ValueError | OSError) or type(error).__name__ in _EXPECTED
 
 
 def fail(reason: BaseException) -> NoReturn:
-    """End with one line and exit code 2; with a traceback first if QRA_DEBUG is set."""
+    """End with one line and exit code 2; with a traceback first if QRA_DEBUG is set.
+
+    An error that nobody foresaw is named by its class, with the place of its traceback.
+    """
     if os.environ.get("QRA_DEBUG"):
         logging.getLogger("qra").error("", exc_info=reason)
-    print(f"qra: error: {one_line(reason)}", file=sys.stderr)
+    line = one_line(reason)
+    if not is_expected(reason):
+        place = "; ".join(getattr(reason, "__notes__", [])) or "QRA_DEBUG=1 shows the traceback"
+        line = f"{': '.join(filter(None, (type(reason).__name__, line)))} ({place})"
+    print(f"qra: error: {line}", file=sys.stderr)
     raise SystemExit(2)

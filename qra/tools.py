@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from qra.errors import fail
+from qra.front.usage import explained
 
 TOOLS = {
     "compare": "qra.compare",
@@ -22,6 +23,6 @@ def run(arguments: Sequence[str]) -> bool:
         return False
     try:
         import_module(TOOLS[arguments[0]]).main(arguments[1:])
-    except (ValueError, TypeError, OSError) as reason:
-        fail(reason)
+    except Exception as reason:
+        fail(explained(reason, arguments) if "unrecognized arguments" in str(reason) else reason)
     return True

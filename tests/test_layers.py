@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).parents[1] / "qra"
 
 LAYERS = {
-    "types": 0, "noise": 0, "errors": 0, "environment": 0, "describe": 0, "schedules": 0,
+    "version": 0, "types": 0, "noise": 0, "errors": 0, "environment": 1, "front": 1, "describe": 0, "schedules": 0,
     "memory": 0, "graphs": 0, "parts": 0, "precision": 0, "files": 0,
     "losses": 1, "attacks": 1, "quant": 1, "models": 1, "data": 1,
     "evaluation": 2, "checkpoint": 2, "rebuild": 2, "weights": 2, "dryrun": 2,

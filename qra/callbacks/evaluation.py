@@ -24,7 +24,7 @@ from qra.losses import prediction
 from qra.precision import Precision, suffix
 from qra.types import Batch, Pixels, parse_pixels
 
-CURVE = tuple(level / 255 for level in (0, 0.5, 1, 2, 4, 8, 16, 32))
+CURVE = (0.0, 0.5 / 255, 1 / 255, 2 / 255, 4 / 255, 8 / 255, 16 / 255, 32 / 255)
 
 
 class Measurement(PipelineCallback):

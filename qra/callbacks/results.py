@@ -16,6 +16,7 @@ from rich.table import Table
 from qra import checkpoint, environment
 from qra.callbacks.base import Order, PipelineCallback
 from qra.callbacks.evaluation import Measurement
+from qra.callbacks.scope import remarks, scope
 from qra.describe import describe
 from qra.evaluation.figures import robustness_curve
 from qra.evaluation.outcome import SCHEMA, Outcome, write_correct, write_json
@@ -63,7 +64,7 @@ class ResultWriter(PipelineCallback):
         architecture = (describe(pl_module.network) or {}).get("class_path")
         write_json(directory / "robustbench.json", model_info(result, directory.resolve().name, architecture))
         _to_tensorboard(trainer, outcomes, path)
-        Console().print(table(outcomes), escape(f"written to {directory / 'result.json'}"))
+        Console().print(table(outcomes), *remarks(result), escape(f"written to {directory / 'result.json'}"))
 
     def _result(
         self, trainer: Trainer, pl_module: LightningModule, outcomes: Mapping[str, Outcome], path: str | None
@@ -75,6 +76,7 @@ class ResultWriter(PipelineCallback):
             "outcomes": {name: outcome.summary() for name, outcome in outcomes.items()},
             "checkpoint": {"path": path, "sha256": checkpoint.sha256(path)} if path else None,
             "seconds": round(time.monotonic() - self._started, 1),
+            **scope(trainer, outcomes, path),
             **_network(trainer, pl_module),
             **_records(trainer),
             **sheet,

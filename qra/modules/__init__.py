@@ -1,5 +1,6 @@
 from qra.modules.adversarial import AdversarialTraining
 from qra.modules.classifier import ImageClassifier
+from qra.modules.from_checkpoint import FromCheckpoint
 from qra.modules.mart import Mart
 from qra.modules.trades import Trades
 from qra.modules.transfer import RobustTransfer
@@ -13,6 +14,7 @@ __all__ = [
     "RSLAD",
     "AdaAD",
     "AdversarialTraining",
+    "FromCheckpoint",
     "ImageClassifier",
     "LwF",
     "Mart",

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 
 from rich.console import Console
 
+from qra.front.tool_arguments import study as arguments_of_study
 from qra.study.cell import State, Task
 from qra.study.definition import load_study
 from qra.study.grid import Study, expand, select
@@ -19,7 +20,7 @@ from qra.study.runner import Estimate, LocalWorkers, duration, run, states, task
 
 def main(arguments: Sequence[str]) -> None:
     """Run one of the three commands; exit code 1 if a cell failed."""
-    options = _parser().parse_args(arguments)
+    options = arguments_of_study().parse_args(list(arguments))
     study = load_study(options.study, options.set)
     if options.command == "run":
         _run(study, options)
@@ -34,31 +35,6 @@ def main(arguments: Sequence[str]) -> None:
                 print(shlex.join(["qra", *command]))
     else:
         _print_status(work, states(work))
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("qra study", description="Many runs as one experiment; see docs/studies.md.")
-    commands = parser.add_subparsers(dest="command", required=True)
-    helps = {
-        "list": "print the commands of each cell",
-        "status": "print how far each cell is, and the time that is left",
-        "run": "run all cells that are not done",
-    }
-    for command, text in helps.items():
-        sub = commands.add_parser(command, help=text, description=text)
-        sub.add_argument("study", help="YAML file of the study")
-        sub.add_argument("--only", default="*", metavar="PATTERN", help="only cells of such names, and what they need")
-        sub.add_argument("--shard", default="0/1", metavar="I/N", help="only every N-th cell, from I on")
-        sub.add_argument("--runs", default="runs", metavar="DIR", help="directory of all runs")
-        sub.add_argument(
-            "--set", action="append", default=[], metavar="NAME=VALUE", help="one more option of each pipeline"
-        )
-        if command == "run":
-            sub.add_argument("--jobs", type=int, default=1, metavar="N", help="cells that run at a time")
-            sub.add_argument("--redo", action="store_true", help="make failed cells and those of other versions anew")
-            sub.add_argument("--ray", metavar="ADDRESS", help="run on a Ray cluster; local starts one here")
-            sub.add_argument("--gpus", type=float, metavar="SHARE", help="share of a GPU that a cell takes on Ray")
-    return parser
 
 
 def _shard(text: str) -> tuple[int, int]:

@@ -11,11 +11,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import yaml
 from jsonargparse import ArgumentParser
 
 from qra.errors import one_line
-from qra.files import read_text
+from qra.front.shipped import bare_name, configs, located
+from qra.front.yaml_files import is_config, read_yaml
 from qra.study.grid import Cell, Stage, Study, owned_options, same_option
 
 
@@ -23,15 +23,15 @@ def load_study(path: str | Path, settings: Sequence[str] = ()) -> Study:
     """Read a study.
 
     Args:
-        path: A YAML file; the paths of YAML files in it are relative to it.
+        path: A YAML file, or the name of a shipped study; the paths of YAML files in it are relative to it.
         settings: Options of every pipeline's command besides those of the study, as ``name=value``.
 
     Raises:
         ValueError: If it cannot be read, has unknown keys or wrong values, names files that are not there, or sets an
             option both in a pipeline and by an axis.
     """
-    path = Path(path)
-    content = _located(read_yaml(path), path.parent)
+    given, path = str(path), Path(located(str(path)))
+    content = _located(read_yaml(path), path.parent, by_name=given in configs() and given != str(path))
     if not isinstance(content, dict) or not isinstance(content.get("stages"), list):
         raise ValueError(f"{path}: is no study, for it has no list of stages")
     for setting in settings:
@@ -69,14 +69,14 @@ def _parsed(kind: type, content: Any, where: str) -> dict[str, Any]:
     return fields
 
 
-def _located(value: Any, directory: Path) -> Any:
-    """Replace paths of YAML files that are relative to a directory by paths to use from here."""
+def _located(value: Any, directory: Path, by_name: bool) -> Any:
+    """Replace paths of YAML files that are relative to a directory by paths to use from here, or by names."""
     if isinstance(value, dict):
-        return {key: _located(item, directory) for key, item in value.items()}
+        return {key: _located(item, directory, by_name) for key, item in value.items()}
     if isinstance(value, list):
-        return [_located(item, directory) for item in value]
+        return [_located(item, directory, by_name) for item in value]
     if is_config(value) and not Path(value).is_absolute():
-        return _short(directory / value)
+        return (bare_name(directory / value) if by_name else None) or _short(directory / value)
     return value
 
 
@@ -91,28 +91,14 @@ def _short(path: Path) -> str:
     return str(Path(*parts))
 
 
-def is_config(value: Any) -> bool:
-    """Whether a value is the path of a config file."""
-    return isinstance(value, str) and value.endswith((".yaml", ".yml"))
-
-
-def read_yaml(path: str | Path) -> Any:
-    """The content of a YAML file.
-
-    Raises:
-        ValueError: If there is no such file, or it is no YAML.
-    """
-    try:
-        return yaml.safe_load(read_text(path))
-    except FileNotFoundError:
-        raise ValueError(f"there is no config file {path}") from None
-    except (yaml.YAMLError, RecursionError) as reason:
-        raise ValueError(f"{path} is no YAML: {' '.join(str(reason).split())}") from None
-
-
 @cache
 def contents(path: str) -> Any:
-    """The content of a config, with that of the files that it names in their place."""
+    """The content of a config, with that of the files that it names in their place.
+
+    Args:
+        path: Its path, or the name of a shipped one.
+    """
+    path = located(path)
 
     def resolved(value: Any) -> Any:
         if isinstance(value, dict):
@@ -129,7 +115,7 @@ def _check_pipeline(stage: Stage) -> None:
     contents(stage.pipeline)
     axes = {same_option(name): axis for name, axis in owned_options(stage).items()}
     axes |= {same_option(name): "axes" for name in stage.axes}
-    for name in _names(read_yaml(stage.pipeline)):
+    for name in _names(read_yaml(located(stage.pipeline))):
         if same_option(name) in axes:
             axis = axes[same_option(name)]
             raise ValueError(f"stage {stage.name}: {name} is set by {stage.pipeline} and by {axis}: remove it there")
@@ -177,7 +163,7 @@ def _definition(command: Sequence[str], cell: Cell, made: Mapping[str, str]) -> 
         elif value.endswith(".ckpt"):
             options[key] = _file_digest(value)
         else:
-            options[key] = contents(value) if is_config(value) else value
+            options[key] = contents(value) if is_config(value) or value in configs() else value
     return options
 
 

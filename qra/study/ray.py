@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Any
 
 from qra.study.cell import State, Task, run_cell
+from qra.version import extra
 
 RETRIES = 5
 """How often a cell starts again because its node or worker died."""
@@ -57,7 +58,7 @@ def _import_ray() -> Any:
     try:
         import ray
     except ImportError:
-        raise ValueError("Ray is not installed: pip install 'qra[cluster]', or run without --ray") from None
+        raise ValueError(f"Ray is not installed: {extra('cluster')}, or run without --ray") from None
     return ray
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -13,6 +12,7 @@ from rich.table import Table as TerminalTable
 from rich.text import Text
 
 from qra.files import plain
+from qra.front.tool_arguments import report as arguments_of_report
 from qra.study.claims import CLAIMS, judge_all
 from qra.study.contents import KIB, state_counts, tables
 from qra.study.figures import drawings
@@ -118,13 +118,7 @@ def _replace(out: Path, files: Mapping[str, bytes]) -> None:
 
 def main(arguments: Sequence[str]) -> None:
     """Write a report and print its verdicts."""
-    parser = argparse.ArgumentParser(
-        "qra report", description="Tables, figures and verdicts from the cells of a study."
-    )
-    parser.add_argument("study", type=Path, help="directory of the study, such as runs/paper")
-    parser.add_argument("--out", type=Path, help="where the report goes; STUDY/report if not given")
-    parser.add_argument("--budget-kib", type=float, help="recommend a pipeline for a model of at most this size")
-    options = parser.parse_args(arguments)
+    options = arguments_of_report().parse_args(list(arguments))
     out = options.out or options.study / "report"
     results, findings = write_report(options.study, out, options.budget_kib)
     console = Console()

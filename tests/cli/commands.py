@@ -41,6 +41,13 @@ def qra(*arguments):
     return output.getvalue(), code
 
 
+def crashed(*arguments):
+    """Run a command in which a test's own callback raises ``CrashError``."""
+    output, code = qra(*arguments)
+    assert code == 2, output
+    assert "qra: error: CrashError" in output
+
+
 def refused(*arguments):
     """Run a command that must end with one line of error; return that line without its prefix."""
     output, code = qra(*arguments)

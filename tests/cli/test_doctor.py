@@ -1,3 +1,5 @@
+import re
+
 import numpy as np
 import pytest
 from commands import qra
@@ -25,5 +27,21 @@ def test_doctor_lists_versions_devices_and_data(folder):
 
 def test_doctor_says_what_to_do_without_data(tmp_path):
     output, code = qra("doctor", "--data", tmp_path / "nowhere")
+    assert code == 0, "no data is no fault"
+    assert "--data.download true" in output
+
+
+def test_doctor_exits_1_for_a_fault_and_says_all_of_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    (tmp_path / "cifar-10-python.tar.gz").write_bytes(b"cut short")
+    output, code = qra("doctor", "--data", tmp_path)
     assert code == 1
-    assert "--data.download true" in " ".join(output.split())
+    assert "FAULT" in output
+    assert "its md5 is not c58f30108f718f92721af3b95e74349a" in output
+
+
+def test_doctor_names_memory_disk_and_bf16():
+    output, _ = qra("doctor")
+    assert re.search(r"^ok +memory +[\d.]+ of [\d.]+ GiB free$", output, re.MULTILINE)
+    assert re.search(r"^ok +disk here +[\d.]+ of [\d.]+ GiB free$", output, re.MULTILINE)
+    assert "bf16" in output

@@ -108,4 +108,5 @@ def test_a_directory_of_another_version_is_refused():
 def test_without_ray_it_is_said_how_to_get_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     tiny.write()
-    assert "Ray is not installed: pip install 'qra[cluster]'" in refused("study", "run", "tiny.yaml", "--ray", "local")
+    reason = refused("study", "run", "tiny.yaml", "--ray", "local")
+    assert "Ray is not installed: pip install 'quantization-robustness[cluster]'" in reason

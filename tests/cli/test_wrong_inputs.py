@@ -1,6 +1,7 @@
 """Wrong inputs end in one line that says what to do, with exit code 2 and nothing written."""
 
 import os
+import shlex
 import shutil
 from pathlib import Path
 
@@ -8,39 +9,177 @@ import pytest
 import torch
 from commands import CONFIGS, TINY, TINY_FIT, pipeline, refused
 
-AT = [*pipeline("float-at"), *TINY_FIT]
-ATTACK = "--model.init_args.attack.init_args"
+AT = "--config pipeline/float-at "
+SYNTHETIC = AT + "--data data/synthetic --data.train_size 600 --data.test_size 20 --data.val_size 20 "
+ATTACK = "--model.attack"
+FIT_AT = ["fit", *pipeline("float-at"), *TINY_FIT]
+FILES = {
+    "bytes.yaml": b"data: \xff\xfe",
+    "deep.yaml": b"[" * 500,
+    "empty.yaml": b"",
+    "fraction.yaml": b"class_path: qra.data.SyntheticDataModule\ninit_args: {fraction: many}\n",
+    "huge.yaml": b"#" * 2**21,
+    "list.yaml": b"- 1\n",
+    "names-fraction.yaml": b"data: fraction.yaml\n",
+    "no-class.yaml": b"data: {class_path: qra.data.Nothing}\n",
+    "of-old.yaml": b"evaluation: {epsilons: [8/255]}\n",
+    "old.yaml": b"model: {class_path: qra.modules.AdversarialTraining, init_args: {epsilon: 8/255}}\n",
+    "own/a.yaml": b"data: ../own/none.yaml\n",
+    "plain-file": b"x",
+    "result.json": b"[1",
+    "run/result.json": b"{",
+    "self.yaml": b"data: self.yaml\n",
+    "starts.yaml": b"model: {init_args: {init_from: plain.ckpt}}\n",
+    "syntax.yaml": b"model: [1,\ndata: {",
+    "tag.yaml": b"data: !!python/object/apply:os.system [ls]\n",
+    "text.ckpt": b"hello",
+    "top.yaml": b"modle: {a: 1}\n",
+    "twice.yaml": b"data: 1\n",
+    "twice.yml": b"data: 1\n",
+    "images/train/cat/1.png": b"no image",
+}
+WRONG = {
+    # commands
+    "tset": "there is no command 'tset': did you mean test?",
+    "fit": "fit has no data and no model: give --config pipeline/NAME",
+    "test": "test has no data and no model: give --config",
+    "test --ckpt_path checkpoints/float-at": "test has no data: give --data data/cifar10, data/image_folder",
+    "fit pipeline/float-at": "'pipeline/float-at' belongs to no option: write --config pipeline/float-at",
+    "completion tcsh": "invalid choice: 'tcsh'",
+    "configs bogus": "invalid choice: 'bogus'",
+    "doctor --bogus": "doctor has no option --bogus",
+    # configs
+    "fit --config": "--config: its value is missing",
+    "fit --config pipeline/flot-at": "there is no config pipeline/flot-at: did you mean pipeline/float-at?",
+    "fit --config float-at": "there is no config file float-at: did you mean pipeline/float-at?",
+    "fit --config configs/pipeline/float-at.yaml": "did you mean pipeline/float-at?",
+    "fit --config nowhere.yaml": "there is no config file nowhere.yaml",
+    "fit --config empty.yaml": "empty.yaml is empty",
+    "fit --config syntax.yaml": "syntax.yaml, line 2: is no YAML",
+    "fit --config bytes.yaml": "bytes.yaml is no text in UTF-8 (byte 6)",
+    "fit --config list.yaml": "list.yaml is no mapping of keys",
+    "fit --config huge.yaml": "huge.yaml has 2,097,152 bytes",
+    "fit --config deep.yaml": "deep.yaml: is nested too deeply",
+    "fit --config tag.yaml": "tag.yaml, line 1: is no YAML",
+    "fit --config self.yaml": "self.yaml: names itself",
+    "fit --config own/a.yaml": "own/a.yaml: data: there is no config file ../own/none.yaml",
+    "fit --config link.yaml": "link.yaml is a link to gone.yaml, which is not there",
+    "fit --config images": "images is no file",
+    "fit --config fifo.yaml": "fifo.yaml is no file",
+    "fit --config twice": "twice: there is both twice.yaml and twice.yml",
+    f"fit {AT} --config top.yaml": "top.yaml: unknown key 'modle.a'",
+    f"fit {AT} --config of-old.yaml": "of-old.yaml: unknown key 'evaluation.epsilons': did you mean --evaluation.eps?",
+    f"fit {AT} --config old.yaml": "old.yaml: unknown key 'model.epsilon'",
+    f"fit {AT} --config names-fraction.yaml": "fraction.yaml: data.fraction: expected float, got many",
+    f"fit {AT} --config no-class.yaml": "no-class.yaml: data: module 'qra.data' has no attribute 'Nothing'",
+    # options
+    f"fit {AT} --run ''": "--run: its value is empty",
+    f"fit {AT} --run --data data/synthetic": "--run: its value is missing",
+    f"fit {SYNTHETIC} --run plain-file": "run: plain-file is a file",
+    f"fit {SYNTHETIC} --run plain-file/below": "run: plain-file is a file",
+    f"fit {AT} --jobs 2": "fit has no option --jobs: it is one of qra study run",
+    f"fit {AT} --seeds": "fit has no option --seeds: it is one of qra compare",
+    f"fit {AT} --trainer.max_epoch 3": "fit has no option --trainer.max_epoch: did you mean --trainer.max_epochs?",
+    f"fit {AT} --trainer.nonsense 3": "fit has no option --trainer.nonsense",
+    f"fit {AT} {ATTACK}.ep 3": "unknown key 'model.attack.ep': did you mean --model.attack.eps?",
+    f"fit {AT} --model.init_args.nonsense 3": "unknown key 'model.nonsense'",
+    f"fit {AT} --model.class_path qra.modules.Nonsense": "has no attribute 'Nonsense'",
+    f"fit {AT} {ATTACK} attack/none": "there is no config attack/none",
+    f"fit {AT} {ATTACK} syntax.yaml": "syntax.yaml, line 2: is no YAML",
+    f"fit {AT} {ATTACK} link.yaml": "link.yaml is a link to gone.yaml",
+    f"fit {AT} {ATTACK} empty.yaml": "empty.yaml is empty",
+    f"fit {AT} {ATTACK}.eps 8": "eps is 8, but pixels are in [0, 1]: did you mean 8/255?",
+    f"fit {AT} {ATTACK}.eps eight": "model.attack.eps: 'eight' is not a length in pixels",
+    f"fit {AT} {ATTACK}.eps nan": "eps is nan",
+    f"fit {AT} {ATTACK}.step_size -1/255": "step_size is -0.0039",
+    f"fit {AT} {ATTACK}.steps -3": "steps is -3",
+    f"fit {AT} {ATTACK}.steps 2.5": "model.attack.steps: expected int, got 2.5",
+    f"fit {AT} {ATTACK}.norm l7": "model.attack.norm: expected one of 'linf', 'l2', got l7",
+    f"fit {AT} --trainer.max_epochs many": "trainer.max_epochs: expected int, got many",
+    f"fit {AT} --trainer.callbacks+ callback/nothing": "there is no config callback/nothing",
+    f"fit {AT} --trainer.callbacks+ qra.callbacks.Nothing": "trainer.callbacks: module 'qra.callbacks' has no",
+    f"fit {AT} --trainer.accelerator warp": "accelerator='warp'",
+    f"fit {AT} --trainer.accelerator gpu --trainer.devices 99": "qra doctor shows the devices",
+    f"fit {AT} --untrained maybe": "untrained: expected bool, got maybe",
+    f"fit {AT} --model.val_attack null": "val_attack is none",
+    f"fit {AT} --model.network network/resnet50": "there is no config network/resnet50: did you mean network/resnet20?",
+    f"fit {AT} --model.network nowhere.Net": "model.network: no module nowhere is installed",
+    f"fit {AT} --model.optimizer.lr fast": "model.optimizer.lr: expected float, got fast",
+    f"fit {AT} --evaluation.eps 8/255": "evaluation.eps: expected a list",
+    f"fit {AT} --evaluation.n 0": "n is 0",
+    "fit --config pipeline/qat-at --model.scheme.weight_bit_width 99": "weight_bit_width: bit width 99",
+    # data
+    f"fit {AT}": "CIFAR-10 is not in data: fetch it with --data.download true",
+    f"fit {AT} --data nowhere": "data: expected a config (qra configs) or a class",
+    f"fit {AT} --data data/image_folder --data.root nowhere": "nowhere/train does not exist",
+    f"fit {AT} --data data/image_folder --data.root images": "images/train needs at least 2 class folders",
+    f"fit {SYNTHETIC} --data.fraction 0": "fraction is 0",
+    f"fit {SYNTHETIC} --data.val_size 600": "val_size is 600",
+    f"fit {SYNTHETIC} --data.batch_size 601": "batch_size is 601",
+    f"fit {SYNTHETIC} --data.batch_size 0": "batch_size is 0",
+    # checkpoints
+    f"fit {SYNTHETIC} --ckpt_path none.ckpt": "none.ckpt: there is no such checkpoint",
+    f"fit {SYNTHETIC} --ckpt_path last": "runs/float-at/last.ckpt: there is no such checkpoint",
+    f"fit {SYNTHETIC} --ckpt_path text.ckpt": "text.ckpt: ",
+    f"fit {SYNTHETIC} --model.init_from none.ckpt": "none.ckpt: there is no such checkpoint",
+    "fit --ckpt_path checkpoints/float-at --data data/synthetic": "FromCheckpoint does not say how to train",
+    "test --ckpt_path none.ckpt --data data/synthetic": "none.ckpt: there is no such checkpoint",
+    f"test {SYNTHETIC}": "nothing gives the network its weights: test a checkpoint by --ckpt_path FILE",
+    f"predict {SYNTHETIC}": "nothing gives the network its weights",
+    f"validate {SYNTHETIC}": "nothing gives the network its weights",
+    f"test {SYNTHETIC} --config starts.yaml": "to test a checkpoint use --ckpt_path plain.ckpt",
+    f"test {SYNTHETIC} --ckpt_path a --model.init_from b.ckpt": "to test a checkpoint use --ckpt_path b.ckpt",
+    # tools
+    "compare nowhere": "nowhere: there is no result here",
+    "compare result.json": "result.json: ",
+    "compare run": "run/result.json: ",
+    "compare --ckpt_path x": "compare has no option --ckpt_path: it is one of qra fit",
+    "compare a b --transfer": "give the test images by --data",
+    "compare a b --transfer --eps 8/0": "'8/0' is not a length in pixels",
+    "study run study/none": "there is no config study/none",
+    "study run nowhere.yaml": "there is no config file nowhere.yaml",
+    "study run empty.yaml": "empty.yaml: is no study",
+    "study list study/quickstart --jobs 2": "study has no option --jobs",
+    "study run study/quickstart --jobs many": "argument --jobs: invalid int value: 'many'",
+    "study bogus study/quickstart": "invalid choice: 'bogus'",
+    "report nowhere": "nowhere: there is no study here",
+    "report images": "images: no cell of a study lies here",
+    "report images --budget-kib much": "argument --budget-kib: invalid float value: 'much'",
+}
 
 
-@pytest.mark.parametrize(
-    ("arguments", "reason"),
-    [
-        (["--model.init_args.nonsense", "3"], "unknown key 'nonsense'"),
-        (["--trainer.nonsense", "3"], "unrecognized arguments: --trainer.nonsense"),
-        (["--model.class_path", "qra.modules.Nonsense"], "has no attribute 'Nonsense'"),
-        (["--model.init_args.attack", "configs/attack/none.yaml"], "there is no config file configs/attack/none.yaml"),
-        ([f"{ATTACK}.eps", "8"], "eps is 8, but pixels are in [0, 1]: did you mean 8/255?"),
-        ([f"{ATTACK}.eps", "eight"], "eps: 'eight' is not a length in pixels"),
-        ([f"{ATTACK}.steps", "-3"], "steps is -3"),
-        ([f"{ATTACK}.norm", "l7"], "norm"),
-        (["--trainer.max_epochs", "many"], "trainer.max_epochs: expected int, got many"),
-        (["--model.init_args.val_attack", "null"], "val_attack is none"),
-        (["--data.init_args.fraction", "0"], "fraction is 0"),
-        (["--data.init_args.val_size", "80"], "val_size is 80"),
-        (["--data.init_args.batch_size", "4000"], "batch_size is 4000"),
-        (["--data.init_args.batch_size", "0"], "batch_size is 0"),
-        (["--evaluation.n", "0"], "n is 0"),
-        (["--trainer.accelerator", "gpu", "--trainer.devices", "99"], "qra doctor shows the devices"),
-        (["--ckpt_path", "none.ckpt"], "none.ckpt: there is no such checkpoint"),
-        (["--model.init_args.init_from", "none.ckpt"], "none.ckpt: there is no such checkpoint"),
-        (["--data", str(CONFIGS / "data/image_folder.yaml"), "--data.init_args.root", "nowhere"], "nowhere"),
-        (["--data", str(CONFIGS / "data/cifar10.yaml")], "CIFAR-10"),
-    ],
-    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
-)
-def test_a_wrong_argument_is_named(arguments, reason):
-    assert reason in refused("fit", *AT, *arguments)
-    assert not list(Path().iterdir())
+@pytest.fixture
+def wrong_files():
+    """What is wrong in the working directory."""
+    for name, content in FILES.items():
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).write_bytes(content)
+    Path("link.yaml").symlink_to("gone.yaml")
+    os.mkfifo("fifo.yaml")
+
+
+@pytest.mark.parametrize(("command", "reason"), WRONG.items(), ids=lambda value: value[:60])
+@pytest.mark.usefixtures("wrong_files")
+def test_a_wrong_input_is_one_line_and_nothing_is_written(command, reason):
+    before = {path: path.lstat().st_mtime_ns for path in Path().rglob("*")}
+    assert reason in refused(*shlex.split(command))
+    assert {path: path.lstat().st_mtime_ns for path in Path().rglob("*")} == before
+
+
+def test_an_error_that_nobody_foresaw_is_one_line_too(monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    reason = refused(*FIT_AT, "--model.network", "broken.FailsInTraining", "--run", "broken")
+    assert reason.startswith("ZeroDivisionError: ")
+    assert "QRA_DEBUG=1 shows the traceback" in reason
+    assert not Path("broken").exists()
+
+
+def test_the_traceback_of_a_run_that_got_somewhere_is_kept_beside_it(monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    network = ["--model.network", "broken.FailsInTraining", "--model.network.after", "3"]
+    reason = refused(*FIT_AT, *network, "--run", "broken")
+    assert "the traceback is in broken/error.txt" in reason
+    assert "in forward" in Path("broken/error.txt").read_text()
 
 
 def test_a_wrong_config_is_named():
@@ -50,7 +189,7 @@ def test_a_wrong_config_is_named():
 
 
 def test_an_unknown_command_is_refused():
-    assert "invalid choice: 'train'" in refused("train")
+    assert "there is no command 'train'" in refused("train")
 
 
 def test_a_run_without_a_name_is_refused():
@@ -106,6 +245,6 @@ def test_compare_refuses_what_is_no_result(content, reason):
 
 def test_weights_of_another_network_are_no_start(copied):
     network = CONFIGS / "network/resnet18.yaml"
-    reason = refused("fit", *AT, "--model.init_args.network", network, "--model.init_args.init_from", copied)
+    reason = refused(*FIT_AT, "--model.init_args.network", network, "--model.init_args.init_from", copied)
     assert "copied.ckpt: is a checkpoint of another network" in reason
     assert not Path("runs").exists()

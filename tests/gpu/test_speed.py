@@ -220,5 +220,6 @@ def test_memory_runs_out_and_the_outcome_stays():
             found = attack(recorded, x, y)
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0, DEVICE)
-    assert ((found - expected).abs().amax((1, 2, 3)) > 1e-3).sum().item() <= 8
+    fooled = [eager(each).argmax(1) != y for each in (found, expected)]
+    assert (fooled[0] != fooled[1]).sum().item() <= 4
     assert recorded.parts.limit < 512

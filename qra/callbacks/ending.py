@@ -1,0 +1,61 @@
+"""What a finished training says: its best epoch, where everything lies, and what comes next."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+
+from qra.callbacks.best import best_checkpoint
+
+
+class BestFigures(Callback):
+    """Remember the accuracies of each epoch in validation, so that those of the best can be told at the end."""
+
+    def __init__(self) -> None:
+        self.accuracies: dict[int, dict[str, float]] = {}
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        metrics = trainer.callback_metrics.items()
+        found = {name: float(value) for name, value in metrics if name.startswith("val/") and name.endswith("_acc")}
+        self.accuracies[trainer.current_epoch] = found
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"accuracies": self.accuracies}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.accuracies = dict(state_dict["accuracies"])
+
+    def best(self, metric: str, score: float) -> tuple[int, dict[str, float]] | None:
+        """The first epoch whose ``metric`` is that of the best checkpoint, with all its accuracies."""
+        same = (item for item in self.accuracies.items() if abs(item[1].get(metric, -1.0) - score) < 1e-6)
+        return next(same, None)
+
+
+def ending(trainer: Trainer, directory: Path) -> list[str]:
+    """The last lines of a fit.
+
+    Args:
+        trainer: Which has ended.
+        directory: Of the run.
+    """
+    path = best_checkpoint(trainer)
+    if path is None:
+        return [f"trained {trainer.current_epoch} epochs; no best.ckpt was kept", f"everything lies in {directory}"]
+    name = Path(directory, Path(path).name)
+    return [_best(trainer), f"everything lies in {directory}", f"next: qra test --ckpt_path {name}"]
+
+
+def _best(trainer: Trainer) -> str:
+    keeper = next(k for k in trainer.checkpoint_callbacks if isinstance(k, ModelCheckpoint) and k.monitor is not None)
+    assert keeper.monitor is not None
+    score = float(keeper.best_model_score)  # type: ignore[arg-type]
+    figures = [c for c in trainer.callbacks if isinstance(c, BestFigures)]  # type: ignore[attr-defined]
+    found = figures[0].best(keeper.monitor, score) if figures else None
+    if found is None:
+        return f"best epoch in validation: {keeper.monitor} {score:.1%}"
+    epoch, accuracies = found
+    told = ", ".join(f"{name} {value:.1%}" for name, value in accuracies.items())
+    return f"best epoch in validation: {epoch + 1} of {trainer.max_epochs}, {told}"

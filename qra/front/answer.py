@@ -1,0 +1,71 @@
+"""What ``qra`` answers at once, before anything heavy is imported."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import sys
+from collections.abc import Sequence
+
+from qra.errors import fail
+from qra.front import help
+from qra.front.completion import SCRIPTS
+from qra.front.tool_arguments import PARSERS
+from qra.version import version_line
+
+
+def answer(arguments: Sequence[str]) -> bool:
+    """Answer a request for help, the version, the configs or completion, and refuse an unknown command.
+
+    Args:
+        arguments: What follows ``qra``.
+
+    Returns:
+        Whether that was all.
+    """
+    try:
+        answered = _answer(arguments[0] if arguments else "--help", arguments[1:])
+        sys.stdout.flush()
+    except ValueError as reason:
+        fail(reason)
+    except BrokenPipeError:  # the reader, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True
+    return answered
+
+
+def _answer(command: str, words: Sequence[str]) -> bool:
+    if command in ("--help", "-h"):
+        print(help.screen())
+    elif command == "--version":
+        print(version_line())
+    elif command == "configs":
+        print(help.configs(PARSERS[command]().parse_args(list(words)).folder))
+    elif command == "completion":
+        print(SCRIPTS[PARSERS[command]().parse_args(list(words)).shell]())
+    elif command not in help.COMMANDS:
+        close = difflib.get_close_matches(command, help.COMMANDS, 1)
+        meant = f": did you mean {close[0]}?" if close else ";"
+        raise ValueError(f"there is no command {command!r}{meant} qra --help lists them")
+    else:
+        return _asked_for_help(command, words)
+    return True
+
+
+def _asked_for_help(command: str, words: Sequence[str]) -> bool:
+    if command in PARSERS:
+        if any(word in ("-h", "--help") for word in words):
+            PARSERS[command]().parse_args(list(words))  # prints it and ends
+        return False
+    for place, word in enumerate(words):
+        name, _, value = word.partition("=")
+        if name in ("-h", "--help"):
+            print(help.command(command))
+            return True
+        if name.startswith("--") and name.endswith(".help"):
+            following = value or next(iter(words[place + 1 : place + 2]), None)
+            asked = help.of_class(name.removeprefix("--").removesuffix(".help"), following)
+            if asked is not None:
+                print(asked)
+                return True
+    return False

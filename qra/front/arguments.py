@@ -1,0 +1,136 @@
+"""The words of ``qra fit | validate | test | predict``, put right before they are parsed."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import NamedTuple
+
+from qra.front import shipped
+from qra.front.options import advice, all_options
+from qra.front.yaml_files import check_config, check_part, is_config, read_yaml
+
+CONFIG = ("--config", "-c")
+FLAGS = ("--help", "-h", "--print_config")
+CHECKPOINTS = ("ckpt_path", "init_from", "teacher", "surrogate", "checkpoint")
+"""Options whose value is a checkpoint."""
+FROM_CHECKPOINT = "qra.modules.FromCheckpoint"
+"""The model that is what its checkpoint says."""
+
+_OPTION = re.compile(r"--?[A-Za-z]")
+
+
+class Option(NamedTuple):
+    """An option and its value; None for a flag."""
+
+    name: str
+    value: str | None
+
+    @property
+    def key(self) -> str:
+        """The last part of its name."""
+        return self.name.lstrip("-").rstrip("+").rpartition(".")[2]
+
+    def words(self) -> list[str]:
+        """As the parser takes it: a value that begins with a minus is joined, or it would look like an option."""
+        if self.value is None:
+            return [self.name]
+        return [f"{self.name}={self.value}"] if self.value.startswith("-") else [self.name, self.value]
+
+
+def prepared(arguments: Sequence[str]) -> list[str]:
+    """The words to parse: names of configs replaced by their files, all configs before all other options.
+
+    Options therefore win over configs wherever they stand. A command on a checkpoint that has no config with a model
+    takes the ``config.yaml`` beside the checkpoint, or else what the checkpoint says of itself.
+
+    Args:
+        arguments: The command and its options.
+
+    Raises:
+        ValueError: If a word is no option, a value is missing or empty, a config cannot be read, or the options make no
+            sense for the command.
+    """
+    command, options = arguments[0], [_located(option) for option in _options(arguments[0], arguments[1:])]
+    if any(option.name in ("-h", "--help") or option.key == "help" for option in options):
+        return list(arguments)
+    for option in options:
+        if option.name in CONFIG:
+            check_config(option.value or "")
+        elif is_config(option.value) and shipped.takes_config(option.name, option.value or ""):
+            check_part(option.value or "")
+    if command != "fit":
+        _refuse_init_from(command, options)
+    options = [*_of_checkpoint(options), *options]
+    first = [option for option in options if option.name in CONFIG]
+    return [command, *(word for option in (*first, *(o for o in options if o not in first)) for word in option.words())]
+
+
+def config_files(words: Sequence[str]) -> list[str]:
+    """The configs among prepared words, in their order."""
+    return [value for name, value in pairwise(words) if name in CONFIG]
+
+
+def _options(command: str, words: Sequence[str]) -> Iterator[Option]:
+    left = list(words)
+    while left:
+        word = left.pop(0)
+        if not _OPTION.match(word):
+            close = f"--config {word}" if _is_config_name(word) else "--NAME VALUE"
+            raise ValueError(f"{word!r} belongs to no option: write {close}")
+        name, equals, value = word.partition("=")
+        if name in FLAGS or name.endswith(".help"):
+            yield Option(word, left.pop(0) if name.endswith(".help") and left and not _OPTION.match(left[0]) else None)
+            continue
+        if not equals:
+            if not left or _OPTION.match(left[0]):
+                if name not in all_options(command):
+                    raise ValueError(f"{command} has no option {name}: {advice(name, command)}")
+                raise ValueError(f"{name}: its value is missing")
+            value = left.pop(0)
+        if not value.strip():
+            raise ValueError(f"{name}: its value is empty: give one or leave the option out")
+        yield Option(name, value)
+
+
+def _is_config_name(word: str) -> bool:
+    return word in shipped.configs() or word.endswith(shipped.SUFFIXES)
+
+
+def _located(option: Option) -> Option:
+    if option.value is None:
+        return option
+    if option.key in CHECKPOINTS:
+        return option._replace(value=shipped.checkpoint_file(option.value))
+    if shipped.takes_config(option.name, option.value):
+        return option._replace(value=shipped.located(option.value))
+    return option
+
+
+def _refuse_init_from(command: str, options: Sequence[Option]) -> None:
+    for option in options:
+        inside = option.name.startswith("--model") and "init_from" in re.findall(r"\w+(?=['\"]?:)", option.value or "")
+        if option.key == "init_from" or inside:
+            file = "FILE" if inside else option.value
+            raise ValueError(f"init_from is where a training starts: to {command} a checkpoint use --ckpt_path {file}")
+
+
+def _of_checkpoint(options: Sequence[Option]) -> list[Option]:
+    """The options that stand for a checkpoint's own config, if nothing else says what the model is."""
+    path = next((Path(option.value or "") for option in options if option.name == "--ckpt_path"), None)
+    if path is None or str(path) in ("last", "best") or any(map(_names_model, options)):
+        return []
+    beside = path.parent / "config.yaml"
+    if beside.exists():
+        check_config(beside)
+        return [Option("--config", str(beside))]
+    return [Option("--model", FROM_CHECKPOINT), Option("--model.checkpoint", str(path))]
+
+
+def _names_model(option: Option) -> bool:
+    if option.name in CONFIG:
+        content = read_yaml(option.value or "")
+        return isinstance(content, dict) and "model" in content
+    return option.name in ("--model", "--model.class_path")

@@ -1,0 +1,105 @@
+"""What completes the words of ``qra`` in a shell; made from the source, so it knows every option."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+
+from qra.front import shipped
+from qra.front.help import COMMANDS
+from qra.front.options import RUNS, commands, run_options
+from qra.front.signatures import first_sentence
+from qra.front.tool_arguments import PARSERS, commands_of
+
+FOLDERS = {
+    "config": ("pipeline", "trainer"),
+    "data": ("data",),
+    "network": ("network",),
+    "scheme": ("quant",),
+    "attack": ("attack",),
+    "val_attack": ("attack",),
+    "transfer": ("transfer",),
+    "optimizer": ("optim",),
+    "schedule": ("optim",),
+    "callbacks": ("callback",),
+    "callbacks+": ("callback",),
+}
+"""Where the configs lie that an option may be given, by the last part of its name."""
+FIXED = {"": ("--help", "--version"), "completion": ("bash", "zsh", "fish")}
+
+
+def _names(*folders: str) -> str:
+    """The names of the configs in some folders."""
+    return " ".join(name for name in shipped.configs() if name.partition("/")[0] in folders)
+
+
+def _words() -> Iterator[tuple[str, str]]:
+    """What may follow each command, as patterns of the words before it and the words to offer."""
+    for name, options in commands().items():
+        yield name, " ".join(options)
+
+
+def bash() -> str:
+    """For bash. Where it offers nothing, as after an option that takes a file, the shell offers files."""
+    values = "\n".join(f"    *.{key}|--{key}) words='{_names(*folders)}' ;;" for key, folders in FOLDERS.items())
+    options = "\n".join(f"    '{name}') words='{words}' ;;" for name, words in _words())
+    folders = " ".join(dict.fromkeys(name.partition("/")[0] for name in shipped.configs()))
+    return f"""\
+_qra() {{
+  local word="${{COMP_WORDS[COMP_CWORD]}}" before="${{COMP_WORDS[COMP_CWORD-1]}}" words=''
+  local command="${{COMP_WORDS[1]}}"
+  [ "$command" = study ] && [ "$COMP_CWORD" -gt 2 ] && command="study ${{COMP_WORDS[2]}}"
+  if [ "$COMP_CWORD" -eq 1 ]; then
+    words='{" ".join(COMMANDS)} --help --version'
+  else case "$word" in
+    -*) case "$command" in
+{options}
+    esac ;;
+    *) case "$command $before" in
+    'study study') words='{" ".join(commands_of(PARSERS["study"]()))}' ;;
+    'study '*' list'|'study '*' status'|'study '*' run') words='{_names("study")}' ;;
+    'completion '*) words='bash zsh fish' ;;
+    'configs '*) words='{folders}' ;;
+    *) case "$before" in
+{values}
+    esac ;;
+    esac ;;
+  esac; fi
+  COMPREPLY=( $(compgen -W "$words" -- "$word") )
+}}
+complete -o default -F _qra qra"""
+
+
+def zsh() -> str:
+    """For zsh, which runs the completion of bash."""
+    return f"autoload -U +X bashcompinit && bashcompinit\n{bash()}"
+
+
+def fish() -> str:
+    """For fish."""
+    lines = ["complete -c qra -e", "complete -c qra -n __fish_use_subcommand -f -l help", *(
+        f"complete -c qra -n __fish_use_subcommand -f -a {name} -d {_quoted(text)}" for name, text in COMMANDS.items()
+    ), "complete -c qra -n __fish_use_subcommand -f -l version"]  # fmt: skip
+    for name, options in commands().items():
+        texts = {o.name: first_sentence(o.text) for o in run_options(name)} if name in RUNS else {}
+        seen = " ; and ".join(f"__fish_seen_subcommand_from {word}" for word in name.split())
+        for option in options:
+            line = f"complete -c qra -n {_quoted(seen)} -l {option.removeprefix('--')}"
+            if names := _names(*FOLDERS.get(option.removeprefix("--").rpartition(".")[2], ())):
+                line += f" -r -F -a {_quoted(names)}"
+            elif option not in ("--help", "--print_config"):
+                line += " -r"
+            lines.append(line + (f" -d {_quoted(texts[option][:80])}" if texts.get(option) else ""))
+    no_command = "not __fish_seen_subcommand_from list status run"
+    within = f"-n '__fish_seen_subcommand_from study; and {no_command}'"
+    lines += [f"complete -c qra {within} -f -a {word}" for word in commands_of(PARSERS["study"]())]
+    lines.append(f"complete -c qra -n '__fish_seen_subcommand_from list status run' -a {_quoted(_names('study'))}")
+    lines.append("complete -c qra -n '__fish_seen_subcommand_from completion' -f -a 'bash zsh fish'")
+    return "\n".join(lines)
+
+
+def _quoted(text: str) -> str:
+    escaped = text.replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"
+
+
+SCRIPTS: Mapping[str, Callable[[], str]] = {"bash": bash, "zsh": zsh, "fish": fish}

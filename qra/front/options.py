@@ -1,0 +1,193 @@
+"""Every option of every command, with what is said of it: the source of help, completion and suggestions."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterator, Mapping
+from functools import cache
+from typing import NamedTuple
+
+from qra.front.signatures import Parameter, Signature, choices, signatures, subclasses, trainer
+from qra.front.tool_arguments import PARSERS, commands_of, options_of
+
+RUNS = ("fit", "validate", "test", "predict")
+"""The commands that Lightning runs."""
+DEPTH = 4
+"""How deep keys are listed, so that ``model.attack.start.seed`` is the last of its kind."""
+NOT_TRAINED = "FromCheckpoint"
+FOREIGN = {"Optimizer": ("lr", "momentum", "weight_decay"), "nn.Module": ("blocks", "channels", "num_classes")}
+"""Usual keys of arguments whose classes are not of this package alone."""
+METAVARS = (
+    (r"Sequence\[Pixels\]", "'[PIXELS, ...]'"),
+    (r"Pixels", "PIXELS"),
+    (r"\bbool\b", "true|false"),
+    (r"\bint\b", "N"),
+    (r"\bfloat\b", "X"),
+    (r"\bstr\b", "TEXT"),
+)
+
+
+class Option(NamedTuple):
+    """An option of a command."""
+
+    name: str
+    """With its dashes."""
+    metavar: str
+    text: str
+    default: str | None = None
+    group: str = ""
+
+
+OWN = (
+    Option("--config", "CONFIG", "config of the run, by path or name (qra configs); of several, a later one wins"),
+    Option("--run", "DIR", "where everything is written; runs/NAME for a config NAME if not given"),
+    Option("--ckpt_path", "FILE", ""),
+    Option("--untrained", "true|false", "measure random weights, without a checkpoint", "false"),
+    Option("--seed_everything", "N", "seed of the weights that a training starts from", "0"),
+    Option("--print_config", "", "print the whole config and stop"),
+    Option("--help", "", "show this and stop; --model.help CLASS what a class takes"),
+)
+CKPT_PATH = {
+    "fit": "last, or the last.ckpt of a run: go on with it",
+    "": "the checkpoint; with a config.yaml beside it, or one of a class of qra, nothing but --data need be given",
+}
+
+
+def run_options(command: str) -> list[Option]:
+    """The options of a command that Lightning runs, ours first, without keys of keys.
+
+    Args:
+        command: One of ``fit``, ``validate``, ``test`` and ``predict``.
+    """
+    found = [o._replace(text=CKPT_PATH.get(command, CKPT_PATH[""])) if o.name == "--ckpt_path" else o for o in OWN]
+    found = [each for each in found if each.name != "--untrained" or command != "fit"]
+    for key, base, text in (
+        ("model", "ImageClassifier", "how it is trained: a class of qra.modules or of your own"),
+        ("data", "TensorDataModule", "the images: a config such as data/cifar10, or a class"),
+    ):
+        found.append(Option(f"--{key}", "CONFIG", text, group=key))
+        found += _union(key, [each for each in subclasses(base) if command != "fit" or each.name != NOT_TRAINED], key)
+    for key, name in (("evaluation", "RobustnessEvaluation"), ("examples", "AdversarialExamples")):
+        if command == "fit" and key == "examples":
+            continue
+        found += [option(key, parameter, key) for parameter in signatures()[name].parameters]
+    found.append(Option("--trainer.callbacks+", "CONFIG", "one evaluation more: callback/autoattack", group="trainer"))
+    return found + [option("trainer", parameter, "trainer") for parameter in trainer()]
+
+
+def _union(key: str, classes: list[Signature], group: str) -> list[Option]:
+    """What any of some classes takes; which of them, if not all that can be chosen."""
+    taken: dict[str, Parameter] = {}
+    takers: dict[str, list[str]] = {}
+    for signature in classes:
+        for parameter in signature.parameters:
+            taken.setdefault(parameter.name, parameter)
+            takers.setdefault(parameter.name, []).append(signature.name)
+    common = {parameter.name for parameter in classes[0].parameters}
+    options = []
+    for name, parameter in taken.items():
+        found = option(key, parameter, group)
+        options.append(found if name in common else found._replace(text=f"{found.text} ({', '.join(takers[name])})"))
+    return options
+
+
+def option(key: str, parameter: Parameter, group: str = "") -> Option:
+    """The option that sets a parameter.
+
+    Args:
+        key: Where the object stands that takes it, such as ``model.attack``.
+        parameter: The parameter.
+        group: Where help shows it.
+    """
+    default = None if parameter.default is None or parameter.default.startswith("_") else parameter.default
+    return Option(f"--{key}.{parameter.name}", metavar(parameter), parameter.text, default, group)
+
+
+def metavar(parameter: Parameter) -> str:
+    """What stands for the value of a parameter in a help text."""
+    if named_classes(parameter.annotation) or "nn.Module" in parameter.annotation:
+        return "CONFIG"
+    words = [word for name in re.findall(r"\w+", parameter.annotation) for word in choices().get(name, ())]
+    if words and len("|".join(words)) < 24 and "Sequence" not in parameter.annotation:
+        return "|".join(words)
+    return next((short for pattern, short in METAVARS if re.search(pattern, parameter.annotation)), "VALUE")
+
+
+def named_classes(annotation: str) -> list[str]:
+    """The classes of this package that an annotation names."""
+    return [word for word in re.findall(r"\w+", annotation) if word in signatures()]
+
+
+@cache
+def all_options(command: str) -> tuple[str, ...]:
+    """The names of all options of a command, keys of keys included, such as ``--model.attack.eps``.
+
+    Args:
+        command: As typed; ``study run`` is one.
+    """
+    if command in RUNS:
+        names = [each.name for each in run_options(command)]
+        names += [f"--model.{word}" for word in _below("ImageClassifier", DEPTH)]
+        names += [f"--trainer.callbacks.{word}" for word in _of_callbacks()]
+        names += [f"--examples.attack.{word}" for word in _below("Attack", DEPTH - 1)] if command != "fit" else []
+        names += ["--model.help", "--data.help", "--trainer.callbacks.help", "--weights_only"]
+        names += ["--verbose"] if command in ("validate", "test") else []
+        names = [name for name in names if command == "fit" or name != "--model.init_from"]
+        return tuple(dict.fromkeys(names))
+    parser = PARSERS[command.split()[0]]()
+    for word in command.split()[1:]:
+        parser = commands_of(parser)[word]
+    names = [name for action in options_of(parser) for name in action.option_strings if name.startswith("--")]
+    if command == "compare":
+        names += [each.name for each in _union("data", subclasses("TensorDataModule"), "")]
+    return tuple(dict.fromkeys(names))
+
+
+def _of_callbacks() -> Iterator[str]:
+    for signature in signatures().values():
+        if signature.module == "qra.callbacks":
+            yield from _keys(signature, DEPTH)
+
+
+def _below(base: str, depth: int) -> Iterator[str]:
+    """Keys of a class or of any that derives from it, and those below them."""
+    for signature in subclasses(base):
+        yield from _keys(signature, depth)
+
+
+def _keys(signature: Signature, depth: int) -> Iterator[str]:
+    for parameter in signature.parameters:
+        yield parameter.name
+        for name in named_classes(parameter.annotation) if depth > 1 else ():
+            yield from (f"{parameter.name}.{word}" for word in dict.fromkeys(_below(name, depth - 1)))
+        for kind, words in FOREIGN.items():
+            if kind in parameter.annotation:
+                yield from (f"{parameter.name}.{word}" for word in words)
+
+
+@cache
+def commands() -> Mapping[str, tuple[str, ...]]:
+    """All commands, those of ``qra study`` too, with the names of their options."""
+    names = [*RUNS]
+    for name, make in PARSERS.items():
+        names += [f"{name} {word}" for word in commands_of(make())] or [name]
+    return {name: all_options(name) for name in names}
+
+
+def advice(name: str, command: str) -> str:
+    """What to say of an option that a command does not have, as the end of a sentence.
+
+    Args:
+        name: The option, as typed.
+        command: As typed.
+    """
+    plain = name.replace(".init_args", "").partition("=")[0]
+    others = [other for other, known in commands().items() if plain in known and not other.startswith(command)]
+    if others:
+        return f"it is one of qra {', '.join(others)}"
+    known = [each for other, options in commands().items() if other.startswith(command) for each in options]
+    known = [each for each in known if not each.endswith(".help")]
+    beside = [each for each in known if each.rpartition(".")[0] == plain.rpartition(".")[0]]
+    close = difflib.get_close_matches(plain, beside, 1, 0.75) or difflib.get_close_matches(plain, known, 1, 0.8)
+    return f"did you mean {close[0]}?" if close else f"qra {command} --help shows those there are"

@@ -1,0 +1,57 @@
+"""What a parsed config must be before anything is made of it, and what is saved of it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import MutableMapping
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import Namespace
+
+PLACES = ("root", "path", "directory", "folder", "file", "init_from", "teacher", "surrogate", "checkpoint")
+"""Arguments that are files or directories by convention; those annotated as paths are too."""
+
+
+def check_place(directory: Path) -> None:
+    """Refuse a run directory that cannot be one.
+
+    Raises:
+        ValueError: If it, or a directory above it, is a file.
+    """
+    for place in (directory, *directory.parents):
+        if place.exists() and not place.is_dir():
+            raise ValueError(f"run: {place} is a file, so nothing can be written to {directory}: give another by --run")
+
+
+def check_weights(config: Namespace, command: str) -> None:
+    """Refuse to measure weights that nothing was learned by, unless that is asked for.
+
+    Args:
+        config: Of the command. An ``init_from`` in it, where the training of its checkpoint began, is dropped.
+        command: ``test``, ``validate`` or ``predict``.
+
+    Raises:
+        ValueError: If there is no checkpoint, with what to use.
+    """
+    start = config.model.init_args.get("init_from")
+    if config.ckpt_path is None and start is not None:
+        raise ValueError(f"init_from is where a training starts: to {command} a checkpoint use --ckpt_path {start}")
+    if config.ckpt_path is None and not config.untrained:
+        raise ValueError(
+            f"nothing gives the network its weights: {command} a checkpoint by --ckpt_path FILE, or random weights by "
+            "--untrained true"
+        )
+    if start is not None:
+        config.model.init_args.init_from = None
+
+
+def with_absolute_paths(value: Any) -> Any:
+    """A config whose relative paths of what is there are absolute, so that it works from any directory."""
+    if isinstance(value, MutableMapping | Namespace):
+        for key, item in dict(value.items()).items():
+            is_place = isinstance(item, os.PathLike) or (isinstance(item, str) and key.rpartition(".")[2] in PLACES)
+            value[key] = str(Path(item).absolute()) if is_place and Path(item).exists() else with_absolute_paths(item)
+    elif isinstance(value, list):
+        value[:] = map(with_absolute_paths, value)
+    return value

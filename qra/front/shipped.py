@@ -1,0 +1,102 @@
+"""The configs that come with the package, and the short names by which a command line may call them."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+
+DIRECTORY = Path(__file__).parents[1] / "configs"
+PACKAGE_ROOT = Path(__file__).parents[2]
+PUBLISHED = "checkpoints/"
+"""Where a clone has the published checkpoints."""
+SUFFIXES = (".yaml", ".yml")
+ELSEWHERE = ("study",)
+"""Folders whose configs are no values of options."""
+
+_NAME = re.compile(r"[\w-]+/[\w.-]+")
+_PLACES = ("run", "out", "runs", "root")
+"""Options whose value is a directory, whatever it looks like."""
+
+
+@cache
+def configs() -> Mapping[str, Path]:
+    """The shipped configs by name, such as ``pipeline/float-at``."""
+    files = sorted(DIRECTORY.glob("*/*.yaml"))
+    return {f"{file.parent.name}/{file.stem}": file for file in files}
+
+
+def first_comment(file: Path) -> str:
+    """The first line of a config, if it is a comment."""
+    line = file.read_text().partition("\n")[0]
+    return line.lstrip("# ") if line.startswith("#") else ""
+
+
+def located(name: str) -> str:
+    """The file that a name stands for: one in the working directory if there is one, else a shipped one.
+
+    Args:
+        name: A path, or the bare name of a shipped config; anything else is given back as it is.
+
+    Raises:
+        ValueError: If the name stands for two files, or is that of no config where it can only be one.
+    """
+    here = [file for file in (name, *(f"{name}{suffix}" for suffix in SUFFIXES)) if Path(file).is_file()]
+    if len(here) > 1:
+        raise ValueError(f"{name}: there is both {here[0]} and {here[1]}: write the whole name of one of them")
+    if here or not _NAME.fullmatch(name):
+        return here[0] if here else name
+    if name in configs():
+        return str(configs()[name])
+    folder = name.partition("/")[0]
+    if name.endswith(SUFFIXES) or Path(name).exists() or not (DIRECTORY / folder).is_dir():
+        return name
+    raise ValueError(f"there is no config {name}{hint(name)}")
+
+
+def located_after(option: str, words: Sequence[str]) -> list[str]:
+    """The words of a command line, with the file in place of a name that is the value of an option."""
+    before = ["", *words]
+    return [located(word) if before[place] == option else word for place, word in enumerate(words)]
+
+
+def hint(name: str) -> str:
+    """What may have been meant by the name of a config that is not there, as the end of a sentence."""
+    words = name.removeprefix("configs/")
+    for suffix in SUFFIXES:
+        words = words.removesuffix(suffix)
+    same = [known for known in configs() if known == words or known.partition("/")[2] == words]
+    close = same or difflib.get_close_matches(words, configs(), 1)
+    return f": did you mean {' or '.join(close)}? " * bool(close) + "; " * (not close) + "qra configs lists them"
+
+
+def takes_config(option: str, value: str) -> bool:
+    """Whether the value of an option may be the name of a config.
+
+    Args:
+        option: With its dashes.
+        value: A name like ``data/cifar10`` is that of a directory anywhere but after ``--data``.
+    """
+    key = option.lstrip("-").rstrip("+").rpartition(".")[2]
+    folder = value.partition("/")[0]
+    return key not in _PLACES and folder not in ELSEWHERE and (folder != "data" or key == "data")
+
+
+def bare_name(path: str | Path) -> str | None:
+    """The name of a shipped config; None for another file."""
+    file = Path(path).resolve()
+    name = f"{file.parent.name}/{file.stem}"
+    return name if name in configs() and file == configs()[name].resolve() else None
+
+
+def checkpoint_file(path: str) -> str:
+    """A checkpoint whose path may lack its suffix; a published one of this source tree is found from anywhere."""
+    if Path(path).exists():
+        return path
+    for place in (Path(), PACKAGE_ROOT):
+        for name in (path, f"{path}.ckpt"):
+            if name.endswith(".ckpt") and (place / name).is_file() and (place == Path() or name.startswith(PUBLISHED)):
+                return str(place / name)
+    return path

@@ -1,0 +1,145 @@
+"""What the commands that are no work of Lightning's take; read by them, by help and by completion."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import NoReturn
+
+from qra.front.shipped import configs
+
+
+class OneLineArguments(argparse.ArgumentParser):
+    """A parser that raises what is wrong, in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(f"{message}; {self.prog} --help shows all") from None
+
+
+Parser = argparse.ArgumentParser
+
+
+def study() -> Parser:
+    """Of ``qra study``."""
+    parser = OneLineArguments("qra study", description="Many runs as one experiment; see docs/studies.md.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="{list,status,run}")
+    helps = {
+        "list": "print the commands of each cell",
+        "status": "print how far each cell is, and the time that is left",
+        "run": "run all cells that are not done",
+    }
+    for command, text in helps.items():
+        sub = commands.add_parser(command, help=text, description=text)
+        sub.add_argument("study", help="the study: a YAML file or a name such as study/quickstart")
+        sub.add_argument("--only", default="*", metavar="PATTERN", help="only cells of such names, and what they need")
+        sub.add_argument("--shard", default="0/1", metavar="I/N", help="only every N-th cell, from I on")
+        sub.add_argument("--runs", default="runs", metavar="DIR", help="directory of all runs")
+        sub.add_argument(
+            "--set", action="append", default=[], metavar="NAME=VALUE", help="one more option of each pipeline"
+        )
+        if command == "run":
+            sub.add_argument("--jobs", type=int, default=1, metavar="N", help="cells that run at a time")
+            sub.add_argument("--redo", action="store_true", help="make failed cells and those of other versions anew")
+            sub.add_argument("--ray", metavar="ADDRESS", help="run on a Ray cluster; local starts one here")
+            sub.add_argument("--gpus", type=float, metavar="SHARE", help="share of a GPU that a cell takes on Ray")
+    return parser
+
+
+def report() -> Parser:
+    """Of ``qra report``."""
+    parser = OneLineArguments("qra report", description="Tables, figures and verdicts from the cells of a study.")
+    parser.add_argument("study", type=Path, help="directory of the study, such as runs/paper")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="where the report goes; STUDY/report if not given")
+    parser.add_argument(
+        "--budget-kib", type=float, metavar="KIB", help="recommend a pipeline for a model of at most this size"
+    )
+    return parser
+
+
+def doctor() -> Parser:
+    """Of ``qra doctor``."""
+    parser = OneLineArguments(
+        "qra doctor", description="Look at the installation, the machine and the data; exit code 1 if one is at fault."
+    )
+    parser.add_argument(
+        "--data", default="data", metavar="DIR", help="directory of CIFAR-10 or of a tree {train,test}/CLASS/IMAGE"
+    )
+    return parser
+
+
+def compare() -> Parser:
+    """Of ``qra compare``, but for ``--data``."""
+    parser = OneLineArguments(
+        "qra compare",
+        description="Accuracies of several runs side by side, and what each of them loses and gains against the first. "
+        "With --transfer: adversarial examples made on each of several checkpoints, tried on all.",
+    )
+    add_compare(parser)
+    parser.add_argument(
+        "--data", metavar="CONFIG", help="with --transfer, the images: data/cifar10; --data.root DIR and the like"
+    )
+    return parser
+
+
+def add_compare(parser: Parser, pixels: Callable[[str], float] = float) -> None:
+    """Add the options of ``qra compare`` but ``--data``.
+
+    Args:
+        parser: Where to.
+        pixels: Type of lengths in pixel units.
+    """
+    parser.add_argument("run", type=str, nargs="+", help="run directory or result.json; with --transfer, checkpoint")
+    parser.add_argument("--seeds", action="store_true", help="the runs differ in their seeds: show the worst case too")
+    parser.add_argument("--transfer", action="store_true", help="make a transfer matrix of checkpoints")
+    parser.add_argument(
+        "--eps", type=pixels, default=8 / 255, metavar="PIXELS", help="with --transfer, the budget (default: 8/255)"
+    )
+    parser.add_argument("--steps", type=int, default=20, metavar="N", help="with --transfer, steps of PGD, of eps/4")
+    parser.add_argument(
+        "--n", type=int, default=500, metavar="N", help="with --transfer, number of class-balanced test images"
+    )
+    parser.add_argument(
+        "--out", type=str, default="transfer", metavar="DIR", help="with --transfer, directory to write to"
+    )
+
+
+def configs_() -> Parser:
+    """Of ``qra configs``."""
+    parser = OneLineArguments("qra configs", description="List the configs that come with qra, by the names to use.")
+    folders = sorted({name.partition("/")[0] for name in configs()})
+    parser.add_argument("folder", nargs="?", choices=folders, metavar="FOLDER", help=f"only of {', '.join(folders)}")
+    return parser
+
+
+def completion() -> Parser:
+    """Of ``qra completion``."""
+    parser = OneLineArguments(
+        "qra completion", description='Print what completes qra\'s words in a shell: eval "$(qra completion bash)"'
+    )
+    parser.add_argument("shell", choices=("bash", "zsh", "fish"), help="bash, zsh or fish")
+    return parser
+
+
+PARSERS: Mapping[str, Callable[[], Parser]] = {
+    "study": study,
+    "report": report,
+    "compare": compare,
+    "doctor": doctor,
+    "configs": configs_,
+    "completion": completion,
+}
+
+
+def options_of(parser: Parser) -> list[argparse.Action]:
+    """The options of a parser, without those of its commands."""
+    return [action for action in parser._actions if action.option_strings]
+
+
+def commands_of(parser: Parser) -> Mapping[str, Parser]:
+    """The commands below a parser."""
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            found: Mapping[str, Parser] = action.choices
+            return found
+    return {}

@@ -1,0 +1,59 @@
+"""What a wrong command line needs to be told, beyond what the parser says of it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from qra.errors import key_of, one_line
+from qra.front.arguments import config_files
+from qra.front.options import advice
+from qra.front.yaml_files import where
+
+_UNKNOWN = re.compile(r"unrecognized arguments: (-[^\s;]+)")
+_REQUIRED = re.compile(r"the following arguments are required: (.*)")
+_KEY = re.compile(r"unknown key '([^']+)'")
+MISSING = {
+    "model": "--config pipeline/NAME (qra configs lists them)",
+    "data": "--data data/cifar10, data/image_folder or data/synthetic",
+}
+
+
+class UsageError(ValueError):
+    """A command line that cannot be carried out, in words for the one who wrote it."""
+
+
+def explained(error: BaseException, words: Sequence[str]) -> UsageError:
+    """What is wrong with a command line, and where.
+
+    Args:
+        error: What its parser raised.
+        words: The command line, as prepared.
+    """
+    command, reason = words[0], one_line(error)
+    if unknown := _UNKNOWN.search(reason):
+        return UsageError(f"{command} has no option {unknown[1].partition('=')[0]}: {advice(unknown[1], command)}")
+    if required := _REQUIRED.search(reason):
+        absent = [name.strip().partition(".")[2] or name.strip() for name in required[1].split(",")]
+        told = " and ".join(f"no {name}" for name in absent)
+        first = next((MISSING[name] for name in ("model", "data") if name in absent), f"--{absent[0]}")
+        return UsageError(f"{command} has {told}: give {first}")
+    if unknown := _KEY.search(reason):
+        key = ".".join(filter(None, (key_of(error), unknown[1])))
+        return UsageError(f"{_place(key, words)}unknown key {key!r}: {advice(f'--{key}', command)}{_age(key, words)}")
+    return UsageError(f"{_place(key_of(error), words)}{reason}")
+
+
+def _place(key: str, words: Sequence[str]) -> str:
+    """The file that sets a key, unless an option does."""
+    file = None if not key or _is_option(key, words) else where(key, config_files(words))
+    return f"{file}: " if file else ""
+
+
+def _age(key: str, words: Sequence[str]) -> str:
+    return "" if _is_option(key, words) else "; a config of another version of qra may have keys that are gone"
+
+
+def _is_option(key: str, words: Sequence[str]) -> bool:
+    plain = [word.replace(".init_args", "").lstrip("-").partition("=")[0] for word in words if word.startswith("--")]
+    return any(key.replace(".init_args", "") == word for word in plain)

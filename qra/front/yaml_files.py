@@ -1,0 +1,127 @@
+"""Reading configs, so that what is wrong with a file names the file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from qra.front.shipped import hint
+
+LIMIT = 2**20
+"""Bytes of the largest config that is read."""
+
+
+def is_config(value: Any) -> bool:
+    """Whether a value is the path of a config file."""
+    return isinstance(value, str) and value.endswith((".yaml", ".yml")) and "\n" not in value
+
+
+def read_yaml(path: str | Path) -> Any:
+    """The content of a YAML file.
+
+    Args:
+        path: An ordinary file of at most 1 MiB.
+
+    Raises:
+        ValueError: If there is no such file, or it is no YAML.
+    """
+    file = Path(path)
+    if file.is_symlink() and not file.exists():
+        raise ValueError(f"{path} is a link to {file.readlink()}, which is not there")
+    if not file.exists():
+        raise ValueError(f"there is no config file {path}{hint(str(path)) if not file.is_absolute() else ''}")
+    if not file.is_file():
+        raise ValueError(f"{path} is no file: a config is a YAML file")
+    if file.stat().st_size > LIMIT:
+        raise ValueError(f"{path} has {file.stat().st_size:,} bytes: a config has at most {LIMIT:,}")
+    try:
+        return yaml.safe_load(file.read_text(encoding="utf-8"))
+    except PermissionError:
+        raise ValueError(f"{path} may not be read: change its permissions") from None
+    except UnicodeDecodeError as reason:
+        raise ValueError(f"{path} is no text in UTF-8 (byte {reason.start}): save it as UTF-8") from None
+    except yaml.YAMLError as reason:
+        mark = getattr(reason, "problem_mark", None)
+        place = f", line {mark.line + 1}" if mark else ""
+        problem = " ".join(str(getattr(reason, "problem", None) or reason).split())
+        raise ValueError(f"{path}{place}: is no YAML: {problem}") from None
+    except RecursionError:
+        raise ValueError(f"{path}: is nested too deeply") from None
+
+
+def check_config(path: str | Path) -> None:
+    """Read a config and all that it names.
+
+    Raises:
+        ValueError: If one of them cannot be read, is empty or no mapping, or names itself.
+    """
+    _check(Path(path), ())
+
+
+def check_part(path: str | Path) -> None:
+    """Read a config that an option takes, if it is there, and all that it names.
+
+    Raises:
+        ValueError: If one of them cannot be read, is empty or names itself.
+    """
+    if Path(path).exists() or Path(path).is_symlink():
+        _check(Path(path), (Path(path).parent,))
+
+
+def _check(path: Path, above: tuple[Path, ...]) -> None:
+    if path.resolve() in above:
+        raise ValueError(f"{path}: names itself, directly or through others")
+    content = read_yaml(path)
+    if content is None:
+        raise ValueError(f"{path} is empty: it needs keys, such as model and data; qra configs lists whole ones")
+    if not above and not isinstance(content, dict):
+        raise ValueError(f"{path} is no mapping of keys, but {type(content).__name__}")
+    for key, value in leaves(content):
+        if is_config(value):
+            file = path.parent / value
+            if not file.exists() and not file.is_symlink():
+                raise ValueError(f"{path}: {key}: there is no config file {value}")
+            _check(file, (*above, path.resolve()))
+
+
+def leaves(content: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The keys of nested mappings, as ``a.b``, with their values; those of a list have the key of the list."""
+    if isinstance(content, dict):
+        for key, value in content.items():
+            yield from leaves(value, f"{prefix}.{key}".lstrip("."))
+    elif isinstance(content, list):
+        for item in content:
+            yield from leaves(item, prefix)
+    else:
+        yield prefix, content
+
+
+def where(key: str, paths: Sequence[str]) -> Path | None:
+    """The file that sets a key, the last of several.
+
+    Args:
+        key: Such as ``model.network``; ``init_args`` in it makes no difference.
+        paths: Configs in the order in which they are read.
+    """
+    for path in reversed(paths):
+        if (found := _where(_plain(key), Path(path), "")) is not None:
+            return found
+    return None
+
+
+def _where(key: str, path: Path, prefix: str) -> Path | None:
+    for name, value in leaves(read_yaml(path)):
+        name = _plain(f"{prefix}.{name}".strip("."))
+        inside = is_config(value) and (key == name or key.startswith(f"{name}."))
+        if inside and (found := _where(key, path.parent / value, name)) is not None:
+            return found
+        if name == key or name.startswith(f"{key}."):
+            return path
+    return None
+
+
+def _plain(key: str) -> str:
+    return key.replace(".init_args", "")
