@@ -20,26 +20,32 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.plugins import CheckpointIO
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_only
 
 from qra import checkpoint, tools
 from qra.callbacks import (
     AdversarialExamples,
+    CheckpointFiles,
     PipelineCallback,
     QuantizationMonitor,
     QuantizationSummary,
     ResultWriter,
     RobustnessEvaluation,
     TrainingDiagnostics,
+    TrainingRecord,
     order,
 )
 from qra.callbacks.progress import progress_display
 from qra.data import TensorDataModule
 from qra.errors import fail
 from qra.modules import ImageClassifier
+from qra.resume import check_resumable, resume_settings
+from qra.runs.command import RunningCommand
 from qra.trainer import PipelineTrainer
 from qra.types import Pixels, format_pixels
+from qra.writing import write_bytes
 
 register_type(Pixels, serializer=format_pixels, deserializer=Pixels)
 
@@ -63,7 +69,7 @@ class RunConfigCallback(SaveConfigCallback):
         target.parent.mkdir(parents=True, exist_ok=True)
         config = self.config.clone()
         config.run = None  # a run directory may be moved
-        self.parser.save(config, target, skip_none=False, overwrite=True, multifile=False)
+        write_bytes(target, self.parser.dump(config, skip_none=False).encode())
 
 
 class OneLineParser(LightningArgumentParser):
@@ -76,7 +82,8 @@ class OneLineParser(LightningArgumentParser):
 class QraCLI(LightningCLI):
     """Lightning's command line with the project's defaults, run directories and one-line errors."""
 
-    def __init__(self, args: list[str]) -> None:
+    def __init__(self, args: list[str], command: RunningCommand) -> None:
+        self.command = command
         super().__init__(
             ImageClassifier,
             TensorDataModule,
@@ -121,6 +128,9 @@ class QraCLI(LightningCLI):
         self.directory = run_directory(config)
         if config.ckpt_path in ("last", "best"):
             config.ckpt_path = str(self.directory / f"{config.ckpt_path}.ckpt")
+            if not Path(config.ckpt_path).exists():
+                raise ValueError(f"{config.ckpt_path}: there is no such checkpoint; qra fit writes it, after an epoch")
+        self.command.work_in(self.directory, _is_first_process())
         taken = self.directory / "last.ckpt"
         if self.subcommand == "fit" and config.ckpt_path is None and _is_first_process() and taken.exists():
             raise ValueError(
@@ -137,7 +147,8 @@ class QraCLI(LightningCLI):
                 f"be: choose one of {', '.join(PRECISIONS)}"
             )
         if config.ckpt_path is not None:
-            self.model.adopt(checkpoint.read(config.ckpt_path), config.ckpt_path)
+            content = checkpoint.read(config.ckpt_path)
+            self.model.adopt(content, config.ckpt_path)
         if _is_first_process():  # Lightning would write into the run directory before it finds what is wrong here
             self.datamodule.prepare_data()
             self.datamodule.setup()
@@ -146,8 +157,11 @@ class QraCLI(LightningCLI):
                     callback.check(self.model, self.datamodule, self.trainer.world_size)
             if self.subcommand == "fit":
                 self.model.check_fit()
+                self.record.settings = settings = resume_settings(_plain(config.as_dict()), self.datamodule)
                 if config.ckpt_path is None:
                     self.model.initialize()
+                else:
+                    check_resumable(content, config.ckpt_path, self.trainer, self.model, settings)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         config = self._get(self.config_init, "trainer")
@@ -156,8 +170,11 @@ class QraCLI(LightningCLI):
             logger = TensorBoardLogger(self.directory, name="tensorboard", version="", default_hp_metric=False)
             kwargs["logger"] = logger
         kwargs["enable_checkpointing"] = self.subcommand == "fit"
-        kwargs["callbacks"] = [*(config["callbacks"] or []), *self._standing_callbacks()]
+        kwargs["plugins"] = _with_checkpoint_files(config["plugins"])
+        self.record = TrainingRecord(self.command)
+        kwargs["callbacks"] = [self.record, *(config["callbacks"] or []), *self._standing_callbacks()]
         trainer = super().instantiate_trainer(**kwargs)
+        self.command.trainer = trainer
         trainer.callbacks.sort(key=order)  # type: ignore[attr-defined]
         return trainer
 
@@ -192,6 +209,12 @@ def _plain(config: Any) -> Any:
     if isinstance(config, dict):
         return {key: _plain(value) for key, value in config.items() if not key.startswith("__")}
     return [_plain(item) for item in config] if isinstance(config, list | tuple) else config
+
+
+def _with_checkpoint_files(plugins: Any) -> list[Any]:
+    """Plugins of the trainer and, unless one of them writes checkpoints already, the one that does."""
+    given = [] if plugins is None else plugins if isinstance(plugins, list) else [plugins]
+    return given if any(isinstance(plugin, CheckpointIO) for plugin in given) else [*given, CheckpointFiles()]
 
 
 def _is_first_process() -> bool:
@@ -243,6 +266,8 @@ def quiet() -> None:
     warnings.filterwarnings("ignore", ".*args parameter is intended to run from within Python.*")
     warnings.filterwarnings("ignore", ".*callbacks used to create the checkpoint need to be provided.*")
     warnings.filterwarnings("ignore", ".*Checkpoint directory .* exists and is not empty.*")
+    warnings.filterwarnings("ignore", ".*could not find the monitored key.*")  # TrainingRecord says so
+    warnings.filterwarnings("ignore", ".*Total length of `list` across ranks is zero.*")  # no validation was asked for
     warnings.filterwarnings("ignore", ".*smaller than the logging interval.*")  # epochs are logged anyway
     warnings.filterwarnings("ignore", ".*treespec, LeafSpec.*")  # Lightning's use of torch
     warnings.filterwarnings("ignore", ".*AccumulateGrad node's stream.*")  # Lightning makes DDP in one of its own
@@ -266,6 +291,8 @@ def main(args: Sequence[str] | None = None) -> None:
         return
     quiet()
     try:
-        QraCLI(with_config_beside(arguments))
+        arguments = with_config_beside(arguments)
+        with RunningCommand(arguments) as command:
+            QraCLI(arguments, command)
     except (ValueError, TypeError, OSError, MisconfigurationException) as reason:
         fail(reason)

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from qra.evaluation.outcome import SCHEMA, read_correct
 from qra.evaluation.statistics import wilson_interval
+from qra.runs import completion
 
 CELL_SCHEMA = 1
 """Version of ``cell.json`` that can be read."""
@@ -87,7 +88,8 @@ class CellResult:
         directory: Where its files are.
         stage: Of the study.
         coordinates: Its place in the grid, by axis.
-        state: ``done``, ``failed``, ``running``; ``unreadable`` where the files do not say, or say what cannot be.
+        state: ``done``, ``failed``, ``running``; ``unfinished`` where its training is; ``unreadable`` where the files
+            do not say, or say what cannot be.
         reason: Why it failed or cannot be read.
         problems: Whatever else is wrong with its files.
         commands: The commands that made it.
@@ -190,6 +192,8 @@ def read_cell(directory: Path) -> CellResult:
         outcomes, problems = _outcomes(_mapping(result, "outcomes"))
     except ValueError as error:
         return CellResult(name, directory, reason=str(error), **known)
+    if lack := _unfinished(directory, result):
+        return CellResult(name, directory, state="unfinished", reason=lack, **known)
     verdict, doubts = _masking(result.get("masking"))
     return CellResult(
         name,
@@ -203,6 +207,13 @@ def read_cell(directory: Path) -> CellResult:
         sheet=result,
         **known,
     )
+
+
+def _unfinished(directory: Path, result: Mapping[str, Any]) -> str | None:
+    """What is missing in the training of the network that a result is of, as far as anything says so."""
+    said = [completion.parse(result["training"])] if "training" in result else []
+    found = [*said, completion.read(directory)]
+    return next((f"its training is {each}" for each in found if each is not None and not each.finished), None)
 
 
 def _read_json(path: Path, schema: int) -> Mapping[str, Any]:
