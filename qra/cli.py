@@ -28,12 +28,14 @@ from lightning.pytorch.utilities import rank_zero_only
 from qra import checkpoint, tools
 from qra.callbacks import (
     AdversarialExamples,
+    CheckpointFiles,
     PipelineCallback,
     QuantizationMonitor,
     QuantizationSummary,
     ResultWriter,
     RobustnessEvaluation,
     TrainingDiagnostics,
+    TrainingRecord,
     order,
 )
 from qra.callbacks.ending import BestFigures, ending
@@ -44,12 +46,14 @@ from qra.errors import fail
 from qra.front.answer import answer
 from qra.front.arguments import prepared
 from qra.front.run_config import check_place, check_weights, with_absolute_paths
-from qra.front.traces import nothing_left_of_a_refusal
+from qra.front.traces import traceback_kept
 from qra.front.usage import explained
 from qra.modules import ImageClassifier
-from qra.modules.stored import CheckpointReader
+from qra.resume import check_resumable, resume_settings
+from qra.runs.command import RunningCommand
 from qra.trainer import PipelineTrainer
 from qra.types import Pixels, format_pixels
+from qra.writing import write_bytes
 
 register_type(Pixels, serializer=format_pixels, deserializer=Pixels)
 
@@ -73,7 +77,7 @@ class RunConfigCallback(SaveConfigCallback):
         target.parent.mkdir(parents=True, exist_ok=True)
         config = self.config.clone()
         config.run = None  # a run directory may be moved
-        self.parser.save(with_absolute_paths(config), target, skip_none=False, overwrite=True, multifile=False)
+        write_bytes(target, self.parser.dump(with_absolute_paths(config), skip_none=False).encode())
 
 
 class ShortHelp(DefaultHelpFormatter):
@@ -100,7 +104,8 @@ class ParsingError(ValueError):
 class QraCLI(LightningCLI):
     """Lightning's command line with the project's defaults, run directories and one-line errors."""
 
-    def __init__(self, args: list[str]) -> None:
+    def __init__(self, args: list[str], command: RunningCommand) -> None:
+        self.command = command
         super().__init__(
             ImageClassifier,
             TensorDataModule,
@@ -158,8 +163,11 @@ class QraCLI(LightningCLI):
         check_place(self.directory)
         if config.ckpt_path in ("last", "best"):
             config.ckpt_path = str(self.directory / f"{config.ckpt_path}.ckpt")
+            if not Path(config.ckpt_path).exists():
+                raise ValueError(f"{config.ckpt_path}: there is no such checkpoint; qra fit writes it, after an epoch")
         if self.subcommand != "fit":
             check_weights(config, str(self.subcommand))
+        self.command.work_in(self.directory, _is_first_process())
         taken = self.directory / "last.ckpt"
         if self.subcommand == "fit" and config.ckpt_path is None and _is_first_process() and taken.exists():
             raise ValueError(
@@ -180,7 +188,8 @@ class QraCLI(LightningCLI):
             )
         self.model.weights_key = config.weights_key
         if config.ckpt_path is not None:
-            self.model.adopt(checkpoint.read(config.ckpt_path), config.ckpt_path)
+            content = checkpoint.read(config.ckpt_path)
+            self.model.adopt(content, config.ckpt_path)
         if _is_first_process():  # Lightning would write into the run directory before it finds what is wrong here
             self.datamodule.prepare_data()
             self.datamodule.setup()
@@ -190,8 +199,11 @@ class QraCLI(LightningCLI):
                     callback.check(self.model, self.datamodule, self.trainer.world_size)
             if self.subcommand == "fit":
                 self.model.check_fit()
+                self.record.settings = settings = resume_settings(_plain(config.as_dict()), self.datamodule)
                 if config.ckpt_path is None:
                     self.model.initialize()
+                else:
+                    check_resumable(content, config.ckpt_path, self.trainer, self.model, settings)
 
     def _link_to_data(self, network: Namespace) -> None:
         """Make the network again for as many classes and channels as the data has, where it takes them."""
@@ -207,7 +219,7 @@ class QraCLI(LightningCLI):
         vars(self.model.network)["outputs"] = dry_run(self.model.network, images, classes, self.subcommand == "fit")
 
     def _run_subcommand(self, subcommand: str) -> None:
-        with nothing_left_of_a_refusal(self.directory, _is_first_process(), lambda: self.trainer.global_step > 0):
+        with traceback_kept(self.directory, lambda: self.command.begun and _is_first_process()):
             super()._run_subcommand(subcommand)
 
     def after_fit(self) -> None:
@@ -222,9 +234,11 @@ class QraCLI(LightningCLI):
             logger = TensorBoardLogger(self.directory, name="tensorboard", version="", default_hp_metric=False)
             kwargs["logger"] = logger
         kwargs["enable_checkpointing"] = self.subcommand == "fit"
-        kwargs["plugins"] = _with_reader(config["plugins"], resume=self.subcommand == "fit")
-        kwargs["callbacks"] = [*(config["callbacks"] or []), *self._standing_callbacks()]
+        kwargs["plugins"] = _with_checkpoint_files(config["plugins"], resume=self.subcommand == "fit")
+        self.record = TrainingRecord(self.command)
+        kwargs["callbacks"] = [self.record, *(config["callbacks"] or []), *self._standing_callbacks()]
         trainer = super().instantiate_trainer(**kwargs)
+        self.command.trainer = trainer
         trainer.callbacks.sort(key=order)  # type: ignore[attr-defined]
         return trainer
 
@@ -261,10 +275,10 @@ def _plain(config: Any) -> Any:
     return [_plain(item) for item in config] if isinstance(config, list | tuple) else config
 
 
-def _with_reader(plugins: Any, resume: bool) -> list[Any]:
-    """Plugins with one that reads checkpoints within limits, unless there is another one for checkpoints."""
+def _with_checkpoint_files(plugins: Any, resume: bool) -> list[Any]:
+    """Plugins of the trainer and, unless one of them reads and writes checkpoints already, the one that does."""
     given = plugins if isinstance(plugins, list) else [] if plugins is None else [plugins]
-    return given if any(isinstance(plugin, CheckpointIO) for plugin in given) else [*given, CheckpointReader(resume)]
+    return given if any(isinstance(plugin, CheckpointIO) for plugin in given) else [*given, CheckpointFiles(resume)]
 
 
 def _is_first_process() -> bool:
@@ -305,6 +319,8 @@ def quiet() -> None:
     warnings.filterwarnings("ignore", ".*args parameter is intended to run from within Python.*")
     warnings.filterwarnings("ignore", ".*callbacks used to create the checkpoint need to be provided.*")
     warnings.filterwarnings("ignore", ".*Checkpoint directory .* exists and is not empty.*")
+    warnings.filterwarnings("ignore", ".*could not find the monitored key.*")  # TrainingRecord says so
+    warnings.filterwarnings("ignore", ".*Total length of `list` across ranks is zero.*")  # no validation was asked for
     warnings.filterwarnings("ignore", ".*smaller than the logging interval.*")  # epochs are logged anyway
     warnings.filterwarnings("ignore", ".*treespec, LeafSpec.*")  # Lightning's use of torch
     warnings.filterwarnings("ignore", ".*AccumulateGrad node's stream.*")  # Lightning makes DDP in one of its own
@@ -329,7 +345,9 @@ def main(args: Sequence[str] | None = None) -> None:
     quiet()
     words: list[str] = []
     try:
-        QraCLI(words := prepared(arguments))
+        words = prepared(arguments)
+        with RunningCommand(words) as command:
+            QraCLI(words, command)
     except ParsingError as reason:
         fail(explained(reason, words))
     except Exception as reason:

@@ -22,14 +22,16 @@ from qra.describe import describe
 from qra.errors import one_line
 from qra.evaluation import outcome
 from qra.evaluation.figures import transfer_heat_map
-from qra.evaluation.outcome import SCHEMA, write_json
+from qra.evaluation.outcome import SCHEMA
 from qra.evaluation.robustness import correct
 from qra.evaluation.statistics import mcnemar, shared, wilson_interval, worst_over_seeds
 from qra.evaluation.transfer import TransferMatrix, transfer
 from qra.files import plain
 from qra.front.shipped import checkpoint_file, located_after
 from qra.front.tool_arguments import add_compare
+from qra.runs import completion
 from qra.types import Batch, format_pixels, parse_pixels
+from qra.writing import replacing, write_bytes, write_json
 
 
 def read_result(path: str | Path) -> dict[str, Any]:
@@ -171,6 +173,9 @@ def _p(value: float) -> str:
 def _compare(runs: Sequence[str], seeds: bool) -> None:
     results = {run: read_result(run) for run in runs}
     console = Console()
+    for run, result in results.items():
+        if "training" in result and not (training := completion.parse(result["training"])).finished:
+            console.print(f"{run}: of a training that is {training}", markup=False)
     if len(results) < 2:
         console.print(comparison(results))
         return
@@ -265,8 +270,9 @@ def _batches(data: TensorDataModule, n: int, device: torch.device) -> list[Batch
 def _write_transfer(directory: Path, content: Mapping[str, Any], matrix: TransferMatrix, title: str) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     write_json(directory / "transfer.json", content)
-    (directory / "transfer.csv").write_text(matrix.csv())
-    transfer_heat_map(matrix, title).savefig(directory / "transfer.png", dpi=150)
+    write_bytes(directory / "transfer.csv", matrix.csv().encode())
+    with replacing(directory / "transfer.png") as file:
+        transfer_heat_map(matrix, title).savefig(file, format="png", dpi=150)
     table = Table(
         "made on", *map(shown, matrix.names), caption=f"accuracy of each column's network in %; {title}, n = {matrix.n}"
     )

@@ -2,6 +2,7 @@ from qra.callbacks.adversarial_examples import AdversarialExamples
 from qra.callbacks.autoattack import AutoAttackEvaluation
 from qra.callbacks.base import Order, PipelineCallback, order
 from qra.callbacks.catastrophic import CatastrophicOverfittingGuard
+from qra.callbacks.checkpoint_files import CheckpointFiles
 from qra.callbacks.diagnostics import TrainingDiagnostics
 from qra.callbacks.distillation import TeacherDistillation
 from qra.callbacks.evaluation import Evaluation, Measurement, RobustnessEvaluation
@@ -9,11 +10,13 @@ from qra.callbacks.masking import MaskingCheck
 from qra.callbacks.pwlq import PWLQCalibration
 from qra.callbacks.quantization import QuantizationMonitor, QuantizationSummary
 from qra.callbacks.results import ResultWriter
+from qra.callbacks.training_record import TrainingRecord
 
 __all__ = [
     "AdversarialExamples",
     "AutoAttackEvaluation",
     "CatastrophicOverfittingGuard",
+    "CheckpointFiles",
     "Evaluation",
     "MaskingCheck",
     "Measurement",
@@ -26,5 +29,6 @@ __all__ = [
     "RobustnessEvaluation",
     "TeacherDistillation",
     "TrainingDiagnostics",
+    "TrainingRecord",
     "order",
 ]

@@ -1,11 +1,9 @@
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
@@ -19,6 +17,7 @@ from qra.losses import prediction
 from qra.modules import ImageClassifier
 from qra.precision import float32
 from qra.types import Batch
+from qra.writing import replacing, write_arrays
 
 
 class AdversarialExamples(Callback):
@@ -74,9 +73,7 @@ class AdversarialExamples(Callback):
         rank = f"-rank{trainer.global_rank}" if trainer.world_size > 1 else ""
         target = Path(trainer.default_root_dir) / f"adversarial{rank}.npz"
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_name(f".{target.name}")
-        np.savez_compressed(temporary, allow_pickle=False, **{name: value.numpy() for name, value in arrays.items()})
-        os.replace(temporary, target)
+        write_arrays(target, {name: value.numpy() for name, value in arrays.items()}, compressed=True)
         self._draw(arrays, trainer.datamodule.class_names, target.with_suffix(".png"))  # type: ignore[attr-defined]
         print(f"{len(order)} adversarial examples written to {target}")
 
@@ -91,4 +88,5 @@ class AdversarialExamples(Callback):
                 arrays["clean_prediction"][first], arrays["adversarial_prediction"][first], strict=True
             )
         ]
-        adversarial_grid(arrays["x"][first], arrays["x_adv"][first], titles).savefig(target, dpi=150)
+        with replacing(target) as file:
+            adversarial_grid(arrays["x"][first], arrays["x_adv"][first], titles).savefig(file, format="png", dpi=150)

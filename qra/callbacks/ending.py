@@ -51,7 +51,9 @@ def ending(trainer: Trainer, directory: Path) -> list[str]:
 def _best(trainer: Trainer) -> str:
     keeper = next(k for k in trainer.checkpoint_callbacks if isinstance(k, ModelCheckpoint) and k.monitor is not None)
     assert keeper.monitor is not None
-    score = float(keeper.best_model_score)  # type: ignore[arg-type]
+    if keeper.best_model_score is None:
+        return f"trained {trainer.current_epoch} epochs, none of them validated: best.ckpt holds the last one"
+    score = float(keeper.best_model_score)
     figures = [c for c in trainer.callbacks if isinstance(c, BestFigures)]  # type: ignore[attr-defined]
     found = figures[0].best(keeper.monitor, score) if figures else None
     if found is None:

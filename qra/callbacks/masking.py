@@ -23,6 +23,7 @@ from qra.evaluation.outcome import Outcome
 from qra.evaluation.threats import attack_networks, check_classes
 from qra.quant import GradientMode
 from qra.types import Batch
+from qra.writing import replacing
 
 _DEFAULT = MaskingSettings()
 
@@ -90,7 +91,8 @@ class MaskingCheck(Evaluation):
         figure = loss_curve(self.report.losses)
         directory = Path(trainer.default_root_dir)
         directory.mkdir(parents=True, exist_ok=True)
-        figure.savefig(directory / "masking.png", dpi=150)
+        with replacing(directory / "masking.png") as file:
+            figure.savefig(file, format="png", dpi=150)
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 logger.experiment.add_figure("test/masking", figure)

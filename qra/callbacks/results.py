@@ -19,12 +19,14 @@ from qra.callbacks.evaluation import Measurement
 from qra.callbacks.scope import remarks, scope
 from qra.describe import describe
 from qra.evaluation.figures import robustness_curve
-from qra.evaluation.outcome import SCHEMA, Outcome, write_correct, write_json
+from qra.evaluation.outcome import SCHEMA, Outcome, write_correct
 from qra.evaluation.robustbench import model_info
 from qra.modules import ImageClassifier
 from qra.precision import float32
 from qra.quant import cost
+from qra.runs import completion
 from qra.types import format_pixels
+from qra.writing import write_json
 
 
 class ResultWriter(PipelineCallback):
@@ -64,7 +66,9 @@ class ResultWriter(PipelineCallback):
         architecture = (describe(pl_module.network) or {}).get("class_path")
         write_json(directory / "robustbench.json", model_info(result, directory.resolve().name, architecture))
         _to_tensorboard(trainer, outcomes, path)
-        Console().print(table(outcomes), *remarks(result), escape(f"written to {directory / 'result.json'}"))
+        found = table(outcomes)
+        found.title = _doubt(result)
+        Console().print(found, *remarks(result), escape(f"written to {directory / 'result.json'}"))
 
     def _result(
         self, trainer: Trainer, pl_module: LightningModule, outcomes: Mapping[str, Outcome], path: str | None
@@ -107,6 +111,12 @@ def _records(trainer: Trainer) -> dict[str, Any]:
     """What each callback says of itself."""
     callbacks = [c for c in trainer.callbacks if isinstance(c, PipelineCallback)]  # type: ignore[attr-defined]
     return {key: value for callback in callbacks for key, value in callback.record().items()}
+
+
+def _doubt(result: Mapping[str, Any]) -> str | None:
+    """What a reader of the table must know first."""
+    training = completion.parse(result["training"]) if "training" in result else None
+    return None if training is None or training.finished else f"of a training that is {training}"
 
 
 def _directory(trainer: Trainer) -> Path:

@@ -141,6 +141,8 @@ def _download(url: str, path: Path) -> None:
     ):
         while block := source.read(1 << 20):
             target.write(block)
+        target.flush()
+        os.fsync(target.fileno())
 
 
 def _image_set(part: CIFAR10) -> ImageSet:

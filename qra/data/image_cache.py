@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import uuid
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qra.files import read_npz
+from qra.writing import write_arrays
 
 Pixels8 = NDArray[np.uint8]
 LIMIT = 2**36
@@ -45,14 +45,7 @@ class ImageCache:
 
     def write(self, key: str, images: Mapping[str, Pixels8]) -> None:
         """Store arrays under a key, replacing what was there. A reader sees the old file or the new one."""
-        path = self._writable_path()
-        partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.part")
-        try:
-            with partial.open("wb") as file:
-                np.savez(file, allow_pickle=False, key=np.array(key), **images)
-            os.replace(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
+        write_arrays(self._writable_path(), {"key": np.array(key), **images})
 
     def _writable_path(self) -> Path:
         beside_images, of_user = self.paths

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -20,12 +19,13 @@ from qra.attacks import AutoAttack, Victim
 from qra.attacks.autoattack import check_victim
 from qra.attacks.base import untouched
 from qra.describe import describe
-from qra.evaluation.outcome import Outcome, write_json
+from qra.evaluation.outcome import Outcome
 from qra.files import read_json, read_npz
 from qra.losses import prediction
 from qra.precision import Precision, float32
 from qra.quant import FrozenNetwork
 from qra.quant.layers import activation_quantizers
+from qra.writing import write_arrays, write_json
 
 CLEAN, ROBUST = "clean", "robust"
 FATES = (CLEAN, "apgd_ce", "apgd_t", "fab_t", "square", ROBUST)
@@ -177,11 +177,8 @@ class ChunkFiles:
 
     def write(self, number: int, fates: Tensor) -> None:
         """Keep the fates of a chunk, whole or not at all."""
-        path = self._path(number)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.npz")
         arrays = {"settings": np.array(self._digest), "indices": self.chunks[number].numpy(), "fates": fates.numpy()}
-        np.savez(temporary, allow_pickle=False, **arrays)
-        os.replace(temporary, path)
+        write_arrays(self._path(number), arrays)
 
     def _path(self, number: int) -> Path:
         return self.directory / f"chunk-{number:05d}.npz"

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +15,7 @@ from torch import Tensor
 
 from qra.evaluation.statistics import wilson_interval
 from qra.files import plain, read_json, read_npz
+from qra.writing import write_arrays
 
 SCHEMA = 1
 """Version of ``result.json``; it changes when a key changes its meaning."""
@@ -89,13 +88,6 @@ def worst_case(name: str, members: Sequence[Outcome]) -> Outcome:
     return Outcome(name, "worst of these", settings, members[0].indices, right, members[0].eps)
 
 
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a JSON file whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(content, indent=2) + "\n")
-    os.replace(temporary, path)
-
-
 def write_correct(path: Path, outcomes: Mapping[str, Outcome]) -> None:
     """Write the per-example outcomes, whole or not at all.
 
@@ -108,9 +100,7 @@ def write_correct(path: Path, outcomes: Mapping[str, Outcome]) -> None:
         arrays[f"{name}.correct"] = outcome.correct.numpy()
         if outcome.correct_as_bytes is not None:
             arrays[f"{name}.correct_as_bytes"] = outcome.correct_as_bytes.numpy()
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.npz")
-    np.savez_compressed(temporary, allow_pickle=False, **arrays)
-    os.replace(temporary, path)
+    write_arrays(path, arrays, compressed=True)
 
 
 def read_result(path: Path) -> dict[str, Any]:

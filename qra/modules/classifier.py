@@ -241,14 +241,14 @@ class ImageClassifier(LightningModule):
         self._frozen.clear()
 
     def configure_optimizers(self) -> Any:
-        optimizer = self.make_optimizer(self._parameter_groups())
+        optimizer = self.make_optimizer(self.parameter_groups())
         fuse(optimizer, self.device)
         if self.schedule is None:
             return optimizer
         scheduler = self.schedule(optimizer, int(self.trainer.estimated_stepping_batches))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
-    def _parameter_groups(self) -> Any:
+    def parameter_groups(self) -> Any:
         """The network's parameters, with those of quantizers, which have a decay of their own, in a second group."""
         learned = quantizer_parameters(self.network)
         if not learned:

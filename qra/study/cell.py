@@ -18,13 +18,18 @@ from pathlib import Path
 from typing import IO, Any
 
 from qra.evaluation.outcome import SCHEMA as RESULT_SCHEMA
-from qra.evaluation.outcome import write_json
 from qra.files import read_json
+from qra.runs import completion
+from qra.runs.signals import EXIT_CODE, SIGNALS
 from qra.study.definition import changes, digest
 from qra.study.grid import Cell
+from qra.writing import write_json
 
 SCHEMA = 1
 """Version of ``cell.json``; it changes when a key changes its meaning."""
+
+_STOPPED = {code: number.name for number in SIGNALS for code in (EXIT_CODE + number, -number)}
+"""The signal that stopped a command, by its exit code."""
 
 _POLL = 0.1
 """Seconds between looks at a process or a lock."""
@@ -66,8 +71,9 @@ class State:
     """How far a cell is.
 
     Args:
-        name: ``done``, ``running``, ``failed`` or ``missing``; ``changed`` if made by another version of the study.
-        reason: Why it failed or is missing, what has changed.
+        name: ``done``, ``running``, ``failed`` or ``missing``; ``stopped`` when a signal has just ended a command of
+            it; ``changed`` if made by another version of the study.
+        reason: Why it failed, was stopped or is missing, what has changed.
         seconds: Time of each finished command.
     """
 
@@ -78,7 +84,10 @@ class State:
 
 def state(task: Task) -> State:
     """Look at the directory of a cell."""
-    record = _read(task.directory / "cell.json")
+    try:
+        record = _record(task.directory)
+    except ValueError as reason:
+        return State("changed", str(reason))
     if record is None:
         left = [name for name in ("last.ckpt", "result.json") if (task.directory / name).exists()]
         return State("changed", f"{left[0]} is of no study") if left else State("missing")
@@ -92,8 +101,8 @@ def state(task: Task) -> State:
     if record["state"] == "failed":
         return State("failed", record.get("reason"), seconds)
     if record["state"] == "done":
-        whole = has_result(task.directory)
-        return State("done", None, seconds) if whole else State("missing", "its result.json is not whole", seconds)
+        lack = _lack(task)
+        return State("missing", lack, seconds) if lack else State("done", None, seconds)
     if _is_locked(task.directory):
         return State("running", None, seconds)
     return State("missing", "it was interrupted", seconds)
@@ -107,7 +116,7 @@ def run_cell(task: Task, stopped: Callable[[], bool] = lambda: False) -> State:
         stopped: Says whether to give up; the cell then can go on later.
 
     Returns:
-        How it ended: done or failed, or missing if it was given up.
+        How it ended: done, failed or stopped, or missing if it was given up.
 
     Raises:
         ValueError: If its directory holds something else.
@@ -123,8 +132,7 @@ def run_cell(task: Task, stopped: Callable[[], bool] = lambda: False) -> State:
             return before
         if before.name == "changed" and not task.anew:
             raise ValueError(f"{task.cell.directory}: {before.reason}")
-        record = _read(directory / "cell.json")
-        if (record is not None and record["hash"] != task.hash) or (task.anew and before.name == "failed"):
+        if before.name == "changed" or (task.anew and before.name == "failed") or _is_of_another_version(task):
             _clear(task)
         try:
             return _run_commands(task, lock, stopped)
@@ -137,8 +145,8 @@ def run_cell(task: Task, stopped: Callable[[], bool] = lambda: False) -> State:
 
 
 def _run_commands(task: Task, lock: IO[bytes], stopped: Callable[[], bool]) -> State:
-    seconds = {} if (record := _read(task.directory / "cell.json")) is None else dict(record["seconds"])
-    if not Path(task.root, task.cell.checkpoint).exists():
+    seconds = {} if (record := _record(task.directory)) is None else dict(record["seconds"])
+    if not Path(task.root, task.cell.checkpoint).exists() or _unfinished(task):
         seconds.pop("fit", None)
     seconds.pop("test", None)
     (task.directory / "result.json").unlink(missing_ok=True)
@@ -148,9 +156,12 @@ def _run_commands(task: Task, lock: IO[bytes], stopped: Callable[[], bool]) -> S
             continue
         resumed = command[0] == "fit" and (task.directory / "last.ckpt").exists()
         began = time.monotonic()
-        reason = _execute(task, [*command, *(("--ckpt_path", "last") if resumed else ())], lock, stopped)
+        code, reason = _execute(task, [*command, *(("--ckpt_path", "last") if resumed else ())], lock, stopped)
         if stopped():
             return State("missing", "it was interrupted", seconds)
+        if code in _STOPPED:
+            return State("stopped", f"{command[0]} was stopped by {_STOPPED[code]}", seconds)
+        reason = reason or (_unfinished(task) if command[0] == "fit" else None)
         if reason is not None:
             return _write(task, State("failed", f"{command[0]}: {reason}", seconds))
         seconds = {**seconds, command[0]: round(time.monotonic() - began, 1)}
@@ -160,8 +171,8 @@ def _run_commands(task: Task, lock: IO[bytes], stopped: Callable[[], bool]) -> S
     return _write(task, State("done", None, seconds))
 
 
-def _execute(task: Task, command: list[str], lock: IO[bytes], stopped: Callable[[], bool]) -> str | None:
-    """Run one command; return why it failed, if it did. The lock lasts as long as the process."""
+def _execute(task: Task, command: list[str], lock: IO[bytes], stopped: Callable[[], bool]) -> tuple[int, str | None]:
+    """Run one command; return its exit code and why it failed, if it did. The lock lasts as long as the process."""
     threads = str(task.threads)
     environment = {**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "COLUMNS": "120"}
     with open(task.directory / "log.txt", "a+b") as log:
@@ -183,9 +194,9 @@ def _execute(task: Task, command: list[str], lock: IO[bytes], stopped: Callable[
         finally:
             _end(process)
         if process.returncode == 0:
-            return None
+            return 0, None
         log.seek(start)
-        return _reason(log.read().decode(errors="replace"), process.returncode)
+        return process.returncode, _reason(log.read().decode(errors="replace"), process.returncode)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
@@ -209,6 +220,17 @@ def _reason(output: str, code: int) -> str:
     return lines[-1] if lines else f"exit code {code}"
 
 
+def _unfinished(task: Task) -> str | None:
+    """What the cell's own training lacks, as far as its directory says so."""
+    training = completion.read(task.directory) if task.cell.trains else None
+    return None if training is None or training.finished else f"its training is {training}"
+
+
+def _lack(task: Task) -> str | None:
+    """What keeps a cell that ran to its end from being done."""
+    return _unfinished(task) or (None if has_result(task.directory) else "its result.json is not whole")
+
+
 def has_result(directory: Path) -> bool:
     """Whether a directory holds a whole ``result.json``."""
     result = _read(directory / "result.json")
@@ -221,6 +243,29 @@ def _read(path: Path) -> dict[str, Any] | None:
     except (FileNotFoundError, ValueError):
         return None
     return content if isinstance(content, dict) else None
+
+
+def _record(directory: Path) -> dict[str, Any] | None:
+    """What ``cell.json`` says; None if there is none, or no JSON.
+
+    Raises:
+        ValueError: If it is of another version, or lacks something.
+    """
+    record = _read(directory / "cell.json")
+    if record is None:
+        return None
+    if (schema := record.get("schema")) != SCHEMA:
+        raise ValueError(f"its cell.json is of schema {schema}, not {SCHEMA}")
+    kinds = {"hash": str, "state": str, "seconds": dict, "definition": dict}
+    for key, kind in kinds.items():
+        if not isinstance(record.get(key), kind):
+            raise ValueError(f"its cell.json has no {key}")
+    return record
+
+
+def _is_of_another_version(task: Task) -> bool:
+    record = _record(task.directory)
+    return record is not None and record["hash"] != task.hash
 
 
 def _write(task: Task, found: State) -> State:
@@ -246,11 +291,13 @@ def _write(task: Task, found: State) -> State:
 
 def _clear(task: Task) -> None:
     """Remove what another version has left; its training stays if that was the same and is done."""
-    record = _read(task.directory / "cell.json") or {}
+    try:
+        record = _record(task.directory) or {"seconds": {}}
+    except ValueError:
+        record = {"seconds": {}}
     kept = {".lock", "log.txt"}
-    fit = task.definition.get("fit")
-    if "fit" in record.get("seconds", {}) and fit == record.get("definition", {}).get("fit"):
-        kept |= {"last.ckpt", "best.ckpt", "config.yaml", "run.json", "cell.json", "tensorboard"}
+    if "fit" in record["seconds"] and task.definition.get("fit") == record["definition"].get("fit"):
+        kept |= {"last.ckpt", "best.ckpt", "config.yaml", "run.json", completion.FILE, "cell.json", "tensorboard"}
     for path in task.directory.iterdir():
         if path.name not in kept:
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()

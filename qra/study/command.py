@@ -5,17 +5,22 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import shlex
+import signal
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from rich.console import Console
 
 from qra.front.tool_arguments import study as arguments_of_study
+from qra.runs.signals import Stoppable
 from qra.study.cell import State, Task
 from qra.study.definition import load_study
 from qra.study.grid import Study, expand, select
 from qra.study.ray import RayWorkers
 from qra.study.runner import Estimate, LocalWorkers, duration, run, states, tasks, times
+
+_GRACE = 20.0
+"""Seconds that the cells have to end before the process is ended."""
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -51,16 +56,16 @@ def _run(study: Study, options: argparse.Namespace) -> None:
     chosen = {cell.name for cell in select(cells, options.only, _shard(options.shard))}
     work = {name: task for name, task in tasks(study, cells, options.redo).items() if name in chosen}
     console = Console()
-    try:
-        with _workers(study, options) as workers:
-            ended = run(work, workers, console)
-    except KeyboardInterrupt:
-        console.print("stopped; the same command goes on from here")
-        raise SystemExit(130) from None
+    with Stoppable(_stopped, grace=_GRACE), _workers(study, options) as workers:
+        ended = run(work, workers, console)
     counts = Counter(place.name for place in ended.values())
     console.print(_summary(counts), highlight=False)
     if counts["done"] < len(work):
         raise SystemExit(1)
+
+
+def _stopped(number: signal.Signals) -> str:
+    return f"stopped by {number.name}; the same command goes on from here"
 
 
 def _workers(study: Study, options: argparse.Namespace) -> LocalWorkers | RayWorkers:

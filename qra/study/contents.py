@@ -32,9 +32,8 @@ def tables(results: Results) -> tuple[Table, ...]:
 def state_counts(results: Results) -> str:
     """How many cells are in which state."""
     counts = Counter(cell.state for cell in results.cells)
-    states = ", ".join(
-        f"{counts[state]} {state}" for state in ("done", "failed", "running", "unreadable") if counts[state]
-    )
+    names = ("done", "unfinished", "failed", "running", "unreadable")
+    states = ", ".join(f"{counts[state]} {state}" for state in names if counts[state])
     verdicts = Counter(cell.verdict for cell in results.cells)
     gradients = ", ".join(f"{verdicts[verdict]} {verdict}" for verdict in ("sound", "suspect", "not judged"))
     return f"{len(results.cells)} cells: {states}; gradients: {gradients}."

@@ -129,10 +129,14 @@ class Cell:
     directory: str
 
     @property
+    def trains(self) -> bool:
+        """Whether it trains the network that it tests."""
+        return self.commands[0][0] == "fit"
+
+    @property
     def checkpoint(self) -> str:
         """The network that it makes."""
-        trained = self.commands[0][0] == "fit"
-        return str(PurePosixPath(self.directory, "best.ckpt" if trained else "calibrated.ckpt"))
+        return str(PurePosixPath(self.directory, "best.ckpt" if self.trains else "calibrated.ckpt"))
 
 
 def expand(study: Study, runs: str = "runs") -> list[Cell]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,6 +22,7 @@ from qra.study.pipelines import Results, measure_title
 from qra.study.results import read_cells
 from qra.study.tables import Table, markdown_text, percent
 from qra.study.verdicts import claims_markdown, evidence_table, verdict_table
+from qra.writing import write_bytes
 
 _OWN = re.compile(
     r"figures/(curves-\d+|clean-robust|heat-map|pareto-size|pareto-bitops|attacks|data-size|calibration-size|cost)"
@@ -111,9 +111,7 @@ def _replace(out: Path, files: Mapping[str, bytes]) -> None:
             if _OWN.fullmatch(name) and name not in files:
                 path.unlink()
     for name, content in files.items():
-        temporary = (out / name).with_name(f".{Path(name).name}.{os.getpid()}")
-        temporary.write_bytes(content)
-        os.replace(temporary, out / name)
+        write_bytes(out / name, content)
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -19,6 +19,7 @@ from torch import Tensor
 from qra.evaluation.outcome import agrees, read_correct, read_result, stated
 from qra.evaluation.statistics import wilson_interval
 from qra.files import plain, read_json
+from qra.runs import completion
 
 CELL_SCHEMA = 1
 """Version of ``cell.json`` that can be read."""
@@ -85,7 +86,8 @@ class CellResult:
         directory: Where its files are.
         stage: Of the study.
         coordinates: Its place in the grid, by axis.
-        state: ``done``, ``failed``, ``running``; ``unreadable`` where the files do not say, or say what cannot be.
+        state: ``done``, ``failed``, ``running``; ``unfinished`` where its training is; ``unreadable`` where the files
+            do not say, or say what cannot be.
         reason: Why it failed or cannot be read.
         problems: Whatever else is wrong with its files.
         commands: The commands that made it.
@@ -181,6 +183,8 @@ def read_cell(directory: Path) -> CellResult:
         outcomes, problems = _outcomes(_mapping(result, "outcomes"))
     except ValueError as error:
         return CellResult(name, directory, reason=str(error), **known)
+    if lack := _unfinished(directory, result):
+        return CellResult(name, directory, state="unfinished", reason=lack, **known)
     verdict, doubts = _masking(result.get("masking"))
     return CellResult(
         name,
@@ -194,6 +198,13 @@ def read_cell(directory: Path) -> CellResult:
         sheet=result,
         **known,
     )
+
+
+def _unfinished(directory: Path, result: Mapping[str, Any]) -> str | None:
+    """What is missing in the training of the network that a result is of, as far as anything says so."""
+    said = [completion.parse(result["training"])] if "training" in result else []
+    found = [*said, completion.read(directory)]
+    return next((f"its training is {each}" for each in found if each is not None and not each.finished), None)
 
 
 def _read(read: Callable[[Path], Mapping[str, Any]], path: Path) -> Mapping[str, Any]:

@@ -51,11 +51,11 @@ def states(work: Mapping[str, Task]) -> dict[str, State]:
 
 
 def _failed_need(task: Task, found: Mapping[str, State]) -> str | None:
-    """Why a cell cannot be made, if something that it needs failed."""
+    """Why a cell cannot be made, if something that it needs failed or was stopped."""
     for need in task.cell.needs:
         reason = found[need].reason if need in found else None
-        if need in found and found[need].name == "failed":
-            return f"it needs {need}, which failed"
+        if need in found and found[need].name in ("failed", "stopped"):
+            return f"it needs {need}, which {'failed' if found[need].name == 'failed' else 'was stopped'}"
         if reason is not None and reason.startswith("it needs "):
             return reason
     return None
@@ -197,6 +197,8 @@ class _Report:
             told = f"done     {name}  {times(ended)}"
         elif ended.name == "failed":
             told = f"failed   {name}: {ended.reason} (log: {task.cell.directory}/log.txt)"
+        elif ended.name == "stopped":
+            told = f"stopped  {name}: {ended.reason}; the next run goes on from there"
         else:
             told = f"not run  {name}: {ended.reason}"
         place = f"[{len(self._work) - len(self._left)}/{len(self._work)}]"

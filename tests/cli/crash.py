@@ -1,8 +1,11 @@
+import os
+import signal
 from pathlib import Path
 
 import torch
 from lightning.pytorch.callbacks import Callback
 
+from qra.attacks import Attack
 from qra.callbacks import PWLQCalibration
 
 
@@ -45,3 +48,37 @@ class CrashAtTheEnd(Callback):
 
 class OwnCalibration(PWLQCalibration):
     """A quantization after training of one's own."""
+
+
+class RefuseAtStart(Callback):
+    """Find something wrong when a training starts."""
+
+    def on_train_start(self, trainer, pl_module):
+        raise ValueError("something is wrong")
+
+
+class SignalAt(Callback):
+    """Get a signal in the middle of something.
+
+    Args:
+        hook: Name of the hook at which it comes.
+        name: Of the signal.
+        epoch: In which epoch.
+    """
+
+    def __init__(self, hook: str, name: str = "SIGTERM", epoch: int = 0) -> None:
+        self.epoch = epoch
+        self.number = signal.Signals[name]
+        setattr(self, hook, self.send)
+
+    def send(self, trainer, *_, **__):
+        if trainer.current_epoch == self.epoch:
+            os.kill(os.getpid(), self.number)
+
+
+class SignalAttack(Attack):
+    """An attack in whose midst a signal comes: work that no loop of Lightning sees."""
+
+    def perturb(self, model, x, y, index, epoch):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return x

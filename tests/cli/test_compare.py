@@ -14,7 +14,8 @@ from matplotlib.image import imread
 from PIL import Image
 
 from qra.compare import short_names
-from qra.evaluation.outcome import SCHEMA, Outcome, write_correct, write_json
+from qra.evaluation.outcome import SCHEMA, Outcome, write_correct
+from qra.writing import write_json
 
 DATA = [
     *("--data", CONFIGS / "data/synthetic.yaml"),

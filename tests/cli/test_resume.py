@@ -11,25 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 from commands import CONFIGS, TINY_FIT, crashed, pipeline, qra
+from same import end_of, same
 
 FIT = [*TINY_FIT, "--trainer.max_epochs", "4", "--model.init_args.val_attack.steps", "1"]
 pytestmark = pytest.mark.filterwarnings("ignore:epoch", "ignore:You're resuming")
-
-
-def same(first, second):
-    """Whether two checkpoints hold the same values everywhere: weights, optimizer, schedule, callbacks."""
-    if isinstance(first, torch.Tensor):
-        return torch.equal(first, second)
-    if isinstance(first, dict):
-        return first.keys() == second.keys() and all(same(first[key], second[key]) for key in first)
-    if isinstance(first, list | tuple):
-        return len(first) == len(second) and all(map(same, first, second))
-    return first == second
-
-
-def end_of(run):
-    content = torch.load(Path(run) / "last.ckpt", weights_only=True)
-    return {key: content[key] for key in ("state_dict", "optimizer_states", "lr_schedulers", "epoch", "global_step")}
 
 
 @pytest.mark.parametrize("name", ["float-plain", "float-at"])

@@ -98,7 +98,13 @@ def test_a_directory_of_another_version_is_refused():
     tiny.write()
     directory = Path("runs/tiny/float-calibration20")
     directory.mkdir(parents=True)
-    record = {"hash": "0", "state": "done", "definition": {"fit": {"trainer.max_epochs": "3"}}, "seconds": {"fit": 1}}
+    record = {
+        "schema": 1,
+        "hash": "0",
+        "state": "done",
+        "definition": {"fit": {"trainer.max_epochs": "3"}},
+        "seconds": {"fit": 1},
+    }
     (directory / "cell.json").write_text(json.dumps(record))
     reason = refused("study", "run", "tiny.yaml")
     assert reason.startswith("1 cell is of another version of the study, first runs/tiny/float-calibration20: fit.")

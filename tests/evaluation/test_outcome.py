@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 import torch
 
-from qra.evaluation.outcome import Outcome, read_correct, worst_case, write_correct, write_json
+from qra.evaluation.outcome import Outcome, read_correct, worst_case, write_correct
+from qra.writing import write_json
 
 
 def outcome(correct, name="pgd20_8", eps=8 / 255):

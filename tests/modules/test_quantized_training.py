@@ -63,12 +63,12 @@ def test_a_quantized_network_learns_what_is_easy(scheme):
 
 def test_quantizers_have_a_group_without_weight_decay():
     trained = set_up(module())
-    weights, learned = trained._parameter_groups()
+    weights, learned = trained.parameter_groups()
     assert learned["weight_decay"] == 0
     assert set(learned["params"]) == set(quantizer_parameters(trained.network))
     assert set(weights["params"]) | set(learned["params"]) == set(trained.network.parameters())
     assert not set(weights["params"]) & set(learned["params"])
-    (optimizer,) = [trained.make_optimizer(trained._parameter_groups())]
+    (optimizer,) = [trained.make_optimizer(trained.parameter_groups())]
     assert [group["weight_decay"] for group in optimizer.param_groups] == [0.1, 0]
     assert [group["lr"] for group in optimizer.param_groups] == [0.05, 0.05]
 

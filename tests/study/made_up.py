@@ -5,7 +5,8 @@ import json
 import numpy as np
 import torch
 
-from qra.evaluation.outcome import Outcome, write_correct, write_json
+from qra.evaluation.outcome import Outcome, write_correct
+from qra.writing import write_json
 
 N = 1000
 PARAMETERS = 269_722

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from made_up import cell, edit
 
+from qra.study.contents import state_counts
 from qra.study.pipelines import Results
 from qra.study.results import read_cell, read_cells
 
@@ -54,6 +55,20 @@ def test_a_cell_that_cannot_be_read_says_why(tmp_path, name, content, reason):
     assert found.state == "unreadable"
     assert reason in found.reason
     assert not found.outcomes
+
+
+@pytest.mark.parametrize("where", ["result.json", "training.json"])
+def test_a_result_of_an_unfinished_training_is_no_result(tmp_path, where):
+    training = {"finished": False, "epochs": 3, "epochs_asked": 40}
+    directory = cell(tmp_path, "a", {"clean": 0.9, "pgd20_8": 0.4})
+    if where == "result.json":
+        edit(directory / where, lambda result: result.update(training=training))
+    else:
+        (directory / where).write_text(json.dumps(training))
+    found = read_cell(directory)
+    assert (found.state, found.outcomes) == ("unfinished", {})
+    assert found.reason == "its training is unfinished, 3 of 40 epochs done"
+    assert "1 unfinished" in state_counts(Results("study", [found]))
 
 
 def test_a_failed_cell_keeps_its_reason_and_has_no_outcomes(tmp_path):

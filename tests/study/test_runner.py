@@ -28,6 +28,8 @@ TESTED = {
     "stages": {0: {"training": "none", "init": ["plain"]}},
 }
 """Changes of the study that make its first cell one that trains nothing."""
+RUN = "runs/tiny/float-calibration20"
+UNFINISHED = {"schema": 1, "finished": False, "epochs": 3, "epochs_asked": 40, "validated": True}
 OTHER_VERSION = {**TESTED, "test": {**tiny.STUDY["test"], "evaluation.n": 20}}
 
 
@@ -51,15 +53,20 @@ class AtOnce:
 
     slots = 1
 
-    def __init__(self, failing=()):
+    def __init__(self, failing=(), stopping=()):
         self.failing = failing
+        self.stopping = stopping
         self.ran = []
 
     def submit(self, task):
         self.ran.append(task.cell.name)
         future = Future()
-        failed = task.cell.name.startswith(self.failing)
-        future.set_result(State("failed", "broken") if failed else State("done", None, {"fit": 60.0}))
+        if task.cell.name.startswith(self.failing):
+            future.set_result(State("failed", "broken"))
+        elif task.cell.name.startswith(self.stopping):
+            future.set_result(State("stopped", "fit was stopped by SIGTERM"))
+        else:
+            future.set_result(State("done", None, {"fit": 60.0}))
         return future
 
 
@@ -83,6 +90,15 @@ def test_a_failure_stops_only_what_needs_it():
     assert not any(name.endswith("seed1") for name in workers.ran[2:])
     output = console.file.getvalue()
     assert "failed   float-calibration20-seed1: broken (log: runs/tiny/float-calibration20-seed1/log.txt)" in output
+
+
+def test_what_was_stopped_stops_what_needs_it_and_is_told_apart_from_a_failure():
+    tiny.write()
+    workers, console = AtOnce(stopping=("float",)), quiet()
+    ended = run(work(), workers, console)
+    assert workers.ran == ["float-calibration20"]
+    assert ended["qat-plain-pact-w4a4-calibration20"].reason == "it needs float-calibration20, which was stopped"
+    assert "stopped  float-calibration20: fit was stopped by SIGTERM; the next run goes on" in console.file.getvalue()
 
 
 def test_the_time_left_is_told_from_measured_cells():
@@ -178,6 +194,56 @@ def test_a_run_that_is_of_no_study_is_left_alone(cell):
     assert state(only_task()).reason == "result.json is of no study"
     with pytest.raises(ValueError, match=r"result\.json is of no study"):
         run_cell(only_task())
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"schema": 2}, "its cell.json is of schema 2, not 1"),
+        ({"schema": None}, "its cell.json is of schema None, not 1"),
+        ({"hash": None}, "its cell.json has no hash"),
+        ({"state": None}, "its cell.json has no state"),
+        ({"seconds": [1]}, "its cell.json has no seconds"),
+        ({"definition": None}, "its cell.json has no definition"),
+    ],
+    ids=str,
+)
+def test_a_record_of_another_version_or_without_its_keys_is_refused(cell, change, reason):
+    record = json.loads((cell / "cell.json").read_text()) | change
+    (cell / "cell.json").write_text(json.dumps({key: value for key, value in record.items() if value is not None}))
+    assert state(only_task()) == State("changed", reason)
+    with pytest.raises(ValueError, match=reason):
+        run_cell(only_task())
+
+
+@pytest.mark.parametrize("code", [0, 143, -signal.SIGINT])
+def test_a_training_that_is_not_finished_is_not_done_whatever_its_exit_code(tmp_path, monkeypatch, code):
+    """Stands in for the interpreter, with a training that was stopped in its third epoch."""
+    interpreter = tmp_path / "python"
+    end = f"exit {code}" if code >= 0 else f"kill -{-code} $$"
+    interpreter.write_text(f"#!/bin/sh\necho '{json.dumps(UNFINISHED)}' > {RUN}/training.json\n{end}\n")
+    interpreter.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(interpreter))
+    tiny.write()
+    task = work(only=["float-calibration20"])["float-calibration20"]
+    ended = run_cell(task)
+    if code:
+        name = signal.Signals(abs(code) % 128).name
+        assert ended == State("stopped", f"fit was stopped by {name}", {})
+        assert state(task).name == "missing"
+    else:
+        assert ended == State("failed", "fit: its training is unfinished, 3 of 40 epochs done", {})
+
+
+def test_a_done_cell_whose_training_is_not_finished_is_not_done(cell):
+    record = json.loads((cell / "cell.json").read_text())
+    tiny.write()
+    task = work(only=["float-calibration20"])["float-calibration20"]
+    directory = shutil.copytree(cell, task.directory)
+    (directory / "cell.json").write_text(json.dumps(record | {"hash": task.hash}))
+    assert state(task).name == "done", "as those of an earlier version, which says nothing of it"
+    (directory / "training.json").write_text(json.dumps(UNFINISHED))
+    assert state(task).reason == "its training is unfinished, 3 of 40 epochs done"
 
 
 def test_a_cell_that_fails_keeps_its_log_and_says_why(tmp_path):

@@ -1,0 +1,99 @@
+"""How far a training is, written down while it runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from qra.callbacks.base import PipelineCallback
+from qra.runs import completion, signals
+from qra.runs.command import RunningCommand
+from qra.runs.completion import Training
+
+BEST = "best.ckpt"
+
+
+class TrainingRecord(PipelineCallback):
+    """Keep ``training.json``: whether the training is finished, and how many epochs are done of how many.
+
+    A training that ends without any validation gets its last epoch as ``best.ckpt``, so that every finished run has
+    one.
+
+    Args:
+        command: Is told of the first step and of the end of training.
+
+    Attributes:
+        settings: What a resumption is to agree with; kept in each checkpoint.
+        training: How far the training of the network is that is trained or tested; None if nothing says so.
+    """
+
+    def __init__(self, command: RunningCommand) -> None:
+        self._command = command
+        self.settings: dict[str, Any] = {}
+        self.training: Training | None = None
+
+    def record(self) -> dict[str, Any]:
+        return {} if self.training is None else {"training": self.training.summary()}
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        start = getattr(pl_module, "init_from", None)
+        found = None if start is None or trainer.ckpt_path is not None else completion.read(Path(start).parent)
+        if found is not None and not found.finished and trainer.is_global_zero:
+            print(f"{start}, which this run starts from, is of a training that is {found}")
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        checkpoint["training"] = self.settings
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        signals.rearm()
+        self._write(trainer, finished=False, epochs=trainer.current_epoch)
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._write(trainer, finished=False, epochs=trainer.current_epoch)
+
+    def on_train_batch_end(self, *_: Any, **__: Any) -> None:
+        self._command.begun = True
+
+    def on_validation_batch_end(self, *_: Any, **__: Any) -> None:
+        self._command.begun = True
+
+    on_test_batch_end = on_predict_batch_end = on_validation_batch_end
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._command.begun = self._command.finished = True
+        keeper, best = _keeper(trainer), str(Path(trainer.default_root_dir) / BEST)
+        validated = keeper is None or (bool(keeper.best_model_path) and keeper.file_exists(best, trainer))
+        if keeper is not None and not validated and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            keeper.best_model_path = best
+            trainer.save_checkpoint(best, weights_only=True)
+            if trainer.is_global_zero:
+                print(f"no epoch was validated: {BEST} holds the last one")
+        epochs: int = trainer.fit_loop.epoch_progress.current.processed  # type: ignore[attr-defined]
+        self._write(trainer, True, epochs, validated)
+
+    def _write(self, trainer: Trainer, finished: bool, epochs: int, validated: bool = True) -> None:
+        asked = trainer.max_epochs if trainer.max_epochs and trainer.max_epochs > 0 else None
+        self.training = Training(finished, epochs, asked, validated)
+        if trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            completion.write(Path(trainer.default_root_dir), self.training)
+
+    def _rearm(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        signals.rearm()
+
+    on_sanity_check_start = on_validation_start = on_predict_start = _rearm
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        signals.rearm()
+        if trainer.ckpt_path is not None:
+            self.training = completion.read(Path(trainer.ckpt_path).parent)
+
+
+def _keeper(trainer: Trainer) -> ModelCheckpoint | None:
+    """What keeps the best epoch."""
+    for keeper in trainer.checkpoint_callbacks:
+        if isinstance(keeper, ModelCheckpoint) and keeper.monitor is not None:
+            return keeper
+    return None

@@ -1,0 +1,198 @@
+"""Whether a training can go on from a checkpoint: asked before anything of it is used."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import Trainer
+from torch import Tensor
+from torch.optim import Optimizer
+
+from qra.data import TensorDataModule
+from qra.modules import ImageClassifier
+
+KEY = "training"
+"""Where a checkpoint keeps the settings that a resumption is to agree with."""
+
+_OF_DATA = ("batch_size", "val_size", "fraction", "budget", "split_seed", "seed", "augment")
+_OF_TRAINER = ("accumulate_grad_batches", "gradient_clip_val", "gradient_clip_algorithm")
+_EPOCHS = "max_epochs"
+"""A training may go on for longer than it was to be."""
+_FREE = ("init_from", "channels_last", "compile")
+"""Arguments of the model that do not change how a training goes on."""
+
+_MORE_STATE = ("callbacks", "optimizer_states", "lr_schedulers", "loops")
+"""What a checkpoint has that is more than weights."""
+
+
+def resume_settings(config: Mapping[str, Any], data: TensorDataModule) -> dict[str, Any]:
+    """What a training depends on, ready for JSON.
+
+    Args:
+        config: The parsed command line, with ``model``, ``trainer`` and ``seed_everything``.
+        data: Has read its images.
+    """
+    init_args = {key: value for key, value in config["model"]["init_args"].items() if key not in _FREE}
+    settings = {
+        "seed_everything": config["seed_everything"],
+        "model": {"class_path": config["model"]["class_path"], "init_args": init_args},
+        "data": {name: getattr(data, name) for name in _OF_DATA} | {"sha256": data.data_hash},
+        "trainer": {name: config["trainer"][name] for name in _OF_TRAINER},
+        _EPOCHS: config["trainer"][_EPOCHS],
+    }
+    plain: dict[str, Any] = json.loads(json.dumps(settings, default=str))
+    return plain
+
+
+def check_resumable(
+    checkpoint: Mapping[str, Any], path: str | Path, trainer: Trainer, module: ImageClassifier, settings: dict[str, Any]
+) -> None:
+    """Refuse a checkpoint that a training cannot go on from as if it had never stopped.
+
+    Args:
+        checkpoint: Its content.
+        path: Where it lies.
+        trainer: It has not begun.
+        module: With the network of the checkpoint.
+        settings: Those of this run, see :func:`resume_settings`.
+
+    Raises:
+        ValueError: If it holds weights alone, is damaged, or was made with other settings.
+    """
+    begin = f"begin another run from its weights by --model.init_args.init_from {path}"
+    if not any(key in checkpoint for key in _MORE_STATE[1:3]):
+        raise ValueError(f"{path}: holds weights only: go on from last.ckpt, or {begin}")
+    damage = next(_damage(checkpoint, trainer, module), None)
+    recorded = checkpoint.get(KEY)
+    found = dict(recorded) if isinstance(recorded, Mapping) else {}
+    epochs = found.pop(_EPOCHS, None)
+    different = list(changes(found, settings))
+    if different:
+        more = f" (and {len(different) - 1} more)" if len(different) > 1 else ""
+        raise ValueError(f"{path}: {different[0]}{more}: go on with the settings of config.yaml beside it, or {begin}")
+    if damage is not None:
+        raise ValueError(f"{path}: no training can go on from it, for {damage}: {begin}")
+    if epochs != settings.get(_EPOCHS, epochs) and epochs is not None and module.schedule is not None:
+        print(f"the schedule of the learning rate spans {settings[_EPOCHS]} epochs from here on, and spanned {epochs}")
+
+
+def changes(found: Any, expected: Any, name: str = "") -> Iterator[str]:
+    """Where settings in a checkpoint differ from those of a run, in words.
+
+    Args:
+        found: Nested mappings of plain values.
+        expected: The same of the run; keys that only one of them has were introduced or dropped by another version.
+        name: Of what they describe.
+    """
+    if not (isinstance(found, Mapping) and isinstance(expected, Mapping)):
+        if found != expected:
+            yield f"{name} was {_short(found)} and is {_short(expected)}"
+        return
+    if found.get("class_path") != expected.get("class_path"):
+        yield f"{name} was {_short(found.get('class_path'))} and is {_short(expected.get('class_path'))}"
+        return
+    for key in expected:
+        if key in found:
+            yield from changes(found[key], expected[key], f"{name}.{key}".lstrip("."))
+
+
+def _short(value: object) -> str:
+    return " ".join(str(value).split())[:80]
+
+
+def _damage(checkpoint: Mapping[str, Any], trainer: Trainer, module: ImageClassifier) -> Iterator[str]:
+    """What is missing in a checkpoint, or not of this training."""
+    for name in ("epoch", "global_step"):
+        if type(checkpoint.get(name)) is not int or checkpoint[name] < 0:
+            yield f"{name} is no number of {name.replace('global_', '')}s"
+    if not isinstance(checkpoint.get("pytorch-lightning_version"), str):
+        yield "it does not say which version of Lightning made it"
+    if not all(isinstance(value, Tensor) for value in checkpoint["state_dict"].values()):
+        yield "state_dict holds more than tensors"
+    callbacks = checkpoint.get("callbacks")
+    if not (isinstance(callbacks, Mapping) and all(isinstance(state, Mapping) for state in callbacks.values())):
+        yield "callbacks is no mapping of states"
+    random, here = checkpoint.get("rng_state"), torch.get_rng_state()
+    if not (isinstance(random, Tensor) and random.dtype == here.dtype and random.shape == here.shape):
+        yield "rng_state is no state of the random generator"
+    yield from _missing(checkpoint.get("loops"), {"fit_loop": trainer.fit_loop.state_dict()}, "loops")
+    yield from _optimizer_damage(checkpoint, module)
+
+
+def _missing(found: object, expected: Any, name: str) -> Iterator[str]:
+    """Where a tree of counters lacks a part, or has something else there."""
+    if isinstance(expected, Mapping):
+        if not isinstance(found, Mapping):
+            yield f"{name} is missing"
+            return
+        for key, value in expected.items():
+            yield from _missing(found.get(key), value, f"{name}.{key}")
+    elif type(found) is not type(expected) or (isinstance(found, int) and found < 0):
+        yield f"{name} is {_short(found)}"
+
+
+def _optimizer_damage(checkpoint: Mapping[str, Any], module: ImageClassifier) -> Iterator[str]:
+    states, schedules = (checkpoint.get(name) for name in ("optimizer_states", "lr_schedulers"))
+    state = states[0] if isinstance(states, list) and len(states) == 1 else None
+    if not (isinstance(state, Mapping) and isinstance(state.get("state"), Mapping) and _has_groups(state)):
+        yield "optimizer_states is not the state of one optimizer"
+        return
+    optimizer = module.make_optimizer(module.parameter_groups())
+    remembered = _after_a_step(optimizer)  # before a schedule wraps its step
+    scheduled = None if module.schedule is None else module.schedule(optimizer, 1).state_dict()
+    ours, theirs = optimizer.state_dict()["param_groups"], state["param_groups"]
+    if [len(group["params"]) for group in ours] != [len(group["params"]) for group in theirs]:
+        yield "optimizer_states is of another number of parameters"
+    elif missing := [key for mine, group in zip(ours, theirs, strict=True) for key in mine if key not in group]:
+        yield f"optimizer_states is of another optimizer, it has no {missing[0]}"
+    else:
+        yield from _buffer_damage(state["state"], remembered, checkpoint.get("global_step"))
+    if not isinstance(schedules, list) or len(schedules) != (scheduled is not None):
+        yield f"lr_schedulers is not the state of {'no' if scheduled is None else 'one'} schedule"
+    elif scheduled is not None:
+        yield from (
+            f"lr_schedulers has no {key}"
+            for key in scheduled
+            if not isinstance(schedules[0], Mapping) or key not in schedules[0]
+        )
+
+
+def _has_groups(state: Mapping[Any, Any]) -> bool:
+    groups = state.get("param_groups")
+    return isinstance(groups, list) and all(
+        isinstance(group, Mapping) and isinstance(group.get("params"), list) for group in groups
+    )
+
+
+def _buffer_damage(found: Mapping[Any, Any], expected: Mapping[int, Mapping[str, Any]], steps: object) -> Iterator[str]:
+    """Where what an optimizer remembers of each parameter is not what this one remembers after a step."""
+    if expected and not found and steps:
+        yield "optimizer_states is empty"
+    for number, memory in found.items():
+        of_this = expected.get(number, {})
+        if not isinstance(memory, Mapping) or not of_this.keys() <= memory.keys():
+            yield "optimizer_states is of another optimizer"
+            return
+        for name, value in of_this.items():
+            if isinstance(value, Tensor) and getattr(memory[name], "shape", None) != value.shape:
+                yield f"optimizer_states: {name} of parameter {number} has another shape"
+                return
+
+
+def _after_a_step(optimizer: Optimizer) -> Mapping[int, Mapping[str, Any]]:
+    """What an optimizer remembers of each parameter, by its number, after a step of zero gradients on a copy."""
+    probe = copy.deepcopy(optimizer)
+    for group in probe.param_groups:
+        for parameter in group["params"]:
+            parameter.grad = torch.zeros_like(parameter)
+    try:
+        probe.step()
+    except (TypeError, RuntimeError):  # it asks for a closure, say
+        return {}
+    state: Mapping[int, Mapping[str, Any]] = probe.state_dict()["state"]
+    return state

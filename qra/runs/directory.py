@@ -1,0 +1,128 @@
+"""The right to write into a run directory, which one process has at a time."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import shutil
+import socket
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import IO
+
+from qra.writing import write_bytes
+
+LOCK = ".writer"
+"""File that the writer of a run directory holds a lock on, and that names it."""
+
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
+
+
+class Claim:
+    """A run directory that this process alone writes into, until it releases it or dies.
+
+    Args:
+        directory: Made if need be.
+        command: What names this process to others.
+
+    Raises:
+        ValueError: If another process writes into the directory.
+        OSError: If the directory cannot be made or written.
+    """
+
+    def __init__(self, directory: Path, command: str) -> None:
+        self.directory = directory
+        self._made = [path for path in (directory, *directory.parents) if not path.exists()]
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            self._file = self._lock(command)
+        except BaseException:
+            self._remove_directories()
+            raise
+        self._before = set(directory.rglob("*"))
+        self._records = {path: path.read_bytes() for path in self._before if _is_record(path)}
+
+    def release(self, keep: bool) -> None:
+        """Let others write.
+
+        Args:
+            keep: Whether what was written is worth keeping; else all files and directories that are new are removed,
+                and configs and records are what they were.
+        """
+        if not keep:
+            self._remove_what_is_new()
+        if self._file is not None:
+            (self.directory / LOCK).unlink(missing_ok=True)  # before another process can have the lock
+            self._file.close()
+            self._file = None
+        if not keep:
+            self._remove_directories()
+
+    def _lock(self, command: str) -> IO[str] | None:
+        path = self.directory / LOCK
+        while True:
+            file = open(path, "a+")  # noqa: SIM115 - open as long as this process writes here
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                with file:
+                    raise ValueError(f"{self.directory} is written by {_writer(file)}: {_WAY_OUT}") from None
+            except OSError as reason:
+                file.close()
+                if reason.errno not in _NO_LOCKS:
+                    raise
+                path.unlink(missing_ok=True)
+                print(f"qra: {self.directory}: {_UNLOCKED}", file=sys.stderr)
+                return None
+            if _is_same(file, path):
+                break
+            file.close()  # the writer before this one has removed it meanwhile
+        file.truncate(0)
+        json.dump({"host": socket.gethostname(), "process": os.getpid(), "command": command}, file)
+        file.flush()
+        return file
+
+    def _remove_what_is_new(self) -> None:
+        for path in sorted(set(self.directory.rglob("*")) - self._before):  # a directory comes before what is in it
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+        for path, content in self._records.items():
+            if not path.exists() or path.read_bytes() != content:
+                write_bytes(path, content)
+
+    def _remove_directories(self) -> None:
+        """Remove the directories that were made, where nobody else has put anything there."""
+        for path in self._made:  # the innermost first
+            with suppress(OSError):
+                path.rmdir()
+
+
+_LARGEST_RECORD = 2**20
+_WAY_OUT = "wait for it or end it, or write to another directory by --run"
+_UNLOCKED = "this file system has no locks, so nothing keeps a second process from writing here too"
+
+
+def _is_record(path: Path) -> bool:
+    return path.suffix in (".yaml", ".json") and path.is_file() and path.stat().st_size < _LARGEST_RECORD
+
+
+def _is_same(file: IO[str], path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
+    except FileNotFoundError:
+        return False
+
+
+def _writer(file: IO[str]) -> str:
+    """The process that a lock file names."""
+    file.seek(0)
+    try:
+        named = json.loads(file.read(4096))
+        return f"{str(named['command'])[:40]!r}, process {int(named['process'])} on {str(named['host'])[:80]!r}"
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return "another process"

@@ -1,0 +1,120 @@
+"""Several processes of one command: when one of them dies, all end."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from types import FrameType
+
+from qra.runs.signals import EXIT_CODE, Stoppable
+
+_FIRST = "QRA_FIRST_RANK"
+"""Environment variable by which rank 0 tells the processes that it starts who it is."""
+
+_POLL = 0.2
+"""Seconds between looks at the other processes."""
+_PATIENCE = 5.0
+"""Seconds that rank 0 waits for the others when all is done."""
+_VERDICT = 3.0
+"""Seconds within which the death of a rank is seen, where an exception may come of it."""
+
+
+def first_rank() -> int | None:
+    """The process of rank 0, if that has started this one as another rank."""
+    parent = os.environ.get(_FIRST)
+    return int(parent) if parent is not None and parent == str(os.getppid()) else None
+
+
+class Forwarding(Stoppable):
+    """A further rank's way with signals: rank 0 hears of them and ends all, this one included."""
+
+    def __init__(self, first: int) -> None:
+        super().__init__(lambda number: "")
+        self._first = first
+
+    def _interrupt(self, number: int, frame: FrameType | None) -> None:
+        """Leave it to the second thread, which also runs while this one waits for other ranks."""
+
+    def _end_process(self, number: int) -> None:
+        with suppress(ProcessLookupError):
+            os.kill(self._first, number)
+        if not self._over.wait(3 * self._grace):
+            os._exit(EXIT_CODE + number)
+
+
+class Watch:
+    """Ends this process, with a line, when another rank has died.
+
+    Rank 0 watches the processes that it has started, each of those watches rank 0: nobody computes on as an orphan. A
+    thread does so, for the main thread may wait for the dead one inside a library.
+
+    Args:
+        others: The processes that this one has started as further ranks, by rank from 1 on.
+        go_on: Makes the words that tell how to go on.
+    """
+
+    def __init__(self, others: Callable[[], Sequence[subprocess.Popen[bytes]]], go_on: Callable[[], str]) -> None:
+        self._others = others
+        self._go_on = go_on
+        self._first = first_rank()
+        self._over = threading.Event()
+        if self._first is None:
+            os.environ[_FIRST] = str(os.getpid())
+        threading.Thread(target=self._run, name="ranks", daemon=True).start()
+
+    @property
+    def several(self) -> bool:
+        """Whether there is more than one rank here."""
+        return self._first is not None or bool(self._others())
+
+    def wait_for_verdict(self) -> None:
+        """Give the watch time to end this process, if what went wrong is that another rank has died."""
+        if self.several:
+            time.sleep(_VERDICT)
+
+    def wait_for_others(self) -> None:
+        """Let the other ranks come to their end too, so that they do not find this one gone."""
+        end = time.monotonic() + _PATIENCE  # for what they do at exit may wait for this one
+        while time.monotonic() < end and any(process.poll() is None for process in self._others()):
+            time.sleep(_POLL)
+        time.sleep(2 * _POLL if self._others() else 0)
+
+    def end_others(self) -> None:
+        """End the processes that this one has started, at once."""
+        self._over.set()
+        for process in self._others():
+            process.kill()
+
+    def stop(self) -> None:
+        """Watch no longer."""
+        self._over.set()
+        if self._first is None:
+            os.environ.pop(_FIRST, None)
+
+    def _run(self) -> None:
+        while not self._over.wait(_POLL):
+            if self._first is not None and os.getppid() != self._first:
+                if os.environ.get("LOCAL_RANK", "1") == "1":
+                    _print(f"rank 0 (process {self._first}) is gone, so the other ranks end too", self._go_on())
+                os._exit(1)
+            for rank, process in enumerate(self._others(), 1):
+                if process.poll():
+                    how = _how_it_ended(process.returncode)
+                    self.end_others()
+                    _print(f"rank {rank} (process {process.pid}) {how}, so the other ranks end too", self._go_on())
+                    os._exit(max(1, process.returncode))
+
+
+def _how_it_ended(code: int) -> str:
+    return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+
+
+def _print(what: str, go_on: str) -> None:
+    sys.stdout.flush()
+    print(f"qra: error: {what}; {go_on}", file=sys.stderr, flush=True)

@@ -1,0 +1,81 @@
+"""A training goes on from its own checkpoint with its own settings, or one line says why not."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from commands import CONFIGS, TINY_FIT, pipeline, qra, refused
+
+NETWORK = ["--model.init_args.network", str(CONFIGS.parent / "tests/cli/tiny-network.yaml")]
+FIT = ["fit", *pipeline("float-plain"), *TINY_FIT, *NETWORK, "--trainer.logger", "false"]
+SGD = "--model.init_args.optimizer.init_args"
+pytestmark = pytest.mark.filterwarnings("ignore:epoch", "ignore:The dirpath has changed")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    run = tmp_path_factory.mktemp("trained") / "run"
+    output, code = qra(*FIT, "--trainer.max_epochs", 1, "--model.init_args.val_attack.steps", 1, "--run", run)
+    assert code == 0, output
+    return run
+
+
+@pytest.fixture
+def run(trained):
+    return Path(shutil.copytree(trained, "run"))
+
+
+def resume(run, *options):
+    """Go on with one more epoch, in a way that must be refused; return why, in one line."""
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    command = [*FIT, "--model.init_args.val_attack.steps", 1, "--trainer.max_epochs", 2, "--run", run]
+    reason = refused(*command, "--ckpt_path", run / "last.ckpt", *options)
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+    return reason
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ([f"{SGD}.lr", "0.3"], "model.init_args.optimizer.init_args.lr was 0.1 and is 0.3"),
+        (["--data.init_args.batch_size", "10"], "data.batch_size was 20 and is 10"),
+        (["--data.init_args.train_size", "100"], "data.sha256 was "),
+        (["--seed_everything", "1"], "seed_everything was 0 and is 1"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_other_settings_are_refused_by_name(run, options, reason):
+    told = resume(run, *options)
+    assert told.startswith("run/last.ckpt: ")
+    assert reason in told
+
+
+def test_more_epochs_may_follow(run):
+    command = [*FIT, "--model.init_args.val_attack.steps", 1, "--trainer.max_epochs", 2, "--run", run]
+    output, code = qra(*command, "--ckpt_path", "last")
+    assert code == 0, output
+    assert torch.load(run / "last.ckpt", weights_only=True)["epoch"] == 1
+
+
+def test_weights_alone_are_no_place_to_go_on_from(run):
+    shutil.copy(run / "best.ckpt", run / "last.ckpt")
+    told = resume(run)
+    assert told.startswith("run/last.ckpt: holds weights only: go on from last.ckpt, or begin another run")
+    assert "--model.init_args.init_from run/last.ckpt" in told
+
+
+@pytest.mark.parametrize("name", ["last", "best"])
+def test_where_there_is_no_checkpoint_it_is_said(name):
+    told = refused(*FIT, "--run", "run", "--ckpt_path", name)
+    assert told == f"run/{name}.ckpt: there is no such checkpoint; qra fit writes it, after an epoch"
+    assert not Path("run").exists()
+
+
+def test_a_checkpoint_of_an_earlier_version_that_names_no_settings_goes_on(run):
+    content = torch.load(run / "last.ckpt", weights_only=True)
+    del content["training"]
+    torch.save(content, run / "last.ckpt")
+    command = [*FIT, "--model.init_args.val_attack.steps", 1, "--trainer.max_epochs", 2, "--run", run]
+    output, code = qra(*command, "--ckpt_path", "last")
+    assert code == 0, output

@@ -1,0 +1,138 @@
+"""What a training goes on from has all the parts of its own state, and its settings."""
+
+import copy
+
+import pytest
+import torch
+from trivial import data, linear, trainer
+
+from qra.modules import VanillaTraining
+from qra.resume import changes, check_resumable
+from qra.schedules import Cosine
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:.*many workers", "ignore:.*logging interval", "ignore:.*LeafSpec", "ignore:epoch"
+)
+SETTINGS = {"model": {"class_path": "a.Method", "init_args": {"lr": 0.1, "network": {"class_path": "a.Net"}}}}
+
+
+def sgd(parameters):
+    return torch.optim.SGD(parameters, lr=0.05, momentum=0.9)
+
+
+def module(optimizer=sgd, schedule=Cosine()):  # noqa: B008
+    return VanillaTraining(linear(), optimizer=optimizer, schedule=schedule)
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """The content of a checkpoint."""
+    path = tmp_path_factory.mktemp("trained") / "last.ckpt"
+    run = trainer(max_epochs=1)
+    run.fit(module(), data())
+    run.save_checkpoint(path)
+    return torch.load(path, weights_only=True) | {"training": SETTINGS}
+
+
+def check(content, settings=SETTINGS, **made):
+    check_resumable(content, "last.ckpt", trainer(), module(**made), settings)
+
+
+def test_a_whole_checkpoint_is_taken(saved):
+    check(saved)
+    check({key: value for key, value in saved.items() if key != "training"}), "of an earlier version"
+
+
+def test_weights_alone_are_refused(saved):
+    content = {key: saved[key] for key in ("state_dict", "epoch", "global_step")}
+    with pytest.raises(ValueError, match=r"last\.ckpt: holds weights only: go on from last\.ckpt, or .*init_from"):
+        check(content)
+
+
+def group(content):
+    return content["optimizer_states"][0]["param_groups"][0]
+
+
+def memory(content):
+    return content["optimizer_states"][0]["state"]
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (lambda c: c.pop("loops"), "loops is missing"),
+        (lambda c: c["loops"]["fit_loop"].clear(), "loops.fit_loop.state_dict is missing"),
+        (lambda c: c["loops"]["fit_loop"]["epoch_progress"]["current"].update(processed="x"), "processed is x"),
+        (lambda c: c.update(epoch="x"), "epoch is no number of epochs"),
+        (lambda c: c.update(global_step=-1), "global_step is no number of steps"),
+        (lambda c: c.pop("pytorch-lightning_version"), "which version of Lightning"),
+        (lambda c: c.update(callbacks=[]), "callbacks is no mapping of states"),
+        (lambda c: c.update(rng_state=torch.zeros(3, dtype=torch.uint8)), "rng_state is no state"),
+        (lambda c: c.update(optimizer_states=[]), "optimizer_states is not the state of one optimizer"),
+        (lambda c: c.update(optimizer_states=[{}]), "optimizer_states is not the state of one optimizer"),
+        (lambda c: memory(c).clear(), "optimizer_states is empty"),
+        (lambda c: memory(c)[0].clear(), "optimizer_states is of another optimizer"),
+        (lambda c: memory(c)[0].update(momentum_buffer=torch.zeros(1)), "momentum_buffer of parameter 0 has another"),
+        (lambda c: group(c)["params"].pop(), "another number of parameters"),
+        (lambda c: group(c).pop("nesterov"), "has no nesterov"),
+        (lambda c: c.update(lr_schedulers=[]), "lr_schedulers is not the state of one schedule"),
+        (lambda c: c["lr_schedulers"][0].pop("last_epoch"), "lr_schedulers has no last_epoch"),
+    ],
+)
+def test_a_damaged_state_is_refused_by_name(saved, damage, reason):
+    content = copy.deepcopy(saved)
+    damage(content)
+    with pytest.raises(ValueError, match=rf"^last\.ckpt: no training can go on from it, for .*{reason}"):
+        check(content)
+
+
+@pytest.mark.parametrize(
+    ("made", "reason"),
+    [
+        ({"optimizer": torch.optim.Adam}, "of another optimizer, it has no betas"),
+        ({"schedule": None}, "lr_schedulers is not the state of no schedule"),
+        ({"optimizer": lambda parameters: torch.optim.SGD(list(parameters)[:1], lr=0.1)}, "number of parameters"),
+    ],
+)
+def test_the_state_of_another_optimizer_or_schedule_is_refused(saved, made, reason):
+    with pytest.raises(ValueError, match=reason):
+        check(saved, **made)
+
+
+@pytest.mark.parametrize("make", [torch.optim.AdamW, torch.optim.LBFGS, lambda p: torch.optim.SGD(p, lr=0.05)])
+def test_whatever_optimizer_trained_it_goes_on(make, tmp_path):
+    run = trainer(max_epochs=1)
+    run.fit(module(make), data())
+    run.save_checkpoint(tmp_path / "last.ckpt")
+    check(torch.load(tmp_path / "last.ckpt", weights_only=True), optimizer=make)
+
+
+def test_the_state_that_was_checked_can_be_loaded(saved, tmp_path):
+    torch.save(saved, tmp_path / "last.ckpt")
+    run = trainer(max_epochs=2)
+    run.fit(module(), data(), ckpt_path=tmp_path / "last.ckpt", weights_only=True)
+    assert run.current_epoch == 2
+
+
+def test_settings_that_differ_are_named_by_their_keys():
+    expected = copy.deepcopy(SETTINGS)
+    expected["model"]["init_args"]["lr"] = 0.2
+    assert list(changes(SETTINGS, expected)) == ["model.init_args.lr was 0.1 and is 0.2"]
+    expected["model"]["init_args"]["network"]["class_path"] = "a.Other"
+    assert len(list(changes(SETTINGS, expected))) == 2
+    expected["model"]["class_path"] = "a.Other"
+    assert list(changes(SETTINGS, expected)) == ["model was a.Method and is a.Other"]
+
+
+def test_more_epochs_are_no_other_setting_but_a_schedule_that_spans_them_is_told(saved, capsys):
+    content = saved | {"training": SETTINGS | {"max_epochs": 1}}
+    check(content, SETTINGS | {"max_epochs": 1})
+    assert "spans" not in capsys.readouterr().out
+    check(content, SETTINGS | {"max_epochs": 3})
+    assert "spans 3 epochs from here on, and spanned 1" in capsys.readouterr().out
+
+
+def test_settings_that_only_one_version_knows_are_not_compared():
+    expected = copy.deepcopy(SETTINGS)
+    expected["model"]["init_args"]["new"] = expected["model"]["init_args"].pop("lr")
+    assert not list(changes(SETTINGS, expected))
