@@ -10,7 +10,7 @@ import torch
 from commands import CONFIGS, pipeline, qra, teacher
 from crash import CrashError
 from device import DEVICE, FIT, ON_DEVICE, SMALL, result, run
-from test_resume import end_of, same
+from same import end_of, same
 
 import qra as package
 from qra import environment
