@@ -73,7 +73,7 @@ def parsers():
 
     cli.quiet()
     with pytest.raises(cli.ParsingError):
-        Kept(["fit", "--nonsense", "1"])
+        Kept(["fit", "--nonsense", "1"], ["fit"])
     return made
 
 
