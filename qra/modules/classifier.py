@@ -152,7 +152,7 @@ class ImageClassifier(LightningModule):
         if self.scheme is None or self.trainer.ckpt_path is not None:
             return
         images = [batch.x for batch in self.calibration_batches()]
-        with float32(self.device):
+        with float32(self.device), torch.compiler.set_stance("force_eager"):  # it is compiled for training
             calibrate(self.network, images)
             if self._weights_changed:
                 reestimate_batch_norm(self.network, images)

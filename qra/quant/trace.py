@@ -29,7 +29,7 @@ def copied(network: Network) -> Network:
 
 
 def find_graph(network: nn.Module) -> fx.Graph:
-    """The graph of a network's forward pass, whose leaves are modules of torch and of :mod:`qra.quant`.
+    """The graph of a network's forward pass in eval mode, whose leaves are modules of torch and of :mod:`qra.quant`.
 
     Args:
         network: Not changed: a copy is traced, for traced modules may keep what they were traced with.
@@ -39,7 +39,7 @@ def find_graph(network: nn.Module) -> fx.Graph:
     """
     try:
         with torch.random.fork_rng(devices=[]):
-            return _Tracer().trace(copied(network))
+            return _Tracer().trace(copied(network).eval())
     except Exception as reason:  # whatever a forward pass raises that is given no tensors
         told = " ".join(str(reason).split())[:200] or type(reason).__name__
         raise ValueError(f"the network cannot be traced: {told}") from None
