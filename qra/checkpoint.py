@@ -150,7 +150,7 @@ def state_of(
         ValueError: If no weights of the file fit, or several do.
     """
     quantizers = quantizer_keys(network)
-    if weights_key is None and KEY in content and isinstance(content.get("state_dict"), Mapping):
+    if KEY in content and isinstance(content.get("state_dict"), Mapping):
         weights_key = "state_dict"
     try:
         match = weights.find(content, network.state_dict(), quantizers, weights_key)

@@ -77,6 +77,8 @@ class RunConfigCallback(SaveConfigCallback):
         target.parent.mkdir(parents=True, exist_ok=True)
         config = self.config.clone()
         config.run = None  # a run directory may be moved
+        if stage == "fit":
+            config.ckpt_path = None  # another run of this config is no resumption
         write_bytes(target, self.parser.dump(with_absolute_paths(config), skip_none=False).encode())
 
 

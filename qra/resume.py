@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from lightning import Trainer
+from lightning.pytorch.callbacks import WeightAveraging
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -67,6 +68,10 @@ def check_resumable(
     begin = f"begin another run from its weights by --model.init_args.init_from {path}"
     if not any(key in checkpoint for key in _MORE_STATE[1:3]):
         raise ValueError(f"{path}: holds weights only: go on from last.ckpt, or {begin}")
+    if "current_model_state" in checkpoint and not any(isinstance(c, WeightAveraging) for c in trainer.callbacks):  # type: ignore[attr-defined]
+        raise ValueError(
+            f"{path}: its weights are averages: go on with the same --trainer.callbacks+ callback/weight-averaging"
+        )
     damage = next(_damage(checkpoint, trainer, module), None)
     recorded = checkpoint.get(KEY)
     found = dict(recorded) if isinstance(recorded, Mapping) else {}

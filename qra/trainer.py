@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from lightning import Trainer
 from lightning.pytorch.callbacks import ProgressBar
+
+from qra.runs import completion
 
 
 class PipelineTrainer(Trainer):
@@ -14,6 +17,10 @@ class PipelineTrainer(Trainer):
     """
 
     def _run_stage(self) -> Any:
+        if self.training and self.ckpt_path is not None:
+            done = completion.read(Path(self.default_root_dir))
+            if done is not None and done.finished and done.epochs_asked == self.max_epochs:
+                self.should_stop = True  # it was stopped early, which Lightning does not remember
         before = self._processed_epochs
         result = super()._run_stage()
         if self.training and 0 < before == self._processed_epochs:

@@ -67,6 +67,7 @@ class AdversarialExamples(Callback):
         self._parts.append({name: value.cpu() for name, value in found.items()})
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        trainer.strategy.barrier()  # the first rank to end ends the others
         arrays = {name: torch.cat([part[name] for part in self._parts]) for name in self._parts[0]}
         order = arrays["indices"].argsort()
         arrays = {name: value[order] for name, value in arrays.items()}

@@ -22,7 +22,7 @@ from qra.describe import describe
 from qra.evaluation.autoattack import FATES, ROBUST, ChunkFiles, attack_chunk, fingerprint, outcomes, upstream
 from qra.modules import ImageClassifier
 from qra.precision import Precision, suffix
-from qra.quant import freeze
+from qra.quant import FrozenNetwork, freeze
 
 _STANDARD = AutoAttack()
 
@@ -140,30 +140,32 @@ class AutoAttackEvaluation(Measurement):
         mine = range(trainer.global_rank, len(files.chunks), trainer.world_size)
         fates = {number: found for number in mine if (found := files.read(number)) is not None}
         shown = trainer.is_global_zero and trainer.progress_bar_callback is not None
+        with torch.inference_mode(False):
+            frozen = freeze(pl_module.network)  # type: ignore[arg-type]
+        frozen.precision = self.search_precision
         with ChunkProgress(len(mine), shown) as progress:
             for found in fates.values():
                 progress.resumed(int((found == FATES.index(ROBUST)).sum()), len(found))
             for number in mine:
                 if number not in fates:
                     progress.start(len(files.chunks[number]))
-                    fates[number] = self._attack_chunk(trainer, pl_module, files.chunks[number], number, progress)
+                    fates[number] = self._attack_chunk(trainer, frozen, files.chunks[number], number, progress)
                     files.write(number, fates[number])
                     progress.finish()
         return fates
 
     def _attack_chunk(
-        self, trainer: Trainer, pl_module: LightningModule, indices: Tensor, number: int, progress: ChunkProgress
+        self, trainer: Trainer, frozen: FrozenNetwork, indices: Tensor, number: int, progress: ChunkProgress
     ) -> Tensor:
-        assert isinstance(pl_module, ImageClassifier)
+        module = trainer.lightning_module
+        assert isinstance(module, ImageClassifier)
         test = trainer.datamodule.data.test  # type: ignore[attr-defined]
         attack = dataclasses.replace(self.attack, seed=self.attack.seed + number)
         with torch.inference_mode(False):
-            x, y = to_pixels(test.images[indices].to(pl_module.device)), test.labels[indices].to(pl_module.device)
+            x, y = to_pixels(test.images[indices].to(module.device)), test.labels[indices].to(module.device)
             if self.mode == "upstream":
-                return upstream(pl_module.network, attack, x, y, self.chunk_size)
-            frozen = freeze(pl_module.network)
-            frozen.precision = self.search_precision
-            return attack_chunk(pl_module.network, frozen, attack, x, y, progress.watch)
+                return upstream(module.network, attack, x, y, self.chunk_size)
+            return attack_chunk(module.network, frozen, attack, x, y, progress.watch)
 
 
 def _patient_group(trainer: Trainer) -> ProcessGroup | None:

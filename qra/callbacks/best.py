@@ -9,12 +9,16 @@ from qra import checkpoint
 from qra.modules import ImageClassifier
 
 
+def best_keeper(trainer: Trainer) -> ModelCheckpoint | None:
+    """What keeps the best epoch in validation: that which is called so, or else the first with a monitor."""
+    kept = [c for c in trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint) and c.monitor is not None]
+    return min(kept, key=lambda keeper: keeper.filename != "best", default=None)
+
+
 def best_checkpoint(trainer: Trainer) -> str | None:
     """The path of the best epoch in validation; None if none was kept."""
-    for keeper in trainer.checkpoint_callbacks:
-        if isinstance(keeper, ModelCheckpoint) and keeper.monitor is not None and keeper.best_model_path:
-            return keeper.best_model_path
-    return None
+    keeper = best_keeper(trainer)
+    return (keeper.best_model_path or None) if keeper is not None else None
 
 
 def restore_best(trainer: Trainer, module: ImageClassifier) -> None:

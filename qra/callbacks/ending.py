@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from lightning import LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback
 
-from qra.callbacks.best import best_checkpoint
+from qra.callbacks.best import best_checkpoint, best_keeper
+from qra.modules import ImageClassifier
 
 
 class BestFigures(Callback):
@@ -41,7 +42,9 @@ def ending(trainer: Trainer, directory: Path) -> list[str]:
         trainer: Which has ended.
         directory: Of the run.
     """
-    path = best_checkpoint(trainer)
+    module = trainer.lightning_module
+    assert isinstance(module, ImageClassifier)
+    path = module.weights or best_checkpoint(trainer)
     if path is None:
         return [f"trained {trainer.current_epoch} epochs; no best.ckpt was kept", f"everything lies in {directory}"]
     name = Path(directory, Path(path).name)
@@ -49,9 +52,8 @@ def ending(trainer: Trainer, directory: Path) -> list[str]:
 
 
 def _best(trainer: Trainer) -> str:
-    keeper = next(k for k in trainer.checkpoint_callbacks if isinstance(k, ModelCheckpoint) and k.monitor is not None)
-    assert keeper.monitor is not None
-    if keeper.best_model_score is None:
+    keeper = best_keeper(trainer)
+    if keeper is None or keeper.monitor is None or keeper.best_model_score is None:
         return f"trained {trainer.current_epoch} epochs, none of them validated: best.ckpt holds the last one"
     score = float(keeper.best_model_score)
     figures = [c for c in trainer.callbacks if isinstance(c, BestFigures)]  # type: ignore[attr-defined]

@@ -57,7 +57,7 @@ class ResultWriter(PipelineCallback):
 
     def _write(self, trainer: Trainer, pl_module: LightningModule, path: str | None) -> None:
         outcomes = _outcomes(trainer)
-        if not trainer.is_global_zero or not outcomes:
+        if not trainer.is_global_zero or not outcomes or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         directory = _directory(trainer)
         write_correct(directory / "correct.npz", outcomes)

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from lightning import LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
 
 from qra.callbacks.base import PipelineCallback
+from qra.callbacks.best import best_keeper
+from qra.modules import averaging
 from qra.runs import completion, signals
 from qra.runs.command import RunningCommand
 from qra.runs.completion import Training
@@ -64,7 +65,8 @@ class TrainingRecord(PipelineCallback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._command.begun = self._command.finished = True
-        keeper, best = _keeper(trainer), str(Path(trainer.default_root_dir) / BEST)
+        averaging.begin(trainer, pl_module)  # an average of nothing would take the place of the trained weights
+        keeper, best = best_keeper(trainer), str(Path(trainer.default_root_dir) / BEST)
         validated = keeper is None or (bool(keeper.best_model_path) and keeper.file_exists(best, trainer))
         if keeper is not None and not validated and not trainer.fast_dev_run:  # type: ignore[attr-defined]
             keeper.best_model_path = best
@@ -89,11 +91,3 @@ class TrainingRecord(PipelineCallback):
         signals.rearm()
         if trainer.ckpt_path is not None:
             self.training = completion.read(Path(trainer.ckpt_path).parent)
-
-
-def _keeper(trainer: Trainer) -> ModelCheckpoint | None:
-    """What keeps the best epoch."""
-    for keeper in trainer.checkpoint_callbacks:
-        if isinstance(keeper, ModelCheckpoint) and keeper.monitor is not None:
-            return keeper
-    return None

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
-from qra.attacks import PGD, Attack
+from qra.attacks import PGD, Attack, Hunt, Victim
+from qra.attacks.base import untouched
 from qra.losses import prediction
 from qra.parts import Parts
 from qra.precision import float32
@@ -62,14 +65,60 @@ def attacked(
         Whether each example stays right, bool (N,), and the images that the attack ended with, (N, C, H, W): clean ones
         for the examples that are wrong anyway.
     """
+    target = network if attack_network is None else attack_network
+    if isinstance(attack, Hunt):
+        return _hunted(network, attack, x, y, target)
     right = correct(network, x, y)
     x_adv = x.clone()
     left = right.nonzero().squeeze(1)
     if len(left):
         with float32(x.device):
-            x_adv[left] = attack(attack_network or network, x[left], y[left], index=indices[left])
+            x_adv[left] = attack(target, x[left], y[left], index=indices[left])
         right[left] = correct(network, x_adv[left], y[left])
+        if getattr(attack, "early_stop", False) and target is not network:
+            _go_on(network, attack, target, Batch(x, y, indices), right, x_adv)
     return right, x_adv
+
+
+def _hunted(network: nn.Module, attack: Hunt, x: Tensor, y: Tensor, target: nn.Module) -> tuple[Tensor, Tensor]:
+    """What :func:`attacked` returns, for an attack that judges on the network by itself."""
+    with float32(x.device), untouched(network), untouched(target):
+        victim = Victim(network, x.clone(), y.clone(), target)
+        attack.hunt(victim)
+    return ~victim.broken, victim.x_adv
+
+
+def _go_on(network: nn.Module, attack: Attack, target: nn.Module, batch: Batch, right: Tensor, x_adv: Tensor) -> None:
+    """Attack on, in place, where an attack stopped at an image that fools ``target`` but not the network.
+
+    It is tried again in float32, if ``target`` searches in something faster, and at last without a stop.
+    """
+    whole = dataclasses.replace(attack, early_stop=False)  # type: ignore[type-var]
+    stopped = right & ~correct(target, x_adv, batch.y)
+    with _in_float32(target) as was_faster:
+        for attempt in (attack, whole) if was_faster else (whole,):
+            left = stopped.nonzero().squeeze(1)
+            if len(left) == 0:
+                return
+            x, y, indices = (part[left] for part in batch)
+            with float32(x.device):
+                x_adv[left] = attempt(target, x, y, index=indices)
+            right[left] = correct(network, x_adv[left], y)
+            stopped[left] = right[left] & ~correct(target, x_adv[left], y)
+
+
+@contextmanager
+def _in_float32(target: nn.Module) -> Iterator[bool]:
+    """Let an attack-time copy search in float32; whether it was to search in something faster."""
+    precision = getattr(target, "precision", None)
+    if precision in (None, "float32"):
+        yield False
+        return
+    vars(target)["precision"] = "float32"
+    try:
+        yield True
+    finally:
+        vars(target)["precision"] = precision
 
 
 def to_bytes(x_adv: Tensor, x: Tensor, eps: float) -> Tensor:

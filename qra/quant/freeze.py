@@ -65,7 +65,7 @@ class FrozenNetwork(nn.Module):
                 reason = f"it cannot be copied: {' '.join(str(error).split())[:200]}"
         else:
             self.network, self.folded = self._source[0], []
-            self.refresh()
+            self._renew()
         if reason:
             instead = "the network itself" if pairs is None else "a copy without folded batch normalization"
             warnings.warn(f"{instead} is attacked in the place of the attack-time copy, for {reason}", stacklevel=2)
@@ -81,7 +81,7 @@ class FrozenNetwork(nn.Module):
             self.network.set_submodule(bn_name, nn.Identity())
         self.network.to(memory_format=torch.channels_last)
         self.passes = Passes(self.network)
-        self.refresh()
+        self._renew()
 
     @property
     def is_copy(self) -> bool:
@@ -97,16 +97,19 @@ class FrozenNetwork(nn.Module):
         """
         if not self._due and not self._was_refreshed:
             self._due = self._was_refreshed = True
+        self._renew()
+        return self
+
+    def _renew(self) -> None:
         quantizers = activation_quantizers(self._source[0])
         self._modes = {name: quantizer.gradient for name, quantizer in quantizers.items()}
         if not self.is_copy:
-            return self
+            return
         weights = (layer.weight_quantizer for layer in quant_layers(self._source[0]).values())
         self.passes.again(self._take_over, self._source[0], [each for each in weights if each is not None])
         for name, quantizer in activation_quantizers(self.network).items():
             quantizer.gradient = self._modes[name]
             quantizer.state_changed()
-        return self
 
     @torch.no_grad()
     def _take_over(self) -> None:

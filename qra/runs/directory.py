@@ -6,9 +6,9 @@ import errno
 import fcntl
 import json
 import os
-import shutil
 import socket
 import sys
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import IO
@@ -42,7 +42,7 @@ class Claim:
         except BaseException:
             self._remove_directories()
             raise
-        self._before = set(directory.rglob("*"))
+        self._before = set(_own(directory))
         self._records = {path: path.read_bytes() for path in self._before if _is_record(path)}
 
     def release(self, keep: bool) -> None:
@@ -86,11 +86,11 @@ class Claim:
         return file
 
     def _remove_what_is_new(self) -> None:
-        for path in sorted(set(self.directory.rglob("*")) - self._before):  # a directory comes before what is in it
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                path.unlink(missing_ok=True)
+        for path in sorted(
+            set(_own(self.directory)) - self._before, reverse=True
+        ):  # what is in a directory comes first
+            with suppress(OSError):  # of a directory that another run is in
+                path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
         for path, content in self._records.items():
             if not path.exists() or path.read_bytes() != content:
                 write_bytes(path, content)
@@ -102,6 +102,18 @@ class Claim:
                 path.rmdir()
 
 
+def _own(directory: Path) -> Iterator[Path]:
+    """What lies in a run directory, without what belongs to other runs below it."""
+    for path in directory.iterdir():
+        if not path.is_dir() or path.is_symlink():
+            yield path
+        elif not any((path / name).exists() for name in _OF_RUNS):
+            yield path
+            yield from _own(path)
+
+
+_OF_RUNS = (LOCK, "run.json", "last.ckpt", "cell.json")
+"""Files that a run directory is known by."""
 _LARGEST_RECORD = 2**20
 _WAY_OUT = "wait for it or end it, or write to another directory by --run"
 _UNLOCKED = "this file system has no locks, so nothing keeps a second process from writing here too"

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from qra.attacks import PGD, ZeroStart
+from qra.attacks import PGD, Square, ZeroStart
 from qra.evaluation.robustness import attacked, correct, correct_as_bytes, robust, to_bytes
 from qra.types import Batch
 
@@ -139,3 +139,38 @@ def test_a_success_that_rounding_takes_back_is_sought_again_to_the_last_step():
     small = dataclasses.replace(attack, eps=2 / 255)
     held = correct_as_bytes(Thresholded(), small, batch, torch.tensor([False]), x_adv_at(102.45), Thresholded())
     assert held.item()
+
+
+class Hasty(nn.Module):
+    """Crosses the boundary before :class:`Sloped` does; told ``precision`` is float32, only half as early."""
+
+    def __init__(self, precision=None):
+        super().__init__()
+        self.precision = precision
+
+    def forward(self, x):
+        early = 0.02 if self.precision in (None, "float32") else 0.04
+        return Sloped()(x + torch.where(x.mean((1, 2, 3), keepdim=True) < 0.5, early, -early))
+
+
+@pytest.mark.parametrize("precision", [None, "float32", "bfloat16"])
+def test_an_example_that_only_the_copy_gets_wrong_is_attacked_on(precision):
+    attack = PGD(eps=0.07, step_size=0.005, steps=16, start=ZeroStart(), early_stop=True)
+    target = Hasty(precision)
+    right, x_adv = attacked(Sloped(), attack, X, Y, torch.arange(4), attack_network=target)
+    assert right.tolist() == [True, False, True, False]
+    assert torch.equal(right, correct(Sloped(), x_adv, Y))
+    assert target.precision == precision
+
+
+def test_square_is_judged_by_the_network_whatever_the_copy_says_of_clean_images():
+    class Brighter(nn.Module):
+        """Wrong about the second image from the start."""
+
+        def forward(self, x):
+            return Sloped()(x + 0.06)
+
+    attack = Square(eps=0.07, queries=50)
+    found = [robust(Sloped(), attack, X, Y, torch.arange(4), attack_network=each) for each in (Sloped(), Brighter())]
+    assert found[0].tolist() == [True, False, True, False]
+    assert found[1].tolist() == [True, False, True, False]

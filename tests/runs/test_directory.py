@@ -117,3 +117,23 @@ def test_a_directory_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match=str(tmp_path / "file")):
         Claim(tmp_path / "file" / "run", "qra fit")
+
+
+def test_other_runs_below_the_directory_are_left_alone(tmp_path):
+    other = tmp_path / "runs" / "other"
+    other.mkdir(parents=True)
+    (other / "training.json").write_text("{}")
+    (other / "last.ckpt").touch()
+    claim = Claim(tmp_path / "runs", "qra fit")
+    (other / "training.json").write_text('{"epochs": 1}')
+    (other / "best.ckpt").touch()
+    late = Claim(tmp_path / "runs" / "late", "qra fit")
+    (late.directory / "config.yaml").touch()
+    (tmp_path / "runs" / "tensorboard").mkdir()
+    (tmp_path / "runs" / "tensorboard" / "events").touch()
+    claim.release(keep=False)
+    assert (other / "training.json").read_text() == '{"epochs": 1}'
+    assert (other / "best.ckpt").exists()
+    assert (late.directory / "config.yaml").exists()
+    assert not (tmp_path / "runs" / "tensorboard").exists()
+    late.release(keep=True)
