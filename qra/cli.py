@@ -298,10 +298,12 @@ def run_directory(config: Namespace) -> Path:
     own = config.ckpt_path not in (None, "last", "best") and not _makes_another_network(config)
     named = [config.ckpt_path] if own else []
     for path in map(Path, (*named, *map(str, config.config or ()))):
-        if (path.parent / "config.yaml").exists():
-            return path.parent
-        if path.suffix in (".yaml", ".yml", ".json"):
-            return Path("runs") / path.stem
+        is_run = (path.parent / "config.yaml").exists()
+        if is_run or path.suffix in (".yaml", ".yml", ".json"):
+            directory = path.parent if is_run else Path("runs", path.stem)
+            if own and (directory / "last.ckpt").exists() and Path(config.ckpt_path).parent != directory:
+                raise ValueError(f"{config.ckpt_path} is not of the run in {directory}: name a directory by --run")
+            return directory
     if named:  # a checkpoint that describes itself, kept apart from a run of its name
         path = Path(config.ckpt_path).resolve()
         return Path("runs") / f"{path.parent.name}-{path.stem}"

@@ -45,7 +45,8 @@ def open_regular(path: str | Path, limit: int, follow: bool = True) -> BufferedR
     try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
-            raise ValueError(f"{path}: is no regular file")
+            kind = "is a directory: name a file in it" if stat.S_ISDIR(status.st_mode) else "is no regular file"
+            raise ValueError(f"{path}: {kind}")
         if status.st_size > limit:
             raise ValueError(f"{path}: has {status.st_size} bytes, more than the {limit} that are read")
         return os.fdopen(descriptor, "rb")

@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 
 from qra.data import TensorDataModule
 from qra.modules import ImageClassifier
+from qra.runs import completion
 
 KEY = "training"
 """Where a checkpoint keeps the settings that a resumption is to agree with."""
@@ -72,6 +73,10 @@ def check_resumable(
         raise ValueError(
             f"{path}: its weights are averages: go on with the same --trainer.callbacks+ callback/weight-averaging"
         )
+    done = completion.read(Path(path).parent)
+    elsewhere = Path(path).parent.resolve() != Path(trainer.default_root_dir).resolve()
+    if elsewhere and done is not None and done.finished and done.epochs_asked == trainer.max_epochs:
+        raise ValueError(f"{path}: its training is finished: test it, or go on with a larger --trainer.max_epochs")
     damage = next(_damage(checkpoint, trainer, module), None)
     recorded = checkpoint.get(KEY)
     found = dict(recorded) if isinstance(recorded, Mapping) else {}

@@ -26,5 +26,6 @@ def pixel_length(name: str, value: float, norm: Norm) -> float:
     if not 0 <= value < math.inf:
         raise ValueError(f"{name} is {value:g}: it must be a finite number, at least 0")
     if norm == "linf" and value > 1:
-        raise ValueError(f"{name} is {value:g}, but pixels are in [0, 1]: did you mean {value:g}/255?")
+        meant = f"did you mean {value:g}/255?" if value <= 255 else "choose at most 1"
+        raise ValueError(f"{name} is {value:g}, but pixels are in [0, 1]: {meant}")
     return value

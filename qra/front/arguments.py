@@ -122,6 +122,8 @@ def _of_checkpoint(options: Sequence[Option]) -> list[Option]:
     path = next((Path(option.value or "") for option in options if option.name == "--ckpt_path"), None)
     if path is None or str(path) in ("last", "best") or any(map(_names_model, options)):
         return []
+    if not path.exists():
+        raise ValueError(f"{path}: there is no such checkpoint")
     beside = path.parent / "config.yaml"
     if beside.exists():
         check_config(beside)

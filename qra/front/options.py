@@ -183,6 +183,10 @@ def advice(name: str, command: str) -> str:
         command: As typed.
     """
     plain = name.replace(".init_args", "").partition("=")[0]
+    if plain in commands().get(command, ()):
+        return (
+            f"a class that was not chosen has it: qra {command} --{plain.partition('.')[0]}.help CLASS lists one's keys"
+        )
     others = [other for other, known in commands().items() if plain in known and not other.startswith(command)]
     if others:
         return f"it is one of qra {', '.join(others)}"

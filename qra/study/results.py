@@ -151,6 +151,8 @@ def read_cells(directory: Path) -> tuple[CellResult, ...]:
     """
     if not directory.is_dir():
         raise ValueError(f"{directory}: there is no study here; qra study run writes one")
+    if any((directory / name).exists() for name in ("run.json", "result.json")):
+        raise ValueError(f"{directory}: is one run, not a study: qra compare shows runs; name the study's directory")
     folders = sorted(path for path in directory.iterdir() if any((path / name).exists() for name in _FILES))
     if not folders:
         raise ValueError(f"{directory}: no cell of a study lies here; qra study run writes one directory a cell")

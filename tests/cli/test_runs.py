@@ -9,14 +9,16 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from commands import CONFIGS, TINY, TINY_FIT, pipeline, qra, teacher
+from commands import CONFIGS, TINY, TINY_FIT, pipeline, qra, refused, teacher
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import qra as package
 from qra import checkpoint
 from qra.evaluation.outcome import read_correct
 
-pytestmark = pytest.mark.filterwarnings("ignore:epoch", "ignore:.*not robust")  # a tiny run learns little
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:epoch", "ignore:.*not robust", "ignore:You're resuming"
+)  # a tiny run learns little
 
 PIPELINES = sorted(path.stem for path in (CONFIGS / "pipeline").glob("*.yaml"))
 
@@ -188,3 +190,22 @@ def test_progress_in_a_log_is_one_line_an_epoch():
     lines = [line for line in output.splitlines() if line.startswith("epoch ")]
     assert [line.split()[1] for line in lines] == ["1/2", "2/2"]
     assert all("val/clean_acc" in line and "val/robust_acc" in line and "train/loss" in line for line in lines)
+
+
+def test_the_config_of_a_resumed_run_resumes_nothing():
+    fit = ["fit", *pipeline("float-plain"), *TINY_FIT, "--run", "run"]
+    for more in ([], ["--ckpt_path", "last", "--trainer.max_epochs", 3]):
+        output, code = qra(*fit, *more)
+        assert code == 0, output
+    assert yaml.safe_load(Path("run/config.yaml").read_text())["ckpt_path"] is None
+    line = refused("fit", "--config", "run/config.yaml", "--ckpt_path", "run/last.ckpt", "--run", "other")
+    assert "its training is finished" in line
+    assert not Path("other").exists()
+
+
+def test_a_foreign_checkpoint_takes_no_run_of_another_for_its_own(plain_run):
+    run = Path(shutil.copytree(plain_run, "run"))
+    Path("elsewhere").mkdir()
+    shutil.copy(run / "best.ckpt", "elsewhere/weights.ckpt")
+    line = refused("test", "--config", run / "config.yaml", "--ckpt_path", "elsewhere/weights.ckpt")
+    assert "name a directory by --run" in line

@@ -248,3 +248,15 @@ def test_weights_of_another_network_are_no_start(copied):
     reason = refused(*FIT_AT, "--model.init_args.network", network, "--model.init_args.init_from", copied)
     assert "copied.ckpt: is a checkpoint of another network" in reason
     assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("command", "reason"),
+    [
+        ("fit --config pipeline/quickstart-plain --model.attack attack/pgd3", "a class that was not chosen has it"),
+        ("test --ckpt_path runs/nothere/best.ckpt", "runs/nothere/best.ckpt: there is no such checkpoint"),
+        ("test --ckpt_path . --data data/synthetic --config pipeline/float-plain", "is a directory: name a file in it"),
+    ],
+)
+def test_advice_leads_to_what_was_meant(command, reason):
+    assert reason in refused(*shlex.split(command))
