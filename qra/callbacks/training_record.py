@@ -91,3 +91,6 @@ class TrainingRecord(PipelineCallback):
         signals.rearm()
         if trainer.ckpt_path is not None:
             self.training = completion.read(Path(trainer.ckpt_path).parent)
+        makes = any(getattr(callback, "makes_another_network", False) for callback in trainer.callbacks)  # type: ignore[attr-defined]
+        if makes and self.training is not None and trainer.is_global_zero:  # whose checkpoint lies in another directory
+            completion.write(Path(trainer.default_root_dir), self.training)

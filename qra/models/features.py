@@ -38,7 +38,7 @@ def with_features(network: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
 
     handle = last_linear(network).register_forward_pre_hook(keep)
     try:
-        logits = network.forward(x)
+        logits: Tensor = network._call_impl(x)  # type: ignore[no-untyped-call]
     finally:
         handle.remove()
     return logits, kept[-1]

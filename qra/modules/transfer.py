@@ -77,7 +77,8 @@ class RobustTransfer(ImageClassifier):
     @torch.no_grad()
     def teacher_features(self, x: Tensor) -> Tensor:
         """The teacher's penultimate features, (N, D), without a graph."""
-        return with_features(self.teacher, x)[1]
+        self.teacher.check(x)
+        return with_features(self.teacher.network, x)[1]
 
     def features(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The student's logits, (N, C), and penultimate features, (N, D)."""
