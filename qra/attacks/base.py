@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
+from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor, nn
@@ -111,6 +112,10 @@ def _are_labels(y: Tensor) -> bool:
     return y.ndim == 1 and not y.is_floating_point()
 
 
+_called: WeakValueDictionary[int, Attack] = WeakValueDictionary()
+"""Attacks that were called before, by their identity: they are frozen, and equal ones may meet other images."""
+
+
 class Attack(ABC):
     """Search near images for ones that a network gets wrong.
 
@@ -150,14 +155,13 @@ class Attack(ABC):
     @contextmanager
     def _checking(self, model: nn.Module, x: Tensor, y: Tensor) -> Iterator[None]:
         """Check pixels and labels in the first call, and pixels on the processor, where it costs no wait, in each."""
-        first = "_checked" not in vars(self)
+        first = _called.get(id(self)) is not self
         if first or x.device.type == "cpu":
             check_images(x, y)
         if not first:
             yield
             return
-        object.__setattr__(self, "_checked", True)  # attacks are frozen in what they compute with
-
+        _called[id(self)] = self
         largest = largest_label(y)  # looked at here, for a pass that is recorded cannot wait for the device
 
         def check(module: nn.Module, args: Any, logits: Any) -> None:

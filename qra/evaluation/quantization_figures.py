@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -49,10 +50,21 @@ def site_histograms(sites: Mapping[str, SiteStatistics]) -> Figure:
     """
     columns = min(4, len(sites))
     rows = math.ceil(len(sites) / columns)
-    figure = Figure(figsize=(3.2 * columns, 2.2 * rows), layout="constrained")
+    figure = Figure(figsize=(3.2 * columns, 2.2 * rows))
+    # margins in inches: to have dozens of panels laid out by what is in them takes seconds
+    left, right, bottom, top = (
+        0.4 / (3.2 * columns),
+        1 - 0.1 / (3.2 * columns),
+        0.3 / (2.2 * rows),
+        1 - 0.4 / (2.2 * rows),
+    )
+    figure.subplots_adjust(left, bottom, right, top, wspace=0.2, hspace=0.5)
     panels = figure.subplots(rows, columns, squeeze=False).flat
     for (name, site), panel in zip(sites.items(), panels, strict=False):
-        panel.hist(site.values.float().cpu().numpy(), bins=60, color=_GREY, alpha=0.6, log=True)
+        counts, edges = np.histogram(site.values.float().cpu().numpy(), bins=60)
+        panel.stairs(counts, edges, fill=True, color=_GREY, alpha=0.6)
+        panel.set_yscale("log")
+        panel.minorticks_off()
         _draw_levels(panel, site.quantized, 0, "")
         panel.set_title(f"{name}\n{site.snr:.1f} dB, {site.clipped:.1%} clipped", fontsize=7)
         panel.tick_params(labelsize=6)
