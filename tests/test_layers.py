@@ -53,3 +53,8 @@ def test_imports_go_down_only(path):
 def test_every_part_has_a_layer():
     parts = {path.relative_to(ROOT).parts[0].removesuffix(".py") for path in FILES}
     assert parts == LAYERS.keys()
+
+
+def test_every_folder_with_code_is_a_package():
+    """Packages are what a wheel is sure to hold."""
+    assert not [folder for folder in {path.parent for path in FILES} if not (folder / "__init__.py").exists()]
