@@ -7,6 +7,7 @@ import os
 import stat
 import zipfile
 import zlib
+from contextlib import ExitStack
 from io import BufferedReader
 from pathlib import Path
 from typing import Any
@@ -42,17 +43,16 @@ def open_regular(path: str | Path, limit: int, follow: bool = True) -> BufferedR
         raise ValueError(f"{path}: is a symbolic link, which is not followed: put the file itself there")
     link = 0 if follow else os.O_NOFOLLOW
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | link)
-    try:
+    with ExitStack() as undo:
+        undo.callback(os.close, descriptor)
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             kind = "is a directory: name a file in it" if stat.S_ISDIR(status.st_mode) else "is no regular file"
             raise ValueError(f"{path}: {kind}")
         if status.st_size > limit:
             raise ValueError(f"{path}: has {status.st_size} bytes, more than the {limit} that are read")
-        return os.fdopen(descriptor, "rb")
-    except BaseException:
-        os.close(descriptor)
-        raise
+        undo.pop_all()
+    return os.fdopen(descriptor, "rb")
 
 
 def read_text(path: str | Path, limit: int = TEXT_LIMIT, follow: bool = True) -> str:

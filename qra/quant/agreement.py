@@ -76,7 +76,7 @@ def _logits(network: nn.Module, values: Values, x: Tensor, dtype: torch.dtype | 
                     logits = functional_call(network, stored, (x.to(dtype),), tie_weights=False)
         usable = isinstance(logits, Tensor) and logits.dtype in (dtype or logits.dtype, torch.float64)
         return logits.double() if usable else None
-    except Exception:  # such as operations that the device or the network has in one precision only
+    except Exception:  # a copy may fail in any way, a network for want of an operation in float64: see `difference`
         return None
 
 

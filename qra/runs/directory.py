@@ -9,7 +9,7 @@ import os
 import socket
 import sys
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import IO
 
@@ -36,12 +36,11 @@ class Claim:
     def __init__(self, directory: Path, command: str) -> None:
         self.directory = directory
         self._made = [path for path in (directory, *directory.parents) if not path.exists()]
-        try:
+        with ExitStack() as undo:
+            undo.callback(self._remove_directories)
             directory.mkdir(parents=True, exist_ok=True)
             self._file = self._lock(command)
-        except BaseException:
-            self._remove_directories()
-            raise
+            undo.pop_all()
         self._before = set(_own(directory))
         self._records = {path: path.read_bytes() for path in self._before if _is_record(path)}
 
