@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import shutil
 from pathlib import Path
 
 from qra.cli import main
@@ -39,6 +40,14 @@ def qra(*arguments):
         except SystemExit as end:
             code = end.code
     return output.getvalue(), code
+
+
+def trained(directory, *arguments):
+    """A copy, outside of its run, of the best checkpoint of a plain training into ``directory / "run"``."""
+    run = directory / "run"
+    output, code = qra("fit", *pipeline("float-plain"), *arguments, "--run", run)
+    assert code == 0, output
+    return shutil.copy(run / "best.ckpt", directory / "float.ckpt")
 
 
 def crashed(*arguments):

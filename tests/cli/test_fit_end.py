@@ -10,7 +10,7 @@ from pathlib import Path
 import gone
 import numpy as np
 import pytest
-from commands import CONFIGS, TINY, TINY_FIT, crashed, pipeline, qra, refused, teacher
+from commands import CONFIGS, TINY, TINY_FIT, crashed, pipeline, qra, refused, teacher, trained
 from lightning.pytorch.strategies import Strategy
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -33,10 +33,7 @@ def _network_gone_at_teardown(monkeypatch):
 
 @pytest.fixture(scope="module")
 def float_checkpoint(tmp_path_factory):
-    run = tmp_path_factory.mktemp("float") / "run"
-    output, code = qra("fit", *pipeline("float-plain"), *FIT, "--run", run)
-    assert code == 0, output
-    return shutil.copy(run / "best.ckpt", run.parent / "float.ckpt")
+    return trained(tmp_path_factory.mktemp("float"), *FIT)
 
 
 def arguments(kind, float_checkpoint):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from commands import CONFIGS, TINY, TINY_FIT, pipeline, qra, refused
+from commands import CONFIGS, TINY, TINY_FIT, pipeline, qra, refused, trained
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import qra as package
@@ -25,10 +25,7 @@ PIPELINES = sorted(path.stem for path in (CONFIGS / "pipeline").glob("*.yaml"))
 
 @pytest.fixture(scope="module")
 def float_checkpoint(tmp_path_factory):
-    run = tmp_path_factory.mktemp("float") / "run"
-    output, code = qra("fit", *pipeline("float-plain"), *FIT, "--run", run)
-    assert code == 0, output
-    return shutil.copy(run / "best.ckpt", run.parent / "float.ckpt")
+    return trained(tmp_path_factory.mktemp("float"), *FIT)
 
 
 @pytest.fixture(scope="module")

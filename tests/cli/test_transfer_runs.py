@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from commands import CONFIGS, TINY_FIT, crashed, pipeline, qra, refused, teacher
+from commands import CONFIGS, TINY_FIT, crashed, pipeline, qra, refused, teacher, trained
 from test_resume import end_of, same
 
 import qra as package
@@ -28,10 +28,7 @@ TRANSFERS = sorted(path.stem for path in (CONFIGS / "transfer").glob("*.yaml"))
 @pytest.fixture(scope="module")
 def tiny_teacher(tmp_path_factory):
     """A trained tiny network: its checkpoint."""
-    run = tmp_path_factory.mktemp("teacher") / "run"
-    output, code = qra("fit", *pipeline("float-plain"), *FIT, "--run", run)
-    assert code == 0, output
-    return shutil.copy(run / "best.ckpt", run.parent / "teacher.ckpt")
+    return trained(tmp_path_factory.mktemp("teacher"), *FIT)
 
 
 @pytest.mark.parametrize(
