@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from qra.files import read_json
 from qra.writing import write_json
 
 FILE = "training.json"
 """Where a run directory says how far its training is."""
-
-_LARGEST_FILE = 2**16
 
 
 @dataclass(frozen=True)
@@ -53,15 +50,9 @@ def read(directory: Path) -> Training | None:
     if not path.exists():
         return None
     try:
-        with open(path, "rb", opener=_without_waiting) as file:
-            content = json.loads(file.read(_LARGEST_FILE))
-    except (OSError, ValueError, RecursionError):
-        content = None
-    return parse(content)
-
-
-def _without_waiting(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NONBLOCK)  # for what may be a pipe that nobody writes to
+        return parse(read_json(path))
+    except (OSError, ValueError):
+        return parse(None)
 
 
 def parse(content: object) -> Training:

@@ -1,86 +1,24 @@
-"""Passes through a network that are recorded once and then replayed on static memory, as CUDA graphs are.
-
-A small network keeps a GPU waiting for the host, which launches hundreds of kernels for each pass. A recorded pass is
-one launch. It always reads and writes the same memory, so a batch is copied in, padded to one of a few sizes, and what
-comes out is copied out; weights may change in place.
-"""
+"""What is recorded when, for which sizes and states, and what happens where it cannot be."""
 
 from __future__ import annotations
 
 import gc
-import itertools
 import warnings
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import Function
-from torch.autograd.function import once_differentiable
+
+from qra.graphs.recording import Pass, Recorder, Replay, StaticPass, StaticWork, Work, cuda_recorder, repetition
+
+T = TypeVar("T")
+DependsOn = Callable[[], tuple[Hashable, ...] | None]
 
 SIZES = (32, 48, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384, 448, 512, 640, 768, 896, 1024)
 """What batches are padded to. Beyond, the device has enough to do for the host to keep up."""
-
-T = TypeVar("T")
-Pass = Callable[[Tensor], Tensor]
-Work = Callable[..., tuple[Tensor, ...]]
-DependsOn = Callable[[], tuple[Hashable, ...] | None]
-
-
-class Recorder(Protocol):
-    """Records work on one pool of memory.
-
-    Attributes:
-        turn: Number of the pass that used the memory last.
-    """
-
-    turn: int
-
-    def rehearse(self, work: Callable[[], object]) -> None:
-        """Do work before it is recorded, so that libraries have chosen their algorithms."""
-
-    def record(self, work: Callable[[], T]) -> tuple[T, Callable[[], None]]:
-        """Record work; return its results and what does it again, into the same results."""
-
-
-class CUDARecorder:
-    """Records CUDA graphs."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.turn = 0
-        self._rehearsals = 2
-        self._device = device
-        self._pool = torch.cuda.graph_pool_handle()
-        with torch.inference_mode(False), torch.enable_grad():  # so that the thread of backward passes knows the device
-            one = torch.ones((), device=device, requires_grad=True)
-            torch.autograd.grad(2 * one, one)
-
-    def rehearse(self, work: Callable[[], object]) -> None:
-        stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
-        stream.wait_stream(torch.cuda.current_stream(self._device))
-        with torch.cuda.stream(stream), torch.random.fork_rng([self._device]):
-            for _ in range(self._rehearsals):
-                work()
-        self._rehearsals = 1
-        torch.cuda.current_stream(self._device).wait_stream(stream)
-
-    def record(self, work: Callable[[], T]) -> tuple[T, Callable[[], None]]:
-        graph = torch.cuda.CUDAGraph()
-        # other threads, such as the watchdog of a process group, may use the device meanwhile
-        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
-            result = work()
-        return result, graph.replay
-
-
-def cuda_recorder(device: torch.device) -> Recorder | None:
-    """What records on a device; None where nothing is gained.
-
-    Deterministic runs are not recorded: one that is resumed must compute as one that was not, from the first step on.
-    """
-    wanted = device.type == "cuda" and not torch.are_deterministic_algorithms_enabled()
-    return CUDARecorder(device) if wanted else None
 
 
 def padded(n: int) -> int | None:
@@ -116,132 +54,6 @@ class ReplayState:
         if None in own or any(self._hooks):
             return None
         return tuple([module.training for module in self._modules]), *own
-
-
-class StaticPass:
-    """A forward pass, and the backward pass to its gradients, on static memory.
-
-    Args:
-        function: Maps a batch to one tensor.
-        x: A batch of the size that is recorded; it becomes the static memory.
-        parameters: What gradients are taken for; for the batch if there are none.
-        differentiable: Whether there is a backward pass at all.
-        recorder: Its memory may be shared with other passes.
-    """
-
-    def __init__(
-        self, function: Pass, x: Tensor, parameters: Sequence[Tensor], differentiable: bool, recorder: Recorder
-    ) -> None:
-        self._function, self._recorder = function, recorder
-        self._differentiable, self._of_parameters = differentiable, bool(parameters)
-        self._live: Tensor | None = None
-        self._x = x.requires_grad_(differentiable and not parameters)
-        self._wrt = tuple(parameters) or (self._x,)
-        recorder.rehearse(self._both)
-        self._output, self._replay_forward = recorder.record(self._forward)
-        if differentiable:
-            self._upstream = torch.zeros_like(self._output)
-            self._gradients, self._replay_backward = recorder.record(self._backward)
-        self._live = None  # its graph, which holds on to parameters, is not needed any more
-
-    def _forward(self) -> Tensor:
-        with torch.set_grad_enabled(self._differentiable):
-            live = self._function(self._x)
-        self._live = live
-        return live.detach()
-
-    def _backward(self) -> tuple[Tensor | None, ...]:
-        assert self._live is not None  # a forward pass came before
-        return torch.autograd.grad(self._live, self._wrt, self._upstream, allow_unused=True)
-
-    def _both(self) -> None:
-        self._upstream = torch.zeros_like(self._forward())
-        if self._differentiable:
-            self._backward()
-        self._live = None  # nodes of its graph belong to the stream of the rehearsal
-
-    def forward(self, x: Tensor) -> tuple[Tensor, int]:
-        """The output for ``x``, which may have fewer rows than were recorded, and the number of this turn."""
-        with torch.no_grad():
-            self._x[: len(x)].copy_(x)
-        self._replay_forward()
-        self._recorder.turn = next(_turns)
-        return self._output[: len(x)].clone(), self._recorder.turn
-
-    def backward(self, x: Tensor, turn: int, upstream: Tensor) -> list[Tensor | None]:
-        """The gradients for the forward pass of ``x`` that was the given turn."""
-        if self._recorder.turn != turn:  # the memory was used again since
-            if self._of_parameters:
-                raise RuntimeError("a recorded training step was differentiated twice: retain_graph does not work here")
-            self.forward(x)
-        self._recorder.turn = next(_turns)  # a backward pass frees what it has read
-        self._upstream[: len(x)].copy_(upstream)
-        if len(x) < len(self._x):
-            self._upstream[len(x) :].zero_()
-        self._replay_backward()
-        if self._of_parameters:
-            return _copies(self._gradients)
-        (gradient,) = self._gradients
-        return [None if gradient is None else gradient[: len(x)].clone()]
-
-
-class StaticWork:
-    """Work on tensors that nothing is differentiated through, on static memory.
-
-    Args:
-        work: Maps tensors to tensors, row by row.
-        tensors: Of the sizes that are recorded; they become the static memory.
-        recorder: As for :class:`StaticPass`.
-    """
-
-    def __init__(self, work: Work, tensors: Sequence[Tensor], recorder: Recorder) -> None:
-        self._recorder, self._tensors = recorder, list(tensors)
-        recorder.rehearse(lambda: work(*tensors))
-        self._results, self._replay = recorder.record(lambda: work(*tensors))
-
-    def __call__(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        """The results for tensors of equally many rows, at most those recorded."""
-        rows = len(tensors[0])
-        with torch.no_grad():
-            torch._foreach_copy_([static[:rows] for static in self._tensors], list(tensors))
-        self._replay()
-        self._recorder.turn = next(_turns)
-        return tuple(result[:rows].clone() for result in self._results)
-
-
-def _repetition(work: Callable[[], None], recorder: Recorder) -> Callable[[], None]:
-    recorder.rehearse(work)
-    return recorder.record(work)[1]
-
-
-_turns = itertools.count(1)
-
-
-def _copies(tensors: Sequence[Tensor | None]) -> list[Tensor | None]:
-    """Copy tensors in one launch; those of the static memory would be overwritten by the next step."""
-    copies = iter(torch._foreach_mul([tensor for tensor in tensors if tensor is not None], 1.0))
-    return [None if tensor is None else next(copies) for tensor in tensors]
-
-
-class Replay(Function):
-    """A recorded pass as an operation that can be differentiated.
-
-    Its arguments are the pass, whatever is to live until the backward pass, the batch and the parameters.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, recorded: StaticPass, ticket: object, x: Tensor, *parameters: Tensor) -> Tensor:
-        output, ctx.turn = recorded.forward(x)
-        ctx.recorded, ctx.ticket, ctx.count = recorded, ticket, len(parameters)
-        ctx.save_for_backward(x)
-        return output
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
-        gradients = ctx.recorded.backward(*ctx.saved_tensors, ctx.turn, upstream)
-        ctx.ticket = None
-        return (None, None, None, *gradients) if ctx.count else (None, None, *gradients)
 
 
 class Replays:
@@ -358,7 +170,7 @@ class InputReplays(Replays):
             return
         key = ("again", tuple(tensor.data_ptr() for tensor in reads), state)
         if key not in self.recorded:
-            self.recorded[key] = self.record("again", reads[0].device, lambda: _repetition(work, recorder)) or work
+            self.recorded[key] = self.record("again", reads[0].device, lambda: repetition(work, recorder)) or work
         self.recorded[key]()
 
     def _find(
