@@ -328,13 +328,14 @@ def quiet() -> None:
     warnings.filterwarnings("ignore", ".*smaller than the logging interval.*")  # epochs are logged anyway
     warnings.filterwarnings("ignore", ".*treespec, LeafSpec.*")  # Lightning's use of torch
     warnings.filterwarnings("ignore", ".*AccumulateGrad node's stream.*")  # Lightning makes DDP in one of its own
-    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero"):
-        logging.getLogger(name).addFilter(_applies)
+    for name in ("pytorch.utilities.rank_zero", "fabric.utilities.rank_zero", "fabric.utilities.seed"):
+        logging.getLogger(f"lightning.{name}").addFilter(_applies)
 
 
 def _applies(record: logging.LogRecord) -> bool:
-    """Whether a message of Lightning's is no advertisement, nor advice to let figures lose precision on a GPU."""
-    return not any(words in record.getMessage() for words in ("Tip:", "Tensor Cores"))
+    """Whether a message of Lightning's is neither advertisement nor noise, nor advice to lose precision on a GPU."""
+    noise = ("Tip:", "Tensor Cores", "TPU available", "Seed set to", "Loading `train_dataloader`")
+    return not any(words in record.getMessage() for words in noise)
 
 
 def main(args: Sequence[str] | None = None) -> None:

@@ -9,7 +9,9 @@ from typing import Any
 
 from jsonargparse import Namespace
 
-PLACES = ("root", "path", "directory", "folder", "file", "init_from", "teacher", "surrogate", "checkpoint")
+from qra.front.arguments import CHECKPOINTS
+
+PLACES = ("root", "path", "directory", "folder", "file", *CHECKPOINTS)
 """Arguments that are files or directories by convention; those annotated as paths are too."""
 
 
