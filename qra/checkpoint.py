@@ -23,7 +23,7 @@ from qra import rebuild, weights
 from qra.describe import describe
 from qra.files import CHECKPOINT_LIMIT, open_regular
 from qra.quant import QuantScheme, convert
-from qra.quant.layers import fake_quantizers, quantizer_keys, restart_weight_quantizers
+from qra.quant.network import fake_quantizers, quantizer_keys, restart_weight_quantizers
 
 OWN = weights.OWN
 """What the names of the network's weights begin with."""

@@ -39,7 +39,6 @@ from qra.callbacks import (
     order,
 )
 from qra.callbacks.ending import BestFigures, ending
-from qra.callbacks.progress import progress_display
 from qra.data import TensorDataModule
 from qra.dryrun import dry_run, link_to_data
 from qra.errors import fail
@@ -49,6 +48,7 @@ from qra.front.run_config import check_place, check_weights, with_absolute_paths
 from qra.front.traces import traceback_kept
 from qra.front.usage import explained
 from qra.modules import ImageClassifier
+from qra.progress import progress_display
 from qra.resume import check_resumable, resume_settings
 from qra.runs.command import RunningCommand
 from qra.trainer import PipelineTrainer

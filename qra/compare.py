@@ -16,7 +16,6 @@ from torch import Tensor
 
 from qra import checkpoint
 from qra.attacks import PGD
-from qra.callbacks.progress import EvaluationProgress
 from qra.data import TensorDataModule, balanced_subset, to_pixels
 from qra.describe import describe
 from qra.errors import one_line
@@ -29,6 +28,7 @@ from qra.evaluation.transfer import TransferMatrix, transfer
 from qra.files import plain
 from qra.front.shipped import checkpoint_file, located_after
 from qra.front.tool_arguments import add_compare
+from qra.progress import EvaluationProgress
 from qra.runs import completion
 from qra.types import Batch, format_pixels, parse_pixels
 from qra.writing import replacing, write_bytes, write_json

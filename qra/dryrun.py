@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from qra.data import to_pixels
 from qra.precision import float32
-from qra.quant.layers import eval_mode, float_mode
+from qra.quant.network import eval_mode, float_mode
 
 _SAME = 1e-5
 """Largest difference between two runs, relative to the largest logit."""

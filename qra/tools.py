@@ -11,7 +11,7 @@ from qra.front.usage import explained
 TOOLS = {
     "compare": "qra.compare",
     "doctor": "qra.doctor",
-    "report": "qra.study.report",
+    "report": "qra.report.command",
     "study": "qra.study.command",
 }
 """The module of each, whose ``main`` takes the arguments."""

@@ -9,19 +9,19 @@ ROOT = Path(__file__).parents[1] / "qra"
 
 LAYERS = {
     "version": 0, "types": 0, "noise": 0, "errors": 0, "environment": 1, "front": 1, "describe": 0, "schedules": 0,
-    "memory": 0, "graphs": 0, "parts": 0, "precision": 0, "files": 0, "writing": 0,
+    "memory": 0, "graphs": 0, "parts": 0, "precision": 0, "progress": 0, "files": 0, "writing": 0,
     "runs": 1,
     "losses": 1, "attacks": 1, "quant": 1, "models": 1, "data": 1,
     "evaluation": 2, "checkpoint": 2, "rebuild": 2, "weights": 2, "dryrun": 2,
     "modules": 3,
     "callbacks": 4,
     "resume": 4,
-    "compare": 5, "doctor": 5, "study": 5, "trainer": 5,
+    "compare": 5, "doctor": 5, "study": 5, "report": 5, "trainer": 5,
     "tools": 6,
     "cli": 7, "__main__": 8,
 }  # fmt: skip
 NEIGHBOURS = {("attacks", "losses"), ("checkpoint", "rebuild"), ("checkpoint", "weights")}
-LIGHTNING = {"resume", "modules", "callbacks", "data", "trainer", "cli"}
+LIGHTNING = {"progress", "resume", "modules", "callbacks", "data", "trainer", "cli"}
 
 
 def imported(tree):

@@ -16,12 +16,12 @@ from qra.attacks import AutoAttack
 from qra.callbacks.base import Order
 from qra.callbacks.best import restore_best
 from qra.callbacks.evaluation import Measurement
-from qra.callbacks.progress import ChunkProgress
 from qra.data import TensorDataModule, balanced_subset, to_pixels
 from qra.describe import describe
 from qra.evaluation.autoattack import FATES, ROBUST, ChunkFiles, attack_chunk, fingerprint, outcomes, upstream
 from qra.modules import ImageClassifier
 from qra.precision import Precision, suffix
+from qra.progress import ChunkProgress
 from qra.quant import FrozenNetwork, freeze
 
 _STANDARD = AutoAttack()

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from qra import checkpoint
 from qra.attacks import PGD, Square, UniformStart
 from qra.callbacks.base import Order, PipelineCallback
-from qra.callbacks.progress import EvaluationProgress
 from qra.data import balanced_subset
 from qra.describe import describe
 from qra.evaluation.outcome import Outcome, worst_case
@@ -22,6 +21,7 @@ from qra.evaluation.robustness import attacked, correct, correct_as_bytes, robus
 from qra.evaluation.threats import Threat, attack_networks, check_classes
 from qra.losses import prediction
 from qra.precision import Precision, suffix
+from qra.progress import EvaluationProgress
 from qra.types import Batch, Pixels, parse_pixels
 
 CURVE = (0.0, 0.5 / 255, 1 / 255, 2 / 255, 4 / 255, 8 / 255, 16 / 255, 32 / 255)

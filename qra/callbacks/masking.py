@@ -15,12 +15,12 @@ from torch import Tensor, nn
 
 from qra import checkpoint
 from qra.callbacks.evaluation import Evaluation, gather_examples
-from qra.callbacks.progress import EvaluationProgress
 from qra.evaluation.figures import loss_curve
 from qra.evaluation.indicators import MaskingReport, judge
 from qra.evaluation.masking import MaskingSettings, measure
 from qra.evaluation.outcome import Outcome
 from qra.evaluation.threats import attack_networks, check_classes
+from qra.progress import EvaluationProgress
 from qra.quant import GradientMode
 from qra.types import Batch
 from qra.writing import replacing

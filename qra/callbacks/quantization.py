@@ -14,7 +14,7 @@ from qra.callbacks.base import Order, PipelineCallback
 from qra.evaluation.quantization_figures import site_histograms
 from qra.modules import ImageClassifier
 from qra.quant import Cost, QuantScheme, cost
-from qra.quant.layers import fake_quantizers
+from qra.quant.network import fake_quantizers
 from qra.quant.scheme import OFF
 from qra.quant.statistics import SiteStatistics, activation_statistics, weight_statistics
 from qra.types import Batch

@@ -24,7 +24,7 @@ from qra.files import read_json, read_npz
 from qra.losses import prediction
 from qra.precision import Precision, float32
 from qra.quant import FrozenNetwork
-from qra.quant.layers import activation_quantizers
+from qra.quant.network import activation_quantizers
 from qra.writing import write_arrays, write_json
 
 CLEAN, ROBUST = "clean", "robust"

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from qra.quant import FrozenNetwork, freeze, gradient_mode
-from qra.quant.layers import activation_quantizers
+from qra.quant.network import activation_quantizers
 
 Threat = Literal["ste", "ste_soft", "hard", "surrogate", "square"]
 """``ste``, ``ste_soft`` and ``hard`` are gradient modes of the network itself, see :func:`qra.quant.gradient_mode`;

@@ -32,8 +32,8 @@ from qra.quant import (
     quantize_after_training,
     reestimate_batch_norm,
 )
-from qra.quant.layers import activation_quantizers, quantizer_parameters
 from qra.quant.learned import LearnedValues
+from qra.quant.network import activation_quantizers, quantizer_parameters
 from qra.schedules import Schedule
 from qra.types import Batch
 

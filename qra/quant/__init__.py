@@ -32,7 +32,7 @@ from qra.quant.functional import (
     uniform_symmetric,
     uniform_unsigned,
 )
-from qra.quant.layers import float_mode, gradient_mode
+from qra.quant.network import float_mode, gradient_mode
 from qra.quant.pwlq import (
     bias_correction,
     optimal_breakpoint,

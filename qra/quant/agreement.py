@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from qra.precision import float32
-from qra.quant.layers import activation_quantizers, evaluating, float_mode, rounding_off
+from qra.quant.network import activation_quantizers, evaluating, float_mode, rounding_off
 
 EXAMPLES = 8
 """Images of the first batch on which logits are compared."""

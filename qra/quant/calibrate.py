@@ -12,14 +12,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from qra.quant.batchnorm import fold_remain_bn
 from qra.quant.convert import convert
 from qra.quant.freeze import check_foldable, conv_bn_pairs
-from qra.quant.layers import (
-    WeightFakeQuantizer,
-    activation_quantizers,
-    evaluating,
-    float_mode,
-    quant_layers,
-    quantized_weight,
-)
+from qra.quant.layers import WeightFakeQuantizer, quantized_weight
+from qra.quant.network import activation_quantizers, evaluating, float_mode, quant_layers
 from qra.quant.pwlq import bias_correction
 from qra.quant.scheme import OFF, QuantScheme
 from qra.quant.weights import Fixed

@@ -10,16 +10,8 @@ from torch import fx, nn
 from torch.nn import functional as F
 
 from qra.quant.activations import ActivationQuantizer
-from qra.quant.layers import (
-    ActivationFakeQuantizer,
-    QuantLayer,
-    QuantPool,
-    WeightFakeQuantizer,
-    activation_quantizers,
-    fake_quantizers,
-    is_plain,
-    quant_layer,
-)
+from qra.quant.layers import ActivationFakeQuantizer, QuantLayer, QuantPool, WeightFakeQuantizer, is_plain, quant_layer
+from qra.quant.network import activation_quantizers, fake_quantizers
 from qra.quant.scheme import OFF, QuantScheme
 from qra.quant.trace import calls, enclosing_module, trace
 from qra.quant.weights import WeightQuantizer

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor, fx, nn
 
-from qra.quant.layers import ActivationFakeQuantizer, QuantLayer, evaluating, float_mode, quantizer_parameters
+from qra.quant.layers import ActivationFakeQuantizer, QuantLayer
+from qra.quant.network import evaluating, float_mode, quantizer_parameters
 from qra.quant.scheme import OFF
 from qra.quant.trace import trace
 

@@ -15,15 +15,8 @@ from qra.graphs import Work
 from qra.parts import Parts
 from qra.precision import Precision, searching
 from qra.quant.agreement import Difference, difference
-from qra.quant.layers import (
-    QuantConv2d,
-    activation_quantizers,
-    eval_mode,
-    gradient_modes,
-    is_plain,
-    quant_layers,
-    quantized_weight,
-)
+from qra.quant.layers import QuantConv2d, is_plain, quantized_weight
+from qra.quant.network import activation_quantizers, eval_mode, gradient_modes, quant_layers
 from qra.quant.passes import Passes
 from qra.quant.rounding import GradientMode
 from qra.quant.trace import calls, copied, find_graph, trace

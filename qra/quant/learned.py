@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from qra.quant.layers import activation_quantizers, fake_quantizers
+from qra.quant.network import activation_quantizers, fake_quantizers
 
 
 class LearnedValues:

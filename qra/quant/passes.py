@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from qra.graphs import InputReplays, ReplayState, Work, arithmetic
 from qra.precision import Precision, searching
-from qra.quant.layers import activation_quantizers
+from qra.quant.network import activation_quantizers
 from qra.quant.trace import copied
 
 

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from qra.quant.layers import ActivationFakeQuantizer, activation_quantizers, evaluating, quant_layers, quantized_weight
+from qra.quant.layers import ActivationFakeQuantizer, quantized_weight
+from qra.quant.network import activation_quantizers, evaluating, quant_layers
 
 
 class SiteStatistics(NamedTuple):

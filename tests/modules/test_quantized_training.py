@@ -9,7 +9,7 @@ from qra import checkpoint
 from qra.attacks import PGD
 from qra.modules import AdversarialTraining, VanillaTraining
 from qra.quant import LSQ, PACT, CalibratedUniform, DoReFa, LSQActivation, QuantScheme, Uniform
-from qra.quant.layers import quantizer_parameters
+from qra.quant.network import quantizer_parameters
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*many workers", "ignore:.*logging interval", "ignore:.*LeafSpec", "ignore:epoch"

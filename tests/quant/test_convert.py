@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from qra import models
 from qra.quant import LSQ, PACT, PWLQ, CalibratedUniform, DoReFa, MinMax, QuantScheme, Site, Uniform, convert, revert
-from qra.quant.layers import quantizer_keys
+from qra.quant.network import quantizer_keys
 
 every_scheme = pytest.mark.parametrize("scheme", SCHEMES.values(), ids=SCHEMES)
 

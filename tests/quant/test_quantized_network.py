@@ -22,8 +22,8 @@ from qra.quant import (
     gradient_mode,
     pact,
 )
-from qra.quant.layers import quantizer_parameters
 from qra.quant.learned import LearnedValues
+from qra.quant.network import quantizer_parameters
 
 every_scheme = pytest.mark.parametrize("scheme", SCHEMES.values(), ids=SCHEMES)
 AT_INPUTS = QuantScheme(PWLQ(), CalibratedUniform(), 4, 4, None)

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from qra.study.results import Accuracy, CellResult, Measured, Value
+from qra.report.cells import Accuracy, CellResult, Measured, Value
 
 OFF = 32
 """The bit width that means: not quantized."""

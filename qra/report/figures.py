@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from qra.study.charts import calibration_size, clean_against_robust, cost_bars, data_size, pareto_fronts, threats
-from qra.study.curves import heat_map, robustness_curves
-from qra.study.pipelines import Results
-from qra.study.style import Drawing, settings
+from qra.report.charts import calibration_size, clean_against_robust, cost_bars, data_size, pareto_fronts, threats
+from qra.report.curves import heat_map, robustness_curves
+from qra.report.pipelines import Results
+from qra.report.style import Drawing, settings
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from qra.study.pipelines import FLOOR, Pipeline, Results
+from qra.report.pipelines import FLOOR, Pipeline, Results
 
 
 class Offer(NamedTuple):

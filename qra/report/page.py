@@ -7,13 +7,13 @@ import html
 from collections.abc import Mapping, Sequence
 
 from qra.files import plain
-from qra.study.claims import CLAIMS
-from qra.study.contents import state_counts
-from qra.study.judging import Claim, Finding
-from qra.study.pipelines import Results
-from qra.study.style import Drawing
-from qra.study.tables import Table
-from qra.study.verdicts import METHOD, rests_on, short_evidence
+from qra.report.claims import CLAIMS
+from qra.report.contents import state_counts
+from qra.report.judging import Claim, Finding
+from qra.report.pipelines import Results
+from qra.report.style import Drawing
+from qra.report.tables import Table
+from qra.report.verdicts import METHOD, rests_on, short_evidence
 
 APPENDIX = ("outcomes", "cells", "runs", "commands")
 """Tables that are long: folded on screen."""

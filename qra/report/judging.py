@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from qra.study.paired import MARGIN, Comparison, Effect
-from qra.study.pipelines import Results
+from qra.report.paired import MARGIN, Comparison, Effect
+from qra.report.pipelines import Results
 
 Verdict = Literal["supported", "contradicted", "undecided"]
 EXCEPTIONS = 0.1

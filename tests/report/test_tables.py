@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from made_up import cell
 
 from qra.evaluation.statistics import wilson_interval
-from qra.study.contents import accuracies, costs, gradients, outcomes, pareto, tables
-from qra.study.pareto import Offer, front, recommended
-from qra.study.pipelines import Pipeline, Results
-from qra.study.results import Accuracy, CellResult, read_cells
-from qra.study.tables import Number, Table, duration, percent
+from qra.report.cells import Accuracy, CellResult, read_cells
+from qra.report.contents import accuracies, costs, gradients, outcomes, pareto, tables
+from qra.report.pareto import Offer, front, recommended
+from qra.report.pipelines import Pipeline, Results
+from qra.report.tables import Number, Table, duration, percent
 
 HOSTILE = "a|b <script>alert(1)</script> \\end{document} % & $x_1$ #~^ `c` [d](e)\n\x1b[31mred"
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from qra.files import no_formula, plain
-from qra.study.results import Accuracy
+from qra.report.cells import Accuracy
 
 
 @dataclass(frozen=True)

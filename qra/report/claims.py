@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from qra.study.judging import Check, Claim, Finding, Judge, meets
-from qra.study.paired import Comparison, Effect, paired, strongest
-from qra.study.pipelines import FLOOR, OFF, STRONG, Pipeline, Results
+from qra.report.judging import Check, Claim, Finding, Judge, meets
+from qra.report.paired import Comparison, Effect, paired, strongest
+from qra.report.pipelines import FLOOR, OFF, STRONG, Pipeline, Results
 
 WEAK = 2.0
 """Pixel levels up to which an attack is called weak."""

@@ -10,12 +10,12 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullLocator
 
-from qra.study.contents import GIGA, KIB, costs, threat_modes, threat_title
-from qra.study.pareto import Offer, front, offers
-from qra.study.pipelines import OFF, Pipeline, Results, measure_title, training_title
-from qra.study.results import Accuracy
-from qra.study.style import BLACK, GREY, INITS, SERIES, Drawing, label_width, log_axis, training_style
-from qra.study.tables import Number, duration
+from qra.report.cells import Accuracy
+from qra.report.contents import GIGA, KIB, costs, threat_modes, threat_title
+from qra.report.pareto import Offer, front, offers
+from qra.report.pipelines import OFF, Pipeline, Results, measure_title, training_title
+from qra.report.style import BLACK, GREY, INITS, SERIES, Drawing, label_width, log_axis, training_style
+from qra.report.tables import Number, duration
 
 UNITS = (("h", 3600.0), ("min", 60.0), ("s", 1.0))
 WIDE = 50

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qra.evaluation.statistics import mcnemar
-from qra.study.pipelines import Pipeline, strength, well_sampled
-from qra.study.results import CellResult
+from qra.report.cells import CellResult
+from qra.report.pipelines import Pipeline, strength, well_sampled
 
 MARGIN = 0.02
 """A smaller difference in accuracy counts as none: two percentage points."""

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from made_up import cell, edit
 
-from qra.study.contents import state_counts
-from qra.study.pipelines import Results
-from qra.study.results import read_cell, read_cells
+from qra.report.cells import read_cell, read_cells
+from qra.report.contents import state_counts
+from qra.report.pipelines import Results
 
 GOOD = {"clean": 0.9, "pgd20_8": 0.4}
 

@@ -11,11 +11,11 @@ import pytest
 from made_up import cell, edit
 
 from qra.cli import main
-from qra.study.claims import CLAIMS
-from qra.study.pipelines import Results
-from qra.study.report import advise, write_report
-from qra.study.results import read_cells
-from qra.study.tables import markdown_text
+from qra.report.cells import read_cells
+from qra.report.claims import CLAIMS
+from qra.report.command import advise, write_report
+from qra.report.pipelines import Results
+from qra.report.tables import markdown_text
 
 ROBUST = {"clean": 0.8, "pgd20_2": 0.7, "pgd20_8": 0.4}
 

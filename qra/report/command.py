@@ -12,16 +12,16 @@ from rich.text import Text
 
 from qra.files import plain
 from qra.front.tool_arguments import report as arguments_of_report
-from qra.study.claims import CLAIMS, judge_all
-from qra.study.contents import KIB, state_counts, tables
-from qra.study.figures import drawings
-from qra.study.judging import Finding
-from qra.study.page import page
-from qra.study.pareto import offers, recommended
-from qra.study.pipelines import Results, measure_title
-from qra.study.results import read_cells
-from qra.study.tables import Table, markdown_text, percent
-from qra.study.verdicts import claims_markdown, evidence_table, verdict_table
+from qra.report.cells import read_cells
+from qra.report.claims import CLAIMS, judge_all
+from qra.report.contents import KIB, state_counts, tables
+from qra.report.figures import drawings
+from qra.report.judging import Finding
+from qra.report.page import page
+from qra.report.pareto import offers, recommended
+from qra.report.pipelines import Results, measure_title
+from qra.report.tables import Table, markdown_text, percent
+from qra.report.verdicts import claims_markdown, evidence_table, verdict_table
 from qra.writing import write_bytes
 
 _OWN = re.compile(

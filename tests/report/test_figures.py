@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from made_up import cell, edit
 
-from qra.study.figures import KINDS, drawings
-from qra.study.pipelines import Results
-from qra.study.results import read_cells
-from qra.study.style import SERIES, TRAININGS
+from qra.report.cells import read_cells
+from qra.report.figures import KINDS, drawings
+from qra.report.pipelines import Results
+from qra.report.style import SERIES, TRAININGS
 
 CURVE = {"clean": 0.8, "pgd20_2": 0.6, "pgd20_8": 0.4, "pgd20_32": 0.01}
 

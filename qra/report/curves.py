@@ -10,8 +10,8 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from qra.study.pipelines import OFF, Pipeline, Results, measure_title, strength
-from qra.study.style import BLACK, SERIES, Drawing, budget_axis, label_width
+from qra.report.pipelines import OFF, Pipeline, Results, measure_title, strength
+from qra.report.style import BLACK, SERIES, Drawing, budget_axis, label_width
 
 PANELS = 12
 """Panels of one figure."""

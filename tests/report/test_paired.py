@@ -4,9 +4,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from made_up import cell
 
-from qra.study.paired import MARGIN, Effect, paired, strongest
-from qra.study.pipelines import Results
-from qra.study.results import read_cells
+from qra.report.cells import read_cells
+from qra.report.paired import MARGIN, Effect, paired, strongest
+from qra.report.pipelines import Results
 
 numbers = st.floats(-1, 1)
 

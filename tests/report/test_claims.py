@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 from made_up import cell, edit
 
-from qra.study import claims
-from qra.study.claims import CLAIMS, judge_all
-from qra.study.judging import Claim
-from qra.study.pipelines import Results
-from qra.study.results import read_cells
+from qra.report import claims
+from qra.report.cells import read_cells
+from qra.report.claims import CLAIMS, judge_all
+from qra.report.judging import Claim
+from qra.report.pipelines import Results
 
 ROOT = Path(__file__).parents[2]
 CLAIM = {claim.key: claim for claim in CLAIMS}

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from qra.study.claims import CLAIMS
-from qra.study.judging import EXCEPTIONS, Finding, Judged
-from qra.study.paired import MARGIN, Comparison, Effect
-from qra.study.tables import Entry, Number, Table, markdown_text
+from qra.report.claims import CLAIMS
+from qra.report.judging import EXCEPTIONS, Finding, Judged
+from qra.report.paired import MARGIN, Comparison, Effect
+from qra.report.tables import Entry, Number, Table, markdown_text
 
 MARKS = {True: "holds", False: "fails", None: "open"}
 

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from itertools import zip_longest
 from typing import Any
 
-from qra.study.pareto import Offer, front, offers
-from qra.study.pipelines import Pipeline, Results, axis_title, measure_title
-from qra.study.results import Accuracy, CellResult
-from qra.study.tables import Entry, Number, Table, duration
+from qra.report.cells import Accuracy, CellResult
+from qra.report.pareto import Offer, front, offers
+from qra.report.pipelines import Pipeline, Results, axis_title, measure_title
+from qra.report.tables import Entry, Number, Table, duration
 
 KIB = 8 * 1024
 """Bits."""
