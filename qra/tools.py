@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from qra.errors import fail
-from qra.front.usage import explained
+from qra.front.usage import explained_option
 
 TOOLS = {
     "compare": "qra.compare",
@@ -24,5 +24,5 @@ def run(arguments: Sequence[str]) -> bool:
     try:
         import_module(TOOLS[arguments[0]]).main(arguments[1:])
     except Exception as reason:
-        fail(explained(reason, arguments) if "unrecognized arguments" in str(reason) else reason)
+        fail(explained_option(reason, arguments))
     return True

@@ -11,6 +11,7 @@ from qra.errors import fail
 from qra.front import help
 from qra.front.completion import SCRIPTS
 from qra.front.tool_arguments import PARSERS
+from qra.front.usage import explained_option
 from qra.version import version_line
 
 
@@ -27,7 +28,7 @@ def answer(arguments: Sequence[str]) -> bool:
         answered = _answer(arguments[0] if arguments else "--help", arguments[1:])
         sys.stdout.flush()
     except ValueError as reason:
-        fail(reason)
+        fail(explained_option(reason, arguments))
     except BrokenPipeError:  # the reader, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return True
@@ -35,16 +36,18 @@ def answer(arguments: Sequence[str]) -> bool:
 
 
 def _answer(command: str, words: Sequence[str]) -> bool:
-    if command in ("--help", "-h"):
+    if command == "help" and words:
+        return _answer(words[0], ["--help"])
+    if command in ("--help", "-h", "help"):
         print(help.screen())
-    elif command == "--version":
+    elif command in ("--version", "version"):
         print(version_line())
     elif command == "configs":
         print(help.configs(PARSERS[command]().parse_args(list(words)).folder))
     elif command == "completion":
         print(SCRIPTS[PARSERS[command]().parse_args(list(words)).shell]())
     elif command not in help.COMMANDS:
-        close = difflib.get_close_matches(command, help.COMMANDS, 1)
+        close = difflib.get_close_matches(command, [*help.COMMANDS, "--help", "--version"], 1)
         meant = f": did you mean {close[0]}?" if close else ";"
         raise ValueError(f"there is no command {command!r}{meant} qra --help lists them")
     else:
@@ -54,8 +57,8 @@ def _answer(command: str, words: Sequence[str]) -> bool:
 
 def _asked_for_help(command: str, words: Sequence[str]) -> bool:
     if command in PARSERS:
-        if any(word in ("-h", "--help") for word in words):
-            PARSERS[command]().parse_args(list(words))  # prints it and ends
+        if command != "compare" or {"-h", "--help"} & set(words):  # the options of its data are read by its own parser
+            PARSERS[command]().parse_args(list(words))  # ends where help is asked for
         return False
     for place, word in enumerate(words):
         name, _, value = word.partition("=")

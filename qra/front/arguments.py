@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -43,7 +43,8 @@ class Option(NamedTuple):
 def prepared(arguments: Sequence[str]) -> list[str]:
     """The words to parse: names of configs replaced by their files, all configs before all other options.
 
-    Options therefore win over configs wherever they stand. A command on a checkpoint that has no config with a model
+    Options therefore win over configs wherever they stand, and a key wins over a config of what it is part of:
+    ``--data.root`` over ``--data``. A command on a checkpoint that has no config with a model
     takes the ``config.yaml`` beside the checkpoint, or else what the checkpoint says of itself.
 
     Args:
@@ -65,7 +66,8 @@ def prepared(arguments: Sequence[str]) -> list[str]:
         _refuse_init_from(command, options)
     options = [*_of_checkpoint(options), *options]
     first = [option for option in options if option.name in CONFIG]
-    return [command, *(word for option in (*first, *(o for o in options if o not in first)) for word in option.words())]
+    rest = _wholes_first(option for option in options if option not in first)
+    return [command, *(word for option in (*first, *rest) for word in option.words())]
 
 
 def config_files(words: Sequence[str]) -> list[str]:
@@ -97,6 +99,15 @@ def _options(command: str, words: Sequence[str]) -> Iterator[Option]:
 
 def _is_config_name(word: str) -> bool:
     return word in shipped.configs() or word.endswith(shipped.SUFFIXES)
+
+
+def _wholes_first(options: Iterable[Option]) -> list[Option]:
+    """Options in their order, but each that sets a whole subtree before those that set a part of it."""
+    ordered: list[Option] = []
+    for option in options:
+        parts = (place for place, other in enumerate(ordered) if other.name.startswith(f"{option.name}."))
+        ordered.insert(next(parts, len(ordered)), option)
+    return ordered
 
 
 def _located(option: Option) -> Option:

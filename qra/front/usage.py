@@ -44,6 +44,11 @@ def explained(error: BaseException, words: Sequence[str]) -> UsageError:
     return UsageError(f"{_place(key_of(error), words)}{reason}")
 
 
+def explained_option(error: Exception, words: Sequence[str]) -> Exception:
+    """An error of a command that is no work of Lightning's; where an option is unknown, what was meant."""
+    return explained(error, words) if _UNKNOWN.search(str(error)) else error
+
+
 def _place(key: str, words: Sequence[str]) -> str:
     """The file that sets a key, unless an option does."""
     file = None if not key or _is_option(key, words) else where(key, config_files(words))

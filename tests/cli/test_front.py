@@ -16,6 +16,7 @@ from commands import CONFIGS, qra
 import qra as package
 from qra import cli
 from qra.front import help, options, shipped
+from qra.front.arguments import prepared
 from qra.front.signatures import PARTS, exported, signatures, trainer
 from qra.front.tool_arguments import PARSERS
 from qra.version import DISTRIBUTION, extra
@@ -23,7 +24,13 @@ from qra.version import DISTRIBUTION, extra
 ROOT = CONFIGS.parent
 TEXTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 AT_ONCE = ["--help", "--version", "configs", "completion bash", "completion zsh", "completion fish", "fit --help",
-           "test --model.help FromCheckpoint", "study run --help", "compare --help"]  # fmt: skip
+           "test --model.help FromCheckpoint", "study run --help", "compare --help", "help fit", "help"]  # fmt: skip
+REFUSED_AT_ONCE = {
+    "--versoin": "did you mean --version?",
+    "help fitt": "did you mean fit?",
+    "doctor --dta x": "did you mean --data?",
+    "study run study/quickstart --jbs 3": "did you mean --jobs?",
+}
 
 
 @pytest.mark.parametrize("command", AT_ONCE)
@@ -35,6 +42,24 @@ def test_what_answers_at_once_imports_nothing_heavy(command):
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time")}
     assert imported.isdisjoint({"torch", "lightning", "numpy", "matplotlib", "jsonargparse", "rich"})
     assert done.stdout
+
+
+@pytest.mark.parametrize("command", REFUSED_AT_ONCE)
+def test_a_wrong_word_is_refused_at_once_with_the_one_that_was_meant(command):
+    words = [sys.executable, "-X", "importtime", "-m", "qra", *command.split()]
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "| torch\n" not in done.stderr
+    assert REFUSED_AT_ONCE[command] in done.stderr.splitlines()[-1]
+
+
+def test_a_key_wins_over_a_config_of_its_whole_wherever_it_stands():
+    words = prepared(["fit", "--data.root", "here", "--model.attack.eps", "4/255", "--data", "data/image_folder",
+                      "--trainer.callbacks+", "callback/pwlq", "--trainer.callbacks.observe", "all",
+                      "--model.attack", "attack/pgd10"])  # fmt: skip
+    names = [word for word in words if word.startswith("--")]
+    assert names == ["--data", "--data.root", "--model.attack", "--model.attack.eps",
+                     "--trainer.callbacks+", "--trainer.callbacks.observe"]  # fmt: skip
 
 
 def test_the_first_screen_fits_a_terminal_and_names_every_command():
