@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> list[dict[str, Any]]:
     args = options.parse_args(argv)
     torch.manual_seed(0)
     network = (qra.load(args.ckpt) if args.ckpt else untrained().eval()).to(args.device)
-    x, y = victims(network, args.batch_size, args.device)
+    x, y = attackable(network, args.batch_size, args.device)
     contestants = own(network, x, y, args.steps, args.compile) | peers(network, x, y, args.steps)
     with float32(args.device):  # one arithmetic for all; bfloat16 where a row says so
         timings = alternate(contestants, args.rounds, args.device)
@@ -57,8 +57,8 @@ def main(argv: Sequence[str] | None = None) -> list[dict[str, Any]]:
     return rows
 
 
-def victims(network: nn.Module, n: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Images of the synthetic data set, and what the network takes them for: it gets all of them right."""
+def attackable(network: nn.Module, n: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Images of the synthetic data set, and what the network takes them for: it gets all of them correct."""
     x = to_pixels(draw_images(torch.arange(n) % 10, 0)).to(device)
     with torch.no_grad():
         return x, network(x).argmax(1)

@@ -25,7 +25,7 @@ from qra.attacks import AutoAttack
 from qra.attacks.base import replayed
 from qra.data import ImageFolderDataModule, balanced_subset, to_pixels
 from qra.data.synthetic import draw_images
-from qra.evaluation.autoattack import FATES, ROBUST, attack_chunk, authors_code
+from qra.evaluation.autoattack import FIRST_BROKEN_BY, ROBUST, attack_chunk, authors_code
 from qra.graphs import Work
 from qra.memory import keep_memory
 from qra.precision import Precision, float32
@@ -68,12 +68,12 @@ class Trial:
 
     Attributes:
         seconds: One entry a round.
-        right: Which examples are right in the end, bool (N,).
+        correct: Which examples are correct in the end, bool (N,).
         networks: What it ran on, with the counts of one round.
     """
 
     seconds: list[float]
-    right: Tensor
+    correct: Tensor
     networks: list[Counted]
 
 
@@ -107,7 +107,7 @@ def options() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     made.add_argument("--ckpt", help="checkpoint of the network to attack; without it, an untrained resnet20")
     made.add_argument("--root", help="directory with test/CLASS/IMAGE; without it, synthetic images, which the network "
-                      "is right about by definition")  # fmt: skip
+                      "is correct about by definition")  # fmt: skip
     made.add_argument("--n", type=int, default=64, help="number of examples, one batch for both")
     made.add_argument("--eps", default="8/255", help="radius, in pixel units")
     made.add_argument("--norm", choices=("linf", "l2"), default="linf", help="norm of the ball")
@@ -138,8 +138,8 @@ def examples(network: nn.Module, args: argparse.Namespace) -> tuple[Tensor, Tens
 def ours(network: nn.Module, attack: AutoAttack, x: Tensor, y: Tensor, precision: Precision) -> Trial:
     judge, frozen = Counted(network), Counted(freeze(network))
     frozen.network.precision = precision
-    fates = attack_chunk(judge, frozen, attack, x, y, lambda name, share, right: None)
-    return Trial([], fates == FATES.index(ROBUST), [frozen, judge])
+    broken_by = attack_chunk(judge, frozen, attack, x, y, lambda name, share, correct: None)
+    return Trial([], broken_by == FIRST_BROKEN_BY.index(ROBUST), [frozen, judge])
 
 
 def theirs(network: nn.Module, attack: AutoAttack, x: Tensor, y: Tensor) -> Trial:
@@ -169,7 +169,7 @@ def row(name: str, trials: dict[str, Trial], x: Tensor, device: torch.device) ->
         "code": name,
         "seconds": seconds,
         "ratio": statistics.median(ratios),
-        "right": int(trial.right.sum()),
+        "correct": int(trial.correct.sum()),
         "gradients": sum(network.images("gradients") for network in trial.networks),
         "forwards": sum(network.images("forwards") for network in trial.networks),
         "floor (s)": full,
@@ -213,15 +213,15 @@ def cost(network: nn.Module, x: Tensor, kind: str, device: torch.device) -> floa
 
 
 def notes(trials: dict[str, Trial], network: nn.Module, x: Tensor, y: Tensor) -> list[str]:
-    """What the table does not say: examples that end otherwise, and how many were right to begin with."""
+    """What the table does not say: examples that end otherwise, and how many were correct to begin with."""
     with torch.no_grad():
         clean = int((network(x).argmax(1) == y).sum())
-    right = {name: trial.right for name, trial in trials.items()}
-    if THEIRS not in right:
-        return [f"{clean} of {len(x)} are right without attack"]
-    differing = (right[OURS] != right[THEIRS]).nonzero().flatten().tolist()
-    lines = [f"example {place} is broken by {OURS if right[THEIRS][place] else THEIRS} alone" for place in differing]
-    return [f"{clean} of {len(x)} are right without attack", *(lines or ["every example ends alike"])]
+    correct = {name: trial.correct for name, trial in trials.items()}
+    if THEIRS not in correct:
+        return [f"{clean} of {len(x)} are correct without attack"]
+    differing = (correct[OURS] != correct[THEIRS]).nonzero().flatten().tolist()
+    lines = [f"example {place} is broken by {OURS if correct[THEIRS][place] else THEIRS} alone" for place in differing]
+    return [f"{clean} of {len(x)} are correct without attack", *(lines or ["every example ends alike"])]
 
 
 if __name__ == "__main__":

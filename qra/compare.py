@@ -22,7 +22,7 @@ from qra.errors import one_line
 from qra.evaluation import outcome
 from qra.evaluation.figures import transfer_heat_map
 from qra.evaluation.outcome import SCHEMA
-from qra.evaluation.robustness import correct
+from qra.evaluation.robustness import is_correct
 from qra.evaluation.statistics import mcnemar, shared, wilson_interval, worst_over_seeds
 from qra.evaluation.transfer import TransferMatrix, transfer
 from qra.files import plain
@@ -77,11 +77,11 @@ def read_examples(path: str | Path, result: Mapping[str, Any]) -> Correct:
     """
     file = _result_file(path).with_name("correct.npz")
     found = outcome.read_correct(file)
-    for name, (_, right) in found.items():
+    for name, (_, correct) in found.items():
         if name not in result["outcomes"]:
             raise ValueError(f"{file}: {plain(name)} is not in result.json; write both again by qra test")
         accuracy, n, _ = outcome.stated(result["outcomes"][name])
-        if not outcome.agrees(right, accuracy, n):
+        if not outcome.agrees(correct, accuracy, n):
             raise ValueError(f"{file}: contradicts result.json about {plain(name)}; write both again by qra test")
     return found
 
@@ -92,7 +92,7 @@ def _result_file(path: str | Path) -> Path:
 
 Results = Mapping[str, Mapping[str, Any]]
 Correct = Mapping[str, tuple[Tensor, Tensor]]
-"""Of each outcome of a run, positions in the test set and whether the network was right."""
+"""Of each outcome of a run, positions in the test set and whether the network was correct."""
 
 
 def comparison(results: Results, worst: Mapping[str, Mapping[str, Any]] | None = None) -> Table:
@@ -122,8 +122,8 @@ def _cell(outcome: Mapping[str, Any] | None) -> str:
 def worst_seed(results: Results, found: Mapping[str, Correct]) -> dict[str, Mapping[str, Any]]:
     """The worst case of each outcome over runs that differ in their seeds.
 
-    For one network, attacked with several seeds, an example counts as right if it is in every run; for networks trained
-    with several seeds it is the lowest accuracy.
+    For one network, attacked with several seeds, an example counts as correct if it is in every run; for networks
+    trained with several seeds it is the lowest accuracy.
 
     Args:
         results: Contents of ``result.json`` by name of the run.
@@ -134,9 +134,9 @@ def worst_seed(results: Results, found: Mapping[str, Correct]) -> dict[str, Mapp
     worst: dict[str, Mapping[str, Any]] = {}
     for name in everywhere:
         if one_network:
-            _, right = worst_over_seeds([correct[name] for correct in found.values()])
-            if len(right):
-                worst[name] = _proportion(int(right.sum()), len(right))
+            _, correct = worst_over_seeds([run[name] for run in found.values()])
+            if len(correct):
+                worst[name] = _proportion(int(correct.sum()), len(correct))
         else:
             worst[name] = min((result["outcomes"][name] for result in results.values()), key=lambda o: o["accuracy"])
     return worst
@@ -161,7 +161,7 @@ def paired(first: Correct, second: Correct, title: str) -> Table:
         indices, (a, b) = shared([first[name], second[name]])
         if len(indices):
             lost, gained = int((a & ~b).sum()), int((b & ~a).sum())
-            shares = (f"{int(right.sum()) / len(indices):.1%}" for right in (a, b))
+            shares = (f"{int(correct.sum()) / len(indices):.1%}" for correct in (a, b))
             table.add_row(shown(name), str(len(indices)), *shares, str(lost), str(gained), _p(mcnemar(lost, gained)))
     return table
 
@@ -237,7 +237,7 @@ def _transfer(settings: Namespace, data: TensorDataModule) -> None:
         for path, network in zip(settings.run, networks, strict=True):
             if (classes := network(batches[0].x[:1]).shape[1]) != data.num_classes:
                 raise ValueError(f"{path}: tells {classes} classes apart, but the data has {data.num_classes}")
-    clean = torch.stack([torch.cat([correct(network, x, y) for x, y, _ in batches]) for network in networks]).cpu()
+    clean = torch.stack([torch.cat([is_correct(network, x, y) for x, y, _ in batches]) for network in networks]).cpu()
     rows = []
     with EvaluationProgress(shown=True) as progress:
         for row, name in enumerate(names):

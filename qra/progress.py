@@ -53,7 +53,7 @@ class EvaluationProgress:
     def __init__(self, shown: bool) -> None:
         columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
         self._bar = Progress(*columns, TextColumn("{task.fields[accuracy]}"), disable=not shown)
-        self._right = 0
+        self._correct = 0
         self._seen = 0
 
     def __enter__(self) -> EvaluationProgress:
@@ -68,13 +68,13 @@ class EvaluationProgress:
     def start(self, attack: str, batches: int) -> None:
         """Begin a bar for ``attack`` over a number of batches."""
         self._task = self._bar.add_task(attack, total=batches, accuracy="")
-        self._right = self._seen = 0
+        self._correct = self._seen = 0
 
-    def advance(self, right: Tensor) -> None:
+    def advance(self, correct: Tensor) -> None:
         """Count a batch as done, given the correctness of its examples, (N,)."""
-        self._right += int(right.sum())
-        self._seen += len(right)
-        self._bar.update(self._task, advance=1, accuracy=f"{self._right / self._seen:.1%} right")
+        self._correct += int(correct.sum())
+        self._seen += len(correct)
+        self._bar.update(self._task, advance=1, accuracy=f"{self._correct / self._seen:.1%} right")
 
 
 class ChunkProgress:
@@ -93,8 +93,8 @@ class ChunkProgress:
         columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[news]}")
         self._bar = Progress(*columns, disable=not shown or self._lines)
         self._begun = time.monotonic()
-        self._resumed = self._done = self._right = self._seen = 0
-        self._size = self._chunk_right = 0
+        self._resumed = self._done = self._correct = self._seen = 0
+        self._size = self._chunk_correct = 0
         self._attack = ""
 
     def __enter__(self) -> ChunkProgress:
@@ -107,25 +107,25 @@ class ChunkProgress:
     ) -> None:
         self._bar.stop()
 
-    def resumed(self, right: int, size: int) -> None:
+    def resumed(self, correct: int, size: int) -> None:
         """Count a chunk that was done before."""
         self._resumed += 1
         self._done += 1
-        self._right += right
+        self._correct += correct
         self._seen += size
 
     def start(self, size: int) -> None:
         """Begin with a chunk of ``size`` examples."""
         self._size, self._attack = size, ""
 
-    def watch(self, attack: str, share: float, right: int) -> None:
-        """Hear that ``attack`` has done a share of the chunk's work, and that some of its examples are right."""
-        self._chunk_right = right
-        accuracy = (self._right + right) / (self._seen + self._size)
+    def watch(self, attack: str, share: float, correct: int) -> None:
+        """Hear that ``attack`` has done a share of the chunk's work, and that some of its examples are correct."""
+        self._chunk_correct = correct
+        accuracy = (self._correct + correct) / (self._seen + self._size)
         done = self._done + share
         spent, left = time.monotonic() - self._begun, self._chunks - done
         minutes = spent * left / max(done - self._resumed, 1e-9) / 60
-        news = f"chunk {self._done + 1}/{self._chunks}, {attack}: {accuracy:.1%} right, about {minutes:.0f} min left"
+        news = f"chunk {self._done + 1}/{self._chunks}, {attack}: {accuracy:.1%} correct, about {minutes:.0f} min left"
         self._bar.update(self._task, completed=done, news=news)
         if self._lines and attack != self._attack:
             print(f"AutoAttack  {news}", flush=True)
@@ -134,5 +134,5 @@ class ChunkProgress:
     def finish(self) -> None:
         """Count the chunk as done."""
         self._done += 1
-        self._right += self._chunk_right
+        self._correct += self._chunk_correct
         self._seen += self._size

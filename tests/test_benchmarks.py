@@ -69,7 +69,7 @@ def test_autoattack_speed_counts_passes_and_compares_outcomes(script, capsys):
     tiny = ["--n", "3", "--steps", "2", "--targets", "2", "--queries", "4"]
     ours, theirs = script("autoattack_speed").main(tiny)
     assert (ours["code"], theirs["code"]) == ("qra", "pyautoattack")
-    assert ours["right"] == theirs["right"]
+    assert ours["correct"] == theirs["correct"]
     assert 0 < ours["gradients"] <= theirs["gradients"]
     assert ours["forwards"] <= theirs["forwards"]
     assert ours["floor, as batched (s)"] > 0
@@ -80,7 +80,7 @@ def test_an_example_that_ends_otherwise_is_named(script):
     module = script("autoattack_speed")
     network = script("common").untrained().eval()
     x = torch.zeros(2, 3, 8, 8)
-    trials = {name: module.Trial([1.0], torch.tensor(right), []) for name, right in
+    trials = {name: module.Trial([1.0], torch.tensor(correct), []) for name, correct in
               (("qra", [True, False]), ("pyautoattack", [True, True]))}  # fmt: skip
     lines = module.notes(trials, network, x, torch.zeros(2, dtype=torch.int64))
     assert lines[1:] == ["example 1 is broken by qra alone"]
@@ -106,7 +106,7 @@ def test_a_ratio_compares_within_rounds(script):
 def test_only_the_same_attack_is_compared(script, steps, stray, message):
     module, common = script("attack_speed"), script("common")
     network = common.untrained().eval()
-    x, y = module.victims(network, 8, torch.device("cpu"))
+    x, y = module.attackable(network, 8, torch.device("cpu"))
     adversarial = {
         "plain loop": module.plain_loop(network, x, y, 3),
         "other": module.plain_loop(network, x, y, steps) + stray,

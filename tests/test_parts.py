@@ -5,7 +5,7 @@ from torch import nn
 from qra import models
 from qra.attacks import PGD, AutoAttack
 from qra.evaluation.autoattack import attack_chunk
-from qra.evaluation.robustness import correct
+from qra.evaluation.robustness import is_correct
 from qra.parts import Parts
 from qra.quant import freeze
 
@@ -56,11 +56,11 @@ def test_a_chunk_of_autoattack_ends_alike_with_little_memory():
     x = torch.rand(9, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     y = network(x).argmax(1)
     attack = AutoAttack("2/255", steps=3, targets=2, queries=9)
-    fates = attack_chunk(network, freeze(network), attack, x, y, lambda *_: None)
-    assert len(fates.unique()) > 1
+    broken_by = attack_chunk(network, freeze(network), attack, x, y, lambda *_: None)
+    assert len(broken_by.unique()) > 1
     small = Small(network, 4)
-    assert torch.equal(attack_chunk(small, freeze(small), attack, x, y, lambda *_: None), fates)
-    assert correct(small, x, y).all()
+    assert torch.equal(attack_chunk(small, freeze(small), attack, x, y, lambda *_: None), broken_by)
+    assert is_correct(small, x, y).all()
 
 
 @pytest.mark.filterwarnings("ignore:.*batch normalization is not folded")

@@ -37,19 +37,19 @@ def test_validation_attacks_and_judges_one_network_though_each_process_has_count
             assert torch.equal(value, second[part][name]), name
 
 
-def fates(directory):
+def broken_by(directory):
     files = sorted(Path(directory).glob("autoattack_8/chunk-*.npz"))
-    return [np.load(file, allow_pickle=False)["fates"].tolist() for file in files]
+    return [np.load(file, allow_pickle=False)["first_broken_by"].tolist() for file in files]
 
 
 def test_the_seed_of_a_chunk_does_not_depend_on_who_attacks_it(together, tmp_path):
     two_processes.attack(tmp_path)
-    alone = fates(tmp_path)
-    assert fates(together) == alone
-    assert all(found != alone[number] for number, found in enumerate(fates_of_the_next_seed()))
+    alone = broken_by(tmp_path)
+    assert broken_by(together) == alone
+    assert all(found != alone[number] for number, found in enumerate(broken_by_with_the_next_seed()))
 
 
-def fates_of_the_next_seed():
+def broken_by_with_the_next_seed():
     """What would become of the chunks if each had the seed of the one after it."""
     zeros, network = two_processes.Zeros(val_size=0), two_processes.Waves().eval()
     images = zeros.load().test

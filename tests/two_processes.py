@@ -45,7 +45,7 @@ class Zeros(TensorDataModule):
 
 
 def attack(directory, **devices):
-    """Run AutoAttack on the waves, in chunks whose fates it leaves in ``directory``."""
+    """Run AutoAttack on the waves, in chunks whose outcomes it leaves in ``directory``."""
     evaluation = AutoAttackEvaluation(ATTACK, n=None, chunk_size=CHUNK)
     runner = trainer(callbacks=[evaluation], default_root_dir=directory, use_distributed_sampler=False, **devices)
     zeros = Zeros(batch_size=8, val_size=0, calibration_size=8, augment=False)

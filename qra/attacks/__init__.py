@@ -6,10 +6,10 @@ from qra.attacks.base import Attack
 from qra.attacks.disagreement import DisagreementPGD, SideBySide
 from qra.attacks.fab import FAB
 from qra.attacks.fgsm import FGSM
-from qra.attacks.hunt import Hunt, Victim
 from qra.attacks.pgd import PGD
 from qra.attacks.square import Square
 from qra.attacks.start import GaussianStart, Start, UniformStart, ZeroStart
+from qra.attacks.state import AttackState, EvaluationAttack
 
 __all__ = [
     "APGD",
@@ -17,14 +17,14 @@ __all__ = [
     "FGSM",
     "PGD",
     "Attack",
+    "AttackState",
     "AutoAttack",
     "DisagreementPGD",
+    "EvaluationAttack",
     "GaussianStart",
-    "Hunt",
     "SideBySide",
     "Square",
     "Start",
     "UniformStart",
-    "Victim",
     "ZeroStart",
 ]

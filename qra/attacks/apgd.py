@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from qra import losses
 from qra.attacks.base import replayed
-from qra.attacks.hunt import Hunt, Victim, length, unit
 from qra.attacks.settings import check_choice, check_count, pixel_length
+from qra.attacks.state import AttackState, EvaluationAttack, length, unit
 from qra.losses import prediction
 from qra.types import Norm, Pixels
 
@@ -23,7 +23,7 @@ _PASSES = 3.0  # what a gradient costs in forward passes, roughly
 
 
 @dataclass(frozen=True)
-class APGD(Hunt):
+class APGD(EvaluationAttack):
     """Steps like PGD's with momentum; the step is halved, back at the best point so far, where progress stalls.
 
     Croce and Hein 2020, algorithm 1, with the schedule and the random draws of the authors' code: on the same images,
@@ -56,13 +56,13 @@ class APGD(Hunt):
         check_count("targets", self.targets, 1)
         object.__setattr__(self, "eps", pixel_length("eps", self.eps, self.norm))
 
-    def hunt(self, victim: Victim) -> None:
+    def run(self, state: AttackState) -> None:
         generator = torch.Generator().manual_seed(self.seed)
-        for rank in self._ranks(victim.classes):
-            left = victim.left()
+        for rank in self._ranks(state.classes):
+            left = state.survivors()
             if len(left) == 0:
                 return
-            self._climb(victim, Climb(self, victim, left, rank, self._start(victim.x[left], generator)))
+            self._climb(state, Climb(self, state, left, rank, self._start(state.x[left], generator)))
 
     def work(self, classes: int) -> float:
         return _PASSES * self.steps * len(self._ranks(classes))
@@ -91,40 +91,40 @@ class APGD(Hunt):
             noise = torch.randn(x.shape, generator=generator)
         return (x + self.eps * unit(noise.to(x), self.norm)).clamp_(0, 1)
 
-    def _climb(self, victim: Victim, climb: Climb) -> None:
+    def _climb(self, state: AttackState, climb: Climb) -> None:
         for step in range(self.steps + 1):
             if step:
                 climb.move(last=step == self.steps)
-                victim.on_step(_PASSES)
-            kept = victim.claim(climb.left, climb.fooled, climb.x_adv)
+                state.on_step(_PASSES)
+            kept = state.record_success(climb.left, climb.fooled, climb.x_adv)
             if kept is not None:
                 climb.keep(kept)
                 if len(climb.left) == 0:
                     return
             if step:
                 climb.learn()
-        victim.settle()
+        state.judge()
 
 
 class Climb:
     """The state of APGD on some examples, one row for each in all its tensors.
 
     Attributes:
-        left: Positions of the examples in the victim.
+        left: Positions of the examples in the state.
         x_adv: The point that was looked at last.
         fooled: Whether it is misclassified.
         best: The point of highest loss so far.
         best_loss: The loss there.
     """
 
-    def __init__(self, attack: APGD, victim: Victim, left: Tensor, rank: int | None, start: Tensor) -> None:
-        self._attack, self._network = attack, victim.search
+    def __init__(self, attack: APGD, state: AttackState, left: Tensor, rank: int | None, start: Tensor) -> None:
+        self._attack, self._network = attack, state.search
         self._taken = 0
         self._gap = max(int(0.22 * attack.steps), 1)
         self._next_check = self._gap
         self.left = left
-        self.x, self.y = victim.x[left], victim.y[left]
-        self.target: tuple[Tensor, ...] = () if rank is None else (victim.targets(left, rank),)
+        self.x, self.y = state.x[left], state.y[left]
+        self.target: tuple[Tensor, ...] = () if rank is None else (state.targets(left, rank),)
         self.x_adv = self.before = self.best = start
         self.look(last=False)
         self.best_gradient, self.best_loss = self.gradient, self.loss

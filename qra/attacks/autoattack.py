@@ -7,14 +7,14 @@ from typing import get_args
 
 from qra.attacks.apgd import APGD
 from qra.attacks.fab import FAB
-from qra.attacks.hunt import Hunt, Victim
 from qra.attacks.settings import check_choice, check_count, pixel_length
 from qra.attacks.square import Square
+from qra.attacks.state import AttackState, EvaluationAttack
 from qra.types import Norm, Pixels
 
 
 @dataclass(frozen=True)
-class AutoAttack(Hunt):
+class AutoAttack(EvaluationAttack):
     """The standard version: APGD on the cross-entropy, targeted APGD, targeted FAB, Square.
 
     Written anew for speed and held to the authors' code by tests: same schedules, same random draws, so that on the
@@ -49,7 +49,7 @@ class AutoAttack(Hunt):
         if self.eps == 0:
             raise ValueError("eps is 0: nothing can be attacked, the clean accuracy says all")
 
-    def members(self) -> dict[str, Hunt]:
+    def members(self) -> dict[str, EvaluationAttack]:
         """The four attacks, by name, in their order."""
         ball = (self.eps, self.norm)
         return {
@@ -59,21 +59,21 @@ class AutoAttack(Hunt):
             "square": Square(*ball, self.queries, seed=self.seed),
         }
 
-    def hunt(self, victim: Victim) -> None:
-        check_victim(victim)
+    def run(self, state: AttackState) -> None:
+        check_network(state)
         for member in self.members().values():
-            member.hunt(victim)
+            member.run(state)
 
     def work(self, classes: int) -> float:
         return sum(member.work(classes) for member in self.members().values())
 
 
-def check_victim(victim: Victim) -> None:
+def check_network(state: AttackState) -> None:
     """Raise ValueError if AutoAttack does not suit the network."""
-    logits = victim.clean_logits
-    if victim.classes < 4:
+    logits = state.clean_logits
+    if state.classes < 4:
         raise ValueError(
-            f"the network has {victim.classes} classes: AutoAttack's targeted DLR loss needs at least 4 (and even the "
+            f"the network has {state.classes} classes: AutoAttack's targeted DLR loss needs at least 4 (and even the "
             "untargeted one 3): use PGD"
         )
     sums_to_one = ((logits.sum(1) - 1).abs() < 1e-5).all()

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from qra.attacks.base import replayed
-from qra.attacks.hunt import Hunt, Victim, length
 from qra.attacks.settings import check_choice, check_count, pixel_length
+from qra.attacks.state import AttackState, EvaluationAttack, length
 from qra.losses import prediction
 from qra.types import Norm, Pixels
 
@@ -21,7 +21,7 @@ _PASSES = 4.0  # what a step costs in forward passes, roughly
 
 
 @dataclass(frozen=True)
-class FAB(Hunt):
+class FAB(EvaluationAttack):
     """Steps onto the boundary to a target class, as the gradient shows it, drawn towards the clean image.
 
     Croce and Hein 2020, algorithm 1, targeted, without random starts, as in the authors' code. Where that code looks
@@ -49,45 +49,45 @@ class FAB(Hunt):
         check_count("targets", self.targets, 1)
         object.__setattr__(self, "eps", pixel_length("eps", self.eps, self.norm))
 
-    def hunt(self, victim: Victim) -> None:
-        left = victim.left()
-        ranks = range(2, min(self.targets, victim.classes - 1) + 2)
+    def run(self, state: AttackState) -> None:
+        left = state.survivors()
+        ranks = range(2, min(self.targets, state.classes - 1) + 2)
         if len(left) == 0:
             return
         positions = left.repeat(len(ranks))
-        targets = torch.cat([victim.targets(left, rank) for rank in ranks])
+        targets = torch.cat([state.targets(left, rank) for rank in ranks])
         share = _PASSES / len(left)
         while len(positions):
-            batch = len(victim.x)  # what the caller holds fit for the memory
-            self._approach(victim, positions[:batch], targets[:batch], share)
+            batch = len(state.x)  # what the caller holds fit for the memory
+            self._approach(state, positions[:batch], targets[:batch], share)
             positions, targets = positions[batch:], targets[batch:]
-            alive = ~victim.broken[positions]
+            alive = ~state.broken[positions]
             positions, targets = positions[alive], targets[alive]
 
     def work(self, classes: int) -> float:
         return _PASSES * self.steps * min(self.targets, classes - 1)
 
-    def _approach(self, victim: Victim, positions: Tensor, targets: Tensor, share: float) -> None:
-        x, y = victim.x[positions], victim.y[positions]
+    def _approach(self, state: AttackState, positions: Tensor, targets: Tensor, share: float) -> None:
+        x, y = state.x[positions], state.y[positions]
         x_adv = x
         for _ in range(self.steps):
-            victim.on_step(share * len(positions))
-            gap, gradient = self._boundary(victim, x_adv, y, targets)
+            state.on_step(share * len(positions))
+            gap, gradient = self._boundary(state, x_adv, y, targets)
             x_adv = self._step(x, x_adv, gap, gradient)
             with torch.no_grad():
-                fooled = prediction(victim.search(x_adv)) != y
+                fooled = prediction(state.search(x_adv)) != y
             near = length(x_adv - x, self.norm).flatten() <= self.eps
-            kept = victim.claim(positions, fooled & near, x_adv)
+            kept = state.record_success(positions, fooled & near, x_adv)
             x_adv = torch.where(fooled[:, None, None, None], x + (x_adv - x) * _BETA, x_adv)
             if kept is not None:
                 positions, targets, x, y, x_adv = (t[kept] for t in (positions, targets, x, y, x_adv))
                 if len(positions) == 0:
                     return
-        victim.settle()
+        state.judge()
 
-    def _boundary(self, victim: Victim, x_adv: Tensor, y: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    def _boundary(self, state: AttackState, x_adv: Tensor, y: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """By how much the target's logit exceeds the label's, (N,), and the gradient of that, like ``x_adv``."""
-        gap, gradient = replayed(victim.search, _Boundary(), x_adv, y, targets)
+        gap, gradient = replayed(state.search, _Boundary(), x_adv, y, targets)
         return gap, gradient
 
     def _step(self, x: Tensor, x_adv: Tensor, gap: Tensor, gradient: Tensor) -> Tensor:

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from qra.attacks.base import replayed
-from qra.attacks.hunt import Hunt, Victim, length, unit
 from qra.attacks.settings import check_choice, check_count, pixel_length
+from qra.attacks.state import AttackState, EvaluationAttack, length, unit
 from qra.types import Norm, Pixels
 
 _TINY = 1e-12
@@ -20,7 +20,7 @@ _SHRINK_AT = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 
 
 @dataclass(frozen=True)
-class Square(Hunt):
+class Square(EvaluationAttack):
     """Changes one random square at a time, and keeps the change where the margin shrinks.
 
     Andriushchenko et al. 2020, algorithms 1 to 3, with the random draws of the authors' code: on the same images, with
@@ -49,15 +49,13 @@ class Square(Hunt):
         object.__setattr__(self, "eps", pixel_length("eps", self.eps, self.norm))
 
     @torch.no_grad()
-    def hunt(self, victim: Victim) -> None:
-        left = victim.left()
+    def run(self, state: AttackState) -> None:
+        left = state.survivors()
         if len(left) == 0:
             return
         generator = torch.Generator().manual_seed(self.seed)
-        search = (
-            _Squares(self, victim, left, generator) if self.norm == "linf" else _Bumps(self, victim, left, generator)
-        )
-        kept = victim.claim(left, search.fooled, search.x_adv, at_once=True)
+        search = _Squares(self, state, left, generator) if self.norm == "linf" else _Bumps(self, state, left, generator)
+        kept = state.record_success(left, search.fooled, search.x_adv, at_once=True)
         done = 0
         while True:
             if kept is not None:
@@ -66,10 +64,10 @@ class Square(Hunt):
                 break
             queries = range(done, min(done + search.at_a_time, self.queries))
             for fooled, x_adv in search.try_changes(queries):
-                kept = victim.claim(search.left, fooled, x_adv, at_once=search.at_a_time == 1)
+                kept = state.record_success(search.left, fooled, x_adv, at_once=search.at_a_time == 1)
             done = queries.stop
-            victim.on_step(len(queries))
-        victim.settle()
+            state.on_step(len(queries))
+        state.judge()
 
     def work(self, classes: int) -> float:
         return self.queries
@@ -94,9 +92,9 @@ class _Search:
 
     at_a_time = 1
 
-    def __init__(self, attack: Square, victim: Victim, left: Tensor, generator: torch.Generator) -> None:
-        self.attack, self.network, self.generator = attack, victim.search, generator
-        self.left, self.x, self.y = left, victim.x[left], victim.y[left]
+    def __init__(self, attack: Square, state: AttackState, left: Tensor, generator: torch.Generator) -> None:
+        self.attack, self.network, self.generator = attack, state.search, generator
+        self.left, self.x, self.y = left, state.x[left], state.y[left]
         self.x_adv = self.start()
         self.margin = self.look(self.x_adv)
         self.fooled = self.margin <= 0
@@ -137,9 +135,9 @@ class _Search:
 class _Squares(_Search):
     """L-inf: squares of one colour, each channel at one end of what is allowed."""
 
-    def __init__(self, attack: Square, victim: Victim, left: Tensor, generator: torch.Generator) -> None:
-        super().__init__(attack, victim, left, generator)
-        self.at_a_time = victim.patience
+    def __init__(self, attack: Square, state: AttackState, left: Tensor, generator: torch.Generator) -> None:
+        super().__init__(attack, state, left, generator)
+        self.at_a_time = state.patience
         self.low, self.high = (self.x - attack.eps).clamp_(min=0), (self.x + attack.eps).clamp_(max=1)
 
     def start(self) -> Tensor:

@@ -18,7 +18,7 @@ from qra.callbacks.best import restore_best
 from qra.callbacks.evaluation import Measurement
 from qra.data import TensorDataModule, balanced_subset, to_pixels
 from qra.describe import describe
-from qra.evaluation.autoattack import FATES, ROBUST, ChunkFiles, attack_chunk, fingerprint, outcomes, upstream
+from qra.evaluation.autoattack import FIRST_BROKEN_BY, ROBUST, ChunkFiles, attack_chunk, fingerprint, outcomes, upstream
 from qra.modules import ImageClassifier
 from qra.precision import Precision, suffix
 from qra.progress import ChunkProgress
@@ -130,29 +130,29 @@ class AutoAttackEvaluation(Measurement):
     def _measure(self, trainer: Trainer, pl_module: LightningModule) -> None:
         files = self._open(trainer, pl_module)
         group = _patient_group(trainer)
-        fates = _gather(self._attack(trainer, pl_module, files), group)
-        whole = torch.cat([fates[number] for number in sorted(fates)])
+        broken_by = _gather(self._attack(trainer, pl_module, files), group)
+        whole = torch.cat([broken_by[number] for number in sorted(broken_by)])
         found = outcomes(self.name, self.attack, self.mode, torch.cat(list(files.chunks)), whole, self.search_precision)
         self.outcomes = {outcome.name: outcome for outcome in found}
 
     def _attack(self, trainer: Trainer, pl_module: LightningModule, files: ChunkFiles) -> dict[int, Tensor]:
-        """The fates of the chunks of this rank, by number."""
+        """What first broke the examples of the chunks of this rank, by number."""
         mine = range(trainer.global_rank, len(files.chunks), trainer.world_size)
-        fates = {number: found for number in mine if (found := files.read(number)) is not None}
+        broken_by = {number: found for number in mine if (found := files.read(number)) is not None}
         shown = trainer.is_global_zero and trainer.progress_bar_callback is not None
         with torch.inference_mode(False):
             frozen = freeze(pl_module.network)  # type: ignore[arg-type]
         frozen.precision = self.search_precision
         with ChunkProgress(len(mine), shown) as progress:
-            for found in fates.values():
-                progress.resumed(int((found == FATES.index(ROBUST)).sum()), len(found))
+            for found in broken_by.values():
+                progress.resumed(int((found == FIRST_BROKEN_BY.index(ROBUST)).sum()), len(found))
             for number in mine:
-                if number not in fates:
+                if number not in broken_by:
                     progress.start(len(files.chunks[number]))
-                    fates[number] = self._attack_chunk(trainer, frozen, files.chunks[number], number, progress)
-                    files.write(number, fates[number])
+                    broken_by[number] = self._attack_chunk(trainer, frozen, files.chunks[number], number, progress)
+                    files.write(number, broken_by[number])
                     progress.finish()
-        return fates
+        return broken_by
 
     def _attack_chunk(
         self, trainer: Trainer, frozen: FrozenNetwork, indices: Tensor, number: int, progress: ChunkProgress
@@ -184,4 +184,4 @@ def _gather(mine: dict[int, Tensor], group: ProcessGroup | None) -> dict[int, Te
     parts: list[Any] = [None] * group.size()
     torch.distributed.all_gather_object(parts, mine, group=group)
     torch.distributed.destroy_process_group(group)
-    return {number: fates for part in parts for number, fates in part.items()}
+    return {number: broken_by for part in parts for number, broken_by in part.items()}

@@ -41,8 +41,8 @@ class CatastrophicOverfittingGuard(Callback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, ImageClassifier)
         frozen = pl_module.attack_network()
-        right = robust(frozen, self.attack, *self._batch).float().mean()
-        accuracy = float(trainer.strategy.reduce(right, reduce_op="mean"))
+        correct = robust(frozen, self.attack, *self._batch).float().mean()
+        accuracy = float(trainer.strategy.reduce(correct, reduce_op="mean"))
         pl_module.log("train/guard_acc", accuracy, sync_dist=True)
         if accuracy < self._accuracy - self.drop and self._good:
             pl_module.network.load_state_dict(self._good)

@@ -11,7 +11,7 @@ from qra import checkpoint
 from qra.attacks import PGD, Attack
 from qra.callbacks.base import PipelineCallback
 from qra.data import TensorDataModule, balanced_subset, to_pixels
-from qra.evaluation.robustness import correct, robust
+from qra.evaluation.robustness import is_correct, robust
 from qra.modules import ImageClassifier, RobustTransfer
 from qra.quant import FrozenNetwork, freeze
 
@@ -121,9 +121,9 @@ class TeacherDistillation(PipelineCallback):
         counts = torch.zeros(3, device=device)
         for indices in torch.split(chosen[trainer.global_rank :: trainer.world_size], 250):
             x, y = to_pixels(train.images[indices].to(device)), train.labels[indices].to(device)
-            right = correct(network, x, y)
+            correct = is_correct(network, x, y)
             held = robust(network, self.attack, x, y, indices.to(device), attack_network=frozen)
-            counts += torch.stack([right.sum(), held.sum(), torch.tensor(len(y), device=device)])
+            counts += torch.stack([correct.sum(), held.sum(), torch.tensor(len(y), device=device)])
         clean, held, total = trainer.strategy.reduce(counts, reduce_op="sum").tolist()
         return {"clean_acc": clean / total, "robust_acc": held / total}
 

@@ -17,8 +17,8 @@ from qra.callbacks.base import Order, PipelineCallback
 from qra.data import balanced_subset
 from qra.describe import describe
 from qra.evaluation.outcome import Outcome, worst_case
-from qra.evaluation.robustness import attacked, correct, correct_as_bytes, robust
-from qra.evaluation.threats import Threat, attack_networks, check_classes
+from qra.evaluation.robustness import attacked, correct_as_bytes, is_correct, robust
+from qra.evaluation.sources import GradientSource, attack_networks, check_classes
 from qra.losses import prediction
 from qra.precision import Precision, suffix
 from qra.progress import EvaluationProgress
@@ -136,20 +136,20 @@ def gather_examples(trainer: Trainer, examples: dict[str, Tensor]) -> dict[str, 
 class RobustnessEvaluation(Evaluation):
     """Clean accuracy on all test images, and the PGD curve: robust accuracy over ``eps`` with steps of ``eps / 4``.
 
-    The threats say what an attacker differentiates. ``ste``: the network, rounding counted as the identity inside the
-    clip range; ``ste_soft``: clipping counted as the identity too; ``hard``: the true gradient, zero through rounding,
-    which only serves to diagnose gradient masking; ``surrogate``: another network, the examples being transferred;
-    ``square``: nothing, the Square attack being tried on what survives the other threats. With several of them, an
-    example counts as robust (``worst_8``) if it survives all.
+    ``gradients`` says what an attacker differentiates. ``ste``: the network, rounding counted as the identity inside
+    the clip range; ``ste_soft``: clipping counted as the identity too; ``hard``: the true gradient, zero through
+    rounding, which only serves to diagnose gradient masking; ``surrogate``: another network, the examples being
+    transferred; ``square``: nothing, the Square attack being tried on what survives the others. With several of them,
+    an example counts as robust (``worst_8``) if it survives all.
 
     Args:
         eps: Budgets, in pixel units, L-inf. At 32/255 the accuracy should be about 0, or something hides the gradients.
         steps: Steps of PGD from a random start; an example counts as broken if any iterate is misclassified.
         restarts: Starts of PGD.
-        threats: What the attacker differentiates; each is an outcome of its own.
-        surrogate: Checkpoint of the network that the threat ``surrogate`` makes its examples on, such as the float one.
+        gradients: What the attacker differentiates; each is an outcome of its own.
+        surrogate: Checkpoint of the network whose examples ``surrogate`` transfers, such as the float one.
         surrogate_network: Its architecture, if the checkpoint does not describe it or is of a class of your own.
-        queries: Of the threat ``square``.
+        queries: Number of queries of ``square``.
         n: Number of test images, class-balanced; all of them if there are fewer.
         seed: Chooses the subset and the start noise.
         batch_size: Images attacked at a time on each rank.
@@ -162,7 +162,7 @@ class RobustnessEvaluation(Evaluation):
         eps: Sequence[Pixels] = CURVE,
         steps: int = 20,
         restarts: int = 1,
-        threats: Sequence[Threat] = ("ste",),
+        gradients: Sequence[GradientSource] = ("ste",),
         surrogate: str | None = None,
         queries: int = 5000,
         n: int = 1000,
@@ -173,11 +173,11 @@ class RobustnessEvaluation(Evaluation):
     ) -> None:
         super().__init__(n, seed, batch_size)
         self.search_precision = search_precision
-        if not threats or len(set(threats)) != len(threats):
-            raise ValueError(f"threats are {list(threats)}: name at least one, and each once")
-        if ("surrogate" in threats) != (surrogate is not None):
-            raise ValueError("the threat surrogate and a checkpoint as surrogate go together: give both or neither")
-        self.threats = tuple(sorted(threats, key=lambda threat: threat == "square"))
+        if not gradients or len(set(gradients)) != len(gradients):
+            raise ValueError(f"gradients are {list(gradients)}: name at least one, and each once")
+        if ("surrogate" in gradients) != (surrogate is not None):
+            raise ValueError("gradients: surrogate and a checkpoint as surrogate go together: give both or neither")
+        self.gradients = tuple(sorted(gradients, key=lambda gradient: gradient == "square"))
         self.surrogate = surrogate
         self._surrogate = None if surrogate is None else checkpoint.load(surrogate, surrogate_network)
         self.square = Square(queries=queries, seed=seed)
@@ -198,23 +198,23 @@ class RobustnessEvaluation(Evaluation):
         self._clean.append((batch.indices, prediction(outputs) == batch.y))
 
     def evaluate(self, network: nn.Module, batches: Sequence[Batch], progress: EvaluationProgress) -> Iterator[Outcome]:
-        indices, right = (torch.cat(parts) for parts in zip(*self._clean, strict=True))
-        yield Outcome("clean", "clean", {}, indices, right)
+        indices, correct = (torch.cat(parts) for parts in zip(*self._clean, strict=True))
+        yield Outcome("clean", "clean", {}, indices, correct)
         if self._surrogate is not None:
             check_classes(network, self._surrogate.to(batches[0].x.device), batches[0].x[:1])
-        targets = attack_networks(network, self.threats, self._surrogate)
+        targets = attack_networks(network, self.gradients, self._surrogate)
         for target in targets.values():
             target.precision = self.search_precision
         for attack in self.attacks:
             found: dict[nn.Module, Outcome] = {}  # gradient modes share a target where nothing is rounded
             members: list[Outcome] = []
-            for threat, target in targets.items():
-                if threat == "square":
+            for gradient, target in targets.items():
+                if gradient == "square":
                     members.append(self._square(attack.eps, network, target, batches, members, progress))
                 else:
                     if target not in found:
-                        found[target] = self._outcome(attack, threat, network, target, batches, progress)
-                    members.append(dataclasses.replace(found[target], **self._names(attack, threat)))
+                        found[target] = self._outcome(attack, gradient, network, target, batches, progress)
+                    members.append(dataclasses.replace(found[target], **self._names(attack, gradient)))
                 yield members[-1]
             if len(members) > 1:
                 yield worst_case(f"worst_{_levels(attack.eps)}{suffix(self.search_precision)}", members)
@@ -228,66 +228,66 @@ class RobustnessEvaluation(Evaluation):
         others: Sequence[Outcome],
         progress: EvaluationProgress,
     ) -> Outcome:
-        """What Square leaves of the examples that survive the other threats."""
+        """What Square leaves of the examples that survive the others."""
         attack = dataclasses.replace(self.square, eps=eps)
         progress.start(f"Square on survivors, eps {_levels(eps)}/255", len(batches))
         indices = torch.cat([batch.indices for batch in batches])
         survivors = torch.stack(
-            [other.correct for other in others] or [torch.cat([correct(network, b.x, b.y) for b in batches])]
+            [other.correct for other in others] or [torch.cat([is_correct(network, b.x, b.y) for b in batches])]
         ).all(0)
-        rights = []
-        for batch, right in zip(batches, torch.split(survivors, self.batch_size), strict=True):
-            left = right.nonzero().squeeze(1)
+        parts = []
+        for batch, correct in zip(batches, torch.split(survivors, self.batch_size), strict=True):
+            left = correct.nonzero().squeeze(1)
             if len(left) and eps > 0:
                 x, y, places = (part[left] for part in batch)
-                right[left] = robust(network, attack, x, y, places, attack_network=target)
-            rights.append(right)
-            progress.advance(right)
+                correct[left] = robust(network, attack, x, y, places, attack_network=target)
+            parts.append(correct)
+            progress.advance(correct)
         settings = {
             **describe(attack),
-            "threat": "square",
+            "gradient": "square",
             "survivors_of": [other.name for other in others],
             "search_precision": self.search_precision,
         }
         name = f"square_{_levels(eps)}{suffix(self.search_precision)}"
-        return Outcome(name, "Square on survivors", settings, indices, torch.cat(rights), eps)
+        return Outcome(name, "Square on survivors", settings, indices, torch.cat(parts), eps)
 
     def _outcome(
         self,
         attack: PGD,
-        threat: Threat,
+        gradient: GradientSource,
         network: nn.Module,
         target: nn.Module,
         batches: Sequence[Batch],
         progress: EvaluationProgress,
     ) -> Outcome:
-        names = self._names(attack, threat)
+        names = self._names(attack, gradient)
         progress.start(f"{names['title']}, eps {_levels(attack.eps)}/255", len(batches))
-        attack = self._as_made(attack, threat)
-        rights, as_bytes = [], []
+        attack = self._as_made(attack, gradient)
+        parts, as_bytes = [], []
         for batch in batches:
-            right, x_adv = attacked(network, attack, *batch, attack_network=target)
-            rights.append(right)
-            as_bytes.append(correct_as_bytes(network, attack, batch, right, x_adv, target))
-            progress.advance(right)
+            correct, x_adv = attacked(network, attack, *batch, attack_network=target)
+            parts.append(correct)
+            as_bytes.append(correct_as_bytes(network, attack, batch, correct, x_adv, target))
+            progress.advance(correct)
         indices = torch.cat([batch.indices for batch in batches])
         return Outcome(
-            **names, indices=indices, correct=torch.cat(rights), eps=attack.eps, correct_as_bytes=torch.cat(as_bytes)
+            **names, indices=indices, correct=torch.cat(parts), eps=attack.eps, correct_as_bytes=torch.cat(as_bytes)
         )
 
     @staticmethod
-    def _as_made(attack: PGD, threat: Threat) -> PGD:
+    def _as_made(attack: PGD, gradient: GradientSource) -> PGD:
         """The attack as it is run: what just breaks a surrogate would hardly be transferred, so it goes on there."""
-        return dataclasses.replace(attack, early_stop=False) if threat == "surrogate" else attack
+        return dataclasses.replace(attack, early_stop=False) if gradient == "surrogate" else attack
 
-    def _names(self, attack: PGD, threat: Threat) -> dict[str, Any]:
-        end = ("" if threat == "ste" else f"_{threat}") + suffix(self.search_precision)
+    def _names(self, attack: PGD, gradient: GradientSource) -> dict[str, Any]:
+        end = ("" if gradient == "ste" else f"_{gradient}") + suffix(self.search_precision)
         settings = {
-            **describe(self._as_made(attack, threat)),
-            "threat": threat,
+            **describe(self._as_made(attack, gradient)),
+            "gradient": gradient,
             "search_precision": self.search_precision,
         }
-        if threat == "surrogate":
+        if gradient == "surrogate":
             assert self.surrogate is not None
             settings["surrogate"] = {"path": self.surrogate, "sha256": checkpoint.sha256(self.surrogate)}
         return {

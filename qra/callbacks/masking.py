@@ -19,7 +19,7 @@ from qra.evaluation.figures import loss_curve
 from qra.evaluation.indicators import MaskingReport, judge
 from qra.evaluation.masking import MaskingSettings, measure
 from qra.evaluation.outcome import Outcome
-from qra.evaluation.threats import attack_networks, check_classes
+from qra.evaluation.sources import attack_networks, check_classes
 from qra.progress import EvaluationProgress
 from qra.quant import GradientMode
 from qra.types import Batch
@@ -71,8 +71,8 @@ class MaskingCheck(Evaluation):
             (surrogate,) = attack_networks(self._surrogate, ["ste"]).values()
         with EvaluationProgress(trainer.is_global_zero and trainer.progress_bar_callback is not None) as progress:
 
-            def on_part(part: str, right: Tensor | None) -> None:
-                progress.start(f"hidden gradients? {part}", 1) if right is None else progress.advance(right)
+            def on_part(part: str, correct: Tensor | None) -> None:
+                progress.start(f"hidden gradients? {part}", 1) if correct is None else progress.advance(correct)
 
             parts = [measure(network, target, batch, self.settings, surrogate, on_part) for batch in batches]
         found = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}

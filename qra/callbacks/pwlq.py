@@ -19,7 +19,7 @@ from qra.callbacks.evaluation import Measurement, gather
 from qra.data import TensorDataModule
 from qra.describe import describe
 from qra.evaluation.outcome import Outcome
-from qra.evaluation.robustness import correct
+from qra.evaluation.robustness import is_correct
 from qra.modules import ImageClassifier
 from qra.precision import float32
 from qra.quant import PWLQ, CalibratedUniform, QuantScheme, Uniform, quantize_after_training
@@ -67,7 +67,7 @@ class PWLQCalibration(Measurement):
         self.attack = attack
         super().__init__()
         self._reference: nn.Module | None = None
-        self._right: list[tuple[Tensor, Tensor]] = []
+        self._correct: list[tuple[Tensor, Tensor]] = []
 
     def check(self, module: ImageClassifier, data: TensorDataModule, world_size: int) -> None:
         if module.scheme is not None and not module.scheme.is_fixed:
@@ -82,7 +82,7 @@ class PWLQCalibration(Measurement):
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, ImageClassifier)
-        self.outcomes, self._right = {}, []
+        self.outcomes, self._correct = {}, []
         if pl_module.scheme is None:
             self._reference = copy.deepcopy(pl_module.network)
             images = self._calibrate(trainer, pl_module)
@@ -99,13 +99,13 @@ class PWLQCalibration(Measurement):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, *_: Any, **__: Any
     ) -> None:
         if self._reference is not None:
-            self._right.append((batch.indices, correct(self._reference, batch.x, batch.y)))
+            self._correct.append((batch.indices, is_correct(self._reference, batch.x, batch.y)))
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._reference is not None:
-            indices, right = (torch.cat(parts) for parts in zip(*self._right, strict=True))
+            indices, correct = (torch.cat(parts) for parts in zip(*self._correct, strict=True))
             bits = self.scheme.weight_bit_width + 1
-            outcome = Outcome(f"clean_uniform{bits}", f"clean, uniform {bits}-bit weights", {}, indices, right)
+            outcome = Outcome(f"clean_uniform{bits}", f"clean, uniform {bits}-bit weights", {}, indices, correct)
             self.outcomes[outcome.name] = gather(trainer, outcome)
             self._reference = None
 

@@ -15,8 +15,8 @@ import pyautoattack
 import torch
 from torch import Tensor, nn
 
-from qra.attacks import AutoAttack, Victim
-from qra.attacks.autoattack import check_victim
+from qra.attacks import AttackState, AutoAttack
+from qra.attacks.autoattack import check_network
 from qra.attacks.base import untouched
 from qra.describe import describe
 from qra.evaluation.outcome import Outcome
@@ -28,13 +28,13 @@ from qra.quant.network import activation_quantizers
 from qra.writing import write_arrays, write_json
 
 CLEAN, ROBUST = "clean", "robust"
-FATES = (CLEAN, "apgd_ce", "apgd_t", "fab_t", "square", ROBUST)
-"""What may become of an example: wrong from the start, broken by one of the attacks, or right under all."""
+FIRST_BROKEN_BY = (CLEAN, "apgd_ce", "apgd_t", "fab_t", "square", ROBUST)
+"""What may become of an example: wrong from the start, broken by one of the attacks, or correct under all."""
 
 TITLES = {"apgd_ce": "APGD-CE", "apgd_t": "APGD-T", "fab_t": "FAB-T", "square": "Square"}
 
 Watch = Callable[[str, float, int], None]
-"""Told the title of the attack at work, the share of the chunk's work that is done, and how many examples are right."""
+"""Called with the title of the attack at work, the share of the work done, and the number of correct examples."""
 
 
 def attack_chunk(
@@ -54,7 +54,7 @@ def attack_chunk(
         watch: Told of each iteration.
 
     Returns:
-        The fate of each example, a place in ``FATES``, uint8 on the CPU, (N,).
+        What first broke each example, a place in ``FIRST_BROKEN_BY``, uint8 on the CPU, (N,).
 
     Raises:
         ValueError: If AutoAttack does not suit the network.
@@ -64,22 +64,22 @@ def attack_chunk(
     def on_step(work: float) -> None:
         nonlocal done
         done += work / total
-        watch(TITLES[name], done, victim.right)
+        watch(TITLES[name], done, state.n_correct)
 
     with float32(x.device), untouched(network), untouched(frozen):
-        victim = Victim(network, x.clone(), y.clone(), frozen, on_step)
-        check_victim(victim)
-        total = attack.work(victim.classes)
-        fates = torch.full(y.shape, FATES.index(ROBUST), dtype=torch.uint8, device=y.device)
-        fates[victim.broken] = FATES.index(CLEAN)
+        state = AttackState(network, x.clone(), y.clone(), frozen, on_step)
+        check_network(state)
+        total = attack.work(state.classes)
+        broken_by = torch.full(y.shape, FIRST_BROKEN_BY.index(ROBUST), dtype=torch.uint8, device=y.device)
+        broken_by[state.broken] = FIRST_BROKEN_BY.index(CLEAN)
         planned = 0.0
         for name, member in attack.members().items():
-            member.hunt(victim)
-            planned += member.work(victim.classes) / total
+            member.run(state)
+            planned += member.work(state.classes) / total
             done = planned
-            fates[victim.broken & (fates == FATES.index(ROBUST))] = FATES.index(name)
-            watch(TITLES[name], done, victim.right)
-    return fates.cpu()
+            broken_by[state.broken & (broken_by == FIRST_BROKEN_BY.index(ROBUST))] = FIRST_BROKEN_BY.index(name)
+            watch(TITLES[name], done, state.n_correct)
+    return broken_by.cpu()
 
 
 def upstream(network: nn.Module, attack: AutoAttack, x: Tensor, y: Tensor, batch_size: int) -> Tensor:
@@ -89,7 +89,8 @@ def upstream(network: nn.Module, attack: AutoAttack, x: Tensor, y: Tensor, batch
     of the examples.
 
     Returns:
-        For each example, the place in ``FATES`` of "robust" or, without saying why it is not, of "clean", uint8, (N,).
+        For each example, the place in ``FIRST_BROKEN_BY`` of "robust" or, without saying why it is not, of "clean",
+        uint8, (N,).
 
     Raises:
         ValueError: As :func:`attack_chunk`.
@@ -99,16 +100,16 @@ def upstream(network: nn.Module, attack: AutoAttack, x: Tensor, y: Tensor, batch
     cuda = [x.device] if x.device.type == "cuda" else []
     tracer = sys.gettrace()
     with float32(x.device), untouched(own), torch.random.fork_rng(cuda):
-        first = Victim(own, x[:batch_size].clone(), y[:batch_size].clone())
-        check_victim(first)
+        first = AttackState(own, x[:batch_size].clone(), y[:batch_size].clone())
+        check_network(first)
         run = authors_code(own, attack, first.classes, x.device)
         try:
             x_adv, _ = run.run_standard_evaluation(x.clone(), y.clone(), batch_size=batch_size)
         finally:
             sys.settrace(tracer)
         with torch.no_grad():
-            right = torch.cat([prediction(own(part)) for part in x_adv.split(batch_size)]) == y
-    return torch.where(right, FATES.index(ROBUST), FATES.index(CLEAN)).to(torch.uint8).cpu()
+            correct = torch.cat([prediction(own(part)) for part in x_adv.split(batch_size)]) == y
+    return torch.where(correct, FIRST_BROKEN_BY.index(ROBUST), FIRST_BROKEN_BY.index(CLEAN)).to(torch.uint8).cpu()
 
 
 def authors_code(network: nn.Module, attack: AutoAttack, classes: int, device: torch.device) -> pyautoattack.AutoAttack:
@@ -141,11 +142,11 @@ def fingerprint(network: nn.Module, *descriptions: Any) -> str:
 
 
 class ChunkFiles:
-    """A directory with the fates of a test set's examples: one file a chunk, and what they depend on.
+    """A directory with what first broke each of a test set's examples: one file a chunk, and what they depend on.
 
     Args:
         directory: Made if need be.
-        settings: All that the fates depend on, flat and ready for JSON.
+        settings: All that this depends on, flat and ready for JSON.
         indices: Positions of the examples in the test set, ascending, (n,).
         chunk_size: Number of examples of a chunk; fewer in the last one.
 
@@ -165,19 +166,25 @@ class ChunkFiles:
             write_json(sheet, settings)
 
     def read(self, number: int) -> Tensor | None:
-        """The fates of a chunk; None if it is not done yet, or its file is cut short or of other settings."""
+        """What first broke the examples of a chunk; None if it is not done, cut short or of other settings."""
         try:
             arrays = read_npz(self._path(number), follow=False)
-            digest, indices, fates = (arrays[name] for name in ("settings", "indices", "fates"))
+            digest, indices = arrays["settings"], arrays["indices"]
+            broken_by = arrays["first_broken_by" if "first_broken_by" in arrays else "fates"]  # its name until 0.1.0
         except (OSError, ValueError, KeyError):
             return None
         same = str(digest) == self._digest and np.array_equal(indices, self.chunks[number].numpy())
-        known = fates.dtype == np.uint8 and fates.shape == indices.shape and (fates < len(FATES)).all()
-        return torch.from_numpy(fates) if same and known else None
+        fits = broken_by.dtype == np.uint8 and broken_by.shape == indices.shape
+        known = fits and bool((broken_by < len(FIRST_BROKEN_BY)).all())
+        return torch.from_numpy(broken_by) if same and known else None
 
-    def write(self, number: int, fates: Tensor) -> None:
-        """Keep the fates of a chunk, whole or not at all."""
-        arrays = {"settings": np.array(self._digest), "indices": self.chunks[number].numpy(), "fates": fates.numpy()}
+    def write(self, number: int, broken_by: Tensor) -> None:
+        """Keep what first broke the examples of a chunk, whole or not at all."""
+        arrays = {
+            "settings": np.array(self._digest),
+            "indices": self.chunks[number].numpy(),
+            "first_broken_by": broken_by.numpy(),
+        }
         write_arrays(self._path(number), arrays)
 
     def _path(self, number: int) -> Path:
@@ -202,7 +209,7 @@ def outcomes(
     attack: AutoAttack,
     mode: str,
     indices: Tensor,
-    fates: Tensor,
+    broken_by: Tensor,
     search_precision: Precision = "float32",
 ) -> Iterator[Outcome]:
     """What a run of :func:`attack_chunk` on all chunks says.
@@ -212,17 +219,17 @@ def outcomes(
         attack: With the seed of the whole.
         mode: Goes into the settings.
         indices: Positions in the test set, ascending, (n,).
-        fates: As from there, (n,).
+        broken_by: What :func:`attack_chunk` returned for all chunks, (n,).
         search_precision: That the attacks computed in.
 
     Yields:
-        Which examples are right under all four attacks, then, as ``NAME.ATTACK``, those that are right after each
+        Which examples are correct under all four attacks, then, as ``NAME.ATTACK``, those that are correct after each
         of them and all before it.
     """
     settings = {**describe(attack), "mode": mode, "search_precision": search_precision}
     title = "AutoAttack" if search_precision == "float32" else f"AutoAttack, searched in {search_precision}"
-    yield Outcome(name, title, settings, indices, fates == FATES.index(ROBUST), attack.eps)
+    yield Outcome(name, title, settings, indices, broken_by == FIRST_BROKEN_BY.index(ROBUST), attack.eps)
     for member, title in list(TITLES.items())[:-1] if mode == "chunked" else ():
-        after = fates > FATES.index(member)
+        after = broken_by > FIRST_BROKEN_BY.index(member)
         member_settings = {**settings, "attacks": list(TITLES)[: list(TITLES).index(member) + 1]}
         yield Outcome(f"{name}.{member}", f"  after {title}", member_settings, indices, after, attack.eps)

@@ -51,7 +51,7 @@ class MaskingReport:
     Args:
         indicators: All of them.
         n: Number of examples.
-        losses: Mean cross-entropy of the examples that are right, at each step of PGD.
+        losses: Mean cross-entropy of the examples that are correct, at each step of PGD.
     """
 
     indicators: tuple[Indicator, ...]
@@ -86,10 +86,10 @@ def judge(found: Mapping[str, Tensor], settings: MaskingSettings) -> MaskingRepo
         found: On the CPU.
         settings: What was tried.
     """
-    right = found["right"]
-    curve = found["losses"][right].double().mean(0) if right.any() else found["losses"].new_zeros(1)
+    correct = found["correct"]
+    curve = found["losses"][correct].double().mean(0) if correct.any() else found["losses"].new_zeros(1)
     indicators = (*_about_gradients(found), *_about_optimization(found), *_about_budgets(found, settings))
-    return MaskingReport((*indicators, *_about_strength(found, settings)), len(right), tuple(curve.tolist()))
+    return MaskingReport((*indicators, *_about_strength(found, settings)), len(correct), tuple(curve.tolist()))
 
 
 def _share(
@@ -115,9 +115,9 @@ def _mean(name: str, values: Tensor, threshold: float, meaning: str, reason: str
 
 
 def _about_gradients(found: Mapping[str, Tensor]) -> list[Indicator]:
-    right = found["right"]
+    correct = found["correct"]
     spread = float(found["random"].max())
-    change, margin = (float(found[name][right].sum()) for name in ("margin_change", "margin"))
+    change, margin = (float(found[name][correct].sum()) for name in ("margin_change", "margin"))
     unstable = change / margin if margin > 0 else None
     other = "DLR loss" if int(found["classes"][0]) > 2 else "margin"
     return [
@@ -132,18 +132,18 @@ def _about_gradients(found: Mapping[str, Tensor]) -> list[Indicator]:
         _share(
             "zero_gradients_cross_entropy",
             found["zero_cross_entropy"],
-            right,
+            correct,
             0.01,
-            "share of right examples whose input gradient of the cross-entropy is zero; should be 0",
+            "share of correct examples whose input gradient of the cross-entropy is zero; should be 0",
             "the input gradient of the cross-entropy is zero: logits are saturated, or rounding is not differentiated "
             "straight through",
         ),
         _share(
             "zero_gradients_margin",
             found["zero_other_loss"],
-            right,
+            correct,
             0.01,
-            f"share of right examples whose input gradient of the {other} is zero; should be 0",
+            f"share of correct examples whose input gradient of the {other} is zero; should be 0",
             f"the input gradient of the {other} is zero: something between the image and the logits has no slope",
         ),
         Indicator(
@@ -158,20 +158,20 @@ def _about_gradients(found: Mapping[str, Tensor]) -> list[Indicator]:
 
 
 def _about_optimization(found: Mapping[str, Tensor]) -> list[Indicator]:
-    right, curves = found["right"], found["losses"].double()
+    correct, curves = found["correct"], found["losses"].double()
     best = curves.cummax(1).values
     gain = best[:, -1] - best[:, 0]
     half = best.shape[1] // 2
-    failed = right & ~found["fooled_ever"] & (gain > 0)
+    failed = correct & ~found["fooled_ever"] & (gain > 0)
     late = (best[:, -1] - best[:, half])[failed] / gain[failed]
     straight = _straightness(best[failed])
     return [
         _share(
             "loss_increase",
             curves[:, -1] > curves[:, 0],
-            right,
+            correct,
             0.9,
-            "share of right examples whose loss is higher after PGD than at its start; should be nearly all",
+            "share of correct examples whose loss is higher after PGD than at its start; should be nearly all",
             "PGD does not raise the loss: the gradient does not point to where the loss grows",
             few=True,
         ),
@@ -192,17 +192,17 @@ def _about_optimization(found: Mapping[str, Tensor]) -> list[Indicator]:
         _share(
             "silent_success",
             found["fooled_ever"] & ~found["fooled_at_last"],
-            right,
+            correct,
             None,
-            "share of right examples that an earlier iterate broke and the last did not; counted as broken",
+            "share of correct examples that an earlier iterate broke and the last did not; counted as broken",
             "",
         ),
         _share(
             "transfer_failure",
             found["only_the_copy"],
-            right,
+            correct,
             0.05,
-            "share of right examples that PGD breaks on the copy it attacks and not on the network; should be small",
+            "share of correct examples that PGD breaks on the copy it attacks and not on the network; should be small",
             "what breaks the attacked copy does not break the network: they compute different things",
         ),
     ]
@@ -224,11 +224,13 @@ def _straightness(curves: Tensor) -> Tensor:
 
 
 def _about_budgets(found: Mapping[str, Tensor], settings: MaskingSettings) -> list[Indicator]:
-    right = torch.ones_like(found["right"])
+    correct = torch.ones_like(found["correct"])
     rises = []
     for small, large in (("pgd_small", "pgd"), ("pgd", "pgd_large")):
         lost, gained = int((found[small] & ~found[large]).sum()), int((found[large] & ~found[small]).sum())
-        rises.append((gained - lost) / len(right) if gained > lost and mcnemar(lost, gained) < 1 - CONFIDENCE else 0.0)
+        rises.append(
+            (gained - lost) / len(correct) if gained > lost and mcnemar(lost, gained) < 1 - CONFIDENCE else 0.0
+        )
     large_eps = format_pixels(settings.large_eps)
     return [
         Indicator(
@@ -242,7 +244,7 @@ def _about_budgets(found: Mapping[str, Tensor], settings: MaskingSettings) -> li
         _share(
             "large_budget",
             found["pgd_large"],
-            right,
+            correct,
             0.1,
             f"robust accuracy at {large_eps}; should be about 0 on natural images",
             f"too much is left at {large_eps}, where images change beyond recognition",
@@ -250,7 +252,7 @@ def _about_budgets(found: Mapping[str, Tensor], settings: MaskingSettings) -> li
         _share(
             "unbounded",
             found["unbounded"],
-            right,
+            correct,
             0.01,
             "robust accuracy when any image is allowed; should be 0",
             "an attack without bound fails, though any image is allowed: it finds no way to other classes",
@@ -259,7 +261,7 @@ def _about_budgets(found: Mapping[str, Tensor], settings: MaskingSettings) -> li
 
 
 def _about_strength(found: Mapping[str, Tensor], settings: MaskingSettings) -> list[Indicator]:
-    everything = torch.ones_like(found["right"])
+    everything = torch.ones_like(found["correct"])
 
     def broken(name: str, before: str, after: str, threshold: float, how: str) -> Indicator:
         meaning = f"share of examples that {how} breaks in addition; should be small"

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from qra import losses, noise
 from qra.attacks import PGD, Attack, Square, UniformStart
 from qra.attacks.pgd import AttackLoss
-from qra.evaluation.robustness import correct, robust
+from qra.evaluation.robustness import is_correct, robust
 from qra.precision import float32
 from qra.types import Batch, Pixels
 
@@ -70,7 +70,7 @@ def measure(
     batch: Batch,
     settings: MaskingSettings,
     surrogate: nn.Module | None = None,
-    on_part: Callable[[str, Tensor | None], None] = lambda part, right: None,
+    on_part: Callable[[str, Tensor | None], None] = lambda part, correct: None,
 ) -> dict[str, Tensor]:
     """Try everything on a batch.
 
@@ -80,14 +80,14 @@ def measure(
         batch: Float images in [0, 1], labels and data set indices.
         settings: What to try.
         surrogate: Another network, to transfer examples from.
-        on_part: Told what is tried next, and again with the examples that are still right after it, bool (N,).
+        on_part: Told what is tried next, and again with the examples that are still correct after it, bool (N,).
 
     Returns:
         By name, one value for each example, (N,) or, for the losses along PGD, (N, steps + 1).
     """
     x, y, indices = batch
     with float32(x.device):
-        found = {"right": correct(network, x, y), "random": _randomness(network, x)}
+        found = {"correct": is_correct(network, x, y), "random": _randomness(network, x)}
         found |= _instability(network, batch)
         with torch.no_grad():
             classes = network(x[:1]).shape[1]
@@ -102,11 +102,11 @@ def measure(
             found[name][left] = robust(network, attack, x[left], y[left], indices[left], attack_network=attacked)
         on_part(what, found[name])
 
-    survive("pgd", "PGD", found["right"], settings.pgd())
-    survive("pgd_small", "PGD, a quarter of eps", found["right"], settings.pgd(settings.eps / 4))
-    survive("pgd_large", "PGD, large eps", found["right"], settings.pgd(settings.large_eps))
+    survive("pgd", "PGD", found["correct"], settings.pgd())
+    survive("pgd_small", "PGD, a quarter of eps", found["correct"], settings.pgd(settings.eps / 4))
+    survive("pgd_large", "PGD, large eps", found["correct"], settings.pgd(settings.large_eps))
     whole_range = PGD(1.0, 0.05, 2 * settings.steps, start=UniformStart(settings.seed), early_stop=True)
-    survive("unbounded", "PGD without bound", found["right"], whole_range)
+    survive("unbounded", "PGD without bound", found["correct"], whole_range)
     survive("more_steps", "PGD, more steps", found["pgd"], settings.pgd(steps=5 * settings.steps))
     survive("more_restarts", "PGD, more starts", found["pgd"], settings.pgd(restarts=1 + settings.restarts))
     survive("other_loss", "PGD, another loss", found["pgd"], settings.pgd(loss=_other_loss(classes)))
@@ -175,5 +175,5 @@ def _trace(network: nn.Module, target: nn.Module, batch: Batch, settings: Maskin
         "losses": torch.stack(values, 1).detach(),
         "fooled_ever": torch.stack([*fooled, at_last]).any(0),
         "fooled_at_last": at_last,
-        "only_the_copy": at_last & correct(network, x_adv, y),
+        "only_the_copy": at_last & is_correct(network, x_adv, y),
     }

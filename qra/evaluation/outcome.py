@@ -1,4 +1,4 @@
-"""What an evaluation finds: per example, whether the network was right."""
+"""What an evaluation finds: per example, whether the network was correct."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SCHEMA = 1
 
 @dataclass(frozen=True)
 class Outcome:
-    """Which examples a network gets right under one attack.
+    """Which examples a network classifies correctly under one attack.
 
     Args:
         name: Key of the outcome in the files, such as ``pgd20_8``.
@@ -51,12 +51,12 @@ class Outcome:
 
     @property
     def accuracy(self) -> float:
-        """Fraction of examples that are right, in [0, 1]."""
+        """Fraction of examples that are correct, in [0, 1]."""
         return int(self.correct.sum()) / self.n
 
     @property
     def accuracy_as_bytes(self) -> float | None:
-        """Fraction of examples that are right as 8-bit images; None if that is not known."""
+        """Fraction of examples that are correct as 8-bit images; None if that is not known."""
         return None if self.correct_as_bytes is None else int(self.correct_as_bytes.sum()) / self.n
 
     @property
@@ -83,9 +83,9 @@ def worst_case(name: str, members: Sequence[Outcome]) -> Outcome:
         name: Key of the result.
         members: Outcomes of the same examples in the same order, under different attacks of one budget.
     """
-    right = torch.stack([member.correct for member in members]).all(0)
+    correct = torch.stack([member.correct for member in members]).all(0)
     settings = {"members": [member.name for member in members]}
-    return Outcome(name, "worst of these", settings, members[0].indices, right, members[0].eps)
+    return Outcome(name, "worst of these", settings, members[0].indices, correct, members[0].eps)
 
 
 def write_correct(path: Path, outcomes: Mapping[str, Outcome]) -> None:
@@ -134,9 +134,9 @@ def stated(summary: object) -> tuple[float, int, float]:
     return accuracy, int(n), eps
 
 
-def agrees(right: Tensor, accuracy: float, n: int) -> bool:
+def agrees(correct: Tensor, accuracy: float, n: int) -> bool:
     """Whether examples, bool (n,), give the accuracy that is stated."""
-    return len(right) == n and math.isclose(float(right.double().mean()), accuracy, abs_tol=1e-6)
+    return len(correct) == n and math.isclose(float(correct.double().mean()), accuracy, abs_tol=1e-6)
 
 
 def read_correct(path: Path) -> dict[str, tuple[Tensor, Tensor]]:
@@ -157,11 +157,11 @@ def read_correct(path: Path) -> dict[str, tuple[Tensor, Tensor]]:
 
 def _examples(path: Path, name: str, arrays: Mapping[str, NDArray[Any]]) -> tuple[Tensor, Tensor]:
     """Indices, ascending, and correctness of one outcome."""
-    indices, right = arrays.get(f"{name}.indices"), arrays[f"{name}.correct"]
-    fits = indices is not None and indices.ndim == 1 and indices.shape == right.shape
-    if indices is None or not fits or indices.dtype != np.int64 or right.dtype != np.bool_:
+    indices, correct = arrays.get(f"{name}.indices"), arrays[f"{name}.correct"]
+    fits = indices is not None and indices.ndim == 1 and indices.shape == correct.shape
+    if indices is None or not fits or indices.dtype != np.int64 or correct.dtype != np.bool_:
         raise ValueError(f"{path}: {plain(name)} is no list of examples; write it again by qra test")
     order = np.argsort(indices)
     if not (np.diff(indices[order]) > 0).all():
         raise ValueError(f"{path}: {plain(name)} has an example twice; write it again by qra test")
-    return torch.from_numpy(indices[order]), torch.from_numpy(right[order])
+    return torch.from_numpy(indices[order]), torch.from_numpy(correct[order])

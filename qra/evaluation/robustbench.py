@@ -84,10 +84,11 @@ def _lowest(outcomes: Mapping[str, Any], eps: float) -> dict[str, Any] | None:
 def _quantization(result: Mapping[str, Any]) -> dict[str, Any]:
     scheme, cost = result.get("scheme"), result.get("cost", {})
     bits = (scheme or {}).get("init_args", {})
-    threats = [outcome.get("attack", {}).get("threat") for outcome in result["outcomes"].values()]
+    attacks = [outcome.get("attack", {}) for outcome in result["outcomes"].values()]
+    gradients = {attack.get("gradient", attack.get("threat")) for attack in attacks}  # its name until 0.1.0
     return {
         "scheme": scheme,
         **{name: bits.get(name) for name in ("weight_bit_width", "act_bit_width", "first_last_bit_width")},
         **{name: cost.get(name) for name in ("size_in_bits", "bit_ops")},
-        "gradient_modes": sorted({threat for threat in threats if threat in ("ste", "ste_soft", "hard")}),
+        "gradient_modes": sorted(gradients & {"ste", "ste_soft", "hard"}),
     }

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from qra.attacks import PGD, Attack, Hunt, Victim
+from qra.attacks import PGD, Attack, AttackState, EvaluationAttack
 from qra.attacks.base import untouched
 from qra.losses import prediction
 from qra.parts import Parts
@@ -19,8 +19,8 @@ from qra.types import Batch
 
 
 @torch.no_grad()
-def correct(network: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-    """Whether the network in eval mode is right, in float32: (N, C, H, W) and (N,) to bool (N,)."""
+def is_correct(network: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    """Whether the network in eval mode is correct, in float32: (N, C, H, W) and (N,) to bool (N,)."""
     with float32(x.device):
         (logits,) = Parts()(lambda part: (network(part),), x)
     return prediction(logits) == y
@@ -35,7 +35,7 @@ def robust(
     *,
     attack_network: nn.Module | None = None,
 ) -> Tensor:
-    """Whether each example stays right under an attack: the first result of :func:`attacked`, bool (N,)."""
+    """Whether each example stays correct under an attack: the first result of :func:`attacked`, bool (N,)."""
     return attacked(network, attack, x, y, indices, attack_network=attack_network)[0]
 
 
@@ -48,7 +48,7 @@ def attacked(
     *,
     attack_network: nn.Module | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Attack the examples that are right to begin with.
+    """Attack the examples that are correct to begin with.
 
     What the attack finds counts only if ``network`` itself gets it wrong.
 
@@ -62,39 +62,41 @@ def attacked(
             another network, whose adversarial examples are tried on ``network``. ``network`` if not given.
 
     Returns:
-        Whether each example stays right, bool (N,), and the images that the attack ended with, (N, C, H, W): clean ones
-        for the examples that are wrong anyway.
+        Whether each example stays correct, bool (N,), and the images that the attack ended with, (N, C, H, W): clean
+        ones for the examples that are wrong anyway.
     """
     target = network if attack_network is None else attack_network
-    if isinstance(attack, Hunt):
-        return _hunted(network, attack, x, y, target)
-    right = correct(network, x, y)
+    if isinstance(attack, EvaluationAttack):
+        return _run(network, attack, x, y, target)
+    correct = is_correct(network, x, y)
     x_adv = x.clone()
-    left = right.nonzero().squeeze(1)
+    left = correct.nonzero().squeeze(1)
     if len(left):
         with float32(x.device):
             x_adv[left] = attack(target, x[left], y[left], index=indices[left])
-        right[left] = correct(network, x_adv[left], y[left])
+        correct[left] = is_correct(network, x_adv[left], y[left])
         if getattr(attack, "early_stop", False) and target is not network:
-            _go_on(network, attack, target, Batch(x, y, indices), right, x_adv)
-    return right, x_adv
+            _go_on(network, attack, target, Batch(x, y, indices), correct, x_adv)
+    return correct, x_adv
 
 
-def _hunted(network: nn.Module, attack: Hunt, x: Tensor, y: Tensor, target: nn.Module) -> tuple[Tensor, Tensor]:
+def _run(
+    network: nn.Module, attack: EvaluationAttack, x: Tensor, y: Tensor, target: nn.Module
+) -> tuple[Tensor, Tensor]:
     """What :func:`attacked` returns, for an attack that judges on the network by itself."""
     with float32(x.device), untouched(network), untouched(target):
-        victim = Victim(network, x.clone(), y.clone(), target)
-        attack.hunt(victim)
-    return ~victim.broken, victim.x_adv
+        state = AttackState(network, x.clone(), y.clone(), target)
+        attack.run(state)
+    return ~state.broken, state.x_adv
 
 
-def _go_on(network: nn.Module, attack: Attack, target: nn.Module, batch: Batch, right: Tensor, x_adv: Tensor) -> None:
+def _go_on(network: nn.Module, attack: Attack, target: nn.Module, batch: Batch, correct: Tensor, x_adv: Tensor) -> None:
     """Attack on, in place, where an attack stopped at an image that fools ``target`` but not the network.
 
     It is tried again in float32, if ``target`` searches in something faster, and at last without a stop.
     """
     whole = dataclasses.replace(attack, early_stop=False)  # type: ignore[type-var]
-    stopped = right & ~correct(target, x_adv, batch.y)
+    stopped = correct & ~is_correct(target, x_adv, batch.y)
     with _in_float32(target) as was_faster:
         for attempt in (attack, whole) if was_faster else (whole,):
             left = stopped.nonzero().squeeze(1)
@@ -103,8 +105,8 @@ def _go_on(network: nn.Module, attack: Attack, target: nn.Module, batch: Batch, 
             x, y, indices = (part[left] for part in batch)
             with float32(x.device):
                 x_adv[left] = attempt(target, x, y, index=indices)
-            right[left] = correct(network, x_adv[left], y)
-            stopped[left] = right[left] & ~correct(target, x_adv[left], y)
+            correct[left] = is_correct(network, x_adv[left], y)
+            stopped[left] = correct[left] & ~is_correct(target, x_adv[left], y)
 
 
 @contextmanager
@@ -139,9 +141,9 @@ def to_bytes(x_adv: Tensor, x: Tensor, eps: float) -> Tensor:
 
 
 def correct_as_bytes(
-    network: nn.Module, attack: PGD, batch: Batch, right: Tensor, x_adv: Tensor, attack_network: nn.Module
+    network: nn.Module, attack: PGD, batch: Batch, correct: Tensor, x_adv: Tensor, attack_network: nn.Module
 ) -> Tensor:
-    """Whether each example stays right once adversarial images are rounded by :func:`to_bytes`.
+    """Whether each example stays correct once adversarial images are rounded by :func:`to_bytes`.
 
     An attack that stops at the first success ends so near the boundary that rounding often takes the success back; for
     those examples it goes on to its last step. One forward pass, and the attack on these few.
@@ -150,18 +152,18 @@ def correct_as_bytes(
         network: In eval mode.
         attack: L-inf.
         batch: Float images, labels and data set indices.
-        right: What :func:`attacked` found, bool (N,).
+        correct: What :func:`attacked` found, bool (N,).
         x_adv: The images it ended with, (N, C, H, W).
         attack_network: As there.
 
     Returns:
         bool, (N,).
     """
-    kept = correct(network, to_bytes(x_adv, batch.x, attack.eps), batch.y)
-    taken_back = (kept & ~right).nonzero().squeeze(1)
+    kept = is_correct(network, to_bytes(x_adv, batch.x, attack.eps), batch.y)
+    taken_back = (kept & ~correct).nonzero().squeeze(1)
     if len(taken_back) and attack.early_stop and attack.eps * 255 >= 1:
         x, y, indices = (part[taken_back] for part in batch)
         whole = dataclasses.replace(attack, early_stop=False)
         _, x_adv = attacked(network, whole, x, y, indices, attack_network=attack_network)
-        kept[taken_back] = correct(network, to_bytes(x_adv, x, attack.eps), y)
+        kept[taken_back] = is_correct(network, to_bytes(x_adv, x, attack.eps), y)
     return kept

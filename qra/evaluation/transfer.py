@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from qra.attacks import Attack
-from qra.evaluation.robustness import correct
+from qra.evaluation.robustness import is_correct
 from qra.evaluation.statistics import wilson_interval
 from qra.files import no_formula, plain
 from qra.precision import float32
@@ -22,17 +22,17 @@ from qra.types import Batch
 
 @dataclass(frozen=True)
 class TransferMatrix:
-    """Which examples networks get right that were made on each of them.
+    """Which examples networks get correct that were made on each of them.
 
     Args:
         names: Of the networks.
-        clean: Whether each network is right about the clean images, bool (networks, n).
-        right: Whether it is right about them and about what was made of them, bool (made on, scored on, n).
+        clean: Whether each network is correct about the clean images, bool (networks, n).
+        correct: Whether it is correct about them and about what was made of them, bool (made on, scored on, n).
     """
 
     names: Sequence[str]
     clean: Tensor = field(repr=False)
-    right: Tensor = field(repr=False)
+    correct: Tensor = field(repr=False)
 
     @property
     def n(self) -> int:
@@ -41,17 +41,17 @@ class TransferMatrix:
 
     @property
     def accuracy(self) -> Tensor:
-        """Fraction right, float64 (made on, scored on)."""
-        return self.right.double().mean(2)
+        """Fraction correct, float64 (made on, scored on)."""
+        return self.correct.double().mean(2)
 
     @property
     def clean_accuracy(self) -> Tensor:
-        """Fraction of the clean images that are right, float64 (networks,)."""
+        """Fraction of the clean images that are correct, float64 (networks,)."""
         return self.clean.double().mean(1)
 
     def summary(self) -> dict[str, Any]:
         """The matrix, ready for JSON; ``accuracy[i][j]``: made on network i, scored on network j."""
-        counts = self.right.sum(2).tolist()
+        counts = self.correct.sum(2).tolist()
         return {
             "networks": list(self.names),
             "n": self.n,
@@ -83,10 +83,10 @@ def transfer(
         batches: Float images in [0, 1] on the device of the networks, labels and data set indices.
 
     Yields:
-        For each batch, whether each network is right about the adversarial images, bool (networks, N).
+        For each batch, whether each network is correct about the adversarial images, bool (networks, N).
     """
     frozen = freeze(made_on)
     for x, y, indices in batches:
         with float32(x.device):
             x_adv = attack(frozen, x, y, index=indices)
-        yield torch.stack([correct(network, x_adv, y) for network in networks])
+        yield torch.stack([is_correct(network, x_adv, y) for network in networks])

@@ -62,7 +62,7 @@ class Measured:
         levels: Budget in pixel levels of 255; 0 for clean images.
         mode: How gradients were taken, such as ``hard``; empty for straight-through, ``other`` for outcomes that are no
             robust accuracy of their own, such as parts of AutoAttack.
-        accuracy: Fraction that is right, and n.
+        accuracy: Fraction that is correct, and n.
     """
 
     name: str
@@ -134,10 +134,10 @@ class CellResult:
         found, measured = self._examples.get(name), self.outcomes.get(name)
         if found is None or measured is None:
             return None
-        indices, right = found
-        if not agrees(right, measured.accuracy.value, measured.accuracy.n):
+        indices, correct = found
+        if not agrees(correct, measured.accuracy.value, measured.accuracy.n):
             return None
-        return indices.numpy(), right.numpy()
+        return indices.numpy(), correct.numpy()
 
 
 def read_cells(directory: Path) -> tuple[CellResult, ...]:

@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullLocator
 
 from qra.report.cells import Accuracy
-from qra.report.contents import GIGA, KIB, costs, threat_modes, threat_title
+from qra.report.contents import GIGA, KIB, attack_modes, attack_title, costs
 from qra.report.pareto import Offer, front, offers
 from qra.report.pipelines import OFF, Pipeline, Results, measure_title, training_title
 from qra.report.style import BLACK, GREY, INITS, SERIES, Drawing, label_width, log_axis, training_style
@@ -192,11 +192,11 @@ def _bars(accuracies: Sequence[Accuracy]) -> np.ndarray[tuple[int, int], np.dtyp
     return 100 * np.array(lengths, dtype=np.float64).reshape(-1, 2).T.clip(0)
 
 
-def threats(results: Results) -> tuple[Drawing, ...]:
+def attacks(results: Results) -> tuple[Drawing, ...]:
     """What each way of attacking leaves of each quantized network, at a weak and at the usual budget."""
-    modes = threat_modes(results)
+    modes = attack_modes(results)
     levels = [level for level in dict.fromkeys((2.0, results.headline)) if level in results.levels]
-    rows = [pipeline for pipeline in results.main if not pipeline.is_float and _has_other_threats(pipeline)]
+    rows = [pipeline for pipeline in results.main if not pipeline.is_float and _is_attacked_otherwise(pipeline)]
     if not rows or not levels:
         return ()
     shown = rows[:ROWS]
@@ -211,7 +211,7 @@ def threats(results: Results) -> tuple[Drawing, ...]:
             for mode, value in found.items():
                 color, marker, _ = SERIES[modes.index(mode) % len(SERIES)]
                 axes.scatter([value], [row], 32, facecolors="none" if mode[1] == "hard" else color, edgecolors=color,
-                             marker=marker, label=threat_title(mode), zorder=2)  # fmt: skip
+                             marker=marker, label=attack_title(mode), zorder=2)  # fmt: skip
         axes.set(xlabel="accuracy (%)", title=f"eps {level:g}/255", xlim=(-3, 103))
         axes.grid(alpha=0.25, axis="x")
     panels[0].set_yticks(range(len(shown)), labels)
@@ -225,7 +225,7 @@ def threats(results: Results) -> tuple[Drawing, ...]:
     return (Drawing("attacks", "Attacks side by side", caption, figure),)
 
 
-def _has_other_threats(pipeline: Pipeline) -> bool:
+def _is_attacked_otherwise(pipeline: Pipeline) -> bool:
     """Whether it was attacked other than through straight-through gradients."""
     return any(
         each.mode not in ("", "other") or each.attack == "square"

@@ -70,19 +70,19 @@ def accuracies(results: Results) -> Table:
 def gradients(results: Results) -> Table:
     """What each way of attacking leaves, where a pipeline was attacked in more than one."""
     rows: list[tuple[Entry, ...]] = []
-    modes = threat_modes(results)
+    modes = attack_modes(results)
     for level in results.levels:
         for pipeline in results.pipelines:
-            found = [_threat(pipeline, mode, level) for mode in modes]
+            found = [_accuracy(pipeline, mode, level) for mode in modes]
             if sum(entry is not None for entry in found) > 1:
                 shown = (entry or "-" for entry in found)
                 rows.append((results.label(pipeline), pipeline.verdict, f"{level:g}/255", *shown))
     note = f"{_INTERVALS}. `hard` takes the true gradient of rounding, which is zero: what it leaves is no robustness."
-    columns = ("pipeline", "gradients", "eps", *map(threat_title, modes))
+    columns = ("pipeline", "gradients", "eps", *map(attack_title, modes))
     return Table("gradients", "The same network under different attacks", columns, tuple(rows), note)
 
 
-def threat_modes(results: Results) -> tuple[tuple[str, str], ...]:
+def attack_modes(results: Results) -> tuple[tuple[str, str], ...]:
     """Ways of attacking that occur, as attack and gradient mode; straight-through PGD first."""
     found = {
         (outcome.attack, outcome.mode)
@@ -97,14 +97,14 @@ def threat_modes(results: Results) -> tuple[tuple[str, str], ...]:
     return tuple(sorted(found, key=lambda key: (kinds.get(key[0], 0), rank.get(key[1], len(order)), key)))
 
 
-def threat_title(mode: tuple[str, str]) -> str:
+def attack_title(mode: tuple[str, str]) -> str:
     """A way of attacking for people."""
     attack, gradient = mode
     title = measure_title(attack)
     return f"{title}, {gradient}" if gradient else f"{title}, ste" if attack.startswith("pgd") else title
 
 
-def _threat(pipeline: Pipeline, mode: tuple[str, str], level: float) -> Accuracy | None:
+def _accuracy(pipeline: Pipeline, mode: tuple[str, str], level: float) -> Accuracy | None:
     return pipeline.accuracy(f"{mode[0]}_{level:g}" + (f"_{mode[1]}" if mode[1] else ""))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from qra.report.charts import calibration_size, clean_against_robust, cost_bars, data_size, pareto_fronts, threats
+from qra.report.charts import attacks, calibration_size, clean_against_robust, cost_bars, data_size, pareto_fronts
 from qra.report.curves import heat_map, robustness_curves
 from qra.report.pipelines import Results
 from qra.report.style import Drawing, settings
@@ -33,7 +33,7 @@ KINDS = (
     Kind(
         "fronts of robust accuracy against size and BitOPs", pareto_fronts, "cost and robust accuracy of two pipelines"
     ),
-    Kind("attacks side by side", threats, "a quantized pipeline attacked in two ways at one budget"),
+    Kind("attacks side by side", attacks, "a quantized pipeline attacked in two ways at one budget"),
     Kind("accuracy against data size", data_size, "a pipeline with two data fractions or more"),
     Kind("accuracy against calibration size", calibration_size, "a pipeline with two calibration sizes or more"),
     Kind("time of each strategy", cost_bars, "fit times"),

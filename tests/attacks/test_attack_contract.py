@@ -7,8 +7,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small_networks import CLASSES, SmallNet, distance, draw_images, predict
 from torch import nn
-from victims import CLASSES, SmallNet, distance, draw_images, predict
 
 from qra.attacks import FGSM, PGD, Attack, GaussianStart, UniformStart, ZeroStart
 

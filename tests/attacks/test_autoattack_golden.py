@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from qra.attacks import APGD, FAB, Square, Victim
+from qra.attacks import APGD, FAB, AttackState, Square
 from qra.attacks.apgd import Climb
 from qra.attacks.fab import project_onto_plane
 from qra.attacks.square import _Squares
 
 
 @pytest.fixture
-def victim(golden, network):
-    return Victim(network, golden["x"][:-1], golden["y"][:-1])
+def state(golden, network):
+    return AttackState(network, golden["x"][:-1], golden["y"][:-1])
 
 
 def close(actual, expected, rtol=0.0, atol=1e-4):
@@ -23,10 +23,10 @@ def close(actual, expected, rtol=0.0, atol=1e-4):
 
 @pytest.mark.parametrize(("loss", "steps"), [("ce", 20), ("ce", 100), ("dlr", 20), ("dlr", 100), ("dlrt", 20)])
 @pytest.mark.parametrize("level", [8, 2])
-def test_apgd_from_the_image_finds_the_official_loss(golden, victim, loss, steps, level):
+def test_apgd_from_the_image_finds_the_official_loss(golden, state, loss, steps, level):
     key = f"apgdt.e{level}.n20" if loss == "dlrt" else f"apgd.e{level}.{loss}.n{steps}"
     attack = APGD(level / 255, "linf", {"ce": "cross_entropy", "dlr": "dlr", "dlrt": "targeted_dlr"}[loss], steps)
-    climb = Climb(attack, victim, torch.arange(5), 2 if loss == "dlrt" else None, victim.x)
+    climb = Climb(attack, state, torch.arange(5), 2 if loss == "dlrt" else None, state.x)
     fooled = climb.fooled
     for _ in range(steps):
         climb.move(last=False)
@@ -37,9 +37,9 @@ def test_apgd_from_the_image_finds_the_official_loss(golden, victim, loss, steps
 
 
 @pytest.mark.parametrize(("steps", "numbers"), [(20, "apgd.ckpt.n20"), (100, "apgd.ckpt.n100")])
-def test_checkpoints_of_apgd_are_the_official_ones(golden, victim, steps, numbers):
+def test_checkpoints_of_apgd_are_the_official_ones(golden, state, steps, numbers):
     first, least, decrement = golden[numbers].tolist()
-    climb = Climb(APGD(steps=steps), victim, torch.arange(5), None, victim.x)
+    climb = Climb(APGD(steps=steps), state, torch.arange(5), None, state.x)
     checks, gaps = [], []
     for step in range(1, steps + 1):
         if step == climb._next_check:
@@ -76,6 +76,6 @@ def test_squares_shrink_like_the_official_ones(golden):
 
 
 def test_the_margin_of_square_is_the_official_one(golden, network):
-    victim = Victim(network, golden["x"], golden["y"])
-    search = _Squares(Square(), victim, torch.arange(6), torch.Generator())
+    state = AttackState(network, golden["x"], golden["y"])
+    search = _Squares(Square(), state, torch.arange(6), torch.Generator())
     close(search.look(golden["x"]).detach(), golden["square.margin"])

@@ -4,9 +4,9 @@ import pytest
 import torch
 from oracles import NETWORKS, STEPS, authors_attack, eps, images, labels, network, short
 
-from qra.attacks import APGD, Victim
+from qra.attacks import APGD, AttackState
 from qra.attacks.apgd import Climb
-from qra.evaluation.autoattack import FATES, ROBUST, attack_chunk, upstream
+from qra.evaluation.autoattack import FIRST_BROKEN_BY, ROBUST, attack_chunk, upstream
 from qra.quant import freeze
 
 MEMBERS = ("apgd_ce", "apgd_t", "fab_t", "square")
@@ -19,7 +19,7 @@ def wrong(model, x, y):
         return model(x).argmax(1) != y
 
 
-def quiet(name, share, right):
+def quiet(name, share, correct):
     pass
 
 
@@ -41,9 +41,9 @@ def test_one_chunk_on_the_frozen_network_ends_like_the_authors_call(name, norm):
     model, x = network(name), images(20, seed=2)
     y = labels(model, x)
     attack = short(name, norm, seed=3)
-    fates = attack_chunk(model, freeze(model), attack, x, y, quiet)
+    broken_by = attack_chunk(model, freeze(model), attack, x, y, quiet)
     theirs = upstream(model, attack, x, y, batch_size=len(x))
-    assert torch.equal(fates == FATES.index(ROBUST), theirs == FATES.index(ROBUST))
+    assert torch.equal(broken_by == FIRST_BROKEN_BY.index(ROBUST), theirs == FIRST_BROKEN_BY.index(ROBUST))
 
 
 @pytest.mark.parametrize("classes", [4, 5])
@@ -52,10 +52,10 @@ def test_fewer_classes_than_targets_end_like_the_authors_call(classes):
     model.network[3] = torch.nn.Linear(32, classes).double()
     with torch.no_grad():
         y = model(x).argmax(1)
-    fates = attack_chunk(model, freeze(model), short("mlp", "linf"), x, y, quiet)
+    broken_by = attack_chunk(model, freeze(model), short("mlp", "linf"), x, y, quiet)
     theirs = upstream(model, short("mlp", "linf"), x, y, batch_size=len(x))
-    assert torch.equal(fates == FATES.index(ROBUST), theirs == FATES.index(ROBUST))
-    assert 0 < (theirs == FATES.index(ROBUST)).sum() < len(x)
+    assert torch.equal(broken_by == FIRST_BROKEN_BY.index(ROBUST), theirs == FIRST_BROKEN_BY.index(ROBUST))
+    assert 0 < (theirs == FIRST_BROKEN_BY.index(ROBUST)).sum() < len(x)
 
 
 @both_norms
@@ -68,12 +68,12 @@ def test_the_best_points_of_apgd_are_the_authors_to_the_last_bit(norm, steps, lo
     theirs = authors_attack(member, model, norm, eps("conv", norm), steps)
     theirs.init_hyperparam(x)
     ours = APGD(eps("conv", norm), norm, loss, steps)
-    victim = Victim(model, x, y)
-    theirs.y_target = victim.targets(torch.arange(len(x)), 2)
+    state = AttackState(model, x, y)
+    theirs.y_target = state.targets(torch.arange(len(x)), 2)
     torch.manual_seed(0)
     best, acc, best_loss, _ = theirs.attack_single_run(x, y)
     start = ours._start(x, torch.Generator().manual_seed(0))
-    climb = Climb(ours, victim, torch.arange(len(x)), 2 if loss == "targeted_dlr" else None, start)
+    climb = Climb(ours, state, torch.arange(len(x)), 2 if loss == "targeted_dlr" else None, start)
     ever_fooled = climb.fooled
     for step in range(steps):
         climb.move(last=step == steps - 1)
@@ -88,9 +88,9 @@ def test_examples_that_leave_do_not_disturb_the_others():
     model, x = network("conv"), images()
     y = labels(model, x, wrong=0)
     attack = APGD(eps("conv", "linf"), steps=STEPS)
-    victim = Victim(model, x, y)
+    state = AttackState(model, x, y)
     start = attack._start(x, torch.Generator().manual_seed(0))
-    whole, part = (Climb(attack, victim, torch.arange(len(x)), None, start) for _ in range(2))
+    whole, part = (Climb(attack, state, torch.arange(len(x)), None, start) for _ in range(2))
     kept = torch.arange(len(x)) % 3 == 0
     for step in range(STEPS):
         for climb in (whole, part):

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from qra.attacks import FGSM, PGD, AutoAttack, Square
-from qra.evaluation.robustness import correct, robust
+from qra.evaluation.robustness import is_correct, robust
 from qra.losses import prediction
 
 NETWORK = nn.Sequential(nn.Flatten(), nn.Linear(3 * 36, 5))
@@ -65,5 +65,5 @@ def test_a_network_of_no_numbers_is_never_right(early_stop):
     network = nn.Sequential(nn.Flatten(), nn.Linear(3 * 36, 5))
     nn.init.constant_(network[1].weight, torch.nan)
     y = torch.zeros(4, dtype=torch.int64)
-    assert not correct(network, X, y).any()
+    assert not is_correct(network, X, y).any()
     assert not robust(network, PGD(steps=2, early_stop=early_stop), X, y, torch.arange(4)).any()

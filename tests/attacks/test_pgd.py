@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jsonargparse import ArgumentParser
 from jsonargparse.typing import register_type
+from small_networks import CLASSES, CountedNet, SmallNet, draw_images, predict
 from torch import nn
-from victims import CLASSES, CountedNet, SmallNet, draw_images, predict
 
 from qra.attacks import FGSM, PGD, Attack, GaussianStart, UniformStart, ZeroStart
 from qra.losses import cross_entropy

@@ -13,7 +13,7 @@ from qra import checkpoint
 from qra.attacks import AutoAttack
 from qra.callbacks import AutoAttackEvaluation, PWLQCalibration, ResultWriter
 from qra.data import ImageData, ImageSet, balanced_subset
-from qra.evaluation.autoattack import FATES, ROBUST, attack_chunk
+from qra.evaluation.autoattack import FIRST_BROKEN_BY, ROBUST, attack_chunk
 from qra.evaluation.outcome import read_correct
 from qra.modules import VanillaTraining
 from qra.quant import CalibratedUniform, QuantScheme, Uniform, freeze
@@ -41,7 +41,7 @@ def data(**settings):
 
 
 def module():
-    """A network that is right about every image: the class whose grey is nearest."""
+    """A network that is correct about every image: the class whose grey is nearest."""
     network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 5))
     greys = (30 + 48 * torch.arange(5)) / 255
     with torch.no_grad():
@@ -96,11 +96,11 @@ def test_a_chunk_is_one_batch_with_a_seed_of_its_own(whole):
     x, y = images.data.test.images.float() / 255, images.data.test.labels
     indices = outcomes["autoattack_24"].indices
     network = module().network
-    fates = []
+    broken_by = []
     for seed, chunk in enumerate(indices.split(10)):
         attack = dataclasses.replace(ATTACK, seed=seed)
-        fates.append(attack_chunk(network, freeze(network), attack, x[chunk], y[chunk], lambda *_: None))
-    assert torch.equal(torch.cat(fates) == FATES.index(ROBUST), outcomes["autoattack_24"].correct)
+        broken_by.append(attack_chunk(network, freeze(network), attack, x[chunk], y[chunk], lambda *_: None))
+    assert torch.equal(torch.cat(broken_by) == FIRST_BROKEN_BY.index(ROBUST), outcomes["autoattack_24"].correct)
 
 
 def test_the_loaders_batches_do_not_matter(whole, tmp_path):
@@ -239,8 +239,8 @@ def test_a_faster_search_has_a_name_of_its_own_and_can_only_miss(whole, tmp_path
     chunk = outcome.indices[:10]
     frozen = freeze(network)
     frozen.precision = "bfloat16"
-    fates = attack_chunk(network, frozen, ATTACK, x[chunk], y[chunk], lambda *_: None)
-    assert torch.equal(fates == FATES.index(ROBUST), outcome.correct[:10])
+    broken_by = attack_chunk(network, frozen, ATTACK, x[chunk], y[chunk], lambda *_: None)
+    assert torch.equal(broken_by == FIRST_BROKEN_BY.index(ROBUST), outcome.correct[:10])
 
 
 def test_the_authors_code_searches_in_float32():

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:epoch")
 
 @pytest.fixture(scope="module")
 def learned_run(tmp_path_factory):
-    """A run whose small network is mostly right, and robust here and there."""
+    """A run whose small network is mostly correct, and robust here and there."""
     run = tmp_path_factory.mktemp("learned") / "run"
     sizes = ["--data.init_args.train_size", "600", "--data.init_args.test_size", "60", "--trainer.max_epochs", "6"]
     network = ["--model.init_args.network", TINY_NETWORK, "--model.init_args.optimizer.init_args.lr", "0.05"]

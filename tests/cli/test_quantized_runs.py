@@ -54,8 +54,8 @@ def test_bits_are_set_on_the_command_line_and_the_checkpoint_rebuilds_itself(qua
     )
     data.setup()
     with torch.no_grad():
-        right = network(data.data.test.images.float() / 255).argmax(1) == data.data.test.labels
-    assert outcomes(run)["clean"]["accuracy"] == pytest.approx(right.float().mean().item())
+        correct = network(data.data.test.images.float() / 255).argmax(1) == data.data.test.labels
+    assert outcomes(run)["clean"]["accuracy"] == pytest.approx(correct.float().mean().item())
 
 
 @pytest.mark.parametrize("start", ["random", "float", "quantized"])
@@ -107,12 +107,12 @@ def test_a_training_run_ends_with_calibration():
     assert code == 0, output
 
 
-THREATS = ["--evaluation.threats", "[ste, ste_soft, hard, surrogate]", "--evaluation.eps", "[8/255]"]
+GRADIENTS = ["--evaluation.gradients", "[ste, ste_soft, hard, surrogate]", "--evaluation.eps", "[8/255]"]
 
 
-def test_each_threat_is_an_outcome_and_the_worst_of_them_another(quantized_run, float_checkpoint):
-    threats = [*THREATS, "--evaluation.surrogate", float_checkpoint]
-    output, code = qra("test", "--ckpt_path", quantized_run / "best.ckpt", "--run", "here", *threats)
+def test_each_source_of_gradients_is_an_outcome_and_the_worst_of_them_another(quantized_run, float_checkpoint):
+    gradients = [*GRADIENTS, "--evaluation.surrogate", float_checkpoint]
+    output, code = qra("test", "--ckpt_path", quantized_run / "best.ckpt", "--run", "here", *gradients)
     assert code == 0, output
     found = outcomes("here")
     members = ["pgd2_8", "pgd2_8_ste_soft", "pgd2_8_hard", "pgd2_8_surrogate"]
@@ -124,11 +124,11 @@ def test_each_threat_is_an_outcome_and_the_worst_of_them_another(quantized_run, 
 
 
 def test_square_takes_what_survives_and_hidden_gradients_are_reported(quantized_run):
-    threats = ["--evaluation.threats", "[square, ste]", "--evaluation.eps", "[8/255]", "--evaluation.queries", 5]
+    gradients = ["--evaluation.gradients", "[square, ste]", "--evaluation.eps", "[8/255]", "--evaluation.queries", 5]
     check = ["--trainer.callbacks+", CONFIGS / "callback/masking.yaml", "--trainer.callbacks.n", 20]
     fast = {"steps": 4, "restarts": 1, "queries": 2}
     check += [word for name, value in fast.items() for word in (f"--trainer.callbacks.settings.{name}", value)]
-    output, code = qra("test", "--ckpt_path", quantized_run / "best.ckpt", "--run", "here", *threats, *check)
+    output, code = qra("test", "--ckpt_path", quantized_run / "best.ckpt", "--run", "here", *gradients, *check)
     assert code == 0, output
     found = outcomes("here")
     assert list(found) == ["clean", "pgd2_8", "square_8", "worst_8"]
@@ -147,9 +147,9 @@ def test_square_takes_what_survives_and_hidden_gradients_are_reported(quantized_
 
 
 def test_gradient_modes_of_a_float_network_agree(float_checkpoint):
-    threats = ["--evaluation.threats", "[hard, ste]", "--evaluation.eps", "[8/255]"]
+    gradients = ["--evaluation.gradients", "[hard, ste]", "--evaluation.eps", "[8/255]"]
     output, code = qra(
-        "test", *pipeline("float-plain"), *TEST, "--ckpt_path", float_checkpoint, "--run", "here", *threats
+        "test", *pipeline("float-plain"), *TEST, "--ckpt_path", float_checkpoint, "--run", "here", *gradients
     )
     assert code == 0, output
     found = outcomes("here")
@@ -171,12 +171,12 @@ def test_a_checkpoint_of_other_bits_is_refused(quantized_run):
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        (["--evaluation.threats", "[]"], "name at least one"),
-        (["--evaluation.threats", "[ste, ste]"], "each once"),
-        (["--evaluation.threats", "[soft]"], "threats"),
-        (["--evaluation.threats", "[surrogate]"], "go together"),
+        (["--evaluation.gradients", "[]"], "name at least one"),
+        (["--evaluation.gradients", "[ste, ste]"], "each once"),
+        (["--evaluation.gradients", "[soft]"], "gradients"),
+        (["--evaluation.gradients", "[surrogate]"], "go together"),
         (["--evaluation.surrogate", "none.ckpt"], "go together"),
-        ([*THREATS, "--evaluation.surrogate", "none.ckpt"], "none.ckpt: there is no such checkpoint"),
+        ([*GRADIENTS, "--evaluation.surrogate", "none.ckpt"], "none.ckpt: there is no such checkpoint"),
         ([f"{SCHEME}.weight_bit_width", 0], "weight_bit_width: bit width 0"),
         ([f"{SCHEME}.act_bit_width", 1], "act_bit_width: bit width 1"),
         ([f"{SCHEME}.weight_bit_width", 33], "weight_bit_width: bit width 33"),

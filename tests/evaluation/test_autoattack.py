@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from qra.attacks import AutoAttack
-from qra.evaluation.autoattack import FATES, ROBUST, ChunkFiles, attack_chunk, fingerprint, outcomes, upstream
+from qra.evaluation.autoattack import FIRST_BROKEN_BY, ROBUST, ChunkFiles, attack_chunk, fingerprint, outcomes, upstream
 from qra.quant import PACT, DoReFa, QuantScheme, convert, freeze, gradient_mode
 
 ATTACK = AutoAttack(0.03, steps=4, queries=15)
@@ -36,30 +36,30 @@ def y(network):
     return y
 
 
-def run(network, y, watch=lambda name, share, right: None):
+def run(network, y, watch=lambda name, share, correct: None):
     with torch.inference_mode(False):
         frozen = freeze(network)
     return attack_chunk(network, frozen, ATTACK, images(), y, watch)
 
 
 def test_each_example_has_the_fate_that_it_met_first(network, y):
-    fates = run(network, y)
-    assert (fates[:2] == FATES.index("clean")).all()
-    assert (fates[2:] != FATES.index("clean")).all()
-    assert (fates == FATES.index("apgd_ce")).any()
+    broken_by = run(network, y)
+    assert (broken_by[:2] == FIRST_BROKEN_BY.index("clean")).all()
+    assert (broken_by[2:] != FIRST_BROKEN_BY.index("clean")).all()
+    assert (broken_by == FIRST_BROKEN_BY.index("apgd_ce")).any()
     x_adv = ATTACK.members()["apgd_ce"](network, images(), y)
     broken = network.eval()(x_adv).argmax(1) != y
-    assert torch.equal(broken, fates <= FATES.index("apgd_ce"))
+    assert torch.equal(broken, broken_by <= FIRST_BROKEN_BY.index("apgd_ce"))
 
 
 def test_who_watches_hears_of_each_attack_and_of_all_its_work(network, y):
     heard = []
-    fates = run(network, y, lambda *news: heard.append(news))
+    broken_by = run(network, y, lambda *news: heard.append(news))
     assert list(dict.fromkeys(name for name, _, _ in heard)) == ["APGD-CE", "APGD-T", "FAB-T", "Square"]
     shares = [share for _, share, _ in heard]
     assert shares == sorted(shares)
     assert shares[-1] == pytest.approx(1)
-    assert heard[-1][2] == (fates == FATES.index(ROBUST)).sum()
+    assert heard[-1][2] == (broken_by == FIRST_BROKEN_BY.index(ROBUST)).sum()
 
 
 def frame_tracer(*_):
@@ -77,7 +77,7 @@ def test_a_run_leaves_no_trace(network, y, mode, code):
     sys.settrace(frame_tracer)
     try:
         with mode(), torch.autocast("cpu", torch.bfloat16):
-            fates = run(network, y) if code == "qra" else upstream(network, ATTACK, images(), y, 16)
+            broken_by = run(network, y) if code == "qra" else upstream(network, ATTACK, images(), y, 16)
         assert sys.gettrace() is frame_tracer
     finally:
         sys.settrace(tracer)
@@ -86,13 +86,13 @@ def test_a_run_leaves_no_trace(network, y, mode, code):
     assert [module.training for module in network.modules()] == flags
     for p, gradient in zip(network.parameters(), gradients, strict=True):
         assert (p.grad is None) if gradient is None else torch.equal(p.grad, gradient)
-    robust = run(network, y) == FATES.index(ROBUST)
-    assert torch.equal(fates == FATES.index(ROBUST), robust)
+    robust = run(network, y) == FIRST_BROKEN_BY.index(ROBUST)
+    assert torch.equal(broken_by == FIRST_BROKEN_BY.index(ROBUST), robust)
 
 
 def test_outcomes_fall_from_attack_to_attack():
-    fates = torch.tensor([0, 1, 2, 3, 4, 5], dtype=torch.uint8)
-    found = {o.name: o for o in outcomes("autoattack_8", AutoAttack(), "chunked", torch.arange(6), fates)}
+    broken_by = torch.tensor([0, 1, 2, 3, 4, 5], dtype=torch.uint8)
+    found = {o.name: o for o in outcomes("autoattack_8", AutoAttack(), "chunked", torch.arange(6), broken_by)}
     assert {name: o.correct.tolist().count(True) for name, o in found.items()} == {
         "autoattack_8": 1,
         "autoattack_8.apgd_ce": 4,
@@ -101,7 +101,7 @@ def test_outcomes_fall_from_attack_to_attack():
     }
     assert found["autoattack_8.apgd_t"].settings["attacks"] == ["apgd_ce", "apgd_t"]
     assert all(o.settings["init_args"]["seed"] == 0 for o in found.values())
-    assert [o.name for o in outcomes("a", AutoAttack(), "upstream", torch.arange(6), fates)] == ["a"]
+    assert [o.name for o in outcomes("a", AutoAttack(), "upstream", torch.arange(6), broken_by)] == ["a"]
 
 
 def files(tmp_path, settings=SETTINGS, indices=INDICES):

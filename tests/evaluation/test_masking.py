@@ -10,7 +10,7 @@ from qra import losses
 from qra.attacks import PGD
 from qra.evaluation.indicators import judge
 from qra.evaluation.masking import MaskingSettings, measure
-from qra.evaluation.threats import attack_networks
+from qra.evaluation.sources import attack_networks
 from qra.quant import PACT, DoReFa, QuantScheme, calibrate, convert
 from qra.types import Batch
 

@@ -2,7 +2,7 @@ import json
 
 from qra.evaluation.robustbench import model_info
 
-PGD = {"class_path": "qra.attacks.PGD", "init_args": {"norm": "linf"}, "threat": "ste"}
+PGD = {"class_path": "qra.attacks.PGD", "init_args": {"norm": "linf"}, "gradient": "ste"}
 
 
 def outcome(accuracy, n=100, eps=8 / 255, attack=PGD):

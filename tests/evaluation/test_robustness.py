@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from qra.attacks import PGD, Square, ZeroStart
-from qra.evaluation.robustness import attacked, correct, correct_as_bytes, robust, to_bytes
+from qra.evaluation.robustness import attacked, correct_as_bytes, is_correct, robust, to_bytes
 from qra.types import Batch
 
 
@@ -26,7 +26,7 @@ Y = torch.tensor([0, 0, 1, 0])  # the last one is wrong from the start
 
 
 def test_correct_compares_the_largest_logit_with_the_label():
-    assert correct(Sloped(), X, Y).tolist() == [True, True, True, False]
+    assert is_correct(Sloped(), X, Y).tolist() == [True, True, True, False]
 
 
 def test_robust_is_right_before_and_after_the_attack():
@@ -36,7 +36,7 @@ def test_robust_is_right_before_and_after_the_attack():
 
 def test_eps_zero_gives_clean_accuracy():
     attack = PGD(eps=0, step_size=0, early_stop=True)
-    assert torch.equal(robust(Sloped(), attack, X, Y, torch.arange(4)), correct(Sloped(), X, Y))
+    assert torch.equal(robust(Sloped(), attack, X, Y, torch.arange(4)), is_correct(Sloped(), X, Y))
 
 
 def test_the_start_noise_of_an_example_does_not_depend_on_the_batch_it_is_in():
@@ -112,8 +112,8 @@ def test_an_attack_at_the_edge_of_the_ball_loses_nothing_as_bytes():
 
 def test_the_images_of_an_attack_are_scored_by_the_network_itself():
     attack = PGD(eps=0.07, step_size=0.02, steps=10, early_stop=True)
-    right, x_adv = attacked(Sloped(), attack, X, Y, torch.arange(4))
-    assert torch.equal(right, correct(Sloped(), x_adv, Y))
+    correct, x_adv = attacked(Sloped(), attack, X, Y, torch.arange(4))
+    assert torch.equal(correct, is_correct(Sloped(), x_adv, Y))
     assert torch.equal(x_adv[3], X[3])
 
 
@@ -135,7 +135,7 @@ def test_a_success_that_rounding_takes_back_is_sought_again_to_the_last_step():
         level: correct_as_bytes(Thresholded(), attack, batch, torch.tensor([False]), x_adv_at(level), Thresholded())
         for level in (102.45, 102.6)
     }
-    assert {level: right.item() for level, right in found.items()} == {102.45: False, 102.6: False}
+    assert {level: correct.item() for level, correct in found.items()} == {102.45: False, 102.6: False}
     small = dataclasses.replace(attack, eps=2 / 255)
     held = correct_as_bytes(Thresholded(), small, batch, torch.tensor([False]), x_adv_at(102.45), Thresholded())
     assert held.item()
@@ -157,9 +157,9 @@ class Hasty(nn.Module):
 def test_an_example_that_only_the_copy_gets_wrong_is_attacked_on(precision):
     attack = PGD(eps=0.07, step_size=0.005, steps=16, start=ZeroStart(), early_stop=True)
     target = Hasty(precision)
-    right, x_adv = attacked(Sloped(), attack, X, Y, torch.arange(4), attack_network=target)
-    assert right.tolist() == [True, False, True, False]
-    assert torch.equal(right, correct(Sloped(), x_adv, Y))
+    correct, x_adv = attacked(Sloped(), attack, X, Y, torch.arange(4), attack_network=target)
+    assert correct.tolist() == [True, False, True, False]
+    assert torch.equal(correct, is_correct(Sloped(), x_adv, Y))
     assert target.precision == precision
 
 

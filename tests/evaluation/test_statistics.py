@@ -42,18 +42,18 @@ RUNS = [
 
 
 def test_runs_are_paired_by_index_whatever_their_order():
-    indices, right = shared(RUNS)
+    indices, correct = shared(RUNS)
     assert indices.tolist() == [1, 3, 7]
-    assert right.tolist() == [[True, False, True], [False, True, True]]
+    assert correct.tolist() == [[True, False, True], [False, True, True]]
 
 
 def test_the_worst_over_seeds_is_right_where_every_run_is():
-    indices, right = worst_over_seeds(RUNS)
+    indices, correct = worst_over_seeds(RUNS)
     assert indices.tolist() == [1, 3, 7]
-    assert right.tolist() == [False, False, True]
+    assert correct.tolist() == [False, False, True]
 
 
 def test_runs_that_share_nothing_have_no_pairs():
-    indices, right = shared([RUNS[0], (torch.tensor([9]), torch.tensor([True]))])
+    indices, correct = shared([RUNS[0], (torch.tensor([9]), torch.tensor([True]))])
     assert len(indices) == 0
-    assert right.shape == (2, 0)
+    assert correct.shape == (2, 0)

@@ -41,7 +41,7 @@ def measure(images, accelerator, directory):
 
 
 def outcomes(directory):
-    """Which of their examples each evaluation of a finished run got right, and of which files that is the truth.
+    """Which of their examples each evaluation of a finished run got correct, and of which files that is the truth.
 
     Returns:
         Arrays ``NAME.indices`` and ``NAME.correct`` for the evaluations ``clean`` (every tenth image), ``pgd20_8`` and

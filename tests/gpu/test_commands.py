@@ -113,7 +113,7 @@ def test_figures_are_made_in_float32_whatever_the_precision_of_training(quantize
 
 
 def same_outcomes(first, second):
-    """Whether two runs have got the same examples right."""
+    """Whether two runs have got the same examples correct."""
     with (
         np.load(Path(first, "correct.npz"), allow_pickle=False) as one,
         np.load(Path(second, "correct.npz"), allow_pickle=False) as other,
@@ -124,9 +124,9 @@ def same_outcomes(first, second):
 @pytest.mark.parametrize("kind", ["float", "quantized"])
 def test_all_attacks_on_one_network(kind, request):
     directory = request.getfixturevalue(f"{kind}_run")
-    threats = ["--evaluation.threats", "[ste, ste_soft, hard, square]", "--evaluation.queries", 20]
+    gradients = ["--evaluation.gradients", "[ste, ste_soft, hard, square]", "--evaluation.queries", 20]
     checkpoint = ["--config", directory / "config.yaml", "--ckpt_path", directory / "best.ckpt"]
-    run("test", *checkpoint, *SMALL, *threats, *AUTOATTACK, *MASKING, "--run", "here")
+    run("test", *checkpoint, *SMALL, *gradients, *AUTOATTACK, *MASKING, "--run", "here")
     found = result("here")
     accuracy = {name: outcome["accuracy"] for name, outcome in found["outcomes"].items()}
     assert accuracy["worst_8"] <= min(accuracy["pgd5_8"], accuracy["pgd5_8_hard"], accuracy["square_8"])

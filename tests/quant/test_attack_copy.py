@@ -159,14 +159,14 @@ def trained_like(network):
 
 
 def plain_pgd(network, x, y, start):
-    """Which examples a projected gradient descent on the network itself leaves right."""
-    x_adv, right = (x + start).clamp(0, 1), network(x).argmax(1) == y
+    """Which examples a projected gradient descent on the network itself leaves correct."""
+    x_adv, correct = (x + start).clamp(0, 1), network(x).argmax(1) == y
     for _ in range(10):
-        right &= network(x_adv).argmax(1) == y
+        correct &= network(x_adv).argmax(1) == y
         x_adv.requires_grad_()
         (gradient,) = torch.autograd.grad(F.cross_entropy(network(x_adv), y, reduction="sum"), x_adv)
         x_adv = (x_adv.detach() + EPS / 4 * gradient.sign()).clamp(x - EPS, x + EPS).clamp(0, 1)
-    return right & (network(x_adv).argmax(1) == y)
+    return correct & (network(x_adv).argmax(1) == y)
 
 
 @pytest.mark.filterwarnings("ignore:.*(in the place of|cannot be traced)")
@@ -177,10 +177,10 @@ def test_attacks_on_the_copy_break_the_examples_that_attacks_on_the_network_brea
     before = [value.clone() for value in network.state_dict().values()]
     index = torch.arange(len(X))
     attack = PGD(EPS, EPS / 4, 10, start=UniformStart(3), early_stop=True)
-    right = robust(network, attack, X, y, index, attack_network=freeze(network))
+    correct = robust(network, attack, X, y, index, attack_network=freeze(network))
     expected = plain_pgd(network, X, y, attack.start(X, EPS, "linf", index, 0, 0))
     assert 0 < expected.sum() < len(X)
-    assert torch.equal(right, expected)
+    assert torch.equal(correct, expected)
     assert network.attack_copy["kind"] == kind
     assert all(torch.equal(now, then) for now, then in zip(network.state_dict().values(), before, strict=True))
 

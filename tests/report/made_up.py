@@ -13,12 +13,12 @@ PARAMETERS = 269_722
 
 
 def difficulty(n=N):
-    """A fixed rank of each example in [0, 1): a network that is right on a share is right on the easiest ones."""
+    """A fixed rank of each example in [0, 1): a network that is correct on a share is correct on the easiest ones."""
     return np.random.default_rng(7).permutation(n) / n
 
 
-def right(accuracy, seed=0, noise=0.0, n=N):
-    """Whether each example is right, with an exact accuracy; ``noise`` shuffles who is near the edge."""
+def correct_examples(accuracy, seed=0, noise=0.0, n=N):
+    """Whether each example is correct, with an exact accuracy; ``noise`` shuffles who is near the edge."""
     rank = difficulty(n) + noise * np.random.default_rng(seed).standard_normal(n)
     correct = np.zeros(n, bool)
     correct[np.argsort(rank)[: round(accuracy * n)]] = True
@@ -28,7 +28,7 @@ def right(accuracy, seed=0, noise=0.0, n=N):
 def outcome(name, accuracy, seed=0, noise=0.0, n=N):
     levels = name.split("_")[1] if "_" in name else "0"
     settings = {} if name == "clean" else {"class_path": "qra.attacks.PGD"}
-    correct = right(accuracy, seed, noise, n)
+    correct = correct_examples(accuracy, seed, noise, n)
     return Outcome(name, name, settings, torch.arange(n), correct, float(levels) / 255)
 
 

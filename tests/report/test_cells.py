@@ -25,8 +25,8 @@ def test_a_done_cell_is_read_whole(tmp_path):
 
 
 def test_examples_are_those_of_the_accuracy(tmp_path):
-    indices, right = read_cell(cell(tmp_path, "a", GOOD)).examples("pgd20_8")
-    assert right.mean() == 0.4
+    indices, correct = read_cell(cell(tmp_path, "a", GOOD)).examples("pgd20_8")
+    assert correct.mean() == 0.4
     assert len(indices) == 1000
 
 
@@ -127,8 +127,8 @@ def broken_npz(path, kind):
     elif kind == "without indices":
         np.savez(path, **{"pgd20_8.correct": np.ones(1000, bool)})
     elif kind == "with an index twice":
-        right = np.arange(1000) < 400
-        np.savez(path, **{"pgd20_8.indices": np.zeros(1000, np.int64), "pgd20_8.correct": right})
+        correct = np.arange(1000) < 400
+        np.savez(path, **{"pgd20_8.indices": np.zeros(1000, np.int64), "pgd20_8.correct": correct})
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from torch import nn
 
 from qra.attacks import PGD
 from qra.evaluation.robustness import robust
-from qra.evaluation.threats import attack_networks, check_classes
+from qra.evaluation.sources import attack_networks, check_classes
 from qra.quant import PACT, DoReFa, QuantScheme, convert
 
 ATTACK = PGD(eps=8 / 255, step_size=2 / 255, steps=5, early_stop=True)
@@ -45,11 +45,11 @@ def test_each_gradient_mode_stays_with_its_target():
 def test_true_gradients_of_rounding_make_a_network_look_robust():
     model = network(QuantScheme(DoReFa(), PACT(), 4, 4))
     targets = attack_networks(model, ("ste", "hard"))
-    right = {
+    correct = {
         mode: robust(model, ATTACK, *examples(model), attack_network=target).float().mean()
         for mode, target in targets.items()
     }
-    assert right["hard"] > right["ste"] + 0.2
+    assert correct["hard"] > correct["ste"] + 0.2
 
 
 def test_a_surrogate_of_other_classes_is_refused():

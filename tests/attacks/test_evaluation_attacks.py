@@ -6,17 +6,17 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small_networks import CLASSES, CountedNet, SmallNet, distance, draw_images, predict
 from torch import nn
-from victims import CLASSES, CountedNet, SmallNet, distance, draw_images, predict
 
-from qra.attacks import APGD, FAB, AutoAttack, Square, Victim
+from qra.attacks import APGD, FAB, AttackState, AutoAttack, Square
 from qra.attacks.base import untouched
 
 LINF, L2 = (0.05, "linf"), (0.4, "l2")
-HUNTS = [
-    hunt
+ATTACKS = [
+    attack
     for ball in (LINF, L2)
-    for hunt in (
+    for attack in (
         APGD(*ball, steps=6),
         APGD(*ball, "targeted_dlr", steps=4),
         FAB(*ball, steps=4),
@@ -24,7 +24,7 @@ HUNTS = [
         AutoAttack(*ball, steps=4, queries=20),
     )
 ]
-every_hunt = pytest.mark.parametrize("hunt", HUNTS, ids=lambda hunt: repr(hunt)[:60])
+every_attack = pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: repr(attack)[:60])
 
 
 @pytest.fixture
@@ -59,59 +59,59 @@ def test_adversarial_images_stay_in_the_ball_and_the_pixel_range(seed, norm, eps
     assert x_adv.is_contiguous()
 
 
-@every_hunt
-def test_what_changed_is_broken_and_the_rest_is_as_it_was(hunt, model, x, y):
-    x_adv = hunt(model, x, y)
+@every_attack
+def test_what_changed_is_broken_and_the_rest_is_as_it_was(attack, model, x, y):
+    x_adv = attack(model, x, y)
     changed = (x_adv != x).flatten(1).any(1)
     assert torch.equal(predict(model, x_adv) != y, changed)
 
 
-@every_hunt
-def test_the_model_and_the_global_generator_are_left_alone(hunt, model, x, y):
+@every_attack
+def test_the_model_and_the_global_generator_are_left_alone(attack, model, x, y):
     model[1].eval()
     model(x).sum().backward()
     state, rng = copy.deepcopy(model.state_dict()), torch.get_rng_state()
     gradients = [p.grad.clone() for p in model.parameters()]
     modes = [module.training for module in model.modules()]
-    hunt(model, x, y)
+    attack(model, x, y)
     assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
     assert all(torch.equal(p.grad, g) for p, g in zip(model.parameters(), gradients, strict=True))
     assert [module.training for module in model.modules()] == modes
     assert torch.equal(torch.get_rng_state(), rng)
 
 
-@every_hunt
+@every_attack
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
-def test_a_hunt_works_where_gradients_are_off(hunt, mode, model, x, y):
-    expected = hunt(model, x, y)
+def test_an_attack_works_where_gradients_are_off(attack, mode, model, x, y):
+    expected = attack(model, x, y)
     with mode():
-        assert torch.equal(hunt(model, x.clone(), y.clone()), expected)
+        assert torch.equal(attack(model, x.clone(), y.clone()), expected)
 
 
-@every_hunt
-def test_a_hunt_under_autocast_is_the_hunt_without(hunt, model, x, y):
+@every_attack
+def test_an_attack_under_autocast_is_the_attack_without(attack, model, x, y):
     model, x = model.float(), x.float()
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        under = hunt(model, x, y)
-    assert torch.equal(under, hunt(model, x, y))
+        under = attack(model, x, y)
+    assert torch.equal(under, attack(model, x, y))
 
 
-@every_hunt
-def test_an_empty_batch_gives_an_empty_batch(hunt, model, x, y):
-    assert hunt(model, x[:0], y[:0]).shape == (0, 3, 6, 6)
+@every_attack
+def test_an_empty_batch_gives_an_empty_batch(attack, model, x, y):
+    assert attack(model, x[:0], y[:0]).shape == (0, 3, 6, 6)
 
 
-@every_hunt
-def test_the_planned_work_is_done_where_nothing_breaks(hunt, model, x, y):
+@every_attack
+def test_the_planned_work_is_done_where_nothing_breaks(attack, model, x, y):
     def never_wrong(images):
         return nn.functional.one_hot(y[: len(images)], CLASSES).double()
 
     done = []
     with untouched(model):
-        victim = Victim(model, x[:1], y[:1], on_step=done.append)
-        victim._network = never_wrong
-        hunt.hunt(victim)
-    assert sum(done) == pytest.approx(hunt.work(CLASSES), rel=1e-6)
+        state = AttackState(model, x[:1], y[:1], on_step=done.append)
+        state._network = never_wrong
+        attack.run(state)
+    assert sum(done) == pytest.approx(attack.work(CLASSES), rel=1e-6)
 
 
 @pytest.mark.parametrize("ball", [LINF, L2])
@@ -129,19 +129,19 @@ def test_a_tiny_budget_leaves_clean_accuracy(model, x, y):
     assert torch.equal(predict(model, x_adv) == y, predict(model, x) == y)
 
 
-@every_hunt
-def test_a_broken_example_is_worked_on_no_more(hunt, model, x, y):
+@every_attack
+def test_a_broken_example_is_worked_on_no_more(attack, model, x, y):
     counted = CountedNet(model)
-    x_adv = hunt(counted, x, y)
+    x_adv = attack(counted, x, y)
     unbroken = int((predict(model, x_adv) == y).sum())
     assert unbroken < len(x)
     assert counted.batch_sizes[-1] <= max(unbroken, 1) * (CLASSES - 1)
-    if not isinstance(hunt, FAB | AutoAttack):
+    if not isinstance(attack, FAB | AutoAttack):
         assert counted.batch_sizes[-1] <= unbroken
 
 
 class Stubborn(nn.Module):
-    """The network itself, except that it is right about one image whatever is done to it."""
+    """The network itself, except that it is correct about one image whatever is done to it."""
 
     def __init__(self, network, y, place):
         super().__init__()
@@ -156,15 +156,15 @@ class Stubborn(nn.Module):
         return nn.functional.one_hot(self.y.new_full((len(x),), int(self.y[self.place])), CLASSES).to(logits)
 
 
-@pytest.mark.parametrize("hunt", [APGD(*LINF, steps=6), FAB(*LINF, steps=6), Square(0.5, queries=40)])
-def test_a_success_that_the_network_itself_denies_does_not_count_and_the_hunt_goes_on(hunt, model, x, y):
+@pytest.mark.parametrize("attack", [APGD(*LINF, steps=6), FAB(*LINF, steps=6), Square(0.5, queries=40)])
+def test_a_success_that_the_network_itself_denies_does_not_count_and_the_attack_goes_on(attack, model, x, y):
     judge = Stubborn(model, y, 0)
     same = y == y[0]
     with untouched(model):
-        victim = Victim(judge, x, y, model)
-        hunt.hunt(victim)
-    assert not victim.broken[same].any()
-    assert torch.equal(victim.x_adv[same], x[same])
+        state = AttackState(judge, x, y, model)
+        attack.run(state)
+    assert not state.broken[same].any()
+    assert torch.equal(state.x_adv[same], x[same])
     assert judge.asked > len(x)
 
 

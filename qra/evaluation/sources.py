@@ -11,35 +11,35 @@ from torch import nn
 from qra.quant import FrozenNetwork, freeze, gradient_mode
 from qra.quant.network import activation_quantizers
 
-Threat = Literal["ste", "ste_soft", "hard", "surrogate", "square"]
+GradientSource = Literal["ste", "ste_soft", "hard", "surrogate", "square"]
 """``ste``, ``ste_soft`` and ``hard`` are gradient modes of the network itself, see :func:`qra.quant.gradient_mode`;
 ``surrogate`` is another network, whose adversarial examples are transferred; ``square`` is an attack that needs no
 gradients."""
 
 
 def attack_networks(
-    network: nn.Module, threats: Sequence[Threat], surrogate: nn.Module | None = None
-) -> dict[Threat, FrozenNetwork]:
-    """The network that is differentiated under each threat, made for gradients.
+    network: nn.Module, gradients: Sequence[GradientSource], surrogate: nn.Module | None = None
+) -> dict[GradientSource, FrozenNetwork]:
+    """The network that is differentiated for each source of gradients, made to be differentiated.
 
     Args:
         network: In eval mode. If it rounds no activations, all gradient modes share one copy.
-        threats: Each once.
-        surrogate: In eval mode, on the device of ``network``; for the threat ``surrogate``.
+        gradients: Sources, each once.
+        surrogate: In eval mode, on the device of ``network``; for ``surrogate``.
     """
     rounds = bool(activation_quantizers(network))
-    made: dict[Threat, FrozenNetwork] = {}
-    for threat in threats:
-        if threat == "surrogate":
+    made: dict[GradientSource, FrozenNetwork] = {}
+    for gradient in gradients:
+        if gradient == "surrogate":
             assert surrogate is not None
-            made[threat] = freeze(surrogate)
+            made[gradient] = freeze(surrogate)
             continue
         own = [target for other, target in made.items() if other != "surrogate"]
-        if own and (threat == "square" or not rounds):
-            made[threat] = own[0]
+        if own and (gradient == "square" or not rounds):
+            made[gradient] = own[0]
         else:
-            with gradient_mode(network, "ste" if threat == "square" else threat):
-                made[threat] = freeze(network)
+            with gradient_mode(network, "ste" if gradient == "square" else gradient):
+                made[gradient] = freeze(network)
     return made
 
 
