@@ -185,7 +185,7 @@ def load_weights(
     """
     content = read(path)
     state, expected = state_of(network, content, path, weights_key), network.state_dict()
-    changed: bool = scheme_description(content) != describe(scheme)
+    changed = any(differences(scheme_description(content), describe(scheme)))
     absent = set()
     for key, quantizer in quantizer_keys(network).items():
         if key not in state or (changed and quantizer.settings.state_depends_on_bits):
@@ -218,14 +218,13 @@ def check_scheme(checkpoint: Mapping[str, Any], scheme: QuantScheme | None, path
         ValueError: If the schemes differ.
     """
     found, expected = scheme_description(checkpoint), describe(scheme)
-    if found == expected:
+    reason = "; ".join(differences(found, expected))
+    if not reason:
         return
     if expected is None:
         reason = "it is quantized, this network is float"
     elif found is None:
         reason = "it is float, this network is quantized"
-    else:
-        reason = "; ".join(differences(found, expected))
     raise ValueError(
         f"{path}: is a checkpoint of another quantization scheme ({reason}): set the model's scheme to that of the "
         "checkpoint, or train from its weights by init_from"
@@ -236,11 +235,12 @@ def differences(found: Any, expected: Any, name: str = "") -> Iterator[str]:
     """Where two descriptions of objects differ, in words.
 
     Args:
-        found: ``class_path`` and ``init_args``, or a plain value.
+        found: ``class_path`` and ``init_args``, or a plain value. What it lacks altogether, as one of an older version
+            may, is no difference where ``expected`` has nothing there either.
         expected: Likewise.
         name: Of what they describe.
     """
-    if not (isinstance(found, Mapping) and isinstance(expected, Mapping)):
+    if not all(isinstance(each, Mapping) and "class_path" in each for each in (found, expected)):
         if found != expected:
             yield f"{name} is {found}, not {expected}"
     elif found.get("class_path") != expected.get("class_path"):
@@ -248,6 +248,8 @@ def differences(found: Any, expected: Any, name: str = "") -> Iterator[str]:
     else:
         there, here = found.get("init_args") or {}, expected.get("init_args") or {}
         for key in {**there, **here}:
+            if key not in there and here[key] in ({}, []):
+                continue
             yield from differences(there.get(key), here.get(key), f"{name}.{key}".lstrip("."))
 
 

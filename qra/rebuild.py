@@ -130,7 +130,8 @@ def _made(makers: Mapping[str, Maker], description: Any, what: str, remedy: str)
 
     def argument(value: Any) -> Any:
         if isinstance(value, Mapping):
-            return make(value)
+            plain = "class_path" not in value and all(isinstance(item, str) for item in value.values())
+            return dict(value) if plain else make(value)  # bits of layers by name, or an object
         if type(value) is int and abs(value) > LARGEST:
             raise ValueError(f"it holds a number beyond {LARGEST:,}")
         return [argument(item) for item in value] if isinstance(value, list | tuple) else value

@@ -58,7 +58,7 @@ class PWLQCalibration(Measurement):
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}: calibration needs at least 1 image at a time")
-        if scheme.act_bit_width != 32 and scheme.activation.learned:
+        if scheme.quantizes_activations and scheme.activation.learned:
             kind = type(scheme.activation).__name__
             raise ValueError(f"{kind} learns in training: calibrate CalibratedUniform activations instead")
         self.scheme = scheme
@@ -112,7 +112,7 @@ class PWLQCalibration(Measurement):
     def _uniform(self, network: nn.Module, images: list[Tensor]) -> nn.Module | None:
         """The float network with uniform weights of one bit more, where there are piecewise linear ones."""
         weight, bits = self.scheme.weight, self.scheme.weight_bit_width + 1
-        if not isinstance(weight, PWLQ) or bits > 8:
+        if not isinstance(weight, PWLQ) or bits > 8 or self.scheme.overrides:
             return None
         scheme = dataclasses.replace(self.scheme, weight=Uniform(weight.per_channel), weight_bit_width=bits)
         with torch.inference_mode(False), float32(images[0].device):

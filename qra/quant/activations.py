@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, get_args
 
@@ -37,6 +37,9 @@ class ActivationQuantizer(ABC):
 
     learned: ClassVar[bool] = True
     """Whether its state is learnable."""
+
+    bit_widths: ClassVar[Collection[int]] = range(2, 9)
+    """The bit widths that it can quantize to, out of 2 to 8."""
 
     state_depends_on_bits: ClassVar[bool] = False
     """Whether what is learned at one bit width is useless at another."""

@@ -15,7 +15,7 @@ from qra.quant.freeze import check_foldable, conv_bn_pairs
 from qra.quant.layers import WeightFakeQuantizer, quantized_weight
 from qra.quant.network import activation_quantizers, evaluating, float_mode, quant_layers
 from qra.quant.pwlq import bias_correction
-from qra.quant.scheme import OFF, QuantScheme
+from qra.quant.scheme import QuantScheme
 from qra.quant.weights import Fixed
 
 
@@ -101,7 +101,7 @@ def quantize_after_training(
     Raises:
         ValueError: If the network cannot be converted, or there are no images.
     """
-    if scheme.activation.learned and scheme.act_bit_width != OFF:
+    if scheme.activation.learned and scheme.quantizes_activations:
         kind = type(scheme.activation).__name__
         raise ValueError(f"{kind} learns in training: after training quantize activations with CalibratedUniform")
     check_foldable(network)

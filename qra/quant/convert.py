@@ -54,6 +54,7 @@ def convert(network: nn.Module, scheme: QuantScheme) -> list[Site]:
         raise ValueError("the network is quantized already: revert it first")
     graph = trace(network, "functional and shared activations cannot be found and stay as they are")
     first, last = _ends(network, graph)
+    scheme.check_names([*_layers(network)], _activation_names(network, scheme))
     sites = [*_weight_sites(network, scheme, {first, last}), *_activation_sites(network, scheme)]
     _check_reachable(network, graph, sites)
     device = next((tensor.device for tensor in network.parameters()), None)
@@ -96,25 +97,30 @@ def _ends(network: nn.Module, graph: fx.Graph | None) -> tuple[str | None, str |
 
 
 def _weight_sites(network: nn.Module, scheme: QuantScheme, ends: set[str | None]) -> list[Site]:
-    if scheme.weight_bit_width == OFF:
-        return []
     layers = _layers(network)
-    if not layers:
+    if not layers and scheme.weight_bit_width != OFF:
         raise ValueError("the scheme quantizes weights, but the network has no nn.Conv2d and no nn.Linear")
-    bits = {name: scheme.layer_bits(name in ends) for name in layers}
+    bits = {name: scheme.weight_bits(name, name in ends) for name in layers}
     return [Site(name, "weight", bit_width) for name, bit_width in bits.items() if bit_width != OFF]
 
 
+def _activation_kinds(scheme: QuantScheme) -> tuple[type[nn.Module], ...]:
+    return (nn.ReLU,) if scheme.activation.replaces_relu else (nn.Conv2d, nn.Linear, *_POOLS)
+
+
+def _activation_names(network: nn.Module, scheme: QuantScheme) -> list[str]:
+    """Names of the modules at which activations can be quantized."""
+    return [name for name, module in network.named_modules() if isinstance(module, _activation_kinds(scheme))]
+
+
 def _activation_sites(network: nn.Module, scheme: QuantScheme) -> list[Site]:
-    if scheme.act_bit_width == OFF:
-        return []
-    kinds = (nn.ReLU,) if scheme.activation.replaces_relu else (nn.Conv2d, nn.Linear, *_POOLS)
-    names = [name for name, module in network.named_modules() if isinstance(module, kinds)]
-    if not names:
-        missing = " and no ".join(f"nn.{kind.__name__}" for kind in kinds)
+    names = _activation_names(network, scheme)
+    if not names and scheme.act_bit_width != OFF:
+        missing = " and no ".join(f"nn.{kind.__name__}" for kind in _activation_kinds(scheme))
         raise ValueError(f"the scheme quantizes activations, but the network has no {missing}")
     kind: Literal["activation", "input"] = "activation" if scheme.activation.replaces_relu else "input"
-    return [Site(name, kind, scheme.act_bit_width) for name in names]
+    bits = {name: scheme.activation_bits(name) for name in names}
+    return [Site(name, kind, bit_width) for name, bit_width in bits.items() if bit_width != OFF]
 
 
 def _check_reachable(network: nn.Module, graph: fx.Graph | None, sites: list[Site]) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from qra.quant.activations import PACT, ActivationQuantizer
+from qra.quant.bits import check_overrides, override, parse_bits
 from qra.quant.rounding import check_bit_width
 from qra.quant.weights import DoReFa, Fixed, WeightQuantizer
 
@@ -23,9 +25,11 @@ class QuantScheme:
         act_bit_width: 2 to 8, or 32 to leave all activations float.
         first_last_bit_width: Bits of the weights of the first convolution and of the last linear layer, 2 to 8 or 32;
             ``null`` for ``weight_bit_width``.
+        overrides: Bits of layers by shell patterns on names of modules, such as ``{"stages.0.*": W8A8, fc: W8}``.
+            The last match wins, also over ``first_last_bit_width``; 32 leaves a layer float.
 
     Raises:
-        ValueError: If a bit width is none of these, or a quantizer is of the wrong kind.
+        ValueError: If a bit width is none of these, a quantizer lacks it, or a quantizer is of the wrong kind.
     """
 
     weight: WeightQuantizer = field(default_factory=DoReFa)
@@ -33,15 +37,9 @@ class QuantScheme:
     weight_bit_width: int = 4
     act_bit_width: int = 4
     first_last_bit_width: int | None = 8
+    overrides: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name in ("weight_bit_width", "act_bit_width", "first_last_bit_width"):
-            value = getattr(self, name)
-            if value not in (OFF, None):
-                try:
-                    check_bit_width(value)
-                except ValueError as reason:
-                    raise ValueError(f"{name}: {reason}") from None
         if not isinstance(self.weight, WeightQuantizer):
             raise ValueError(f"{type(self.weight).__name__} does not quantize weights: choose for example DoReFa")
         if not isinstance(self.activation, ActivationQuantizer):
@@ -49,23 +47,81 @@ class QuantScheme:
                 f"{type(self.activation).__name__} does not quantize activations: choose for example PACT or "
                 "CalibratedUniform"
             )
+        self._check_bits("weight_bit_width", self.weight, self.weight_bit_width)
+        self._check_bits("first_last_bit_width", self.weight, self.first_last_bit_width)
+        self._check_bits("act_bit_width", self.activation, self.act_bit_width)
+        for pattern, text in self.overrides.items():
+            try:
+                weight, activation = parse_bits(text)
+            except ValueError as reason:
+                raise ValueError(f"overrides: {pattern}: {reason}") from None
+            self._check_bits(f"overrides: {pattern}", self.weight, weight)
+            self._check_bits(f"overrides: {pattern}", self.activation, activation)
+
+    @staticmethod
+    def _check_bits(name: str, quantizer: WeightQuantizer | ActivationQuantizer, bit_width: int | None) -> None:
+        if bit_width in (OFF, None):
+            return
+        try:
+            check_bit_width(bit_width)
+        except ValueError as reason:
+            raise ValueError(f"{name}: {reason}") from None
+        if bit_width not in quantizer.bit_widths:
+            known = ", ".join(map(str, quantizer.bit_widths))
+            raise ValueError(f"{name}: {type(quantizer).__name__} cannot quantize to {bit_width} bits, only to {known}")
 
     @property
     def is_fixed(self) -> bool:
         """Whether it describes a network that was quantized after training, whose weights are quantized for good."""
         return isinstance(self.weight, Fixed)
 
-    def layer_bits(self, is_end: bool) -> int:
+    @property
+    def quantizes_activations(self) -> bool:
+        """Whether activations are quantized anywhere."""
+        overrides = (parse_bits(text).activation for text in self.overrides.values())
+        return any(bits not in (OFF, None) for bits in (self.act_bit_width, *overrides))
+
+    def weight_bits(self, name: str, is_end: bool) -> int:
         """Bits of a layer's weights.
 
         Args:
+            name: Name of the layer.
             is_end: Whether it is the first convolution or the last linear layer.
         """
+        own = override(self.overrides, "weight", name)
+        if own is not None:
+            return own
         if is_end and self.first_last_bit_width is not None and self.weight_bit_width != OFF:
             return self.first_last_bit_width
         return self.weight_bit_width
 
+    def activation_bits(self, name: str) -> int:
+        """Bits of the activations of a site.
+
+        Args:
+            name: Name of the module that is the site, or at whose input it lies.
+        """
+        own = override(self.overrides, "activation", name)
+        return self.act_bit_width if own is None else own
+
+    def check_names(self, weights: Collection[str], activations: Collection[str]) -> None:
+        """Refuse overrides that concern nothing in a network.
+
+        Args:
+            weights: Names of all layers whose weights can be quantized.
+            activations: Names of all sites of activations.
+
+        Raises:
+            ValueError: With the first pattern that matches nothing.
+        """
+        check_overrides(self.overrides, {"weight": weights, "activation": activations})
+
+    @property
+    def bits_text(self) -> str:
+        """Such as ``W4A4``; with a star where single layers have other bits."""
+        return f"W{self.weight_bit_width}A{self.act_bit_width}{'*' if self.overrides else ''}"
+
     def __str__(self) -> str:
         weight = self.weight.quantizer if isinstance(self.weight, Fixed) else self.weight
         names = type(weight).__name__, type(self.activation).__name__
-        return f"W{self.weight_bit_width}A{self.act_bit_width} ({names[0]} weights, {names[1]} activations)"
+        return f"{self.bits_text} ({names[0]} weights, {names[1]} activations)"

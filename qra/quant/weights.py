@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, get_args
 
@@ -26,6 +26,9 @@ from qra.quant.uniform import uniform_symmetric
 
 class WeightQuantizer(ABC):
     """Settings of a weight quantizer; a subclass is a frozen dataclass that writes :meth:`quantize`."""
+
+    bit_widths: ClassVar[Collection[int]] = range(2, 9)
+    """The bit widths that it can quantize to, out of 2 to 8."""
 
     state_depends_on_bits: ClassVar[bool] = False
     """Whether what is learned at one bit width is useless at another."""
