@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 
 os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # of jsonargparse's names inside Lightning
 
+import torch
 from jsonargparse import DefaultHelpFormatter, Namespace
 from jsonargparse.typing import register_type
 from lightning import LightningModule, Trainer
@@ -39,7 +40,7 @@ from qra.callbacks import (
     order,
 )
 from qra.callbacks.ending import BestFigures, ending
-from qra.data import TensorDataModule
+from qra.data import ImageDataModule
 from qra.dryrun import dry_run, link_to_data
 from qra.errors import fail
 from qra.front.answer import answer
@@ -110,7 +111,7 @@ class QraCLI(LightningCLI):
         self.command = command
         super().__init__(
             ImageClassifier,
-            TensorDataModule,
+            ImageDataModule,
             trainer_class=PipelineTrainer,
             save_config_callback=RunConfigCallback,
             save_config_kwargs={"save_to_log_dir": False},
@@ -194,7 +195,7 @@ class QraCLI(LightningCLI):
             self.model.adopt(content, config.ckpt_path)
         if _is_first_process():  # Lightning would write into the run directory before it finds what is wrong here
             self.datamodule.prepare_data()
-            self.datamodule.setup()
+            self.datamodule.setup(self.subcommand)
             self._dry_run()
             for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
                 if isinstance(callback, PipelineCallback) and self.subcommand in callback.stages:
@@ -217,8 +218,9 @@ class QraCLI(LightningCLI):
             self.datamodule = data
 
     def _dry_run(self) -> None:
-        images, classes = self.datamodule.data.test.images[:2], self.datamodule.num_classes
-        vars(self.model.network)["outputs"] = dry_run(self.model.network, images, classes, self.subcommand == "fit")
+        data = self.datamodule
+        x = data.batch("test", torch.arange(min(2, data.size("test")))).x
+        vars(self.model.network)["outputs"] = dry_run(self.model.network, x, data.num_classes, self.subcommand == "fit")
 
     def _run_subcommand(self, subcommand: str) -> None:
         with traceback_kept(self.directory, lambda: self.command.begun and _is_first_process()):

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from qra import checkpoint
 from qra.attacks import PGD
-from qra.data import TensorDataModule, balanced_subset, to_pixels
+from qra.data import ImageDataModule
 from qra.describe import describe
 from qra.errors import one_line
 from qra.evaluation import outcome
@@ -30,7 +30,7 @@ from qra.front.shipped import checkpoint_file, located_after
 from qra.front.tool_arguments import add_compare
 from qra.progress import EvaluationProgress
 from qra.runs import completion
-from qra.types import Batch, format_pixels, parse_pixels
+from qra.types import format_pixels, parse_pixels
 from qra.writing import replacing, write_bytes, write_json
 
 
@@ -224,7 +224,7 @@ def short_names(paths: Sequence[str]) -> list[str]:
     raise ValueError("a checkpoint is named twice: give each once")
 
 
-def _transfer(settings: Namespace, data: TensorDataModule) -> None:
+def _transfer(settings: Namespace, data: ImageDataModule) -> None:
     settings.run = [checkpoint_file(path) for path in settings.run]
     names = short_names(settings.run)
     attack = PGD(settings.eps, settings.eps / 4, settings.steps)
@@ -232,7 +232,8 @@ def _transfer(settings: Namespace, data: TensorDataModule) -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     networks = [checkpoint.load(path).to(device) for path in settings.run]
     data.prepare_data()
-    batches = _batches(data, settings.n, device)
+    data.setup("test")
+    batches = list(data.batches("test", data.choose("test", settings.n), device=device))
     with torch.no_grad():
         for path, network in zip(settings.run, networks, strict=True):
             if (classes := network(batches[0].x[:1]).shape[1]) != data.num_classes:
@@ -260,13 +261,6 @@ def _transfer(settings: Namespace, data: TensorDataModule) -> None:
     _write_transfer(Path(settings.out), {**about, **matrix.summary()}, matrix, title)
 
 
-def _batches(data: TensorDataModule, n: int, device: torch.device) -> list[Batch]:
-    """A class-balanced subset of the test images as float pixels on the device."""
-    test = data.data.test
-    parts = torch.split(balanced_subset(test.labels, min(n, len(test)), 0), 250)
-    return [Batch(*(t.to(device) for t in (to_pixels(test.images[part]), test.labels[part], part))) for part in parts]
-
-
 def _write_transfer(directory: Path, content: Mapping[str, Any], matrix: TransferMatrix, title: str) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     write_json(directory / "transfer.json", content)
@@ -287,7 +281,7 @@ def _write_transfer(directory: Path, content: Mapping[str, Any], matrix: Transfe
 def _parser() -> ArgumentParser:
     parser = ArgumentParser("qra compare", exit_on_error=False)
     add_compare(parser, parse_pixels)
-    parser.add_subclass_arguments(TensorDataModule, "data", required=False)
+    parser.add_subclass_arguments(ImageDataModule, "data", required=False)
     return parser
 
 

@@ -75,14 +75,14 @@ def _cuda() -> Iterator[Finding]:
 
 
 def _data(root: str) -> Finding:
-    is_folder = (Path(root) / "train").is_dir()
+    is_folder = any(Path(root, part).is_dir() for part in ("train", "test"))
     data = ImageFolderDataModule(root) if is_folder else CIFAR10DataModule(root)
     try:
         data.prepare_data()
     except (ValueError, OSError) as reason:
         is_there = is_folder or any(Path(root, name).exists() for name in (ARCHIVE, FOLDER))
         return Finding(f"data in {root}", "not sound" if is_there else "none", False if is_there else None, str(reason))
-    sizes = f"{len(data.data.train)} + {len(data.data.test)} images, {data.num_classes} classes"
+    sizes = f"{data.size('train')} + {data.size('test')} images, {data.num_classes} classes"
     return Finding(f"data in {root}", f"{sizes}, sha256 {data.data_hash}")
 
 

@@ -11,7 +11,6 @@ import torch
 from jsonargparse import Namespace
 from torch import Tensor, nn
 
-from qra.data import to_pixels
 from qra.precision import float32
 from qra.quant.network import eval_mode, float_mode
 
@@ -19,14 +18,14 @@ _SAME = 1e-5
 """Largest difference between two runs, relative to the largest logit."""
 
 
-def dry_run(network: nn.Module, images: Tensor, num_classes: int, exactly: bool) -> int:
+def dry_run(network: nn.Module, x: Tensor, num_classes: int, exactly: bool) -> int:
     """Run a network on two images, quantizers off, and see that it can be trained and attacked.
 
     Modes, gradients, statistics and random generators stay as they are.
 
     Args:
         network: Takes pixels in [0, 1], (N, C, H, W), and is to return logits (N, classes).
-        images: Bytes, (2, C, H, W).
+        x: Pixels in [0, 1], (2, C, H, W).
         num_classes: How many classes the data has.
         exactly: Refuse more outputs than classes, too.
 
@@ -40,7 +39,7 @@ def dry_run(network: nn.Module, images: Tensor, num_classes: int, exactly: bool)
         if weight.is_floating_point() and weight.dtype != torch.float32:
             kind = str(weight.dtype).removeprefix("torch.")
             raise ValueError(f"the network's {name} is {kind}: make it float32, by network.float()")
-    x = to_pixels(images).requires_grad_()
+    x = x.detach().clone().requires_grad_()
     devices = [x.device] if x.device.type == "cuda" else []
     with (
         eval_mode(network),

@@ -14,7 +14,7 @@ from lightning.pytorch.callbacks import WeightAveraging
 from torch import Tensor
 from torch.optim import Optimizer
 
-from qra.data import TensorDataModule
+from qra.data import ImageDataModule
 from qra.modules import ImageClassifier
 from qra.runs import completion
 
@@ -32,7 +32,7 @@ _MORE_STATE = ("callbacks", "optimizer_states", "lr_schedulers", "loops")
 """What a checkpoint has that is more than weights."""
 
 
-def resume_settings(config: Mapping[str, Any], data: TensorDataModule) -> dict[str, Any]:
+def resume_settings(config: Mapping[str, Any], data: ImageDataModule) -> dict[str, Any]:
     """What a training depends on, ready for JSON.
 
     Args:

@@ -5,11 +5,12 @@ import torch
 from jsonargparse import Namespace
 from torch import nn
 
+from qra.data import to_pixels
 from qra.dryrun import dry_run, link_to_data
 from qra.models import resnet20
 from qra.quant import CalibratedUniform, QuantScheme, Uniform, convert
 
-IMAGES = torch.randint(0, 256, (2, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+IMAGES = to_pixels(torch.randint(0, 256, (2, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)))
 
 
 class Net(nn.Module):

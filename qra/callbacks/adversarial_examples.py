@@ -11,13 +11,17 @@ from torch import Tensor
 
 from qra import noise
 from qra.attacks import PGD, Attack
-from qra.data import balanced_subset
+from qra.callbacks.subset import Subset
+from qra.data import data_of
 from qra.evaluation.figures import adversarial_grid
 from qra.losses import prediction
 from qra.modules import ImageClassifier
 from qra.precision import float32
 from qra.types import Batch
 from qra.writing import replacing, write_arrays
+
+BATCH_SIZE = 250
+"""Images attacked at a time."""
 
 
 class AdversarialExamples(Callback):
@@ -45,26 +49,26 @@ class AdversarialExamples(Callback):
         self.shown = shown
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        labels = trainer.datamodule.data.test.labels  # type: ignore[attr-defined]
-        self._chosen = balanced_subset(labels, min(self.n, len(labels)), self.seed)
-        self._parts: list[dict[str, Tensor]] = []
+        self._subset = Subset(trainer, self.n, self.seed)
 
     def on_predict_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Tensor, batch: Batch, *_: Any, **__: Any
     ) -> None:
+        self._subset.add(batch)
+
+    def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, ImageClassifier)
-        chosen = torch.isin(batch.indices, self._chosen.to(batch.indices.device))
-        x, y, indices = (part[chosen] for part in batch)
-        if not len(x):
-            return
-        with float32(x.device):
-            x_adv = self.attack(pl_module.attack_network(refresh=False), x, y, index=indices)
-            with torch.no_grad():
-                adversarial_prediction = prediction(pl_module(x_adv))
-        found = {"x": x, "x_adv": x_adv, "y": y, "indices": indices}
-        found["clean_prediction"] = prediction(outputs[chosen])
-        found["adversarial_prediction"] = adversarial_prediction
-        self._parts.append({name: value.cpu() for name, value in found.items()})
+        self._parts = [self._attacked(pl_module, *batch) for batch in self._subset.batches(BATCH_SIZE)]
+
+    def _attacked(self, module: ImageClassifier, x: Tensor, y: Tensor, indices: Tensor) -> dict[str, Tensor]:
+        with float32(x.device), torch.no_grad():
+            x_adv = self.attack(module.attack_network(refresh=False), x, y, index=indices)
+            predictions = {
+                "clean_prediction": prediction(module(x)),
+                "adversarial_prediction": prediction(module(x_adv)),
+            }
+        found = {"x": x, "x_adv": x_adv, "y": y, "indices": indices, **predictions}
+        return {name: value.cpu() for name, value in found.items()}
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         trainer.strategy.barrier()  # the first rank to end ends the others
@@ -75,7 +79,7 @@ class AdversarialExamples(Callback):
         target = Path(trainer.default_root_dir) / f"adversarial{rank}.npz"
         target.parent.mkdir(parents=True, exist_ok=True)
         write_arrays(target, {name: value.numpy() for name, value in arrays.items()}, compressed=True)
-        self._draw(arrays, trainer.datamodule.class_names, target.with_suffix(".png"))  # type: ignore[attr-defined]
+        self._draw(arrays, data_of(trainer).class_names, target.with_suffix(".png"))
         print(f"{len(order)} adversarial examples written to {target}")
 
     def _draw(self, arrays: dict[str, Tensor], names: Sequence[str], target: Path) -> None:

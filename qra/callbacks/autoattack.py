@@ -16,7 +16,7 @@ from qra.attacks import AutoAttack
 from qra.callbacks.base import Order
 from qra.callbacks.best import restore_best
 from qra.callbacks.evaluation import Measurement
-from qra.data import TensorDataModule, balanced_subset, to_pixels
+from qra.data import ImageDataModule, data_of
 from qra.describe import describe
 from qra.evaluation.autoattack import FIRST_BROKEN_BY, ROBUST, ChunkFiles, attack_chunk, fingerprint, outcomes, upstream
 from qra.modules import ImageClassifier
@@ -80,8 +80,8 @@ class AutoAttackEvaluation(Measurement):
         ball = f"{self.attack.eps * 255:g}" if self.attack.norm == "linf" else f"l2_{self.attack.eps:g}"
         return f"autoattack_{ball}" + ("_upstream" if self.mode == "upstream" else "") + suffix(self.search_precision)
 
-    def check(self, module: ImageClassifier, data: TensorDataModule, world_size: int) -> None:
-        images = len(data.data.test)
+    def check(self, module: ImageClassifier, data: ImageDataModule, world_size: int) -> None:
+        images = data.size("test")
         if self.n is not None and self.n > images:
             raise ValueError(
                 f"n is {self.n}, but there are {images} test images: AutoAttackEvaluation takes null for all"
@@ -104,9 +104,10 @@ class AutoAttackEvaluation(Measurement):
 
     def _choose(self, trainer: Trainer) -> Tensor:
         """Positions of the images in the test set, ascending, (n,)."""
-        labels = trainer.datamodule.data.test.labels  # type: ignore[attr-defined]
-        n = len(labels) if self.n is None else self.n
-        return balanced_subset(labels, n, self.subset_seed) if self.subset == "balanced" else torch.arange(n)
+        data = data_of(trainer)
+        if self.subset == "balanced":
+            return data.choose("test", self.n, self.subset_seed)
+        return torch.arange(self.n or data.size("test"))
 
     def _open(self, trainer: Trainer, pl_module: LightningModule) -> ChunkFiles:
         assert isinstance(pl_module, ImageClassifier)
@@ -119,7 +120,7 @@ class AutoAttackEvaluation(Measurement):
             "subset": self.subset,
             "subset_seed": self.subset_seed,
             "chunk_size": self.chunk_size,
-            "data": trainer.datamodule.data_hash,  # type: ignore[attr-defined]
+            "data": data_of(trainer).data_hash,
             "network": fingerprint(pl_module.network, describe(pl_module.scheme)),
         }
         if self.search_precision != "float32":  # left out otherwise, so that older directories are gone on with
@@ -159,10 +160,9 @@ class AutoAttackEvaluation(Measurement):
     ) -> Tensor:
         module = trainer.lightning_module
         assert isinstance(module, ImageClassifier)
-        test = trainer.datamodule.data.test  # type: ignore[attr-defined]
         attack = dataclasses.replace(self.attack, seed=self.attack.seed + number)
         with torch.inference_mode(False):
-            x, y = to_pixels(test.images[indices].to(module.device)), test.labels[indices].to(module.device)
+            x, y, _ = data_of(trainer).batch("test", indices, module.device)
             if self.mode == "upstream":
                 return upstream(module.network, attack, x, y, self.chunk_size)
             return attack_chunk(module.network, frozen, attack, x, y, progress.watch)

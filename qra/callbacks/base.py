@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, Checkpoint
 
-from qra.data import TensorDataModule
+from qra.data import ImageDataModule, data_of
 from qra.modules import ImageClassifier
 
 
@@ -45,7 +45,7 @@ class PipelineCallback(Callback):
     makes_another_network: ClassVar[bool] = False
     """Whether ``test`` measures another network than that of the checkpoint, so that it gets a directory of its own."""
 
-    def check(self, module: ImageClassifier, data: TensorDataModule, world_size: int) -> None:
+    def check(self, module: ImageClassifier, data: ImageDataModule, world_size: int) -> None:
         """Refuse, before anything is written, what this callback could not do later. May be called several times.
 
         Args:
@@ -64,7 +64,7 @@ class PipelineCallback(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         assert isinstance(pl_module, ImageClassifier)
         if stage in self.stages:
-            self.check(pl_module, trainer.datamodule, trainer.world_size)  # type: ignore[attr-defined]
+            self.check(pl_module, data_of(trainer), trainer.world_size)
 
 
 def order(callback: Callback) -> Order:

@@ -9,6 +9,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
+from qra.data import data_of
 from qra.modules.optimizers import FiniteLoss
 
 FAR = 0.5
@@ -51,7 +52,7 @@ class TrainingDiagnostics(Callback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._refuse(self._losses.first_bad() if self._losses else None, trainer)
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        classes = trainer.datamodule.num_classes  # type: ignore[attr-defined]
+        classes = data_of(trainer).num_classes
         trained_start = getattr(pl_module, "init_from", None) is not None
         for message in self.findings(metrics, trainer.current_epoch, classes, trained_start):
             rank_zero_warn(f"epoch {trainer.current_epoch}: {message}")

@@ -10,7 +10,7 @@ from torch import nn
 from qra import checkpoint
 from qra.attacks import PGD, Attack
 from qra.callbacks.base import PipelineCallback
-from qra.data import TensorDataModule, balanced_subset, to_pixels
+from qra.data import ImageDataModule, data_of
 from qra.evaluation.robustness import is_correct, robust
 from qra.modules import ImageClassifier, RobustTransfer
 from qra.quant import FrozenNetwork, freeze
@@ -70,7 +70,7 @@ class TeacherDistillation(PipelineCallback):
         self._digest = ""
         self._teacher: tuple[nn.Module, FrozenNetwork] | None = None  # as it was saved, and made for speed
 
-    def check(self, module: ImageClassifier, data: TensorDataModule, world_size: int) -> None:
+    def check(self, module: ImageClassifier, data: ImageDataModule, world_size: int) -> None:
         """Read the teacher and hand it to the student; what can be wrong without training is found here.
 
         Raises:
@@ -113,16 +113,14 @@ class TeacherDistillation(PipelineCallback):
         self, trainer: Trainer, network: nn.Module, frozen: FrozenNetwork, device: torch.device
     ) -> dict[str, float]:
         """Clean and robust accuracy on validation images, of which each rank takes a part."""
-        data: TensorDataModule = trainer.datamodule  # type: ignore[attr-defined]
-        train, candidates = data.data.train, data.val_indices
-        if len(candidates) == 0:
+        data = data_of(trainer)
+        if len(data.val_indices) == 0:
             raise ValueError("val_size is 0, but the teacher is measured on validation images: set at least 1")
-        chosen = candidates[balanced_subset(train.labels[candidates], min(self.n, len(candidates)), seed=0)]
+        chosen = data.choose("train", self.n, among=data.val_indices)
         counts = torch.zeros(3, device=device)
-        for indices in torch.split(chosen[trainer.global_rank :: trainer.world_size], 250):
-            x, y = to_pixels(train.images[indices].to(device)), train.labels[indices].to(device)
+        for x, y, indices in data.batches("train", data.share(chosen), device=device):
             correct = is_correct(network, x, y)
-            held = robust(network, self.attack, x, y, indices.to(device), attack_network=frozen)
+            held = robust(network, self.attack, x, y, indices, attack_network=frozen)
             counts += torch.stack([correct.sum(), held.sum(), torch.tensor(len(y), device=device)])
         clean, held, total = trainer.strategy.reduce(counts, reduce_op="sum").tolist()
         return {"clean_acc": clean / total, "robust_acc": held / total}

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from qra import checkpoint
 from qra.attacks import PGD, Square, UniformStart
 from qra.callbacks.base import Order, PipelineCallback
-from qra.data import balanced_subset
+from qra.callbacks.subset import Subset
 from qra.describe import describe
 from qra.evaluation.outcome import Outcome, worst_case
 from qra.evaluation.robustness import attacked, correct_as_bytes, is_correct, robust
@@ -43,8 +43,8 @@ class Measurement(PipelineCallback):
 class Evaluation(Measurement):
     """A measurement of test examples under attack; subclasses write :meth:`evaluate`.
 
-    During ``test`` it keeps the images of a class-balanced subset, each rank those of its own batches, and evaluates
-    them after the last batch. Its ``outcomes`` are complete on every rank.
+    After the last batch of ``test`` each rank evaluates, of a class-balanced subset, the images that were in its own
+    batches. Its ``outcomes`` are complete on every rank.
 
     Args:
         n: Number of test images, class-balanced; all of them if there are fewer.
@@ -62,8 +62,6 @@ class Evaluation(Measurement):
         self.n = n
         self.seed = seed
         self.batch_size = batch_size
-        self._chosen = torch.empty(0, dtype=torch.int64)
-        self._kept: list[Batch] = []
 
     @abstractmethod
     def evaluate(self, network: nn.Module, batches: Sequence[Batch], progress: EvaluationProgress) -> Iterator[Outcome]:
@@ -79,30 +77,21 @@ class Evaluation(Measurement):
         """
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        labels = trainer.datamodule.data.test.labels  # type: ignore[attr-defined]
-        self._chosen = balanced_subset(labels, min(self.n, len(labels)), self.seed)
-        self._kept = []
+        self._subset = Subset(trainer, self.n, self.seed)
         self.outcomes = {}
 
     def on_test_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, *_: Any, **__: Any
     ) -> None:
-        chosen = torch.isin(batch.indices, self._chosen.to(batch.indices.device))
-        self._kept.append(Batch(*(part[chosen] for part in batch)))
+        self._subset.add(batch)
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         network: nn.Module = pl_module.network  # type: ignore[assignment]
         with EvaluationProgress(trainer.is_global_zero and trainer.progress_bar_callback is not None) as progress:
-            for part in self.evaluate(network, self.batches(), progress):
+            for part in self.evaluate(network, self._subset.batches(self.batch_size), progress):
                 outcome = gather(trainer, part)
                 self.outcomes[outcome.name] = outcome
                 pl_module.log(f"test/{outcome.name}_acc", outcome.accuracy, sync_dist=True)
-        self._kept = []
-
-    def batches(self) -> list[Batch]:
-        """The images of the subset that this rank has seen, in batches of ``batch_size``."""
-        whole = Batch(*(torch.cat(parts) for parts in zip(*self._kept, strict=True)))
-        return [Batch(*parts) for parts in zip(*(torch.split(part, self.batch_size) for part in whole), strict=True)]
 
 
 def gather(trainer: Trainer, part: Outcome) -> Outcome:

@@ -62,8 +62,7 @@ class MaskingCheck(Evaluation):
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         network: nn.Module = pl_module.network  # type: ignore[assignment]
-        batches = self.batches()
-        self._kept = []
+        batches = self._subset.batches(self.batch_size)
         (target,) = attack_networks(network, [self.gradient]).values()
         surrogate = None
         if self._surrogate is not None:

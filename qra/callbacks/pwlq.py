@@ -16,7 +16,7 @@ from qra.attacks import Attack
 from qra.callbacks.base import Order
 from qra.callbacks.best import restore_best
 from qra.callbacks.evaluation import Measurement, gather
-from qra.data import TensorDataModule
+from qra.data import ImageDataModule, data_of
 from qra.describe import describe
 from qra.evaluation.outcome import Outcome
 from qra.evaluation.robustness import is_correct
@@ -69,7 +69,7 @@ class PWLQCalibration(Measurement):
         self._reference: nn.Module | None = None
         self._correct: list[tuple[Tensor, Tensor]] = []
 
-    def check(self, module: ImageClassifier, data: TensorDataModule, world_size: int) -> None:
+    def check(self, module: ImageClassifier, data: ImageDataModule, world_size: int) -> None:
         if module.scheme is not None and not module.scheme.is_fixed:
             raise ValueError(
                 f"the model is trained through quantization to {module.scheme}: quantize a float one after training"
@@ -136,5 +136,5 @@ class PWLQCalibration(Measurement):
         """What the calibration depends on, as a checkpoint keeps it."""
         names = ("scheme", "bias_correction", "batch_size", "attack")
         settings = {name: describe(getattr(self, name)) for name in names}
-        settings["images"] = trainer.datamodule.calibration_size  # type: ignore[attr-defined]
+        settings["images"] = data_of(trainer).calibration_size
         return {"class_path": "qra.callbacks.PWLQCalibration", "init_args": settings}

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from qra.callbacks.base import Order, PipelineCallback
+from qra.data import data_of
 from qra.evaluation.quantization_figures import site_histograms
 from qra.modules import ImageClassifier
 from qra.quant import Cost, QuantScheme, cost
@@ -28,7 +29,7 @@ class QuantizationSummary(PipelineCallback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, ImageClassifier)
         if pl_module.scheme is not None and trainer.is_global_zero:
-            shape = trainer.datamodule.image_shape  # type: ignore[attr-defined]
+            shape = data_of(trainer).image_shape
             Console().print(cost_table(pl_module.scheme, cost(pl_module.network, shape)))
 
     on_test_start = on_fit_start

@@ -17,6 +17,7 @@ from qra import checkpoint, environment
 from qra.callbacks.base import Order, PipelineCallback
 from qra.callbacks.evaluation import Measurement
 from qra.callbacks.scope import remarks, scope
+from qra.data import data_of
 from qra.describe import describe
 from qra.evaluation.figures import robustness_curve
 from qra.evaluation.outcome import SCHEMA, Outcome, write_correct
@@ -126,7 +127,7 @@ def _directory(trainer: Trainer) -> Path:
 
 
 def _sheet(trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
-    data = trainer.datamodule  # type: ignore[attr-defined]
+    data = data_of(trainer)
     return {
         "module": type(pl_module).__qualname__,
         "data": {"class": type(data).__qualname__, "sha256": data.data_hash},
@@ -138,7 +139,7 @@ def _sheet(trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
 def _network(trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
     """How the network is quantized, and what one image costs."""
     assert isinstance(pl_module, ImageClassifier)
-    found = cost(pl_module.network, trainer.datamodule.image_shape)  # type: ignore[attr-defined]
+    found = cost(pl_module.network, data_of(trainer).image_shape)
     names = ("parameters", "size_in_bits", "multiply_adds", "bit_ops")
     known = {name: vars(pl_module.network).get(name) for name in ("outputs", "attack_copy")}
     return {

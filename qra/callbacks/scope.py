@@ -7,6 +7,7 @@ from typing import Any
 
 from lightning import Trainer
 
+from qra.data import data_of
 from qra.evaluation.outcome import Outcome
 
 
@@ -24,7 +25,7 @@ def scope(trainer: Trainer, outcomes: Mapping[str, Outcome], checkpoint: str | N
     """
     tested = trainer.state.fn == "test"
     found: dict[str, Any] = {"untrained": tested and checkpoint is None}
-    total = len(trainer.datamodule.data.test)  # type: ignore[attr-defined]
+    total = data_of(trainer).size("test")
     seen = [outcome.n for name, outcome in outcomes.items() if name == "clean"]
     if tested and seen and seen[0] < total:
         found["partial"] = {"images": seen[0], "of": total}

@@ -1,19 +1,23 @@
 from qra.data.augment import random_crop_flip, to_pixels
 from qra.data.cifar10 import CIFAR10DataModule
 from qra.data.image_folder import ImageFolderDataModule
-from qra.data.module import ImageData, ImageSet, TensorDataModule
+from qra.data.module import ImageDataModule, Part, data_of
 from qra.data.sampling import IndexBatches, balanced_subset, nested_subset, val_split
 from qra.data.synthetic import SyntheticDataModule
+from qra.data.tensors import ImageData, ImageSet, TensorDataModule
 
 __all__ = [
     "CIFAR10DataModule",
     "ImageData",
+    "ImageDataModule",
     "ImageFolderDataModule",
     "ImageSet",
     "IndexBatches",
+    "Part",
     "SyntheticDataModule",
     "TensorDataModule",
     "balanced_subset",
+    "data_of",
     "nested_subset",
     "random_crop_flip",
     "to_pixels",

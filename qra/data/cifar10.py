@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Sequence
 from http.client import HTTPException
 from pathlib import Path
+from typing import Any
 from urllib.request import Request, urlopen
 
 import torch
@@ -17,7 +18,7 @@ from rich.progress import wrap_file
 from torchvision.datasets import CIFAR10
 from torchvision.datasets.utils import check_integrity
 
-from qra.data.module import Budget, ImageData, ImageSet, TensorDataModule
+from qra.data.tensors import ImageData, ImageSet, TensorDataModule
 
 ARCHIVE = "cifar-10-python.tar.gz"
 ARCHIVE_MD5 = "c58f30108f718f92721af3b95e74349a"
@@ -42,15 +43,7 @@ class CIFAR10DataModule(TensorDataModule):
         root: Directory that holds the archive or the folder ``cifar-10-batches-py`` of it, or will.
         download: Fetch the archive if it is absent.
         mirrors: Addresses of the archive, tried in this order.
-        batch_size: Images of one step, over all devices together.
-        val_size: Images cut from the training set for validation.
-        fraction: Share of the remaining training images to use, in (0, 1]; smaller shares are nested in larger ones.
-        split_seed: Seed of the split, of the subset that ``fraction`` takes and of the calibration images.
-        seed: Seed of the order of the training images and of their augmentation.
-        augment: Randomly crop (4 pixels of zeros around) and mirror the training images.
-        calibration_size: Training images, not augmented, that calibrate a quantized network.
-        budget: What a fraction leaves equal: ``epochs``, each of fewer steps the fewer images there are, or ``steps``:
-            an epoch then takes as many steps as one of all images and goes through its images several times.
+        settings: The other arguments of :class:`ImageDataModule`.
     """
 
     def __init__(
@@ -58,16 +51,9 @@ class CIFAR10DataModule(TensorDataModule):
         root: str = "data",
         download: bool = False,
         mirrors: Sequence[str] = MIRRORS,
-        batch_size: int = 128,
-        val_size: int = 1000,
-        fraction: float = 1.0,
-        split_seed: int = 0,
-        seed: int = 0,
-        augment: bool = True,
-        calibration_size: int = 512,
-        budget: Budget = "epochs",
+        **settings: Any,
     ) -> None:
-        super().__init__(batch_size, val_size, fraction, split_seed, seed, augment, calibration_size, budget)
+        super().__init__(**settings)
         self.root = Path(root).expanduser()
         self.download = download
         self.mirrors = mirrors

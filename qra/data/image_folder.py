@@ -7,7 +7,7 @@ import os
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from rich.progress import track
 from torch import Tensor
 
 from qra.data.image_cache import ImageCache, Pixels8
-from qra.data.module import Budget, ImageData, ImageSet, TensorDataModule
+from qra.data.tensors import ImageData, ImageSet, TensorDataModule
 from qra.files import IMAGE_LIMIT, open_regular
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
@@ -38,15 +38,7 @@ class ImageFolderDataModule(TensorDataModule):
         root: Directory that holds the folders ``train`` and ``test``.
         image_size: Height and width to which every image is cropped around its centre and scaled, in pixels; without
             it all images must have one size.
-        batch_size: Images of one step, over all devices together.
-        val_size: Images cut from the training set for validation.
-        fraction: Share of the remaining training images to use, in (0, 1]; smaller shares are nested in larger ones.
-        split_seed: Seed of the split, of the subset that ``fraction`` takes and of the calibration images.
-        seed: Seed of the order of the training images and of their augmentation.
-        augment: Randomly crop (4 pixels of zeros around) and mirror the training images.
-        calibration_size: Training images, not augmented, that calibrate a quantized network.
-        budget: What a fraction leaves equal: ``epochs``, each of fewer steps the fewer images there are, or ``steps``:
-            an epoch then takes as many steps as one of all images and goes through its images several times.
+        settings: The other arguments of :class:`ImageDataModule`.
 
     Raises:
         ValueError: If ``image_size`` is not positive.
@@ -56,16 +48,9 @@ class ImageFolderDataModule(TensorDataModule):
         self,
         root: str,
         image_size: int | None = None,
-        batch_size: int = 128,
-        val_size: int = 1000,
-        fraction: float = 1.0,
-        split_seed: int = 0,
-        seed: int = 0,
-        augment: bool = True,
-        calibration_size: int = 512,
-        budget: Budget = "epochs",
+        **settings: Any,
     ) -> None:
-        super().__init__(batch_size, val_size, fraction, split_seed, seed, augment, calibration_size, budget)
+        super().__init__(**settings)
         if image_size is not None and image_size < 1:
             raise ValueError(f"image_size is {image_size}: it must be at least 1 pixel")
         self.root = Path(root).expanduser()

@@ -1,10 +1,10 @@
-"""The base of all data modules: images in memory, fetched a whole batch at a time, augmented on the device."""
+"""The contract of all data modules: what an index is, and batches by index for everything that needs images."""
 
 from __future__ import annotations
 
-import hashlib
-from dataclasses import dataclass
-from functools import cached_property
+from abc import abstractmethod
+from collections.abc import Callable, Iterator
+from functools import cached_property, partial
 from typing import Literal, get_args
 
 import torch
@@ -13,98 +13,33 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from qra.data.augment import random_crop_flip, to_pixels
-from qra.data.resident import AugmentedImages, fits
-from qra.data.sampling import IndexBatches, nested_subset, stratified_prefix, val_split
+from qra.data.sampling import IndexBatches, balanced_subset, nested_subset, stratified_prefix, val_split
 from qra.types import Batch
 
 Budget = Literal["epochs", "steps"]
-
-
-@dataclass(frozen=True)
-class ImageSet:
-    """Images in memory with their labels.
-
-    Attributes:
-        images: uint8, (N, C, H, W).
-        labels: Class numbers, int64, (N,).
-    """
-
-    images: Tensor
-    labels: Tensor
-
-    def __post_init__(self) -> None:
-        if self.images.dtype != torch.uint8 or self.images.ndim != 4:
-            raise ValueError(f"images must be uint8 (N, C, H, W), not {self.images.dtype} {tuple(self.images.shape)}")
-        if self.labels.dtype != torch.int64 or self.labels.shape != self.images.shape[:1]:
-            raise ValueError(f"labels must be int64, one for each of the {len(self.images)} images")
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-
-@dataclass(frozen=True)
-class ImageData:
-    """A data set: training and test images of the same classes.
-
-    Attributes:
-        train: Training images.
-        test: Test images.
-        class_names: Name of each class number.
-    """
-
-    train: ImageSet
-    test: ImageSet
-    class_names: tuple[str, ...]
-
-    def __post_init__(self) -> None:
-        if len(self.class_names) < 2:
-            raise ValueError(f"the data has the classes {list(self.class_names)}: at least 2 are needed")
-        labels = torch.cat([self.train.labels, self.test.labels])
-        if labels.min() < 0 or labels.max() >= len(self.class_names):
-            raise ValueError(
-                f"labels run from {labels.min()} to {labels.max()}, but there are {len(self.class_names)} class names"
-            )
-        if self.train.images.shape[1:] != self.test.images.shape[1:]:
-            raise ValueError(
-                f"training images are {tuple(self.train.images.shape[1:])} and test images "
-                f"{tuple(self.test.images.shape[1:])}: they must have one shape"
-            )
-
-    @cached_property
-    def hash(self) -> str:
-        """sha256 over shapes, image bytes and labels, training set first."""
-        digest = hashlib.sha256()
-        for tensor in (self.train.images, self.train.labels, self.test.images, self.test.labels):
-            digest.update(repr(tuple(tensor.shape)).encode())
-            digest.update(tensor.contiguous().numpy().data)
-        return digest.hexdigest()
+Part = Literal["train", "test"]
 
 
 class _Batches(Dataset[Batch]):
-    """Fetches a whole batch by one index operation."""
+    """Fetches a whole batch at once."""
 
-    def __init__(self, data: ImageSet) -> None:
-        self.data = data
+    def __init__(self, fetch: Callable[[Tensor], Batch]) -> None:
+        self.fetch = fetch
 
     def __getitem__(self, indices: Tensor) -> Batch:
-        indices = indices.to(self.data.images.device, non_blocking=True)
-        return Batch(self.data.images[indices], self.data.labels[indices], indices)
-
-    def __len__(self) -> int:
-        return len(self.data)
+        return self.fetch(indices)
 
 
-def _loader(data: ImageSet, batches: IndexBatches) -> DataLoader[Batch]:
-    # With a generator of its own, a loader leaves the global one alone.
-    return DataLoader(_Batches(data), sampler=batches, batch_size=None, generator=torch.Generator())
+class ImageDataModule(LightningDataModule):
+    """A data set by part and index: splits, shares of ranks, loaders for Lightning and batches for all else.
 
+    An index is a position in the whole part ``train`` or ``test``, whatever is left out of it, so it names an image in
+    every run. Validation images are cut from ``train``, never from ``test``. A set without training images can be
+    tested.
 
-class TensorDataModule(LightningDataModule):
-    """Images in memory as uint8: train, val, test and calibration loaders over them.
-
-    A data set of your own is a subclass that implements :meth:`load`. Validation images are cut from the training
-    set, never from the test set. The indices in a batch are positions in the whole training set (train, val,
-    calibration) or in the whole test set.
+    A kind of data set is a subclass that writes :meth:`labels`, :meth:`fetch`, :attr:`class_names`,
+    :attr:`image_shape` and :attr:`data_hash`. Where all images fit into memory, derive from
+    :class:`TensorDataModule` instead.
 
     Args:
         batch_size: Images of one step, over all devices together.
@@ -151,105 +86,182 @@ class TensorDataModule(LightningDataModule):
         self.seed = seed
         self.augment = augment
         self.calibration_size = calibration_size
-        self._data: ImageData | None = None
-        self._resident: dict[int, ImageSet] = {}  # by id of what it is a copy of
-        self._augmented: AugmentedImages | None = None
 
-    def load(self) -> ImageData:
-        """Read the whole data set, fetching or decoding it first if need be; called once in each process."""
-        raise NotImplementedError(f"{type(self).__name__} must define load()")
+    # ----- what a kind of data set says of itself -----
 
-    def prepare_data(self) -> None:
-        # Lightning lets one process of a machine come here before the others reach `setup`, so a download or a
-        # decode is done once; what it has read it keeps.
-        self._load_once()
+    @abstractmethod
+    def labels(self, part: Part) -> Tensor:
+        """Class numbers of all images of a part, int64 on the CPU, (N,); none if there is no such part."""
 
-    def setup(self, stage: str | None = None) -> None:
-        """Read the data and split it, once for all stages.
+    @abstractmethod
+    def fetch(self, part: Part, indices: Tensor) -> Batch:
+        """Images as they are stored, uint8, with their labels and indices, on the device where they lie.
 
-        Raises:
-            ValueError: If ``val_size``, ``batch_size`` or ``calibration_size`` does not fit the data.
+        Args:
+            part: The part that they are of.
+            indices: Positions in it, int64 on the CPU, (n,).
         """
-        labels = self._load_once().train.labels
-        all_indices, self.val_indices = val_split(labels, self.val_size, self.split_seed)
-        self.train_indices = nested_subset(labels, all_indices, self.fraction, self.split_seed)
-        stretched = self.budget == "steps" and self.fraction < 1
-        self._epoch_length = len(all_indices) // self.batch_size if stretched else None
-        for name in ("batch_size", "calibration_size"):
-            if getattr(self, name) > len(self.train_indices):
-                raise ValueError(
-                    f"{name} is {getattr(self, name)}, but only {len(self.train_indices)} of {len(labels)} training "
-                    f"images are left by val_size {self.val_size} and fraction {self.fraction:g}: lower {name}"
-                )
-
-    def _load_once(self) -> ImageData:
-        if self._data is None:
-            self._data = self.load()
-        return self._data
 
     @property
-    def data(self) -> ImageData:
-        """The whole data set.
-
-        Raises:
-            RuntimeError: If :meth:`setup` was not called yet.
-        """
-        if self._data is None:
-            raise RuntimeError(f"{type(self).__name__} holds no data yet: call setup() first")
-        return self._data
-
-    @property
+    @abstractmethod
     def class_names(self) -> tuple[str, ...]:
         """Name of each class number."""
-        return self.data.class_names
+
+    @property
+    @abstractmethod
+    def image_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of an image."""
+
+    @property
+    @abstractmethod
+    def data_hash(self) -> str:
+        """sha256 that tells this data set from any other, hexadecimal."""
+
+    # ----- what an index is -----
 
     @property
     def num_classes(self) -> int:
         """Number of classes."""
         return len(self.class_names)
 
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """Channels, height and width of an image."""
-        _, channels, height, width = self.data.train.images.shape
-        return channels, height, width
+    def size(self, part: Part) -> int:
+        """Number of images of a part; 0 if there is no such part."""
+        return len(self.labels(part))
+
+    def setup(self, stage: str | None = None) -> None:
+        """See that the settings fit the data, as far as a stage needs it.
+
+        Raises:
+            ValueError: If ``val_size``, ``batch_size`` or ``calibration_size`` does not fit the data, or there are no
+                training images to train or validate on.
+        """
+        if stage in ("fit", "validate") or (stage is None and self.size("train")):
+            self._check_fits("batch_size")
+            self._check_fits("calibration_size")
+
+    def _check_fits(self, name: str) -> None:
+        value, left = getattr(self, name), len(self.train_indices)
+        if value > left:
+            raise ValueError(
+                f"{name} is {value}, but only {left} of {self.size('train')} training images are left by val_size "
+                f"{self.val_size} and fraction {self.fraction:g}: lower {name}"
+            )
+
+    @cached_property
+    def _split(self) -> tuple[Tensor, Tensor]:
+        """Sorted positions of the training images before ``fraction``, and of the validation images."""
+        labels = self.labels("train")
+        if len(labels) == 0:
+            raise ValueError(
+                "the data has no training images: it can be tested, but to train, validate or calibrate give a data "
+                "set that has some (images in folders: train/<class>/*)"
+            )
+        return val_split(labels, self.val_size, self.split_seed)
 
     @property
-    def data_hash(self) -> str:
-        """sha256 over the image bytes and labels of both sets."""
-        return self.data.hash
+    def val_indices(self) -> Tensor:
+        """Sorted positions of the validation images in the training set, (val_size,)."""
+        return self._split[1]
+
+    @cached_property
+    def train_indices(self) -> Tensor:
+        """Sorted positions of the images that are trained on, (M,)."""
+        return nested_subset(self.labels("train"), self._split[0], self.fraction, self.split_seed)
+
+    @property
+    def calibration_indices(self) -> Tensor:
+        """Positions of the calibration images, in an order whose every prefix is balanced, (calibration_size,).
+
+        Raises:
+            ValueError: If there are not as many.
+        """
+        self._check_fits("calibration_size")
+        labels = self.labels("train")[self.train_indices]
+        return self.train_indices[stratified_prefix(labels, self.calibration_size, self.split_seed)]
+
+    def choose(self, part: Part, n: int | None, seed: int = 0, among: Tensor | None = None) -> Tensor:
+        """Choose images for an evaluation, as evenly over the classes as they are there.
+
+        Args:
+            part: Where from.
+            n: Number of images; all of them if there are fewer, or for None.
+            seed: Names the nest of subsets: a smaller ``n`` chooses from the same images.
+            among: Positions to choose from, (M,); the whole part if not given.
+
+        Returns:
+            Sorted positions, (n,).
+        """
+        labels = self.labels(part)
+        candidates = torch.arange(len(labels)) if among is None else among
+        count = len(candidates) if n is None else min(n, len(candidates))
+        return candidates[balanced_subset(labels[candidates], count, seed)]
+
+    def share(self, indices: Tensor) -> Tensor:
+        """What this process does of some work on images: every ``world_size``-th index."""
+        rank, world_size = self._place()
+        return indices[rank::world_size]
+
+    def _place(self) -> tuple[int, int]:
+        """Number of this process and of all."""
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+
+    def _device(self) -> torch.device:
+        """Where the trainer works."""
+        return self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
+
+    # ----- batches for evaluation and calibration -----
+
+    def batch(self, part: Part, indices: Tensor, device: torch.device | None = None) -> Batch:
+        """Images by index, as a network takes them: float32 pixels in [0, 1].
+
+        Args:
+            part: The part that they are of.
+            indices: Positions in it, (n,).
+            device: Where to; where the trainer works if not given.
+
+        Raises:
+            IndexError: If an index is of no image.
+        """
+        indices, size = indices.cpu(), self.size(part)
+        if len(indices) and not 0 <= indices.min() <= indices.max() < size:
+            raise IndexError(f"indices run from {indices.min()} to {indices.max()}, but {part} has {size} images")
+        device = self._device() if device is None else device
+        x, y, indices = (each.to(device) for each in self.fetch(part, indices))
+        return Batch(to_pixels(x), y, indices)
+
+    def batches(
+        self, part: Part, indices: Tensor, batch_size: int = 250, device: torch.device | None = None
+    ) -> Iterator[Batch]:
+        """Images by index in batches, in the order given; see :meth:`batch`. One empty batch for no index."""
+        for some in torch.split(indices, batch_size):
+            yield self.batch(part, some, device)
+
+    def calibration_batches(self, device: torch.device | None = None) -> Iterator[Batch]:
+        """The calibration images, not augmented, all of them on every rank.
+
+        Raises:
+            ValueError: If there are not as many.
+        """
+        return self.batches("train", self.calibration_indices, self.batch_size, device)
+
+    # ----- loaders for Lightning -----
 
     def train_dataloader(self) -> DataLoader[Batch]:
-        images = self._on_device(self.data.train).images
-        self._augmented = None
-        if self.augment and images is not self.data.train.images:
-            self._augmented = AugmentedImages(images, self.train_indices, self.seed)
-        return self._shard(self.data.train, self.train_indices, train=True)
+        return self._loader("train", self.train_indices, train=True)
 
     def val_dataloader(self) -> DataLoader[Batch] | list[DataLoader[Batch]]:
-        return self._shard(self.data.train, self.val_indices) if self.val_size else []
+        return self._loader("train", self.val_indices) if self.val_size else []
 
     def test_dataloader(self) -> DataLoader[Batch]:
-        return self._shard(self.data.test, torch.arange(len(self.data.test)))
+        return self._loader("test", torch.arange(self.size("test")))
 
     def predict_dataloader(self) -> DataLoader[Batch]:
         return self.test_dataloader()
 
-    @property
-    def calibration_indices(self) -> Tensor:
-        """Positions of the calibration images, in an order whose every prefix is balanced, (calibration_size,)."""
-        labels = self.data.train.labels[self.train_indices]
-        return self.train_indices[stratified_prefix(labels, self.calibration_size, self.split_seed)]
-
-    def calibration_dataloader(self) -> DataLoader[Batch]:
-        """Serve the calibration images, all of them on every rank; turn them into pixels by :func:`to_pixels`."""
-        return _loader(self.data.train, IndexBatches(self.calibration_indices, self.batch_size, False, self.seed))
-
-    def _shard(self, data: ImageSet, indices: Tensor, train: bool = False) -> DataLoader[Batch]:
+    def _loader(self, part: Part, indices: Tensor, train: bool = False) -> DataLoader[Batch]:
         """Serve this rank's part of each global batch."""
-        trainer = self.trainer
-        rank, world_size = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
-        if trainer and world_size > 1 and trainer._accelerator_connector.use_distributed_sampler:
+        rank, world_size = self._place()
+        if self.trainer and world_size > 1 and self.trainer._accelerator_connector.use_distributed_sampler:
             raise ValueError(
                 "the data modules share out the data themselves: use Trainer(use_distributed_sampler=False)"
             )
@@ -258,34 +270,50 @@ class TensorDataModule(LightningDataModule):
                 f"batch_size is {self.batch_size} over all devices: make it a multiple of the {world_size} devices"
             )
         length = self._epoch_length if train else None
-        data = self._on_device(data)
-        return _loader(data, IndexBatches(indices, self.batch_size, train, self.seed, rank, world_size, train, length))
+        batches = IndexBatches(indices, self.batch_size, train, self.seed, rank, world_size, train, length)
+        # With a generator of its own, a loader leaves the global one alone.
+        fetch = _Batches(partial(self.fetch, part))
+        return DataLoader(fetch, sampler=batches, batch_size=None, generator=torch.Generator())
 
-    def _on_device(self, data: ImageSet) -> ImageSet:
-        """The same images and labels where the trainer works, if they fit there."""
-        device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
-        kept = self._resident.get(id(data))
-        if kept is not None and kept.images.device == device:
-            return kept
-        train, test = self.data.train.images, self.data.test.images
-        if not fits(device, train, train, test):
-            return data
-        self._resident[id(data)] = ImageSet(data.images.to(device), data.labels.to(device))
-        return self._resident[id(data)]
+    @property
+    def _epoch_length(self) -> int | None:
+        """Steps of an epoch that is to be as long as one of all images; None for one pass."""
+        stretched = self.budget == "steps" and self.fraction < 1
+        return len(self._split[0]) // self.batch_size if stretched else None
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Turn uint8 into float32 pixels in [0, 1] on the device and, while training, augment."""
         x = batch.x
         if self.augment and self.trainer is not None and self.trainer.training:
-            number = self._passes_done(self.trainer)
-            if self._augmented is None:
-                x = random_crop_flip(x, batch.indices, self.seed, number)
-            else:
-                x = self._augmented.of_pass(number)[batch.indices]
+            x = self.augmented(batch, self._passes_done(self.trainer))
         return batch._replace(x=to_pixels(x))
+
+    def augmented(self, batch: Batch, number: int) -> Tensor:
+        """Images of a training batch, changed by what is drawn for each index in a pass.
+
+        Args:
+            batch: uint8 images on the device.
+            number: Number of the pass through the training images.
+
+        Returns:
+            uint8, (N, C, H, W).
+        """
+        return random_crop_flip(batch.x, batch.indices, self.seed, number)
 
     def _passes_done(self, trainer: Trainer) -> int:
         """How often the training images were gone through: what is drawn for an image changes with it."""
         if self._epoch_length is None:
             return trainer.current_epoch
         return trainer.global_step * self.batch_size // len(self.train_indices)
+
+
+def data_of(trainer: Trainer) -> ImageDataModule:
+    """The data module that a trainer works with.
+
+    Raises:
+        ValueError: If it works with loaders alone, or with a data module of another kind.
+    """
+    found = getattr(trainer, "datamodule", None)
+    if not isinstance(found, ImageDataModule):
+        raise ValueError(f"the data is {type(found).__name__}: derive it from qra.data.ImageDataModule")
+    return found

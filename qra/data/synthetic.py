@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from qra import noise
-from qra.data.module import Budget, ImageData, ImageSet, TensorDataModule
+from qra.data.tensors import ImageData, ImageSet, TensorDataModule
 
 SIZE = 32
 """Height and width in pixels."""
@@ -117,15 +118,8 @@ class SyntheticDataModule(TensorDataModule):
         train_size: Number of training images, validation included.
         test_size: Number of test images.
         data_seed: Names the images; a smaller set of one seed is the beginning of a larger one.
-        batch_size: Images of one step, over all devices together.
         val_size: Images cut from the training set for validation.
-        fraction: Share of the remaining training images to use, in (0, 1]; smaller shares are nested in larger ones.
-        split_seed: Seed of the split, of the subset that ``fraction`` takes and of the calibration images.
-        seed: Seed of the order of the training images and of their augmentation.
-        augment: Randomly crop (4 pixels of zeros around) and mirror the training images.
-        calibration_size: Training images, not augmented, that calibrate a quantized network.
-        budget: What a fraction leaves equal: ``epochs``, each of fewer steps the fewer images there are, or ``steps``:
-            an epoch then takes as many steps as one of all images and goes through its images several times.
+        settings: The other arguments of :class:`ImageDataModule`.
 
     Raises:
         ValueError: If there are fewer images than classes.
@@ -136,16 +130,10 @@ class SyntheticDataModule(TensorDataModule):
         train_size: int = 4000,
         test_size: int = 1000,
         data_seed: int = 0,
-        batch_size: int = 128,
         val_size: int = 200,
-        fraction: float = 1.0,
-        split_seed: int = 0,
-        seed: int = 0,
-        augment: bool = True,
-        calibration_size: int = 512,
-        budget: Budget = "epochs",
+        **settings: Any,
     ) -> None:
-        super().__init__(batch_size, val_size, fraction, split_seed, seed, augment, calibration_size, budget)
+        super().__init__(val_size=val_size, **settings)
         for name, size in (("train_size", train_size), ("test_size", test_size)):
             if size < len(SHAPES):
                 raise ValueError(f"{name} is {size}: it must be at least {len(SHAPES)}, one image of each class")

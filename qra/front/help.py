@@ -51,7 +51,7 @@ GROUPS = {
     "trainer": "trainer: Lightning's, the usual ones first",
 }
 USUAL = ("callbacks+", "max_epochs", "precision", "accelerator", "devices", "strategy", "limit_test_batches", "logger")
-BASES = {"model": "ImageClassifier", "data": "TensorDataModule", "attack": "Attack", "val_attack": "Attack"}
+BASES = {"model": "ImageClassifier", "data": "ImageDataModule", "attack": "Attack", "val_attack": "Attack"}
 """The class that ``--KEY.help`` tells of, where it is not named by the key's annotation."""
 
 

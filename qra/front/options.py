@@ -64,7 +64,7 @@ def run_options(command: str) -> list[Option]:
     found = [each for each in found if each.name != "--untrained" or command != "fit"]
     for key, base, text in (
         ("model", "ImageClassifier", "how it is trained: a class of qra.modules or of your own"),
-        ("data", "TensorDataModule", "the images: a config such as data/cifar10, or a class"),
+        ("data", "ImageDataModule", "the images: a config such as data/cifar10, or a class"),
     ):
         found.append(Option(f"--{key}", "CONFIG", text, group=key))
         found += _union(key, [each for each in subclasses(base) if command != "fit" or each.name != NOT_TRAINED], key)
@@ -140,7 +140,7 @@ def all_options(command: str) -> tuple[str, ...]:
         parser = commands_of(parser)[word]
     names = [name for action in options_of(parser) for name in action.option_strings if name.startswith("--")]
     if command == "compare":
-        names += [each.name for each in _union("data", subclasses("TensorDataModule"), "")]
+        names += [each.name for each in _union("data", subclasses("ImageDataModule"), "")]
     return tuple(dict.fromkeys(names))
 
 

@@ -151,13 +151,14 @@ def _is_field(node: ast.AnnAssign) -> bool:
 
 
 def _inherited(found: Mapping[str, Signature], name: str) -> tuple[Parameter, ...]:
-    """What a constructor takes, that of its bases first."""
+    """What a constructor takes, that of its bases last."""
     signature = found[name]
     taken: dict[str, Parameter] = {}
     for base in reversed(signature.bases if signature.takes_inherited else ()):
         if base in found:
             taken |= {parameter.name: parameter for parameter in _inherited(found, base)}
-    return tuple((taken | {parameter.name: parameter for parameter in signature.parameters}).values())
+    own = {parameter.name: parameter for parameter in signature.parameters}
+    return tuple((own | {name: parameter for name, parameter in taken.items() if name not in own}).values())
 
 
 def _default(node: ast.expr | None, constants: Mapping[str, ast.expr]) -> str | None:

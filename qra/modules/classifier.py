@@ -14,7 +14,7 @@ from torchmetrics import MeanMetric
 
 from qra import checkpoint
 from qra.attacks import PGD, Attack
-from qra.data import to_pixels
+from qra.data import data_of
 from qra.describe import describe
 from qra.losses import prediction
 from qra.modules import averaging
@@ -159,9 +159,7 @@ class ImageClassifier(LightningModule):
 
     def calibration_batches(self) -> list[Batch]:
         """The calibration images of the data module on the device, float in [0, 1]."""
-        batches = self.trainer.datamodule.calibration_dataloader()  # type: ignore[attr-defined]
-        moved = (Batch(*(part.to(self.device) for part in batch)) for batch in batches)
-        return [batch._replace(x=to_pixels(batch.x)) for batch in moved]
+        return list(data_of(self.trainer).calibration_batches(self.device))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         if self.channels_last:

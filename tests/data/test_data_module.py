@@ -160,7 +160,7 @@ def test_a_resumed_run_sees_the_batches_of_an_uninterrupted_one(fitted, tmp_path
 def test_loading_leaves_the_global_generator_alone():
     module = made()
     before = torch.get_rng_state()
-    for loader in (module.train_dataloader(), module.val_dataloader(), module.calibration_dataloader()):
+    for loader in (module.train_dataloader(), module.val_dataloader(), module.calibration_batches()):
         list(loader)
     assert torch.equal(torch.get_rng_state(), before)
 
@@ -188,10 +188,10 @@ def test_a_fraction_is_taken_from_the_training_part(tmp_path):
 
 def test_calibration_images_are_balanced_training_images_as_stored():
     module = made(calibration_size=24)
-    batches = list(module.calibration_dataloader())
+    batches = list(module.calibration_batches())
     assert set(indices(batches).tolist()) < set(module.train_indices.tolist())
     assert torch.bincount(torch.cat([batch.y for batch in batches])).tolist() == [6, 6, 6, 6]
-    assert all(torch.equal(batch.x, module.data.train.images[batch.indices]) for batch in batches)
+    assert all(torch.equal(batch.x, to_pixels(module.data.train.images[batch.indices])) for batch in batches)
 
 
 def test_fewer_calibration_images_are_the_first_of_more():
@@ -282,7 +282,7 @@ def test_on_two_devices_a_rank_takes_every_second_image_but_all_calibration_imag
     module = made()
     module.trainer = trainer(tmp_path, devices=2, strategy="ddp")
     assert torch.equal(indices(module.test_dataloader()), torch.arange(0, 30, 2))
-    assert torch.equal(indices(module.calibration_dataloader()), module.calibration_indices)
+    assert torch.equal(indices(module.calibration_batches()), module.calibration_indices)
 
 
 IMAGES = torch.zeros(4, 3, 8, 8, dtype=torch.uint8)

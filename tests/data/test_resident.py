@@ -3,7 +3,7 @@ import torch
 from lightning.pytorch import Trainer
 from test_data_module import Noise, Recorder, made
 
-import qra.data.module
+import qra.data.tensors
 from qra.data import random_crop_flip
 from qra.data.resident import AugmentedImages, fits
 
@@ -27,7 +27,7 @@ def epochs(tmp_path, **settings):
 def test_batches_kept_on_the_device_are_those_of_the_host(settings, tmp_path, monkeypatch):
     expected = epochs(tmp_path, **settings)
     kept = []
-    monkeypatch.setattr(qra.data.module, "fits", lambda device, *images: kept.append(images) is None)
+    monkeypatch.setattr(qra.data.tensors, "fits", lambda device, *images: kept.append(images) is None)
     found = epochs(tmp_path, **settings)
     assert kept
     assert found.keys() == expected.keys()

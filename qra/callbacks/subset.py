@@ -1,0 +1,34 @@
+"""The images that an evaluation takes from those of a run."""
+
+from __future__ import annotations
+
+import torch
+from lightning import Trainer
+from torch import Tensor
+
+from qra.data import data_of
+from qra.types import Batch
+
+
+class Subset:
+    """A class-balanced subset of the test images; of it, those that a run has served on this rank.
+
+    Args:
+        trainer: That of ``test`` or ``predict``, which may be limited to some batches.
+        n: Number of images; all of them if there are fewer.
+        seed: Chooses them.
+    """
+
+    def __init__(self, trainer: Trainer, n: int, seed: int) -> None:
+        self._data = data_of(trainer)
+        self._chosen = self._data.choose("test", n, seed)
+        self._served: list[Tensor] = []
+
+    def add(self, batch: Batch) -> None:
+        """Take note of a batch that was served."""
+        self._served.append(batch.indices)
+
+    def batches(self, batch_size: int) -> list[Batch]:
+        """Float images in [0, 1] on the device, with labels and indices; one empty batch if there are none."""
+        served = torch.cat(self._served).cpu()
+        return list(self._data.batches("test", served[torch.isin(served, self._chosen)], batch_size))
