@@ -32,6 +32,7 @@ from qra.quant.functional import (
     uniform_symmetric,
     uniform_unsigned,
 )
+from qra.quant.lsq_plus import LSQPlus, lsq_plus
 from qra.quant.network import float_mode, gradient_mode
 from qra.quant.pwlq import (
     bias_correction,
@@ -58,6 +59,7 @@ __all__ = [
     "FrozenNetwork",
     "GradientMode",
     "LSQActivation",
+    "LSQPlus",
     "LayerCost",
     "LeastSquares",
     "MSERange",
@@ -90,6 +92,7 @@ __all__ = [
     "gradient_mode",
     "lsq",
     "lsq_initial_step",
+    "lsq_plus",
     "optimal_breakpoint",
     "pact",
     "piecewise_linear_quantize",

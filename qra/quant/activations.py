@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, get_args
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from qra.quant.lsq import lsq
 from qra.quant.pact import pact
@@ -35,11 +35,20 @@ class ActivationQuantizer(ABC):
     replaces_relu: ClassVar[bool] = True
     """Whether it takes the place of each ReLU, or sits at the input of each convolution, linear and average pooling."""
 
+    inputs_of: ClassVar[tuple[type[nn.Module], ...]] = (nn.Conv2d, nn.Linear, nn.AvgPool2d, nn.AdaptiveAvgPool2d)
+    """The modules at whose inputs it sits, unless it takes the place of each ReLU."""
+
+    quantizes_image: ClassVar[bool] = True
+    """Whether it sits at the inputs of layers that take the image, too."""
+
     learned: ClassVar[bool] = True
     """Whether its state is learnable."""
 
     bit_widths: ClassVar[Collection[int]] = range(2, 9)
     """The bit widths that it can quantize to, out of 2 to 8."""
+
+    signed: ClassVar[frozenset[str]] = frozenset()
+    """Names of learned values that may be zero or negative."""
 
     state_depends_on_bits: ClassVar[bool] = False
     """Whether what is learned at one bit width is useless at another."""
@@ -56,6 +65,10 @@ class ActivationQuantizer(ABC):
     @abstractmethod
     def start(self, bit_width: int) -> dict[str, float]:
         """The state of one site before any training or calibration, by name."""
+
+    def start_below(self, bit_width: int, clip: float) -> dict[str, float]:
+        """The same in the place of a ReLU whose outputs are at most ``clip``, such as ReLU6."""
+        return self.start(bit_width)
 
     @abstractmethod
     def quantize(self, x: Tensor, bit_width: int, state: State, gradient: GradientMode) -> Tensor:
@@ -104,6 +117,9 @@ class PACT(ActivationQuantizer):
     def start(self, bit_width: int) -> dict[str, float]:
         return {"alpha": self.alpha}
 
+    def start_below(self, bit_width: int, clip: float) -> dict[str, float]:
+        return {"alpha": min(self.alpha, clip)}
+
     def quantize(self, x: Tensor, bit_width: int, state: State, gradient: GradientMode) -> Tensor:
         return pact(x, state["alpha"], bit_width, gradient)
 
@@ -137,6 +153,9 @@ class LSQActivation(ActivationQuantizer):
 
     def start(self, bit_width: int) -> dict[str, float]:
         return {"step": self.high / (2**bit_width - 1)}
+
+    def start_below(self, bit_width: int, clip: float) -> dict[str, float]:
+        return {"step": min(self.high, clip) / (2**bit_width - 1)}
 
     def quantize(self, x: Tensor, bit_width: int, state: State, gradient: GradientMode) -> Tensor:
         step = state["step"]

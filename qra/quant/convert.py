@@ -10,15 +10,15 @@ from torch import fx, nn
 from torch.nn import functional as F
 
 from qra.quant.activations import ActivationQuantizer
+from qra.quant.follow import follow
 from qra.quant.layers import ActivationFakeQuantizer, QuantLayer, QuantPool, WeightFakeQuantizer, is_plain, quant_layer
 from qra.quant.network import activation_quantizers, fake_quantizers
+from qra.quant.relus import clip_of, is_relu, join_relus, relu_called, relu_module, say_split, split_relus
 from qra.quant.scheme import OFF, QuantScheme
 from qra.quant.trace import calls, enclosing_module, trace
 from qra.quant.weights import WeightQuantizer
 
-_POOLS = (nn.AvgPool2d, nn.AdaptiveAvgPool2d)  # a maximum is a value that the next input quantizes
-_KNOWN = (nn.Conv2d, nn.Linear, nn.ReLU, *_POOLS)
-_RELU_CALLS = {F.relu, F.relu_, torch.relu, torch.relu_, "relu", "relu_"}
+_KNOWN = (nn.Conv2d, nn.Linear, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.ReLU, nn.ReLU6, nn.Hardtanh)
 _LAYER_CALLS = {F.conv2d, F.linear, torch.conv2d}
 
 
@@ -40,7 +40,8 @@ def convert(network: nn.Module, scheme: QuantScheme) -> list[Site]:
     """Quantize a network in place by swapping modules. Its float keys stay, and only quantizer keys are added.
 
     Args:
-        network: Takes pixels in [0, 1], (N, C, H, W), and returns logits. Each ReLU must be an ``nn.ReLU`` of its own.
+        network: Takes pixels in [0, 1], (N, C, H, W), and returns logits. Where quantizers take the place of ReLUs,
+            those that are called as functions, or more than once, become modules first, which is said in one line.
         scheme: With both bit widths 32 it changes nothing.
 
     Returns:
@@ -52,11 +53,18 @@ def convert(network: nn.Module, scheme: QuantScheme) -> list[Site]:
     """
     if fake_quantizers(network):
         raise ValueError("the network is quantized already: revert it first")
-    graph = trace(network, "functional and shared activations cannot be found and stay as they are")
-    first, last = _ends(network, graph)
-    scheme.check_names([*_layers(network)], _activation_names(network, scheme))
-    sites = [*_weight_sites(network, scheme, {first, last}), *_activation_sites(network, scheme)]
-    _check_reachable(network, graph, sites)
+    at_relus = scheme.quantizes_activations and scheme.activation.replaces_relu
+    split = split_relus(network) if at_relus else []
+    try:
+        graph = trace(network, "functional and shared activations cannot be found and stay as they are")
+        first, last = _ends(network, graph)
+        scheme.check_names([*_layers(network)], _activation_names(network, scheme, graph))
+        sites = [*_weight_sites(network, scheme, {first, last}), *_activation_sites(network, scheme, graph)]
+        _check_reachable(network, graph, sites)
+    except ValueError:
+        join_relus(network)
+        raise
+    say_split(split)
     device = next((tensor.device for tensor in network.parameters()), None)
     for site in sites:
         settings = scheme.weight.for_last_layer() if site.name == last else scheme.weight
@@ -79,7 +87,8 @@ def revert(network: nn.Module) -> None:
         elif isinstance(module, QuantPool):
             network.set_submodule(name, module.pool)
     for name, quantizer in activation_quantizers(network).items():
-        network.set_submodule(name, nn.ReLU(quantizer.inplace).train(quantizer.training))
+        network.set_submodule(name, relu_module(quantizer.clip, quantizer.inplace).train(quantizer.training))
+    join_relus(network)
 
 
 def _layers(network: nn.Module) -> dict[str, nn.Conv2d | nn.Linear]:
@@ -104,23 +113,33 @@ def _weight_sites(network: nn.Module, scheme: QuantScheme, ends: set[str | None]
     return [Site(name, "weight", bit_width) for name, bit_width in bits.items() if bit_width != OFF]
 
 
-def _activation_kinds(scheme: QuantScheme) -> tuple[type[nn.Module], ...]:
-    return (nn.ReLU,) if scheme.activation.replaces_relu else (nn.Conv2d, nn.Linear, *_POOLS)
-
-
-def _activation_names(network: nn.Module, scheme: QuantScheme) -> list[str]:
+def _activation_names(network: nn.Module, scheme: QuantScheme, graph: fx.Graph | None) -> list[str]:
     """Names of the modules at which activations can be quantized."""
-    return [name for name, module in network.named_modules() if isinstance(module, _activation_kinds(scheme))]
+    settings = scheme.activation
+    if settings.replaces_relu:
+        return [name for name, module in network.named_modules() if is_relu(module)]
+    images = set() if settings.quantizes_image else _image_layers(network, graph)
+    kinds = settings.inputs_of
+    return [name for name, module in network.named_modules() if isinstance(module, kinds) and name not in images]
 
 
-def _activation_sites(network: nn.Module, scheme: QuantScheme) -> list[Site]:
-    names = _activation_names(network, scheme)
+def _activation_sites(network: nn.Module, scheme: QuantScheme, graph: fx.Graph | None) -> list[Site]:
+    settings, names = scheme.activation, _activation_names(network, scheme, graph)
     if not names and scheme.act_bit_width != OFF:
-        missing = " and no ".join(f"nn.{kind.__name__}" for kind in _activation_kinds(scheme))
+        missing = " and no ".join(f"nn.{kind.__name__}" for kind in settings.inputs_of)
+        if settings.replaces_relu:
+            missing = "nn.ReLU: quantize at the inputs of layers, by LSQPlus in training or CalibratedUniform after it"
         raise ValueError(f"the scheme quantizes activations, but the network has no {missing}")
-    kind: Literal["activation", "input"] = "activation" if scheme.activation.replaces_relu else "input"
+    kind: Literal["activation", "input"] = "activation" if settings.replaces_relu else "input"
     bits = {name: scheme.activation_bits(name) for name in names}
     return [Site(name, kind, bit_width) for name, bit_width in bits.items() if bit_width != OFF]
+
+
+def _image_layers(network: nn.Module, graph: fx.Graph | None) -> set[str]:
+    """The layers that take the image: the first one, where the network cannot be traced."""
+    if graph is None:
+        return set(list(_layers(network))[:1])
+    return {name for name, source in follow(network, graph, {}).items() if source.kind == "image"}
 
 
 def _check_reachable(network: nn.Module, graph: fx.Graph | None, sites: list[Site]) -> None:
@@ -138,9 +157,8 @@ def _check_reachable(network: nn.Module, graph: fx.Graph | None, sites: list[Sit
             f"the network uses modules in more than one place: {', '.join(shared)}; give each place a module of its own"
         )
     relus = any(site.kind == "activation" for site in sites)
-    functional = (_RELU_CALLS if relus else set()) | (_LAYER_CALLS if sites else set())
-    nodes = graph.nodes if graph else ()
-    found = [node for node in nodes if node.op in ("call_function", "call_method") and node.target in functional]
+    calls_of = [node for node in (graph.nodes if graph else ()) if node.op in ("call_function", "call_method")]
+    found = [n for n in calls_of if (n.target in _LAYER_CALLS and sites) or (relus and relu_called(n) is not None)]
     if found:
         places = ", ".join(f"{node.name} in {enclosing_module(node)}" for node in found)
         raise ValueError(f"the network calls functions where quantization needs modules of torch.nn: {places}")
@@ -164,9 +182,9 @@ def _swap(module: nn.Module, site: Site, weight: WeightQuantizer, activation: Ac
     if site.kind == "weight":
         assert isinstance(module, nn.Conv2d | nn.Linear)
         return quant_layer(module, WeightFakeQuantizer(weight, site.bit_width, module.weight), None)
-    quantizer = ActivationFakeQuantizer(activation, site.bit_width).train(module.training)
-    if isinstance(module, nn.ReLU):
-        quantizer.inplace = module.inplace
+    clip, inplace = clip_of(module), bool(getattr(module, "inplace", False))
+    quantizer = ActivationFakeQuantizer(activation, site.bit_width, inplace, clip).train(module.training)
+    if site.kind == "activation":
         return quantizer
     if isinstance(module, QuantLayer):  # its weights were quantized before
         module.input_quantizer = quantizer

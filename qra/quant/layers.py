@@ -59,6 +59,7 @@ class ActivationFakeQuantizer(nn.Module):
         settings: The quantizer.
         bit_width: 2 to 8.
         inplace: What the ReLU had that this takes the place of.
+        clip: Largest output of the ReLU that this takes the place of, which stays: 6 for ReLU6; None for no limit.
 
     Attributes:
         gradient: How it is differentiated, see :func:`qra.quant.network.gradient_mode`.
@@ -66,16 +67,20 @@ class ActivationFakeQuantizer(nn.Module):
         observer: Takes in the float activations while it is off, for calibration.
     """
 
-    def __init__(self, settings: ActivationQuantizer, bit_width: int, inplace: bool = False) -> None:
+    def __init__(
+        self, settings: ActivationQuantizer, bit_width: int, inplace: bool = False, clip: float | None = None
+    ) -> None:
         super().__init__()
         self.settings = settings
         self.bit_width = bit_width
         self.inplace = inplace
+        self.clip = clip
         self.gradient: GradientMode = "ste"
         self.enabled = True
         self.observer: RangeEstimator | None = None
         self._constants: dict[str, float] = {}
-        for name, value in settings.start(bit_width).items():
+        start = settings.start(bit_width) if clip is None else settings.start_below(bit_width, clip)
+        for name, value in start.items():
             if settings.learned:
                 self.register_parameter(name, nn.Parameter(torch.tensor(value)))
             else:
@@ -83,9 +88,16 @@ class ActivationFakeQuantizer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.enabled:
-            return self._observe(F.relu(x) if self.settings.replaces_relu else x)
+            return self._observe(self.float_activation(x))
         state = dict(self.named_parameters()) if self.settings.learned else self._constants or self._read_constants()
+        x = x if self.clip is None else x.clamp(max=self.clip)
         return self.settings.quantize(x, self.bit_width, state, self.gradient)
+
+    def float_activation(self, x: Tensor) -> Tensor:
+        """What it is when it is off: the ReLU that it took the place of, or the identity."""
+        if not self.settings.replaces_relu:
+            return x
+        return F.relu(x) if self.clip is None else x.clamp(0, self.clip)
 
     def replay_state(self) -> Hashable | None:
         """See :class:`qra.graphs.ReplayState`."""

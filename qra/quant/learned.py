@@ -9,7 +9,7 @@ from qra.quant.network import activation_quantizers, fake_quantizers
 
 
 class LearnedValues:
-    """Clip levels and steps of a network's quantizers.
+    """Clip levels, steps and offsets of a network's quantizers.
 
     Args:
         network: Its quantizers are those it has now.
@@ -22,7 +22,8 @@ class LearnedValues:
             if activation.settings.decay > 0:
                 self._by_decay.setdefault(activation.settings.decay, []).extend(activation.parameters())
         for quantizer in fake_quantizers(network).values():
-            self._by_least.setdefault(quantizer.settings.smallest, []).extend(quantizer.parameters())
+            positive = [v for name, v in quantizer.named_parameters() if name not in quantizer.settings.signed]
+            self._by_least.setdefault(quantizer.settings.smallest, []).extend(positive)
 
     def decay(self) -> Tensor | float:
         """The term of the training loss that keeps values small: each decay times the sum of squares."""

@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from qra.quant.layers import ActivationFakeQuantizer, quantized_weight
 from qra.quant.network import activation_quantizers, evaluating, quant_layers
@@ -63,7 +62,7 @@ def activation_statistics(network: nn.Module, x: Tensor) -> dict[str, SiteStatis
             with torch.enable_grad():
                 values = inputs[0].detach().requires_grad_()
                 (gradient,) = torch.autograd.grad(quantizer.forward(values).sum(), values)
-            values = (F.relu(values) if quantizer.settings.replaces_relu else values).detach()
+            values = quantizer.float_activation(values).detach()
             clipped = ((gradient == 0) & (values != 0)).float().mean()
             found[name] = SiteStatistics(values.flatten(), output.flatten(), float(clipped))
 

@@ -36,6 +36,9 @@ class WeightQuantizer(ABC):
     smallest: ClassVar[float] = 1e-8
     """Learned values are kept at least this large."""
 
+    signed: ClassVar[frozenset[str]] = frozenset()
+    """Names of learned values that may be zero or negative."""
+
     replayable: ClassVar[bool] = False
     """Whether :meth:`quantize` does the same to tensors each time, so that it may be recorded and replayed."""
 

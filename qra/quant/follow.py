@@ -1,0 +1,161 @@
+"""What reaches each layer of a network, followed back over its graph: the image, quantized values, or float ones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Literal, NamedTuple
+
+from torch import fx, nn
+
+from qra.quant.layers import ActivationFakeQuantizer, QuantLayer
+from qra.quant.trace import enclosing_module
+
+FLOAT_BITS = 32
+IMAGE_BITS = 8
+"""Bits of a pixel that no quantizer has changed."""
+
+
+class Source(NamedTuple):
+    """What a value is.
+
+    Attributes:
+        kind: Pixels, or what was made of pixels and constants alone; quantized values; float values; a constant, such
+            as a parameter.
+        bits: Of one value.
+        name: Of what made it, for messages.
+    """
+
+    kind: Literal["image", "quantized", "float", "constant"]
+    bits: int
+    name: str
+
+
+IMAGE = Source("image", IMAGE_BITS, "the image")
+CONSTANT = Source("constant", FLOAT_BITS, "a constant")
+
+_PASSING_MODULES = (
+    *(nn.Identity, nn.Flatten, nn.Unflatten, nn.PixelShuffle, nn.PixelUnshuffle, nn.ChannelShuffle),
+    *(nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.ZeroPad2d, nn.ReflectionPad2d, nn.ReplicationPad2d),
+    *(nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveMaxPool2d, nn.AdaptiveAvgPool2d, nn.UpsamplingNearest2d),
+)
+"""They move values and keep their bits; averages of quantized values count as quantized, as in the literature."""
+
+_PASSING_CALLS = {
+    *("flatten", "unflatten", "view", "reshape", "view_as", "reshape_as", "permute", "transpose", "t", "movedim"),
+    *("swapaxes", "squeeze", "unsqueeze", "contiguous", "clone", "detach", "to", "float", "type", "expand"),
+    *("expand_as", "repeat", "getitem", "__getitem__", "__get__", "chunk", "split", "narrow", "select", "unbind"),
+    *("cat", "concat", "concatenate", "stack", "pad", "roll", "flip", "channel_shuffle", "pixel_shuffle"),
+    *("pixel_unshuffle", "dropout", "dropout2d", "feature_dropout", "stochastic_depth", "amax", "mean"),
+    *("max_pool2d", "avg_pool2d", "adaptive_max_pool2d", "adaptive_avg_pool2d", "max_pool2d_with_indices"),
+}
+_PLAIN_CALLS = frozenset(("size", "dim", "numel", "ndimension", "shape", "ndim", "dtype", "device", "is_cuda"))
+"""What they return is no tensor."""
+
+
+def follow(network: nn.Module, graph: fx.Graph, sites: Mapping[str, int] | None = None) -> dict[str, Source]:
+    """What each convolution and linear layer takes in, by its name, in the order of the first calls.
+
+    Args:
+        network: Float or quantized.
+        graph: Of its forward pass.
+        sites: Modules at whose inputs, or in whose place, a quantizer is to come, each with its bits; those that the
+            network has if not given.
+    """
+    modules = dict(network.named_modules())
+    sites = quantizer_sites(network) if sites is None else sites
+    values: dict[fx.Node, Source | None] = {}
+    found: dict[str, Source] = {}
+    for node in graph.nodes:
+        sources = [values[source] for source in node.all_input_nodes]
+        module = modules.get(str(node.target)) if node.op == "call_module" else None
+        if node.op == "placeholder":
+            values[node] = IMAGE
+        elif node.op == "get_attr":
+            values[node] = CONSTANT
+        elif module is None:
+            values[node] = None if is_plain_call(node) else after_call(_call_name(node), sources, _place(node))
+        else:
+            name = str(node.target)
+            before = merged(sources, name) if name not in sites else _quantized(sites[name], name)
+            if isinstance(module, nn.Conv2d | nn.Linear) and before is not None:
+                found[name] = max(before, found.get(name, before), key=_doubt)
+            values[node] = after_module(name, module, sites, sources)
+    return found
+
+
+def quantizer_sites(network: nn.Module) -> dict[str, int]:
+    """The activation quantizers of a network and the layers that have one at their inputs, each with its bits."""
+    found = {}
+    for name, module in network.named_modules():
+        if isinstance(module, ActivationFakeQuantizer):
+            found[name] = module.bit_width
+        elif isinstance(module, QuantLayer) and module.input_quantizer is not None:
+            found[name] = module.input_quantizer.bit_width
+    return found
+
+
+def after_module(
+    name: str, module: nn.Module, sites: Mapping[str, int], sources: Iterable[Source | None]
+) -> Source | None:
+    """What a module of torch's makes of what it is given."""
+    made = f"{type(module).__name__.removeprefix('Quant')} {name}"
+    if isinstance(module, nn.Conv2d | nn.Linear):
+        return _float(made)
+    if name in sites:  # a quantizer, a ReLU that becomes one, or a pooling behind one
+        return _quantized(sites[name], name)
+    before = merged(sources, made)
+    if before is None or before.kind == "image" or isinstance(module, _PASSING_MODULES):
+        return before
+    return _float(made)
+
+
+def after_call(call: str, sources: Iterable[Source | None], place: str) -> Source | None:
+    """What a function or method makes of what it is given; None if that is no tensor.
+
+    Args:
+        call: Its name.
+        sources: Of its arguments, None for those that are no tensors.
+        place: Where it is called, for messages.
+    """
+    sources = list(sources)
+    made = f"{call} in {place}" if place else call
+    before = merged(sources, made)
+    if before is None or before.kind in ("image", "constant") or call in _PASSING_CALLS:
+        return before
+    return _float(made)
+
+
+def merged(sources: Iterable[Source | None], made: str) -> Source | None:
+    """What several values are together: the worst of them, but that constants do not change what an image is."""
+    tensors = [source for source in sources if source is not None]
+    real = [source for source in tensors if source.kind != "constant"]
+    if not real:
+        return CONSTANT if tensors else None
+    worst = max(real, key=_doubt)
+    return _float(made) if worst.kind == "quantized" and len(real) < len(tensors) else worst
+
+
+def is_plain_call(node: fx.Node) -> bool:
+    """Whether a node asks a tensor for something that is no tensor, such as its shape."""
+    call = _call_name(node)
+    return call in _PLAIN_CALLS or (call == "getattr" and str(node.args[1]) in _PLAIN_CALLS)
+
+
+def _doubt(source: Source) -> tuple[bool, int]:
+    return source.kind == "float", source.bits
+
+
+def _quantized(bits: int, name: str) -> Source:
+    return Source("quantized", bits, name)
+
+
+def _float(name: str) -> Source:
+    return Source("float", FLOAT_BITS, name)
+
+
+def _call_name(node: fx.Node) -> str:
+    return node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
+
+
+def _place(node: fx.Node) -> str:
+    return enclosing_module(node)
