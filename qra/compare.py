@@ -19,8 +19,9 @@ from qra.attacks import PGD
 from qra.data import ImageDataModule
 from qra.describe import describe
 from qra.errors import one_line
-from qra.evaluation import outcome
+from qra.evaluation import outcome, store
 from qra.evaluation.figures import transfer_heat_map
+from qra.evaluation.measured import read_measured
 from qra.evaluation.outcome import SCHEMA
 from qra.evaluation.robustness import is_correct
 from qra.evaluation.statistics import mcnemar, shared, wilson_interval, worst_over_seeds
@@ -58,11 +59,11 @@ def read_result(path: str | Path) -> dict[str, Any]:
 def _check_outcome(file: Path, name: str, summary: object) -> None:
     """Refuse an outcome that cannot be; the interval, which follows from accuracy and n, is computed anew."""
     try:
-        accuracy, n, _ = outcome.stated(summary)
+        accuracy = read_measured(name, summary).accuracy
     except ValueError as reason:
         raise ValueError(f"{file}: outcome {plain(name)}: {reason}") from None
-    assert isinstance(summary, dict)  # stated has seen to that
-    summary["interval95"] = list(wilson_interval(round(accuracy * n), n))
+    assert isinstance(summary, dict)  # read_measured has seen to that
+    summary["interval95"] = list(accuracy.interval)
 
 
 def read_examples(path: str | Path, result: Mapping[str, Any]) -> Correct:
@@ -75,15 +76,7 @@ def read_examples(path: str | Path, result: Mapping[str, Any]) -> Correct:
     Raises:
         ValueError: If it is missing, damaged, or contradicts the result.
     """
-    file = _result_file(path).with_name("correct.npz")
-    found = outcome.read_correct(file)
-    for name, (_, correct) in found.items():
-        if name not in result["outcomes"]:
-            raise ValueError(f"{file}: {plain(name)} is not in result.json; write both again by qra test")
-        accuracy, n, _ = outcome.stated(result["outcomes"][name])
-        if not outcome.agrees(correct, accuracy, n):
-            raise ValueError(f"{file}: contradicts result.json about {plain(name)}; write both again by qra test")
-    return found
+    return store.read_examples(_result_file(path).parent, result)
 
 
 def _result_file(path: str | Path) -> Path:

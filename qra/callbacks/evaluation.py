@@ -232,14 +232,17 @@ class RobustnessEvaluation(Evaluation):
                 correct[left] = robust(network, attack, x, y, places, attack_network=target)
             parts.append(correct)
             progress.advance(correct)
-        settings = {
-            **describe(attack),
-            "gradient": "square",
-            "survivors_of": [other.name for other in others],
-            "search_precision": self.search_precision,
-        }
         name = f"square_{_levels(eps)}{suffix(self.search_precision)}"
-        return Outcome(name, "Square on survivors", settings, indices, torch.cat(parts), eps)
+        return Outcome(
+            name,
+            "Square on survivors",
+            describe(attack),
+            indices,
+            torch.cat(parts),
+            eps,
+            survivors_of=[other.name for other in others],
+            search_precision=self.search_precision,
+        )
 
     def _outcome(
         self,
@@ -251,7 +254,7 @@ class RobustnessEvaluation(Evaluation):
         progress: EvaluationProgress,
     ) -> Outcome:
         names = self._names(attack, gradient)
-        progress.start(f"{names['title']}, eps {_levels(attack.eps)}/255", len(batches))
+        progress.start(f"{names['title']} {gradient}, eps {_levels(attack.eps)}/255", len(batches))
         attack = self._as_made(attack, gradient)
         parts, as_bytes = [], []
         for batch in batches:
@@ -271,18 +274,17 @@ class RobustnessEvaluation(Evaluation):
 
     def _names(self, attack: PGD, gradient: GradientSource) -> dict[str, Any]:
         end = ("" if gradient == "ste" else f"_{gradient}") + suffix(self.search_precision)
-        settings = {
-            **describe(self._as_made(attack, gradient)),
-            "gradient": gradient,
-            "search_precision": self.search_precision,
-        }
+        source = {}
         if gradient == "surrogate":
             assert self.surrogate is not None
-            settings["surrogate"] = {"path": self.surrogate, "sha256": checkpoint.sha256(self.surrogate)}
+            source = {"path": self.surrogate, "sha256": checkpoint.sha256(self.surrogate)}
         return {
             "name": f"pgd{attack.steps}_{_levels(attack.eps)}{end}",
-            "title": f"PGD-{attack.steps}{end.replace('_', ' ', 1)}",
-            "settings": settings,
+            "title": f"PGD-{attack.steps}" + (f" x {attack.restarts}" if attack.restarts > 1 else ""),
+            "settings": describe(self._as_made(attack, gradient)),
+            "gradient": "" if source else gradient,
+            "source": source,
+            "search_precision": self.search_precision,
         }
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +20,18 @@ from qra.callbacks.evaluation import Measurement
 from qra.callbacks.scope import remarks, scope
 from qra.data import data_of
 from qra.describe import describe
+from qra.evaluation import store
+from qra.evaluation.doubt import doubt_of
 from qra.evaluation.figures import robustness_curve
-from qra.evaluation.outcome import SCHEMA, Outcome, write_correct
+from qra.evaluation.identity import tested
+from qra.evaluation.measured import Measured
+from qra.evaluation.outcome import Outcome
 from qra.evaluation.robustbench import model_info
+from qra.files import plain
 from qra.modules import ImageClassifier
 from qra.precision import float32
 from qra.quant import cost
 from qra.runs import completion
-from qra.types import format_pixels
 from qra.writing import write_json
 
 
@@ -61,44 +66,61 @@ class ResultWriter(PipelineCallback):
         if not trainer.is_global_zero or not outcomes or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         directory = _directory(trainer)
-        write_correct(directory / "correct.npz", outcomes)
-        result = self._result(trainer, pl_module, outcomes, path)
-        write_json(directory / "result.json", result)
+        content, test = self._about(trainer, pl_module, outcomes, path)
+        gathered, said = store.gather(directory, content, outcomes.values(), test)
+        gathered.content["doubt"] = doubt_of(gathered.content).summary()
+        result = store.write(directory, gathered)
         architecture = (describe(pl_module.network) or {}).get("class_path")
         write_json(directory / "robustbench.json", model_info(result, directory.resolve().name, architecture))
-        _to_tensorboard(trainer, outcomes, path)
-        found = table(outcomes)
+        _to_tensorboard(trainer, outcomes, gathered.measured(), path)
+        found = table(gathered.measured())
         found.title = _doubt(result)
-        Console().print(found, *remarks(result), escape(f"written to {directory / 'result.json'}"))
+        lines = [*remarks(content), said, f"written to {directory / 'result.json'}"]
+        Console().print(found)
+        Console().print(*(escape(line) for line in lines if line), sep="\n", soft_wrap=True)
 
-    def _result(
+    def _about(
         self, trainer: Trainer, pl_module: LightningModule, outcomes: Mapping[str, Outcome], path: str | None
-    ) -> dict[str, Any]:
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """What there is to say of the network and the data, and of the test."""
+        assert isinstance(pl_module, ImageClassifier)
         with float32(pl_module.device):  # as everything was measured
             sheet = _sheet(trainer, pl_module)
-        return {
-            "schema": SCHEMA,
-            "outcomes": {name: outcome.summary() for name, outcome in outcomes.items()},
-            "checkpoint": {"path": path, "sha256": checkpoint.sha256(path)} if path else None,
-            "seconds": round(time.monotonic() - self._started, 1),
+        sha256 = checkpoint.sha256(path) if path else None
+        scheme, calibration = describe(pl_module.scheme), pl_module.calibration
+        changed = calibration is None and any(
+            isinstance(callback, PipelineCallback) and callback.makes_another_network
+            for callback in trainer.callbacks  # type: ignore[attr-defined]
+        )
+        about = {
+            "network": tested(pl_module.network, sha256, scheme, calibration, changed),
+            "checkpoint": {"path": path, "sha256": sha256} if path else None,
+            "scheme": scheme,
+            "calibration": calibration,
             **scope(trainer, outcomes, path),
             **_network(trainer, pl_module),
             **_records(trainer),
-            **sheet,
         }
+        when = datetime.now(UTC).isoformat(timespec="seconds")
+        test = {"date": when, "seconds": round(time.monotonic() - self._started, 1), **sheet}
+        return {**about, **test}, {key: value for key, value in test.items() if key not in ("data", "module")}
 
 
-def table(outcomes: Mapping[str, Outcome]) -> Table:
+def table(outcomes: Sequence[Measured]) -> Table:
     """A table of outcomes for the terminal."""
-    result = Table("attack", "eps", "accuracy", "95% interval", "as bytes", "n")
-    for name in ("eps", "accuracy", "95% interval", "as bytes", "n"):
-        result.columns[[column.header for column in result.columns].index(name)].justify = "right"
-    for outcome in outcomes.values():
-        low, high = outcome.interval
-        eps = format_pixels(outcome.eps) if outcome.settings else ""
-        as_bytes = "" if outcome.accuracy_as_bytes is None else f"{outcome.accuracy_as_bytes:.2%}"
-        interval = f"{low:.1%} - {high:.1%}"
-        result.add_row(outcome.title, eps, f"{outcome.accuracy:.2%}", interval, as_bytes, str(outcome.n))
+    rounded = any(outcome.rounded_afterwards is not None for outcome in outcomes)
+    result = Table("attack")
+    for name in ("eps", "accuracy", "95% interval", *(["rounded afterwards"] if rounded else []), "n"):
+        result.add_column(name, justify="right")
+    for outcome in outcomes:
+        accuracy, bounds = outcome.accuracy, outcome.threat_model
+        low, high = accuracy.interval
+        eps = "" if outcome.role in ("clean", "shift") else bounds.title.replace("eps ", "")
+        value = "" if outcome.rounded_afterwards is None else f"{outcome.rounded_afterwards:.2%}"
+        cells = (eps, f"{accuracy.value:.2%}", f"{low:.1%} - {high:.1%}", *([value] if rounded else []))
+        style = "bold" if outcome.role == "worst" else ""
+        indent = "  " if outcome.role == "part" else ""
+        result.add_row(indent + escape(plain(outcome.kind)), *cells, str(accuracy.n), style=style)
     return result
 
 
@@ -143,16 +165,17 @@ def _network(trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
     names = ("parameters", "size_in_bits", "multiply_adds", "bit_ops")
     known = {name: vars(pl_module.network).get(name) for name in ("outputs", "attack_copy")}
     return {
-        "scheme": describe(pl_module.scheme),
         "cost": {name: getattr(found, name) for name in names},
         **{name: value for name, value in known.items() if value is not None},
     }
 
 
-def _to_tensorboard(trainer: Trainer, outcomes: Mapping[str, Outcome], path: str | None) -> None:
+def _to_tensorboard(
+    trainer: Trainer, outcomes: Mapping[str, Outcome], measured: Sequence[Measured], path: str | None
+) -> None:
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger):
             accuracies = {f"hp/{name}_acc": outcome.accuracy for name, outcome in outcomes.items()}
             logger.log_hyperparams({"checkpoint": str(path)}, accuracies)
-            logger.experiment.add_figure("test/robustness", robustness_curve(outcomes.values()))
+            logger.experiment.add_figure("test/robustness", robustness_curve(measured))
             logger.save()

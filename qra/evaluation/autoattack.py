@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import hashlib
 import json
 import sys
@@ -20,6 +21,7 @@ from qra.attacks.autoattack import check_network
 from qra.attacks.base import untouched
 from qra.describe import describe
 from qra.evaluation.outcome import Outcome
+from qra.evaluation.standard import autoattack_names
 from qra.files import read_json, read_npz
 from qra.losses import prediction
 from qra.precision import Precision, float32
@@ -226,10 +228,13 @@ def outcomes(
         Which examples are correct under all four attacks, then, as ``NAME.ATTACK``, those that are correct after each
         of them and all before it.
     """
-    settings = {**describe(attack), "mode": mode, "search_precision": search_precision}
-    title = "AutoAttack" if search_precision == "float32" else f"AutoAttack, searched in {search_precision}"
-    yield Outcome(name, title, settings, indices, broken_by == FIRST_BROKEN_BY.index(ROBUST), attack.eps)
+    settings = {**describe(attack), "mode": mode}
+    standard, title = autoattack_names(settings["init_args"], search_precision)
+    known: dict[str, Any] = {"norm": attack.norm, "gradient": "ste", "search_precision": search_precision}
+    correct = broken_by == FIRST_BROKEN_BY.index(ROBUST)
+    yield Outcome(name, title, settings, indices, correct, attack.eps, standard=standard, **known)
     for member, title in list(TITLES.items())[:-1] if mode == "chunked" else ():
         after = broken_by > FIRST_BROKEN_BY.index(member)
         member_settings = {**settings, "attacks": list(TITLES)[: list(TITLES).index(member) + 1]}
-        yield Outcome(f"{name}.{member}", f"  after {title}", member_settings, indices, after, attack.eps)
+        part = Outcome(f"{name}.{member}", f"after {title}", member_settings, indices, after, attack.eps, **known)
+        yield dataclasses.replace(part, role="part")

@@ -11,7 +11,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from qra.evaluation.outcome import Outcome
+from qra.evaluation.measured import Measured
 from qra.evaluation.transfer import TransferMatrix
 
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # told apart by colour-blind eyes too
@@ -20,25 +20,27 @@ _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 _STYLES = tuple(zip(_COLORS, "os^vDP*", strict=True))
 
 
-def robustness_curve(outcomes: Iterable[Outcome]) -> Figure:
-    """Accuracy over the attack's budget, one line an attack, with its 95 % interval as a band.
+def robustness_curve(outcomes: Iterable[Measured]) -> Figure:
+    """Accuracy over the L-inf budget of attacks, one line each, with its 95 % interval as a band.
 
     Attacks of a single budget are left out.
     """
-    lines: dict[str, list[Outcome]] = {}
-    for outcome in sorted((outcome for outcome in outcomes if outcome.settings), key=lambda outcome: outcome.eps):
-        lines.setdefault(outcome.title, []).append(outcome)
-    lines = {title: points for title, points in lines.items() if len(points) > 1}
+    lines: dict[tuple[str, int], list[Measured]] = {}
+    attacks = [each for each in outcomes if each.role == "robust" and each.threat_model.norm == "linf"]
+    for outcome in sorted(attacks, key=lambda each: each.threat_model.eps):
+        kind = outcome.kind + (", bytes" if outcome.threat_model.pixels == "bytes" else "")
+        lines.setdefault((kind, outcome.accuracy.n), []).append(outcome)
+    lines = {key: points for key, points in lines.items() if len(points) > 1}
     figure = Figure(figsize=(5, 3.5), layout="constrained")
     axes = figure.add_subplot(xlabel="eps (pixel levels of 255)", ylabel="accuracy (%)", ylim=(0, 100))
-    for (title, points), colour in zip(lines.items(), itertools.cycle(_COLOURS), strict=False):
-        budgets = [outcome.eps * 255 for outcome in points]
-        label = f"{title}, n = {points[0].n}"
-        axes.plot(budgets, [100 * outcome.accuracy for outcome in points], marker="o", color=colour, label=label)
-        low, high = np.array([outcome.interval for outcome in points]).T * 100
+    for ((kind, n), points), colour in zip(lines.items(), itertools.cycle(_COLOURS), strict=False):
+        budgets = [point.threat_model.levels for point in points]
+        values = [100 * point.accuracy.value for point in points]
+        axes.plot(budgets, values, marker="o", color=colour, label=f"{kind}, n = {n}")
+        low, high = np.array([point.accuracy.interval for point in points]).T * 100
         axes.fill_between(budgets, low, high, alpha=0.25, color=colour, linewidth=0)
     axes.set_xscale("symlog", base=2, linthresh=0.5)
-    ticks = sorted({outcome.eps * 255 for points in lines.values() for outcome in points})
+    ticks = sorted({point.threat_model.levels for points in lines.values() for point in points})
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.grid(alpha=0.3)
     if lines:

@@ -2,38 +2,63 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from qra.evaluation import schema1
+from qra.evaluation.measured import Measured, PixelContract, Role, read_measured
 from qra.evaluation.statistics import wilson_interval
 from qra.files import plain, read_json, read_npz
+from qra.precision import Precision
+from qra.types import Norm
 from qra.writing import write_arrays
 
-SCHEMA = 1
+SCHEMA = 2
 """Version of ``result.json``; it changes when a key changes its meaning."""
+READABLE = (1, SCHEMA)
+"""Versions that can be read."""
+
+Examples = tuple[Tensor, Tensor]
+"""Positions in the test set, ascending, int64 (n,), and whether the network is right about each, bool (n,)."""
 
 
 @dataclass(frozen=True)
 class Outcome:
     """Which examples a network classifies correctly under one attack.
 
+    Everything that reads outcomes reads these fields; the name is only a key.
+
     Args:
         name: Key of the outcome in the files, such as ``pgd20_8``.
-        title: For people, such as ``PGD-20``.
-        settings: The attack's settings, ready for JSON; empty for clean images.
+        title: Attack and its settings for people, without bounds and gradient, such as ``PGD-20``.
+        settings: Description of the attack, ready for JSON; empty for clean images.
         indices: Positions in the test set, ascending, int64, (n,).
         correct: Right or not, bool, (n,).
-        eps: Budget of the attack, in pixel units.
+        eps: Radius of the attack's ball, in pixel units.
         correct_as_bytes: Right or not once the adversarial images are rounded to bytes, bool, (n,); None where no
             images were kept.
+        role: What it stands for. If not given, ``clean`` without settings under the name ``clean``, ``part`` without
+            settings under another, and else ``robust``.
+        norm: Norm of the ball; that of the settings if not given.
+        pixels: Kind of images that the attack may send.
+        gradient: How the attack differentiates roundings, such as ``ste``; empty where it takes no gradient of the
+            network that is judged.
+        source: The network that examples were made on, if it is another one: its ``path`` and ``sha256``, or a
+            ``name`` such as ``unrounded``.
+        search_precision: What the attack computes in; its successes are judged in float32.
+        standard: Name of the published protocol whose settings these are, such as ``AutoAttack``; empty if none.
+        survivors_of: Names of outcomes, if only examples that survive them were attacked; the others count as wrong, or
+            are left out of ``indices``.
+        members: Of a worst case, the names of the outcomes that it is over.
     """
 
     name: str
@@ -43,6 +68,24 @@ class Outcome:
     correct: Tensor = field(repr=False)
     eps: float = 0.0
     correct_as_bytes: Tensor | None = field(default=None, repr=False)
+    role: Role | None = None
+    norm: Norm | None = None
+    pixels: PixelContract = "float"
+    gradient: str = ""
+    source: Mapping[str, Any] = field(default_factory=dict)
+    search_precision: Precision = "float32"
+    standard: str = ""
+    survivors_of: Sequence[str] = ()
+    members: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        if self.role is None:
+            plainly: Role = "clean" if self.name == "clean" else "part"
+            object.__setattr__(self, "role", "robust" if self.settings else plainly)
+        if self.norm is None:
+            arguments = self.settings.get("init_args")
+            stated = arguments.get("norm") if isinstance(arguments, Mapping) else None
+            object.__setattr__(self, "norm", stated if stated in get_args(Norm) else "linf")
 
     @property
     def n(self) -> int:
@@ -66,14 +109,38 @@ class Outcome:
 
     def summary(self) -> dict[str, Any]:
         """The outcome without its examples, ready for JSON."""
+        known = {
+            "gradient": self.gradient,
+            "source": dict(self.source),
+            "standard": self.standard,
+            "survivors_of": list(self.survivors_of),
+            "members": list(self.members),
+            "attack": dict(self.settings),
+            "accuracy_rounded_afterwards": self.accuracy_as_bytes,
+        }
         return {
+            "title": self.title,
+            "role": self.role,
             "accuracy": self.accuracy,
             "interval95": list(self.interval),
             "n": self.n,
+            "examples": examples_id(self.indices),
+            "norm": self.norm,
             "eps": self.eps,
-            **({} if self.correct_as_bytes is None else {"accuracy_as_bytes": self.accuracy_as_bytes}),
-            **({"attack": dict(self.settings)} if self.settings else {}),
+            "pixels": self.pixels,
+            "search_precision": self.search_precision,
+            **{key: value for key, value in known.items() if value not in (None, "", [], {})},
         }
+
+    @property
+    def measured(self) -> Measured:
+        """The outcome without its examples."""
+        return read_measured(self.name, self.summary())
+
+
+def examples_id(indices: Tensor) -> str:
+    """What tells one choice of examples from another: a hash of their positions, int64 (n,)."""
+    return hashlib.sha256(indices.numpy().astype("<i8").tobytes()).hexdigest()[:16]
 
 
 def worst_case(name: str, members: Sequence[Outcome]) -> Outcome:
@@ -84,8 +151,8 @@ def worst_case(name: str, members: Sequence[Outcome]) -> Outcome:
         members: Outcomes of the same examples in the same order, under different attacks of one budget.
     """
     correct = torch.stack([member.correct for member in members]).all(0)
-    settings = {"members": [member.name for member in members]}
-    return Outcome(name, "worst of these", settings, members[0].indices, correct, members[0].eps)
+    names = [member.name for member in members]
+    return Outcome(name, "worst of these", {}, members[0].indices, correct, members[0].eps, role="worst", members=names)
 
 
 def write_correct(path: Path, outcomes: Mapping[str, Outcome]) -> None:
@@ -94,44 +161,38 @@ def write_correct(path: Path, outcomes: Mapping[str, Outcome]) -> None:
     For each outcome NAME the file holds ``NAME.indices`` (int64), ``NAME.correct`` (bool) and, where it is known,
     ``NAME.correct_as_bytes`` (bool).
     """
-    arrays = {}
+    arrays = correct_arrays({name: (outcome.indices, outcome.correct) for name, outcome in outcomes.items()})
     for name, outcome in outcomes.items():
-        arrays[f"{name}.indices"] = outcome.indices.numpy()
-        arrays[f"{name}.correct"] = outcome.correct.numpy()
         if outcome.correct_as_bytes is not None:
             arrays[f"{name}.correct_as_bytes"] = outcome.correct_as_bytes.numpy()
     write_arrays(path, arrays, compressed=True)
 
 
+def correct_arrays(examples: Mapping[str, Examples]) -> dict[str, NDArray[Any]]:
+    """The arrays of a ``correct.npz``, by their names.
+
+    Args:
+        examples: Of each outcome, by name.
+    """
+    arrays: dict[str, NDArray[Any]] = {}
+    for name, (indices, correct) in examples.items():
+        arrays |= {f"{name}.indices": indices.numpy(), f"{name}.correct": correct.numpy()}
+    return arrays
+
+
 def read_result(path: Path) -> dict[str, Any]:
-    """Read a ``result.json``, an untrusted file.
+    """Read a ``result.json``, an untrusted file, of schema 1 or 2; what it holds is of schema 2.
 
     Raises:
         ValueError: If it is cut short, of another version, or has no outcomes.
         OSError: If it cannot be opened.
     """
     result = read_json(path, follow=False)
-    if not isinstance(result, dict) or result.get("schema") != SCHEMA:
-        raise ValueError(f"{path}: is no result of schema {SCHEMA}")
+    if not isinstance(result, dict) or result.get("schema") not in READABLE:
+        raise ValueError(f"{path}: is no result of schema {SCHEMA} or 1")
     if not isinstance(result.get("outcomes"), dict):
         raise ValueError(f"{path}: outcomes is missing or no mapping")
-    return result
-
-
-def stated(summary: object) -> tuple[float, int, float]:
-    """What ``result.json`` says of an outcome: accuracy, number of examples, and budget (0 if it has none).
-
-    Raises:
-        ValueError: If these are no numbers, or none that can be.
-    """
-    found = summary if isinstance(summary, dict) else {}
-    values = [found.get("accuracy"), found.get("n"), found.get("eps", 0.0)]
-    if not all(type(value) in (int, float) and abs(value) < 1e300 for value in values):
-        raise ValueError("accuracy or n is no number")
-    accuracy, n, eps = map(float, values)
-    if not (n > 0 and 0 <= accuracy <= 1):
-        raise ValueError(f"accuracy is {accuracy:g} of {n:g} examples")
-    return accuracy, int(n), eps
+    return schema1.upgraded(result) if result["schema"] == 1 else result
 
 
 def agrees(correct: Tensor, accuracy: float, n: int) -> bool:
@@ -139,7 +200,7 @@ def agrees(correct: Tensor, accuracy: float, n: int) -> bool:
     return len(correct) == n and math.isclose(float(correct.double().mean()), accuracy, abs_tol=1e-6)
 
 
-def read_correct(path: Path) -> dict[str, tuple[Tensor, Tensor]]:
+def read_correct(path: Path) -> dict[str, Examples]:
     """Read what :func:`write_correct` wrote: indices and correctness of each outcome.
 
     Raises:
@@ -155,7 +216,7 @@ def read_correct(path: Path) -> dict[str, tuple[Tensor, Tensor]]:
     return {name: _examples(path, name, arrays) for name in names}
 
 
-def _examples(path: Path, name: str, arrays: Mapping[str, NDArray[Any]]) -> tuple[Tensor, Tensor]:
+def _examples(path: Path, name: str, arrays: Mapping[str, NDArray[Any]]) -> Examples:
     """Indices, ascending, and correctness of one outcome."""
     indices, correct = arrays.get(f"{name}.indices"), arrays[f"{name}.correct"]
     fits = indices is not None and indices.ndim == 1 and indices.shape == correct.shape

@@ -2,30 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from qra.types import format_pixels
+from qra.evaluation.doubt import doubt_of
+from qra.evaluation.measured import Measured, ThreatModel, read_measured
+from qra.evaluation.standard import AUTOATTACK
+from qra.evaluation.worst import robust_accuracies
+from qra.types import Norm, format_pixels
 
-EPS = {"linf": 8 / 255, "l2": 0.5}
+EPS: Mapping[Norm, float] = {"linf": 8 / 255, "l2": 0.5}
 """Budgets of the RobustBench leaderboards for CIFAR-10."""
+_LEADERBOARD = ThreatModel("linf", EPS["linf"])
 
 
 def model_info(result: Mapping[str, Any], name: str, architecture: str | None) -> dict[str, Any]:
     """The fields of RobustBench and, under ``qra``, what belongs to a quantized network.
 
-    Accuracies are in percent, as text, as there; what was not measured, or only people know, is null. Of several
-    AutoAttack outcomes the one with the leaderboard's budget counts, else the first.
+    Accuracies are in percent, as text, as there; what was not measured, or only people know, is null. Only a standard
+    AutoAttack fills ``autoattack_acc``; of several, that with the leaderboard's budget, on most examples.
 
     Args:
         result: Content of ``result.json``.
         name: Of the network, such as that of the run.
         architecture: Of the network, if it is known.
     """
-    outcomes = result["outcomes"]
-    autoattack_name, norm, eps = _autoattack(outcomes)
-    autoattack = outcomes.get(autoattack_name)
-    masking = result.get("masking")
+    outcomes = [read_measured(key, summary) for key, summary in result["outcomes"].items()]
+    autoattack = _autoattack(outcomes)
+    bounds = _LEADERBOARD if autoattack is None else autoattack.threat_model
+    clean = max((each for each in outcomes if each.role == "clean"), key=lambda each: each.accuracy.n, default=None)
+    doubt = doubt_of(result)
     return {
         "link": None,
         "name": name,
@@ -35,60 +41,65 @@ def model_info(result: Mapping[str, Any], name: str, architecture: str | None) -
         "dataset": "cifar10" if result["data"]["class"] == "CIFAR10DataModule" else result["data"]["class"],
         "venue": None,
         "architecture": architecture,
-        "threat_model": {"linf": "Linf", "l2": "L2"}[norm],
-        "eps": format_pixels(eps) if norm == "linf" else f"{eps:g}",
-        "clean_acc": _percent(outcomes.get("clean")),
+        "threat_model": {"linf": "Linf", "l2": "L2"}[bounds.norm],
+        "eps": format_pixels(bounds.eps) if bounds.norm == "linf" else f"{bounds.eps:g}",
+        "clean_acc": _percent(clean),
         "reported": None,
         "autoattack_acc": _percent(autoattack),
         "footnote": None,
-        "unreliable": None if masking is None else masking["verdict"] == "suspect",
+        "unreliable": {"sound": False, "suspect": True, "not judged": None}[doubt.state],
         "qra": {
-            "clean_n": outcomes["clean"]["n"] if "clean" in outcomes else None,
-            "autoattack_n": None if autoattack is None else autoattack["n"],
-            "autoattack_interval95": None if autoattack is None else autoattack["interval95"],
-            "autoattack_mode": None if autoattack is None else autoattack["attack"].get("mode"),
-            "lowest": _lowest(outcomes, eps),
-            **_quantization(result),
-            "masking": None if masking is None else {key: masking[key] for key in ("verdict", "reasons", "n")},
+            "clean_n": None if clean is None else clean.accuracy.n,
+            "autoattack_n": None if autoattack is None else autoattack.accuracy.n,
+            "autoattack_interval95": None if autoattack is None else list(autoattack.accuracy.interval),
+            "autoattack_mode": None if autoattack is None else autoattack.attack.get("mode"),
+            "robust": _robust(outcomes, bounds),
+            **_quantization(result, outcomes),
+            "doubt": doubt.summary(),
             "checkpoint": result["checkpoint"],
             "data": result["data"],
         },
     }
 
 
-def _autoattack(outcomes: Mapping[str, Any]) -> tuple[str, str, float]:
-    """Name, norm and budget of the AutoAttack outcome to show; without one, of the leaderboard in L-inf."""
-    found = []
-    for name, outcome in outcomes.items():
-        if not name.startswith("autoattack_") or "attacks" in outcome["attack"]:  # of its members
-            continue
-        if outcome["attack"].get("search_precision", "float32") == "float32":  # any other is no standard AutoAttack
-            norm = outcome["attack"]["init_args"]["norm"]
-            found.append((outcome["eps"] != EPS[norm], name, norm, outcome["eps"]))
-    return min(found)[1:] if found else ("", "linf", EPS["linf"])
+def _autoattack(outcomes: Sequence[Measured]) -> Measured | None:
+    """The AutoAttack to show."""
+    found = [
+        each
+        for each in outcomes
+        if each.role == "robust" and each.standard == AUTOATTACK and each.threat_model.pixels == "float"
+    ]
+
+    def rank(each: Measured) -> tuple[bool, int, str]:
+        bounds = each.threat_model
+        return abs(bounds.eps - EPS[bounds.norm]) < 1e-6, each.accuracy.n, each.name
+
+    return max(found, key=rank, default=None)
 
 
-def _percent(outcome: Mapping[str, Any] | None) -> str | None:
-    return None if outcome is None else f"{100 * outcome['accuracy']:.2f}"
+def _percent(outcome: Measured | None) -> str | None:
+    return None if outcome is None else f"{100 * outcome.accuracy.value:.2f}"
 
 
-def _lowest(outcomes: Mapping[str, Any], eps: float) -> dict[str, Any] | None:
-    """The lowest accuracy under any attack of the budget, which is the one to believe."""
-    attacked = [(o["accuracy"], name, o["n"]) for name, o in outcomes.items() if "attack" in o and o["eps"] == eps]
-    if not attacked:
+def _robust(outcomes: Sequence[Measured], bounds: ThreatModel) -> dict[str, Any] | None:
+    """The worst case over all attacks of a threat model, which is the accuracy to believe."""
+    found = next((each for known, each in robust_accuracies(outcomes).items() if known.is_close(bounds)), None)
+    if found is None:
         return None
-    accuracy, name, n = min(attacked)
-    return {"accuracy": accuracy, "outcome": name, "n": n}
+    return {
+        "accuracy": found.accuracy.value,
+        "n": found.accuracy.n,
+        "outcome": found.name,
+        "attacks": list(found.members) or [found.name],
+    }
 
 
-def _quantization(result: Mapping[str, Any]) -> dict[str, Any]:
+def _quantization(result: Mapping[str, Any], outcomes: Sequence[Measured]) -> dict[str, Any]:
     scheme, cost = result.get("scheme"), result.get("cost", {})
     bits = (scheme or {}).get("init_args", {})
-    attacks = [outcome.get("attack", {}) for outcome in result["outcomes"].values()]
-    gradients = {attack.get("gradient", attack.get("threat")) for attack in attacks}  # its name until 0.1.0
     return {
         "scheme": scheme,
         **{name: bits.get(name) for name in ("weight_bit_width", "act_bit_width", "first_last_bit_width")},
         **{name: cost.get(name) for name in ("size_in_bits", "bit_ops")},
-        "gradient_modes": sorted(gradients & {"ste", "ste_soft", "hard"}),
+        "gradient_modes": sorted({each.gradient for each in outcomes if each.gradient}),
     }

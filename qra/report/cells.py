@@ -16,8 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from qra.evaluation.outcome import agrees, read_correct, read_result, stated
+from qra.evaluation.measured import numbers
+from qra.evaluation.outcome import agrees, read_result
 from qra.evaluation.statistics import wilson_interval
+from qra.evaluation.store import read_examples
 from qra.files import plain, read_json
 from qra.runs import completion
 
@@ -122,7 +124,7 @@ class CellResult:
     @cached_property
     def _examples(self) -> dict[str, tuple[Tensor, Tensor]]:
         try:
-            return read_correct(self.directory / "correct.npz")
+            return read_examples(self.directory, self.sheet)
         except (OSError, ValueError):
             return {}
 
@@ -242,7 +244,7 @@ def _outcomes(summaries: Mapping[str, Any]) -> tuple[dict[str, Measured], list[s
 
 
 def _measured(name: str, summary: Any) -> Measured:
-    value, n, eps = stated(summary)
+    value, n, eps = numbers(summary if isinstance(summary, dict) else {})
     accuracy = Accuracy(value, n)
     match = _NAME.fullmatch(name)
     if match is None:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from qra.evaluation.outcome import SCHEMA as RESULT_SCHEMA
+from qra.evaluation.outcome import READABLE
 from qra.files import read_json
 from qra.runs import completion
 from qra.runs.signals import EXIT_CODE, SIGNALS
@@ -234,7 +234,7 @@ def _lack(task: Task) -> str | None:
 def has_result(directory: Path) -> bool:
     """Whether a directory holds a whole ``result.json``."""
     result = _read(directory / "result.json")
-    return result is not None and result.get("schema") == RESULT_SCHEMA and bool(result.get("outcomes"))
+    return result is not None and result.get("schema") in READABLE and bool(result.get("outcomes"))
 
 
 def _read(path: Path) -> dict[str, Any] | None:

@@ -230,7 +230,7 @@ def test_nothing_to_do_is_refused(name):
 def test_a_faster_search_has_a_name_of_its_own_and_can_only_miss(whole, tmp_path):
     found = evaluated(tmp_path, search_precision="bfloat16")
     outcome = found["autoattack_24_bfloat16"]
-    assert outcome.settings["search_precision"] == "bfloat16"
+    assert outcome.search_precision == "bfloat16"
     assert outcome.title == "AutoAttack, searched in bfloat16"
     assert "autoattack_24" not in found
     network, images = module().network, data()

@@ -51,14 +51,14 @@ def test_the_worst_case_is_right_where_all_members_are():
     members = [outcome([True, True, False, True], "a"), outcome([True, False, True, True], "b")]
     worst = worst_case("worst_8", members)
     assert worst.correct.tolist() == [True, False, False, True]
-    assert worst.settings == {"members": ["a", "b"]}
+    assert (worst.role, worst.members) == ("worst", ["a", "b"])
     assert worst.eps == 8 / 255
 
 
 def test_eight_bit_images_are_stored_where_they_are_known(tmp_path):
     known = dataclasses.replace(outcome([True, False]), correct_as_bytes=torch.tensor([True, True]))
-    assert known.summary()["accuracy_as_bytes"] == 1.0
-    assert "accuracy_as_bytes" not in outcome([True]).summary()
+    assert known.summary()["accuracy_rounded_afterwards"] == 1.0
+    assert "accuracy_rounded_afterwards" not in outcome([True]).summary()
     write_correct(tmp_path / "correct.npz", {"a": known})
     with np.load(tmp_path / "correct.npz", allow_pickle=False) as arrays:
         assert arrays["a.correct_as_bytes"].tolist() == [True, True]

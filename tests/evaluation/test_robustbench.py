@@ -1,23 +1,24 @@
 import json
 
+import pytest
+
 from qra.evaluation.robustbench import model_info
 
-PGD = {"class_path": "qra.attacks.PGD", "init_args": {"norm": "linf"}, "gradient": "ste"}
+PGD = {"title": "PGD-20", "gradient": "ste", "attack": {"class_path": "qra.attacks.PGD"}}
+STANDARD = {"title": "AutoAttack", "standard": "AutoAttack", "attack": {"mode": "chunked"}}
 
 
-def outcome(accuracy, n=100, eps=8 / 255, attack=PGD):
-    found = {"accuracy": accuracy, "interval95": [0.0, 1.0], "n": n, "eps": eps}
-    return {**found, "attack": attack} if attack else found
+def outcome(accuracy, n=100, eps=8 / 255, role="robust", **more):
+    return {"role": role, "accuracy": accuracy, "n": n, "eps": eps, "norm": "linf", **PGD, **more}
 
 
-def autoattack(accuracy, eps=8 / 255, norm="linf"):
-    settings = {"class_path": "qra.attacks.AutoAttack", "init_args": {"norm": norm}, "mode": "chunked"}
-    return outcome(accuracy, eps=eps, attack=settings)
+def autoattack(accuracy, **more):
+    return outcome(accuracy, **{**STANDARD, **more})
 
 
 def result(outcomes, **more):
     return {
-        "outcomes": {"clean": outcome(0.62954, 10000, 0.0, None), **outcomes},
+        "outcomes": {"clean": outcome(0.62954, 10000, 0.0, "clean"), **outcomes},
         "checkpoint": {"path": "x.ckpt", "sha256": "0"},
         "data": {"class": "CIFAR10DataModule", "sha256": "1"},
         "scheme": None,
@@ -33,7 +34,7 @@ FIELDS = {
 
 
 def test_it_has_the_fields_of_the_benchmark_and_fits_json():
-    info = model_info(result({"autoattack_8": autoattack(0.3)}), "run", "qra.models.resnet20")
+    info = model_info(result({"any name": autoattack(0.3)}), "run", "qra.models.resnet20")
     assert info.keys() >= FIELDS
     assert (info["clean_acc"], info["autoattack_acc"], info["eps"]) == ("62.95", "30.00", "8/255")
     assert info["dataset"] == "cifar10"
@@ -45,33 +46,36 @@ def test_what_was_not_measured_is_null():
     assert info["autoattack_acc"] is None
     assert info["unreliable"] is None
     assert info["qra"]["autoattack_n"] is None
-    assert info["qra"]["lowest"] == {"accuracy": 0.35, "outcome": "pgd20_8", "n": 100}
-    assert model_info(result({}), "run", None)["qra"]["lowest"] is None
+    assert info["qra"]["robust"] == {"accuracy": 0.35, "n": 100, "outcome": "pgd20_8", "attacks": ["pgd20_8"]}
+    assert model_info(result({}), "run", None)["qra"]["robust"] is None
 
 
-def test_an_autoattack_that_searched_in_another_precision_is_no_autoattack():
-    fast = autoattack(0.31)
-    fast["attack"]["search_precision"] = "bfloat16"
-    info = model_info(result({"autoattack_8_bfloat16": fast}), "run", None)
+@pytest.mark.parametrize("changes", [{"standard": ""}, {"pixels": "bytes"}, {"role": "part"}])
+def test_only_a_standard_autoattack_on_float_images_is_one(changes):
+    info = model_info(result({"autoattack_8": autoattack(0.31, **changes)}), "run", None)
     assert info["autoattack_acc"] is None
-    assert info["qra"]["lowest"]["outcome"] == "autoattack_8_bfloat16"
 
 
-def test_the_lowest_accuracy_is_over_all_attacks_of_the_budget():
-    found = {"pgd20_8": outcome(0.35), "pgd20_32": outcome(0.01, eps=32 / 255), "autoattack_8": autoattack(0.3)}
-    assert model_info(result(found), "run", None)["qra"]["lowest"]["outcome"] == "autoattack_8"
+def test_the_robust_accuracy_is_the_worst_case():
+    outcomes = {"a": outcome(0.35), "b": outcome(0.31, gradient="ste_soft")}
+    worst = outcome(0.3, 90, role="worst", members=["a", "b"])
+    info = model_info(result({**outcomes, "w": worst}), "run", None)
+    assert info["qra"]["robust"] == {"accuracy": 0.3, "n": 90, "outcome": "w", "attacks": ["a", "b"]}
+
+
+def test_without_a_worst_case_the_lowest_accuracy_of_the_budget_stands_for_it():
+    outcomes = {"a": outcome(0.35), "b": outcome(0.31), "c": outcome(0.2, eps=16 / 255)}
+    assert model_info(result(outcomes), "run", None)["qra"]["robust"]["outcome"] == "b"
 
 
 def test_the_budget_of_the_leaderboard_comes_first():
-    found = {
-        "autoattack_4": autoattack(0.5, 4 / 255),
-        "autoattack_8": autoattack(0.3),
-        "autoattack_8.fab": autoattack(0),
-    }
-    found["autoattack_8.fab"]["attack"]["attacks"] = ["apgd-ce", "fab"]
-    assert model_info(result(found), "run", None)["autoattack_acc"] == "30.00"
-    info = model_info(result({"autoattack_l2_0.5": autoattack(0.4, 0.5, "l2")}), "run", None)
-    assert (info["eps"], info["threat_model"]) == ("0.5", "L2")
+    other = autoattack(0.4, eps=4 / 255)
+    info = model_info(result({"a": other, "b": autoattack(0.2)}), "run", None)
+    assert (info["autoattack_acc"], info["eps"]) == ("20.00", "8/255")
+    info = model_info(result({"a": other}), "run", None)
+    assert (info["autoattack_acc"], info["eps"]) == ("40.00", "4/255")
+    info = model_info(result({"a": autoattack(0.5, eps=0.5, norm="l2")}), "run", None)
+    assert (info["autoattack_acc"], info["threat_model"], info["eps"]) == ("50.00", "L2", "0.5")
 
 
 def test_quantizer_and_verdict_are_told():
@@ -79,6 +83,6 @@ def test_quantizer_and_verdict_are_told():
     masking = {"verdict": "suspect", "reasons": ["because"], "n": 50, "indicators": []}
     info = model_info(result({"pgd20_8": outcome(0.35)}, scheme=scheme, masking=masking), "run", None)
     assert info["unreliable"] is True
-    assert info["qra"]["masking"] == {"verdict": "suspect", "reasons": ["because"], "n": 50}
+    assert info["qra"]["doubt"] == {"state": "suspect", "reasons": ["because"], "n": 50, "detection_limit": None}
     assert (info["qra"]["weight_bit_width"], info["qra"]["act_bit_width"]) == (3, 8)
-    assert (info["qra"]["size_in_bits"], info["qra"]["gradient_modes"]) == (8631104, ["ste"])
+    assert info["qra"]["gradient_modes"] == ["ste"]

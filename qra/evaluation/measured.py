@@ -1,0 +1,208 @@
+"""What is known of an outcome without its examples: what was tried, within which bounds, and how much was left."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple, get_args
+
+from qra.evaluation.statistics import wilson_interval
+from qra.types import Norm, format_pixels
+
+Role = Literal["clean", "robust", "part", "worst", "shift", "fault", "deployed"]
+"""What an outcome stands for: clean images; an attack of its own; a part of an attack, or anything else that is no
+accuracy of this network under one; the worst case over attacks; shifted images; a fault in the hardware; the deployed
+network."""
+
+PixelContract = Literal["float", "bytes"]
+"""What images an attacker may send: any in [0, 1], or multiples of 1/255."""
+
+
+class ThreatModel(NamedTuple):
+    """The bounds of an attacker.
+
+    Attributes:
+        norm: Norm of the ball.
+        eps: Its radius, in pixel units.
+        pixels: Kind of images.
+    """
+
+    norm: Norm
+    eps: float
+    pixels: PixelContract = "float"
+
+    @property
+    def levels(self) -> float:
+        """Radius in pixel levels of 255."""
+        return round(self.eps * 255, 4)
+
+    @property
+    def title(self) -> str:
+        """For people, such as ``eps 8/255``, ``L2 eps 0.5`` or ``eps 8/255 in bytes``."""
+        eps = f"eps {format_pixels(self.eps)}" if self.norm == "linf" else f"L2 eps {self.eps:g}"
+        return eps if self.pixels == "float" else f"{eps} in bytes"
+
+    @property
+    def key(self) -> str:
+        """In names of outcomes, such as ``8``, ``l2_0.5`` or ``8_bytes``."""
+        eps = f"{self.levels:g}" if self.norm == "linf" else f"{self.norm}_{self.eps:g}"
+        return eps if self.pixels == "float" else f"{eps}_{self.pixels}"
+
+    def is_close(self, other: ThreatModel) -> bool:
+        """Whether another is the same, but for rounding."""
+        return self.norm == other.norm and self.pixels == other.pixels and abs(self.eps - other.eps) < 1e-6
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """An accuracy as a fraction of n examples, with its Wilson interval at 95 %.
+
+    Args:
+        value: In [0, 1]; the mean over seeds where there are several.
+        n: Number of examples of one seed.
+        worst: The lowest of several seeds; None for one seed.
+    """
+
+    value: float
+    n: int
+    worst: float | None = None
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Of ``value`` on n examples: it covers the choice of test examples, not that of seeds."""
+        return wilson_interval(round(self.value * self.n), self.n)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One outcome of a network, without its examples.
+
+    Args:
+        name: Key in the files.
+        title: Attack and its settings for people, without bounds, such as ``PGD-20``.
+        role: What it stands for.
+        threat_model: Bounds of the attacker; eps is 0 where there is none.
+        accuracy: Fraction that is right, and n.
+        gradient: How roundings are differentiated, such as ``ste``; empty where no gradient of this network is used.
+        source: The network that examples are made on, if it is another one: its ``path`` and ``sha256``, or a ``name``.
+        search_precision: What the attack computes in; its successes are judged in float32.
+        standard: Name of the published protocol whose settings these are, such as ``AutoAttack``; empty if none.
+        members: Of a worst case, the names of the outcomes that it is over.
+        survivors_of: Names of outcomes; only examples that survive them were attacked.
+        attack: Description of the attack; empty for clean images.
+        rounded_afterwards: Accuracy on the adversarial images rounded to bytes after the attack, in old files: an upper
+            bound only, since the attack did not look for bytes.
+    """
+
+    name: str
+    title: str
+    role: Role
+    threat_model: ThreatModel
+    accuracy: Accuracy
+    gradient: str = ""
+    source: Mapping[str, Any] = field(default_factory=dict)
+    search_precision: str = "float32"
+    standard: str = ""
+    members: tuple[str, ...] = ()
+    survivors_of: tuple[str, ...] = ()
+    attack: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    rounded_afterwards: float | None = None
+
+    @property
+    def attacks(self) -> bool:
+        """Whether it says which examples an attack of its own breaks, within bounds."""
+        return self.role == "robust" and self.threat_model.eps > 0
+
+    @property
+    def stands_alone(self) -> bool:
+        """Whether its accuracy can be believed without that of other attacks.
+
+        True gradients of rounding are zero, and an attack on another network, or on the survivors of others, is an
+        addition to one on the network itself.
+        """
+        return self.attacks and self.gradient != "hard" and not self.source and not self.survivors_of
+
+    @property
+    def kind(self) -> str:
+        """What was done, whatever the bounds, in words: the same for the same attack on several networks."""
+        gradient = self.gradient if self.gradient not in ("", "ste") else ""
+        precision = "" if self.search_precision == "float32" else f"searched in {self.search_precision}"
+        return ", ".join(filter(None, (self.title, gradient, source_title(self.source), precision)))
+
+
+def source_title(source: Mapping[str, Any]) -> str:
+    """The network that examples are made on, in words; empty for the one that is judged."""
+    if not source:
+        return ""
+    name = source.get("name")
+    return str(name) if name else "transferred"
+
+
+def read_measured(name: str, summary: object) -> Measured:
+    """What ``result.json``, an untrusted file, says of an outcome.
+
+    Args:
+        name: Its key.
+        summary: What it says, in schema 2.
+
+    Raises:
+        ValueError: If it is no outcome that can be.
+    """
+    found = summary if isinstance(summary, dict) else {}
+    value, n, eps = numbers(found)
+    role, norm, pixels = found.get("role"), found.get("norm", "linf"), found.get("pixels", "float")
+    for key, given, known in (("role", role, Role), ("norm", norm, Norm), ("pixels", pixels, PixelContract)):
+        if given not in get_args(known):
+            raise ValueError(f"{key} is {given!r}, which is none of {', '.join(get_args(known))}")
+    return Measured(
+        name,
+        _text(found, "title") or name,
+        role,  # type: ignore[arg-type]
+        ThreatModel(norm, eps, pixels),
+        Accuracy(value, n),
+        _text(found, "gradient"),
+        _mapping(found, "source"),
+        _text(found, "search_precision") or "float32",
+        _text(found, "standard"),
+        _texts(found, "members"),
+        _texts(found, "survivors_of"),
+        _mapping(found, "attack"),
+        fraction(found.get("accuracy_rounded_afterwards")),
+    )
+
+
+def numbers(summary: Mapping[str, Any]) -> tuple[float, int, float]:
+    """What a file says of an outcome: accuracy, number of examples, and radius of the ball (0 if there is none).
+
+    Raises:
+        ValueError: If these are no numbers, or none that can be.
+    """
+    values = [summary.get("accuracy"), summary.get("n"), summary.get("eps", 0.0)]
+    if not all(type(value) in (int, float) and abs(value) < 1e300 for value in values):
+        raise ValueError("accuracy or n is no number")
+    accuracy, n, eps = map(float, values)
+    if not (n > 0 and 0 <= accuracy <= 1):
+        raise ValueError(f"accuracy is {accuracy:g} of {n:g} examples")
+    if eps < 0:
+        raise ValueError(f"eps is {eps:g}")
+    return accuracy, int(n), eps
+
+
+def fraction(value: Any) -> float | None:
+    """A value of a file as a number in [0, 1]; None if it is none."""
+    return float(value) if type(value) in (int, float) and 0 <= value <= 1 else None
+
+
+def _text(found: Mapping[str, Any], key: str) -> str:
+    value = found.get(key)
+    return value if isinstance(value, str) else ""
+
+
+def _texts(found: Mapping[str, Any], key: str) -> tuple[str, ...]:
+    value = found.get(key)
+    return tuple(item for item in value if isinstance(item, str)) if isinstance(value, list) else ()
+
+
+def _mapping(found: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    value = found.get(key)
+    return value if isinstance(value, dict) else {}

@@ -1,0 +1,119 @@
+"""Results of schema 1, which said what an outcome is by its name alone: reading them as if they were of schema 2."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from qra.evaluation.standard import autoattack_names
+
+_NAME = re.compile(r"(?P<attack>[a-z]+\d*)_(?P<levels>\d+(?:\.\d+)?)(?:_(?P<mode>[a-z0-9_]+))?")
+_TRANSFERRED = "surrogate"
+_GRADIENTS = ("ste_soft", "ste", "hard")
+_PRECISIONS = ("bfloat16", "tf32")
+_WITHOUT_GRADIENTS = ("square", "random")
+
+
+def upgraded(result: Mapping[str, Any]) -> dict[str, Any]:
+    """The content of a ``result.json`` of schema 1 as one of schema 2.
+
+    An outcome whose name contradicts what is said of it keeps a role that is none, so that whoever reads it finds it.
+
+    Args:
+        result: Its ``outcomes`` are a mapping.
+    """
+    outcomes = {name: _upgraded(name, summary) for name, summary in result["outcomes"].items()}
+    return {**result, "schema": 2, "outcomes": outcomes}
+
+
+def _upgraded(name: str, summary: Any) -> Any:
+    if not isinstance(summary, dict):
+        return summary
+    attack, eps = summary.get("attack"), summary.get("eps", 0.0)
+    settings = attack if isinstance(attack, dict) else {}
+    match = _NAME.fullmatch(name)
+    if match and type(eps) in (int, float) and "eps" in summary and not _is_level(eps, float(match["levels"])):
+        return {**summary, "role": f"that of eps {255 * eps:g}/255"}
+    if match and "eps" not in summary:
+        eps = float(match["levels"]) / 255
+    found = implied(name, settings, eps if type(eps) in (int, float) else 0.0)
+    more = {"accuracy_rounded_afterwards": summary.get("accuracy_as_bytes")}
+    kept = {key: value for key, value in summary.items() if key != "accuracy_as_bytes"}
+    return {**found, **kept, "eps": eps, **({} if more["accuracy_rounded_afterwards"] is None else more)}
+
+
+def _is_level(eps: float, levels: float) -> bool:
+    return math.isclose(255 * eps, levels, abs_tol=1e-3)
+
+
+def implied(name: str, settings: Mapping[str, Any], eps: float) -> dict[str, Any]:
+    """What name, settings and budget of an outcome say of it, in the fields of schema 2.
+
+    Args:
+        name: Such as ``pgd20_8_hard``.
+        settings: Description of the attack; empty for clean images.
+        eps: Radius of the ball, in pixel units.
+    """
+    match = _NAME.fullmatch(name)
+    kind = match["attack"] if match else name.partition("_")[0]
+    mode = (match["mode"] or "") if match else ""
+    arguments = settings.get("init_args")
+    arguments = arguments if isinstance(arguments, dict) else {}
+    precision = settings.get("search_precision") or next((p for p in _PRECISIONS if mode.endswith(p)), "float32")
+    norm = arguments.get("norm")
+    standard, title = _names(kind, arguments, str(precision))
+    if parts := settings.get("attacks"):
+        standard, title = "", f"after {str(parts).strip('[]').split()[-1]}"
+    return {
+        "title": title,
+        "role": _role(name, settings, norm, match is not None, eps),
+        "norm": norm if norm in ("linf", "l2") else "linf",
+        "pixels": "float",
+        "gradient": _gradient(kind, mode, settings, eps),
+        "source": _source(mode, settings),
+        "search_precision": precision,
+        "standard": standard,
+        "survivors_of": settings.get("survivors_of") or [],
+        "members": settings.get("members") or [],
+    }
+
+
+def _role(name: str, settings: Mapping[str, Any], norm: Any, is_named: bool, eps: float) -> str:
+    if name == "clean":
+        return "clean"
+    if "members" in settings or name.startswith("worst_"):
+        return "worst"
+    if "attacks" in settings or (not settings and not is_named):
+        return "part"
+    return "robust" if is_named or (eps > 0 and norm == "l2") else "part"
+
+
+def _names(kind: str, arguments: Mapping[str, Any], precision: str) -> tuple[str, str]:
+    if kind == "autoattack":
+        return autoattack_names(arguments, precision)
+    steps = kind.removeprefix("pgd")
+    if kind.startswith("pgd") and steps.isdigit():
+        restarts = arguments.get("restarts", 1)
+        more = f" x {restarts}" if type(restarts) is int and restarts > 1 else ""
+        return "", f"PGD-{steps}{more}"
+    return "", {"square": "Square", "worst": "worst case"}.get(kind, kind)
+
+
+def _gradient(kind: str, mode: str, settings: Mapping[str, Any], eps: float) -> str:
+    if eps == 0 or kind in _WITHOUT_GRADIENTS:
+        return ""
+    threat = settings.get("gradient", settings.get("threat"))
+    if threat == _TRANSFERRED or mode.startswith(_TRANSFERRED):
+        return ""
+    if threat in _GRADIENTS:
+        return str(threat)
+    return next((gradient for gradient in _GRADIENTS if mode.startswith(gradient)), "ste")
+
+
+def _source(mode: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    found = settings.get(_TRANSFERRED)
+    if isinstance(found, dict):
+        return found
+    return {"name": _TRANSFERRED} if mode.startswith(_TRANSFERRED) else {}
