@@ -231,7 +231,8 @@ def test_a_faster_search_has_a_name_of_its_own_and_can_only_miss(whole, tmp_path
     found = evaluated(tmp_path, search_precision="bfloat16")
     outcome = found["autoattack_24_bfloat16"]
     assert outcome.search_precision == "bfloat16"
-    assert outcome.title == "AutoAttack, searched in bfloat16"
+    assert outcome.standard == ""
+    assert outcome.measured.kind.endswith(", searched in bfloat16")
     assert "autoattack_24" not in found
     network, images = module().network, data()
     images.setup()
