@@ -23,7 +23,7 @@ from qra import rebuild, weights
 from qra.describe import describe
 from qra.files import CHECKPOINT_LIMIT, open_regular
 from qra.quant import QuantScheme, convert
-from qra.quant.network import fake_quantizers, quantizer_keys, restart_weight_quantizers
+from qra.quant.network import check_fixed, fake_quantizers, is_fixed, quantizer_keys, restart_weight_quantizers
 
 OWN = weights.OWN
 """What the names of the network's weights begin with."""
@@ -150,11 +150,18 @@ def state_of(
         ValueError: If no weights of the file fit, or several do.
     """
     quantizers = quantizer_keys(network)
+    fixed = {key for key, quantizer in quantizers.items() if is_fixed(quantizer)}
     if KEY in content and isinstance(content.get("state_dict"), Mapping):
         weights_key = "state_dict"
     try:
         match = weights.find(content, network.state_dict(), quantizers, weights_key)
         weights.check_finite(match.state, quantizers)
+        if lost := fixed - match.state.keys():
+            raise ValueError(
+                f"holds no codes of its quantized weights ({min(lost)}), as files of older versions: calibrate the "
+                "float checkpoint anew (qra test --ckpt_path FLOAT --trainer.callbacks+ callback/pwlq)"
+            )
+        check_fixed(network, match.state)
     except ValueError as reason:
         raise ValueError(f"{path}: {reason}") from None
     weights.say(path, match)

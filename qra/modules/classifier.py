@@ -154,6 +154,7 @@ class ImageClassifier(LightningModule):
         images = [batch.x for batch in self.calibration_batches()]
         with float32(self.device), torch.compiler.set_stance("force_eager"):  # it is compiled for training
             calibrate(self.network, images)
+            self._synchronize_buffers()
             if self._weights_changed:
                 reestimate_batch_norm(self.network, images)
 
@@ -273,6 +274,7 @@ class ImageClassifier(LightningModule):
         if self.trainer.world_size > 1:
             for buffer in self.network.buffers():  # without SyncBatchNorm, the ranks' statistics drift apart
                 torch.distributed.broadcast(buffer, src=0)
+            self._weights_swapped()
 
     def _weights_swapped(self) -> None:
         for quantizer in activation_quantizers(self.network).values():

@@ -15,6 +15,7 @@ from qra.quant.batchnorm import RemainingBN, fold_batch_norm, fold_remain_bn
 from qra.quant.calibrate import calibrate, fold, quantize_after_training, reestimate_batch_norm
 from qra.quant.convert import Site, convert, revert
 from qra.quant.cost import Cost, LayerCost, cost
+from qra.quant.fixed import Fixed
 from qra.quant.freeze import FrozenNetwork, freeze
 from qra.quant.functional import (
     DoReFaGradient,
@@ -32,6 +33,7 @@ from qra.quant.functional import (
     uniform_symmetric,
     uniform_unsigned,
 )
+from qra.quant.grid import Grid, Term, WeightGrid
 from qra.quant.lsq_plus import LSQPlus, lsq_plus
 from qra.quant.network import float_mode, gradient_mode
 from qra.quant.pwlq import (
@@ -43,7 +45,7 @@ from qra.quant.pwlq import (
 )
 from qra.quant.ranges import MinMaxRange, MSERange, PercentileRange, Range, RangeEstimator, TopKMedianRange
 from qra.quant.scheme import QuantScheme
-from qra.quant.weights import LSQ, PWLQ, SAWB, DoReFa, Fixed, Uniform, WeightQuantizer
+from qra.quant.weights import LSQ, PWLQ, SAWB, DoReFa, Uniform, WeightQuantizer
 
 __all__ = [
     "LSQ",
@@ -58,6 +60,7 @@ __all__ = [
     "Fixed",
     "FrozenNetwork",
     "GradientMode",
+    "Grid",
     "LSQActivation",
     "LSQPlus",
     "LayerCost",
@@ -73,9 +76,11 @@ __all__ = [
     "RangeSettings",
     "RemainingBN",
     "Site",
+    "Term",
     "TopK",
     "TopKMedianRange",
     "Uniform",
+    "WeightGrid",
     "WeightQuantizer",
     "bias_correction",
     "calibrate",

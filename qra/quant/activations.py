@@ -7,10 +7,12 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, get_args
 
+import torch
 from torch import Tensor, nn
 
-from qra.quant.lsq import lsq
-from qra.quant.pact import pact
+from qra.quant.grid import Grid
+from qra.quant.lsq import lsq, lsq_grid
+from qra.quant.pact import pact, pact_grid
 from qra.quant.ranges import (
     MinMaxRange,
     MSERange,
@@ -21,9 +23,14 @@ from qra.quant.ranges import (
     TopKScope,
 )
 from qra.quant.rounding import GradientMode, check_choice, check_positive
-from qra.quant.uniform import uniform_symmetric, uniform_unsigned
+from qra.quant.uniform import symmetric_grid, uniform_symmetric, uniform_unsigned, unsigned_grid
 
 State = Mapping[str, Tensor | float]
+
+_ADVICE = (
+    "write grid(self, bit_width, state, dtype), which returns qra.quant.Grid(scale, range(LOWEST, HIGHEST + 1)), in "
+    "the class that writes quantize"
+)
 
 
 class ActivationQuantizer(ABC):
@@ -81,6 +88,29 @@ class ActivationQuantizer(ABC):
             gradient: How to differentiate.
         """
 
+    def grid(self, bit_width: int, state: State, dtype: torch.dtype = torch.float32) -> Grid:
+        """The integers that activations become, and what they stand for.
+
+        Args:
+            bit_width: 2 to 8.
+            state: What :meth:`start` made, as training or calibration left it.
+            dtype: Of the activations, float32 or float64.
+
+        Raises:
+            ValueError: If the quantizer says no grid.
+        """
+        raise self.no_grid()
+
+    def no_grid(self) -> ValueError:
+        """The error that says that the quantizer has no grid, and how to write one."""
+        return ValueError(f"{type(self).__name__} does not say which integers activations are: {_ADVICE}")
+
+    @property
+    def has_grid(self) -> bool:
+        """Whether :meth:`grid` is that of :meth:`quantize`: both are written by one class."""
+        owners = [next(kind for kind in type(self).__mro__ if name in vars(kind)) for name in ("grid", "quantize")]
+        return owners[0] is owners[1]
+
     def estimator(self, bit_width: int) -> RangeEstimator | None:
         """Collects the range of one site in calibration; None if calibration is not to change the state."""
         return None
@@ -123,6 +153,9 @@ class PACT(ActivationQuantizer):
     def quantize(self, x: Tensor, bit_width: int, state: State, gradient: GradientMode) -> Tensor:
         return pact(x, state["alpha"], bit_width, gradient)
 
+    def grid(self, bit_width: int, state: State, dtype: torch.dtype = torch.float32) -> Grid:
+        return pact_grid(_number(state["alpha"], dtype), bit_width)
+
     def estimator(self, bit_width: int) -> RangeEstimator | None:
         return None if self.percentile is None else PercentileRange(self.percentile)
 
@@ -161,6 +194,9 @@ class LSQActivation(ActivationQuantizer):
         step = state["step"]
         assert isinstance(step, Tensor)  # it is learned
         return lsq(x, step, bit_width, signed=False, features=x[0].numel(), gradient=gradient)
+
+    def grid(self, bit_width: int, state: State, dtype: torch.dtype = torch.float32) -> Grid:
+        return lsq_grid(_number(state["step"], dtype), bit_width, signed=False)
 
     def estimator(self, bit_width: int) -> RangeEstimator | None:
         return None if self.percentile is None else PercentileRange(self.percentile)
@@ -264,8 +300,17 @@ class CalibratedUniform(ActivationQuantizer):
         quantizer = uniform_symmetric if found.signed else uniform_unsigned
         return quantizer(x, bit_width, found.max_abs, gradient)
 
+    def grid(self, bit_width: int, state: State, dtype: torch.dtype = torch.float32) -> Grid:
+        found = Range(float(state["low"]), float(state["high"]))
+        return (symmetric_grid if found.signed else unsigned_grid)(_number(found.max_abs, dtype), bit_width)
+
     def estimator(self, bit_width: int) -> RangeEstimator:
         return self.ranges.estimator(bit_width)
 
     def from_range(self, found: Range, bit_width: int) -> dict[str, float]:
         return found._asdict()
+
+
+def _number(value: Tensor | float, dtype: torch.dtype) -> Tensor:
+    """A value of a quantizer's state as a tensor of its own."""
+    return torch.as_tensor(value).detach().to(dtype)

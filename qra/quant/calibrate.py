@@ -11,12 +11,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from qra.quant.batchnorm import fold_remain_bn
 from qra.quant.convert import convert
+from qra.quant.fixed import Fixed
 from qra.quant.freeze import check_foldable, conv_bn_pairs
-from qra.quant.layers import WeightFakeQuantizer, quantized_weight
+from qra.quant.layers import QuantLayer, WeightFakeQuantizer
 from qra.quant.network import activation_quantizers, evaluating, float_mode, quant_layers
 from qra.quant.pwlq import bias_correction
 from qra.quant.scheme import QuantScheme
-from qra.quant.weights import Fixed
 
 
 def calibrate(network: nn.Module, batches: Iterable[Tensor]) -> None:
@@ -111,12 +111,23 @@ def quantize_after_training(
     fixed = Fixed(scheme.weight, bias_corrected)
     for layer in quant_layers(network).values():
         if layer.weight_quantizer is not None:
-            with torch.no_grad():
-                layer.weight_quantizer.restart(layer.weight)  # folding has changed it
-                quantized = quantized_weight(layer)
-                layer.weight.copy_(bias_correction(layer.weight, quantized) if bias_corrected else quantized)
-            layer.weight_quantizer = WeightFakeQuantizer(fixed, layer.weight_quantizer.bit_width, layer.weight)
+            layer.weight_quantizer.restart(layer.weight)  # folding has changed it
+            _fix(layer, layer.weight_quantizer, fixed)
     return replace(scheme, weight=fixed)
+
+
+@torch.no_grad()
+def _fix(layer: QuantLayer, quantizer: WeightFakeQuantizer, fixed: Fixed) -> None:
+    """Keep a layer's quantized weights in the place of its quantizer."""
+    new = WeightFakeQuantizer(fixed, quantizer.bit_width, layer.weight)
+    if fixed.has_grid:
+        new.set_state(fixed.state(layer.weight, quantizer.bit_width, dict(quantizer.named_parameters())))
+        quantized = new(layer.weight)
+    else:
+        quantized = quantizer(layer.weight)
+        quantized = bias_correction(layer.weight, quantized) if fixed.bias_corrected else quantized
+    layer.weight.copy_(quantized)
+    layer.weight_quantizer = new
 
 
 @torch.no_grad()

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from qra.quant.layers import ActivationFakeQuantizer, QuantLayer
-from qra.quant.network import evaluating, float_mode, quantizer_parameters
+from qra.quant.network import activation_quantizers, evaluating, float_mode, quantizer_parameters
 from qra.quant.scheme import OFF
 from qra.quant.trace import trace
 
@@ -27,6 +27,7 @@ class LayerCost(NamedTuple):
         stored_bits: Bits of a weight in memory.
         input_bits: Bits of an input value.
         multiply_adds: Of one image.
+        scales: Number of scales of the weights.
     """
 
     name: str
@@ -35,6 +36,7 @@ class LayerCost(NamedTuple):
     stored_bits: int
     input_bits: int
     multiply_adds: int
+    scales: int = 0
 
     @property
     def bit_ops(self) -> int:
@@ -48,10 +50,12 @@ class Cost(NamedTuple):
     Attributes:
         layers: Its convolutions and linear layers, in the order of the modules.
         other_parameters: Those that are no weights of these layers and no quantizer's, 32 bits each.
+        activation_values: Numbers that the quantizers of activations hold, such as clip levels.
     """
 
     layers: tuple[LayerCost, ...]
     other_parameters: int
+    activation_values: int = 0
 
     @property
     def parameters(self) -> int:
@@ -60,8 +64,9 @@ class Cost(NamedTuple):
 
     @property
     def size_in_bits(self) -> int:
-        """Memory of all parameters."""
-        return sum(layer.weights * layer.stored_bits for layer in self.layers) + OFF * self.other_parameters
+        """Memory of all parameters, and of the scales and clip levels of quantizers, 32 bits each."""
+        scales = sum(layer.scales for layer in self.layers) + self.activation_values
+        return sum(layer.weights * layer.stored_bits for layer in self.layers) + OFF * (self.other_parameters + scales)
 
     @property
     def bit_ops(self) -> int:
@@ -92,10 +97,21 @@ def cost(network: nn.Module, image_shape: Sequence[int]) -> Cost:
         bits = OFF if quantizer is None else quantizer.bit_width
         stored = OFF if quantizer is None else quantizer.settings.stored_bits(bits)
         weights = layer.weight.numel()
-        layers.append(LayerCost(name, weights, bits, stored, input_bits.get(name, OFF), weights * positions[name]))
+        done = weights * positions[name]
+        layers.append(LayerCost(name, weights, bits, stored, input_bits.get(name, OFF), done, _scales(layer)))
     parameters = sum(parameter.numel() for parameter in network.parameters())
     learned = sum(parameter.numel() for parameter in quantizer_parameters(network))
-    return Cost(tuple(layers), parameters - learned - sum(layer.weights for layer in layers))
+    values = sum(len(quantizer.state_dict()) for quantizer in activation_quantizers(network).values())
+    return Cost(tuple(layers), parameters - learned - sum(layer.weights for layer in layers), values)
+
+
+def _scales(layer: nn.Module) -> int:
+    """Number of scales of the weights of a layer; of a quantizer without grids, of what it learns."""
+    quantizer = layer.weight_quantizer if isinstance(layer, QuantLayer) else None
+    if quantizer is None:
+        return 0
+    layout = quantizer.settings.layout(cast(Tensor, layer.weight), quantizer.bit_width)
+    return layout.scales if layout else sum(parameter.numel() for parameter in quantizer.parameters())
 
 
 def _layers(network: nn.Module) -> dict[str, nn.Conv2d | nn.Linear]:

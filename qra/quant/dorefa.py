@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from qra.quant.grid import WeightGrid, most_exact, one_grid
 from qra.quant.rounding import at_least_float32, check_bit_width, straight_through
 
 DoReFaGradient = Literal["through_tanh", "identity"]
@@ -32,10 +33,44 @@ def dorefa_weight(
     """
     check_bit_width(bit_width)
     w = at_least_float32(w)
-    levels = 2**bit_width - 1
-    largest = w.detach().abs().max().tanh_().clamp_min_(torch.finfo(w.dtype).tiny)
+    largest = _largest(w)
     normalized = w.tanh() / largest
-    codes = normalized.detach().add(1).mul_(levels / 2).round_()
+    quantized = _grid(normalized.detach(), largest, bit_width, scale_preserving).dequantize(w.dtype)
     carrier = w if gradient == "identity" else normalized
-    quantized = straight_through(carrier, codes.mul_(2).sub_(levels).div_(levels))
-    return quantized * largest if scale_preserving else quantized
+    return straight_through(carrier * largest if scale_preserving else carrier, quantized)
+
+
+def dorefa_grid(w: Tensor, bit_width: int, *, scale_preserving: bool = False) -> WeightGrid:
+    """The grid that :func:`dorefa_weight` quantizes to: odd codes from -(2^b - 1) to 2^b - 1.
+
+    Args:
+        w: Weights of one layer, any shape.
+        bit_width: 2 to 8.
+        scale_preserving: As for :func:`dorefa_weight`.
+
+    Raises:
+        ValueError: If ``bit_width`` is not in 2..8.
+    """
+    check_bit_width(bit_width)
+    w = at_least_float32(w.detach())
+    largest = _largest(w)
+    return _grid(w.tanh() / largest, largest, bit_width, scale_preserving)
+
+
+def _largest(w: Tensor) -> Tensor:
+    return w.detach().abs().max().tanh_().clamp_min_(torch.finfo(w.dtype).tiny)
+
+
+def _grid(normalized: Tensor, largest: Tensor, bit_width: int, scale_preserving: bool) -> WeightGrid:
+    levels = 2**bit_width - 1
+    codes = normalized.add(1).mul_(levels / 2).round_().mul_(2).sub_(levels)
+    # The definition divides codes by the number of levels; a product equals that if the scale is more exact.
+    exact = most_exact(largest.device)
+    scale = largest.to(exact) / levels if scale_preserving else largest.new_full((), 1 / levels, dtype=exact)
+    return one_grid(codes, scale, odd_codes(bit_width))
+
+
+def odd_codes(bit_width: int) -> range:
+    """The ``2**bit_width`` odd numbers around zero."""
+    levels = 2**bit_width - 1
+    return range(-levels, levels + 1, 2)

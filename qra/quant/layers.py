@@ -11,14 +11,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrize import is_parametrized
 
-from qra.quant.activations import ActivationQuantizer
+from qra.quant.activations import ActivationQuantizer, State
+from qra.quant.grid import Grid, WeightGrid
 from qra.quant.ranges import RangeEstimator
 from qra.quant.rounding import GradientMode
 from qra.quant.weights import WeightQuantizer
 
 
 class WeightFakeQuantizer(nn.Module):
-    """Quantizes the weights of one layer; its parameters are what the quantizer learns.
+    """Quantizes the weights of one layer; its parameters are what the quantizer learns, its buffers what is fixed.
 
     Args:
         settings: The quantizer.
@@ -32,11 +33,30 @@ class WeightFakeQuantizer(nn.Module):
         self.bit_width = bit_width
         self.enabled = True
         for name, value in settings.start(weight, bit_width).items():
-            self.register_parameter(name, nn.Parameter(value.detach().clone()))
+            if settings.learned:
+                self.register_parameter(name, nn.Parameter(value.detach().clone()))
+            else:
+                self.register_buffer(name, value.detach())
 
     def forward(self, weight: Tensor) -> Tensor:
-        learned = {name: value for name, value in self._parameters.items() if value is not None}
-        return self.settings.quantize(weight, self.bit_width, learned) if self.enabled else weight
+        return self.settings.quantize(weight, self.bit_width, self._state()) if self.enabled else weight
+
+    def grid(self, weight: Tensor) -> WeightGrid:
+        """The integers that weights become, and what they stand for.
+
+        Args:
+            weight: Weights of the layer.
+
+        Raises:
+            ValueError: If the quantizer says no grid.
+        """
+        if not self.settings.has_grid:
+            raise self.settings.no_grid()
+        return self.settings.grid(weight, self.bit_width, self._state())
+
+    def _state(self) -> dict[str, Tensor]:
+        values = self._parameters if self.settings.learned else self._buffers
+        return {name: value for name, value in values.items() if value is not None}
 
     def replay_state(self) -> Hashable | None:
         """See :class:`qra.graphs.ReplayState`."""
@@ -50,6 +70,12 @@ class WeightFakeQuantizer(nn.Module):
         """Start what is learned anew from ``weight``."""
         for name, value in self.settings.start(weight, self.bit_width).items():
             self.get_parameter(name).copy_(value)
+
+    @torch.no_grad()
+    def set_state(self, values: dict[str, Tensor]) -> None:
+        """Set the state, by name."""
+        for name, value in values.items():
+            getattr(self, name).copy_(value)
 
 
 class ActivationFakeQuantizer(nn.Module):
@@ -79,6 +105,7 @@ class ActivationFakeQuantizer(nn.Module):
         self.enabled = True
         self.observer: RangeEstimator | None = None
         self._constants: dict[str, float] = {}
+        self._read_at: list[tuple[int, int]] | None = None
         start = settings.start(bit_width) if clip is None else settings.start_below(bit_width, clip)
         for name, value in start.items():
             if settings.learned:
@@ -89,9 +116,28 @@ class ActivationFakeQuantizer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if not self.enabled:
             return self._observe(self.float_activation(x))
-        state = dict(self.named_parameters()) if self.settings.learned else self._constants or self._read_constants()
         x = x if self.clip is None else x.clamp(max=self.clip)
-        return self.settings.quantize(x, self.bit_width, state, self.gradient)
+        return self.settings.quantize(x, self.bit_width, self._state(), self.gradient)
+
+    def _state(self) -> State:
+        return dict(self.named_parameters()) if self.settings.learned else self._numbers()
+
+    def grid(self, dtype: torch.dtype = torch.float32) -> Grid:
+        """The integers that activations become, and what they stand for.
+
+        Args:
+            dtype: Of the activations, float32 or float64.
+
+        Raises:
+            ValueError: If the quantizer says no grid.
+        """
+        if not self.settings.has_grid:
+            raise self.settings.no_grid()
+        grid = self.settings.grid(self.bit_width, self._state(), dtype)
+        if self.clip is None:
+            return grid
+        highest = int(grid.codes(grid.scale.new_full((), self.clip)))
+        return grid._replace(levels=range(grid.levels[0], highest + 1))
 
     def float_activation(self, x: Tensor) -> Tensor:
         """What it is when it is off: the ReLU that it took the place of, or the identity."""
@@ -103,8 +149,8 @@ class ActivationFakeQuantizer(nn.Module):
         """See :class:`qra.graphs.ReplayState`."""
         if self.observer is not None or not self.settings.replayable:
             return None
-        constants = {} if self.settings.learned else self._constants or self._read_constants()
-        return self.gradient, self.enabled, *constants.values()
+        numbers = {} if self.settings.learned else self._numbers()
+        return self.gradient, self.enabled, *numbers.values()
 
     def _observe(self, x: Tensor) -> Tensor:
         if self.observer is not None:
@@ -114,9 +160,20 @@ class ActivationFakeQuantizer(nn.Module):
     def extra_repr(self) -> str:
         return f"{self.settings}, {self.bit_width} bits"
 
-    def _read_constants(self) -> dict[str, float]:
-        """Fetch the buffers from the device, once: a fetch in each forward pass would wait for the device."""
-        self._constants = {name: float(value) for name, value in self.named_buffers()}
+    def _numbers(self) -> dict[str, float]:
+        """The buffers as numbers.
+
+        A fetch from a GPU would wait for it, and one in compiled code break it into parts: there they are fetched again
+        only after writes that torch counts, or that :meth:`state_changed` tells of.
+        """
+        if torch.compiler.is_compiling() and self._constants:
+            return self._constants
+        buffers = dict(self.named_buffers())
+        on_host = all(value.device.type == "cpu" for value in buffers.values())
+        writes = None if on_host else [(id(value), _writes(value)) for value in buffers.values()]
+        if on_host or not self._constants or writes != self._read_at:
+            self._constants = {name: float(value) for name, value in buffers.items()}
+            self._read_at = writes
         if not all(map(math.isfinite, self._constants.values())):
             self._constants = {}
             raise ValueError("an activation quantizer has no range yet: calibrate the network, or load one that was")
@@ -217,6 +274,11 @@ class QuantPool(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         pooled: Tensor = self.pool(self.input_quantizer(x))
         return pooled
+
+
+def _writes(value: Tensor) -> int:
+    """How often torch has written to a tensor."""
+    return 0 if value.is_inference() else value._version
 
 
 FakeQuantizer = WeightFakeQuantizer | ActivationFakeQuantizer

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from qra.quant import fused
+from qra.quant.grid import Grid
 from qra.quant.rounding import (
     GradientMode,
     at_least_float32,
@@ -24,15 +25,27 @@ from qra.quant.rounding import (
 )
 
 
+def lsq_grid(step: Tensor, bit_width: int, signed: bool) -> Grid:
+    """Multiples of a step, codes from -2^(b-1) or from 0.
+
+    Args:
+        step: Float32 or float64, broadcastable over what is quantized.
+        bit_width: 2 to 8.
+        signed: As for :func:`lsq`.
+    """
+    return Grid(step, code_range(bit_width, signed))
+
+
 class _Lsq(Function):
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, scale: Tensor, bit_width: int, signed: bool, gradient_scale: float, soft: bool
     ) -> Tensor:
         ctx.save_for_backward(x, scale)
-        ctx.codes, ctx.gradient_scale = code_range(bit_width, signed), gradient_scale
+        grid = lsq_grid(scale, bit_width, signed)
+        ctx.codes, ctx.gradient_scale = grid.ends, gradient_scale
         ctx.limits = (-math.inf if signed else 0, math.inf) if soft else ctx.codes
-        return to_grid(x, scale, ctx.codes)
+        return to_grid(x, grid)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, None, None, None, None]:
@@ -90,10 +103,10 @@ def lsq(
     if gradient == "hard" or not fused.applies(x, scale):
         x = at_least_float32(x)
     if not torch.is_grad_enabled():
-        return to_grid(x, scale, code_range(bit_width, signed))
+        return to_grid(x, lsq_grid(scale, bit_width, signed))
     if gradient == "hard":
-        return round_to_grid(x / scale, scale, bit_width, signed)
-    gradient_scale = 1 / math.sqrt((features or x.numel() // scale.numel()) * code_range(bit_width, signed)[1])
+        return round_to_grid(x, lsq_grid(scale, bit_width, signed))
+    gradient_scale = 1 / math.sqrt((features or x.numel() // scale.numel()) * code_range(bit_width, signed)[-1])
     result: Tensor = _Lsq.apply(x, scale, bit_width, signed, gradient_scale, gradient == "ste_soft")
     return result
 
@@ -110,6 +123,6 @@ def lsq_initial_step(x: Tensor, bit_width: int, signed: bool) -> Tensor:
         ValueError: If ``bit_width`` is not in 2..8, or ``x`` is all zero or not finite (seen on the host).
     """
     check_bit_width(bit_width)
-    start = 2 * at_least_float32(x.detach()).abs().mean() / math.sqrt(code_range(bit_width, signed)[1])
+    start = 2 * at_least_float32(x.detach()).abs().mean() / math.sqrt(code_range(bit_width, signed)[-1])
     check_positive("the initial step", start)
     return start

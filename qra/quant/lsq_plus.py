@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.autograd import Function
 
 from qra.quant.activations import ActivationQuantizer, State
+from qra.quant.grid import Grid
 from qra.quant.ranges import PercentileRange, Range, RangeEstimator
 from qra.quant.rounding import GradientMode, at_least_float32, check_bit_width, check_positive, like
 
@@ -40,6 +41,17 @@ class _LsqPlus(Function):
         step_grad = (slope * grad).sum() * ctx.gradient_scale
         offset_grad = (grad * ~inside).sum() * ctx.gradient_scale * offset.ne(0)
         return x_grad, step_grad.view_as(step), offset_grad.view_as(offset), None, None, None
+
+
+def lsq_plus_grid(step: Tensor, offset: Tensor, bit_width: int) -> Grid:
+    """Multiples of a step, the lowest nearest to the offset, with codes from 0.
+
+    Args:
+        step: One value, float32 or float64.
+        offset: One value, at most 0.
+        bit_width: 2 to 8.
+    """
+    return Grid(step, range(2**bit_width), -_zero_point(step, offset))
 
 
 def _zero_point(step: Tensor, offset: Tensor) -> Tensor:
@@ -133,6 +145,10 @@ class LSQPlus(ActivationQuantizer):
         assert isinstance(step, Tensor)  # they are learned
         assert isinstance(offset, Tensor)
         return lsq_plus(x, step, offset, bit_width, gradient=gradient)
+
+    def grid(self, bit_width: int, state: State, dtype: torch.dtype = torch.float32) -> Grid:
+        step, offset = (torch.as_tensor(state[name]).detach().to(dtype) for name in ("step", "offset"))
+        return lsq_plus_grid(step, offset, bit_width)
 
     def estimator(self, bit_width: int) -> RangeEstimator | None:
         return None if self.percentile is None else PercentileRange(self.percentile)

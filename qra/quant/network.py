@@ -6,8 +6,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import cast, get_args
 
-from torch import nn, no_grad
+from torch import Tensor, nn, no_grad
 
+from qra.quant.fixed import Fixed
 from qra.quant.layers import ActivationFakeQuantizer, FakeQuantizer, QuantLayer, WeightFakeQuantizer
 from qra.quant.rounding import GradientMode, check_choice
 
@@ -31,6 +32,31 @@ def quantizer_keys(network: nn.Module) -> dict[str, FakeQuantizer]:
     """The keys in a network's ``state_dict`` that its float original lacks, each with the quantizer that it is of."""
     found = fake_quantizers(network).items()
     return {f"{name}.{key}": quantizer for name, quantizer in found for key in quantizer.state_dict()}
+
+
+def is_fixed(quantizer: FakeQuantizer) -> bool:
+    """Whether a quantizer holds weights that were quantized for good, by their codes."""
+    return isinstance(quantizer, WeightFakeQuantizer) and isinstance(quantizer.settings, Fixed)
+
+
+def check_fixed(network: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Refuse a state with codes that a network's fixed weights cannot have.
+
+    Args:
+        network: Converted.
+        state: Its ``state_dict``, as a file has it.
+
+    Raises:
+        ValueError: With the name of the layer.
+    """
+    for name, layer in quant_layers(network).items():
+        quantizer = layer.weight_quantizer
+        if quantizer is not None and isinstance(quantizer.settings, Fixed):
+            own = {key: state[f"{name}.weight_quantizer.{key}"] for key in quantizer.state_dict()}
+            try:
+                quantizer.settings.check(layer.weight, quantizer.bit_width, own)
+            except ValueError as reason:
+                raise ValueError(f"its {name} {reason}") from None
 
 
 def restart_weight_quantizers(network: nn.Module, keys: set[str]) -> None:

@@ -9,12 +9,14 @@ from torch import Tensor
 from torch.autograd import Function
 
 from qra.quant import fused
+from qra.quant.grid import Grid
 from qra.quant.rounding import (
     GradientMode,
     at_least_float32,
     blocks,
     check_bit_width,
     check_positive,
+    code_range,
     like,
     pass_between,
     round_to_grid,
@@ -22,13 +24,24 @@ from qra.quant.rounding import (
 )
 
 
+def pact_grid(alpha: Tensor, bit_width: int) -> Grid:
+    """Levels ``code * alpha / (2**bit_width - 1)``, codes from 0.
+
+    Args:
+        alpha: Clip level, float32 or float64.
+        bit_width: 2 to 8.
+    """
+    levels = 2**bit_width - 1
+    return Grid(alpha / levels, code_range(bit_width, signed=False), per_unit=levels / alpha)
+
+
 class _Pact(Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, alpha: Tensor, levels: int, soft: bool) -> Tensor:
-        scale = alpha / levels
-        ctx.save_for_backward(x, scale)
-        ctx.levels, ctx.soft = levels, soft
-        return to_grid(x, scale, (0, levels), levels / alpha)
+    def forward(ctx: Any, x: Tensor, alpha: Tensor, bit_width: int, soft: bool) -> Tensor:
+        grid = pact_grid(alpha, bit_width)
+        ctx.save_for_backward(x, grid.scale)
+        ctx.levels, ctx.soft = 2**bit_width - 1, soft
+        return to_grid(x, grid)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
@@ -70,10 +83,9 @@ def pact(x: Tensor, alpha: Tensor | float, bit_width: int, gradient: GradientMod
     alpha = like(alpha, x)
     if gradient == "hard" or not fused.applies(x, alpha):
         x = at_least_float32(x)
-    levels = 2**bit_width - 1
     if not torch.is_grad_enabled():
-        return to_grid(x, alpha / levels, (0, levels), levels / alpha)
+        return to_grid(x, pact_grid(alpha, bit_width))
     if gradient == "hard":
-        return round_to_grid(x * (levels / alpha), alpha / levels, bit_width, signed=False)
-    result: Tensor = _Pact.apply(x, alpha, levels, gradient == "ste_soft")
+        return round_to_grid(x, pact_grid(alpha, bit_width))
+    result: Tensor = _Pact.apply(x, alpha, bit_width, gradient == "ste_soft")
     return result

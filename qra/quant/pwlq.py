@@ -14,8 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from qra.quant.grid import Grid, Term, WeightGrid
 from qra.quant.rounding import check_bit_width, like, step
-from qra.quant.uniform import uniform_symmetric
+from qra.quant.uniform import symmetric_grid
 
 Distribution = Literal["gaussian", "laplace"]
 BreakpointMethod = Literal["closed_form", "bisection"]
@@ -47,27 +48,50 @@ def piecewise_linear_quantize(
     Raises:
         ValueError: If ``bit_width`` is not in 2..8.
     """
+    grid = piecewise_linear_grid(
+        w, bit_width, breakpoint, max_abs=max_abs, overlapping=overlapping, convention=convention
+    )
+    return grid.dequantize(w.dtype)
+
+
+def piecewise_linear_grid(
+    w: Tensor,
+    bit_width: int,
+    breakpoint: Tensor | float,
+    *,
+    max_abs: Tensor | float | None = None,
+    overlapping: bool = False,
+    convention: Convention = "code",
+) -> WeightGrid:
+    """The grid that :func:`piecewise_linear_quantize` quantizes to, in float64, with the same arguments.
+
+    Its terms are the centre, the tail counted from the breakpoint, and the breakpoint with the tail's sign; of each
+    weight the centre or the tail is zero. The overlapping form needs no sign, for its tails are counted from zero.
+
+    Raises:
+        ValueError: If ``bit_width`` is not in 2..8.
+    """
     check_bit_width(bit_width)
-    x = w.double()
+    x = w.detach().double()
     p = like(breakpoint, x)
     if max_abs is None:
         max_abs = x.abs().amax(tuple(range(1, x.ndim)), keepdim=True) if p.numel() > 1 else x.abs().max()
     m = like(max_abs, x)
     top = 2 ** (bit_width - 1) - 1
-    centre_step = step(p, top) if convention == "paper" else step(2 * p, 2**bit_width - 1)
-    centre = _round(x, centre_step, -top, top)
+    is_centre = (x.abs() < p) | (x == 0)
+    centre = Grid(step(p, top) if convention == "paper" else step(2 * p, 2**bit_width - 1), range(-top, top + 1))
+    centre_term = Term(centre.codes(x).where(is_centre, 0), centre)
     if overlapping:
-        tails = uniform_symmetric(x, bit_width, m)
-    else:
-        tail_step = step(m - p, top)
-        anchor = torch.where(x > 0, p, -m if convention == "code" else -p)
-        lowest, highest = (0, top) if convention == "code" else (-top, top)
-        tails = _round(x - anchor, tail_step, lowest, highest) + anchor
-    return torch.where(x.abs() < p, centre, tails).to(w.dtype)
-
-
-def _round(x: Tensor, scale: Tensor, lowest: int, highest: int) -> Tensor:
-    return (x / scale).round_().clamp_(lowest, highest).mul_(scale)
+        whole = symmetric_grid(m, bit_width)
+        return WeightGrid((centre_term, Term(whole.codes(x).where(~is_centre, 0), whole)))
+    tail = Grid(step(m - p, top), range(-top, top + 1))
+    if convention == "paper":
+        codes = tail.codes(torch.where(x > 0, x - p, x + p))
+    else:  # the left tail is counted from its far end
+        steps = (torch.where(x > 0, x - p, x + m) / tail.scale).round_().clamp_(0, top)
+        codes = torch.where(x > 0, steps, steps - top)
+    sign = Grid(p, range(-1, 2))
+    return WeightGrid((centre_term, Term(codes.where(~is_centre, 0), tail), Term(x.sign().where(~is_centre, 0), sign)))
 
 
 def error_slope(p: Tensor, m: Tensor, distribution: Distribution = "gaussian", overlapping: bool = False) -> Tensor:
@@ -220,12 +244,17 @@ def bias_correction(w: Tensor, w_q: Tensor) -> Tensor:
         w: Original weights, (C, ...).
         w_q: Quantized weights, in the same shape. A channel of equal values is only moved.
     """
+    stretch, offset = correction(w, w_q)
+    return (_rows(w_q, per_channel=True) * stretch + offset).view(w.shape).to(w_q.dtype)
+
+
+def correction(w: Tensor, w_q: Tensor) -> tuple[Tensor, Tensor]:
+    """The factor and the summand of each channel that :func:`bias_correction` corrects by, float64, (C, 1) each."""
     original, quantized = _rows(w, per_channel=True), _rows(w_q, per_channel=True)
     spread = _std(quantized)
     flat = spread <= 1e-9 * quantized.abs().amax(1)
     stretch = torch.where(flat, 1.0, _std(original) / (spread + 1e-12))
-    moved = quantized + (original.mean(1) - quantized.mean(1)).unsqueeze(1)
-    return (moved * stretch.unsqueeze(1)).view(w.shape).to(w_q.dtype)
+    return stretch.unsqueeze(1), ((original.mean(1) - quantized.mean(1)) * stretch).unsqueeze(1)
 
 
 def _rows(w: Tensor, per_channel: bool) -> Tensor:

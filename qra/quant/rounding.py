@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from qra.quant import fused
+from qra.quant.grid import Grid
 
 GradientMode = Literal["ste", "ste_soft", "hard"]
 """How rounding and clipping are differentiated.
@@ -85,9 +86,9 @@ def like(value: Tensor | float, x: Tensor) -> Tensor:
     return value.to(x.device, torch.promote_types(x.dtype, torch.float32))
 
 
-def code_range(bit_width: int, signed: bool) -> tuple[int, int]:
-    """Smallest and largest code: 0 to 2^b - 1, or -2^(b-1) to 2^(b-1) - 1."""
-    return (-(2 ** (bit_width - 1)), 2 ** (bit_width - 1) - 1) if signed else (0, 2**bit_width - 1)
+def code_range(bit_width: int, signed: bool) -> range:
+    """All codes: 0 to 2^b - 1, or -2^(b-1) to 2^(b-1) - 1."""
+    return range(-(2 ** (bit_width - 1)), 2 ** (bit_width - 1)) if signed else range(2**bit_width)
 
 
 def step(width: Tensor, steps: float) -> Tensor:
@@ -117,36 +118,35 @@ def _is_one_block(scale: Tensor, x: Tensor) -> bool:
     return x.ndim == 0 or x.numel() <= _BLOCK
 
 
-def to_grid(x: Tensor, scale: Tensor, codes: tuple[int, int], factor: Tensor | None = None) -> Tensor:
-    """Quantize to multiples of ``scale``, without derivatives.
+def to_grid(x: Tensor, grid: Grid) -> Tensor:
+    """Quantize to a grid of even steps around zero, without derivatives.
+
+    It is ``grid.dequantize(grid.codes(x))`` in fewer passes.
 
     Args:
         x: Any shape.
-        scale: Step of the grid, broadcastable over ``x``.
-        codes: Smallest and largest multiple.
-        factor: Multiply by this to get ``x`` in steps, instead of dividing by ``scale``.
+        grid: Its scale broadcasts over ``x``; its zero point is 0.
     """
-    if fused.applies(x, scale):
-        return fused.quantize(x, scale, codes, factor)
-    if _is_one_block(scale, x):
-        return _to_grid(x, scale, codes, factor)
+    if fused.applies(x, grid.scale):
+        return fused.quantize(x, grid.scale, grid.ends, grid.per_unit)
+    if _is_one_block(grid.scale, x):
+        return _to_grid(x, grid)
     result = torch.empty_like(x)
-    for part, out in blocks(scale, x, result):
-        _to_grid(part, scale, codes, factor, out)
+    for part, out in blocks(grid.scale, x, result):
+        _to_grid(part, grid, out)
     return result
 
 
-def _to_grid(
-    x: Tensor, scale: Tensor, codes: tuple[int, int], factor: Tensor | None, out: Tensor | None = None
-) -> Tensor:
+def _to_grid(x: Tensor, grid: Grid, out: Tensor | None = None) -> Tensor:
     # The last step is not in place: torch 2.11 gives compiled autograd functions whose result is, gradients of zero.
-    steps = torch.div(x, scale, out=out) if factor is None else torch.mul(x, factor, out=out)
-    return torch.mul(steps.clamp_(*codes).round_(), scale, out=out)
+    steps = torch.div(x, grid.scale, out=out) if grid.per_unit is None else torch.mul(x, grid.per_unit, out=out)
+    return torch.mul(steps.clamp_(*grid.ends).round_(), grid.scale, out=out)
 
 
-def round_to_grid(units: Tensor, scale: Tensor, bit_width: int, signed: bool) -> Tensor:
-    """Quantize in place, with torch's own derivatives: zero through the rounding."""
-    return units.clamp_(*code_range(bit_width, signed)).round_().mul_(scale)
+def round_to_grid(x: Tensor, grid: Grid) -> Tensor:
+    """What :func:`to_grid` returns, with torch's own derivatives: zero through the rounding."""
+    steps = x / grid.scale if grid.per_unit is None else x * grid.per_unit
+    return steps.clamp_(*grid.ends).round_().mul_(grid.scale)
 
 
 def pass_between(

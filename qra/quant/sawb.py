@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from qra.quant.dorefa import odd_codes
+from qra.quant.grid import WeightGrid, one_grid
 from qra.quant.rounding import at_least_float32, check_bit_width, straight_through
 
 _COEFFICIENTS = {2: (3.12, -2.064), 3: (7.509, -6.892), 4: (12.68, -12.80), 5: (17.74, -18.64), 8: (31.76, -35.04)}
@@ -46,9 +48,28 @@ def sawb_weight(w: Tensor, bit_width: int) -> Tensor:
         ValueError: If ``bit_width`` is not in 2..8.
     """
     w = at_least_float32(w)
-    levels = 2**bit_width - 1
     level = sawb_clip(w, bit_width)
     clipped = w.clamp(-level, level)
-    half = level.clamp_min(torch.finfo(w.dtype).tiny)
-    codes = clipped.detach().div(half).add_(1).mul_(levels / 2).round_()
-    return straight_through(clipped, codes.mul_(2).sub_(levels).mul_(level / levels))
+    return straight_through(clipped, _grid(clipped.detach(), level, bit_width).dequantize(w.dtype))
+
+
+def sawb_grid(w: Tensor, bit_width: int) -> WeightGrid:
+    """The grid that :func:`sawb_weight` quantizes to: odd codes from -(2^b - 1) to 2^b - 1.
+
+    Args:
+        w: Weights of one layer, any shape.
+        bit_width: 2 to 8.
+
+    Raises:
+        ValueError: If ``bit_width`` is not in 2..8.
+    """
+    w = at_least_float32(w.detach())
+    level = sawb_clip(w, bit_width)
+    return _grid(w.clamp(-level, level), level, bit_width)
+
+
+def _grid(clipped: Tensor, level: Tensor, bit_width: int) -> WeightGrid:
+    levels = 2**bit_width - 1
+    half = level.clamp_min(torch.finfo(clipped.dtype).tiny)
+    codes = clipped.div(half).add_(1).mul_(levels / 2).round_().mul_(2).sub_(levels)
+    return one_grid(codes, level / levels, odd_codes(bit_width))

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 
 from qra.quant.activations import PACT, ActivationQuantizer
 from qra.quant.bits import check_overrides, override, parse_bits
+from qra.quant.fixed import Fixed
 from qra.quant.rounding import check_bit_width
-from qra.quant.weights import DoReFa, Fixed, WeightQuantizer
+from qra.quant.weights import DoReFa, WeightQuantizer
 
 OFF = 32
 """The bit width that means: not quantized."""

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from qra.quant.grid import Grid
 from qra.quant.rounding import (
     GradientMode,
     at_least_float32,
@@ -26,13 +27,33 @@ from qra.quant.rounding import (
 )
 
 
+def symmetric_grid(max_abs: Tensor, bit_width: int) -> Grid:
+    """Levels ``code * 2 max_abs / (2**bit_width - 1)``, codes from -2^(b-1) to 2^(b-1) - 1.
+
+    Args:
+        max_abs: The range is [-max_abs, max_abs]: float32 or float64, broadcastable over what is quantized.
+        bit_width: 2 to 8.
+    """
+    return Grid(step(2 * max_abs, 2**bit_width - 1), code_range(bit_width, signed=True))
+
+
+def unsigned_grid(high: Tensor, bit_width: int) -> Grid:
+    """Levels ``code * high / (2**bit_width - 1)``, codes from 0.
+
+    Args:
+        high: The range is [0, high]: float32 or float64, broadcastable over what is quantized.
+        bit_width: 2 to 8.
+    """
+    return Grid(step(high, 2**bit_width - 1), code_range(bit_width, signed=False))
+
+
 class _Uniform(Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, scale: Tensor, bit_width: int, signed: bool, soft: bool) -> Tensor:
         ctx.limits = None if soft else _limits(bit_width, signed)
         if not soft:
             ctx.save_for_backward(x, scale)
-        return to_grid(x, scale, code_range(bit_width, signed))
+        return to_grid(x, Grid(scale, code_range(bit_width, signed)))
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None]:
@@ -55,12 +76,12 @@ def _check_range(low: Tensor | float, high: Tensor | float) -> None:
         raise ValueError(f"cannot quantize to the range [{low}, {high}]: both ends must be finite, the lower one first")
 
 
-def _quantize(x: Tensor, scale: Tensor, bit_width: int, signed: bool, gradient: GradientMode) -> Tensor:
+def _quantize(x: Tensor, grid: Grid, bit_width: int, signed: bool, gradient: GradientMode) -> Tensor:
     if not torch.is_grad_enabled():
-        return to_grid(x, scale, code_range(bit_width, signed))
+        return to_grid(x, grid)
     if gradient == "hard":
-        return round_to_grid(x / scale, scale, bit_width, signed)
-    result: Tensor = _Uniform.apply(x, scale, bit_width, signed, gradient == "ste_soft")
+        return round_to_grid(x, grid)
+    result: Tensor = _Uniform.apply(x, grid.scale, bit_width, signed, gradient == "ste_soft")
     return result
 
 
@@ -82,7 +103,7 @@ def uniform_symmetric(x: Tensor, bit_width: int, max_abs: Tensor | float, gradie
     check_bit_width(bit_width)
     _check_range(0, max_abs)
     x = at_least_float32(x)
-    return _quantize(x, step(2 * like(max_abs, x), 2**bit_width - 1), bit_width, True, gradient)
+    return _quantize(x, symmetric_grid(like(max_abs, x), bit_width), bit_width, True, gradient)
 
 
 def uniform_unsigned(x: Tensor, bit_width: int, high: Tensor | float, gradient: GradientMode = "ste") -> Tensor:
@@ -100,7 +121,7 @@ def uniform_unsigned(x: Tensor, bit_width: int, high: Tensor | float, gradient: 
     check_bit_width(bit_width)
     _check_range(0, high)
     x = at_least_float32(x)
-    return _quantize(x, step(like(high, x), 2**bit_width - 1), bit_width, False, gradient)
+    return _quantize(x, unsigned_grid(like(high, x), bit_width), bit_width, False, gradient)
 
 
 def uniform_affine(
@@ -122,5 +143,4 @@ def uniform_affine(
     _check_range(low, high)
     x = at_least_float32(x)
     offset = like(low, x)
-    scale = step(like(high, x) - offset, 2**bit_width - 1)
-    return _quantize(x - offset, scale, bit_width, False, gradient) + offset
+    return _quantize(x - offset, unsigned_grid(like(high, x) - offset, bit_width), bit_width, False, gradient) + offset

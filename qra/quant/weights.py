@@ -2,30 +2,38 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, get_args
 
 from torch import Tensor
 
-from qra.quant.dorefa import DoReFaGradient, dorefa_weight
-from qra.quant.lsq import lsq, lsq_initial_step
+from qra.quant.dorefa import DoReFaGradient, dorefa_grid, dorefa_weight
+from qra.quant.grid import WeightGrid, one_grid
+from qra.quant.lsq import lsq, lsq_grid, lsq_initial_step
 from qra.quant.pwlq import (
     BreakpointMethod,
     Convention,
     Distribution,
-    piecewise_linear_quantize,
+    piecewise_linear_grid,
     search_breakpoint,
     weight_breakpoint,
 )
-from qra.quant.rounding import check_choice, straight_through
-from qra.quant.sawb import sawb_weight
-from qra.quant.uniform import uniform_symmetric
+from qra.quant.rounding import at_least_float32, check_choice, like, straight_through
+from qra.quant.sawb import sawb_grid, sawb_weight
+from qra.quant.uniform import symmetric_grid
+
+_ADVICE = (
+    "write grid(self, w, bit_width, learned), which returns qra.quant.WeightGrid((Term(codes, Grid(scale, "
+    "range(LOWEST, HIGHEST + 1))),)), in the class that writes quantize, or in the place of it"
+)
 
 
-class WeightQuantizer(ABC):
-    """Settings of a weight quantizer; a subclass is a frozen dataclass that writes :meth:`quantize`."""
+class WeightQuantizer:
+    """Settings of a weight quantizer; a subclass is a frozen dataclass that writes :meth:`grid` or :meth:`quantize`."""
+
+    learned: ClassVar[bool] = True
+    """Whether its state is learnable."""
 
     bit_widths: ClassVar[Collection[int]] = range(2, 9)
     """The bit widths that it can quantize to, out of 2 to 8."""
@@ -51,15 +59,51 @@ class WeightQuantizer(ABC):
         """
         return {}
 
-    @abstractmethod
+    def grid(self, w: Tensor, bit_width: int, learned: Mapping[str, Tensor]) -> WeightGrid:
+        """The integers that the weights of one layer become, and what they stand for.
+
+        Args:
+            w: Weights, (C, ...); no gradient passes.
+            bit_width: 2 to 8.
+            learned: The tensors that :meth:`start` made, as training left them.
+
+        Raises:
+            ValueError: If the quantizer says no grid.
+        """
+        raise self.no_grid()
+
+    def no_grid(self) -> ValueError:
+        """The error that says that the quantizer has no grid, and how to write one."""
+        return ValueError(f"{type(self).__name__} does not say which integers its weights are: {_ADVICE}")
+
     def quantize(self, w: Tensor, bit_width: int, learned: Mapping[str, Tensor]) -> Tensor:
-        """Quantize the weights of one layer, differentiably.
+        """Quantize the weights of one layer, differentiably: to the values of :meth:`grid`, straight through.
 
         Args:
             w: Weights, (C, ...).
             bit_width: 2 to 8.
             learned: The tensors that :meth:`start` made, as training left them.
         """
+        w = at_least_float32(w)
+        return straight_through(w, self.grid(w.detach(), bit_width, learned).dequantize(w.dtype))
+
+    @property
+    def has_grid(self) -> bool:
+        """Whether :meth:`grid` is that of :meth:`quantize`: both are written by one class, or the latter by none."""
+        owners = [next(kind for kind in type(self).__mro__ if name in vars(kind)) for name in ("grid", "quantize")]
+        return owners[0] is not WeightQuantizer and owners[1] in (WeightQuantizer, owners[0])
+
+    def layout(self, w: Tensor, bit_width: int) -> WeightGrid | None:
+        """A grid of the same terms, levels and shapes of scales as that of ``w``, of other values; None without grids.
+
+        Args:
+            w: Weights, of which only the shape counts, (C, ...).
+            bit_width: 2 to 8.
+        """
+        if not self.has_grid:
+            return None
+        ones = w.detach().new_ones(len(w), *[1] * (w.ndim - 1))
+        return self.grid(ones, bit_width, self.start(ones, bit_width))
 
     def for_last_layer(self) -> WeightQuantizer:
         """The quantizer of the last linear layer, whose outputs are the logits."""
@@ -92,6 +136,9 @@ class DoReFa(WeightQuantizer):
     def quantize(self, w: Tensor, bit_width: int, learned: Mapping[str, Tensor]) -> Tensor:
         return dorefa_weight(w, bit_width, self.gradient, scale_preserving=self.scale_preserving == "all")
 
+    def grid(self, w: Tensor, bit_width: int, learned: Mapping[str, Tensor]) -> WeightGrid:
+        return dorefa_grid(w, bit_width, scale_preserving=self.scale_preserving == "all")
+
     def for_last_layer(self) -> DoReFa:
         return replace(self, scale_preserving="all") if self.scale_preserving == "last" else self
 
@@ -104,6 +151,9 @@ class SAWB(WeightQuantizer):
 
     def quantize(self, w: Tensor, bit_width: int, learned: Mapping[str, Tensor]) -> Tensor:
         return sawb_weight(w, bit_width)
+
+    def grid(self, w: Tensor, bit_width: int, learned: Mapping[str, Tensor]) -> WeightGrid:
+        return sawb_grid(w, bit_width)
 
 
 @dataclass(frozen=True)
@@ -120,6 +170,11 @@ class LSQ(WeightQuantizer):
     def quantize(self, w: Tensor, bit_width: int, learned: Mapping[str, Tensor]) -> Tensor:
         return lsq(w, learned["step"], bit_width, signed=True)
 
+    def grid(self, w: Tensor, bit_width: int, learned: Mapping[str, Tensor]) -> WeightGrid:
+        w = at_least_float32(w.detach())
+        grid = lsq_grid(like(learned["step"].detach(), w), bit_width, signed=True)
+        return one_grid(grid.codes(w), grid.scale, grid.levels)
+
 
 @dataclass(frozen=True)
 class Uniform(WeightQuantizer):
@@ -133,11 +188,12 @@ class Uniform(WeightQuantizer):
 
     per_channel: bool = True
 
-    def quantize(self, w: Tensor, bit_width: int, learned: Mapping[str, Tensor]) -> Tensor:
+    def grid(self, w: Tensor, bit_width: int, learned: Mapping[str, Tensor]) -> WeightGrid:
         exact = w.detach().double()  # the ends of the range lie on rounding ties
         magnitude = exact.abs()
         max_abs = magnitude.flatten(1).amax(1) if self.per_channel else magnitude.max()
-        return straight_through(w, uniform_symmetric(exact, bit_width, max_abs).to(w.dtype))
+        grid = symmetric_grid(like(max_abs, exact), bit_width)
+        return one_grid(grid.codes(exact), grid.scale, grid.levels)
 
 
 @dataclass(frozen=True)
@@ -189,34 +245,11 @@ class PWLQ(WeightQuantizer):
             overlapping=self.overlapping,
         )
 
-    def quantize(self, w: Tensor, bit_width: int, learned: Mapping[str, Tensor]) -> Tensor:
-        quantized = piecewise_linear_quantize(
+    def grid(self, w: Tensor, bit_width: int, learned: Mapping[str, Tensor]) -> WeightGrid:
+        return piecewise_linear_grid(
             w.detach(),
             bit_width,
             self.find_breakpoint(w, bit_width),
             overlapping=self.overlapping,
             convention=self.convention,
         )
-        return straight_through(w, quantized)
-
-
-@dataclass(frozen=True)
-class Fixed(WeightQuantizer):
-    """Weights that hold their quantized values already: what quantization after training leaves.
-
-    Args:
-        quantizer: Made the values.
-        bias_corrected: Whether each channel was moved and stretched to the mean and spread of the original weights
-            (Fang et al. 2020, section 3.4).
-    """
-
-    replayable: ClassVar[bool] = True
-
-    quantizer: WeightQuantizer
-    bias_corrected: bool = False
-
-    def quantize(self, w: Tensor, bit_width: int, learned: Mapping[str, Tensor]) -> Tensor:
-        return w
-
-    def stored_bits(self, bit_width: int) -> int:
-        return self.quantizer.stored_bits(bit_width)

@@ -25,6 +25,7 @@ from qra.quant import (
     calibrate,
     convert,
     fold,
+    freeze,
     quantize_after_training,
     reestimate_batch_norm,
 )
@@ -221,3 +222,17 @@ def test_a_network_of_rescaled_weights_is_of_use_again():
 def test_statistics_of_no_images_are_refused():
     with pytest.raises(ValueError, match="no images"):
         reestimate_batch_norm(small_resnet(), [])
+
+
+@pytest.mark.parametrize("edit", [lambda high: high.mul_(0.5), lambda high: high.data.mul_(0.5)], ids=["", "data"])
+def test_a_calibrated_range_that_is_edited_in_place_counts(edit):
+    network = quantized(SCHEMES["uniform"])
+    quantizer, x = network.fc.input_quantizer, images()
+    network(x)
+    x, high = 100 * x, quantizer.high.item()
+    assert quantizer(x).max() == pytest.approx(high)
+    with torch.no_grad():
+        edit(quantizer.high)
+    assert quantizer(x).max() == pytest.approx(high / 2)
+    assert quantizer.replay_state()[-1] == pytest.approx(high / 2)
+    assert freeze(network).network.fc.input_quantizer(x).max() == pytest.approx(high / 2)

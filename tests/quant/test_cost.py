@@ -41,12 +41,13 @@ def test_a_layer_counts_by_hand():
     convert(network, QuantScheme(DoReFa(), PACT(), 2, 3))
     found = cost(network, (3, 8, 8))
     assert found.layers == (
-        LayerCost("0", 108, 8, 8, 8, 108 * 16),
-        LayerCost("2", 108, 2, 2, 3, 108 * 4),
-        LayerCost("6", 30, 8, 8, 3, 30),
+        LayerCost("0", 108, 8, 8, 8, 108 * 16, 1),
+        LayerCost("2", 108, 2, 2, 3, 108 * 4, 1),
+        LayerCost("6", 30, 8, 8, 3, 30, 1),
     )
     assert found.other_parameters == 4 + 6 + 5
-    assert found.size_in_bits == 8 * 108 + 2 * 108 + 8 * 30 + 32 * 15
+    clip_levels, scales = 2, 3
+    assert found.size_in_bits == 8 * 108 + 2 * 108 + 8 * 30 + 32 * (15 + clip_levels + scales)
     assert found.bit_ops == 8 * 8 * 108 * 16 + 2 * 3 * 108 * 4 + 8 * 3 * 30
 
 
@@ -75,6 +76,25 @@ def test_piecewise_weights_take_one_bit_more_in_memory():
     network = small_resnet()
     quantize_after_training(network, QuantScheme(PWLQ(), CalibratedUniform(), 3, 8, None), images().split(4))
     assert {(layer.weight_bits, layer.stored_bits) for layer in cost(network, (3, 16, 16)).layers} == {(3, 4)}
+
+
+@pytest.mark.parametrize(
+    ("weight", "corrected", "scales"),
+    [
+        (Uniform(), False, 8),
+        (Uniform(per_channel=False), False, 1),
+        (PWLQ(), False, 3 * 8),
+        (PWLQ(), True, 4 * 8),
+        (PWLQ("bisection", overlapping=True, per_channel=False), False, 2),
+    ],
+)
+def test_the_size_is_that_of_the_codes_and_scales_that_are_stored(weight, corrected, scales):
+    network = small_resnet()
+    quantize_after_training(network, QuantScheme(weight, CalibratedUniform(), 3, 8, None), images().split(4), corrected)
+    found = {layer.name: layer for layer in cost(network, (3, 16, 16)).layers}
+    assert found["conv1"].scales == scales
+    stored = network.conv1.weight_quantizer.state_dict()
+    assert sum(value.numel() for name, value in stored.items() if name.startswith("scale")) == scales
 
 
 def test_counting_works_before_calibration_and_leaves_the_network_as_it_was():

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from qra.quant import fused
+from qra.quant import Grid, fused
 from qra.quant.rounding import _pass, _to_grid
 
 pytest.importorskip("triton")
@@ -35,7 +35,8 @@ def check_all():
 def check(x, grad):
     wide, scale = x.float(), torch.tensor(0.3)
     for factor in (None, 15 / torch.tensor(4.5)):
-        assert torch.equal(fused.quantize(x, scale, (0, 15), factor), _to_grid(wide, scale, (0, 15), factor))
+        plain = _to_grid(wide, Grid(scale, range(16), per_unit=factor))
+        assert torch.equal(fused.quantize(x, scale, (0, 15), factor), plain)
     for limits in LIMITS:
         plain = _pass(grad, wide / scale, *limits, None)
         found, _ = fused.gradient(grad, x, scale, limits)

@@ -1,0 +1,114 @@
+"""Weights that were quantized for good: their codes and scales are the state that a checkpoint keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from qra.quant.grid import Grid, Term, WeightGrid, most_exact
+from qra.quant.pwlq import correction
+from qra.quant.weights import WeightQuantizer
+
+
+@dataclass(frozen=True)
+class Fixed(WeightQuantizer):
+    """Weights of one layer that quantization after training has made codes of.
+
+    Its state are the codes of each term of the grid, as places among the levels, and the scales, in the precision of
+    the weights. Of a quantizer without grids nothing is kept, and the layer's weights hold the quantized values.
+
+    Args:
+        quantizer: Quantizer that made the codes.
+        bias_corrected: Whether each channel was moved and stretched to the mean and spread of the original weights
+            (Fang et al. 2020, section 3.4).
+    """
+
+    replayable: ClassVar[bool] = True
+    learned: ClassVar[bool] = False
+
+    quantizer: WeightQuantizer
+    bias_corrected: bool = False
+
+    @property
+    def has_grid(self) -> bool:
+        return self.quantizer.has_grid
+
+    def start(self, w: Tensor, bit_width: int) -> dict[str, Tensor]:
+        """A state of the right shapes, in which calibration or a checkpoint puts the layer's."""
+        layout = self.layout(w, bit_width)
+        if layout is None:
+            return {}
+        self._grids(w, bit_width)
+        state = {}
+        for number, (_, grid) in enumerate(layout.terms):
+            state[f"codes_{number}"] = torch.zeros_like(w, dtype=torch.uint8)
+            state[f"scale_{number}"] = torch.zeros_like(grid.scale, dtype=w.dtype)
+        return state
+
+    def state(self, w: Tensor, bit_width: int, learned: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The state that holds given weights, quantized; empty without grids.
+
+        Args:
+            w: Float weights, (C, ...).
+            bit_width: 2 to 8.
+            learned: State of the quantizer, started from them.
+        """
+        if not self.has_grid:
+            return {}
+        grid = self.quantizer.grid(w, bit_width, learned)
+        state = {}
+        for number, (codes, own) in enumerate((_corrected(grid, w) if self.bias_corrected else grid).terms):
+            state[f"codes_{number}"] = own.pack(codes)
+            state[f"scale_{number}"] = own.scale.to(w.dtype)
+        return state
+
+    def layout(self, w: Tensor, bit_width: int) -> WeightGrid | None:
+        found = self.quantizer.layout(w, bit_width)
+        return _corrected(found, found.terms[0].codes) if found is not None and self.bias_corrected else found
+
+    def _grids(self, w: Tensor, bit_width: int) -> tuple[Grid, ...]:
+        """The grids of the terms, but for their scales. They are remembered, for some are slow to find."""
+        known: dict[int, tuple[Grid, ...]] = vars(self).setdefault("_known", {})
+        if bit_width not in known:
+            layout = self.layout(w, bit_width)
+            known[bit_width] = tuple(grid for _, grid in layout.terms) if layout else ()
+        return known[bit_width]
+
+    def check(self, w: Tensor, bit_width: int, state: Mapping[str, Tensor]) -> None:
+        """Refuse a state that no calibration has left.
+
+        Raises:
+            ValueError: If it has codes beyond the grid, or scales that are not finite.
+        """
+        for number, grid in enumerate(self._grids(w, bit_width)):
+            if state[f"codes_{number}"].max() >= len(grid.levels):
+                raise ValueError(f"has codes that {bit_width} bits do not have: the file is damaged")
+            if not state[f"scale_{number}"].isfinite().all():
+                raise ValueError("has scales that are not finite: the file is damaged")
+
+    def grid(self, w: Tensor, bit_width: int, learned: Mapping[str, Tensor]) -> WeightGrid:
+        if not self.has_grid:
+            return self.quantizer.grid(w, bit_width, learned)  # which says what is missing
+        terms = []
+        for number, grid in enumerate(self._grids(w, bit_width)):
+            own = grid._replace(scale=learned[f"scale_{number}"].to(most_exact(w.device)))
+            terms.append(Term(own.unpack(learned[f"codes_{number}"]), own))
+        return WeightGrid(tuple(terms))
+
+    def quantize(self, w: Tensor, bit_width: int, learned: Mapping[str, Tensor]) -> Tensor:
+        return self.grid(w, bit_width, learned).dequantize(w.dtype) if self.has_grid else w
+
+    def stored_bits(self, bit_width: int) -> int:
+        return self.quantizer.stored_bits(bit_width)
+
+
+def _corrected(grid: WeightGrid, w: Tensor) -> WeightGrid:
+    """A grid moved and stretched channel by channel: its scales change, and a constant is one more term."""
+    shape = (-1, *[1] * (w.ndim - 1))
+    stretch, offset = (value.view(shape) for value in correction(w, grid.dequantize(w.dtype)))
+    terms = [Term(codes, own._replace(scale=own.scale * stretch)) for codes, own in grid.terms]
+    return WeightGrid((*terms, Term(torch.ones_like(terms[0].codes), Grid(offset, range(1, 2)))))
