@@ -74,6 +74,8 @@ class PWLQCalibration(Measurement):
             raise ValueError(
                 f"the model is trained through quantization to {module.scheme}: quantize a float one after training"
             )
+        if module.scheme is None:
+            data.check_calibration()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, ImageClassifier)

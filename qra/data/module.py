@@ -137,7 +137,15 @@ class ImageDataModule(LightningDataModule):
         """
         if stage in ("fit", "validate") or (stage is None and self.size("train")):
             self._check_fits("batch_size")
-            self._check_fits("calibration_size")
+            self.check_calibration()
+
+    def check_calibration(self) -> None:
+        """See that there are calibration images.
+
+        Raises:
+            ValueError: If there are not as many as ``calibration_size``.
+        """
+        self._check_fits("calibration_size")
 
     def _check_fits(self, name: str) -> None:
         value, left = getattr(self, name), len(self.train_indices)
@@ -175,7 +183,7 @@ class ImageDataModule(LightningDataModule):
         Raises:
             ValueError: If there are not as many.
         """
-        self._check_fits("calibration_size")
+        self.check_calibration()
         labels = self.labels("train")[self.train_indices]
         return self.train_indices[stratified_prefix(labels, self.calibration_size, self.split_seed)]
 
