@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
+from qra.checks import check_count
 from qra.data.image_cache import ImageCache, Pixels8
 from qra.data.tensors import ImageData, ImageSet, TensorDataModule
 from qra.files import IMAGE_LIMIT, open_regular
@@ -52,8 +53,8 @@ class ImageFolderDataModule(TensorDataModule):
         **settings: Any,
     ) -> None:
         super().__init__(**settings)
-        if image_size is not None and image_size < 1:
-            raise ValueError(f"image_size is {image_size}: it must be at least 1 pixel")
+        if image_size is not None:
+            check_count("image_size", image_size)
         self.root = Path(root).expanduser()
         self.image_size = image_size
 

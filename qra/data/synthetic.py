@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from qra import noise
+from qra.checks import check_count
 from qra.data.tensors import ImageData, ImageSet, TensorDataModule
 
 SIZE = 32
@@ -185,13 +186,10 @@ class SyntheticDataModule(TensorDataModule):
         most = sum(len(SHAPES) ** (level + 1) for level in range(LEVELS))
         if not 2 <= classes <= most:
             raise ValueError(f"classes is {classes}: it must be in 2..{most}")
-        if image_size < SMALLEST:
-            raise ValueError(f"image_size is {image_size}: it must be at least {SMALLEST} pixels")
-        if channels < 1:
-            raise ValueError(f"channels is {channels}: it must be at least 1")
+        check_count("image_size", image_size, SMALLEST)
+        check_count("channels", channels)
         for name, size in (("train_size", train_size), ("test_size", test_size)):
-            if size < classes:
-                raise ValueError(f"{name} is {size}: it must be at least {classes}, one image of each class")
+            check_count(name, size, classes)
         self.train_size = train_size
         self.test_size = test_size
         self.data_seed = data_seed

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any, Literal
 
+from qra.checks import check_count, check_in
+
 FLOAT = "float"
 """The quantizer that means: not quantized."""
 RANDOM = "random"
@@ -95,8 +97,8 @@ class Study:
     def __post_init__(self) -> None:
         if not self.stages:
             raise ValueError("the study has no stages")
-        if self.threads < 1 or self.gpus < 0:
-            raise ValueError(f"threads is at least 1 and gpus at least 0, not {self.threads} and {self.gpus:g}")
+        check_count("threads", self.threads)
+        check_in("gpus", self.gpus, "[0, inf)")
         names = [stage.name for stage in self.stages]
         for name in names:
             if names.count(name) > 1:
