@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from qra.describe import without_empty
 from qra.evaluation.outcome import READABLE
 from qra.files import read_json
 from qra.renamed import present
@@ -261,7 +262,7 @@ def _record(directory: Path) -> dict[str, Any] | None:
     for key, kind in kinds.items():
         if not isinstance(record.get(key), kind):
             raise ValueError(f"its cell.json has no {key}")
-    definition = present(record["definition"], lambda old, new: None)
+    definition = without_empty(present(record["definition"], lambda old, new: None))
     same = definition == record["definition"]
     return record if same else {**record, "definition": definition, "hash": digest(definition)}
 
