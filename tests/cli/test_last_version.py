@@ -42,15 +42,20 @@ def result(run):
     return json.loads((Path(run) / "result.json").read_text())["outcomes"]
 
 
-@pytest.mark.parametrize("checkpoint", ["best.ckpt", "calibrated.ckpt"])
-def test_its_checkpoints_are_the_same_networks(checkpoint):
+def test_its_trained_checkpoints_are_the_same_networks():
     data = SyntheticDataModule(train_size=40, test_size=20, val_size=20, batch_size=20, calibration_size=20)
     data.setup("test")
     test = data.data.test
-    for path in sorted(CELLS.glob(f"*/{checkpoint}")):
+    for path in sorted(CELLS.glob("*/best.ckpt")):
         with torch.no_grad():
             correct = load(path)(test.images / 255).argmax(1) == test.labels
         assert correct.float().mean() == pytest.approx(result(path.parent)["clean"]["accuracy"]), path
+
+
+def test_its_calibrated_checkpoints_have_no_codes_and_are_refused_with_the_way_out():
+    for path in sorted(CELLS.glob("*/calibrated.ckpt")):
+        with pytest.raises(ValueError, match=r"holds no codes .*: calibrate the float checkpoint again \(qra test"):
+            load(path)
 
 
 def test_its_training_goes_on():
