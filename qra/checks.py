@@ -40,8 +40,10 @@ def check_count(name: str, value: Any, least: int = 1) -> None:
     Raises:
         ValueError: If ``value`` is none.
     """
-    if not isinstance(value, int) or value < least:
+    if not isinstance(value, int):
         raise ValueError(f"{name} is {value!r}: it must be a whole number, at least {least}")
+    if value < least:
+        raise ValueError(f"{name} is {value}: it must be at least {least}")
 
 
 def check_choice(name: str, value: str, choices: Sequence[str]) -> None:

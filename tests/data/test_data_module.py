@@ -235,9 +235,9 @@ def test_the_hash_depends_on_every_part_of_the_data():
         ({"fraction": 0.0}, "fraction is 0.0: it must be above 0 and at most 1"),
         ({"fraction": 1.5}, "fraction is 1.5: it must be above 0 and at most 1"),
         ({"budget": "hours"}, "budget is .hours.: choose one of epochs, steps"),
-        ({"batch_size": 0}, "batch_size is 0: it must be a whole number, at least 1"),
-        ({"val_size": -1}, "val_size is -1: it must be a whole number, at least 0"),
-        ({"calibration_size": 0}, "calibration_size is 0: it must be a whole number, at least 1"),
+        ({"batch_size": 0}, "batch_size is 0: it must be at least 1"),
+        ({"val_size": -1}, "val_size is -1: it must be at least 0"),
+        ({"calibration_size": 0}, "calibration_size is 0: it must be at least 1"),
     ],
 )
 def test_a_value_out_of_range_is_refused_at_construction(settings, reason):

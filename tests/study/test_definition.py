@@ -106,7 +106,7 @@ def test_options_can_be_added_from_the_command_line():
         ({"stages": {1: {"pipeline": "none.yaml"}}}, "there is no config file none.yaml"),
         ({"stages": {1: {"name": "float"}}}, "2 stages are named float"),
         ({"sources": {"plain": "flaot"}}, "sources.plain: no stage makes 'flaot'"),
-        ({"threads": 0}, "threads is 0: it must be a whole number, at least 1"),
+        ({"threads": 0}, "threads is 0: it must be at least 1"),
     ],
     ids=str,
 )
