@@ -17,6 +17,7 @@ SIZES = {
     "paper": 243,
     "paper-small": 33,
     "quickstart": 13,
+    "sensitivity": 21,
 }
 
 
