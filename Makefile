@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: install quickstart test test-all test-gpu lint clean
+.PHONY: install quickstart reproduce docs test test-all test-gpu lint clean
 
 install: .venv/installed
 
@@ -14,10 +14,32 @@ install: .venv/installed
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev]'
 	touch $@
 
+.venv/installed-docs: .venv/installed
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[docs]'
+	touch $@
+
 quickstart: .venv/installed
 	rm -rf runs/quickstart
 	$(BIN)/qra study run study/quickstart --jobs 2
 	$(BIN)/qra report runs/quickstart
+
+# The table of the published checkpoints, measured again: about an hour on a core of its own. N: examples of each attack.
+# IMAGES: CIFAR-10 as image folders, which the table is of; if not given, the archive in data/, which gives a little more.
+PUBLISHED = float-plain float-at pact-w4a4-plain pact-w4a4-at
+N ?= 500
+reproduce: .venv/installed
+	for name in $(PUBLISHED); do \
+	  $(BIN)/qra test --ckpt_path checkpoints/$$name --run runs/published/$$name \
+	    --data $(if $(IMAGES),data/image_folder --data.root "$(IMAGES)",data/cifar10) \
+	    --evaluation.n $(N) --evaluation.eps '[2/255, 8/255]' \
+	    --trainer.callbacks+ callback/autoattack --trainer.callbacks.n $(N) --trainer.callbacks.chunk_size 100 || exit; \
+	done
+	$(BIN)/qra compare $(PUBLISHED:%=runs/published/%)
+
+# SPHINX: more options, such as -D nb_execution_mode=cache, which runs the notebooks.
+docs: .venv/installed-docs
+	$(BIN)/python -m sphinx -W --keep-going -q -b html $(SPHINX) docs docs/_build/html
+	@echo docs/_build/html/index.html
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .
@@ -27,7 +49,7 @@ lint: .venv/installed-dev
 test: lint
 	$(BIN)/python -m pytest -n 2
 
-test-all: lint
+test-all: lint .venv/installed-docs
 	$(BIN)/python -m pytest -n 2 -m 'not gpu'
 
 # Installs nothing: what PYTHON lacks beside pytest may lie in the folder PACKAGES. IMAGES: CIFAR-10 as image folders.
@@ -35,4 +57,4 @@ test-gpu:
 	PYTHONPATH="$(CURDIR)$(PACKAGES:%=:%)" QRA_TEST_IMAGES="$(IMAGES)" $(PYTHON) -m pytest -m gpu tests/gpu
 
 clean:
-	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis docs/_build docs/generated

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from torch import Tensor
 
+__all__ = ["Batch", "Norm", "Pixels", "format_pixels", "parse_pixels"]
+
 Norm = Literal["linf", "l2"]
 
 

@@ -16,7 +16,6 @@ from qra.attacks import Attack
 from qra.callbacks.base import Order
 from qra.callbacks.best import restore_best
 from qra.callbacks.evaluation import Measurement, gather
-from qra.checks import check_count
 from qra.data import ImageDataModule, data_of
 from qra.describe import describe
 from qra.evaluation.outcome import Outcome
@@ -57,7 +56,8 @@ class PWLQCalibration(Measurement):
         batch_size: int = 4,
         attack: Attack | None = None,
     ) -> None:
-        check_count("batch_size", batch_size)
+        if batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}: calibration needs at least 1 image at a time")
         if scheme.quantizes_activations and scheme.activation.learned:
             kind = type(scheme.activation).__name__
             raise ValueError(f"{kind} learns in training: calibrate CalibratedUniform activations instead")
@@ -74,8 +74,6 @@ class PWLQCalibration(Measurement):
             raise ValueError(
                 f"the model is trained through quantization to {module.scheme}: quantize a float one after training"
             )
-        if module.scheme is None:
-            data.check_calibration()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, ImageClassifier)

@@ -7,6 +7,7 @@ PLACES = {
     "attack": ("float-at", "--model.init_args.attack"),
     "callback": ("float-plain", "--trainer.callbacks+"),
     "data": ("float-plain", "--data"),
+    "debug": ("float-plain", "--config"),
     "network": ("float-plain", "--model.init_args.network"),
     "optim": ("float-plain", None),
     "quant": ("qat-plain", "--model.init_args.scheme"),

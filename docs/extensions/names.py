@@ -1,0 +1,55 @@
+"""References to what qra exports: by the module that defines it, or by its bare name, as docstrings write it."""
+
+import inspect
+import sys
+from functools import cache
+from importlib import import_module
+from typing import Any
+
+from docutils import nodes
+from generated.packages import exporting
+from sphinx.addnodes import pending_xref
+from sphinx.application import Sphinx
+from sphinx.environment import BuildEnvironment
+
+
+@cache
+def exported() -> dict[str, str]:
+    """Where each public object is documented, by all names that signatures and docstrings have for it."""
+    found: dict[str, str] = {}
+    for package, names in exporting().items():
+        for name in names:
+            item, place = getattr(import_module(package), name), f"{package}.{name}"
+            found[name] = place
+            if inspect.isclass(item) or inspect.isfunction(item):
+                found[f"{item.__module__}.{item.__qualname__}"] = place
+    return found
+
+
+def _resolve(app: Sphinx, env: BuildEnvironment, node: pending_xref, content: nodes.Element) -> nodes.Node | None:
+    if node.get("refdomain") != "py":
+        return None
+    target = str(node["reftarget"])
+    owner, _, member = target.rpartition(".")
+    place = exported().get(target) or (f"{exported()[owner]}.{member}" if owner in exported() else target)
+    python = env.domains.python_domain
+    found: nodes.Node | None = python.resolve_xref(env, node["refdoc"], app.builder, "obj", place, node, content)
+    return found or (content if _is_internal(owner, member) else None)
+
+
+def _is_internal(module: str, name: str) -> bool:
+    """Whether something is defined in qra, but has no place on the site, as it is not exported."""
+    ours = [module] if module else [each for each in sys.modules if each.startswith("qra.")]
+    return any(hasattr(sys.modules.get(each), name) for each in ours if each.startswith("qra."))
+
+
+def _skip(app: Sphinx, kind: str, name: str, item: Any, skip: bool, options: Any) -> bool | None:
+    """Leave out what is said of the fields of a named tuple: its docstring says it better."""
+    return True if str(getattr(item, "__doc__", "")).startswith("Alias for field number") else None
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    """Resolve what Sphinx itself does not find."""
+    app.connect("missing-reference", _resolve)
+    app.connect("autodoc-skip-member", _skip)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
