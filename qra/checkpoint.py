@@ -159,7 +159,7 @@ def state_of(
         if lost := fixed - match.state.keys():
             raise ValueError(
                 f"holds no codes of its quantized weights ({min(lost)}), as files of older versions: calibrate the "
-                "float checkpoint anew (qra test --ckpt_path FLOAT --trainer.callbacks+ callback/pwlq)"
+                "float checkpoint again (qra test --ckpt_path FLOAT --trainer.callbacks+ callback/pwlq)"
             )
         check_fixed(network, match.state)
     except ValueError as reason:

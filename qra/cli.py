@@ -16,7 +16,8 @@ from typing import Any, NoReturn
 os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # of jsonargparse's names inside Lightning
 
 import torch
-from jsonargparse import DefaultHelpFormatter, Namespace
+import yaml
+from jsonargparse import DefaultHelpFormatter, Namespace, get_loader, set_loader
 from jsonargparse.typing import register_type
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint
@@ -50,6 +51,7 @@ from qra.front.traces import traceback_kept
 from qra.front.usage import explained
 from qra.modules import ImageClassifier
 from qra.progress import progress_display
+from qra.renamed import present
 from qra.resume import check_resumable, resume_settings
 from qra.runs.command import RunningCommand
 from qra.trainer import PipelineTrainer
@@ -65,6 +67,8 @@ TRAINER_DEFAULTS: dict[str, Any] = {
     "log_every_n_steps": 20,
     "enable_model_summary": False,
 }
+
+_load_yaml = get_loader("yaml")
 
 PRECISIONS = ("32-true", "16-mixed", "bf16-mixed", "64-true")
 
@@ -100,6 +104,11 @@ class OneLineParser(LightningArgumentParser):
         raise ParsingError(message) from ex
 
 
+def _present_names(text: str) -> Any:
+    """What a config, or the value of an option, says, in the names of this version."""
+    return present(_load_yaml(text))
+
+
 class ParsingError(ValueError):
     """A command line or a config that is not understood."""
 
@@ -126,6 +135,7 @@ class QraCLI(LightningCLI):
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
         self.parser_class = OneLineParser
+        set_loader("yaml", _present_names, (yaml.YAMLError,))
         return super().init_parser(**kwargs)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from qra import checkpoint
 from qra.attacks import PGD
+from qra.checks import check_count
 from qra.data import ImageDataModule
 from qra.describe import describe
 from qra.errors import one_line
@@ -291,6 +292,5 @@ def main(arguments: Sequence[str]) -> None:
         return
     if data is None:
         raise ValueError("give the test images by --data, as for qra test: --data data/cifar10")
-    if settings.n < 1:
-        raise ValueError(f"n is {settings.n}: a transfer matrix needs at least 1 image")
+    check_count("n", settings.n)
     _transfer(settings, data)

@@ -52,6 +52,13 @@ def describe(value: Any) -> Any:
     return [describe(item) for item in value] if isinstance(value, tuple | list) else value
 
 
+def without_empty(description: Any) -> Any:
+    """A description without empty lists and mappings: so later versions say what earlier ones did not know."""
+    if isinstance(description, dict):
+        return {key: without_empty(value) for key, value in description.items() if value not in ({}, [])}
+    return [without_empty(item) for item in description] if isinstance(description, list) else description
+
+
 def class_path(cls: type) -> str:
     """The path by which users import a class: that of its package if the package exports it."""
     package = cls.__module__.rpartition(".")[0]

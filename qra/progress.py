@@ -74,7 +74,7 @@ class EvaluationProgress:
         """Count a batch as done, given the correctness of its examples, (N,)."""
         self._correct += int(correct.sum())
         self._seen += len(correct)
-        self._bar.update(self._task, advance=1, accuracy=f"{self._correct / self._seen:.1%} right")
+        self._bar.update(self._task, advance=1, accuracy=f"{self._correct / self._seen:.1%} correct")
 
 
 class ChunkProgress:

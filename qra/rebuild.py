@@ -13,7 +13,7 @@ import torchvision
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from qra import models
+from qra import models, renamed
 from qra.describe import class_path
 from qra.errors import one_line
 from qra.files import is_deeper
@@ -122,6 +122,7 @@ def _made(makers: Mapping[str, Maker], description: Any, what: str, remedy: str)
 
     def make(part: Mapping[str, Any]) -> Any:
         name, arguments = part.get("class_path"), part.get("init_args") or {}
+        name = renamed.class_path(name) if isinstance(name, str) else name
         if not isinstance(name, str) or name not in makers:
             raise ValueError(f"the checkpoint names the {what} {name}, which qra does not know: {remedy}")
         if not isinstance(arguments, Mapping):

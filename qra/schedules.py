@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from qra.checks import check_in
+
 __all__ = ["Cosine", "MultiStep", "OneCycle", "Schedule"]
 
 
@@ -37,8 +39,7 @@ class OneCycle(Schedule):
     warmup: float = 0.3
 
     def __post_init__(self) -> None:
-        if not 0 < self.warmup < 1:
-            raise ValueError(f"warmup is a fraction of the run between 0 and 1, not {self.warmup}")
+        check_in("warmup", self.warmup, "(0, 1)")
 
     def multiplier(self, done: float) -> float:
         rising = 0.04 + 0.96 * done / self.warmup

@@ -1,25 +1,40 @@
 """Imports go down only: a part may use what lies below it, never what lies above or beside it."""
 
 import ast
+import graphlib
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[1] / "qra"
 
-LAYERS = {
-    "version": 0, "types": 0, "noise": 0, "errors": 0, "environment": 1, "front": 1, "describe": 0, "schedules": 0,
-    "memory": 0, "graphs": 0, "parts": 0, "precision": 0, "progress": 0, "files": 0, "writing": 0,
-    "runs": 1,
-    "losses": 1, "attacks": 1, "quant": 1, "models": 1, "data": 1,
-    "evaluation": 2, "checkpoint": 2, "rebuild": 2, "weights": 2, "dryrun": 2,
-    "modules": 3,
-    "callbacks": 4,
-    "resume": 4,
-    "compare": 5, "doctor": 5, "study": 5, "report": 5, "trainer": 5,
-    "tools": 6,
-    "cli": 7, "__main__": 8,
-}  # fmt: skip
+LAYERS = (
+    (
+        "types",
+        "version",
+        "noise",
+        "errors",
+        "describe",
+        "memory",
+        "graphs",
+        "parts",
+        "precision",
+        "files",
+        "writing",
+        "renamed",
+    ),
+    ("checks", "progress"),
+    ("schedules", "environment", "front", "runs", "losses", "attacks", "quant", "models", "data"),
+    ("evaluation", "checkpoint", "rebuild", "weights", "dryrun"),
+    ("modules",),
+    ("callbacks", "resume"),
+    ("compare", "doctor", "study", "report", "trainer"),
+    ("tools",),
+    ("cli",),
+    ("__main__",),
+)
+"""The parts, from the ground up; those of a layer do not use each other, but for ``NEIGHBOURS``."""
+LAYER = {part: layer for layer, parts in enumerate(LAYERS) for part in parts}
 NEIGHBOURS = {("attacks", "losses"), ("checkpoint", "rebuild"), ("checkpoint", "weights")}
 LIGHTNING = {"progress", "resume", "modules", "callbacks", "data", "trainer", "cli"}
 
@@ -45,14 +60,33 @@ def test_imports_go_down_only(path):
         if package in ("lightning", "pytorch_lightning"):
             assert part in LIGHTNING, f"{part} imports {name}"
         target = rest.split(".")[0]
-        if package == "qra" and target in LAYERS and target != part:
-            below = LAYERS[target] < LAYERS[part]
+        if package == "qra" and target in LAYER and target != part:
+            below = LAYER[target] < LAYER[part]
             assert below or (part, target) in NEIGHBOURS, f"{part} imports {name}, which is not below it"
+
+
+def module_of(path):
+    names = path.relative_to(ROOT.parent).with_suffix("").parts
+    return ".".join(names[:-1] if names[-1] == "__init__" else names)
+
+
+def test_no_file_needs_itself_through_others():
+    """Nor for types alone: what is read together is written together."""
+    modules = {module_of(path): path for path in FILES}
+    needs = {module: set() for module in modules}
+    for module, path in modules.items():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                needs[module] |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                inner = {f"{node.module}.{alias.name}" for alias in node.names}
+                needs[module] |= {name if name in modules else node.module for name in inner}
+    graphlib.TopologicalSorter({module: found & modules.keys() for module, found in needs.items()}).prepare()
 
 
 def test_every_part_has_a_layer():
     parts = {path.relative_to(ROOT).parts[0].removesuffix(".py") for path in FILES}
-    assert parts == LAYERS.keys()
+    assert parts == LAYER.keys()
 
 
 def test_every_folder_with_code_is_a_package():

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from qra import losses
 from qra.attacks.base import replayed
-from qra.attacks.settings import check_choice, check_count, pixel_length
 from qra.attacks.state import AttackState, EvaluationAttack, length, unit
+from qra.checks import check_choice, check_count, pixel_length
 from qra.losses import prediction
 from qra.types import Norm, Pixels
 

@@ -7,9 +7,9 @@ from typing import get_args
 
 from qra.attacks.apgd import APGD
 from qra.attacks.fab import FAB
-from qra.attacks.settings import check_choice, check_count, pixel_length
 from qra.attacks.square import Square
 from qra.attacks.state import AttackState, EvaluationAttack
+from qra.checks import check_choice, check_count, pixel_length
 from qra.types import Norm, Pixels
 
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from qra.attacks.base import replayed
-from qra.attacks.settings import check_choice, check_count, pixel_length
 from qra.attacks.state import AttackState, EvaluationAttack, length
+from qra.checks import check_choice, check_count, pixel_length
 from qra.losses import prediction
 from qra.types import Norm, Pixels
 

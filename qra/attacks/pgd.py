@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from qra import losses
 from qra.attacks.base import Attack, in_parts, patience, replayed
-from qra.attacks.settings import check_choice, check_count, pixel_length
 from qra.attacks.start import Start, UniformStart
+from qra.checks import check_choice, check_count, pixel_length
 from qra.types import Norm, Pixels
 
 AttackLoss = Literal["cross_entropy", "dlr", "cw_margin", "kl"]

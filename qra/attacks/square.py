@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from qra.attacks.base import replayed
-from qra.attacks.settings import check_choice, check_count, pixel_length
 from qra.attacks.state import AttackState, EvaluationAttack, length, unit
+from qra.checks import check_choice, check_count, pixel_length
 from qra.types import Norm, Pixels
 
 _TINY = 1e-12

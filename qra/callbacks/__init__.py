@@ -9,6 +9,7 @@ from qra.callbacks.evaluation import Evaluation, Measurement, RobustnessEvaluati
 from qra.callbacks.masking import MaskingCheck
 from qra.callbacks.pwlq import PWLQCalibration
 from qra.callbacks.quantization import QuantizationMonitor, QuantizationSummary
+from qra.callbacks.requantization import Requantization
 from qra.callbacks.results import ResultWriter
 from qra.callbacks.training_record import TrainingRecord
 
@@ -25,6 +26,7 @@ __all__ = [
     "PipelineCallback",
     "QuantizationMonitor",
     "QuantizationSummary",
+    "Requantization",
     "ResultWriter",
     "RobustnessEvaluation",
     "TeacherDistillation",

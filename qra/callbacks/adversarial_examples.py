@@ -12,6 +12,7 @@ from torch import Tensor
 from qra import noise
 from qra.attacks import PGD, Attack
 from qra.callbacks.subset import Subset
+from qra.checks import check_count
 from qra.data import data_of
 from qra.evaluation.figures import adversarial_grid
 from qra.losses import prediction
@@ -41,8 +42,8 @@ class AdversarialExamples(Callback):
     def __init__(
         self, attack: Attack = PGD(steps=20, early_stop=True), n: int = 100, seed: int = 0, shown: int = 8
     ) -> None:
-        if n < 1 or shown < 1:
-            raise ValueError(f"n and shown are at least 1, not {n} and {shown}")
+        check_count("n", n)
+        check_count("shown", shown)
         self.attack = attack
         self.n = n
         self.seed = seed

@@ -16,6 +16,7 @@ from qra.attacks import AutoAttack
 from qra.callbacks.base import Order
 from qra.callbacks.best import restore_best
 from qra.callbacks.evaluation import Measurement
+from qra.checks import check_count
 from qra.data import ImageDataModule, data_of
 from qra.describe import describe
 from qra.evaluation.autoattack import FIRST_BROKEN_BY, ROBUST, ChunkFiles, attack_chunk, fingerprint, outcomes, upstream
@@ -63,9 +64,9 @@ class AutoAttackEvaluation(Measurement):
         super().__init__()
         if mode == "upstream" and search_precision != "float32":
             raise ValueError(f"mode upstream is the authors' code in float32: search_precision is {search_precision}")
-        for name, value in (("n", n), ("chunk_size", chunk_size)):
-            if value is not None and value < 1:
-                raise ValueError(f"{name} is {value}: an evaluation needs at least 1")
+        if n is not None:
+            check_count("n", n)
+        check_count("chunk_size", chunk_size)
         self.attack = attack
         self.n = n
         self.subset = subset

@@ -9,6 +9,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_warn
 
 from qra.attacks import PGD, Attack
+from qra.checks import check_in
 from qra.evaluation.robustness import robust
 from qra.modules import ImageClassifier
 from qra.types import Batch
@@ -27,8 +28,7 @@ class CatastrophicOverfittingGuard(Callback):
     """
 
     def __init__(self, attack: Attack = PGD(steps=5, early_stop=True), drop: float = 0.2) -> None:
-        if not 0 < drop < 1:
-            raise ValueError(f"drop is a fraction of the accuracy in (0, 1), not {drop}")
+        check_in("drop", drop, "(0, 1)")
         self.attack = attack
         self.drop = drop
         self._accuracy = 0.0

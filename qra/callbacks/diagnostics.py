@@ -9,6 +9,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
+from qra.checks import check_count, check_in
 from qra.data import data_of
 from qra.modules.optimizers import FiniteLoss
 
@@ -31,8 +32,8 @@ class TrainingDiagnostics(Callback):
     """
 
     def __init__(self, patience: int = 3, fall: float = 0.02) -> None:
-        if patience < 1 or not 0 < fall < 1:
-            raise ValueError(f"patience is at least 1 and fall in (0, 1), not {patience} and {fall}")
+        check_count("patience", patience)
+        check_in("fall", fall, "(0, 1)")
         self.patience = patience
         self.fall = fall
         self._best = (0.0, 0.0, -1)  # robust accuracy in validation, in training, epoch

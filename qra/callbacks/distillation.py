@@ -10,6 +10,7 @@ from torch import nn
 from qra import checkpoint
 from qra.attacks import PGD, Attack
 from qra.callbacks.base import PipelineCallback
+from qra.checks import check_choice, check_count, check_in
 from qra.data import ImageDataModule, data_of
 from qra.evaluation.robustness import is_correct, robust
 from qra.modules import ImageClassifier, RobustTransfer
@@ -52,12 +53,9 @@ class TeacherDistillation(PipelineCallback):
         if_not_robust: NotRobust = "refuse",
         weights_key: str | None = None,
     ) -> None:
-        if n < 1:
-            raise ValueError(f"n is {n}: the teacher is measured on at least 1 image")
-        if not 0 <= least_robust_acc <= 1:
-            raise ValueError(f"least_robust_acc is {least_robust_acc}: it is a fraction in [0, 1]")
-        if if_not_robust not in get_args(NotRobust):
-            raise ValueError(f"if_not_robust is {if_not_robust!r}: choose one of {', '.join(get_args(NotRobust))}")
+        check_count("n", n)
+        check_in("least_robust_acc", least_robust_acc, "[0, 1]")
+        check_choice("if_not_robust", if_not_robust, get_args(NotRobust))
         self.path = teacher
         self.architecture = network
         self.weights_key = weights_key

@@ -15,6 +15,7 @@ from qra import checkpoint
 from qra.attacks import PGD, Square, UniformStart
 from qra.callbacks.base import Order, PipelineCallback
 from qra.callbacks.subset import Subset
+from qra.checks import check_count
 from qra.describe import describe
 from qra.evaluation.outcome import Outcome, worst_case
 from qra.evaluation.robustness import attacked, correct_as_bytes, is_correct, robust
@@ -55,9 +56,8 @@ class Evaluation(Measurement):
     stages = ("test",)
 
     def __init__(self, n: int, seed: int = 0, batch_size: int = 250) -> None:
-        for name, value in (("n", n), ("batch_size", batch_size)):
-            if value < 1:
-                raise ValueError(f"{name} is {value}: an evaluation needs at least 1")
+        check_count("n", n)
+        check_count("batch_size", batch_size)
         super().__init__()
         self.n = n
         self.seed = seed

@@ -16,6 +16,7 @@ from qra.attacks import Attack
 from qra.callbacks.base import Order
 from qra.callbacks.best import restore_best
 from qra.callbacks.evaluation import Measurement, gather
+from qra.checks import check_count
 from qra.data import ImageDataModule, data_of
 from qra.describe import describe
 from qra.evaluation.outcome import Outcome
@@ -56,8 +57,7 @@ class PWLQCalibration(Measurement):
         batch_size: int = 4,
         attack: Attack | None = None,
     ) -> None:
-        if batch_size < 1:
-            raise ValueError(f"batch_size is {batch_size}: calibration needs at least 1 image at a time")
+        check_count("batch_size", batch_size)
         if scheme.quantizes_activations and scheme.activation.learned:
             kind = type(scheme.activation).__name__
             raise ValueError(f"{kind} learns in training: calibrate CalibratedUniform activations instead")
@@ -74,6 +74,8 @@ class PWLQCalibration(Measurement):
             raise ValueError(
                 f"the model is trained through quantization to {module.scheme}: quantize a float one after training"
             )
+        if module.scheme is None:
+            data.check_calibration()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, ImageClassifier)

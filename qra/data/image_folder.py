@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
+from qra.checks import check_count
 from qra.data.image_cache import ImageCache, Pixels8
 from qra.data.tensors import ImageData, ImageSet, TensorDataModule
 from qra.files import IMAGE_LIMIT, open_regular
@@ -31,11 +32,12 @@ CHUNK = 256
 class ImageFolderDataModule(TensorDataModule):
     """Images sorted into ``train/<class>/*`` and ``test/<class>/*``.
 
+    Without a folder ``train`` they can only be tested.
     They are decoded once, to RGB, into a cache in ``<root>/.qra-cache`` (or the user's cache directory where that
     cannot be written), which is made anew when a file is added, removed or changed. All images are held in memory.
 
     Args:
-        root: Directory that holds the folders ``train`` and ``test``.
+        root: Directory that holds the folders ``test`` and, for all but tests, ``train``.
         image_size: Height and width to which every image is cropped around its centre and scaled, in pixels; without
             it all images must have one size.
         settings: The other arguments of :class:`ImageDataModule`.
@@ -51,8 +53,8 @@ class ImageFolderDataModule(TensorDataModule):
         **settings: Any,
     ) -> None:
         super().__init__(**settings)
-        if image_size is not None and image_size < 1:
-            raise ValueError(f"image_size is {image_size}: it must be at least 1 pixel")
+        if image_size is not None:
+            check_count("image_size", image_size)
         self.root = Path(root).expanduser()
         self.image_size = image_size
 
@@ -62,21 +64,24 @@ class ImageFolderDataModule(TensorDataModule):
         Raises:
             ValueError: If the folders are not as described, or an image cannot be used.
         """
-        parts = {name: _list_part(self.root / name) for name in ("train", "test")}
-        train, test = parts["train"], parts["test"]
-        if train.class_names != test.class_names:
-            odd = sorted(set(train.class_names) ^ set(test.class_names))
+        for_testing = (self.root / "test").exists() and not (self.root / "train").exists()
+        names = ("test",) if for_testing else ("train", "test")
+        parts = {name: _list_part(self.root / name) for name in names}
+        first, test = parts[names[0]], parts["test"]
+        if first.class_names != test.class_names:
+            odd = sorted(set(first.class_names) ^ set(test.class_names))
             raise ValueError(f"{self.root}: train and test must have the same class folders, but only one has {odd}")
-        key = _fingerprint(self.root, [*train.files, *test.files], self.image_size)
+        files = [file for part in parts.values() for file in part.files]
+        key = _fingerprint(self.root, files, self.image_size)
         cache = ImageCache(self.root, f"images-{self.image_size or 'as-stored'}.npz")
         images = cache.read(key)
         if images is None or not all(_is_cache_of(part.files, images.get(name)) for name, part in parts.items()):
             crop = self.image_size is not None
-            size = (self.image_size, self.image_size) if self.image_size else _open(train.files[0].path).size
+            size = (self.image_size, self.image_size) if self.image_size else _open(files[0].path).size
             images = {name: _decode_all([file.path for file in part.files], size, crop) for name, part in parts.items()}
             cache.write(key, images)
-        sets = [ImageSet(torch.from_numpy(images[name]), part.labels()) for name, part in parts.items()]
-        return ImageData(sets[0], sets[1], train.class_names)
+        sets = {name: ImageSet(torch.from_numpy(images[name]), part.labels()) for name, part in parts.items()}
+        return ImageData(sets.get("train"), sets["test"], test.class_names)
 
 
 def _is_cache_of(files: list[os.DirEntry[str]], images: Pixels8 | None) -> bool:

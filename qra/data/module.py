@@ -12,6 +12,7 @@ from lightning.pytorch import LightningDataModule, Trainer
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from qra.checks import check_choice, check_count, check_in
 from qra.data.augment import random_crop_flip, to_pixels
 from qra.data.sampling import IndexBatches, balanced_subset, nested_subset, stratified_prefix, val_split
 from qra.types import Batch
@@ -68,16 +69,11 @@ class ImageDataModule(LightningDataModule):
         budget: Budget = "epochs",
     ) -> None:
         super().__init__()
-        if batch_size < 1:
-            raise ValueError(f"batch_size is {batch_size}: it must be at least 1")
-        if val_size < 0:
-            raise ValueError(f"val_size is {val_size}: it must be at least 0")
-        if not 0 < fraction <= 1:
-            raise ValueError(f"fraction is {fraction}: it must be larger than 0 and at most 1")
-        if budget not in get_args(Budget):
-            raise ValueError(f"budget is {budget!r}: choose one of {', '.join(get_args(Budget))}")
-        if calibration_size < 1:
-            raise ValueError(f"calibration_size is {calibration_size}: it must be at least 1")
+        check_count("batch_size", batch_size)
+        check_count("val_size", val_size, 0)
+        check_in("fraction", fraction, "(0, 1]")
+        check_choice("budget", budget, get_args(Budget))
+        check_count("calibration_size", calibration_size)
         self.batch_size = batch_size
         self.val_size = val_size
         self.fraction = fraction
@@ -137,7 +133,15 @@ class ImageDataModule(LightningDataModule):
         """
         if stage in ("fit", "validate") or (stage is None and self.size("train")):
             self._check_fits("batch_size")
-            self._check_fits("calibration_size")
+            self.check_calibration()
+
+    def check_calibration(self) -> None:
+        """See that there are calibration images.
+
+        Raises:
+            ValueError: If there are not as many as ``calibration_size``.
+        """
+        self._check_fits("calibration_size")
 
     def _check_fits(self, name: str) -> None:
         value, left = getattr(self, name), len(self.train_indices)
@@ -175,7 +179,7 @@ class ImageDataModule(LightningDataModule):
         Raises:
             ValueError: If there are not as many.
         """
-        self._check_fits("calibration_size")
+        self.check_calibration()
         labels = self.labels("train")[self.train_indices]
         return self.train_indices[stratified_prefix(labels, self.calibration_size, self.split_seed)]
 

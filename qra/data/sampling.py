@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.utils.data import Sampler
 
 from qra import noise
+from qra.checks import check_in
 
 # Each use of a seed draws its own numbers.
 _SPLIT, _SUBSET, _SHUFFLE, _OFFSET = 1, 2, 3, 7
@@ -54,8 +55,7 @@ def nested_subset(labels: Tensor, indices: Tensor, fraction: float, seed: int) -
     Raises:
         ValueError: If ``fraction`` is not in (0, 1].
     """
-    if not 0 < fraction <= 1:
-        raise ValueError(f"fraction is {fraction}: it must be larger than 0 and at most 1")
+    check_in("fraction", fraction, "(0, 1]")
     return indices[stratified_prefix(labels[indices], round(fraction * len(indices)), seed)].sort().values
 
 

@@ -2,25 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from qra import noise
+from qra.checks import check_count
 from qra.data.tensors import ImageData, ImageSet, TensorDataModule
 
 SIZE = 32
-"""Height and width in pixels."""
+"""Height and width of an image, in pixels, if not given."""
+SMALLEST = 8
+"""Least height and width of an image, in pixels."""
+LEVELS = 3
+"""Most shapes, each inside of the one before, that tell a class."""
+INNER, LOWER = 0.4, 0.45
+"""Size of a shape and its distance below the centre of the one around it, in sizes of that one.
+
+In the centre, a disk in a disk would be a ring."""
 PATTERN_AMPLITUDE = 6
 """Amplitude of the pattern of a class, in grey levels of 255: an attack of 8/255 can erase it."""
 NOISE_AMPLITUDE = 4
 """Largest noise, in grey levels of 255."""
 
 _TRAIN, _TEST = 0, 1
-_SHAPE, _NOISE = 5, 6
-_CHUNK = 1000
+_SHAPE, _NOISE, _TILE = 5, 6, 8
+_TOGETHER = 1000 * 3 * SIZE * SIZE
+"""Pixels that are drawn at a time."""
 
 
 def _box(u: Tensor, v: Tensor, width: float, height: float) -> Tensor:
@@ -46,25 +56,47 @@ SHAPES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 }
 
 
-def patterns() -> Tensor:
+def patterns(classes: int = 10, channels: int = 3, size: int = SIZE) -> Tensor:
     """Give the non-robust feature of each class: a fine texture, the same in all its images.
 
-    Stripes and checks of 2 or 4 pixels, in grey or in purple against green. A crop only shifts them and a mirror
-    changes nothing else, so they survive augmentation.
+    Stripes and checks of 2 or 4 pixels, in grey or in purple against green; where these do not suffice, symmetric tiles
+    of 8 pixels with random signs. A crop or a mirror only shifts them, so they survive augmentation.
+
+    Args:
+        classes: Number of classes.
+        channels: Channels of an image.
+        size: Height and width of an image, in pixels.
 
     Returns:
-        What is added to an image, in grey levels of 255, (10, 3, 32, 32).
+        What is added to an image, in grey levels of 255, (classes, channels, size, size).
     """
-    place = torch.arange(SIZE)
+    place = torch.arange(size)
     fine, coarse = (1 - 2 * (place // period % 2) for period in (1, 2))
     flat = torch.ones_like(place)
     textures = [(flat, fine), (fine, flat), (fine, fine), (flat, coarse), (coarse, flat)]
-    colours = torch.tensor([[1, 1, 1], [1, -1, 1]])
+    colours = torch.stack([torch.ones(channels), 1 - 2.0 * (torch.arange(channels) % 2)])[:channels]
     planes = torch.stack([rows[:, None] * columns for rows, columns in textures])
-    return PATTERN_AMPLITUDE * (colours[:, None, :, None, None] * planes[:, None]).flatten(0, 1).float()
+    regular = (colours[:, None, :, None, None] * planes[:, None]).flatten(0, 1)[:classes]
+    halves = 1 - 2 * noise.integers(2, (channels, 8, 4), torch.arange(len(regular), classes), _TILE)
+    tiles = torch.cat([halves, halves.flip(3)], 3)
+    return PATTERN_AMPLITUDE * torch.cat([regular, tiles[:, :, place % 8][..., place % 8]]).float()
 
 
-def draw_images(labels: Tensor, *key: int) -> Tensor:
+def shapes_of(labels: Tensor) -> Iterator[Tensor]:
+    """Give the numbers of the shapes that tell a class, from the outermost to the innermost, -1 for none, (N,)."""
+    rest = labels
+    for _ in range(LEVELS):
+        yield torch.where(rest < 0, -1, rest % len(SHAPES))
+        rest = rest.div(len(SHAPES), rounding_mode="floor") - 1
+
+
+def class_name(number: int) -> str:
+    """Name a class by its shapes, such as ``disk`` or ``ring in disk``."""
+    names = [tuple(SHAPES)[shape] for (shape,) in shapes_of(torch.tensor([number])) if shape >= 0]
+    return " in ".join(reversed(names))
+
+
+def draw_images(labels: Tensor, *key: int, channels: int = 3, size: int = SIZE) -> Tensor:
     """Draw one image for each label: a bright shape on a dark ground, noise, and the pattern of the class.
 
     Place, size, tilt and colours of the shape vary. Only operations that IEEE arithmetic rounds exactly are used, so
@@ -73,56 +105,70 @@ def draw_images(labels: Tensor, *key: int) -> Tensor:
     Args:
         labels: Class numbers, (N,).
         key: Integers that name the set: its seed and part.
+        channels: Channels of an image.
+        size: Height and width of an image, in pixels.
 
     Returns:
-        uint8, (N, 3, 32, 32).
+        uint8, (N, channels, size, size).
     """
-    index = torch.arange(len(labels))
-    pairs = zip(torch.split(labels, _CHUNK), torch.split(index, _CHUNK), strict=True)
-    return torch.cat([_draw_chunk(chunk, places, key) for chunk, places in pairs])
+    index, texture = torch.arange(len(labels)), patterns(int(labels.max()) + 1, channels, size)
+    at_a_time = max(1, _TOGETHER // texture[0].numel())
+    pairs = zip(torch.split(labels, at_a_time), torch.split(index, at_a_time), strict=True)
+    return torch.cat([_draw_some(some, places, texture, key) for some, places in pairs])
 
 
-def _draw_chunk(labels: Tensor, index: Tensor, key: tuple[int, ...]) -> Tensor:
-    draws = noise.uniform((10, 1, 1), index, *key, _SHAPE)
-    cover = _cover(labels, *draws[:, :4].unbind(1))[:, None]
-    ground, contrast = 89 + 26 * draws[:, 4:7], 51 + 26 * draws[:, 7:]
-    grain = noise.integers(2 * NOISE_AMPLITUDE + 1, (3, SIZE, SIZE), index, *key, _NOISE) - NOISE_AMPLITUDE
-    return ((ground + contrast * cover).round() + grain + patterns()[labels]).to(torch.uint8)
+def _draw_some(labels: Tensor, index: Tensor, texture: Tensor, key: tuple[int, ...]) -> Tensor:
+    _, channels, size, _ = texture.shape
+    draws = noise.uniform((4 + 2 * channels, 1, 1), index, *key, _SHAPE)
+    cover = _cover(labels, size, *draws[:, :4].unbind(1))[:, None]
+    ground, contrast = 89 + 26 * draws[:, 4 : 4 + channels], 51 + 26 * draws[:, 4 + channels :]
+    grain = noise.integers(2 * NOISE_AMPLITUDE + 1, (channels, size, size), index, *key, _NOISE) - NOISE_AMPLITUDE
+    return ((ground + contrast * cover).round() + grain + texture[labels]).to(torch.uint8)
 
 
-def _cover(labels: Tensor, right: Tensor, down: Tensor, size: Tensor, tilt: Tensor) -> Tensor:
-    """Share of each pixel that the shape covers, (N, 32, 32); the draws are from U[0, 1), (N, 1, 1)."""
-    place = torch.arange(SIZE) - (SIZE - 1) / 2
-    x = place - (8 * right - 4)
-    y = place[:, None] - (8 * down - 4)
-    length = 8 + 3 * size
+def _cover(labels: Tensor, side: int, right: Tensor, down: Tensor, size: Tensor, tilt: Tensor) -> Tensor:
+    """Brightness of each pixel, from 0, ground, to 1, shape, (N, side, side); the draws are from U[0, 1), (N, 1, 1)."""
+    scale = side / SIZE
+    place = torch.arange(side) - (side - 1) / 2
+    x = place - (8 * right - 4) * scale
+    y = place[:, None] - (8 * down - 4) * scale
+    length = (8 + 3 * size) * scale
     half = 0.3 * tilt - 0.15  # the tangent of half the angle gives sine and cosine without rounding differences
     cos, sin = (1 - half * half) / (1 + half * half), 2 * half / (1 + half * half)
     u, v = (x * cos + y * sin) / length, (y * cos - x * sin) / length
-    distance = torch.empty_like(u)
-    for number, shape in enumerate(SHAPES.values()):
-        chosen = labels == number
-        distance[chosen] = shape(u[chosen], v[chosen])
-    return (0.5 - distance * length).clamp(0, 1)
+    cover = torch.zeros_like(u)
+    for numbers in shapes_of(labels):
+        for number, shape in enumerate(SHAPES.values()):
+            chosen = numbers == number
+            inside = (0.5 - shape(u[chosen], v[chosen]) * length[chosen]).clamp(0, 1)
+            cover[chosen] += inside - 2 * inside * cover[chosen]  # dark in a bright shape, bright in a dark one
+        u, v, length = u / INNER, (v - LOWER) / INNER, INNER * length
+    return cover
 
 
 class SyntheticDataModule(TensorDataModule):
-    """Ten classes of 32 x 32 images, made in memory from a seed, that show what adversarial training is for.
+    """Images made in memory from a seed that show what adversarial training is for.
 
     Each image holds two features of its class (after Tsipras et al. 2019, arXiv 1805.12152, and Ilyas et al. 2019,
     arXiv 1905.02175): a large bright shape, which no attack of 8/255 can hide, and a faint texture of amplitude 6/255,
     which tells the class perfectly until an attack erases it. Plain training leans on the texture and falls to PGD;
     adversarial training learns the shape.
 
+    From the eleventh class on, a smaller shape inside the first tells classes apart too, and from the 111th on
+    one more inside that, which takes images of more than 32 x 32 pixels to be seen.
+
     Args:
         train_size: Number of training images, validation included.
         test_size: Number of test images.
         data_seed: Names the images; a smaller set of one seed is the beginning of a larger one.
+        classes: Number of classes, from 2 to 1110; images of a class do not depend on it, but for their places.
+        image_size: Height and width in pixels, at least 8; shapes grow with it, textures do not.
+        channels: Channels of an image: 3 for colours, 1 for grey.
         val_size: Images cut from the training set for validation.
         settings: The other arguments of :class:`ImageDataModule`.
 
     Raises:
-        ValueError: If there are fewer images than classes.
+        ValueError: If a value is out of its range, or there are fewer images than classes.
     """
 
     def __init__(
@@ -130,22 +176,33 @@ class SyntheticDataModule(TensorDataModule):
         train_size: int = 4000,
         test_size: int = 1000,
         data_seed: int = 0,
+        classes: int = 10,
+        image_size: int = SIZE,
+        channels: int = 3,
         val_size: int = 200,
         **settings: Any,
     ) -> None:
         super().__init__(val_size=val_size, **settings)
+        most = sum(len(SHAPES) ** (level + 1) for level in range(LEVELS))
+        if not 2 <= classes <= most:
+            raise ValueError(f"classes is {classes}: it must be in 2..{most}")
+        check_count("image_size", image_size, SMALLEST)
+        check_count("channels", channels)
         for name, size in (("train_size", train_size), ("test_size", test_size)):
-            if size < len(SHAPES):
-                raise ValueError(f"{name} is {size}: it must be at least {len(SHAPES)}, one image of each class")
+            check_count(name, size, classes)
         self.train_size = train_size
         self.test_size = test_size
         self.data_seed = data_seed
+        self.classes = classes
+        self.image_size = image_size
+        self.channels = channels
 
     def load(self) -> ImageData:
-        """Draw the images; about half a second for 5,000."""
+        """Draw the images; about half a second for 5,000 of 32 x 32."""
         train, test = self._draw(self.train_size, _TRAIN), self._draw(self.test_size, _TEST)
-        return ImageData(train, test, tuple(SHAPES))
+        return ImageData(train, test, tuple(map(class_name, range(self.classes))))
 
     def _draw(self, size: int, part: int) -> ImageSet:
-        labels = torch.arange(size) % len(SHAPES)
-        return ImageSet(draw_images(labels, self.data_seed, part), labels)
+        labels = torch.arange(size) % self.classes
+        images = draw_images(labels, self.data_seed, part, channels=self.channels, size=self.image_size)
+        return ImageSet(images, labels)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from qra.attacks import AttackState, AutoAttack
 from qra.attacks.autoattack import check_network
 from qra.attacks.base import untouched
-from qra.describe import describe
+from qra.describe import describe, without_empty
 from qra.evaluation.outcome import Outcome
 from qra.evaluation.standard import autoattack_names
 from qra.files import read_json, read_npz
@@ -136,7 +136,9 @@ def fingerprint(network: nn.Module, *descriptions: Any) -> str:
         descriptions: What else is to count, ready for JSON.
     """
     modes = sorted({quantizer.gradient for quantizer in activation_quantizers(network).values()})
-    digest = hashlib.sha256(json.dumps([describe(network), modes, *descriptions], sort_keys=True).encode())
+    digest = hashlib.sha256(
+        json.dumps(without_empty([describe(network), modes, *descriptions]), sort_keys=True).encode()
+    )
     for name, value in network.state_dict().items():
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
         digest.update(value.detach().cpu().contiguous().numpy().data)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from qra import losses, noise
 from qra.attacks import PGD, Attack, Square, UniformStart
 from qra.attacks.pgd import AttackLoss
+from qra.checks import check_count
 from qra.evaluation.robustness import is_correct, robust
 from qra.precision import float32
 from qra.types import Batch, Pixels
@@ -54,8 +55,7 @@ class MaskingSettings:
                 f"eps is {self.eps:g} and large_eps {self.large_eps:g}: 0 < eps < large_eps <= 1 is needed"
             )
         for name, least in (("steps", 4), ("restarts", 1), ("queries", 1)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} is {getattr(self, name)}: it must be at least {least}")
+            check_count(name, getattr(self, name), least)
 
     def pgd(self, eps: float | None = None, **changes: Any) -> PGD:
         """PGD as an evaluation runs it, in some ways changed."""

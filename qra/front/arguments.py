@@ -8,6 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
+from qra import renamed
 from qra.front import shipped
 from qra.front.options import advice, all_options
 from qra.front.yaml_files import check_config, check_part, is_config, read_yaml
@@ -113,11 +114,13 @@ def _wholes_first(options: Iterable[Option]) -> list[Option]:
 def _located(option: Option) -> Option:
     if option.value is None:
         return option
+    name = option.name.removeprefix("--")
+    name, value = option.name.replace(name, renamed.key(name)), renamed.class_path(option.value)
     if option.key in CHECKPOINTS:
-        return option._replace(value=shipped.checkpoint_file(option.value))
-    if shipped.takes_config(option.name, option.value):
-        return option._replace(value=shipped.located(option.value))
-    return option
+        value = shipped.checkpoint_file(value)
+    elif shipped.takes_config(name, value):
+        value = shipped.located(value)
+    return Option(name, value)
 
 
 def _refuse_init_from(command: str, options: Sequence[Option]) -> None:

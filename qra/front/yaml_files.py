@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from qra.front.shipped import hint
+from qra.renamed import present
 
 LIMIT = 2**20
 """Bytes of the largest config that is read."""
@@ -20,7 +21,7 @@ def is_config(value: Any) -> bool:
 
 
 def read_yaml(path: str | Path) -> Any:
-    """The content of a YAML file.
+    """The content of a YAML file, with the present names of its keys and classes.
 
     Args:
         path: An ordinary file of at most 1 MiB.
@@ -38,7 +39,7 @@ def read_yaml(path: str | Path) -> Any:
     if file.stat().st_size > LIMIT:
         raise ValueError(f"{path} has {file.stat().st_size:,} bytes: a config has at most {LIMIT:,}")
     try:
-        return yaml.safe_load(file.read_text(encoding="utf-8"))
+        return present(yaml.safe_load(file.read_text(encoding="utf-8")))
     except PermissionError:
         raise ValueError(f"{path} may not be read: change its permissions") from None
     except UnicodeDecodeError as reason:

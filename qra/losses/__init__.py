@@ -2,15 +2,13 @@
 
 from qra.losses.adversarial import mart, trades
 from qra.losses.attack import at_least_float32, cross_entropy, cw_margin, dlr, kl, prediction, targeted_dlr
-from qra.losses.transfer import Reduction, adaad, ard, check_distillation, check_share, iad, lwf, rrm, rslad
+from qra.losses.transfer import Reduction, adaad, ard, iad, lwf, rrm, rslad
 
 __all__ = [
     "Reduction",
     "adaad",
     "ard",
     "at_least_float32",
-    "check_distillation",
-    "check_share",
     "cross_entropy",
     "cw_margin",
     "dlr",

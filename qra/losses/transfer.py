@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from qra.checks import check_in
 from qra.losses.attack import at_least_float32, kl
 
 Reduction = Literal["batchmean", "mean"]
@@ -68,7 +69,8 @@ def ard(
     Raises:
         ValueError: If the temperature or the share is out of its range, or clean logits are missing.
     """
-    check_distillation(temperature, kd_weight)
+    check_in("temperature", temperature, "(0, inf)")
+    check_in("kd_weight", kd_weight, "[0, 1]")
     scaled = at_least_float32(logits_adv) / temperature, at_least_float32(teacher_logits) / temperature
     loss = kd_weight * temperature**2 * _divergence(*scaled, reduction)
     if kd_weight == 1:
@@ -136,27 +138,6 @@ def lwf(logits: Tensor, features: Tensor, teacher_features: Tensor, y: Tensor, f
     """
     distance = (at_least_float32(features) - at_least_float32(teacher_features)).abs().sum(1)
     return F.cross_entropy(at_least_float32(logits), y) + feature_weight * distance.mean()
-
-
-def check_distillation(temperature: float, kd_weight: float) -> None:
-    """Refuse a temperature or a weight that is out of its range.
-
-    Raises:
-        ValueError: If ``temperature`` is not a positive number or ``kd_weight`` not in [0, 1].
-    """
-    if not 0 < temperature < float("inf"):
-        raise ValueError(f"temperature is {temperature}: it divides logits, so it must be finite and above 0")
-    check_share("kd_weight", kd_weight)
-
-
-def check_share(name: str, value: float) -> None:
-    """Refuse a weight that is no share.
-
-    Raises:
-        ValueError: If ``value`` is not in [0, 1].
-    """
-    if not 0 <= value <= 1:
-        raise ValueError(f"{name} is {value}: it is a share of the loss, so it must be in [0, 1]")
 
 
 def _divergence(logits: Tensor, target_logits: Tensor, reduction: Reduction = "batchmean", tiny: float = 0.0) -> Tensor:

@@ -31,6 +31,7 @@ from qra.quant import (
     freeze,
     quantize_after_training,
     reestimate_batch_norm,
+    requantize,
 )
 from qra.quant.learned import LearnedValues
 from qra.quant.network import activation_quantizers, quantizer_parameters
@@ -237,6 +238,19 @@ class ImageClassifier(LightningModule):
         with float32(self.device):
             self.scheme = quantize_after_training(self.network, scheme, images, bias_corrected)
         self.calibration = record
+        self._frozen.clear()
+
+    def requantize(self, scheme: QuantScheme, images: list[Tensor]) -> None:
+        """Give the quantized network other bit widths without training, in place.
+
+        Args:
+            scheme: As for :func:`qra.quant.requantize`.
+            images: Batches for BatchNorm statistics, in [0, 1], (N, C, H, W).
+        """
+        requantize(self.network, scheme)
+        with float32(self.device):
+            reestimate_batch_norm(self.network, images)
+        self.scheme = scheme
         self._frozen.clear()
 
     def configure_optimizers(self) -> Any:

@@ -6,9 +6,9 @@ from torch import Tensor, nn
 
 from qra import losses
 from qra.attacks import PGD, Attack, GaussianStart
+from qra.checks import check_in
 from qra.modules.adversarial import check_attack
 from qra.modules.classifier import ImageClassifier
-from qra.modules.trades import check_beta
 from qra.types import Batch
 
 
@@ -31,7 +31,7 @@ class Mart(ImageClassifier):
     ) -> None:
         super().__init__(network, **settings)
         check_attack(attack, on_logits=False)
-        check_beta(beta)
+        check_in("beta", beta, "[0, inf)")
         self.attack = attack
         self.beta = beta
 

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from qra import losses
 from qra.attacks import PGD, Attack, GaussianStart
+from qra.checks import check_in
 from qra.modules.adversarial import check_attack
 from qra.modules.classifier import ImageClassifier
 from qra.types import Batch
@@ -36,7 +37,7 @@ class Trades(ImageClassifier):
     ) -> None:
         super().__init__(network, **settings)
         check_attack(attack, on_logits=True)
-        check_beta(beta)
+        check_in("beta", beta, "[0, inf)")
         self.attack = attack
         self.beta = beta
 
@@ -49,13 +50,3 @@ class Trades(ImageClassifier):
         self.log_accuracy("clean_acc", logits, batch.y)
         self.log_accuracy("robust_acc", logits_adv, batch.y)
         return losses.trades(logits, logits_adv, batch.y, self.beta)
-
-
-def check_beta(beta: float) -> None:
-    """Refuse a weight that is not a number from 0.
-
-    Raises:
-        ValueError: If it is not.
-    """
-    if not 0 <= beta < float("inf"):
-        raise ValueError(f"beta is {beta}: it weighs a term of the loss, so it must be finite and at least 0")

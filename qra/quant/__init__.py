@@ -44,6 +44,7 @@ from qra.quant.pwlq import (
     weight_breakpoint,
 )
 from qra.quant.ranges import MinMaxRange, MSERange, PercentileRange, Range, RangeEstimator, TopKMedianRange
+from qra.quant.requantize import requantize
 from qra.quant.scheme import QuantScheme
 from qra.quant.weights import LSQ, PWLQ, SAWB, DoReFa, Uniform, WeightQuantizer
 
@@ -103,6 +104,7 @@ __all__ = [
     "piecewise_linear_quantize",
     "quantize_after_training",
     "reestimate_batch_norm",
+    "requantize",
     "revert",
     "sawb_clip",
     "sawb_weight",

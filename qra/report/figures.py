@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from qra.report.charts import attacks, calibration_size, clean_against_robust, cost_bars, data_size, pareto_fronts
 from qra.report.curves import heat_map, robustness_curves
 from qra.report.pipelines import Results
+from qra.report.sensitivity import sensitivity
 from qra.report.style import Drawing, settings
 
 
@@ -36,6 +37,7 @@ KINDS = (
     Kind("attacks side by side", attacks, "a quantized pipeline attacked in two ways at one budget"),
     Kind("accuracy against data size", data_size, "a pipeline with two data fractions or more"),
     Kind("accuracy against calibration size", calibration_size, "a pipeline with two calibration sizes or more"),
+    Kind("sensitivity of layers", sensitivity, "a pipeline with and without other bits in two sets of layers or more"),
     Kind("time of each strategy", cost_bars, "fit times"),
 )
 

@@ -52,7 +52,8 @@ class Pipeline:
         share = self.number(axis)
         if axis == "fraction" and share is not None:
             return "" if share == 1 else f"{100 * share:g} % of the data"
-        return f"{axis_title(axis)} {self.text(axis)}" if self.text(axis) else ""
+        title = "" if axis == "overrides" else f"{axis_title(axis)} "
+        return f"{title}{self.text(axis)}" if self.text(axis) else ""
 
     @property
     def bits(self) -> tuple[int, int]:
@@ -62,8 +63,9 @@ class Pipeline:
 
     @property
     def bits_text(self) -> str:
-        """Such as ``W4/A8``, or ``float``."""
-        return "float" if self.is_float else "W{}/A{}".format(*self.bits)
+        """Such as ``W4/A8``, or ``float``; with a star where single layers have other bits."""
+        star = "*" if self.text("overrides") else ""
+        return "float" if self.is_float else "W{}/A{}".format(*self.bits) + star
 
     @property
     def is_float(self) -> bool:

@@ -17,8 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from qra.describe import without_empty
 from qra.evaluation.outcome import READABLE
 from qra.files import read_json
+from qra.renamed import present
 from qra.runs import completion
 from qra.runs.signals import EXIT_CODE, SIGNALS
 from qra.study.definition import changes, digest
@@ -260,7 +262,9 @@ def _record(directory: Path) -> dict[str, Any] | None:
     for key, kind in kinds.items():
         if not isinstance(record.get(key), kind):
             raise ValueError(f"its cell.json has no {key}")
-    return record
+    definition = without_empty(present(record["definition"], lambda old, new: None))
+    same = definition == record["definition"]
+    return record if same else {**record, "definition": definition, "hash": digest(definition)}
 
 
 def _is_of_another_version(task: Task) -> bool:

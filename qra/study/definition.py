@@ -13,6 +13,7 @@ from typing import Any
 
 from jsonargparse import ArgumentParser
 
+from qra.describe import without_empty
 from qra.errors import one_line
 from qra.front.shipped import bare_name, configs, located
 from qra.front.yaml_files import is_config, read_yaml
@@ -144,7 +145,7 @@ def define(cells: Sequence[Cell]) -> dict[str, dict[str, Any]]:
     made: dict[str, str] = {}
     definitions = {}
     for cell in cells:
-        definitions[cell.name] = {command[0]: _definition(command, cell, made) for command in cell.commands}
+        definitions[cell.name] = {c[0]: without_empty(_definition(c, cell, made)) for c in cell.commands}
         first = cell.commands[0][0]
         made[cell.checkpoint] = f"{cell.name} {digest(definitions[cell.name][first])}"
     return definitions

@@ -11,10 +11,15 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any, Literal
 
+from qra.checks import check_count, check_in
+
 FLOAT = "float"
 """The quantizer that means: not quantized."""
 RANDOM = "random"
 """The source that means: not trained before."""
+
+OVERRIDES = "overrides"
+"""The coordinate that says which layers have other bits; cells without such layers lack it."""
 
 _BITS = re.compile(r"W(\d+)A(\d+)")
 _SOURCES = re.compile(r"\{(init|teacher)\}")
@@ -31,6 +36,7 @@ class Stage:
         init: What the network starts from: ``random``, or sources of the study.
         quantizer: ``float``, or quantizers of the study. A float cell has no bits and is made once.
         bits: Bits of weights and activations, such as ``W4A8``; 32 leaves one of them float.
+        overrides: Bits of single layers by patterns on their names, such as ``{fc: W8}``; ``{}`` for none.
         fraction: Shares of the training images; those of the study if not given.
         calibration_size: Numbers of calibration images; those of the study if not given.
         seed: Seeds, those of the study if not given: of initialization and of the order of the images where a stage
@@ -49,6 +55,7 @@ class Stage:
     init: list[str] = field(default_factory=lambda: [RANDOM])
     quantizer: list[str] = field(default_factory=lambda: [FLOAT])
     bits: list[str] = field(default_factory=lambda: ["W4A4"])
+    overrides: list[dict[str, str]] = field(default_factory=lambda: [{}])
     fraction: list[float] | None = None
     calibration_size: list[int] | None = None
     seed: list[int] | None = None
@@ -95,8 +102,8 @@ class Study:
     def __post_init__(self) -> None:
         if not self.stages:
             raise ValueError("the study has no stages")
-        if self.threads < 1 or self.gpus < 0:
-            raise ValueError(f"threads is at least 1 and gpus at least 0, not {self.threads} and {self.gpus:g}")
+        check_count("threads", self.threads)
+        check_in("gpus", self.gpus, "[0, inf)")
         names = [stage.name for stage in self.stages]
         for name in names:
             if names.count(name) > 1:
@@ -200,6 +207,7 @@ def owned_options(stage: Stage) -> dict[str, str]:
     }
     for name in ("weight_bit_width", "act_bit_width"):
         owned[f"{_scheme(stage)}.{name}"] = "bits"
+    owned[f"{_scheme(stage)}.overrides"] = "overrides"
     return owned
 
 
@@ -223,6 +231,7 @@ def _points(study: Study, stage: Stage) -> Iterator[dict[str, Any]]:
         "init": stage.init,
         "quantizer": stage.quantizer,
         "bits": stage.bits,
+        "overrides": stage.overrides,
         "fraction": study.fraction if stage.fraction is None else stage.fraction,
         "calibration_size": study.calibration_size if stage.calibration_size is None else stage.calibration_size,
         "seed": study.seed if stage.seed is None else stage.seed,
@@ -241,12 +250,13 @@ def _points(study: Study, stage: Stage) -> Iterator[dict[str, Any]]:
                 raise ValueError(f"stage {stage.name}: {name} {value!r} is none of {', '.join(known) or 'sources'}")
     for point in itertools.product(*axes.values()):
         found = dict(zip(axes, point, strict=True))
-        bits = found.pop("bits")
+        bits, overrides = found.pop("bits"), found.pop("overrides")
         if found["quantizer"] == FLOAT:
-            if bits != stage.bits[0]:
+            if (bits, overrides) != (stage.bits[0], stage.overrides[0]):
                 continue
-            bits = "W32A32"
-        yield {**_bits(stage, bits), "training": stage.training, **found}
+            bits, overrides = "W32A32", {}
+        several = {OVERRIDES: _layers(stage, overrides)} if overrides else {}
+        yield {**_bits(stage, bits), **several, "training": stage.training, **found}
 
 
 def _bits(stage: Stage, text: str) -> dict[str, int]:
@@ -254,6 +264,20 @@ def _bits(stage: Stage, text: str) -> dict[str, int]:
     if not match:
         raise ValueError(f"stage {stage.name}: bits {text!r}: write W4A8 for weights of 4 and activations of 8 bits")
     return {"weight_bit_width": int(match[1]), "act_bit_width": int(match[2])}
+
+
+def _layers(stage: Stage, overrides: Mapping[str, str]) -> str:
+    """Bits of single layers as one word, such as ``stages.0.*=W8,fc=W8``."""
+    for pattern in overrides:
+        if set(pattern) & set(",="):
+            raise ValueError(f"stage {stage.name}: overrides: {pattern!r}: a pattern in a study has neither , nor =")
+    return ",".join(f"{pattern}={bits}" for pattern, bits in overrides.items())
+
+
+def _overrides(layers: str) -> dict[str, str]:
+    """What :func:`_layers` made a word of."""
+    pairs = (pair.split("=") for pair in layers.split(","))
+    return {pattern: bits for pattern, bits in pairs}  # noqa: C416
 
 
 def _cell(study: Study, stage: Stage, coordinates: dict[str, Any], runs: str, before: Sequence[Cell]) -> Cell:
@@ -282,6 +306,7 @@ def _name(stage: Stage, coordinates: Mapping[str, Any]) -> str:
         (coordinates["init"], RANDOM),
         (coordinates["quantizer"], FLOAT),
         (bits, "w32a32"),
+        (coordinates.get(OVERRIDES, ""), ""),
         (f"fraction{coordinates['fraction']:g}", "fraction1"),
         (f"calibration{coordinates['calibration_size']}", "calibration512"),
         (f"seed{coordinates['seed']}", "seed0"),
@@ -344,7 +369,8 @@ def _quantization(study: Study, stage: Stage, coordinates: Mapping[str, Any]) ->
         return {} if stage.training == "none" else {scheme: None}
     place = "trainer.callbacks+" if stage.training == "none" else scheme
     bits = {f"{scheme}.{name}": coordinates[name] for name in ("weight_bit_width", "act_bit_width")}
-    return {place: study.quantizers[coordinates["quantizer"]], **bits}
+    several = {f"{scheme}.{OVERRIDES}": _overrides(coordinates[OVERRIDES])} if OVERRIDES in coordinates else {}
+    return {place: study.quantizers[coordinates["quantizer"]], **bits, **several}
 
 
 def _argv(command: str, parts: Sequence[Mapping[str, Any]], checkpoints: Mapping[str, str]) -> tuple[str, ...]:

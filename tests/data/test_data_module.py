@@ -232,8 +232,8 @@ def test_the_hash_depends_on_every_part_of_the_data():
 @pytest.mark.parametrize(
     ("settings", "reason"),
     [
-        ({"fraction": 0.0}, "fraction is 0.0: it must be larger than 0 and at most 1"),
-        ({"fraction": 1.5}, "fraction is 1.5: it must be larger than 0 and at most 1"),
+        ({"fraction": 0.0}, "fraction is 0.0: it must be above 0 and at most 1"),
+        ({"fraction": 1.5}, "fraction is 1.5: it must be above 0 and at most 1"),
         ({"budget": "hours"}, "budget is .hours.: choose one of epochs, steps"),
         ({"batch_size": 0}, "batch_size is 0: it must be at least 1"),
         ({"val_size": -1}, "val_size is -1: it must be at least 0"),

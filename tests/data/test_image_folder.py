@@ -217,6 +217,40 @@ def test_an_absent_part_is_named(root):
     assert error_of(root).startswith(f"{root}/test does not exist: the images must lie in train/<class>/*")
 
 
+@pytest.fixture
+def for_testing(root):
+    """The same tree without its training images."""
+    (root / "train").rename(root / "elsewhere")
+    return root
+
+
+def test_a_folder_for_testing_alone_holds_no_training_images(for_testing):
+    data = load(for_testing)
+    assert data.train is None
+    assert np.array_equal(data.test.images.permute(0, 2, 3, 1), PIXELS[1].reshape(6, 6, 8, 3))
+    assert data.test.labels.tolist() == [0, 0, 0, 1, 1, 1]
+    assert data.class_names == ("a", "b")
+
+
+def test_a_folder_for_testing_alone_is_decoded_once(for_testing):
+    whole = load(for_testing)
+    for file in for_testing.rglob("*.png"):
+        garble(file)
+    assert load(for_testing).hash == whole.hash
+
+
+def test_training_images_that_are_added_are_found(for_testing):
+    load(for_testing)
+    (for_testing / "elsewhere").rename(for_testing / "train")
+    assert is_as_drawn(load(for_testing))
+
+
+def test_images_for_testing_alone_are_another_data_set(root):
+    whole = load(root).hash
+    (root / "train").rename(root / "elsewhere")
+    assert load(root).hash != whole
+
+
 def test_an_empty_folder_is_refused(tmp_path):
     (tmp_path / "train").mkdir()
     assert f"{tmp_path}/train needs at least 2 class folders" in error_of(tmp_path)

@@ -64,7 +64,7 @@ def test_a_fraction_takes_its_share_of_a_rare_class_too(fraction, seed):
 
 @pytest.mark.parametrize("fraction", [0, -0.1, 1.01, float("nan")])
 def test_a_fraction_outside_its_range_is_refused(fraction):
-    with pytest.raises(ValueError, match="larger than 0 and at most 1"):
+    with pytest.raises(ValueError, match="above 0 and at most 1"):
         nested_subset(EQUAL, torch.arange(200), fraction, seed=0)
 
 

@@ -3,7 +3,7 @@ import torch
 from torch.nn import functional as F
 
 from qra.data import SyntheticDataModule
-from qra.data.synthetic import PATTERN_AMPLITUDE, SHAPES, patterns
+from qra.data.synthetic import PATTERN_AMPLITUDE, SHAPES, class_name, draw_images, patterns
 
 
 def made(**settings):
@@ -88,3 +88,60 @@ def test_an_attack_of_8_255_cannot_hide_the_shape(data):
 def test_fewer_images_than_classes_are_refused(name):
     with pytest.raises(ValueError, match=f"{name} is 9"):
         SyntheticDataModule(**{name: 9})
+
+
+@pytest.mark.parametrize(
+    ("classes", "channels", "image_size"), [(2, 1, 8), (10, 1, 33), (40, 1, 32), (40, 2, 64), (25, 5, 8), (20, 3, 32)]
+)
+def test_a_set_of_any_form_has_it_and_its_classes_are_told_by_patterns(classes, channels, image_size):
+    form = {"classes": classes, "channels": channels, "image_size": image_size}
+    data = SyntheticDataModule(train_size=120, test_size=2 * classes, **form).load()
+    assert data.train.images.shape == (120, channels, image_size, image_size)
+    assert torch.bincount(data.test.labels).tolist() == [2] * classes
+    assert data.test.images.min() > 0
+    assert data.test.images.max() < 255
+    pattern = patterns(classes, channels, image_size)
+    overlap = F.normalize(pattern.flatten(1)) @ F.normalize(pattern.flatten(1)).T
+    assert overlap.triu(1).abs().max() < 0.9
+    assert pattern.abs().eq(PATTERN_AMPLITUDE).all()
+
+
+def test_the_images_of_any_form_are_the_same_on_every_machine():
+    form = {"classes": 25, "image_size": 40, "channels": 2}
+    assert made(**form).data_hash == "a2359277546dc1811423aa539223dd3345117b6982464000491de636926524de"
+
+
+def test_more_classes_keep_the_patterns_of_fewer():
+    assert torch.equal(patterns(30)[:10], patterns())
+
+
+def test_a_larger_image_shows_a_larger_shape_at_the_same_place():
+    labels = torch.arange(40)
+    small, large = (F.avg_pool2d(draw_images(labels, 0, size=size).float(), size // 8) for size in (32, 64))
+    assert (small - large).abs().mean() < 4
+    assert (small - large.roll(1, dims=0)).abs().mean() > 10
+
+
+def test_every_class_has_a_shape_and_a_name_of_its_own():
+    classes = 1110
+    names = [class_name(number) for number in range(classes)]
+    assert len(set(names)) == classes
+    assert (names[3], names[10], names[110]) == ("frame", "disk in disk", "disk in disk in disk")
+    images = draw_images(torch.arange(111), 0, channels=1, size=64) - patterns(111, 1, 64)
+    contrast = images.amax((1, 2, 3)) - images.amin((1, 2, 3))
+    assert contrast.min() > 2 * 8
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"classes": 1}, r"classes is 1: it must be in 2..1110"),
+        ({"classes": 1111}, r"classes is 1111: it must be in 2..1110"),
+        ({"image_size": 7}, "image_size is 7: it must be at least 8"),
+        ({"channels": 0}, "channels is 0: it must be at least 1"),
+        ({"classes": 101, "test_size": 100}, "test_size is 100: it must be at least 101"),
+    ],
+)
+def test_a_form_that_cannot_be_drawn_is_refused(settings, reason):
+    with pytest.raises(ValueError, match=reason):
+        SyntheticDataModule(**settings)

@@ -138,3 +138,27 @@ def test_a_strange_training_and_a_size_of_zero_are_drawn(tmp_path):
     made, _ = drawn(tmp_path)
     assert "mine" in labels(made["clean-robust"].figure)
     assert made["clean-robust"].svg.startswith(b"<?xml")
+
+
+def test_the_sensitivity_of_layers_is_what_each_loses_with_the_greatest_loss_on_top(tmp_path):
+    def layer(name, clean, attacked, overrides):
+        directory = cell(tmp_path, name, {"clean": clean, "pgd20_8": attacked}, quantizer="pact", bits=(4, 4))
+        if overrides:
+            edit(directory / "cell.json", lambda content: content["coordinates"].update(overrides=overrides))
+
+    layer("whole", 0.8, 0.4, "")
+    layer("first", 0.7, 0.38, "conv1=W2")
+    layer("last", 0.75, 0.2, "fc=W2")
+    found, _ = drawn(tmp_path)
+    (axes,) = found["sensitivity-1"].figure.axes
+    assert [tick.get_text() for tick in axes.get_yticklabels()] == ["conv1 at W2", "fc at W2"]
+    clean, attacked = (container for container in axes.containers if hasattr(container, "datavalues"))
+    assert clean.datavalues == pytest.approx([10, 5])
+    assert attacked.datavalues == pytest.approx([2, 20])
+    assert set(labels(found["sensitivity-1"].figure)) == {"clean", "PGD-20, eps 8/255"}
+    assert "n = 1,000" in found["sensitivity-1"].caption
+
+
+def test_one_set_of_layers_alone_has_no_sensitivity(tmp_path):
+    cell(tmp_path, "whole", CURVE, quantizer="pact", bits=(4, 4))
+    assert "sensitivity-1" not in drawn(tmp_path)[0]

@@ -17,6 +17,7 @@ SIZES = {
     "paper": 243,
     "paper-small": 33,
     "quickstart": 13,
+    "sensitivity": 21,
 }
 
 
@@ -106,7 +107,7 @@ def test_options_can_be_added_from_the_command_line():
         ({"stages": {1: {"pipeline": "none.yaml"}}}, "there is no config file none.yaml"),
         ({"stages": {1: {"name": "float"}}}, "2 stages are named float"),
         ({"sources": {"plain": "flaot"}}, "sources.plain: no stage makes 'flaot'"),
-        ({"threads": 0}, "threads is at least 1"),
+        ({"threads": 0}, "threads is 0: it must be at least 1"),
     ],
     ids=str,
 )

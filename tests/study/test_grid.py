@@ -1,5 +1,6 @@
 """A study expands into ordinary commands."""
 
+import itertools
 import shlex
 
 import pytest
@@ -60,6 +61,20 @@ def test_axes_multiply_and_a_float_network_has_no_bits():
     assert "qat-plain" in found
     assert found["qat-plain"].coordinates["weight_bit_width"] == 32
     assert "--model.init_args.scheme null" in shlex.join(found["qat-plain"].commands[0])
+
+
+def test_layers_with_bits_of_their_own_are_an_axis():
+    several = [{}, {"fc": "W8"}, {"stages.0.*": "W8A8", "fc": "W2"}]
+    found = cells(qat(overrides=several, quantizer=["float", "pact"]))
+    names = ["qat-plain-pact-w4a4", "qat-plain-pact-w4a4-fc=W8", "qat-plain-pact-w4a4-stages.0._=W8A8_fc=W2"]
+    assert list(found) == ["float", "qat-plain", *names]
+    options = [dict(itertools.pairwise(found[name].commands[0])) for name in names]
+    values = [each.get("--model.init_args.scheme.overrides") for each in options]
+    assert values == [None, '{"fc": "W8"}', '{"stages.0.*": "W8A8", "fc": "W2"}']
+    assert [found[name].coordinates.get("overrides") for name in names] == [None, "fc=W8", "stages.0.*=W8A8,fc=W2"]
+    ptq = Stage("ptq", "plain.yaml", "none", init=["robust"], quantizer=["pwlq"], overrides=[{"fc": "W2"}])
+    (test,) = map(shlex.join, cells(ptq)["ptq-robust-pwlq-w4a4-fc=W2"].commands)
+    assert """--trainer.callbacks+ pwlq.yaml""" in test.partition("--trainer.callbacks.scheme.overrides")[0]
 
 
 def test_an_ancestor_is_that_of_the_same_seed_and_is_trained_once():

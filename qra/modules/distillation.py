@@ -1,21 +1,23 @@
-"""What a student learns from its teacher: one object an idea, each with its own inner maximization or none."""
+"""Learning from a robust teacher: the module, and what it learns, one object an idea."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import Any, ClassVar
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from qra import losses
 from qra.attacks import PGD, Attack, DisagreementPGD, GaussianStart, SideBySide
+from qra.checks import check_count, check_in
 from qra.losses import Reduction
+from qra.models import last_linear, with_features
 from qra.modules.adversarial import check_attack
+from qra.modules.classifier import ImageClassifier
+from qra.quant import FrozenNetwork
 from qra.types import Batch
-
-if TYPE_CHECKING:
-    from qra.modules.transfer import RobustTransfer
 
 
 class TransferLoss(ABC):
@@ -56,7 +58,7 @@ class RSLAD(TransferLoss):
 
     def __post_init__(self) -> None:
         check_attack(self.attack, on_logits=True)
-        losses.check_share("natural_weight", self.natural_weight)
+        check_in("natural_weight", self.natural_weight, "[0, 1]")
 
     def __call__(self, student: RobustTransfer, batch: Batch) -> Tensor:
         teacher_logits = student.teacher_logits(batch.x)
@@ -84,7 +86,8 @@ class ARD(TransferLoss):
 
     def __post_init__(self) -> None:
         check_attack(self.attack, on_logits=False)
-        losses.check_distillation(self.temperature, self.kd_weight)
+        check_in("temperature", self.temperature, "(0, inf)")
+        check_in("kd_weight", self.kd_weight, "[0, 1]")
 
     def __call__(self, student: RobustTransfer, batch: Batch) -> Tensor:
         teacher_logits = student.teacher_logits(batch.x)
@@ -112,9 +115,8 @@ class IAD(TransferLoss):
 
     def __post_init__(self) -> None:
         check_attack(self.attack, on_logits=False)
-        for name in ("beta", "warmup_epochs"):
-            if not 0 <= getattr(self, name) < float("inf"):
-                raise ValueError(f"{name} is {getattr(self, name)}: it must be finite and at least 0")
+        check_in("beta", self.beta, "[0, inf)")
+        check_count("warmup_epochs", self.warmup_epochs, 0)
 
     def __call__(self, student: RobustTransfer, batch: Batch) -> Tensor:
         teacher_logits = student.teacher_logits(batch.x)
@@ -160,7 +162,7 @@ class RRM(TransferLoss):
     cross_entropy_weight: float = 0.005
 
     def __post_init__(self) -> None:
-        _check_weight("cross_entropy_weight", self.cross_entropy_weight)
+        check_in("cross_entropy_weight", self.cross_entropy_weight, "[0, inf)")
 
     def __call__(self, student: RobustTransfer, batch: Batch) -> Tensor:
         logits, features = student.features(batch.x)
@@ -183,7 +185,7 @@ class LwF(TransferLoss):
     feature_weight: float = 0.005
 
     def __post_init__(self) -> None:
-        _check_weight("feature_weight", self.feature_weight)
+        check_in("feature_weight", self.feature_weight, "[0, inf)")
 
     def __call__(self, student: RobustTransfer, batch: Batch) -> Tensor:
         logits, features = student.features(batch.x)
@@ -191,6 +193,95 @@ class LwF(TransferLoss):
         return losses.lwf(logits, features, student.teacher_features(batch.x), batch.y, self.feature_weight)
 
 
-def _check_weight(name: str, value: float) -> None:
-    if not 0 <= value < float("inf"):
-        raise ValueError(f"{name} is {value}: it weighs a term of the loss, so it must be finite and at least 0")
+class RobustTransfer(ImageClassifier):
+    """Learn from a robust teacher; the callback ``TeacherDistillation`` brings it.
+
+    The teacher may be of another architecture, quantized, or the network that the student starts from.
+
+    Args:
+        network: The student. Takes pixels in [0, 1], (N, C, H, W), and returns logits.
+        transfer: What is learned from the teacher.
+        settings: The other arguments of :class:`ImageClassifier`.
+    """
+
+    selection_metric: ClassVar[str] = "val/robust_acc"
+
+    def __init__(self, network: nn.Module, transfer: TransferLoss = RSLAD(), **settings: Any) -> None:
+        super().__init__(network, **settings)
+        self.transfer = transfer
+        self._teacher: list[FrozenNetwork] = []  # in a list: not a submodule, so no checkpoint or optimizer sees it
+
+    def learn_from(self, teacher: FrozenNetwork) -> None:
+        """Take a teacher, before training.
+
+        Raises:
+            ValueError: If features are to be compared and the two networks do not have equally many.
+        """
+        if self._teacher and self._teacher[0] is teacher:
+            return
+        self._teacher[:] = [teacher.eval()]
+        if self.transfer.by_features:
+            self._check_features(teacher)
+        elif self.compile_network:
+            teacher.network.compile()
+
+    def _check_features(self, teacher: FrozenNetwork) -> None:
+        student_dim, teacher_dim = (last_linear(network).in_features for network in (self.network, teacher))
+        if student_dim != teacher_dim:
+            raise ValueError(
+                f"{type(self.transfer).__name__} compares penultimate features, but the student has {student_dim} and "
+                f"the teacher {teacher_dim}: take a teacher of the student's width, or a transfer by logits such as "
+                "RSLAD"
+            )
+
+    @property
+    def teacher(self) -> FrozenNetwork:
+        """The teacher, in eval mode; its parameters take no gradients.
+
+        Raises:
+            ValueError: If there is none.
+        """
+        if not self._teacher:
+            raise ValueError(
+                "RobustTransfer has no teacher: add --trainer.callbacks+ configs/callback/teacher.yaml and give its "
+                "checkpoint by --trainer.callbacks.teacher FILE"
+            )
+        return self._teacher[0]
+
+    @torch.no_grad()
+    def teacher_logits(self, x: Tensor) -> Tensor:
+        """The teacher's logits, (N, C), without a graph."""
+        logits: Tensor = self.teacher(x)
+        return logits
+
+    @torch.no_grad()
+    def teacher_features(self, x: Tensor) -> Tensor:
+        """The teacher's penultimate features, (N, D), without a graph."""
+        self.teacher.check(x)
+        return with_features(self.teacher.network, x)[1]
+
+    def features(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The student's logits, (N, C), and penultimate features, (N, D)."""
+        return with_features(self.network, x)
+
+    def check_fit(self) -> None:
+        _ = self.teacher  # callbacks come first: it is here, or will never be
+
+    def training_loss(self, batch: Batch) -> Tensor:
+        return self.transfer(self, batch)
+
+    def log_transfer(self, batch: Batch, teacher_logits: Tensor, logits: Tensor | None, logits_adv: Tensor) -> None:
+        """Log the accuracies in training, and as ``train/teacher_kl`` how far the student is from the teacher.
+
+        Args:
+            batch: Whose labels count.
+            teacher_logits: What the student is to predict.
+            logits: Its clean logits, which are compared if it has seen the clean images.
+            logits_adv: Its adversarial logits.
+        """
+        if logits is not None:
+            self.log_accuracy("clean_acc", logits, batch.y)
+        self.log_accuracy("robust_acc", logits_adv, batch.y)
+        compared = losses.at_least_float32((logits_adv if logits is None else logits).detach())
+        distance = losses.kl(compared, teacher_logits).mean()
+        self.log_mean("teacher_kl", distance, len(batch.y))

@@ -1,0 +1,47 @@
+"""Other bit widths at the start of a test, as a callback."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from lightning import LightningModule, Trainer
+
+from qra.callbacks.base import Order, PipelineCallback
+from qra.data import ImageDataModule
+from qra.describe import describe
+from qra.modules import ImageClassifier
+from qra.quant import QuantScheme
+
+
+class Requantization(PipelineCallback):
+    """Test a network that was trained through quantization with other bit widths, without training.
+
+    Weights are quantized from the float ones that training kept, activations keep their ranges, and BatchNorm
+    statistics are estimated again on the data module's calibration images, for other bits scale weights differently.
+
+    Args:
+        scheme: Quantizers of the checkpoint, with the bits to test.
+    """
+
+    order = Order.CHANGE
+    stages = ("test",)
+    makes_another_network = True
+
+    def __init__(self, scheme: QuantScheme) -> None:
+        self.scheme = scheme
+        self._before: QuantScheme | None = None
+
+    def check(self, module: ImageClassifier, data: ImageDataModule, world_size: int) -> None:
+        if module.scheme is None or module.scheme.is_fixed:
+            kind = "float" if module.scheme is None else "quantized after training, which leaves no float weights"
+            raise ValueError(f"the network is {kind}: other bits need one that was trained through quantization")
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert isinstance(pl_module, ImageClassifier)
+        self._before = pl_module.scheme
+        with torch.inference_mode(False):
+            pl_module.requantize(self.scheme, [batch.x for batch in pl_module.calibration_batches()])
+
+    def record(self) -> dict[str, Any]:
+        return {} if self._before is None else {"trained_scheme": describe(self._before)}

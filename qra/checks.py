@@ -1,0 +1,70 @@
+"""Checks of settings: a value out of its range is refused by its name, with what it is and what it may be."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from qra.types import Norm, parse_pixels
+
+_INTERVAL = re.compile(r"([\[(])(\S+), (\S+)([\])])")
+
+
+def check_in(name: str, value: float, interval: str) -> None:
+    """Refuse a number outside of an interval; NaN is in none.
+
+    Args:
+        name: Name of the setting.
+        value: The number.
+        interval: Such as ``(0, 1]``, for above 0 and at most 1, or ``[0, inf)``, for finite and at least 0.
+
+    Raises:
+        ValueError: If it is outside.
+    """
+    match = _INTERVAL.fullmatch(interval)
+    assert match is not None, interval
+    low, high = float(match[2]), float(match[3])
+    above = value > low if match[1] == "(" else value >= low
+    below = value < high if match[4] == ")" else value <= high
+    if not (above and below):
+        lowest = f"{'above' if match[1] == '(' else 'at least'} {match[2]}"
+        highest = "finite" if high == math.inf else f"{'below' if match[4] == ')' else 'at most'} {match[3]}"
+        raise ValueError(f"{name} is {value}: it must be {lowest} and {highest}")
+
+
+def check_count(name: str, value: Any, least: int = 1) -> None:
+    """Refuse what is no whole number of at least ``least``.
+
+    Raises:
+        ValueError: If ``value`` is none.
+    """
+    if not isinstance(value, int):
+        raise ValueError(f"{name} is {value!r}: it must be a whole number, at least {least}")
+    if value < least:
+        raise ValueError(f"{name} is {value}: it must be at least {least}")
+
+
+def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
+    """Refuse a word that is none of the choices.
+
+    Raises:
+        ValueError: If ``value`` is none of them.
+    """
+    if value not in choices:
+        raise ValueError(f"{name} is {value!r}: choose one of {', '.join(choices)}")
+
+
+def pixel_length(name: str, value: float, norm: Norm) -> float:
+    """Read a length in pixel units.
+
+    Raises:
+        ValueError: If it can be none in this norm: negative, not finite, or above 1 in L-inf.
+    """
+    value = parse_pixels(value)
+    check_in(name, value, "[0, inf)")
+    if norm == "linf" and value > 1:
+        meant = f"did you mean {value:g}/255?" if value <= 255 else "choose at most 1"
+        raise ValueError(f"{name} is {value:g}, but pixels are in [0, 1]: {meant}")
+    return value

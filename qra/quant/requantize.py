@@ -1,0 +1,51 @@
+"""Other bit widths for a network that was trained through quantization, without training."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from qra.quant.convert import convert, revert
+from qra.quant.layers import ActivationFakeQuantizer, FakeQuantizer
+from qra.quant.network import fake_quantizers, is_fixed
+from qra.quant.ranges import Range
+from qra.quant.scheme import QuantScheme
+
+
+def requantize(network: nn.Module, scheme: QuantScheme) -> None:
+    """Quantize the float weights that a network was trained with to other bit widths, in place.
+
+    Activations keep the range that they were trained or calibrated to. What is learned for weights is kept where the
+    bits stay, and starts from the weights elsewhere.
+
+    Args:
+        network: Trained through quantization; not quantized after training, which leaves no float weights.
+        scheme: The same quantizers as the network's, with other bits.
+
+    Raises:
+        ValueError: If the network is float or has fixed weights, or a site was quantized otherwise, or not at all.
+    """
+    before = fake_quantizers(network)
+    if not before or any(map(is_fixed, before.values())):
+        kind = "was quantized after training, which leaves no float weights" if before else "is float"
+        raise ValueError(f"the network {kind}: other bits need one that was trained through quantization")
+    revert(network)
+    convert(network, scheme)
+    for name, quantizer in fake_quantizers(network).items():
+        _take_over(quantizer, before.get(name), name)
+
+
+@torch.no_grad()
+def _take_over(new: FakeQuantizer, old: FakeQuantizer | None, name: str) -> None:
+    same = old is not None and type(new.settings) is type(old.settings)
+    if old is not None and same and (new.bit_width == old.bit_width or not new.settings.state_depends_on_bits):
+        new.load_state_dict(old.state_dict())
+    elif isinstance(new, ActivationFakeQuantizer):
+        if not isinstance(old, ActivationFakeQuantizer):
+            raise ValueError(f"the activations of {name} were float in training: leave them so by an override to A32")
+        if not same:
+            kinds = type(old.settings).__name__, type(new.settings).__name__
+            raise ValueError(f"{name} was trained with {kinds[0]}, which {kinds[1]} cannot replace without training")
+        grid = old.grid()
+        low, high = (float(grid.dequantize(torch.tensor(end))) for end in grid.ends)
+        new.set_state(new.settings.from_range(Range(low, high), new.bit_width))
