@@ -141,9 +141,9 @@ def state_of(
     be missing, silently: who loads the weights sees to that.
 
     Args:
-        network: Its architecture; not changed.
-        content: As :func:`read` gave it.
-        path: For messages.
+        network: A network of the checkpoint's architecture; not changed.
+        content: The content of the checkpoint, from :func:`read`.
+        path: File that messages name.
         weights_key: Where in the file the weights lie, dots between nested keys; wherever they fit if not given.
 
     Raises:
@@ -181,7 +181,7 @@ def load_weights(
     Args:
         network: Converted if there is a scheme.
         path: A checkpoint of a run, or a file of weights of whatever layout.
-        scheme: That of ``network``.
+        scheme: Quantization scheme of ``network``.
         weights_key: Where in the file the weights lie, if several places fit.
 
     Returns:
@@ -244,8 +244,8 @@ def differences(found: Any, expected: Any, name: str = "") -> Iterator[str]:
     Args:
         found: ``class_path`` and ``init_args``, or a plain value. What it lacks altogether, as one of an older version
             may, is no difference where ``expected`` has nothing there either.
-        expected: Likewise.
-        name: Of what they describe.
+        expected: Settings of the other, nested in the same way.
+        name: Name of what they describe.
     """
     if not all(isinstance(each, Mapping) and "class_path" in each for each in (found, expected)):
         if found != expected:

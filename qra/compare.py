@@ -71,7 +71,7 @@ def read_examples(path: str | Path, result: Mapping[str, Any]) -> Correct:
     """Read the ``correct.npz`` beside a result: positions in the test set and correctness, by outcome.
 
     Args:
-        path: As for :func:`read_result`.
+        path: A run directory, or a ``result.json``.
         result: What that gave.
 
     Raises:
@@ -146,7 +146,7 @@ def paired(first: Correct, second: Correct, title: str) -> Table:
     Args:
         first: Outcomes of one run.
         second: Outcomes of another, on the same data.
-        title: Of the table.
+        title: Title of the table.
     """
     table = Table("outcome", title=shown(title), title_justify="left")
     for header in ("shared n", "first", "second", "lost", "gained", "p (McNemar)"):

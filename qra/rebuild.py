@@ -104,7 +104,7 @@ def rebuild_scheme(description: Any) -> QuantScheme:
     """Make the quantization scheme that a description names.
 
     Args:
-        description: As for :func:`rebuild`.
+        description: ``class_path`` and ``init_args`` of a scheme, see :func:`rebuild`.
 
     Raises:
         ValueError: As for :func:`rebuild`, with the quantizers that were imported.

@@ -57,11 +57,11 @@ def check_resumable(
     """Refuse a checkpoint that a training cannot go on from as if it had never stopped.
 
     Args:
-        checkpoint: Its content.
+        checkpoint: Content of the checkpoint.
         path: Where it lies.
         trainer: It has not begun.
-        module: With the network of the checkpoint.
-        settings: Those of this run, see :func:`resume_settings`.
+        module: The module, with the network of the checkpoint.
+        settings: Settings of this run, see :func:`resume_settings`.
 
     Raises:
         ValueError: If it holds weights alone, is damaged, or was made with other settings.
@@ -97,7 +97,7 @@ def changes(found: Any, expected: Any, name: str = "") -> Iterator[str]:
     Args:
         found: Nested mappings of plain values.
         expected: The same of the run; keys that only one of them has were introduced or dropped by another version.
-        name: Of what they describe.
+        name: Name of what they describe.
     """
     if not (isinstance(found, Mapping) and isinstance(expected, Mapping)):
         if found != expected:

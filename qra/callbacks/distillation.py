@@ -28,9 +28,9 @@ class TeacherDistillation(PipelineCallback):
 
     Args:
         teacher: Checkpoint of a run, or a published one.
-        network: Its architecture, if the checkpoint does not describe it or is of a class of your own.
+        network: The teacher's architecture, if the checkpoint does not describe it or is of a class of your own.
         sha256: What the file must have, as hexadecimal digits.
-        attack: Under which robustness is measured.
+        attack: Attack under which robustness is measured.
         n: Number of validation images, class-balanced; all of them if there are fewer.
         least_robust_acc: Robust accuracy below which a teacher does not count as robust, as a fraction.
         if_not_robust: What happens then: ``refuse`` or ``warn``.

@@ -39,8 +39,8 @@ def ending(trainer: Trainer, directory: Path) -> list[str]:
     """The last lines of a fit.
 
     Args:
-        trainer: Which has ended.
-        directory: Of the run.
+        trainer: The trainer, which has ended.
+        directory: Directory of the run.
     """
     module = trainer.lightning_module
     assert isinstance(module, ImageClassifier)

@@ -15,7 +15,7 @@ def scope(trainer: Trainer, outcomes: Mapping[str, Outcome], checkpoint: str | N
     """What ``result.json`` says of the scope of a test.
 
     Args:
-        trainer: That of the test, or of the fit at whose end something was measured.
+        trainer: Trainer of the test, or of the fit at whose end something was measured.
         outcomes: What was found.
         checkpoint: The file that the weights are from, if any.
 

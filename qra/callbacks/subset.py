@@ -14,7 +14,7 @@ class Subset:
     """A class-balanced subset of the test images; of it, those that a run has served on this rank.
 
     Args:
-        trainer: That of ``test`` or ``predict``, which may be limited to some batches.
+        trainer: Trainer of ``test`` or ``predict``, which may be limited to some batches.
         n: Number of images; all of them if there are fewer.
         seed: Chooses them.
     """

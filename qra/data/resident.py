@@ -30,7 +30,7 @@ class AugmentedImages:
     Args:
         images: uint8, on the device, (N, C, H, W).
         used: Positions of those to augment, (M,).
-        seed: As for :func:`qra.data.random_crop_flip`.
+        seed: Seed of crops and flips, see :func:`qra.data.random_crop_flip`.
     """
 
     def __init__(self, images: Tensor, used: Tensor, seed: int) -> None:

@@ -22,7 +22,7 @@ class Doubt:
     """What is known of the gradients of a network.
 
     Args:
-        state: In a word.
+        state: The state in a word.
         reasons: Why a network is suspect, in words.
         n: Number of examples that were checked; None without a check.
         detection_limit: Smallest overstatement of robust accuracy, in [0, 1], that the check would have noticed; None

@@ -54,7 +54,7 @@ def adversarial_grid(x: Tensor, x_adv: Tensor, titles: Sequence[tuple[str, str]]
     Args:
         x: Clean images in [0, 1], (N, C, H, W).
         x_adv: Adversarial images, (N, C, H, W).
-        titles: For each example, what to write above the clean and above the adversarial image.
+        titles: What to write above the clean and above the adversarial image of each example.
 
     Returns:
         The difference is scaled so that the largest change of any pixel is black or white, and no change is grey.

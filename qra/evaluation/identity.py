@@ -38,10 +38,10 @@ def tested(network: nn.Module, checkpoint: str | None, scheme: Any, calibration:
     """The id of a network as it is tested.
 
     Args:
-        network: Its architecture counts, for a checkpoint need not describe it.
-        checkpoint: As for :func:`network_id`.
-        scheme: As for :func:`network_id`.
-        calibration: As for :func:`network_id`.
+        network: The network; its architecture counts, for a checkpoint need not describe it.
+        checkpoint: sha256 of the checkpoint; None if there was none.
+        scheme: Description of the quantization scheme; None for a float network.
+        calibration: What a quantization after training depended on; None if there was none.
         changed: Whether it was changed after it was read, in a way that ``calibration`` does not say.
     """
     contents = [contents_hash(network)] if changed or checkpoint is None else []

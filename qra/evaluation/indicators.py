@@ -83,7 +83,7 @@ def judge(found: Mapping[str, Tensor], settings: MaskingSettings) -> MaskingRepo
     """Weigh what :func:`qra.evaluation.masking.measure` found on all examples.
 
     Args:
-        found: On the CPU.
+        found: What :func:`qra.evaluation.masking.measure` found, on the CPU.
         settings: What was tried.
     """
     correct = found["correct"]

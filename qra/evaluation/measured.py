@@ -23,7 +23,7 @@ class ThreatModel(NamedTuple):
 
     Attributes:
         norm: Norm of the ball.
-        eps: Its radius, in pixel units.
+        eps: Radius of the ball, in pixel units.
         pixels: Kind of images.
     """
 
@@ -58,7 +58,7 @@ class Accuracy:
     """An accuracy as a fraction of n examples, with its Wilson interval at 95 %.
 
     Args:
-        value: In [0, 1]; the mean over seeds where there are several.
+        value: Accuracy in [0, 1]; the mean over seeds where there are several.
         n: Number of examples of one seed.
         worst: The lowest of several seeds; None for one seed.
     """
@@ -87,7 +87,7 @@ class Measured:
         source: The network that examples are made on, if it is another one: its ``path`` and ``sha256``, or a ``name``.
         search_precision: What the attack computes in; its successes are judged in float32.
         standard: Name of the published protocol whose settings these are, such as ``AutoAttack``; empty if none.
-        members: Of a worst case, the names of the outcomes that it is over.
+        members: Names of the outcomes that a worst case is over.
         survivors_of: Names of outcomes; only examples that survive them were attacked.
         attack: Description of the attack; empty for clean images.
         rounded_afterwards: Accuracy on the adversarial images rounded to bytes after the attack, in old files: an upper
@@ -142,7 +142,7 @@ def read_measured(name: str, summary: object) -> Measured:
     """What ``result.json``, an untrusted file, says of an outcome.
 
     Args:
-        name: Its key.
+        name: Key of the outcome.
         summary: What it says, in schema 2.
 
     Raises:

@@ -58,7 +58,7 @@ class Outcome:
         standard: Name of the published protocol whose settings these are, such as ``AutoAttack``; empty if none.
         survivors_of: Names of outcomes, if only examples that survive them were attacked; the others count as wrong, or
             are left out of ``indices``.
-        members: Of a worst case, the names of the outcomes that it is over.
+        members: Names of the outcomes that a worst case is over.
     """
 
     name: str
@@ -172,7 +172,7 @@ def correct_arrays(examples: Mapping[str, Examples]) -> dict[str, NDArray[Any]]:
     """The arrays of a ``correct.npz``, by their names.
 
     Args:
-        examples: Of each outcome, by name.
+        examples: Indices and correctness of each outcome, by name.
     """
     arrays: dict[str, NDArray[Any]] = {}
     for name, (indices, correct) in examples.items():

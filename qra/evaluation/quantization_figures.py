@@ -28,7 +28,7 @@ def weight_grids(
     Args:
         weight: Weights of the layer, (C, ...).
         bit_width: 2 to 8, of all quantizers.
-        quantizers: By default the uniform and the piecewise linear grid of the whole layer.
+        quantizers: Grids to draw; by default the uniform and the piecewise linear grid of the whole layer.
     """
     weight = weight.detach()
     figure = Figure(figsize=(6, 3.5), layout="constrained")
@@ -46,7 +46,7 @@ def site_histograms(sites: Mapping[str, SiteStatistics]) -> Figure:
     """A histogram of the float values of each site, with the levels that they are quantized to.
 
     Args:
-        sites: At least one, by name; the title of each panel tells the signal-to-noise ratio and what is clipped.
+        sites: Sites by name, at least one; the title of each panel tells the signal-to-noise ratio and what is clipped.
     """
     columns = min(4, len(sites))
     rows = math.ceil(len(sites) / columns)

@@ -24,8 +24,8 @@ def model_info(result: Mapping[str, Any], name: str, architecture: str | None) -
 
     Args:
         result: Content of ``result.json``.
-        name: Of the network, such as that of the run.
-        architecture: Of the network, if it is known.
+        name: Name of the network, such as that of the run.
+        architecture: Class of the network, if it is known.
     """
     outcomes = [read_measured(key, summary) for key, summary in result["outcomes"].items()]
     autoattack = _autoattack(outcomes)

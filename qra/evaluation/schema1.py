@@ -22,7 +22,7 @@ def upgraded(result: Mapping[str, Any]) -> dict[str, Any]:
     An outcome whose name contradicts what is said of it keeps a role that is none, so that whoever reads it finds it.
 
     Args:
-        result: Its ``outcomes`` are a mapping.
+        result: Content of a ``result.json`` whose ``outcomes`` are a mapping.
     """
     outcomes = {name: _upgraded(name, summary) for name, summary in result["outcomes"].items()}
     return {**result, "schema": 2, "outcomes": outcomes}

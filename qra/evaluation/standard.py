@@ -28,7 +28,7 @@ def autoattack_names(init_args: Mapping[str, Any], search_precision: str = "floa
     """The protocol that an AutoAttack is, empty if it is none, and its title for people.
 
     Args:
-        init_args: Its settings.
+        init_args: Settings of the attack.
         search_precision: What it computes in; the standard version is of float32.
     """
     changes = autoattack_changes(init_args)

@@ -60,7 +60,7 @@ def shared(runs: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
     """What several runs found of the examples that all of them looked at.
 
     Args:
-        runs: Of each run, positions in the test set, int64 (n,), each once, and whether it was right, bool (n,).
+        runs: Positions in the test set, int64 (n,), each once, and correctness, bool (n,), of each run.
 
     Returns:
         The shared positions, ascending, (m,), and the correctness in each run, bool (runs, m).
@@ -80,7 +80,7 @@ def worst_over_seeds(runs: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Ten
     """The worst case over runs of one network attacked with other seeds: right only where all of them are.
 
     Args:
-        runs: As for :func:`shared`.
+        runs: Positions in the test set, int64 (n,), each once, and correctness, bool (n,), of each run.
 
     Returns:
         The shared positions, ascending, (m,), and the correctness, bool (m,).

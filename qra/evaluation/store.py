@@ -43,9 +43,9 @@ class Gathered:
     """What is known of one network on one set of data.
 
     Args:
-        content: Of its ``result.json``, all but the outcomes.
+        content: Content of ``result.json``, all but the outcomes.
         summaries: What is said of each outcome, by name.
-        examples: Of each outcome, by name.
+        examples: Indices and correctness of each outcome, by name.
     """
 
     content: dict[str, Any] = field(default_factory=dict)
@@ -58,7 +58,7 @@ class Gathered:
         Another outcome of its name stays, under a name with a number.
 
         Args:
-            outcome: On the CPU.
+            outcome: The outcome, on the CPU.
             test: Number of the test that found it, among ``content["tests"]``.
         """
         summary = {**outcome.summary(), "test": test}
@@ -138,7 +138,7 @@ def gather(
     If they are not, or are damaged, they are moved aside, into a folder of their own under ``earlier/``.
 
     Args:
-        directory: Of the run, which this process alone writes into.
+        directory: Directory of the run, which this process alone writes into.
         content: What ``result.json`` is to say beside the outcomes: ``network`` and ``data`` among it.
         outcomes: New ones, on the CPU.
         test: How they were found, ready for JSON: command, date, versions.
@@ -201,7 +201,7 @@ def write(directory: Path, gathered: Gathered) -> dict[str, Any]:
     """Write ``result.json`` and ``correct.npz``, whole or not at all.
 
     Args:
-        directory: As for :func:`gather`.
+        directory: Directory of the run, which this process alone writes into.
         gathered: What that gave.
 
     Returns:

@@ -25,7 +25,7 @@ class TransferMatrix:
     """Which examples networks get correct that were made on each of them.
 
     Args:
-        names: Of the networks.
+        names: Names of the networks.
         clean: Whether each network is correct about the clean images, bool (networks, n).
         correct: Whether it is correct about them and about what was made of them, bool (made on, scored on, n).
     """
@@ -78,7 +78,7 @@ def transfer(
 
     Args:
         made_on: The network to attack, in eval mode.
-        networks: Those to try the images on, in eval mode.
+        networks: Networks to try the images on, in eval mode.
         attack: One without ``early_stop``: what just breaks one network says little about another.
         batches: Float images in [0, 1] on the device of the networks, labels and data set indices.
 

@@ -16,7 +16,7 @@ def by_threat_model(outcomes: Iterable[Measured]) -> dict[ThreatModel, list[Meas
     """The attacks of each threat model, by ascending budget, where at least one of them stands alone.
 
     Args:
-        outcomes: Of one network, on one set of data.
+        outcomes: Outcomes of one network, on one set of data.
     """
     groups: dict[ThreatModel, list[Measured]] = {}
     for outcome in outcomes:
@@ -30,8 +30,8 @@ def robust_accuracies(outcomes: Iterable[Measured]) -> dict[ThreatModel, Measure
     """The robust accuracy of a network under each threat model: the worst case, or the only attack.
 
     Args:
-        outcomes: Of one network, on one set of data. Where examples are missing, so that no worst case is known, the
-            lowest accuracy stands for it.
+        outcomes: Outcomes of one network, on one set of data. Where examples are missing, so that no worst case is known,
+            the lowest accuracy stands for it.
     """
     known = list(outcomes)
     worst = [each for each in known if each.role == "worst"]
@@ -72,8 +72,8 @@ def worst_cases(outcomes: Iterable[Measured], examples: Mapping[str, Examples]) 
     """The worst case of each threat model under which a network was attacked in more than one way.
 
     Args:
-        outcomes: Of one network, on one set of data.
-        examples: Of each outcome, by name; those that are missing do not count.
+        outcomes: Outcomes of one network, on one set of data.
+        examples: Indices and correctness of each outcome, by name; those that are missing do not count.
     """
     made = []
     for bounds, members in by_threat_model(each for each in outcomes if each.name in examples).items():
@@ -87,7 +87,7 @@ def worst_outcome(bounds: ThreatModel, members: Sequence[str], indices: Tensor, 
     """The outcome that says a worst case.
 
     Args:
-        bounds: Of the attacker.
+        bounds: Threat model of the attacker.
         members: Names of the attacks.
         indices: Positions in the test set, ascending, int64 (n,).
         correct: Whether the network is correct under all of them, bool (n,).

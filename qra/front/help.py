@@ -103,7 +103,7 @@ def of_class(key: str, name: str | None) -> str | None:
     """Of ``--KEY.help [CLASS]``; None for a class that is not of this package.
 
     Args:
-        key: Without dashes, such as ``model.attack``.
+        key: Key without dashes, such as ``model.attack``.
         name: Class as typed, with or without its package; the classes to choose from if not given.
     """
     if name is None:

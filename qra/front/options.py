@@ -124,7 +124,7 @@ def all_options(command: str) -> tuple[str, ...]:
     """The names of all options of a command, keys of keys included, such as ``--model.attack.eps``.
 
     Args:
-        command: As typed; ``study run`` is one.
+        command: The command as typed; ``study run`` is one.
     """
     if command in RUNS:
         names = [each.name for each in run_options(command)]
@@ -180,7 +180,7 @@ def advice(name: str, command: str) -> str:
 
     Args:
         name: The option, as typed.
-        command: As typed.
+        command: The command as typed; ``study run`` is one.
     """
     plain = name.replace(".init_args", "").partition("=")[0]
     if plain in commands().get(command, ()):

@@ -30,7 +30,7 @@ def check_weights(config: Namespace, command: str) -> None:
     """Refuse to measure weights that nothing was learned by, unless that is asked for.
 
     Args:
-        config: Of the command. An ``init_from`` in it, where the training of its checkpoint began, is dropped.
+        config: Config of the command. An ``init_from`` in it, where the training of its checkpoint began, is dropped.
         command: ``test``, ``validate`` or ``predict``.
 
     Raises:

@@ -76,7 +76,7 @@ def takes_config(option: str, value: str) -> bool:
     """Whether the value of an option may be the name of a config.
 
     Args:
-        option: With its dashes.
+        option: Name of the option with its dashes.
         value: A name like ``data/cifar10`` is that of a directory anywhere but after ``--data``.
     """
     key = option.lstrip("-").rstrip("+").rpartition(".")[2]

@@ -78,7 +78,7 @@ class StaticPass:
         x: A batch of the size that is recorded; it becomes the static memory.
         parameters: What gradients are taken for; for the batch if there are none.
         differentiable: Whether there is a backward pass at all.
-        recorder: Its memory may be shared with other passes.
+        recorder: Recorder of the graph, whose memory may be shared with other passes.
     """
 
     def __init__(
@@ -142,8 +142,8 @@ class StaticWork:
 
     Args:
         work: Maps tensors to tensors, row by row.
-        tensors: Of the sizes that are recorded; they become the static memory.
-        recorder: As for :class:`StaticPass`.
+        tensors: Tensors of the sizes that are recorded; they become the static memory.
+        recorder: Recorder of the graph, whose memory may be shared with other passes.
     """
 
     def __init__(self, work: Work, tensors: Sequence[Tensor], recorder: Recorder) -> None:

@@ -39,7 +39,7 @@ class ReplayState:
     Hooks have to run each time.
 
     Args:
-        network: Its modules are those it has now.
+        network: The network, with the modules that it has now.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -139,7 +139,7 @@ class InputReplays(Replays):
             name: Equal for equal work.
             work: Maps the tensors to others, row by row.
             tensors: What it works on.
-            depends_on: As above.
+            depends_on: Values that the recorded work depends on.
 
         Returns:
             The results, or None where it has to be run as it is.

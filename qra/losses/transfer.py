@@ -32,9 +32,9 @@ def rslad(
     Zi et al. 2021 (Revisiting adversarial robustness distillation, arXiv 2108.07969).
 
     Args:
-        logits: Of the student on clean images.
-        logits_adv: Of the student on adversarial images.
-        teacher_logits: On clean images.
+        logits: Logits of the student on clean images.
+        logits_adv: Logits of the student on adversarial images.
+        teacher_logits: Logits of the teacher on clean images.
         natural_weight: Share of the clean term, in [0, 1].
         reduction: The published code takes ``mean``, so that its learning rates are for gradients C times smaller.
         tiny: Added to the teacher's probabilities inside the logarithm: 1e-5 in the published code. It moves the value
@@ -58,9 +58,9 @@ def ard(
     Goldblum et al. 2020 (Adversarially robust distillation, arXiv 1905.09747).
 
     Args:
-        logits: Of the student on clean images, for the cross-entropy; not needed if ``kd_weight`` is 1.
-        logits_adv: Of the student on adversarial images.
-        teacher_logits: On clean images.
+        logits: Logits of the student on clean images, for the cross-entropy; not needed if ``kd_weight`` is 1.
+        logits_adv: Logits of the student on adversarial images.
+        teacher_logits: Logits of the teacher on clean images.
         y: Labels.
         temperature: Divides both logits; its square multiplies the divergence.
         kd_weight: Share of the distillation, in [0, 1]; cross-entropy has the rest.
@@ -96,10 +96,10 @@ def iad(
     from the teacher, and what is left of 1 weighs that from the student's own clean prediction.
 
     Args:
-        logits: Of the student on clean images; the gradient flows through them too, as in the published code.
-        logits_adv: Of the student on adversarial images.
-        teacher_logits: On clean images.
-        teacher_logits_adv: On adversarial images.
+        logits: Logits of the student on clean images; the gradient flows through them too, as in the published code.
+        logits_adv: Logits of the student on adversarial images.
+        teacher_logits: Logits of the teacher on clean images.
+        teacher_logits_adv: Logits of the teacher on adversarial images.
         y: Labels.
         beta: Sharpness of the trust.
         weigh_teacher: Whether trust weighs the teacher's term; in the published code it does not.

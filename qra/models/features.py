@@ -26,7 +26,7 @@ def with_features(network: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
 
     Args:
         network: Not changed.
-        x: Its input.
+        x: Input of the network.
 
     Returns:
         Logits (N, C) and features (N, D).

@@ -230,9 +230,9 @@ class ImageClassifier(LightningModule):
         """Calibrate and quantize the float network for good, in place.
 
         Args:
-            scheme: As for :func:`qra.quant.quantize_after_training`.
-            images: As ``batches`` there.
-            bias_corrected: As there.
+            scheme: Quantizers and bit widths, see :func:`qra.quant.quantize_after_training`.
+            images: Batches of calibration images, float in [0, 1].
+            bias_corrected: Whether mean and spread of each channel of the quantized weights are corrected.
             record: What the calibration depended on, for checkpoints.
         """
         with float32(self.device):

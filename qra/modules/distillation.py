@@ -73,7 +73,7 @@ class ARD(TransferLoss):
     """Predict near an image what the teacher predicts on it, softened, and its label on it (Goldblum et al. 2020).
 
     Args:
-        attack: On the labels.
+        attack: Inner maximization, on the labels.
         temperature: Divides the logits of both.
         kd_weight: Share of the teacher, in [0, 1]; the labels have the rest. With 1 the student sees no clean images.
         reduction: ``mean`` as in the published code makes the teacher's term smaller by the number of classes.
@@ -102,7 +102,7 @@ class IAD(TransferLoss):
     """As much of the teacher as it withstands the student's adversarial images (Zhu et al. 2022).
 
     Args:
-        attack: On the labels.
+        attack: Inner maximization, on the labels.
         beta: Sharpness of the trust in the teacher.
         warmup_epochs: Epochs at the start in which the teacher is trusted fully; 60 of 200 in the published code.
         weigh_teacher: Whether trust weighs the teacher's term too; in the published code it does not.
@@ -274,10 +274,10 @@ class RobustTransfer(ImageClassifier):
         """Log the accuracies in training, and as ``train/teacher_kl`` how far the student is from the teacher.
 
         Args:
-            batch: Whose labels count.
+            batch: Batch whose labels count.
             teacher_logits: What the student is to predict.
-            logits: Its clean logits, which are compared if it has seen the clean images.
-            logits_adv: Its adversarial logits.
+            logits: The student's clean logits, which are compared if it has seen the clean images.
+            logits_adv: The student's adversarial logits.
         """
         if logits is not None:
             self.log_accuracy("clean_acc", logits, batch.y)

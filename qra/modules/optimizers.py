@@ -24,7 +24,7 @@ class FiniteLoss:
     looks at each step.
 
     Args:
-        optimizer: Of the training.
+        optimizer: Optimizer of the training.
     """
 
     PERIOD = 20

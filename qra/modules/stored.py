@@ -54,7 +54,7 @@ def own_states(states: Any, callbacks: Iterable[Callback]) -> dict[str, Any]:
 
     Args:
         states: What the checkpoint has, by the callbacks' keys.
-        callbacks: Those of the run; what belongs to no one of them is dropped.
+        callbacks: Callbacks of the run; what belongs to no one of them is dropped.
 
     Raises:
         ValueError: If a state is none.

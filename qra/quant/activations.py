@@ -94,7 +94,7 @@ class ActivationQuantizer(ABC):
         Args:
             bit_width: 2 to 8.
             state: What :meth:`start` made, as training or calibration left it.
-            dtype: Of the activations, float32 or float64.
+            dtype: Type of the activations, float32 or float64.
 
         Raises:
             ValueError: If the quantizer says no grid.

@@ -48,9 +48,9 @@ def difference(network: nn.Module, values: Values, other: nn.Module, other_value
 
     Args:
         network: The reference.
-        values: Its parameters and buffers by name, floating-point ones in the dtype given (None: in their own).
+        values: Parameters and buffers of ``network`` by name, floating-point ones in a dtype (None: in their own).
         other: The network to be compared.
-        other_values: Likewise of that.
+        other_values: Parameters and buffers of ``other`` by name, in the same dtype.
         x: Images in [0, 1], (N, C, H, W), of which the first few are looked at.
     """
     x = x[:EXAMPLES].detach()

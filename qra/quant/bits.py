@@ -49,7 +49,7 @@ def check_overrides(overrides: Mapping[str, str], sites: Mapping[Kind, Collectio
     """Refuse patterns that match no site.
 
     Args:
-        overrides: As for :func:`override`.
+        overrides: Bits by shell patterns on names of modules, see :func:`override`.
         sites: Names of all modules whose weights, or whose activations, can be quantized.
 
     Raises:

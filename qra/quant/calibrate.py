@@ -91,7 +91,7 @@ def quantize_after_training(
 
     Args:
         network: A trained float network.
-        scheme: Its activation quantizer must be one that calibration can set.
+        scheme: A scheme whose activation quantizer is one that calibration can set.
         batches: Images in [0, 1], (N, C, H, W), on the device of the network; the paper's ranges want N = 4.
         bias_corrected: Correct the mean and spread of each channel of quantized weights.
 

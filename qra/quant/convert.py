@@ -26,7 +26,7 @@ class Site(NamedTuple):
     """A place where a network is quantized.
 
     Attributes:
-        name: Of the module.
+        name: Name of the module.
         kind: What is quantized there: the module's weights, its inputs, or its outputs in the place of a ReLU.
         bit_width: 2 to 8.
     """
@@ -42,7 +42,7 @@ def convert(network: nn.Module, scheme: QuantScheme) -> list[Site]:
     Args:
         network: Takes pixels in [0, 1], (N, C, H, W), and returns logits. Where quantizers take the place of ReLUs,
             those that are called as functions, or more than once, become modules first, which is said in one line.
-        scheme: With both bit widths 32 it changes nothing.
+        scheme: Quantizers and bit widths; with both bit widths 32 nothing changes.
 
     Returns:
         What is quantized now: weights first, each kind in the order of the modules.

@@ -21,12 +21,12 @@ class LayerCost(NamedTuple):
     """The cost of one convolution or linear layer, for one image.
 
     Attributes:
-        name: Of the module.
+        name: Name of the module.
         weights: Number of weights, without biases.
         weight_bits: Bits of a weight in arithmetic.
         stored_bits: Bits of a weight in memory.
         input_bits: Bits of an input value.
-        multiply_adds: Of one image.
+        multiply_adds: Multiply-adds for one image.
         scales: Number of scales of the weights.
     """
 
@@ -48,8 +48,8 @@ class Cost(NamedTuple):
     """The cost of a network, for one image.
 
     Attributes:
-        layers: Its convolutions and linear layers, in the order of the modules.
-        other_parameters: Those that are no weights of these layers and no quantizer's, 32 bits each.
+        layers: Convolutions and linear layers, in the order of the modules.
+        other_parameters: Number of parameters beside the weights of these layers and the quantizers' own, 32 bits each.
         activation_values: Numbers that the quantizers of activations hold, such as clip levels.
     """
 

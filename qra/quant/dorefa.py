@@ -46,7 +46,7 @@ def dorefa_grid(w: Tensor, bit_width: int, *, scale_preserving: bool = False) ->
     Args:
         w: Weights of one layer, any shape.
         bit_width: 2 to 8.
-        scale_preserving: As for :func:`dorefa_weight`.
+        scale_preserving: Whether the scale of the weights is given back, see :func:`dorefa_weight`.
 
     Raises:
         ValueError: If ``bit_width`` is not in 2..8.

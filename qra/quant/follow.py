@@ -21,8 +21,8 @@ class Source(NamedTuple):
     Attributes:
         kind: Pixels, or what was made of pixels and constants alone; quantized values; float values; a constant, such
             as a parameter.
-        bits: Of one value.
-        name: Of what made it, for messages.
+        bits: Bits of one value.
+        name: Name of what made it, for messages.
     """
 
     kind: Literal["image", "quantized", "float", "constant"]
@@ -57,7 +57,7 @@ def follow(network: nn.Module, graph: fx.Graph, sites: Mapping[str, int] | None 
 
     Args:
         network: Float or quantized.
-        graph: Of its forward pass.
+        graph: Graph of the forward pass.
         sites: Modules at whose inputs, or in whose place, a quantizer is to come, each with its bits; those that the
             network has if not given.
     """
@@ -113,8 +113,8 @@ def after_call(call: str, sources: Iterable[Source | None], place: str) -> Sourc
     """What a function or method makes of what it is given; None if that is no tensor.
 
     Args:
-        call: Its name.
-        sources: Of its arguments, None for those that are no tensors.
+        call: Name of the call.
+        sources: Sources of its arguments, None for those that are no tensors.
         place: Where it is called, for messages.
     """
     sources = list(sources)

@@ -64,10 +64,10 @@ def gradient(
         grad: Upstream gradient.
         x: Inputs of the quantizer.
         scale: Step of its grid.
-        limits: Between these, in steps, the input gets its gradient.
+        limits: Ends of the range, in steps, in which the input gets its gradient.
         of: What is learned: nothing, a clip level, whose gradient is the sum of ``grad`` between ``limits_2``, or the
             step, whose gradient is the sum of ``grad * code`` less that of ``grad * x / scale`` between ``limits_2``.
-        limits_2: In steps.
+        limits_2: Ends of the second range, in steps.
         codes: Smallest and largest code, for ``step``.
 
     Returns:

@@ -104,7 +104,7 @@ class WeightGrid(NamedTuple):
         """The quantized weights: computed in the dtype of the scales, and rounded once.
 
         Args:
-            dtype: Of the result.
+            dtype: Type of the result.
         """
         first, *others = (term.grid.dequantize(term.codes) for term in self.terms)
         for other in others:

@@ -126,7 +126,7 @@ class ActivationFakeQuantizer(nn.Module):
         """The integers that activations become, and what they stand for.
 
         Args:
-            dtype: Of the activations, float32 or float64.
+            dtype: Type of the activations, float32 or float64.
 
         Raises:
             ValueError: If the quantizer says no grid.

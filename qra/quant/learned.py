@@ -12,7 +12,7 @@ class LearnedValues:
     """Clip levels, steps and offsets of a network's quantizers.
 
     Args:
-        network: Its quantizers are those it has now.
+        network: The network, with the quantizers that it has now.
     """
 
     def __init__(self, network: nn.Module) -> None:

@@ -31,7 +31,7 @@ def lsq_grid(step: Tensor, bit_width: int, signed: bool) -> Grid:
     Args:
         step: Float32 or float64, broadcastable over what is quantized.
         bit_width: 2 to 8.
-        signed: As for :func:`lsq`.
+        signed: Whether the grid has negative values, see :func:`lsq`.
     """
     return Grid(step, code_range(bit_width, signed))
 
@@ -117,7 +117,7 @@ def lsq_initial_step(x: Tensor, bit_width: int, signed: bool) -> Tensor:
     Args:
         x: Weights, or the first batch of activations.
         bit_width: 2 to 8.
-        signed: As for :func:`lsq`.
+        signed: Whether the grid has negative values, see :func:`lsq`.
 
     Raises:
         ValueError: If ``bit_width`` is not in 2..8, or ``x`` is all zero or not finite (seen on the host).

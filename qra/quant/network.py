@@ -44,7 +44,7 @@ def check_fixed(network: nn.Module, state: Mapping[str, Tensor]) -> None:
 
     Args:
         network: Converted.
-        state: Its ``state_dict``, as a file has it.
+        state: A ``state_dict`` of the network, from a file.
 
     Raises:
         ValueError: With the name of the layer.

@@ -47,7 +47,7 @@ class Passes:
         replays: The recorded passes.
 
     Args:
-        network: In channels-last, in eval mode.
+        network: The network in channels-last, in eval mode.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -97,7 +97,7 @@ class Passes:
         Args:
             take_over: Does it.
             source: The network whose parameters and buffers are read.
-            quantizers: Those of its weights.
+            quantizers: Quantizers of the network's weights.
         """
         reads = [*source.parameters(), *source.buffers()]
         self.replays.again(take_over, reads, ReplayState(nn.ModuleList(quantizers))())

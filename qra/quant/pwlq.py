@@ -37,7 +37,7 @@ def piecewise_linear_quantize(
     Args:
         w: Weights, (C, ...).
         bit_width: 2 to 8. The levels need one bit more, which tells centre from tail.
-        breakpoint: In the units of ``w``: one value, or one for each channel, (C,) or broadcastable over ``w``.
+        breakpoint: Breakpoint in the units of ``w``: one value, or one a channel, (C,) or broadcastable over ``w``.
         max_abs: End m of the range, in the same shapes; by default the largest ``|w|``, of each channel if there are
             several breakpoints.
         overlapping: Let the tails' grid be a ``bit_width`` symmetric one over all of [-m, m] (the paper's ablation),
@@ -100,8 +100,8 @@ def error_slope(p: Tensor, m: Tensor, distribution: Distribution = "gaussian", o
     Args:
         p: Breakpoint over standard deviation.
         m: ``max|w|`` over standard deviation.
-        distribution: Of the weights: mean 0, variance 1.
-        overlapping: Of the overlapping form.
+        distribution: Distribution of the weights: mean 0, variance 1.
+        overlapping: Whether the inner and the outer piece overlap, see :func:`piecewise_linear_quantize`.
     """
     if distribution == "gaussian":
         density = torch.exp(-p.square() / 2) / math.sqrt(2 * math.pi)
@@ -125,11 +125,11 @@ def optimal_breakpoint(
 
     Args:
         max_abs_over_std: ``max|w|`` over standard deviation, any shape.
-        distribution: Of the weights.
+        distribution: Distribution of the weights: mean 0, variance 1.
         method: ``closed_form``: the paper's fits, ``log(0.8614 m + 0.6079)`` and ``0.8030 sqrt(m) - 0.3167`` (here with
             the digits of the released code; the paper prints a further division by m, which is a slip).
             ``bisection``: the zero of :func:`error_slope` on [0, m], until the slope is at most 1e-3.
-        overlapping: For the overlapping form; there is no closed form of it.
+        overlapping: Whether the pieces overlap; there is no closed form for that.
 
     Returns:
         Breakpoints over standard deviation, float64, in the shape of ``max_abs_over_std``.
@@ -172,9 +172,9 @@ def weight_breakpoint(
     Args:
         w: Weights, (C, ...).
         per_channel: One breakpoint for each channel, or one for all.
-        distribution: As for :func:`optimal_breakpoint`.
-        method: As for :func:`optimal_breakpoint`.
-        overlapping: As for :func:`optimal_breakpoint`.
+        distribution: Distribution of the weights: mean 0, variance 1.
+        method: How the breakpoint is found, see :func:`optimal_breakpoint`.
+        overlapping: Whether the inner and the outer piece overlap, see :func:`piecewise_linear_quantize`.
 
     Returns:
         In the units of ``w``, float64, (C, 1, ...) or a single value. 0 for channels of zeros.
@@ -200,8 +200,8 @@ def search_breakpoint(
         w: Weights, (C, ...).
         bit_width: 2 to 8.
         per_channel: One breakpoint for each channel, or one for all.
-        overlapping: As for :func:`piecewise_linear_quantize`.
-        convention: As for :func:`piecewise_linear_quantize`.
+        overlapping: Whether the inner and the outer piece overlap, see :func:`piecewise_linear_quantize`.
+        convention: Convention of the grid, see :func:`piecewise_linear_quantize`.
 
     Returns:
         In the units of ``w``, float64, (C, 1, ...) or a single value.

@@ -125,7 +125,7 @@ def to_grid(x: Tensor, grid: Grid) -> Tensor:
 
     Args:
         x: Any shape.
-        grid: Its scale broadcasts over ``x``; its zero point is 0.
+        grid: Grid whose scale broadcasts over ``x``; its zero point is 0.
     """
     if fused.applies(x, grid.scale):
         return fused.quantize(x, grid.scale, grid.ends, grid.per_unit)
@@ -158,7 +158,7 @@ def pass_between(
         grad: Upstream gradient.
         x: Inputs of the quantizer.
         scale: Step of its grid.
-        limits: In steps.
+        limits: Ends of the range, in steps.
         out: Memory for the result, which otherwise is that of ``x`` in format: a gradient in another format would turn
             a channels-last network contiguous, and slow, from the pooling back to the image.
     """

@@ -49,7 +49,7 @@ def trace(network: nn.Module, consequence: str) -> fx.Graph | None:
     """The graph of a network's forward pass, as far as it can be had.
 
     Args:
-        network: As for :func:`find_graph`.
+        network: The network to trace, see :func:`find_graph`.
         consequence: What the user must know if the network cannot be traced, for the warning.
 
     Returns:

@@ -120,7 +120,7 @@ class DoReFa(WeightQuantizer):
 
     Args:
         gradient: Through the tanh, by definition, or the identity.
-        scale_preserving: Which layers get the scale of their weights back: none, all, or the last linear layer, which
+        scale_preserving: Layers that get the scale of their weights back: none, all, or the last linear layer, which
             no batch normalization follows (logits out of proportion saturate the softmax and so hide gradients).
     """
 
@@ -203,7 +203,7 @@ class PWLQ(WeightQuantizer):
     Args:
         breakpoint: The paper's closed form, bisection of the expected error's slope, or a search for the least squared
             error.
-        distribution: That the closed form and the bisection take the weights to have.
+        distribution: Distribution that the closed form and the bisection take the weights to have.
         overlapping: Let the tails' grid cover all of the range (the paper's ablation).
         per_channel: A breakpoint for each output channel, or one for the layer.
         convention: Step of the centre, in which the paper and its released code differ.

@@ -39,7 +39,7 @@ class Accuracy:
     """An accuracy as a fraction of n examples, with its Wilson interval at 95 %.
 
     Args:
-        value: In [0, 1]; the mean over seeds where there are several.
+        value: Accuracy in [0, 1]; the mean over seeds where there are several.
         n: Number of examples of one seed.
         worst: The lowest of several seeds; None for one seed.
     """
@@ -84,17 +84,17 @@ class CellResult:
     """What is known of one cell.
 
     Args:
-        name: Of its directory.
+        name: Name of its directory.
         directory: Where its files are.
-        stage: Of the study.
-        coordinates: Its place in the grid, by axis.
+        stage: Stage of the study.
+        coordinates: Place of the cell in the grid, by axis.
         state: ``done``, ``failed``, ``running``; ``unfinished`` where its training is; ``unreadable`` where the files
             do not say, or say what cannot be.
         reason: Why it failed or cannot be read.
         problems: Whatever else is wrong with its files.
         commands: The commands that made it.
         seconds: Wall time by step, such as ``fit``.
-        outcomes: By name; empty unless it is done.
+        outcomes: Outcomes by name; empty unless the cell is done.
         cost: ``size_in_bits``, ``bit_ops`` and so on, as far as they are known.
         verdict: ``sound``, ``suspect`` or ``not judged``: whether gradients seem to be hidden.
         doubts: Reasons of that verdict.

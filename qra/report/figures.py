@@ -17,7 +17,7 @@ class Kind:
     """A kind of figure.
 
     Args:
-        name: For people.
+        name: Name for people.
         draw: Makes the figures; none where there are no data for them.
         needs: The data it is made from.
     """

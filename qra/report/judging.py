@@ -21,7 +21,7 @@ class Check:
     """One place where a claim can hold or fail.
 
     Args:
-        about: Which pipelines it is about.
+        about: Names of the pipelines it is about.
         comparisons: What it rests on; empty if they cannot be made.
         judge: Whether it holds, from their effects; None if that cannot be told.
         missing: What would be needed to make the comparisons.
@@ -81,8 +81,8 @@ class Claim:
     Args:
         key: Short name.
         statement: The claim.
-        source: Who says so.
-        criterion: When a check holds, in words.
+        source: Paper or code that says so.
+        criterion: Condition under which a check holds, in words.
         needs: The cells without which it cannot be tested.
         checks: The places where it can hold or fail; a pure function of the results.
     """

@@ -77,10 +77,10 @@ def page(
     """The whole page.
 
     Args:
-        results: Of the study.
-        findings: By key of the claim.
-        tables: In order.
-        drawings: In order.
+        results: Results of the study.
+        findings: Findings by key of the claim.
+        tables: Tables in their order.
+        drawings: Drawings in their order.
         missing: What could not be drawn, and why.
         advice: What to use for the budget that was asked for; empty if none was.
     """

@@ -58,7 +58,7 @@ class SeedPair(NamedTuple):
     """McNemar's comparison of two cells.
 
     Attributes:
-        names: Of the two cells.
+        names: Names of the two cells.
         difference: First minus second.
         lost: Examples that only the second gets right.
         gained: Examples that only the first gets right.
@@ -79,13 +79,13 @@ class Comparison:
     Args:
         titles: What is compared with what.
         outcomes: Names of the two outcomes.
-        accuracies: Of both on the shared examples, means over seeds.
+        accuracies: Accuracies of both on the shared examples, means over seeds.
         n: Number of shared examples.
         mean: First minus second (times ``share``).
         error: Standard error of the mean over the examples.
         seeds: One entry a pair of cells.
-        suspect: For each side, whether its number is an upper bound only, since gradients seem to be hidden.
-        share: Of the second accuracy that the first is compared with.
+        suspect: Whether the number of each side is an upper bound only, since gradients seem to be hidden.
+        share: Share of the second accuracy that the first is compared with; 1 for a plain difference.
     """
 
     titles: tuple[str, str]
@@ -132,9 +132,9 @@ def paired(
     Args:
         first: A pipeline.
         second: Another, or the same.
-        titles: Of the two.
+        titles: Titles of the two.
         outcomes: Name of the outcome of each.
-        share: Of the second accuracy that the first is compared with; 1 for a plain difference.
+        share: Share of the second accuracy that the first is compared with; 1 for a plain difference.
 
     Returns:
         None if no seeds match, per-example outcomes are missing, or the cells were tested on different data.

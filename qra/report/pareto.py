@@ -13,7 +13,7 @@ class Offer(NamedTuple):
 
     Attributes:
         pipeline: The pipeline.
-        cost: In the unit asked for.
+        cost: Cost in the unit asked for.
         robust: Robust accuracy in [0, 1], the mean over seeds.
     """
 
@@ -26,7 +26,7 @@ def offers(results: Results, cost: str, unit: float) -> tuple[Offer, ...]:
     """All pipelines whose cost and robust accuracy are known, by ascending cost.
 
     Args:
-        results: Of the study.
+        results: Results of the study.
         cost: ``size_in_bits`` or ``bit_ops``.
         unit: How much of it is 1, such as 8192 bits for a KiB.
     """

@@ -30,8 +30,8 @@ class Pipeline:
     """One point of the grid, whatever the seed.
 
     Args:
-        coordinates: By axis, without the seed.
-        cells: Those that are done, by ascending seed; at least one.
+        coordinates: Coordinates by axis, without the seed.
+        cells: Cells that are done, by ascending seed; at least one.
     """
 
     coordinates: Mapping[str, Value]
@@ -135,7 +135,7 @@ class Results:
     """Everything a report is made from.
 
     Args:
-        name: Of the study.
+        name: Name of the study.
         cells: All, whatever their state.
     """
 
@@ -248,7 +248,7 @@ class Results:
         """A pipeline in a few words.
 
         Args:
-            pipeline: Of this study.
+            pipeline: A pipeline of this study.
             in_main: Whether the words need only tell it from the others of ``main``.
         """
         init = pipeline.text("init")

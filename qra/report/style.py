@@ -50,10 +50,10 @@ class Drawing:
     """A figure of a report.
 
     Args:
-        name: Of its files.
+        name: Name of its files, without ending.
         title: One line for people.
         caption: What must be known to read it.
-        figure: As drawn.
+        figure: The figure, drawn.
     """
 
     name: str

@@ -49,10 +49,10 @@ class Table:
     """Rows under titles.
 
     Args:
-        name: Of its files.
+        name: Name of its files, without ending.
         title: One line for people.
         columns: Title of each column.
-        rows: As many entries each as there are columns.
+        rows: Rows of as many entries as there are columns.
         note: What must be known to read it.
     """
 

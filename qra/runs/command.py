@@ -28,7 +28,7 @@ class RunningCommand:
     Attributes:
         begun: Whether the first step is done.
         finished: Whether training is done; what follows it is not.
-        trainer: Of Lightning, once there is one.
+        trainer: Trainer of Lightning, once there is one.
     """
 
     def __init__(self, arguments: Sequence[str]) -> None:

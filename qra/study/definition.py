@@ -97,7 +97,7 @@ def contents(path: str) -> Any:
     """The content of a config, with that of the files that it names in their place.
 
     Args:
-        path: Its path, or the name of a shipped one.
+        path: Path of the config, or the name of a shipped one.
     """
     path = located(path)
 

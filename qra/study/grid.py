@@ -74,7 +74,7 @@ class Study:
     stand for the checkpoints that a cell starts and learns from, and paths of YAML files are relative to the study's.
 
     Args:
-        name: Of the directory under ``runs``; that of the file if not given.
+        name: Name of the directory under ``runs``; that of the file if not given.
         stages: A stage may start from those before it.
         sources: What cells start from or learn from, by name: a stage, or the path of a checkpoint.
         quantizers: Config of each quantizer, by name: a scheme for stages that train, a callback for those that do not.
@@ -120,9 +120,9 @@ class Cell:
     """One point of a study.
 
     Args:
-        name: Its directory in that of the study.
+        name: Name of its directory in that of the study.
         stage: Name of its stage.
-        coordinates: Its place on every axis.
+        coordinates: Place of the cell on every axis.
         needs: Names of the cells that must be done before.
         commands: What follows ``qra``, to be run one after the other.
         directory: Where it writes.
@@ -150,7 +150,7 @@ def expand(study: Study, runs: str = "runs") -> list[Cell]:
     """All cells of a study, each after those that it needs.
 
     Args:
-        study: Its paths are those on the command lines.
+        study: The study; its paths are those on the command lines.
         runs: Directory of all runs.
 
     Raises:
@@ -173,7 +173,7 @@ def select(cells: Sequence[Cell], only: str = "*", shard: tuple[int, int] = (0, 
 
     Args:
         cells: Each after those that it needs.
-        only: As in a shell: ``qat-*w4a4*``.
+        only: Shell pattern on the names of cells, such as ``qat-*w4a4*``.
         shard: Number of the shard, from 0, and number of shards.
 
     Raises:

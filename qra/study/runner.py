@@ -33,7 +33,7 @@ def tasks(study: Study, cells: Sequence[Cell], anew: bool = False) -> dict[str, 
     Args:
         study: The study.
         cells: All its cells.
-        anew: See :class:`qra.study.cell.Task`.
+        anew: Whether to throw away what an earlier version of a cell, or a failure, has left.
     """
     definitions = define(cells)
     root = os.getcwd()
