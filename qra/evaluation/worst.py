@@ -30,8 +30,8 @@ def robust_accuracies(outcomes: Iterable[Measured]) -> dict[ThreatModel, Measure
     """The robust accuracy of a network under each threat model: the worst case, or the only attack.
 
     Args:
-        outcomes: Outcomes of one network, on one set of data. Where examples are missing, so that no worst case is known,
-            the lowest accuracy stands for it.
+        outcomes: Outcomes of one network, on one set of data. Where examples are missing, so that no worst case is
+            known, the lowest accuracy stands for it.
     """
     known = list(outcomes)
     worst = [each for each in known if each.role == "worst"]

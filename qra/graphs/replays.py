@@ -139,7 +139,7 @@ class InputReplays(Replays):
             name: Equal for equal work.
             work: Maps the tensors to others, row by row.
             tensors: What it works on.
-            depends_on: Values that the recorded work depends on.
+            depends_on: Function that says what the work depends on besides tensors; None where it must not be recorded.
 
         Returns:
             The results, or None where it has to be run as it is.
