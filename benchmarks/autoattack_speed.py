@@ -25,7 +25,8 @@ from qra.attacks import AutoAttack
 from qra.attacks.base import replayed
 from qra.data import ImageFolderDataModule, balanced_subset, to_pixels
 from qra.data.synthetic import draw_images
-from qra.evaluation.autoattack import FIRST_BROKEN_BY, ROBUST, attack_chunk, authors_code
+from qra.evaluation.autoattack import authors_code
+from qra.evaluation.robustness import robust
 from qra.graphs import Work
 from qra.memory import keep_memory
 from qra.precision import Precision, float32
@@ -138,8 +139,8 @@ def examples(network: nn.Module, args: argparse.Namespace) -> tuple[Tensor, Tens
 def ours(network: nn.Module, attack: AutoAttack, x: Tensor, y: Tensor, precision: Precision) -> Trial:
     judge, frozen = Counted(network), Counted(freeze(network))
     frozen.network.precision = precision
-    broken_by = attack_chunk(judge, frozen, attack, x, y, lambda name, share, correct: None)
-    return Trial([], broken_by == FIRST_BROKEN_BY.index(ROBUST), [frozen, judge])
+    correct = robust(judge, attack, x, y, torch.arange(len(x), device=x.device), attack_network=frozen)
+    return Trial([], correct.cpu(), [frozen, judge])
 
 
 def theirs(network: nn.Module, attack: AutoAttack, x: Tensor, y: Tensor) -> Trial:

@@ -41,6 +41,7 @@ from qra.callbacks import (
     order,
 )
 from qra.callbacks.ending import BestFigures, ending
+from qra.callbacks.measurement import check_names
 from qra.data import ImageDataModule
 from qra.dryrun import dry_run, link_to_data
 from qra.errors import fail
@@ -207,6 +208,7 @@ class QraCLI(LightningCLI):
             self.datamodule.prepare_data()
             self.datamodule.setup(self.subcommand)
             self._dry_run()
+            check_names(self.trainer.callbacks, str(self.subcommand))  # type: ignore[attr-defined]
             for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
                 if isinstance(callback, PipelineCallback) and self.subcommand in callback.stages:
                     callback.check(self.model, self.datamodule, self.trainer.world_size)

@@ -80,26 +80,28 @@ class EvaluationProgress:
 class ChunkProgress:
     """Progress of long attacks on chunks of examples: the accuracy so far, the attack at work and the time left.
 
-    A bar on a terminal; elsewhere a line when an attack begins; nothing unless ``shown``.
+    A bar on a terminal; elsewhere a line when an attack begins and every minute; nothing unless ``shown``.
 
     Args:
+        title: What is evaluated.
         chunks: Number of chunks that this process has to do or has done.
         shown: Whether to show anything.
+        lines: Whether an attack that begins is worth a line.
     """
 
-    def __init__(self, chunks: int, shown: bool) -> None:
-        self._chunks = chunks
+    def __init__(self, title: str, chunks: int, shown: bool, lines: bool = True) -> None:
+        self._title, self._chunks, self._each = title, chunks, lines
         self._lines = shown and not Console().is_terminal
         columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[news]}")
         self._bar = Progress(*columns, disable=not shown or self._lines)
         self._begun = time.monotonic()
         self._resumed = self._done = self._correct = self._seen = 0
         self._size = self._chunk_correct = 0
-        self._attack = ""
+        self._attack, self._said = "", self._begun
 
     def __enter__(self) -> ChunkProgress:
         self._bar.start()
-        self._task = self._bar.add_task("AutoAttack", total=self._chunks, news="")
+        self._task = self._bar.add_task(self._title, total=self._chunks, news="")
         return self
 
     def __exit__(
@@ -127,8 +129,10 @@ class ChunkProgress:
         minutes = spent * left / max(done - self._resumed, 1e-9) / 60
         news = f"chunk {self._done + 1}/{self._chunks}, {attack}: {accuracy:.1%} correct, about {minutes:.0f} min left"
         self._bar.update(self._task, completed=done, news=news)
-        if self._lines and attack != self._attack:
-            print(f"AutoAttack  {news}", flush=True)
+        begins = self._each and attack != self._attack
+        if self._lines and (begins or time.monotonic() - self._said > 60):
+            print(f"{self._title}  {news}", flush=True)
+            self._said = time.monotonic()
         self._attack = attack
 
     def finish(self) -> None:

@@ -4,10 +4,10 @@ from torch import nn
 
 from qra import models
 from qra.attacks import PGD, AutoAttack
-from qra.evaluation.autoattack import attack_chunk
-from qra.evaluation.robustness import is_correct
+from qra.evaluation.robustness import attack_examples, is_correct
 from qra.parts import Parts
 from qra.quant import freeze
+from qra.types import Batch
 
 pytestmark = pytest.mark.filterwarnings("ignore:out of memory with")
 
@@ -56,10 +56,11 @@ def test_a_chunk_of_autoattack_ends_alike_with_little_memory():
     x = torch.rand(9, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     y = network(x).argmax(1)
     attack = AutoAttack("2/255", steps=3, targets=2, queries=9)
-    broken_by = attack_chunk(network, freeze(network), attack, x, y, lambda *_: None)
+    batch = Batch(x, y, torch.arange(len(x)))
+    broken_by = attack_examples(network, attack, batch, freeze(network)).first_broken_by
     assert len(broken_by.unique()) > 1
     small = Small(network, 4)
-    assert torch.equal(attack_chunk(small, freeze(small), attack, x, y, lambda *_: None), broken_by)
+    assert torch.equal(attack_examples(small, attack, batch, freeze(small)).first_broken_by, broken_by)
     assert is_correct(small, x, y).all()
 
 

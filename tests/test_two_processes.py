@@ -11,8 +11,10 @@ import pytest
 import torch
 import two_processes
 
-from qra.evaluation.autoattack import attack_chunk
+from qra.evaluation.chunks import shuffled
+from qra.evaluation.robustness import attack_examples
 from qra.quant import freeze
+from qra.types import Batch
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*many workers", "ignore:.*LeafSpec")
 
@@ -38,7 +40,7 @@ def test_validation_attacks_and_judges_one_network_though_each_process_has_count
 
 
 def broken_by(directory):
-    files = sorted(Path(directory).glob("autoattack_8/chunk-*.npz"))
+    files = sorted(Path(directory).glob("chunks/autoattack_8-*/chunk-*.npz"))
     return [np.load(file, allow_pickle=False)["first_broken_by"].tolist() for file in files]
 
 
@@ -54,8 +56,7 @@ def broken_by_with_the_next_seed():
     zeros, network = two_processes.Zeros(val_size=0), two_processes.Waves().eval()
     images = zeros.load().test
     x, y = images.images.float() / 255, images.labels
-    for number, (part, labels) in enumerate(
-        zip(x.split(two_processes.CHUNK), y.split(two_processes.CHUNK), strict=True)
-    ):
+    for number, chunk in enumerate(shuffled(torch.arange(len(x)), 0).split(two_processes.CHUNK)):
         attack = dataclasses.replace(two_processes.ATTACK, seed=number + 1)
-        yield attack_chunk(network, freeze(network), attack, part, labels, lambda *_: None).tolist()
+        found = attack_examples(network, attack, Batch(x[chunk], y[chunk], chunk), freeze(network))
+        yield found.first_broken_by.tolist()

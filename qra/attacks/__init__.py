@@ -1,15 +1,15 @@
 """Attacks as frozen settings: ``attack(model, x, y, index=..., epoch=...)`` returns adversarial images."""
 
 from qra.attacks.apgd import APGD
-from qra.attacks.autoattack import AutoAttack
-from qra.attacks.base import Attack
+from qra.attacks.autoattack import AutoAttack, Cascade, WhiteBoxAttacks
+from qra.attacks.base import Attack, EvaluationAttack
 from qra.attacks.disagreement import DisagreementPGD, SideBySide
 from qra.attacks.fab import FAB
 from qra.attacks.fgsm import FGSM
 from qra.attacks.pgd import PGD
 from qra.attacks.square import Square
 from qra.attacks.start import GaussianStart, Start, UniformStart, ZeroStart
-from qra.attacks.state import AttackState, EvaluationAttack
+from qra.attacks.state import AttackState
 
 __all__ = [
     "APGD",
@@ -19,6 +19,7 @@ __all__ = [
     "Attack",
     "AttackState",
     "AutoAttack",
+    "Cascade",
     "DisagreementPGD",
     "EvaluationAttack",
     "GaussianStart",
@@ -26,5 +27,6 @@ __all__ = [
     "Square",
     "Start",
     "UniformStart",
+    "WhiteBoxAttacks",
     "ZeroStart",
 ]

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from qra import losses
-from qra.attacks.base import replayed
-from qra.attacks.state import AttackState, EvaluationAttack, length, unit
+from qra.attacks.base import EvaluationAttack, replayed
+from qra.attacks.state import AttackState, length, unit
 from qra.checks import check_choice, check_count, pixel_length
 from qra.losses import prediction
 from qra.types import Norm, Pixels
@@ -49,6 +49,8 @@ class APGD(EvaluationAttack):
     targets: int = 9
     seed: int = 0
 
+    needs_fixed_chunks = True
+
     def __post_init__(self) -> None:
         check_choice("norm", self.norm, get_args(Norm))
         check_choice("loss", self.loss, get_args(APGDLoss))
@@ -56,7 +58,20 @@ class APGD(EvaluationAttack):
         check_count("targets", self.targets, 1)
         object.__setattr__(self, "eps", pixel_length("eps", self.eps, self.norm))
 
+    @property
+    def title(self) -> str:
+        return {"cross_entropy": "APGD-CE", "dlr": "APGD-DLR", "targeted_dlr": "APGD-T"}[self.loss]
+
+    @property
+    def key(self) -> str:
+        return self.title.lower().replace("-", "_")
+
+    def in_chunk(self, number: int) -> APGD:
+        return replace(self, seed=self.seed + number)
+
     def run(self, state: AttackState) -> None:
+        if self.eps == 0:
+            return
         generator = torch.Generator().manual_seed(self.seed)
         for rank in self._ranks(state.classes):
             left = state.survivors()

@@ -2,23 +2,47 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import get_args
+from abc import abstractmethod
+from dataclasses import dataclass, replace
+from typing import Any, get_args
 
 from qra.attacks.apgd import APGD
+from qra.attacks.base import Attack, EvaluationAttack
 from qra.attacks.fab import FAB
 from qra.attacks.square import Square
-from qra.attacks.state import AttackState, EvaluationAttack
+from qra.attacks.state import AttackState
 from qra.checks import check_choice, check_count, pixel_length
 from qra.types import Norm, Pixels
 
 
+class Cascade(EvaluationAttack):
+    """Attacks that are run one after the other, each on what those before it left; a subclass writes :meth:`members`.
+
+    Random draws are those of its chunk, where one of the attacks needs that.
+    """
+
+    needs_fixed_chunks = True
+
+    @abstractmethod
+    def members(self) -> dict[str, Attack]: ...
+
+    def run(self, state: AttackState) -> None:
+        if (reason := self.unsuited(state)) is not None:
+            raise ValueError(reason)
+        for member in self.members().values():
+            member.run(state)
+
+    def work(self, classes: int) -> float:
+        return sum(member.work(classes) for member in self.members().values())
+
+
 @dataclass(frozen=True)
-class AutoAttack(EvaluationAttack):
+class AutoAttack(Cascade):
     """The standard version: APGD on the cross-entropy, targeted APGD, targeted FAB, Square.
 
     Written anew for speed and held to the authors' code by tests: same schedules, same random draws, so that on the
-    same network the same examples break.
+    same network the same examples break. With other numbers of steps, targets or queries it is not the standard
+    version, and its title says so.
 
     Args:
         eps: Radius of the ball, in pixel units.
@@ -42,40 +66,104 @@ class AutoAttack(EvaluationAttack):
     queries: int = 5000
 
     def __post_init__(self) -> None:
-        check_choice("norm", self.norm, get_args(Norm))
-        for name in ("steps", "targets", "queries"):
-            check_count(name, getattr(self, name), 1)
-        object.__setattr__(self, "eps", pixel_length("eps", self.eps, self.norm))
-        if self.eps == 0:
-            raise ValueError("eps is 0: nothing can be attacked, the clean accuracy says all")
+        _check(self)
+        check_count("queries", self.queries, 1)
 
-    def members(self) -> dict[str, EvaluationAttack]:
-        """The four attacks, by name, in their order."""
-        ball = (self.eps, self.norm)
-        return {
-            "apgd_ce": APGD(*ball, "cross_entropy", self.steps, seed=self.seed),
-            "apgd_t": APGD(*ball, "targeted_dlr", self.steps, self.targets, self.seed),
-            "fab_t": FAB(*ball, self.steps, self.targets),
-            "square": Square(*ball, self.queries, seed=self.seed),
-        }
+    @property
+    def standard(self) -> str:
+        return "" if self._changes() else "AutoAttack"
 
-    def run(self, state: AttackState) -> None:
-        check_network(state)
-        for member in self.members().values():
-            member.run(state)
+    @property
+    def title(self) -> str:
+        changes = self._changes()
+        return f"shortened AutoAttack ({', '.join(changes)})" if changes else "AutoAttack"
 
-    def work(self, classes: int) -> float:
-        return sum(member.work(classes) for member in self.members().values())
+    def _changes(self) -> list[str]:
+        usual = {"steps": 100, "targets": 9, "queries": 5000}
+        return [f"{getattr(self, name)} {name}" for name, value in usual.items() if getattr(self, name) != value]
+
+    @property
+    def key(self) -> str:
+        return "autoattack"
+
+    def in_chunk(self, number: int) -> AutoAttack:
+        return replace(self, seed=self.seed + number)
+
+    def members(self) -> dict[str, Attack]:
+        square = Square(self.eps, self.norm, self.queries, seed=self.seed)
+        return {**_with_gradients(self), "square": square}
+
+    def unsuited(self, state: AttackState) -> str | None:
+        return unsuited(state)
 
 
-def check_network(state: AttackState) -> None:
-    """Raise ValueError if AutoAttack does not suit the network."""
+@dataclass(frozen=True)
+class WhiteBoxAttacks(Cascade):
+    """The three attacks of AutoAttack that take gradients. Without Square it costs a fifth, and is no AutoAttack.
+
+    Args:
+        eps: Radius of the ball, in pixel units.
+        norm: Norm of the ball.
+        seed: Chooses the random draws.
+        steps: Steps for each target.
+        targets: Classes aimed at, the likeliest wrong ones first; all of them if there are fewer.
+
+    Raises:
+        ValueError: As :class:`AutoAttack`.
+    """
+
+    eps: Pixels = 8 / 255
+    norm: Norm = "linf"
+    seed: int = 0
+    steps: int = 100
+    targets: int = 9
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+    @property
+    def title(self) -> str:
+        return f"APGD-CE, APGD-T and FAB-T ({self.steps} steps, {self.targets} targets)"
+
+    @property
+    def key(self) -> str:
+        return "white_box"
+
+    def in_chunk(self, number: int) -> WhiteBoxAttacks:
+        return replace(self, seed=self.seed + number)
+
+    def members(self) -> dict[str, Attack]:
+        return _with_gradients(self)
+
+    def unsuited(self, state: AttackState) -> str | None:
+        return unsuited(state)
+
+
+def _check(attack: Any) -> None:
+    check_choice("norm", attack.norm, get_args(Norm))
+    for name in ("steps", "targets"):
+        check_count(name, getattr(attack, name), 1)
+    object.__setattr__(attack, "eps", pixel_length("eps", attack.eps, attack.norm))
+
+
+def _with_gradients(attack: AutoAttack | WhiteBoxAttacks) -> dict[str, Attack]:
+    ball = (attack.eps, attack.norm)
+    return {
+        "apgd_ce": APGD(*ball, "cross_entropy", attack.steps, seed=attack.seed),
+        "apgd_t": APGD(*ball, "targeted_dlr", attack.steps, attack.targets, attack.seed),
+        "fab_t": FAB(*ball, attack.steps, attack.targets),
+    }
+
+
+def unsuited(state: AttackState) -> str | None:
+    """Why AutoAttack does not suit a network; None if it does."""
     logits = state.clean_logits
     if state.classes < 4:
-        raise ValueError(
+        return (
             f"the network has {state.classes} classes: AutoAttack's targeted DLR loss needs at least 4 (and even the "
             "untargeted one 3): use PGD"
         )
     sums_to_one = ((logits.sum(1) - 1).abs() < 1e-5).all()
     if len(logits) and logits.min() > -1e-5 and logits.max() < 1 + 1e-5 and sums_to_one:
-        raise ValueError("the network returns probabilities: AutoAttack needs logits, what comes before the softmax")
+        return "the network returns probabilities: AutoAttack needs logits, what comes before the softmax"
+    return None

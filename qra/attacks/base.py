@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor, nn
 
+from qra.attacks.inputs import check_classes, check_images, is_wrong, largest_label
+from qra.attacks.state import AttackState
+from qra.losses import prediction
 from qra.parts import Parts
+from qra.types import Norm
+
+Aim = Literal["labels", "targets", "logits"]
+"""What the ``y`` of an attack is: classes to leave, (N,), classes to reach, (N,), or logits to leave behind, (N, C)."""
 
 
 @contextmanager
@@ -52,68 +60,16 @@ def in_parts(model: nn.Module, work: Callable[..., tuple[Tensor, ...]], *tensors
     return parts(partial(work, model), *tensors) if isinstance(parts, Parts) else work(model, *tensors)
 
 
-def patience(device: torch.device) -> int:
-    """Steps between two looks at which examples are broken, and can be dropped.
-
-    The host would wait for a GPU at each look, and leave it without work afterwards; a CPU gains by each example less.
-    """
-    return 1 if device.type == "cpu" else 8
-
-
 def _plain(tensor: Tensor) -> Tensor:
     """The same values, contiguous, without a graph, usable with gradients."""
     return (tensor.clone() if tensor.is_inference() else tensor.detach()).contiguous()
 
 
-def check_images(x: Tensor, y: Tensor) -> None:
-    """Refuse pixels outside of [0, 1], and labels below 0.
-
-    Args:
-        x: Images, (N, C, H, W).
-        y: Labels (N,), or something else, which is not looked at.
-
-    Raises:
-        ValueError: If a pixel or label is out of range.
-    """
-    if len(x) == 0:
-        return
-    low, high = (float(end) for end in x.detach().aminmax())
-    if not (low >= 0 and high <= 1):
-        raise ValueError(
-            f"pixels run from {low:g} to {high:g}: an attack needs them in [0, 1] (divide bytes by 255, and make "
-            "normalization the network's first layer)"
-        )
-    if _are_labels(y) and int(y.min()) < 0:
-        raise ValueError(f"labels run from {int(y.min())}: they are numbers of classes, from 0")
-
-
-def check_classes(largest: int, logits: Any) -> None:
-    """Refuse labels that are none of a network's classes.
-
-    Args:
-        largest: The largest label.
-        logits: What the network gave, (M, classes).
-
-    Raises:
-        ValueError: If a label is out of range, or there are no logits.
-    """
-    if not isinstance(logits, Tensor) or logits.ndim != 2:
-        raise ValueError("the network returns no logits (N, classes)")
-    if largest >= logits.shape[1]:
-        raise ValueError(f"labels run to {largest}, but the network has the classes 0 to {logits.shape[1] - 1}")
-
-
-def largest_label(y: Tensor) -> int:
-    """The largest of labels (N,); -1 if there are none, or ``y`` is something else."""
-    return int(y.max()) if _are_labels(y) and len(y) else -1
-
-
-def _are_labels(y: Tensor) -> bool:
-    return y.ndim == 1 and not y.is_floating_point()
-
-
 _called: WeakValueDictionary[int, Attack] = WeakValueDictionary()
 """Attacks that were called before, by their identity: they are frozen, and equal ones may meet other images."""
+
+
+_LINF: Norm = "linf"
 
 
 class Attack(ABC):
@@ -121,8 +77,21 @@ class Attack(ABC):
 
     An attack is frozen settings; a subclass is a frozen dataclass that writes :meth:`perturb`. Calling it leaves the
     network as it was: parameters, their ``grad`` and ``requires_grad``, buffers, train or eval mode of every submodule.
-    It leaves the global random generators alone too.
+    It leaves the global random generators alone too. An evaluation calls :meth:`run`, so that the network itself judges
+    what was found on whatever the attack searches on. There, an attack says its ball by the fields ``eps``, in pixel
+    units, and ``norm``.
     """
+
+    # not annotated: an annotation would have to be understood in the module of each subclass
+    norm = _LINF
+    """Norm of the ball."""
+
+    takes_gradients = True
+    """Whether it differentiates the network."""
+
+    needs_fixed_chunks = False
+    """Whether the result of an example depends on the examples around it, so that evaluations give the attack the same
+    ones each time."""
 
     def __call__(
         self, model: nn.Module, x: Tensor, y: Tensor, *, index: Tensor | None = None, epoch: int = 0
@@ -132,7 +101,7 @@ class Attack(ABC):
         Args:
             model: A network that takes pixels in [0, 1] and returns logits; not a wrapper for parallel training.
             x: Images in [0, 1], floating point, (N, C, H, W).
-            y: Labels (N,), or what else the attack is aimed at.
+            y: What :attr:`aim` says.
             index: Positions of the images in their data set, (N,), which choose the random draws; positions in the
                 batch if left out.
             epoch: Chooses the random draws too.
@@ -174,6 +143,65 @@ class Attack(ABC):
         finally:
             hook.remove()
 
+    @property
+    def aim(self) -> Aim:
+        """What ``y`` is."""
+        return "labels"
+
+    @property
+    def title(self) -> str:
+        """Its name and its unusual settings, for people."""
+        return type(self).__name__
+
+    @property
+    def key(self) -> str:
+        """The same as a word for names of outcomes and files."""
+        return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", type(self).__name__).lower()
+
+    @property
+    def standard(self) -> str:
+        """The published protocol whose settings it has, such as AutoAttack; empty if none."""
+        return ""
+
+    def is_fooled(self, logits: Tensor, y: Tensor) -> Tensor:
+        """Whether the attack has reached its aim, for each example: (N, classes) and ``y`` to bool (N,)."""
+        if self.aim == "targets":
+            return prediction(logits) == y
+        return is_wrong(logits, y if y.ndim == 1 else y.argmax(1))
+
+    def members(self) -> dict[str, Attack]:
+        """The attacks that it consists of, by name, in their order, each working on what the ones before it left."""
+        return {}
+
+    def in_chunk(self, number: int) -> Attack:
+        """The attack as it runs on a chunk of examples: one that draws for chunks draws something else for each."""
+        return self
+
+    def work(self, classes: int) -> float:
+        """What it costs for an example that is not broken, in forward passes; only progress is told by it."""
+        return 1.0
+
+    def unsuited(self, state: AttackState) -> str | None:
+        """Why it does not suit the network or its examples; None if it does."""
+        return None
+
+    def run(self, state: AttackState) -> None:
+        """Break what is left of some examples; the networks are in eval mode and gradients are on.
+
+        Unless a subclass does better, :meth:`perturb` is called once and its images are judged.
+
+        Raises:
+            ValueError: If what it returns is not of the shape of the images.
+        """
+        left = state.survivors()
+        if len(left):
+            x = state.x[left]
+            x_adv = self.perturb(state.search, x, state.y[left], state.index[left], state.epoch)
+            if x_adv.shape != x.shape:
+                raise ValueError(f"{type(self).__name__} returned images {tuple(x_adv.shape)} for {tuple(x.shape)}")
+            state.try_out(left, _plain(x_adv))
+        state.on_step(self.work(state.classes))
+
     @abstractmethod
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, index: Tensor, epoch: int) -> Tensor:
         """Find the adversarial images.
@@ -184,10 +212,30 @@ class Attack(ABC):
         Args:
             model: The network.
             x: Images in [0, 1], contiguous, (N, C, H, W); not to be written to.
-            y: As given by the caller.
+            y: As given by the caller: what :attr:`aim` says.
             index: Positions of the images in their data set, (N,), on the device of ``x``.
             epoch: As given by the caller.
 
         Returns:
             A new tensor like ``x``; a graph on it is cut off.
         """
+
+
+class EvaluationAttack(Attack):
+    """An attack that drops an example from its work with the first image that breaks it.
+
+    A subclass is a frozen dataclass that writes :meth:`run`, which judges its successes before it returns. It runs in
+    the precision of the images, whatever autocast says. An example that was not broken gets its own image back.
+    """
+
+    def perturb(self, model: nn.Module, x: Tensor, y: Tensor, index: Tensor, epoch: int) -> Tensor:
+        with torch.autocast(x.device.type, enabled=False):
+            state = AttackState(model, x, y, index=index, epoch=epoch, is_fooled=self.is_fooled)
+            self.run(state)
+        return state.x_adv
+
+    @abstractmethod
+    def run(self, state: AttackState) -> None: ...
+
+    @abstractmethod
+    def work(self, classes: int) -> float: ...

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from qra import losses
 from qra.attacks.pgd import PGD
+from qra.attacks.state import AttackState
 
 
 class SideBySide(nn.Module):
@@ -38,12 +39,16 @@ class DisagreementPGD(PGD):
         if self.loss != "cross_entropy" or self.targeted:
             raise ValueError("DisagreementPGD has a loss of its own: leave loss and targeted out")
 
+    @property
+    def title(self) -> str:
+        return f"disagreement PGD-{self.steps}"
+
+    def unsuited(self, state: AttackState) -> str | None:
+        return _unsuited(state.search)
+
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, index: Tensor, epoch: int) -> Tensor:
-        if not isinstance(model, SideBySide):
-            raise ValueError(
-                f"DisagreementPGD attacks a student and its teacher side by side, not a {type(model).__name__}: it "
-                "is the inner maximization of AdaAD; elsewhere use PGD"
-            )
+        if (reason := _unsuited(model)) is not None:
+            raise ValueError(reason)
         return super().perturb(model, x, y, index, epoch)
 
     def objective(self, logits: Tensor, y: Tensor) -> Tensor:
@@ -52,3 +57,12 @@ class DisagreementPGD(PGD):
 
     def is_fooled(self, logits: Tensor, y: Tensor) -> Tensor:
         return super().is_fooled(logits.chunk(2, dim=1)[0], y)
+
+
+def _unsuited(model: nn.Module) -> str | None:
+    if isinstance(model, SideBySide):
+        return None
+    return (
+        f"DisagreementPGD attacks a student and its teacher side by side, not a {type(model).__name__}: it is the "
+        "inner maximization of AdaAD; elsewhere use PGD"
+    )

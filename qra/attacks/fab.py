@@ -8,8 +8,8 @@ from typing import get_args
 import torch
 from torch import Tensor, nn
 
-from qra.attacks.base import replayed
-from qra.attacks.state import AttackState, EvaluationAttack, length
+from qra.attacks.base import EvaluationAttack, replayed
+from qra.attacks.state import AttackState, length
 from qra.checks import check_choice, check_count, pixel_length
 from qra.losses import prediction
 from qra.types import Norm, Pixels
@@ -49,10 +49,18 @@ class FAB(EvaluationAttack):
         check_count("targets", self.targets, 1)
         object.__setattr__(self, "eps", pixel_length("eps", self.eps, self.norm))
 
+    @property
+    def title(self) -> str:
+        return "FAB-T"
+
+    @property
+    def key(self) -> str:
+        return "fab_t"
+
     def run(self, state: AttackState) -> None:
         left = state.survivors()
         ranks = range(2, min(self.targets, state.classes - 1) + 2)
-        if len(left) == 0:
+        if len(left) == 0 or self.eps == 0:
             return
         positions = left.repeat(len(ranks))
         targets = torch.cat([state.targets(left, rank) for rank in ranks])

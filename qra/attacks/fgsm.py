@@ -45,5 +45,9 @@ class FGSM(Attack):
         step_size = self.eps if self.step_size is None else self.step_size
         return PGD(self.eps, step_size, steps=1, start=self.start, norm=self.norm)
 
+    @property
+    def title(self) -> str:
+        return "FGSM" if isinstance(self.start, ZeroStart) else "FGSM from random starts"
+
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, index: Tensor, epoch: int) -> Tensor:
         return self.as_pgd().perturb(model, x, y, index, epoch)

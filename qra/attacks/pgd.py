@@ -9,12 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from qra import losses
-from qra.attacks.base import Attack, in_parts, patience, replayed
+from qra.attacks.base import Aim, Attack, in_parts, replayed
 from qra.attacks.start import Start, UniformStart
+from qra.attacks.state import AttackState
 from qra.checks import check_choice, check_count, pixel_length
 from qra.types import Norm, Pixels
 
 AttackLoss = Literal["cross_entropy", "dlr", "cw_margin", "kl"]
+
+_PASSES = 3.0  # what a gradient costs in forward passes, roughly
 
 _LOSSES = {
     "cross_entropy": losses.cross_entropy,
@@ -68,13 +71,47 @@ class PGD(Attack):
         for name in ("eps", "step_size"):
             object.__setattr__(self, name, pixel_length(name, getattr(self, name), self.norm))
 
+    @property
+    def aim(self) -> Aim:
+        if self.loss == "kl":
+            return "logits"
+        return "targets" if self.targeted else "labels"
+
+    @property
+    def title(self) -> str:
+        name = f"PGD-{self.steps}" if type(self) is PGD else super().title
+        starts = [f"{self.restarts} starts"] if self.restarts > 1 else []
+        loss = [] if self.loss == "cross_entropy" else [self.loss]
+        return ", ".join([name, *starts, *loss])
+
+    @property
+    def key(self) -> str:
+        name = f"pgd{self.steps}" if type(self) is PGD else super().key
+        starts = f"x{self.restarts}" if self.restarts > 1 else ""
+        return name + starts + ("" if self.loss == "cross_entropy" else f"_{self.loss}")
+
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, index: Tensor, epoch: int) -> Tensor:
-        if y.ndim != (2 if self.loss == "kl" else 1):
+        if y.ndim != (2 if self.aim == "logits" else 1):
             raise ValueError(f"y has shape {tuple(y.shape)}: loss kl takes logits (N, C), the others take labels (N,)")
         if self.eps == 0 or len(x) == 0:
             return x.clone()
-        search = self._until_fooled if self.early_stop else self._worst_of_restarts
-        return search(model, x, y, index, epoch)
+        if not self.early_stop:
+            return self._worst_of_restarts(model, x, y, index, epoch)
+        state = AttackState(None, x, y, model, index=index, epoch=epoch, is_fooled=self.is_fooled)
+        self.run(state)
+        return state.x_adv
+
+    def work(self, classes: int) -> float:
+        return _PASSES * self.steps * self.restarts
+
+    def run(self, state: AttackState) -> None:
+        if not self.early_stop or self.eps == 0:
+            super().run(state)
+            return
+        for restart in range(self.restarts):
+            left = state.survivors()
+            if len(left):
+                self._climb_watched(state, left, restart)
 
     def objective(self, logits: Tensor, y: Tensor) -> Tensor:
         """What the attack increases, for each example: (N, C) and ``y`` to (N,)."""
@@ -108,53 +145,51 @@ class PGD(Attack):
         return delta.mul_(shrink).add_(x).clamp_(0, 1)
 
     def is_fooled(self, logits: Tensor, y: Tensor) -> Tensor:
-        """Whether the attack has reached its aim, for each example: bool (N,)."""
-        labels = y.argmax(1) if self.loss == "kl" else y
-        return (losses.prediction(logits) == labels) == self.targeted
+        reached = losses.prediction(logits) == (y.argmax(1) if self.loss == "kl" else y)
+        return reached if self.targeted else ~reached
 
     def _worst_of_restarts(self, model: nn.Module, x: Tensor, y: Tensor, index: Tensor, epoch: int) -> Tensor:
         worst = self._climb(model, x, y, self.first_iterate(x, index, epoch, 0))
         if self.restarts == 1:
             return worst
-        fooled, objective = self._judge(model, worst, y)
+        fooled, objective = self._look(model, worst, y)
         for restart in range(1, self.restarts):
             x_adv = self._climb(model, x, y, self.first_iterate(x, index, epoch, restart))
-            new_fooled, new_objective = self._judge(model, x_adv, y)
+            new_fooled, new_objective = self._look(model, x_adv, y)
             worse = torch.where(new_fooled == fooled, new_objective > objective, new_fooled)
             worst[worse] = x_adv[worse]
             fooled, objective = fooled | new_fooled, torch.where(worse, new_objective, objective)
         return worst
 
     def _climb(self, model: nn.Module, x: Tensor, y: Tensor, x_adv: Tensor) -> Tensor:
-        steps = _Steps(self, self.steps, stop=False)
+        steps = _Steps(self, self.steps, watched=False)
         return replayed(model, steps, x, y, x_adv)[0]
 
-    def _judge(self, model: nn.Module, x_adv: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    def _look(self, model: nn.Module, x_adv: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         with torch.no_grad():
             logits = losses.at_least_float32(model(x_adv))
             return self.is_fooled(logits, y), self.objective(logits, y)
 
-    def _until_fooled(self, model: nn.Module, x: Tensor, y: Tensor, index: Tensor, epoch: int) -> Tensor:
-        result, pause = torch.empty_like(x), patience(x.device)
-        left = torch.arange(len(x), device=x.device)  # places in the batch of the examples not yet broken
-        for restart in range(self.restarts):
-            x_left, y_left = x[left], y[left]
-            x_adv = self.first_iterate(x_left, index[left], epoch, restart)
-            result[left] = x_adv
-            climbing = torch.ones_like(left, dtype=torch.bool)
-            for done in range(0, self.steps, pause):
-                steps = _Steps(self, min(pause, self.steps - done), stop=True)
-                x_adv, climbing = in_parts(model, steps, x_left, y_left, x_adv, climbing)  # too few to be recorded
-                result[left] = x_adv
-                kept = climbing.nonzero().squeeze(1)
-                left, x_left, y_left, x_adv, climbing = (t[kept] for t in (left, x_left, y_left, x_adv, climbing))
+    def _climb_watched(self, state: AttackState, left: Tensor, restart: int) -> None:
+        """One restart on some examples, each of which leaves with the first iterate that breaks it."""
+        x, y = state.x[left], state.y[left]
+        x_adv = self.first_iterate(x, state.index[left], state.epoch, restart)
+        for done in range(0, self.steps, state.patience):
+            steps = _Steps(self, min(state.patience, self.steps - done), watched=True)
+            # too few to be recorded
+            x_adv, fooled, iterates = in_parts(state.search, steps, x, y, x_adv)
+            kept = None
+            for step in range(steps.count):
+                kept = state.record_success(left, fooled[:, step], iterates[:, step])
+            kept = state.judge() if kept is None else kept
+            state.on_step(_PASSES * steps.count)
+            if kept is not None:
+                left, x, y, x_adv = (tensor[kept] for tensor in (left, x, y, x_adv))
                 if len(left) == 0:
-                    return result
-            if restart + 1 < self.restarts:  # the caller's own forward pass judges the very last iterate
-                left = left[~self._judge(model, x_adv, y_left)[0]]
-                if len(left) == 0:
-                    return result
-        return result
+                    return
+        state.x_adv[left] = x_adv
+        if not state.trusting or restart + 1 < self.restarts:  # else the caller's own forward pass judges the very last
+            state.try_out(left, x_adv)
 
 
 @dataclass(frozen=True)
@@ -164,27 +199,26 @@ class _Steps:
     Args:
         attack: Takes them.
         count: Number of steps.
-        stop: Whether an example stands still once it is misclassified.
+        watched: Whether to return, after the last iterate, which iterate before each step was misclassified,
+            (N, count), and those iterates, (N, count, C, H, W).
     """
 
     attack: PGD
     count: int
-    stop: bool
+    watched: bool
 
-    def __call__(
-        self, model: nn.Module, x: Tensor, y: Tensor, x_adv: Tensor, climbing: Tensor | None = None
-    ) -> tuple[Tensor, ...]:
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, x_adv: Tensor) -> tuple[Tensor, ...]:
         attack = self.attack
         x_adv = x_adv.clone()
+        fooled, iterates = [], []
         for _ in range(self.count):
             gradient, logits = attack.gradient(model, x_adv, y)
-            if climbing is None:
-                x_adv = attack.project(attack.ascend(x_adv, gradient), x)
-                continue
-            climbing = climbing & ~attack.is_fooled(logits, y)
-            moved = attack.project(attack.ascend(x_adv.clone(), gradient), x)
-            x_adv = torch.where(climbing.view(-1, *[1] * (x.ndim - 1)), moved, x_adv)
-        return (x_adv,) if climbing is None else (x_adv, climbing)
+            if self.watched:
+                fooled.append(attack.is_fooled(logits, y))
+                iterates.append(x_adv)
+                x_adv = x_adv.clone()
+            x_adv = attack.project(attack.ascend(x_adv, gradient), x)
+        return (x_adv, torch.stack(fooled, 1), torch.stack(iterates, 1)) if self.watched else (x_adv,)
 
 
 def _l2_norm(v: Tensor) -> Tensor:

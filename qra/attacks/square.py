@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import get_args
 
 import torch
 from torch import Tensor, nn
 
-from qra.attacks.base import replayed
-from qra.attacks.state import AttackState, EvaluationAttack, length, unit
+from qra.attacks.base import EvaluationAttack, replayed
+from qra.attacks.state import AttackState, length, unit
 from qra.checks import check_choice, check_count, pixel_length
 from qra.types import Norm, Pixels
 
@@ -43,15 +43,25 @@ class Square(EvaluationAttack):
     p_init: float = 0.8
     seed: int = 0
 
+    takes_gradients = False
+    needs_fixed_chunks = True
+
     def __post_init__(self) -> None:
         check_choice("norm", self.norm, get_args(Norm))
         check_count("queries", self.queries, 1)
         object.__setattr__(self, "eps", pixel_length("eps", self.eps, self.norm))
 
+    @property
+    def title(self) -> str:
+        return "Square" if self.queries == 5000 else f"Square, {self.queries} queries"
+
+    def in_chunk(self, number: int) -> Square:
+        return replace(self, seed=self.seed + number)
+
     @torch.no_grad()
     def run(self, state: AttackState) -> None:
         left = state.survivors()
-        if len(left) == 0:
+        if len(left) == 0 or self.eps == 0:
             return
         generator = torch.Generator().manual_seed(self.seed)
         search = _Squares(self, state, left, generator) if self.norm == "linf" else _Bumps(self, state, left, generator)

@@ -1,67 +1,97 @@
-"""Attacks that leave an example alone once it is broken, and the state of the examples under them."""
+"""The state of examples under attack, and the one place that judges what is broken."""
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
-from qra.attacks.base import Attack, check_classes, check_images, largest_label, patience
-from qra.losses import prediction
+from qra.attacks.inputs import check_classes, check_images, is_wrong, largest_label
 from qra.parts import Parts
 from qra.types import Norm
 
 _TINY = 1e-12
 
+IsFooled = Callable[[Tensor, Tensor], Tensor]
+"""Whether logits (N, classes) are what an attack wants, given what it aims at: bool (N,)."""
+
+
+def patience(device: torch.device) -> int:
+    """Steps between two looks at which examples are broken, and can be dropped.
+
+    The host would wait for a GPU at each look, and leave it without work afterwards; a CPU gains by each example less.
+    """
+    return 1 if device.type == "cpu" else 8
+
 
 class AttackState:
     """A network under attack, and which of its examples are broken already.
 
-    An attack may search on a copy of the network that is made for gradients; what it finds there counts only if the
-    network itself is wrong about it.
+    An attack may search on a copy of the network that is made for gradients, or on another network; what it finds
+    there counts only if the network itself is wrong about it.
 
     Attributes:
         search: The network to search on, in eval mode.
         x: Images in [0, 1], (N, C, H, W).
-        y: Labels, (N,).
+        y: What the attack aims at: labels, (N,), or what else it asks for; errors are judged by what was given at
+            first.
+        index: Positions of the images in their data set, (N,).
+        epoch: Chooses random draws too.
         clean_logits: What the network itself says of ``x``, (N, classes).
         broken: Whether it is wrong about an example, as it is from the start or at the image that was found, (N,).
-        x_adv: That image; ``x`` for the others.
+        x_adv: That image; for the others the last one that an attack ended with, or ``x``.
         n_correct: Number of examples that are not broken.
         patience: Steps after which successes are judged.
 
     Args:
-        network: The network whose errors count, in eval mode.
+        network: The network whose errors count, in eval mode; None to take ``search`` at its word and know nothing of
+            the clean images, which saves passes where the two are one.
         x: As above.
         y: As above.
         search: As above; ``network`` if not given.
+        index: As above; positions in the batch if not given.
+        epoch: As above.
+        is_fooled: What counts as an error.
+        received: What the network receives of adversarial images and their clean ones, both (M, C, H, W), such as
+            bytes; the images themselves if not given.
         on_step: Called in each iteration with its share of the work that an attack costs at most, in forward passes of
             one example.
     """
 
     def __init__(
         self,
-        network: nn.Module,
+        network: nn.Module | None,
         x: Tensor,
         y: Tensor,
         search: nn.Module | None = None,
+        *,
+        index: Tensor | None = None,
+        epoch: int = 0,
+        is_fooled: IsFooled = is_wrong,
+        received: Callable[[Tensor, Tensor], Tensor] | None = None,
         on_step: Callable[[float], None] | None = None,
     ) -> None:
-        self._network, self._parts = network, Parts()
-        self.search = network if search is None else search
-        self.x, self.y = x, y
-        check_images(x, y)
-        self.clean_logits = self._logits(x)
-        check_classes(largest_label(y), self.clean_logits)
-        self.broken = prediction(self.clean_logits) != y
+        judge = search if network is None else network
+        assert judge is not None
+        self._network, self._parts, self._is_fooled, self._goal = judge, Parts(), is_fooled, y
+        self._received = received if received is not None else lambda x_adv, clean: x_adv
+        self.search = judge if search is None else search
+        self.trusting = network is None
+        self.x, self.y, self.epoch = x, y, epoch
+        self.index = torch.arange(len(x), device=x.device) if index is None else index
         self.x_adv = x.clone()
-        self.n_correct = int((~self.broken).sum())
-        self.on_step = on_step if on_step is not None else lambda work: None
         self.patience = patience(x.device)
+        self.on_step = on_step if on_step is not None else lambda work: None
         self._successes: list[tuple[Tensor, Tensor]] = []
         self._positions = torch.empty(0, dtype=torch.int64)
+        self.broken = torch.zeros(len(x), dtype=torch.bool, device=x.device)
+        if not self.trusting:
+            check_images(x, y)
+            self.clean_logits = self._logits(x)
+            check_classes(largest_label(y), self.clean_logits)
+            self.broken = is_fooled(self.clean_logits, y)
+        self.n_correct = int((~self.broken).sum()) if not self.trusting else len(x)
 
     @property
     def classes(self) -> int:
@@ -72,17 +102,17 @@ class AttackState:
         """Positions of the examples that are not broken, ascending."""
         return (~self.broken).nonzero().squeeze(1)
 
-    def targets(self, left: Tensor, rank: int) -> Tensor:
+    def targets(self, positions: Tensor, rank: int) -> Tensor:
         """The class of a rank in the clean logits, the most likely one having rank 1, for some examples."""
-        return self.clean_logits[left].sort(1).indices[:, -rank]
+        return self.clean_logits[positions].sort(1).indices[:, -rank]
 
     def record_success(self, positions: Tensor, fooled: Tensor, x_adv: Tensor, at_once: bool = False) -> Tensor | None:
-        """Remember what fooled the network that is searched on; every ``patience`` steps, :meth:`judge` it.
+        """Remember what fooled the network that is searched on; from time to time, :meth:`judge` it.
 
         Args:
             positions: Of the examples that are worked on, (M,), the same since :meth:`judge`; one may appear
                 several times.
-            fooled: Which of them are misclassified by it, bool (M,).
+            fooled: For which of them this is a success, bool (M,).
             x_adv: Their images, (M, C, H, W), which must not be written to later.
             at_once: Whether to judge each time, because the next step depends on which examples are left.
 
@@ -94,23 +124,41 @@ class AttackState:
         return self.judge() if at_once or len(self._successes) >= self.patience else None
 
     def judge(self) -> Tensor | None:
-        """Judge all successes since the last time on the network itself; keep the first image that breaks an example.
+        """Judge all successes since the last time, and book the first image that breaks an example.
 
         Returns:
             As :meth:`record_success`.
         """
-        successes, self._successes = self._successes, []
-        if not successes:
+        found, self._successes = self._successes, []
+        if not found:
             return None
-        steps, rows = torch.stack([fooled for fooled, _ in successes]).nonzero().unbind(1)
+        steps, rows = torch.stack([fooled for fooled, _ in found]).nonzero().unbind(1)
         if len(rows) == 0:
             return None
-        images = (
-            torch.stack([x_adv for _, x_adv in successes])[steps, rows] if len(successes) > 1 else successes[0][1][rows]
-        )
-        places = self._positions[rows]
-        logits = torch.cat([self._logits(part) for part in torch.split(images, len(self.x))])
-        won = (prediction(logits) != self.y[places]).nonzero().squeeze(1)
+        images = found[0][1][rows] if len(found) == 1 else torch.stack([x_adv for _, x_adv in found])[steps, rows]
+        return self._book(self._positions, rows, images, self.trusting)
+
+    def try_out(self, positions: Tensor, x_adv: Tensor) -> Tensor | None:
+        """Judge images whatever the network that is searched on says of them.
+
+        Args:
+            positions: Of their examples, (M,).
+            x_adv: The images, (M, C, H, W), which examples that stay right are left with.
+
+        Returns:
+            As :meth:`record_success`.
+        """
+        self.x_adv[positions] = self._received(x_adv, self.x[positions])
+        return self._book(positions, torch.arange(len(positions), device=positions.device), x_adv, trusted=False)
+
+    def _book(self, positions: Tensor, rows: Tensor, images: Tensor, trusted: bool) -> Tensor | None:
+        """Book the first of several images that breaks an example; each is of the example ``positions[row]``."""
+        places = positions[rows]
+        images = self._received(images, self.x[places])
+        won = torch.arange(len(rows), device=rows.device)
+        if not trusted:
+            logits = torch.cat([self._logits(part) for part in torch.split(images, max(len(self.x), 1))])
+            won = self._is_fooled(logits, self._goal[places]).nonzero().squeeze(1)
         if len(won) == 0:
             return None
         found, order = places[won].sort(stable=True)
@@ -119,36 +167,12 @@ class AttackState:
         self.x_adv[places[won]] = images[won]
         self.broken[places[won]] = True
         self.n_correct = int((~self.broken).sum())
-        return (~self.broken[self._positions]).nonzero().squeeze(1)
+        return (~self.broken[positions]).nonzero().squeeze(1)
 
     @torch.no_grad()
     def _logits(self, x: Tensor) -> Tensor:
         logits: Tensor = self._parts(lambda part: (self._network(part),), x)[0]
         return logits
-
-
-class EvaluationAttack(Attack):
-    """An attack that drops an example from its work with the first image that breaks it.
-
-    A subclass is a frozen dataclass that writes :meth:`run`, which judges its successes before it returns. It is
-    made for evaluation: it runs in the precision of the images, whatever autocast says, and its random draws are
-    those of a generator seeded anew in each call, so that they depend on the place of an example in the batch. An
-    example that was not broken gets its own image back.
-    """
-
-    def perturb(self, model: nn.Module, x: Tensor, y: Tensor, index: Tensor, epoch: int) -> Tensor:
-        with torch.autocast(x.device.type, enabled=False):
-            state = AttackState(model, x, y)
-            self.run(state)
-        return state.x_adv
-
-    @abstractmethod
-    def run(self, state: AttackState) -> None:
-        """Break what is left of ``state``; its networks are in eval mode and gradients are on."""
-
-    @abstractmethod
-    def work(self, classes: int) -> float:
-        """What :meth:`run` costs for an example that is not broken, in forward passes."""
 
 
 def length(v: Tensor, norm: Norm) -> Tensor:

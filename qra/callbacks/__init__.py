@@ -1,12 +1,14 @@
 from qra.callbacks.adversarial_examples import AdversarialExamples
+from qra.callbacks.attack_evaluation import AttackEvaluation
 from qra.callbacks.autoattack import AutoAttackEvaluation
 from qra.callbacks.base import Order, PipelineCallback, order
 from qra.callbacks.catastrophic import CatastrophicOverfittingGuard
 from qra.callbacks.checkpoint_files import CheckpointFiles
 from qra.callbacks.diagnostics import TrainingDiagnostics
 from qra.callbacks.distillation import TeacherDistillation
-from qra.callbacks.evaluation import Evaluation, Measurement, RobustnessEvaluation
+from qra.callbacks.evaluation import Evaluation, RobustnessEvaluation
 from qra.callbacks.masking import MaskingCheck
+from qra.callbacks.measurement import Measurement
 from qra.callbacks.pwlq import PWLQCalibration
 from qra.callbacks.quantization import QuantizationMonitor, QuantizationSummary
 from qra.callbacks.requantization import Requantization
@@ -15,6 +17,7 @@ from qra.callbacks.training_record import TrainingRecord
 
 __all__ = [
     "AdversarialExamples",
+    "AttackEvaluation",
     "AutoAttackEvaluation",
     "CatastrophicOverfittingGuard",
     "CheckpointFiles",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,33 +12,24 @@ from lightning import LightningModule, Trainer
 from torch import Tensor, nn
 
 from qra import checkpoint
-from qra.attacks import PGD, Square, UniformStart
-from qra.callbacks.base import Order, PipelineCallback
+from qra.attacks import PGD, Attack, Square, UniformStart
+from qra.attacks.pixels import PixelType, levels
+from qra.callbacks.attack_evaluation import USUAL_N, ChunkedEvaluation, check_n
+from qra.callbacks.measurement import Measurement
 from qra.callbacks.subset import Subset
 from qra.checks import check_count
-from qra.describe import describe
-from qra.evaluation.outcome import Outcome, worst_case
-from qra.evaluation.robustness import attacked, correct_as_bytes, is_correct, robust
+from qra.data import ImageDataModule, data_of
+from qra.evaluation.outcome import Outcome
+from qra.evaluation.protocol import Protocol, Source
 from qra.evaluation.sources import GradientSource, attack_networks, check_classes
 from qra.losses import prediction
-from qra.precision import Precision, suffix
+from qra.modules import ImageClassifier
+from qra.precision import Precision
 from qra.progress import EvaluationProgress
+from qra.quant import FrozenNetwork
 from qra.types import Batch, Pixels, parse_pixels
 
 CURVE = (0.0, 0.5 / 255, 1 / 255, 2 / 255, 4 / 255, 8 / 255, 16 / 255, 32 / 255)
-
-
-class Measurement(PipelineCallback):
-    """A callback that measures test examples.
-
-    Attributes:
-        outcomes: What it found, by name; complete on every rank once it is done.
-    """
-
-    order = Order.MEASURE
-
-    def __init__(self) -> None:
-        self.outcomes: dict[str, Outcome] = {}
 
 
 class Evaluation(Measurement):
@@ -122,14 +113,14 @@ def gather_examples(trainer: Trainer, examples: dict[str, Tensor]) -> dict[str, 
     return {name: value[order] for name, value in whole.items()}
 
 
-class RobustnessEvaluation(Evaluation):
+class RobustnessEvaluation(Measurement):
     """Clean accuracy on all test images, and the PGD curve: robust accuracy over ``eps`` with steps of ``eps / 4``.
 
-    ``gradients`` says what an attacker differentiates. ``ste``: the network, rounding counted as the identity inside
-    the clip range; ``ste_soft``: clipping counted as the identity too; ``hard``: the true gradient, zero through
-    rounding, which only serves to diagnose gradient masking; ``surrogate``: another network, the examples being
-    transferred; ``square``: nothing, the Square attack being tried on what survives the others. With several of them,
-    an example counts as robust (``worst_8``) if it survives all.
+    Each budget and source of gradients is an :class:`AttackEvaluation`. ``gradients`` says what an attacker
+    differentiates. ``ste``: the network, rounding counted as the identity inside the clip range; ``ste_soft``: clipping
+    counted as the identity too; ``hard``: the true gradient, zero through rounding, which only serves to diagnose
+    gradient masking; ``surrogate``: another network, whose adversarial examples are tried on this one; ``square``:
+    nothing, by the Square attack.
 
     Args:
         eps: Budgets, in pixel units, L-inf. At 32/255 the accuracy should be about 0, or something hides the gradients.
@@ -139,12 +130,15 @@ class RobustnessEvaluation(Evaluation):
         surrogate: Checkpoint of the network whose examples ``surrogate`` transfers, such as the float one.
         surrogate_network: Its architecture, if the checkpoint does not describe it or is of a class of your own.
         queries: Number of queries of ``square``.
-        n: Number of test images, class-balanced; all of them if there are fewer.
+        n: Number of test images, class-balanced; the default means all of them where there are fewer.
         seed: Chooses the subset and the start noise.
-        batch_size: Images attacked at a time on each rank.
+        batch_size: Images of a chunk, which are attacked together.
         search_precision: What the attacks compute in. What they find counts only if the network itself is wrong in
             float32, so a faster search can only miss; outcomes carry its name.
+        pixels: What the network receives, ``float`` or ``bytes``; see :class:`AttackEvaluation`.
     """
+
+    stages = ("test",)
 
     def __init__(
         self,
@@ -154,139 +148,100 @@ class RobustnessEvaluation(Evaluation):
         gradients: Sequence[GradientSource] = ("ste",),
         surrogate: str | None = None,
         queries: int = 5000,
-        n: int = 1000,
+        n: int = USUAL_N,
         seed: int = 0,
         batch_size: int = 250,
         search_precision: Precision = "float32",
         surrogate_network: nn.Module | None = None,
+        pixels: PixelType = "float",
     ) -> None:
-        super().__init__(n, seed, batch_size)
-        self.search_precision = search_precision
+        super().__init__()
+        check_count("n", n)
+        check_count("batch_size", batch_size)
         if not gradients or len(set(gradients)) != len(gradients):
             raise ValueError(f"gradients are {list(gradients)}: name at least one, and each once")
         if ("surrogate" in gradients) != (surrogate is not None):
             raise ValueError("gradients: surrogate and a checkpoint as surrogate go together: give both or neither")
+        self.n = n
         self.gradients = tuple(sorted(gradients, key=lambda gradient: gradient == "square"))
-        self.surrogate = surrogate
+        self.search_precision = search_precision
         self._surrogate = None if surrogate is None else checkpoint.load(surrogate, surrogate_network)
-        self.square = Square(queries=queries, seed=seed)
-        self._clean: list[tuple[Tensor, Tensor]] = []
+        origin = None if surrogate is None else Source(surrogate, checkpoint.sha256(surrogate))
+        common: dict[str, Any] = {"n": n, "subset_seed": seed, "chunk_size": batch_size, "pixels": pixels}
+        common["search_precision"] = search_precision
         budgets = sorted({parse_pixels(budget) for budget in eps})
+        if pixels == "bytes" and tuple(eps) == CURVE:
+            budgets = [budget for budget in budgets if budget == 0 or levels(budget)]
         self.attacks = [
             PGD(budget, budget / 4, steps, restarts, UniformStart(seed), early_stop=True) for budget in budgets
         ]
 
+        def protocol(attack: PGD, gradient: GradientSource) -> Protocol:
+            searched: dict[str, Any] = {"pixels": pixels, "search_precision": search_precision}
+            if gradient == "square":
+                return Protocol(Square(attack.eps, queries=queries, seed=seed), **searched)
+            if gradient == "surrogate":
+                return Protocol(attack, source=origin, **searched)
+            return Protocol(attack, gradient, **searched)
+
+        chosen: dict[str, Any] = {"n": n, "subset_seed": seed, "chunk_size": batch_size}
+        self._budgets = [
+            {gradient: ChunkedEvaluation(protocol(attack, gradient), **chosen) for gradient in self.gradients}
+            for attack in self.attacks
+        ]
+        self._clean: list[tuple[Tensor, Tensor]] = []
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return ("clean", *(evaluation.name for budget in self._budgets for evaluation in budget.values()))
+
+    def check(self, module: ImageClassifier, data: ImageDataModule, world_size: int) -> None:
+        check_n(self.n, data.size("test"), type(self).__name__)
+
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        super().on_test_start(trainer, pl_module)
-        self._clean = []
+        self._clean, self.outcomes = [], {}
 
     def on_test_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, *_: Any, **__: Any
     ) -> None:
-        super().on_test_batch_end(trainer, pl_module, outputs, batch)
         self._clean.append((batch.indices, prediction(outputs) == batch.y))
 
-    def evaluate(self, network: nn.Module, batches: Sequence[Batch], progress: EvaluationProgress) -> Iterator[Outcome]:
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         indices, correct = (torch.cat(parts) for parts in zip(*self._clean, strict=True))
-        yield Outcome("clean", "clean", {}, indices, correct)
+        self.outcomes["clean"] = gather(trainer, Outcome("clean", "clean", {}, indices, correct))
+        targets = self._targets(trainer, pl_module)
+        for budget in self._budgets:
+            self.outcomes |= self._measure(trainer, pl_module, budget, targets)
+        for name, outcome in self.outcomes.items():
+            pl_module.log(f"test/{name}_acc", outcome.accuracy, sync_dist=True)
+
+    def _targets(self, trainer: Trainer, pl_module: LightningModule) -> dict[GradientSource, FrozenNetwork]:
+        """What is searched on for each source of gradients; sources that make no difference share one network."""
+        network: nn.Module = pl_module.network  # type: ignore[assignment]
         if self._surrogate is not None:
-            check_classes(network, self._surrogate.to(batches[0].x.device), batches[0].x[:1])
-        targets = attack_networks(network, self.gradients, self._surrogate)
+            self._surrogate.to(pl_module.device)
+            shape = data_of(trainer).image_shape
+            check_classes(network, self._surrogate, torch.zeros(1, *shape, device=pl_module.device))
+        with torch.inference_mode(False):
+            targets = attack_networks(network, self.gradients, self._surrogate)
         for target in targets.values():
             target.precision = self.search_precision
-        for attack in self.attacks:
-            found: dict[nn.Module, Outcome] = {}  # gradient modes share a target where nothing is rounded
-            members: list[Outcome] = []
-            for gradient, target in targets.items():
-                if gradient == "square":
-                    members.append(self._square(attack.eps, network, target, batches, members, progress))
-                else:
-                    if target not in found:
-                        found[target] = self._outcome(attack, gradient, network, target, batches, progress)
-                    members.append(dataclasses.replace(found[target], **self._names(attack, gradient)))
-                yield members[-1]
-            if len(members) > 1:
-                yield worst_case(f"worst_{_levels(attack.eps)}{suffix(self.search_precision)}", members)
-
-    def _square(
-        self,
-        eps: float,
-        network: nn.Module,
-        target: nn.Module,
-        batches: Sequence[Batch],
-        others: Sequence[Outcome],
-        progress: EvaluationProgress,
-    ) -> Outcome:
-        """What Square leaves of the examples that survive the others."""
-        attack = dataclasses.replace(self.square, eps=eps)
-        progress.start(f"Square on survivors, eps {_levels(eps)}/255", len(batches))
-        indices = torch.cat([batch.indices for batch in batches])
-        survivors = torch.stack(
-            [other.correct for other in others] or [torch.cat([is_correct(network, b.x, b.y) for b in batches])]
-        ).all(0)
-        parts = []
-        for batch, correct in zip(batches, torch.split(survivors, self.batch_size), strict=True):
-            left = correct.nonzero().squeeze(1)
-            if len(left) and eps > 0:
-                x, y, places = (part[left] for part in batch)
-                correct[left] = robust(network, attack, x, y, places, attack_network=target)
-            parts.append(correct)
-            progress.advance(correct)
-        name = f"square_{_levels(eps)}{suffix(self.search_precision)}"
-        return Outcome(
-            name,
-            "Square on survivors",
-            describe(attack),
-            indices,
-            torch.cat(parts),
-            eps,
-            survivors_of=[other.name for other in others],
-            search_precision=self.search_precision,
-        )
-
-    def _outcome(
-        self,
-        attack: PGD,
-        gradient: GradientSource,
-        network: nn.Module,
-        target: nn.Module,
-        batches: Sequence[Batch],
-        progress: EvaluationProgress,
-    ) -> Outcome:
-        names = self._names(attack, gradient)
-        progress.start(f"{names['title']} {gradient}, eps {_levels(attack.eps)}/255", len(batches))
-        attack = self._as_made(attack, gradient)
-        parts, as_bytes = [], []
-        for batch in batches:
-            correct, x_adv = attacked(network, attack, *batch, attack_network=target)
-            parts.append(correct)
-            as_bytes.append(correct_as_bytes(network, attack, batch, correct, x_adv, target))
-            progress.advance(correct)
-        indices = torch.cat([batch.indices for batch in batches])
-        return Outcome(
-            **names, indices=indices, correct=torch.cat(parts), eps=attack.eps, correct_as_bytes=torch.cat(as_bytes)
-        )
+        return targets
 
     @staticmethod
-    def _as_made(attack: PGD, gradient: GradientSource) -> PGD:
-        """The attack as it is run: what just breaks a surrogate would hardly be transferred, so it goes on there."""
-        return dataclasses.replace(attack, early_stop=False) if gradient == "surrogate" else attack
-
-    def _names(self, attack: PGD, gradient: GradientSource) -> dict[str, Any]:
-        end = ("" if gradient == "ste" else f"_{gradient}") + suffix(self.search_precision)
-        source = {}
-        if gradient == "surrogate":
-            assert self.surrogate is not None
-            source = {"path": self.surrogate, "sha256": checkpoint.sha256(self.surrogate)}
-        return {
-            "name": f"pgd{attack.steps}_{_levels(attack.eps)}{end}",
-            "title": f"PGD-{attack.steps}" + (f" x {attack.restarts}" if attack.restarts > 1 else ""),
-            "settings": describe(self._as_made(attack, gradient)),
-            "gradient": "" if source else gradient,
-            "source": source,
-            "search_precision": self.search_precision,
-        }
-
-
-def _levels(eps: float) -> str:
-    return f"{round(eps * 255, 4):g}"
+    def _measure(
+        trainer: Trainer,
+        pl_module: LightningModule,
+        budget: Mapping[GradientSource, ChunkedEvaluation],
+        targets: Mapping[GradientSource, FrozenNetwork],
+    ) -> dict[str, Outcome]:
+        """The outcomes of one budget; what attacks the same network in the same way is run once."""
+        done: dict[tuple[Attack, FrozenNetwork], ChunkedEvaluation] = {}
+        for gradient, evaluation in budget.items():
+            way = evaluation.protocol.attack, targets[gradient]
+            if way in done:
+                evaluation.keep(*done[way].found)
+            else:
+                evaluation.measure(trainer, pl_module, targets[gradient])
+                done[way] = evaluation
+        return {name: outcome for each in budget.values() for name, outcome in each.outcomes.items()}

@@ -15,7 +15,8 @@ from qra import checkpoint
 from qra.attacks import Attack
 from qra.callbacks.base import Order
 from qra.callbacks.best import restore_best
-from qra.callbacks.evaluation import Measurement, gather
+from qra.callbacks.evaluation import gather
+from qra.callbacks.measurement import Measurement
 from qra.checks import check_count
 from qra.data import ImageDataModule, data_of
 from qra.describe import describe

@@ -16,7 +16,7 @@ from rich.table import Table
 
 from qra import checkpoint, environment
 from qra.callbacks.base import Order, PipelineCallback
-from qra.callbacks.evaluation import Measurement
+from qra.callbacks.measurement import Measurement
 from qra.callbacks.scope import remarks, scope
 from qra.data import data_of
 from qra.describe import describe

@@ -1,42 +1,163 @@
-"""Robust accuracy of a network under an attack."""
+"""Robust accuracy of a network under an attack: one way for all attacks, judged by the network itself."""
 
 from __future__ import annotations
 
-import dataclasses
-import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from qra.attacks import PGD, Attack, AttackState, EvaluationAttack
+from qra.attacks import Attack, AttackState
 from qra.attacks.base import untouched
+from qra.attacks.pixels import OnBytes, PixelType, check_bytes, on_bytes, to_bytes
+from qra.attacks.state import length
 from qra.losses import prediction
 from qra.parts import Parts
 from qra.precision import float32
-from qra.types import Batch
+from qra.types import Batch, format_pixels
+
+_TOLERANCE = 1e-5  # of distances in float32
+
+Watch = Callable[[str, float, int], None]
+"""Called with the title of the attack at work, the share of the work done, and the number of correct examples."""
 
 
 @torch.no_grad()
 def is_correct(network: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-    """Whether the network in eval mode is correct, in float32: (N, C, H, W) and (N,) to bool (N,)."""
+    """Whether the network in eval mode is right, in float32: (N, C, H, W) and (N,) to bool (N,)."""
     with float32(x.device):
         (logits,) = Parts()(lambda part: (network(part),), x)
     return prediction(logits) == y
 
 
-def robust(
+class Attacked(NamedTuple):
+    """What an attack did to some examples."""
+
+    first_broken_by: Tensor
+    """0 where the network is wrong from the start, k where the k-th of the attack's members broke the example, and one
+    more than there are members where the example stays correct; uint8, (N,)."""
+    x_adv: Tensor
+    """The images that break examples, the ones that the attack ended with, or clean ones, (N, C, H, W)."""
+    correct: Tensor
+    """Whether the network stays right, bool (N,)."""
+
+
+def members(attack: Attack) -> dict[str, Attack]:
+    """The attacks that one consists of, by name; itself, if it is one."""
+    return attack.members() or {attack.key: attack}
+
+
+def attack_examples(
     network: nn.Module,
     attack: Attack,
-    x: Tensor,
-    y: Tensor,
-    indices: Tensor,
-    *,
-    attack_network: nn.Module | None = None,
-) -> Tensor:
-    """Whether each example stays correct under an attack: the first result of :func:`attacked`, bool (N,)."""
-    return attacked(network, attack, x, y, indices, attack_network=attack_network)[0]
+    batch: Batch,
+    search: nn.Module | None = None,
+    pixels: PixelType = "float",
+    watch: Watch = lambda title, share, n_correct: None,
+) -> Attacked:
+    """Attack the examples that are correct to begin with.
+
+    What the attack finds counts only if ``network`` itself gets it wrong; an example that only ``search`` gets wrong is
+    worked on further. Global random generators, modes and gradients of parameters stay as they are.
+
+    Args:
+        network: Judged in eval mode and float32.
+        attack: Whose members are run in their order, each on what is left.
+        batch: Float images in [0, 1], labels, and data set indices, which choose random draws.
+        search: What the attack sees: the same function, made for gradients (see ``qra.quant.freeze``), or another
+            network, whose adversarial examples are tried on ``network``. ``network`` if not given.
+        pixels: Whether the network receives bytes. If so, images are rounded wherever the attack looks, which
+            differentiates straight through that, and the network judges real bytes.
+        watch: Called in each iteration.
+
+    Raises:
+        ValueError: If the attack asks for targets, does not suit the network, or leaves its ball or [0, 1].
+    """
+    x, y, indices = batch
+    if attack.aim == "targets":
+        raise ValueError(f"{type(attack).__name__} is targeted: evaluations have labels to leave, no classes to reach")
+    search = network if search is None else search
+    received = None
+    if pixels == "bytes":
+        check_bytes(x)
+        attack, search = on_bytes(attack), OnBytes(search)
+        received = partial(to_bytes, eps=attack.eps, norm=attack.norm)  # type: ignore[attr-defined]
+    with float32(x.device), untouched(network), untouched(search):
+        progress = _Progress(watch)
+        state = AttackState(
+            network, x.clone(), y.clone(), search, index=indices, received=received, on_step=progress.step
+        )
+        if (reason := attack.unsuited(state)) is not None:
+            raise ValueError(reason)
+        steps = members(attack)
+        progress.begin(state, sum(member.work(state.classes) for member in steps.values()))
+        found = torch.where(state.broken, 0, len(steps) + 1).to(torch.uint8)
+        for number, member in enumerate(steps.values(), 1):
+            state.y = state.clean_logits if member.aim == "logits" else y
+            with progress.of(member):
+                member.run(state)
+            found[state.broken & (found > number)] = number
+    check_ball(attack, batch, state.x_adv)
+    return Attacked(found, state.x_adv, ~state.broken)
+
+
+class _Progress:
+    """Tells how much of the planned work is done; what examples that broke early saved counts as done."""
+
+    def __init__(self, watch: Watch) -> None:
+        self._watch, self._done, self._title = watch, 0.0, ""
+
+    def begin(self, state: AttackState, total: float) -> None:
+        self._state, self._total = state, max(total, 1e-9)
+
+    @contextmanager
+    def of(self, member: Attack) -> Iterator[None]:
+        self._title = member.title
+        planned = self._done + member.work(self._state.classes) / self._total
+        yield
+        self._done = planned
+        self._watch(self._title, self._done, self._state.n_correct)
+
+    def step(self, work: float) -> None:
+        self._done += work / self._total
+        self._watch(self._title, self._done, self._state.n_correct)
+
+
+def check_ball(attack: Attack, batch: Batch, x_adv: Tensor) -> None:
+    """Refuse images that no attack of this budget may give.
+
+    Args:
+        attack: Its ball is looked at if it has the field ``eps``.
+        batch: The clean images.
+        x_adv: The adversarial ones, (N, C, H, W).
+
+    Raises:
+        ValueError: If one lies outside of the ball or of [0, 1], with its index and how far.
+    """
+    name, eps = type(attack).__name__, getattr(attack, "eps", None)
+    if len(x_adv) == 0:
+        return
+    beyond = torch.maximum(-x_adv, x_adv - 1).flatten(1).amax(1)
+    if not (beyond <= _TOLERANCE).all():
+        worst = int(beyond.nan_to_num(torch.inf).argmax())
+        raise ValueError(
+            f"{name} leaves the pixel range: image {int(batch.indices[worst])} has a pixel {float(beyond[worst]):.4g} "
+            "outside of [0, 1]: clamp what it returns"
+        )
+    if eps is None:
+        return
+    distance = length(x_adv - batch.x, attack.norm).flatten()
+    if not (distance <= eps + _TOLERANCE).all():
+        worst = int(distance.argmax())
+        far = float(distance[worst])
+        levels = f" ({far * 255:.4g}/255)" if attack.norm == "linf" else ""
+        raise ValueError(
+            f"{name} leaves its ball: it moves image {int(batch.indices[worst])} by {far:.4g}{levels}, {attack.norm}, "
+            f"but eps is {format_pixels(eps)}: project what it returns"
+        )
 
 
 def attacked(
@@ -48,122 +169,19 @@ def attacked(
     *,
     attack_network: nn.Module | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Attack the examples that are correct to begin with.
-
-    What the attack finds counts only if ``network`` itself gets it wrong.
-
-    Args:
-        network: In eval mode.
-        attack: Use one with ``early_stop``, so that an example counts as broken at any iterate.
-        x: Images in [0, 1], (N, C, H, W).
-        y: Labels, (N,).
-        indices: Positions in the data set, (N,); they choose the start noise.
-        attack_network: What the attack sees: the same function, made for gradients (see ``qra.quant.freeze``), or
-            another network, whose adversarial examples are tried on ``network``. ``network`` if not given.
-
-    Returns:
-        Whether each example stays correct, bool (N,), and the images that the attack ended with, (N, C, H, W): clean
-        ones for the examples that are wrong anyway.
-    """
-    target = network if attack_network is None else attack_network
-    if isinstance(attack, EvaluationAttack):
-        return _run(network, attack, x, y, target)
-    correct = is_correct(network, x, y)
-    x_adv = x.clone()
-    left = correct.nonzero().squeeze(1)
-    if len(left):
-        with float32(x.device):
-            x_adv[left] = attack(target, x[left], y[left], index=indices[left])
-        correct[left] = is_correct(network, x_adv[left], y[left])
-        if getattr(attack, "early_stop", False) and target is not network:
-            _go_on(network, attack, target, Batch(x, y, indices), correct, x_adv)
-    return correct, x_adv
+    """Attack examples: whether each stays correct, bool (N,), and the images of :func:`attack_examples`."""
+    found = attack_examples(network, attack, Batch(x, y, indices), attack_network)
+    return found.correct, found.x_adv
 
 
-def _run(
-    network: nn.Module, attack: EvaluationAttack, x: Tensor, y: Tensor, target: nn.Module
-) -> tuple[Tensor, Tensor]:
-    """What :func:`attacked` returns, for an attack that judges on the network by itself."""
-    with float32(x.device), untouched(network), untouched(target):
-        state = AttackState(network, x.clone(), y.clone(), target)
-        attack.run(state)
-    return ~state.broken, state.x_adv
-
-
-def _go_on(network: nn.Module, attack: Attack, target: nn.Module, batch: Batch, correct: Tensor, x_adv: Tensor) -> None:
-    """Attack on, in place, where an attack stopped at an image that fools ``target`` but not the network.
-
-    It is tried again in float32, if ``target`` searches in something faster, and at last without a stop.
-    """
-    whole = dataclasses.replace(attack, early_stop=False)  # type: ignore[type-var]
-    stopped = correct & ~is_correct(target, x_adv, batch.y)
-    with _in_float32(target) as was_faster:
-        for attempt in (attack, whole) if was_faster else (whole,):
-            left = stopped.nonzero().squeeze(1)
-            if len(left) == 0:
-                return
-            x, y, indices = (part[left] for part in batch)
-            with float32(x.device):
-                x_adv[left] = attempt(target, x, y, index=indices)
-            correct[left] = is_correct(network, x_adv[left], y)
-            stopped[left] = correct[left] & ~is_correct(target, x_adv[left], y)
-
-
-@contextmanager
-def _in_float32(target: nn.Module) -> Iterator[bool]:
-    """Let an attack-time copy search in float32; whether it was to search in something faster."""
-    precision = getattr(target, "precision", None)
-    if precision in (None, "float32"):
-        yield False
-        return
-    vars(target)["precision"] = "float32"
-    try:
-        yield True
-    finally:
-        vars(target)["precision"] = precision
-
-
-def to_bytes(x_adv: Tensor, x: Tensor, eps: float) -> Tensor:
-    """Round adversarial images to what a device receives: the nearest bytes that lie in the L-inf ball.
-
-    Args:
-        x_adv: Images in [0, 1], (N, C, H, W).
-        x: The clean images, which are bytes divided by 255.
-        eps: Radius of the ball, in pixel units; 8/255 is 8 levels, and less than one level leaves the clean images.
-
-    Returns:
-        Pixels that are multiples of 1/255, no further than ``eps`` from ``x``.
-    """
-    levels = torch.full((), 255.0, device=x.device, dtype=x.dtype)
-    radius = math.floor(eps * 255 + 1e-6)
-    clean = (x * levels).round_()
-    return (x_adv * levels).round_().clamp_(clean - radius, clean + radius) / levels
-
-
-def correct_as_bytes(
-    network: nn.Module, attack: PGD, batch: Batch, correct: Tensor, x_adv: Tensor, attack_network: nn.Module
+def robust(
+    network: nn.Module,
+    attack: Attack,
+    x: Tensor,
+    y: Tensor,
+    indices: Tensor,
+    *,
+    attack_network: nn.Module | None = None,
 ) -> Tensor:
-    """Whether each example stays correct once adversarial images are rounded by :func:`to_bytes`.
-
-    An attack that stops at the first success ends so near the boundary that rounding often takes the success back; for
-    those examples it goes on to its last step. One forward pass, and the attack on these few.
-
-    Args:
-        network: In eval mode.
-        attack: L-inf.
-        batch: Float images, labels and data set indices.
-        correct: What :func:`attacked` found, bool (N,).
-        x_adv: The images it ended with, (N, C, H, W).
-        attack_network: As there.
-
-    Returns:
-        bool, (N,).
-    """
-    kept = is_correct(network, to_bytes(x_adv, batch.x, attack.eps), batch.y)
-    taken_back = (kept & ~correct).nonzero().squeeze(1)
-    if len(taken_back) and attack.early_stop and attack.eps * 255 >= 1:
-        x, y, indices = (part[taken_back] for part in batch)
-        whole = dataclasses.replace(attack, early_stop=False)
-        _, x_adv = attacked(network, whole, x, y, indices, attack_network=attack_network)
-        kept[taken_back] = is_correct(network, to_bytes(x_adv, x, attack.eps), y)
-    return kept
+    """Whether each example stays correct under an attack, bool (N,); see :func:`attack_examples`."""
+    return attack_examples(network, attack, Batch(x, y, indices), attack_network).correct

@@ -34,12 +34,13 @@ class AdversarialTraining(ImageClassifier):
 
 
 def check_attack(attack: Attack, on_logits: bool) -> None:
-    """Refuse an attack whose loss compares with logits where labels are given, or the other way round.
+    """Refuse an attack that takes logits where labels are given, or the other way round, or is targeted.
 
     Raises:
         ValueError: If it does.
     """
-    loss = getattr(attack.as_pgd() if isinstance(attack, FGSM) else attack, "loss", None)
-    if loss is not None and (loss == "kl") != on_logits:
+    if attack.aim != ("logits" if on_logits else "labels"):
         wanted = "moves away from logits: set its loss to kl" if on_logits else "is on labels: its loss cannot be kl"
-        raise ValueError(f"the attack has the loss {loss}, but the inner maximization of this method {wanted}")
+        named = isinstance(attack, PGD | FGSM) and attack.aim != "targets"
+        given = f"has the loss {getattr(attack, 'loss', 'cross_entropy')}" if named else f"takes {attack.aim}"
+        raise ValueError(f"the attack {given}, but the inner maximization of this method {wanted}")

@@ -206,7 +206,6 @@ def test_square_in_l2_refuses_images_without_room_for_its_tiles():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: AutoAttack(0), "eps is 0"),
         (lambda: AutoAttack(8), "did you mean 8/255"),
         (lambda: AutoAttack(steps=0), "steps is 0"),
         (lambda: AutoAttack(norm="l1"), "norm is 'l1'"),

@@ -4,7 +4,6 @@ import pytest
 import torch
 from small_networks import CLASSES, SmallNet, draw_images
 
-import qra.attacks.pgd
 import qra.attacks.state
 from qra.attacks import APGD, FAB, PGD, AttackState, AutoAttack, Square
 from qra.attacks.base import untouched
@@ -24,8 +23,7 @@ ATTACKS = [
 @pytest.fixture(params=[2, 5, 8])
 def patient(request, monkeypatch):
     def wait():
-        for module in (qra.attacks.state, qra.attacks.pgd):
-            monkeypatch.setattr(module, "patience", lambda device: request.param)
+        monkeypatch.setattr(qra.attacks.state, "patience", lambda device: request.param)
 
     return wait
 

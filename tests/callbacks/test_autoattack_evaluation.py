@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import pytest
 import torch
@@ -13,8 +14,9 @@ from qra import checkpoint
 from qra.attacks import AutoAttack
 from qra.callbacks import AutoAttackEvaluation, PWLQCalibration, ResultWriter
 from qra.data import ImageData, ImageSet, balanced_subset
-from qra.evaluation.autoattack import FIRST_BROKEN_BY, ROBUST, attack_chunk
+from qra.evaluation.chunks import shuffled
 from qra.evaluation.outcome import read_correct
+from qra.evaluation.robustness import robust
 from qra.modules import VanillaTraining
 from qra.quant import CalibratedUniform, QuantScheme, Uniform, freeze
 
@@ -95,12 +97,11 @@ def test_a_chunk_is_one_batch_with_a_seed_of_its_own(whole):
     images.setup()
     x, y = images.data.test.images.float() / 255, images.data.test.labels
     indices = outcomes["autoattack_24"].indices
-    network = module().network
-    broken_by = []
-    for seed, chunk in enumerate(indices.split(10)):
-        attack = dataclasses.replace(ATTACK, seed=seed)
-        broken_by.append(attack_chunk(network, freeze(network), attack, x[chunk], y[chunk], lambda *_: None))
-    assert torch.equal(torch.cat(broken_by) == FIRST_BROKEN_BY.index(ROBUST), outcomes["autoattack_24"].correct)
+    network, correct = module().network, torch.zeros(60, dtype=torch.bool)
+    for number, chunk in enumerate(shuffled(indices, 0).split(10)):
+        attack = dataclasses.replace(ATTACK, seed=number)
+        correct[chunk] = robust(network, attack, x[chunk], y[chunk], chunk, attack_network=freeze(network))
+    assert torch.equal(correct[indices], outcomes["autoattack_24"].correct)
 
 
 def test_the_loaders_batches_do_not_matter(whole, tmp_path):
@@ -121,7 +122,7 @@ def test_the_outcomes_are_written(whole):
 
 def test_only_missing_and_damaged_chunks_are_run_again(whole, tmp_path):
     evaluated(tmp_path)
-    first, second, third = sorted((tmp_path / "autoattack_24").glob("*.npz"))
+    first, second, third = sorted(tmp_path.glob("chunks/autoattack_24-*/*.npz"))
     first.unlink()
     second.write_bytes(second.read_bytes()[:200])
     before = third.stat().st_mtime_ns
@@ -131,26 +132,23 @@ def test_only_missing_and_damaged_chunks_are_run_again(whole, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("settings", "reason"),
-    [
-        ({"attack": AutoAttack("24/255", steps=4, queries=10)}, "steps is 3, not 4"),
-        ({"chunk_size": 11}, "chunk_size is 10, not 11"),
-        ({"n": 20}, "n is 24, not 20"),
-        ({"subset": "first"}, "subset is balanced, not first"),
-    ],
+    "settings",
+    [{"attack": AutoAttack("24/255", steps=4, queries=10)}, {"chunk_size": 11}, {"n": 20}, {"subset": "first"}],
 )
-def test_results_of_other_settings_are_refused(whole, settings, reason):
-    with pytest.raises(ValueError, match=reason):
-        evaluated(whole[0], **settings)
+def test_other_settings_are_measured_anew_beside_the_old_ones(whole, tmp_path, settings):
+    shutil.copytree(whole[0], tmp_path / "run")
+    found = evaluated(tmp_path / "run", **settings)
+    assert same(found, evaluated(tmp_path / "alone", **settings))
+    assert len(list((tmp_path / "run").glob("chunks/autoattack_24-*"))) == 2
 
 
-def test_results_of_another_model_are_refused(whole):
-    other = module()
+def test_another_network_is_measured_anew(whole, tmp_path):
+    shutil.copytree(whole[0], tmp_path / "run")
+    other, callback = module(), evaluation()
     with torch.no_grad():
-        other.network[4].bias[0] += 1
-    runner = trainer(callbacks=[evaluation()], default_root_dir=whole[0])
-    with pytest.raises(ValueError, match="network is"):
-        runner.test(other, data(), verbose=False)
+        other.network[4].bias += torch.tensor([0.0, 2, 0, 0, 0])
+    trainer(callbacks=[callback], default_root_dir=tmp_path / "run").test(other, data(), verbose=False)
+    assert not same(callback.outcomes, whole[1])
 
 
 def test_more_images_than_there_are_are_refused(tmp_path):
@@ -231,17 +229,16 @@ def test_a_faster_search_has_a_name_of_its_own_and_can_only_miss(whole, tmp_path
     found = evaluated(tmp_path, search_precision="bfloat16")
     outcome = found["autoattack_24_bfloat16"]
     assert outcome.search_precision == "bfloat16"
-    assert outcome.standard == ""
-    assert outcome.measured.kind.endswith(", searched in bfloat16")
+    assert outcome.title == "shortened AutoAttack (3 steps, 10 queries)"
     assert "autoattack_24" not in found
     network, images = module().network, data()
     images.setup()
     x, y = images.data.test.images.float() / 255, images.data.test.labels
-    chunk = outcome.indices[:10]
+    chunk = shuffled(outcome.indices, 0)[:10]
     frozen = freeze(network)
     frozen.precision = "bfloat16"
-    broken_by = attack_chunk(network, frozen, ATTACK, x[chunk], y[chunk], lambda *_: None)
-    assert torch.equal(broken_by == FIRST_BROKEN_BY.index(ROBUST), outcome.correct[:10])
+    correct = robust(network, ATTACK, x[chunk], y[chunk], chunk, attack_network=frozen)
+    assert torch.equal(correct[chunk.argsort()], outcome.correct[torch.isin(outcome.indices, chunk)])
 
 
 def test_the_authors_code_searches_in_float32():

@@ -22,7 +22,7 @@ def test_what_is_run_is_what_is_said():
     trainer(callbacks=[evaluation], inference_mode=False).test(
         VanillaTraining(linear(), val_attack=None), data(), verbose=False
     )
-    settings = evaluation.outcomes["pgd7_8"].settings["init_args"]
+    settings = evaluation.outcomes["pgd7x2_8"].settings["init_args"]
     assert settings["step_size"] == pytest.approx(2 / 255)
     assert {name: settings[name] for name in ("steps", "restarts")} == {"steps": 7, "restarts": 2}
     assert settings["start"]["init_args"]["seed"] == 3

@@ -69,11 +69,12 @@ def test_progress_in_a_log_is_a_line_for_each_attack_on_each_chunk(plain_run):
     bar = ["--trainer.enable_progress_bar", "true", "--run", "here"]
     output, code = qra("test", "--ckpt_path", plain_run / "best.ckpt", *SHORT, *small, *bar)
     assert code == 0, output
-    lines = [line for line in output.splitlines() if line.startswith("AutoAttack  chunk ")]
-    assert [line.split()[2:4] for line in lines] == [
-        [f"{chunk}/2,", f"{attack}:"] for chunk in (1, 2) for attack in ("APGD-CE", "APGD-T", "FAB-T", "Square")
+    lines = [line for line in output.splitlines() if "eps 8/255  chunk " in line]
+    assert [line.partition("chunk ")[2].partition(":")[0] for line in lines] == [
+        f"{chunk}/2, {attack}" for chunk in (1, 2) for attack in ("APGD-CE", "APGD-T", "FAB-T", "Square, 10 queries")
     ]
-    assert all("right, about" in line for line in lines)
+    assert all("shortened AutoAttack (3 steps, 10 queries)" in line for line in lines)
+    assert all("correct, about" in line for line in lines)
     assert "after APGD-T" in output
 
 
@@ -94,7 +95,6 @@ def test_at_the_end_of_fit_the_network_is_quantized_before_it_is_attacked():
     ("arguments", "reason"),
     [
         (["--trainer.callbacks.n", "41"], "n is 41, but there are 40 test images"),
-        (["--trainer.callbacks.attack.eps", "0"], "eps is 0"),
         (["--trainer.callbacks.attack.eps", "8"], "did you mean 8/255"),
         (["--trainer.callbacks.mode", "both"], "both"),
         (["--trainer.callbacks.chunk_size", "0"], "chunk_size is 0"),
@@ -126,14 +126,13 @@ def test_a_killed_run_goes_on_to_the_same_outcomes(learned_run, whole, seed):
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    chunks = Path("killed/autoattack_1")
     enough = draw.randrange(1, 6)
-    while len(list(chunks.glob("chunk-*.npz"))) < enough:
+    while len(list(Path("killed").glob("chunks/autoattack_1-*/chunk-*.npz"))) < enough:
         time.sleep(0.01)
     time.sleep(draw.random() / 4)
     killed.send_signal(signal.SIGKILL)
     assert killed.wait() == -signal.SIGKILL, "the run ended before it was killed"
-    done = {path: path.stat().st_mtime_ns for path in chunks.glob("chunk-*.npz")}
+    done = {path: path.stat().st_mtime_ns for path in Path("killed").glob("chunks/autoattack_1-*/chunk-*.npz")}
     assert 0 < len(done) < 10
     run_whole(learned_run, "--run", "killed")
     assert {path: path.stat().st_mtime_ns for path in done} == done, "a finished chunk was run again"

@@ -1,12 +1,9 @@
-import dataclasses
-
 import pytest
 import torch
 from torch import nn
 
 from qra.attacks import PGD, Square, ZeroStart
-from qra.evaluation.robustness import attacked, correct_as_bytes, is_correct, robust, to_bytes
-from qra.types import Batch
+from qra.evaluation.robustness import attacked, is_correct, robust
 
 
 class Sloped(nn.Module):
@@ -84,61 +81,11 @@ def test_examples_that_are_wrong_anyway_are_not_attacked():
     assert seen == [10, 11, 12]
 
 
-def test_bytes_are_the_nearest_ones_inside_the_ball():
-    x = torch.arange(256).view(1, 1, 16, 16) / 255
-    noise = 2 * torch.rand(1, 1, 16, 16, generator=torch.Generator().manual_seed(0)) - 1
-    for levels in (0.5, 1, 2, 8, 8.5):
-        x_adv = (x + noise * levels / 255).clamp(0, 1)
-        rounded = to_bytes(x_adv, x, levels / 255)
-        codes = rounded * 255
-        assert torch.equal(codes.round() / 255, rounded)
-        assert (codes - x * 255).abs().max() <= int(levels) + 1e-3
-        assert (rounded - x_adv).abs().max() <= (0.5 if levels >= 1 else 1) / 255 + 1e-6
-
-
-@pytest.mark.parametrize("levels", [0.7, 1.6, 2.5, 7.9])
-def test_bytes_never_leave_the_ball_of_a_broken_number_of_levels(levels):
-    x = torch.arange(256).view(1, 1, 16, 16) / 255
-    for sign in (1, -1):
-        rounded = to_bytes((x + sign * levels / 255).clamp(0, 1), x, levels / 255)
-        assert (rounded - x).abs().max() <= levels / 255 + 1e-6
-        assert (rounded - x).abs().max() * 255 == pytest.approx(int(levels), abs=1e-3)
-
-
-def test_an_attack_at_the_edge_of_the_ball_loses_nothing_as_bytes():
-    x = torch.arange(20, 36).view(1, 1, 4, 4) / 255
-    assert torch.equal(to_bytes(x + 8 / 255, x, 8 / 255), torch.arange(28, 44).view(1, 1, 4, 4) / 255)
-
-
 def test_the_images_of_an_attack_are_scored_by_the_network_itself():
     attack = PGD(eps=0.07, step_size=0.02, steps=10, early_stop=True)
     correct, x_adv = attacked(Sloped(), attack, X, Y, torch.arange(4))
     assert torch.equal(correct, is_correct(Sloped(), x_adv, Y))
     assert torch.equal(x_adv[3], X[3])
-
-
-def test_a_success_that_rounding_takes_back_is_sought_again_to_the_last_step():
-    x = images(100 / 255)
-    batch = Batch(x, torch.tensor([0]), torch.arange(1))
-    attack = PGD(eps=8 / 255, step_size=2 / 255, steps=20, start=ZeroStart(), early_stop=True)
-
-    class Thresholded(Sloped):
-        """Wrong from a mean pixel of 102.4 levels on, which rounding brings back to 102."""
-
-        def forward(self, x):
-            return super().forward(x + 0.5 - 102.4 / 255)
-
-    def x_adv_at(level):
-        return torch.full_like(x, level / 255)
-
-    found = {
-        level: correct_as_bytes(Thresholded(), attack, batch, torch.tensor([False]), x_adv_at(level), Thresholded())
-        for level in (102.45, 102.6)
-    }
-    assert {level: correct.item() for level, correct in found.items()} == {102.45: False, 102.6: False}
-    small = dataclasses.replace(attack, eps=2 / 255)
-    held = correct_as_bytes(Thresholded(), small, batch, torch.tensor([False]), x_adv_at(102.45), Thresholded())
-    assert held.item()
 
 
 class Hasty(nn.Module):

@@ -1,0 +1,61 @@
+"""Checks of images, labels and logits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from qra.losses import prediction
+
+
+def check_images(x: Tensor, y: Tensor) -> None:
+    """Refuse pixels outside of [0, 1], and labels below 0.
+
+    Args:
+        x: Images, (N, C, H, W).
+        y: Labels (N,), or something else, which is not looked at.
+
+    Raises:
+        ValueError: If a pixel or label is out of range.
+    """
+    if len(x) == 0:
+        return
+    low, high = (float(end) for end in x.detach().aminmax())
+    if not (low >= 0 and high <= 1):
+        raise ValueError(
+            f"pixels run from {low:g} to {high:g}: an attack needs them in [0, 1] (divide bytes by 255, and make "
+            "normalization the network's first layer)"
+        )
+    if _are_labels(y) and int(y.min()) < 0:
+        raise ValueError(f"labels run from {int(y.min())}: they are numbers of classes, from 0")
+
+
+def check_classes(largest: int, logits: Any) -> None:
+    """Refuse labels that are none of a network's classes.
+
+    Args:
+        largest: The largest label.
+        logits: What the network gave, (M, classes).
+
+    Raises:
+        ValueError: If a label is out of range, or there are no logits.
+    """
+    if not isinstance(logits, Tensor) or logits.ndim != 2:
+        raise ValueError("the network returns no logits (N, classes)")
+    if largest >= logits.shape[1]:
+        raise ValueError(f"labels run to {largest}, but the network has the classes 0 to {logits.shape[1] - 1}")
+
+
+def largest_label(y: Tensor) -> int:
+    """The largest of labels (N,); -1 if there are none, or ``y`` is something else."""
+    return int(y.max()) if _are_labels(y) and len(y) else -1
+
+
+def _are_labels(y: Tensor) -> bool:
+    return y.ndim == 1 and not y.is_floating_point()
+
+
+def is_wrong(logits: Tensor, y: Tensor) -> Tensor:
+    """Whether the predicted class is not the label ``y`` (N,): logits (N, classes) to bool (N,)."""
+    return prediction(logits) != y

@@ -1,0 +1,130 @@
+"""Images as bytes inside of an attack: rounded in the forward pass, straight through in the backward pass."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from qra.attacks.base import Attack
+from qra.types import Norm, format_pixels
+
+PixelType = Literal["float", "bytes"]
+"""What a network receives: any value in [0, 1], or one of the 256 values of a byte."""
+
+LEVELS = 255
+_SLACK = 1e-4  # of a level: 8/255 in float32 is 8 levels
+
+A = TypeVar("A", bound=Attack)
+
+
+def levels(eps: float) -> int:
+    """The whole levels of a byte that a length in pixel units has room for."""
+    return math.floor(eps * LEVELS + _SLACK)
+
+
+def on_bytes(attack: A) -> A:
+    """The attack with the largest L-inf radius of whole levels; in L2 radii need not be whole.
+
+    Raises:
+        ValueError: If the radius is smaller than one level, so that no byte can change.
+    """
+    eps = float(getattr(attack, "eps", 0.0))
+    if eps > 0 and levels(eps) < 1:
+        raise ValueError(
+            f"eps is {format_pixels(eps)} and pixels are bytes: a byte changes by at least 1/255: choose a larger eps, "
+            "or pixels float"
+        )
+    whole = levels(eps) / LEVELS
+    if attack.norm != "linf" or abs(whole - eps) < 1e-6:
+        return attack
+    return dataclasses.replace(attack, eps=whole)  # type: ignore[type-var]
+
+
+def to_bytes(x_adv: Tensor, x: Tensor, eps: float, norm: Norm) -> Tensor:
+    """Round adversarial images to what a device receives, inside the ball.
+
+    Args:
+        x_adv: Images in [0, 1], (N, C, H, W).
+        x: The clean images, which are bytes divided by 255.
+        eps: Radius of the ball, in pixel units.
+        norm: Norm of the ball. In L2, where the nearest bytes lie outside, the perturbation is shortened before it is
+            rounded.
+
+    Returns:
+        Bytes divided by 255, like ``x``.
+    """
+    clean, changed = (x * LEVELS).round(), x_adv * LEVELS
+    if norm == "linf":
+        room = levels(eps)
+        return changed.round().clamp(clean - room, clean + room).clamp_(0, LEVELS).div_(LEVELS)
+    delta = changed - clean
+    best = delta.trunc()  # no coordinate is longer, so it is inside
+    for share in (0.9, 0.97, 0.985, 0.99, 0.995, 1.0):
+        rounded = (share * delta).round()
+        inside = rounded.flatten(1).norm(dim=1) <= eps * LEVELS + _SLACK
+        best = torch.where(inside.view(-1, *[1] * (x.ndim - 1)), rounded, best)
+    return (clean + best).clamp_(0, LEVELS).div_(LEVELS)
+
+
+def check_bytes(x: Tensor) -> None:
+    """Refuse clean images that are no bytes, of which nobody could say how far bytes are from them.
+
+    Raises:
+        ValueError: If a pixel is no multiple of 1/255.
+    """
+    apart = float((x - (x * LEVELS).round() / LEVELS).abs().max()) if len(x) else 0.0
+    if apart > 1e-5:
+        raise ValueError(f"pixels are bytes, but an image has a pixel {apart:.2g} from the nearest multiple of 1/255")
+
+
+class _Rounded(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return (x * LEVELS).round_().div_(LEVELS)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return gradient
+
+
+class OnBytes(nn.Module):
+    """A network whose images become bytes before it sees them; gradients pass as if they did not.
+
+    Args:
+        network: Takes pixels in [0, 1], (N, C, H, W).
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    @property
+    def parts(self) -> Any:
+        """How many images the network runs on at a time, where it knows."""
+        return getattr(self.network, "parts", None)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.network(_Rounded.apply(x))
+        return logits
+
+    def replay(self, work: Any, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """Do work that runs this network, recorded where the network inside can; see ``qra.attacks.base.replayed``."""
+        run = getattr(self.network, "replay", None)
+        done: tuple[Tensor, ...] = work(self, *tensors) if run is None else run(_WorkOnBytes(work), *tensors)
+        return done
+
+
+@dataclass(frozen=True)
+class _WorkOnBytes:
+    """Work that runs a network, on that network behind rounding."""
+
+    work: Any
+
+    def __call__(self, model: nn.Module, *tensors: Tensor) -> tuple[Tensor, ...]:
+        done: tuple[Tensor, ...] = self.work(OnBytes(model), *tensors)
+        return done

@@ -1,0 +1,283 @@
+"""Any attack on the test images, as a callback of ``qra test`` and ``qra fit``."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from lightning import LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor, nn
+from torch.distributed import ProcessGroup
+
+from qra import checkpoint
+from qra.attacks import Attack
+from qra.attacks.pixels import PixelType
+from qra.callbacks.base import Order
+from qra.callbacks.best import restore_best
+from qra.callbacks.measurement import Measurement
+from qra.checks import check_count
+from qra.data import ImageDataModule, data_of
+from qra.describe import describe
+from qra.evaluation.chunks import ChunkFiles, code_of, fingerprint, shuffled
+from qra.evaluation.outcome import Outcome
+from qra.evaluation.protocol import Protocol, Source, changed_radius
+from qra.evaluation.robustness import members
+from qra.evaluation.sources import check_classes
+from qra.modules import ImageClassifier
+from qra.precision import Precision
+from qra.progress import ChunkProgress
+from qra.quant import FrozenNetwork, GradientMode
+from qra.version import __version__
+
+Choice = Literal["balanced", "first"]
+
+USUAL_N = 1000
+"""The default number of test images, which all of them may be fewer than."""
+
+
+class ChunkedEvaluation(Measurement):
+    """What an attack leaves of some test images: measured in chunks by any number of processes.
+
+    Args:
+        protocol: How they are attacked.
+        name: Key of the outcome; that of the protocol if not given.
+        n: Number of test images; null for all.
+        subset: Which images.
+        subset_seed: Chooses the balanced subset, and the order of the chunks.
+        chunk_size: Images that are attacked together.
+        source: The network of the protocol's source.
+
+    Raises:
+        ValueError: If a setting is out of its range.
+    """
+
+    order = Order.MEASURE_LONG
+    stages = ("fit", "test")
+
+    def __init__(
+        self,
+        protocol: Protocol,
+        name: str | None = None,
+        n: int | None = USUAL_N,
+        subset: Choice = "balanced",
+        subset_seed: int = 0,
+        chunk_size: int = 250,
+        source: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        if n is not None:
+            check_count("n", n)
+        check_count("chunk_size", chunk_size)
+        self.protocol = protocol
+        self.name = protocol.name if name is None else checked_name(name)
+        self.n = n
+        self.subset = subset
+        self.subset_seed = subset_seed
+        self.chunk_size = chunk_size
+        self._source = source
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return (self.name,)
+
+    def check(self, module: ImageClassifier, data: ImageDataModule, world_size: int) -> None:
+        check_n(self.n, data.size("test"), type(self).__name__)
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.measure(trainer, pl_module)
+        for name, outcome in self.outcomes.items():
+            pl_module.log(f"test/{name}_acc", outcome.accuracy, sync_dist=True)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert isinstance(pl_module, ImageClassifier)
+        restore_best(trainer, pl_module)
+        self.measure(trainer, pl_module)
+
+    def measure(self, trainer: Trainer, pl_module: LightningModule, search: FrozenNetwork | None = None) -> None:
+        """Attack the chunks of this rank and gather those of all.
+
+        Args:
+            trainer: The trainer.
+            pl_module: With the network that is evaluated.
+            search: What the attack searches on; made if not given.
+        """
+        files = self._open(trainer, pl_module)
+        group = _patient_group(trainer)
+        found = _gather(self._attack(trainer, pl_module, files, search), group)
+        self.keep(torch.cat(list(files.chunks)), torch.cat([found[number] for number in sorted(found)]))
+
+    def keep(self, indices: Tensor, first_broken_by: Tensor) -> None:
+        """Make outcomes of what broke the examples, (n,) both."""
+        self.found = indices, first_broken_by
+        self.outcomes = {outcome.name: outcome for outcome in self._outcomes(indices, first_broken_by)}
+
+    def _outcomes(self, indices: Tensor, first_broken_by: Tensor) -> Iterator[Outcome]:
+        yield from self.protocol.outcomes(self.name, indices, first_broken_by)
+
+    def _chunks(self, indices: Tensor) -> Sequence[Tensor]:
+        return torch.split(shuffled(indices, self.subset_seed), self.chunk_size)
+
+    def _settings(self, trainer: Trainer, pl_module: ImageClassifier, indices: Tensor) -> dict[str, Any]:
+        """All that the chunks depend on."""
+        return {
+            "attack": self.protocol.settings(),
+            **self.protocol.fields(),
+            "n": len(indices),
+            "subset": self.subset,
+            "subset_seed": self.subset_seed,
+            "chunk_size": self.chunk_size,
+            "data": data_of(trainer).data_hash,
+            "network": fingerprint(pl_module.network, describe(pl_module.scheme)),
+            "code": code_of(self.protocol.attack, *pl_module.network.modules()),
+            "version": __version__,
+        }
+
+    def _open(self, trainer: Trainer, pl_module: LightningModule) -> ChunkFiles:
+        assert isinstance(pl_module, ImageClassifier)
+        indices = choose(trainer, self.n, self.subset, self.subset_seed)
+        settings = self._settings(trainer, pl_module, indices)
+        chunks = Path(trainer.default_root_dir) / "chunks"
+        return ChunkFiles(chunks, self.name, settings, self._chunks(indices), len(members(self.protocol.attack)))
+
+    def _attack(
+        self, trainer: Trainer, pl_module: LightningModule, files: ChunkFiles, search: FrozenNetwork | None
+    ) -> dict[int, Tensor]:
+        """What first broke the examples of the chunks of this rank, by number."""
+        mine = range(trainer.global_rank, len(files.chunks), trainer.world_size)
+        done = {number: found for number in mine if (found := files.read(number)) is not None}
+        shown = trainer.is_global_zero and trainer.progress_bar_callback is not None
+        count = len(members(self.protocol.attack))
+        with ChunkProgress(self.protocol.words, len(mine), shown, lines=count > 1) as progress:
+            for found in done.values():
+                progress.resumed(int((found > count).sum()), len(found))
+            for number in mine:
+                if number not in done:
+                    search = self._search_network(pl_module) if search is None else search
+                    progress.start(len(files.chunks[number]))
+                    done[number] = self._attack_chunk(trainer, search, files.chunks[number], number, progress)
+                    files.write(number, done[number])
+                    progress.finish()
+        return done
+
+    def _search_network(self, pl_module: LightningModule) -> FrozenNetwork:
+        assert isinstance(pl_module, ImageClassifier)
+        if self._source is not None:
+            self._source.to(pl_module.device).eval()
+            shape = data_of(pl_module.trainer).image_shape
+            check_classes(pl_module.network, self._source, torch.zeros(1, *shape, device=pl_module.device))
+        return self.protocol.search_network(pl_module.network, self._source)
+
+    def _attack_chunk(
+        self, trainer: Trainer, search: FrozenNetwork, indices: Tensor, number: int, progress: ChunkProgress
+    ) -> Tensor:
+        module = trainer.lightning_module
+        assert isinstance(module, ImageClassifier)
+        with torch.inference_mode(False):
+            batch = data_of(trainer).batch("test", indices, module.device)
+        return self.protocol.attack_chunk(module.network, search, batch, number, progress.watch)
+
+
+class AttackEvaluation(ChunkedEvaluation):
+    """Accuracy under any attack, at the end of ``test`` and, with the best weights, of ``fit``.
+
+    The examples are attacked in fixed chunks, in an order that is shuffled once, so that what becomes of an example
+    depends neither on the number of processes nor on interruptions. Each finished chunk is a file in ``chunks/`` of the
+    run directory; a run that was killed, or is repeated, goes on with the first chunk that is missing.
+
+    Args:
+        attack: A class of ``qra.attacks`` or one of your own that has ``eps`` and, for L2, ``norm``.
+        name: Key of the outcome; made of the attack and the other arguments if not given.
+        n: Number of test images; null for all, and so does the default where there are fewer.
+        subset: Which images: class-balanced, or the first.
+        subset_seed: Chooses the balanced subset, and the order of the chunks.
+        gradient: How the rounding of activations is differentiated: ``ste``, ``ste_soft``, or ``hard``, which only
+            serves to diagnose gradient masking.
+        source: Checkpoint of another network, on which the examples are made that this one is tried on.
+        source_network: Its architecture, if the checkpoint does not describe it or is of a class of your own.
+        pixels: What the network receives: ``float`` or ``bytes``. Bytes are rounded inside of the attack, which
+            differentiates straight through that, and every success is judged on real bytes.
+        chunk_size: Images that are attacked together.
+        search_precision: What the attack computes in. What it finds counts only if the network itself is wrong in
+            float32, so a faster search can only miss; the outcome carries its name.
+
+    Raises:
+        ValueError: If a setting is out of its range, or the attack cannot be evaluated.
+    """
+
+    def __init__(
+        self,
+        attack: Attack,
+        name: str | None = None,
+        n: int | None = USUAL_N,
+        subset: Choice = "balanced",
+        subset_seed: int = 0,
+        gradient: GradientMode = "ste",
+        source: str | None = None,
+        source_network: nn.Module | None = None,
+        pixels: PixelType = "float",
+        chunk_size: int = 250,
+        search_precision: Precision = "float32",
+    ) -> None:
+        network = None if source is None else checkpoint.load(source, source_network)
+        origin = None if source is None else Source(source, checkpoint.sha256(source))
+        protocol = Protocol(attack, gradient, origin, pixels, search_precision)
+        super().__init__(protocol, name, n, subset, subset_seed, chunk_size, network)
+        self.attack = attack
+
+    def measure(self, trainer: Trainer, pl_module: LightningModule, search: FrozenNetwork | None = None) -> None:
+        if (line := changed_radius(self.attack, self.protocol)) is not None:
+            rank_zero_info(f"{self.name}: {line}")
+        super().measure(trainer, pl_module, search)
+
+
+def checked_name(name: str) -> str:
+    """The name of an outcome, which is a key of files and part of a path.
+
+    Raises:
+        ValueError: If it has other characters than letters, digits and ``_ . -``.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.\-]{0,99}", name):
+        raise ValueError(f"name is {name!r}: use letters, digits, and _ . - after the first, at most 100")
+    return name
+
+
+def check_n(n: int | None, images: int, name: str) -> None:
+    """Refuse more images than there are.
+
+    Raises:
+        ValueError: If ``n`` is larger, and not the default.
+    """
+    if n is not None and n > images and n != USUAL_N:
+        raise ValueError(f"n is {n}, but there are {images} test images: {name} takes null for all")
+
+
+def choose(trainer: Trainer, n: int | None, subset: Choice, seed: int) -> Tensor:
+    """Positions of the images of an evaluation in the test set, ascending, (n,)."""
+    data = data_of(trainer)
+    n = data.size("test") if n is None else min(n, data.size("test"))
+    n = min(n, 10) if trainer.fast_dev_run else n  # type: ignore[attr-defined]
+    return data.choose("test", n, seed) if subset == "balanced" else torch.arange(n)
+
+
+def _patient_group(trainer: Trainer) -> ProcessGroup | None:
+    """All ranks, ready to wait for the slowest as long as a chunk takes, which may be more than the usual half hour."""
+    if trainer.world_size == 1:
+        return None
+    group = torch.distributed.new_group(backend="gloo", timeout=timedelta(days=30))
+    assert isinstance(group, ProcessGroup)  # which every rank is in
+    return group
+
+
+def _gather(mine: dict[int, Tensor], group: ProcessGroup | None) -> dict[int, Tensor]:
+    """Put the chunks of all ranks together, on every rank, and dissolve the group."""
+    if group is None:
+        return mine
+    parts: list[Any] = [None] * group.size()
+    torch.distributed.all_gather_object(parts, mine, group=group)
+    torch.distributed.destroy_process_group(group)
+    return {number: found for part in parts for number, found in part.items()}

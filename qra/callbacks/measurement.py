@@ -1,0 +1,46 @@
+"""What callbacks that measure test examples have in common."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+
+from qra.callbacks.base import Order, PipelineCallback
+from qra.evaluation.outcome import Outcome
+
+
+class Measurement(PipelineCallback):
+    """A callback that measures test examples.
+
+    Attributes:
+        outcomes: What it found, by name; complete on every rank once it is done.
+    """
+
+    order = Order.MEASURE
+
+    def __init__(self) -> None:
+        self.outcomes: dict[str, Outcome] = {}
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of its outcomes, as far as they are known beforehand."""
+        return ()
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        super().setup(trainer, pl_module, stage)
+        check_names(trainer.callbacks, stage)  # type: ignore[attr-defined]
+
+
+def check_names(callbacks: Iterable[Callback], stage: str) -> None:
+    """Refuse two evaluations whose outcomes would have one name.
+
+    Raises:
+        ValueError: With the name.
+    """
+    measurements = [each for each in callbacks if isinstance(each, Measurement) and stage in each.stages]
+    count = Counter(name for each in measurements for name in each.names)
+    if twice := [name for name, number in count.items() if number > 1]:
+        raise ValueError(f"two evaluations are called {twice[0]}: give one of them another name, or leave it out")

@@ -1,0 +1,107 @@
+"""Chunks of a test set under attack: in any order, on any rank, and taken up again after a kill."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from qra import noise
+from qra.describe import describe, without_empty
+from qra.files import read_npz
+from qra.quant.network import activation_quantizers
+from qra.writing import write_arrays, write_json
+
+_STREAM = 13  # keeps these draws apart from others of the same seed
+
+
+def shuffled(indices: Tensor, seed: int) -> Tensor:
+    """Some examples in a random order, (n,), so that no chunk of a set that is sorted by class has but one class."""
+    return indices[noise.uniform((), indices, seed, _STREAM).argsort(stable=True)]
+
+
+def fingerprint(network: nn.Module, *descriptions: Any) -> str:
+    """A hash of the function that a network is: its weights and buffers, and how roundings are differentiated.
+
+    Args:
+        network: Its class is not looked at.
+        descriptions: What else is to count, ready for JSON.
+    """
+    modes = sorted({quantizer.gradient for quantizer in activation_quantizers(network).values()})
+    digest = hashlib.sha256(
+        json.dumps(without_empty([describe(network), modes, *descriptions]), sort_keys=True).encode()
+    )
+    for name, value in network.state_dict().items():
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.detach().cpu().contiguous().numpy().data)
+    return digest.hexdigest()
+
+
+def code_of(*objects: object) -> str:
+    """A hash of the source files of objects' classes, as far as they are neither of qra nor of torch; "" if all are.
+
+    Settings and weights do not show what somebody changes in a class of their own.
+    """
+    files = set()
+    for kind in {kind for each in objects for kind in type(each).__mro__}:
+        if kind.__module__.partition(".")[0] not in ("builtins", "abc", "torch", "torchvision", "qra"):
+            try:
+                files.add(inspect.getsourcefile(kind))
+            except (TypeError, OSError):  # made in a shell
+                continue
+    contents = sorted(Path(file).read_bytes() for file in files if file is not None and Path(file).is_file())
+    return hashlib.sha256(b"\0".join(contents)).hexdigest() if contents else ""
+
+
+class ChunkFiles:
+    """A directory with what first broke the examples of a test set under one attack: one file a chunk.
+
+    Its name ends in a hash of all that this depends on, so that evaluations of other settings have one of their own.
+
+    Args:
+        parent: Where the directory is made, if need be.
+        name: Of the evaluation.
+        settings: All that the files depend on, flat and ready for JSON.
+        chunks: Positions of the examples of each chunk in the test set.
+        count: Number of attacks that may have broken an example.
+    """
+
+    def __init__(
+        self, parent: Path, name: str, settings: Mapping[str, Any], chunks: Sequence[Tensor], count: int
+    ) -> None:
+        self.chunks, self._count = chunks, count
+        self._digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+        self.directory = parent / f"{name}-{self._digest[:8]}"
+        self.directory.mkdir(parents=True, exist_ok=True)
+        write_json(self.directory / "settings.json", settings)
+
+    def read(self, number: int) -> Tensor | None:
+        """What first broke the examples of a chunk; None if it is not done, cut short or of other settings."""
+        try:
+            arrays = read_npz(self._path(number), follow=False)
+            digest, indices, broken_by = (arrays[name] for name in ("settings", "indices", "first_broken_by"))
+        except (OSError, ValueError, KeyError):
+            return None
+        same = str(digest) == self._digest and np.array_equal(indices, self.chunks[number].numpy())
+        fits = broken_by.dtype == np.uint8 and broken_by.shape == indices.shape
+        known = fits and bool((broken_by <= self._count + 1).all())
+        return torch.from_numpy(broken_by) if same and known else None
+
+    def write(self, number: int, broken_by: Tensor) -> None:
+        """Keep what first broke the examples of a chunk, whole or not at all."""
+        arrays = {
+            "settings": np.array(self._digest),
+            "indices": self.chunks[number].numpy(),
+            "first_broken_by": broken_by.numpy(),
+        }
+        write_arrays(self._path(number), arrays)
+
+    def _path(self, number: int) -> Path:
+        return self.directory / f"chunk-{number:05d}.npz"

@@ -1,0 +1,172 @@
+"""How examples are attacked, and what comes out of it: the same for every attack."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from qra.attacks import Attack
+from qra.attacks.pixels import PixelType, on_bytes
+from qra.describe import class_path, describe
+from qra.evaluation.measured import ThreatModel
+from qra.evaluation.outcome import Outcome
+from qra.evaluation.robustness import Watch, attack_examples, members
+from qra.precision import Precision, suffix
+from qra.quant import FrozenNetwork, GradientMode, freeze, gradient_mode
+from qra.types import Batch, format_pixels
+
+
+class Source(NamedTuple):
+    """The checkpoint of another network, on which adversarial examples are made."""
+
+    path: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """An attack and all that its outcome depends on besides the network and the data.
+
+    Args:
+        attack: Says its ball by ``eps`` and ``norm``.
+        gradient: How the rounding of activations is differentiated; see :func:`qra.quant.gradient_mode`.
+        source: The network that examples are made on, if not the one that is evaluated.
+        pixels: What the network receives. Of bytes, an L-inf radius is rounded down to whole levels.
+        search_precision: What the attack computes in. What it finds counts only if the network itself is wrong in
+            float32, so a faster search can only miss.
+
+    Raises:
+        ValueError: If the attack does not say its ball, is targeted, or bytes have no room in its ball.
+    """
+
+    attack: Attack
+    gradient: GradientMode = "ste"
+    source: Source | None = None
+    pixels: PixelType = "float"
+    search_precision: Precision = "float32"
+
+    def __post_init__(self) -> None:
+        name = type(self.attack).__name__
+        if not isinstance(getattr(self.attack, "eps", None), int | float):
+            raise ValueError(f"{name} does not say its ball: give it a field eps, in pixel units, and norm if not linf")
+        if self.attack.norm not in ("linf", "l2"):
+            raise ValueError(f"{name} has the norm {self.attack.norm!r}: evaluations know linf and l2")
+        if self.attack.aim == "targets":
+            raise ValueError(f"{name} is targeted: evaluations have labels to leave, no classes to reach")
+        if self.pixels == "bytes":
+            object.__setattr__(self, "attack", on_bytes(self.attack))
+
+    @property
+    def eps(self) -> float:
+        """Radius of the ball, in pixel units."""
+        return float(self.attack.eps)  # type: ignore[attr-defined]
+
+    @property
+    def bounds(self) -> ThreatModel:
+        """Of the attacker."""
+        return ThreatModel(self.attack.norm, self.eps, self.pixels)
+
+    @property
+    def name(self) -> str:
+        """Key of the outcome."""
+        bounds = ThreatModel(self.attack.norm, self.eps).key
+        words = ["surrogate"] if self.source is not None else []
+        words += [self.gradient] if self.gradient != "ste" else []
+        words += [self.pixels] if self.pixels != "float" else []
+        return "_".join([self.attack.key, bounds, *words]) + suffix(self.search_precision)
+
+    @property
+    def words(self) -> str:
+        """All of it for people."""
+        source = "" if self.source is None else f"made on {self.source.path}"
+        gradient = "" if self.gradient == "ste" else self.gradient
+        return ", ".join(filter(None, (self.attack.title, self.bounds.title, gradient, source)))
+
+    def fields(self) -> dict[str, Any]:
+        """What an outcome says of it."""
+        searched = self.source is None and self.attack.takes_gradients
+        published = self.search_precision == "float32" and self.pixels == "float" and self.source is None
+        return {
+            "eps": self.eps,
+            "norm": self.attack.norm,
+            "pixels": self.pixels,
+            "gradient": self.gradient if searched else "",
+            "source": {} if self.source is None else self.source._asdict(),
+            "search_precision": self.search_precision,
+            "standard": self.attack.standard if published and self.gradient == "ste" else "",
+        }
+
+    def settings(self) -> dict[str, Any]:
+        """Description of the attack, ready for JSON."""
+        return dict(describe(self.attack) or {"class_path": class_path(type(self.attack)), "init_args": {}})
+
+    def search_network(self, network: nn.Module, source: nn.Module | None = None) -> FrozenNetwork:
+        """What the attack searches on: a copy of a network, made for gradients.
+
+        Args:
+            network: The network that is evaluated, in eval mode.
+            source: The network of the source, if there is one, in eval mode.
+        """
+        searched = network if source is None else source
+        with torch.inference_mode(False), gradient_mode(searched, self.gradient):
+            frozen = freeze(searched)
+        frozen.precision = self.search_precision
+        return frozen
+
+    def attack_chunk(
+        self,
+        network: nn.Module,
+        search: nn.Module,
+        batch: Batch,
+        number: int,
+        watch: Watch = lambda title, share, n_correct: None,
+    ) -> Tensor:
+        """Attack one chunk of the examples.
+
+        Args:
+            network: The network that is evaluated, in eval mode.
+            search: As :meth:`search_network` returned it.
+            batch: Float images in [0, 1], labels and data set indices; the same in each run.
+            number: Of the chunk; an attack may draw something else in each.
+            watch: As for :func:`qra.evaluation.robustness.attack_examples`.
+
+        Returns:
+            What first broke each example, as there, on the CPU.
+        """
+        with torch.inference_mode(False):
+            found = attack_examples(network, self.attack.in_chunk(number), batch, search, self.pixels, watch)
+        return found.first_broken_by.cpu()
+
+    def outcomes(self, name: str, indices: Tensor, first_broken_by: Tensor) -> Iterator[Outcome]:
+        """What an evaluation of all chunks says.
+
+        Args:
+            name: Of the outcome.
+            indices: Positions in the test set, (n,).
+            first_broken_by: As from :meth:`attack_chunk`, (n,).
+
+        Yields:
+            Which examples stay correct; of an attack with several members then, as ``NAME.MEMBER``, those that are
+            correct after each of them and all before it, but for the last.
+        """
+        order = indices.argsort()
+        indices, first_broken_by = indices[order], first_broken_by[order]
+        steps, settings, fields = members(self.attack), self.settings(), self.fields()
+        yield Outcome(name, self.attack.title, settings, indices, first_broken_by > len(steps), **fields)
+        for number, (key, member) in enumerate(list(steps.items())[:-1], 1):
+            so_far = {**settings, "attacks": list(steps)[:number]}
+            part = {**fields, "standard": "", "role": "part"}
+            correct = first_broken_by > number
+            yield Outcome(f"{name}.{key}", f"after {member.title}", so_far, indices, correct, **part)
+
+
+def changed_radius(attack: Attack, protocol: Protocol) -> str | None:
+    """What is to be said where bytes made a radius smaller."""
+    asked = float(getattr(attack, "eps", 0.0))
+    if abs(asked - protocol.eps) < 1e-6:
+        return None
+    return f"pixels are bytes: eps {format_pixels(asked)} is rounded down to {format_pixels(protocol.eps)}"
