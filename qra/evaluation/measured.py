@@ -129,6 +129,11 @@ class Measured:
         precision = "" if self.search_precision == "float32" else f"searched in {self.search_precision}"
         return ", ".join(filter(None, (self.title, gradient, source_title(self.source), precision)))
 
+    @property
+    def is_modified(self) -> bool:
+        """Whether it is made by other gradients than straight-through ones, or on another network."""
+        return self.gradient not in ("", "ste") or bool(self.source)
+
 
 def source_title(source: Mapping[str, Any]) -> str:
     """The network that examples are made on, in words; empty for the one that is judged."""
@@ -150,6 +155,8 @@ def read_measured(name: str, summary: object) -> Measured:
     """
     found = summary if isinstance(summary, dict) else {}
     value, n, eps = numbers(found)
+    if "problem" in found:
+        raise ValueError(str(found["problem"]))
     role, norm, pixels = found.get("role"), found.get("norm", "linf"), found.get("pixels", "float")
     for key, given, known in (("role", role, Role), ("norm", norm, Norm), ("pixels", pixels, PixelContract)):
         if given not in get_args(known):

@@ -19,7 +19,7 @@ _WITHOUT_GRADIENTS = ("square", "random")
 def upgraded(result: Mapping[str, Any]) -> dict[str, Any]:
     """The content of a ``result.json`` of schema 1 as one of schema 2.
 
-    An outcome whose name contradicts what is said of it keeps a role that is none, so that whoever reads it finds it.
+    What is wrong with an outcome whose name contradicts its budget is said under ``problem``.
 
     Args:
         result: Content of a ``result.json`` whose ``outcomes`` are a mapping.
@@ -35,7 +35,7 @@ def _upgraded(name: str, summary: Any) -> Any:
     settings = attack if isinstance(attack, dict) else {}
     match = _NAME.fullmatch(name)
     if match and type(eps) in (int, float) and "eps" in summary and not _is_level(eps, float(match["levels"])):
-        return {**summary, "role": f"that of eps {255 * eps:g}/255"}
+        return {**summary, "problem": f"eps is {255 * eps:g}/255"}
     if match and "eps" not in summary:
         eps = float(match["levels"]) / 255
     found = implied(name, settings, eps if type(eps) in (int, float) else 0.0)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from qra.evaluation.identity import is_same
-from qra.evaluation.measured import Measured, read_measured
+from qra.evaluation.measured import Measured, numbers, read_measured
 from qra.evaluation.outcome import (
     SCHEMA,
     Examples,
@@ -225,21 +226,41 @@ def read_examples(directory: Path, result: Mapping[str, Any]) -> dict[str, Examp
     Raises:
         ValueError: If they are missing, damaged, or contradict the result.
     """
-    if (directory / _NEXT).exists():  # a writer was killed: was it before or after it had replaced the result?
-        try:
-            return _agreeing(directory / _NEXT, result)
-        except (OSError, ValueError):
-            pass
-    return _agreeing(directory / CORRECT, result)
-
-
-def _agreeing(path: Path, result: Mapping[str, Any]) -> dict[str, Examples]:
-    found = read_correct(path)
-    for name, summary in result["outcomes"].items():
-        measured = read_measured(name, summary)
-        if name in found and not agrees(found[name][1], measured.accuracy.value, measured.accuracy.n):
-            raise ValueError(f"{path}: contradicts {RESULT} about {plain(name)}; write both again by qra test")
-    for name in found:
-        if name not in result["outcomes"]:
-            raise ValueError(f"{path}: {plain(name)} is not in {RESULT}; write both again by qra test")
+    found, problems = agreeing_examples(directory, result)
+    if problems:
+        raise ValueError(f"{directory / CORRECT}: {problems[0]}; write both again by qra test")
     return found
+
+
+def agreeing_examples(directory: Path, result: Mapping[str, Any]) -> tuple[dict[str, Examples], list[str]]:
+    """The examples of those outcomes of a result that they do not contradict, and what is wrong with the others.
+
+    Args:
+        directory: As for :func:`read_examples`.
+        result: As for :func:`read_examples`.
+
+    Raises:
+        ValueError: If they are missing or damaged.
+    """
+    if (directory / _NEXT).exists():  # a writer was killed: was it before or after it had replaced the result?
+        with suppress(OSError, ValueError):
+            found, problems = _agreeing(read_correct(directory / _NEXT), result["outcomes"])
+            if not problems:
+                return found, problems
+    return _agreeing(read_correct(directory / CORRECT), result["outcomes"])
+
+
+def _agreeing(found: Mapping[str, Examples], summaries: Mapping[str, Any]) -> tuple[dict[str, Examples], list[str]]:
+    kept, problems = {}, []
+    for name, (indices, correct) in found.items():
+        summary = summaries.get(name)
+        if summary is None:
+            problems.append(f"{plain(name)} is not in {RESULT}")
+            continue
+        with suppress(ValueError):
+            accuracy, n, _ = numbers(summary if isinstance(summary, dict) else {})
+            if agrees(correct, accuracy, n):
+                kept[name] = (indices, correct)
+                continue
+        problems.append(f"contradicts {RESULT} about {plain(name)}")
+    return kept, problems

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-import re
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -14,12 +13,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
-from qra.evaluation.measured import numbers
-from qra.evaluation.outcome import agrees, read_result
-from qra.evaluation.statistics import wilson_interval
-from qra.evaluation.store import read_examples
+from qra.evaluation.doubt import Doubt, doubt_of
+from qra.evaluation.measured import Measured, ThreatModel, read_measured
+from qra.evaluation.outcome import Examples, read_result
+from qra.evaluation.store import agreeing_examples
+from qra.evaluation.worst import by_threat_model, robust_accuracies, worst_cases, worst_of
 from qra.files import plain, read_json
 from qra.runs import completion
 
@@ -28,55 +27,9 @@ CELL_SCHEMA = 1
 
 Value = str | int | float | bool | None
 
-_NAME = re.compile(r"(?P<attack>[a-z]+\d*)_(?P<levels>\d+(?:\.\d+)?)(?:_(?P<mode>[a-z_]+))?")
 _FILES = ("cell.json", "result.json", "config.yaml", "run.json")
 _LARGEST_NUMBER = 1e300
 """Of what counts as a number: neither infinite nor too long for a float."""
-
-
-@dataclass(frozen=True)
-class Accuracy:
-    """An accuracy as a fraction of n examples, with its Wilson interval at 95 %.
-
-    Args:
-        value: Accuracy in [0, 1]; the mean over seeds where there are several.
-        n: Number of examples of one seed.
-        worst: The lowest of several seeds; None for one seed.
-    """
-
-    value: float
-    n: int
-    worst: float | None = None
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        """Of ``value`` on n examples: it covers the choice of test examples, not that of seeds."""
-        return wilson_interval(round(self.value * self.n), self.n)
-
-
-@dataclass(frozen=True)
-class Measured:
-    """One outcome of a cell, without its examples.
-
-    Args:
-        name: Such as ``pgd20_8_hard``.
-        attack: Such as ``pgd20``; ``clean`` for no attack.
-        levels: Budget in pixel levels of 255; 0 for clean images.
-        mode: How gradients were taken, such as ``hard``; empty for straight-through, ``other`` for outcomes that are no
-            robust accuracy of their own, such as parts of AutoAttack.
-        accuracy: Fraction that is correct, and n.
-    """
-
-    name: str
-    attack: str
-    levels: float
-    mode: str
-    accuracy: Accuracy
-
-    @property
-    def is_robust_accuracy(self) -> bool:
-        """Whether it can stand for robust accuracy: under attack, with straight-through gradients, not Square alone."""
-        return not self.mode and self.levels > 0 and self.attack != "square"
 
 
 @dataclass(frozen=True)
@@ -94,10 +47,9 @@ class CellResult:
         problems: Whatever else is wrong with its files.
         commands: The commands that made it.
         seconds: Wall time by step, such as ``fit``.
-        outcomes: Outcomes by name; empty unless the cell is done.
+        outcomes: Outcomes by name, without worst cases; empty unless the cell is done.
         cost: ``size_in_bits``, ``bit_ops`` and so on, as far as they are known.
-        verdict: ``sound``, ``suspect`` or ``not judged``: whether gradients seem to be hidden.
-        doubts: Reasons of that verdict.
+        doubt: Whether gradients seem to be hidden.
         sheet: What else ``result.json`` holds: versions, device, commit, data.
     """
 
@@ -112,33 +64,60 @@ class CellResult:
     seconds: Mapping[str, float] = field(default_factory=dict)
     outcomes: Mapping[str, Measured] = field(default_factory=dict)
     cost: Mapping[str, float] = field(default_factory=dict)
-    verdict: str = "not judged"
-    doubts: tuple[str, ...] = ()
+    doubt: Doubt = field(default_factory=Doubt)
     sheet: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
-    @property
-    def suspect(self) -> bool:
-        """Whether its robust accuracies may be too high because gradients are hidden."""
-        return self.verdict == "suspect"
-
     @cached_property
-    def _examples(self) -> dict[str, tuple[Tensor, Tensor]]:
+    def _examples(self) -> dict[str, Examples]:
         try:
-            return read_examples(self.directory, self.sheet)
+            return agreeing_examples(self.directory, self.sheet)[0]
         except (OSError, ValueError):
             return {}
+
+    @cached_property
+    def robust(self) -> Mapping[ThreatModel, Measured]:
+        """The robust accuracy under each threat model: the worst case over all attacks, or the only one."""
+        known = list(self.outcomes.values())
+        worst = [outcome.measured for outcome in worst_cases(known, self._examples)]
+        return robust_accuracies([*known, *worst])
+
+    @cached_property
+    def attacks(self) -> Mapping[ThreatModel, Mapping[str, Measured]]:
+        """The attacks of each threat model, by their kind; of several of one kind that on most examples."""
+        found: dict[ThreatModel, dict[str, Measured]] = {}
+        for bounds, members in by_threat_model(self.outcomes.values()).items():
+            members.sort(key=lambda each: each.accuracy.n)
+            found[bounds] = {each.kind: each for each in members}
+        return found
+
+    @property
+    def clean(self) -> Measured | None:
+        """The accuracy on clean images, on most of them if it was measured several times."""
+        found = (each for each in self.outcomes.values() if each.role == "clean")
+        return max(found, key=lambda each: each.accuracy.n, default=None)
 
     def examples(self, name: str) -> tuple[NDArray[np.int64], NDArray[np.bool_]] | None:
         """Indices and correctness of each example, by ascending index; None where the files do not tell.
 
         An outcome counts only if its examples give the accuracy that ``result.json`` says.
         """
-        found, measured = self._examples.get(name), self.outcomes.get(name)
-        if found is None or measured is None:
+        found = self._examples.get(name)
+        return None if found is None or name not in self.outcomes else (found[0].numpy(), found[1].numpy())
+
+    def worst(self, bounds: ThreatModel, kinds: Iterable[str]) -> tuple[NDArray[np.int64], NDArray[np.bool_]] | None:
+        """Indices of the examples that some attacks share, ascending, and whether each is correct under all of them.
+
+        Args:
+            bounds: Of the attacks.
+            kinds: Of the attacks.
+
+        Returns:
+            None where the files do not tell.
+        """
+        members = [self.attacks[bounds][kind] for kind in kinds]
+        if any(member.name not in self._examples for member in members):
             return None
-        indices, correct = found
-        if not agrees(correct, measured.accuracy.value, measured.accuracy.n):
-            return None
+        _, (indices, correct) = worst_of([(member, self._examples[member.name]) for member in members])
         return indices.numpy(), correct.numpy()
 
 
@@ -189,7 +168,6 @@ def read_cell(directory: Path) -> CellResult:
         return CellResult(name, directory, reason=str(error), **known)
     if lack := _unfinished(directory, result):
         return CellResult(name, directory, state="unfinished", reason=lack, **known)
-    verdict, doubts = _masking(result.get("masking"))
     return CellResult(
         name,
         directory,
@@ -197,8 +175,7 @@ def read_cell(directory: Path) -> CellResult:
         problems=tuple(problems),
         outcomes=outcomes,
         cost=_numbers(result.get("cost")),
-        verdict=verdict,
-        doubts=doubts,
+        doubt=doubt_of(result),
         sheet=result,
         **known,
     )
@@ -237,33 +214,13 @@ def _outcomes(summaries: Mapping[str, Any]) -> tuple[dict[str, Measured], list[s
     outcomes, problems = {}, []
     for name, summary in summaries.items():
         try:
-            outcomes[name] = _measured(name, summary)
+            measured = read_measured(name, summary)
         except ValueError as reason:
             problems.append(f"outcome {name}: {reason}")
+            continue
+        if measured.role != "worst":  # which is found from the others
+            outcomes[name] = measured
     return outcomes, problems
-
-
-def _measured(name: str, summary: Any) -> Measured:
-    value, n, eps = numbers(summary if isinstance(summary, dict) else {})
-    accuracy = Accuracy(value, n)
-    match = _NAME.fullmatch(name)
-    if match is None:
-        mode = "" if name == "clean" else "other"
-        return Measured(name, name, 255 * eps, mode, accuracy)
-    levels = float(match["levels"])
-    if "eps" in summary and not math.isclose(255 * eps, levels, abs_tol=1e-3):
-        raise ValueError(f"eps is {255 * eps:g}/255")
-    return Measured(name, match["attack"], levels, match["mode"] or "", accuracy)
-
-
-def _masking(masking: Any) -> tuple[str, tuple[str, ...]]:
-    """Verdict and its reasons; a verdict that cannot be read is no sound one."""
-    if masking is None:
-        return "not judged", ()
-    if isinstance(masking, dict) and masking.get("verdict") == "sound":
-        return "sound", ()
-    reasons = _list(masking.get("reasons")) if isinstance(masking, dict) else ["the verdict cannot be read"]
-    return "suspect", tuple(str(reason) for reason in reasons)
 
 
 def _mapping(content: Mapping[str, Any], key: str) -> Mapping[str, Any]:

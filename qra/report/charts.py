@@ -2,40 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullLocator
 
-from qra.report.cells import Accuracy
-from qra.report.contents import GIGA, KIB, attack_modes, attack_title, costs
+from qra.evaluation.doubt import State, worst_state
+from qra.evaluation.measured import Accuracy
+from qra.report.contents import GIGA, KIB, attack_kinds, costs
 from qra.report.pareto import Offer, front, offers
-from qra.report.pipelines import OFF, Pipeline, Results, measure_title, training_title
-from qra.report.style import BLACK, GREY, INITS, SERIES, Drawing, label_width, log_axis, training_style
+from qra.report.pipelines import OFF, Pipeline, Results, training_title
+from qra.report.style import BLACK, GREY, INITS, MARKS, SERIES, Drawing, face, label_width, log_axis, training_style
 from qra.report.tables import Number, duration
 
 UNITS = (("h", 3600.0), ("min", 60.0), ("s", 1.0))
 WIDE = 50
 """Letters of a label from which on a legend has one column."""
+WEAK = 2.0
+"""Pixel levels of the weak budget that attacks are shown at."""
 ROWS = 36
 """Pipelines of one panel of attacks side by side."""
 
 
 def clean_against_robust(results: Results) -> tuple[Drawing, ...]:
     """A point for each pipeline; lines join the bit widths of one."""
-    name = results.headline_name
     points = {}
     for pipeline in results.main:
-        clean, robust = pipeline.accuracy("clean"), pipeline.accuracy(name) if name else None
+        clean, robust = pipeline.clean, pipeline.robust(results.headline)
         if clean and robust:
             points[id(pipeline)] = (pipeline, 100 * clean.value, 100 * robust.value)
     if not points:
         return ()
     figure = Figure(figsize=(7.2, 4.4), layout="constrained")
-    axes = figure.add_subplot(xlabel="clean accuracy (%)", ylabel=_robust_title(name))
+    axes = figure.add_subplot(xlabel="clean accuracy (%)", ylabel=_robust_title(results))
     lines: dict[tuple[str, ...], list[tuple[Pipeline, float, float]]] = {}
     for point in points.values():
         key = tuple(point[0].text(axis) for axis in ("init", "quantizer", "training"))
@@ -56,22 +59,23 @@ def clean_against_robust(results: Results) -> tuple[Drawing, ...]:
     figure.legend(handles=handles, loc="outside right upper")
     caption = (
         "Each point is a pipeline, the mean over seeds: the larger, the more bits. Lines join the bit widths of one "
-        "pipeline. Hollow points have suspect gradients: they may lie lower."
+        f"pipeline. {MARKS}"
     )
     return (Drawing("clean-robust", "Clean against robust accuracy", caption, figure),)
 
 
-def _robust_title(name: str | None) -> str:
-    return f"robust accuracy (%)\n{measure_title(name)}"
+def _robust_title(results: Results) -> str:
+    return f"robust accuracy (%)\n{results.headline_title}"
 
 
 def _point(axes: Axes, pipeline: Pipeline, x: float, y: float) -> None:
     color, marker = training_style(pipeline)
     size = 90 if pipeline.is_float else 20 + 5 * min(sum(min(width, 8) for width in pipeline.bits), 16) / 2
-    edge = BLACK if pipeline.is_float else color if pipeline.suspect else "white"
-    face = "white" if pipeline.suspect else color
-    width = 1.2 if pipeline.is_float or pipeline.suspect else 0.6
-    axes.scatter([x], [y], size, color=face, marker=marker, edgecolors=edge, linewidths=width, zorder=3)
+    edge = BLACK if pipeline.is_float else "white" if pipeline.state == "sound" else color
+    width = 0.6 if not pipeline.is_float and pipeline.state == "sound" else 1.2
+    axes.scatter(
+        [x], [y], size, color=face(color, pipeline.state), marker=marker, edgecolors=edge, linewidths=width, zorder=3
+    )
 
 
 def _legend(pipelines: Sequence[Pipeline]) -> list[Line2D]:
@@ -83,9 +87,11 @@ def _legend(pipelines: Sequence[Pipeline]) -> list[Line2D]:
     if any(pipeline.is_float for pipeline in pipelines):
         handles.append(Line2D([], [], color=GREY, marker="o", markeredgecolor=BLACK, markeredgewidth=1.4, markersize=9,
                               linestyle="", label="float (black edge)"))  # fmt: skip
-    if any(pipeline.suspect for pipeline in pipelines):
-        handles.append(Line2D([], [], color=GREY, marker="o", markerfacecolor="white", linestyle="", label="suspect"))
-    return handles
+    in_doubt = sorted({pipeline.state for pipeline in pipelines if pipeline.state != "sound"}, reverse=True)
+    return handles + [
+        Line2D([], [], color=GREY, marker="o", markerfacecolor=face(GREY, state), linestyle="", label=state)
+        for state in in_doubt
+    ]
 
 
 def _line_legend(inits: Collection[str]) -> list[Line2D]:
@@ -108,14 +114,14 @@ def pareto_fronts(results: Results) -> tuple[Drawing, ...]:
 def _front_caption() -> str:
     return (
         "Each point is a pipeline, the mean over seeds. The line passes through those that nothing of equal or smaller "
-        "cost beats; hollow points have suspect gradients and are not recommended."
+        f"cost beats; suspect ones are not recommended. {MARKS}"
     )
 
 
 def _front(results: Results, choices: Sequence[Offer], title: str) -> Figure:
     best = front(choices)
     figure = Figure(figsize=(7.2, 3.6 + 0.2 * len(best)), layout="constrained")
-    axes = figure.add_subplot(xlabel=title, ylabel=_robust_title(results.headline_name))
+    axes = figure.add_subplot(xlabel=title, ylabel=_robust_title(results))
     for offer in choices:
         _point(axes, offer.pipeline, offer.cost, 100 * offer.robust)
     axes.set_xscale("log")
@@ -150,39 +156,45 @@ def calibration_size(results: Results) -> tuple[Drawing, ...]:
 
 
 def _over(results: Results, axis: str, name: str, title: str, scale: float = 1) -> tuple[Drawing, ...]:
-    robust = results.headline_name
     lines: dict[str, list[Pipeline]] = {}
     for pipeline in results.pipelines:
         if (pipeline.number(axis) or 0) > 0:
             label = ", ".join(word for word in results.label(pipeline).split(", ") if word != pipeline.word(axis))
             lines.setdefault(label, []).append(pipeline)
     lines = {label: found for label, found in lines.items() if len(found) > 1}
-    if not lines or robust is None:
+    if not lines or results.headline is None:
         return ()
     columns = 2 if max(map(len, lines)) < WIDE else 1
     figure = Figure(figsize=(7.6, 3.2 + 0.2 * -(-len(lines) // columns)), layout="constrained")
     panels = figure.subplots(1, 2, squeeze=False).flat
-    for axes, outcome, heading in zip(panels, ("clean", robust), ("clean", measure_title(robust)), strict=True):
+    measures: tuple[tuple[str, _Measure], ...] = (
+        ("clean", lambda pipeline: pipeline.clean),
+        (results.headline_title, lambda pipeline: pipeline.robust(results.headline)),
+    )
+    for axes, (heading, measure) in zip(panels, measures, strict=True):
         for place, (label, found) in enumerate(lines.items()):
-            _line(axes, sorted(found, key=lambda p: p.number(axis) or 0), axis, outcome, place, label, scale)
+            _line(axes, sorted(found, key=lambda p: p.number(axis) or 0), axis, measure, place, label, scale)
         log_axis(axes, [scale * (pipeline.number(axis) or 0) for found in lines.values() for pipeline in found])
         axes.set(xlabel=title, ylabel="accuracy (%)", title=heading)
     handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=columns)
-    caption = (
-        f"Accuracy over {title}, with Wilson intervals at 95 %; the mean over seeds. Hollow: gradients are suspect."
-    )
+    caption = f"Accuracy over {title}, with Wilson intervals at 95 %; the mean over seeds. {MARKS}"
     return (Drawing(name, f"Accuracy over {title}", caption, figure),)
 
 
-def _line(axes: Axes, found: Sequence[Pipeline], axis: str, outcome: str, place: int, label: str, scale: float) -> None:
-    points = [(p, accuracy) for p in found if (accuracy := p.accuracy(outcome)) is not None]
+_Measure = Callable[[Pipeline], Accuracy | None]
+
+
+def _line(
+    axes: Axes, found: Sequence[Pipeline], axis: str, measure: _Measure, place: int, label: str, scale: float
+) -> None:
+    points = [(p, accuracy) for p in found if (accuracy := measure(p)) is not None]
     color, marker, line = SERIES[place % len(SERIES)]
     x = [scale * (p.number(axis) or 0) for p, _ in points]
     axes.errorbar(
         x, [100 * accuracy.value for _, accuracy in points], _bars([accuracy for _, accuracy in points]), color=color,
         marker=marker, linestyle=line, label=label, markersize=5, linewidth=1.3, elinewidth=0.8, capsize=2,
-        markerfacecolor="white" if any(p.suspect for p, _ in points) else color,
+        markerfacecolor=face(color, worst_state(p.state for p, _ in points)),
     )  # fmt: skip
 
 
@@ -194,53 +206,43 @@ def _bars(accuracies: Sequence[Accuracy]) -> np.ndarray[tuple[int, int], np.dtyp
 
 def attacks(results: Results) -> tuple[Drawing, ...]:
     """What each way of attacking leaves of each quantized network, at a weak and at the usual budget."""
-    modes = attack_modes(results)
-    levels = [level for level in dict.fromkeys((2.0, results.headline)) if level in results.levels]
-    rows = [pipeline for pipeline in results.main if not pipeline.is_float and _is_attacked_otherwise(pipeline)]
-    if not rows or not levels:
+    shown_bounds = [bounds for bounds in dict.fromkeys((results.at(WEAK), results.headline)) if bounds is not None]
+    kinds = attack_kinds(results)
+    rows = [p for p in results.main if not p.is_float and any(len(p.kinds(bounds)) > 1 for bounds in results.bounds)]
+    if not rows or not shown_bounds:
         return ()
     shown = rows[:ROWS]
     labels = [results.label(pipeline, in_main=True) for pipeline in shown]
-    width = label_width(labels) + 2.6 * len(levels)
+    width = label_width(labels) + 2.6 * len(shown_bounds)
     figure = Figure(figsize=(width, 0.24 * len(shown) + 1.6), layout="constrained")
-    panels = list(figure.subplots(1, len(levels), squeeze=False, sharey=True).flat)
-    for axes, level in zip(panels, levels, strict=True):
+    panels = list(figure.subplots(1, len(shown_bounds), squeeze=False, sharey=True).flat)
+    for axes, bounds in zip(panels, shown_bounds, strict=True):
         for row, pipeline in enumerate(shown):
-            found = _found(pipeline, modes, level or 0)
-            axes.hlines(row, min(found.values(), default=0), max(found.values(), default=0), color="#BBBBBB", zorder=1)
-            for mode, value in found.items():
-                color, marker, _ = SERIES[modes.index(mode) % len(SERIES)]
-                axes.scatter([value], [row], 32, facecolors="none" if mode[1] == "hard" else color, edgecolors=color,
-                             marker=marker, label=attack_title(mode), zorder=2)  # fmt: skip
-        axes.set(xlabel="accuracy (%)", title=f"eps {level:g}/255", xlim=(-3, 103))
+            _attacks_of(axes, row, {k: a for k in kinds if (a := pipeline.under(bounds, k))}, kinds, pipeline.state)
+        axes.set(xlabel="accuracy (%)", title=bounds.title, xlim=(-3, 103))
         axes.grid(alpha=0.25, axis="x")
     panels[0].set_yticks(range(len(shown)), labels)
     panels[0].set_ylim(len(shown) - 0.4, -0.6)
-    entries = dict(zip(*reversed(panels[-1].get_legend_handles_labels()), strict=True))
+    entries: dict[str, Artist] = {}
+    for axes in panels:
+        entries = {**dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True)), **entries}
     figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=4)
     left = f" The first {ROWS} of {len(rows)} pipelines." if len(rows) > ROWS else ""
     caption = (
-        f"Accuracy of the same network under different attacks; hard takes the true, zero gradient of rounding.{left}"
+        "Accuracy of the same network under different attacks; hard takes the true, zero gradient of rounding. "
+        f"{MARKS}{left}"
     )
     return (Drawing("attacks", "Attacks side by side", caption, figure),)
 
 
-def _is_attacked_otherwise(pipeline: Pipeline) -> bool:
-    """Whether it was attacked other than through straight-through gradients."""
-    return any(
-        each.mode not in ("", "other") or each.attack == "square"
-        for cell in pipeline.cells
-        for each in cell.outcomes.values()
-    )
-
-
-def _found(pipeline: Pipeline, modes: Sequence[tuple[str, str]], level: float) -> dict[tuple[str, str], float]:
-    found = {}
-    for attack, mode in modes:
-        accuracy = pipeline.accuracy(f"{attack}_{level:g}" + (f"_{mode}" if mode else ""))
-        if accuracy is not None:
-            found[attack, mode] = 100 * accuracy.value
-    return found
+def _attacks_of(axes: Axes, row: int, found: Mapping[str, Accuracy], kinds: Sequence[str], state: State) -> None:
+    """A marker for each attack on a network, in one row."""
+    values = [100 * accuracy.value for accuracy in found.values()]
+    axes.hlines(row, min(values, default=0), max(values, default=0), color="#BBBBBB", zorder=1)
+    for kind, value in zip(found, values, strict=True):
+        color, marker, _ = SERIES[kinds.index(kind) % len(SERIES)]
+        axes.scatter([value], [row], 32, color=face(color, state), edgecolors=color, marker=marker, label=kind,
+                     zorder=2)  # fmt: skip
 
 
 def cost_bars(results: Results) -> tuple[Drawing, ...]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
+from qra.evaluation.measured import ThreatModel
 from qra.report.judging import Check, Claim, Finding, Judge, meets
-from qra.report.paired import Comparison, Effect, paired, strongest
+from qra.report.paired import CLEAN, Comparison, Effect, Measure, paired, strongest
 from qra.report.pipelines import FLOOR, OFF, STRONG, Pipeline, Results
 
 WEAK = 2.0
@@ -18,8 +19,10 @@ PARTIAL = 0.5
 
 def versus(results: Results, first: Pipeline, second: Pipeline, level: float) -> Comparison | None:
     """Compare two pipelines under the strongest attack of a budget that both have; None if they cannot be compared."""
-    name = strongest(first, second, level)
-    return paired(first, second, (results.label(first), results.label(second)), (name, name)) if name else None
+    bounds = results.at(level)
+    measure = None if bounds is None else strongest(first, second, bounds)
+    titles = results.label(first), results.label(second)
+    return None if measure is None else paired(first, second, titles, (measure, measure))
 
 
 def _is_at_floor(comparison: Comparison | None) -> bool:
@@ -44,7 +47,7 @@ def quantization_alone(results: Results) -> Iterator[Check]:
             continue
         if pipeline.text("training") in ("none", "plain"):
             label, original = results.label(pipeline), results.reference(pipeline)
-            kept = [_kept(pipeline, label, level) for level in (weak, STRONG)]
+            kept = [_kept(results, pipeline, label, level) for level in (weak, STRONG)]
             over_float = versus(results, pipeline, original, weak) if original else None
             yield Check.of(label, meets("higher", "higher", "lower"), kept[0], over_float, kept[1])
 
@@ -53,10 +56,11 @@ def _quantized(results: Results) -> Iterator[Pipeline]:
     return (pipeline for pipeline in results.main if not pipeline.is_float)
 
 
-def _kept(pipeline: Pipeline, label: str, level: float) -> Comparison | None:
-    name = strongest(pipeline, pipeline, level)
+def _kept(results: Results, pipeline: Pipeline, label: str, level: float) -> Comparison | None:
+    bounds = results.at(level)
+    measure = None if bounds is None else strongest(pipeline, pipeline, bounds)
     titles = (label, f"{RESISTS:.0%} of its clean accuracy")
-    return paired(pipeline, pipeline, titles, (name, "clean"), RESISTS) if name else None
+    return None if measure is None else paired(pipeline, pipeline, titles, (measure, CLEAN), RESISTS)
 
 
 def activations_more(results: Results) -> Iterator[Check]:
@@ -151,12 +155,20 @@ def true_gradients_mask(results: Results) -> Iterator[Check]:
     """Hard against straight-through gradients, where activations are rounded."""
     for pipeline in _quantized(results):
         label = results.label(pipeline)
-        for outcome in pipeline.cells[0].outcomes.values():
-            if outcome.mode == "hard" and outcome.levels in (WEAK, STRONG) and pipeline.bits[1] != OFF:
-                names = outcome.name, outcome.name.removesuffix("_hard")
-                found = paired(pipeline, pipeline, (f"{label}, hard", f"{label}, ste"), names)
+        for bounds in filter(None, map(results.at, (WEAK, STRONG))):
+            for hard, ste in _hard_and_ste(pipeline, bounds) if pipeline.bits[1] != OFF else ():
+                found = paired(pipeline, pipeline, (f"{label}, hard", f"{label}, ste"), (hard, ste))
                 if not _is_at_floor(found):
-                    yield Check.of(f"{label}, eps {outcome.levels:g}/255", meets("higher"), found)
+                    yield Check.of(f"{label}, eps {bounds.levels:g}/255", meets("higher"), found)
+
+
+def _hard_and_ste(pipeline: Pipeline, bounds: ThreatModel) -> Iterator[tuple[Measure, Measure]]:
+    """Attacks with true gradients, and the same ones with straight-through gradients."""
+    attacks = pipeline.cells[0].attacks.get(bounds, {})
+    for kind in pipeline.kinds(bounds):
+        same = [each for each in attacks.values() if each.title == attacks[kind].title and each.gradient == "ste"]
+        if attacks[kind].gradient == "hard" and same:
+            yield Measure(bounds, (kind,)), Measure(bounds, (same[0].kind,), True)
 
 
 PAPER = "Li et al. 2024 (arXiv 2404.05639)"

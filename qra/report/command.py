@@ -19,7 +19,7 @@ from qra.report.figures import drawings
 from qra.report.judging import Finding
 from qra.report.page import page
 from qra.report.pareto import offers, recommended
-from qra.report.pipelines import Results, measure_title
+from qra.report.pipelines import Results
 from qra.report.tables import Table, markdown_text, percent
 from qra.report.verdicts import claims_markdown, evidence_table, verdict_table
 from qra.writing import write_bytes
@@ -72,11 +72,10 @@ def advise(results: Results, budget_kib: float) -> str:
     found = recommended(offers(results, "size_in_bits", KIB), budget_kib)
     if found is None:
         return f"No pipeline of known size with robust accuracy left fits into {budget_kib:g} KiB."
-    name = results.headline_name or ""
-    accuracy = found.pipeline.accuracy(name)
+    accuracy = found.pipeline.robust(results.headline)
     return (
         f"For up to {budget_kib:g} KiB use {results.label(found.pipeline)} ({found.cost:.1f} KiB): "
-        f"{percent(accuracy) if accuracy else ''} under {measure_title(name)}, gradients {found.pipeline.verdict}."
+        f"{percent(accuracy) if accuracy else ''} under {results.headline_title}, gradients {found.pipeline.gradients}."
     )
 
 
@@ -123,7 +122,7 @@ def main(arguments: Sequence[str]) -> None:
     summary = TerminalTable("claim", "verdict", "why")
     for claim in CLAIMS:
         finding = findings[claim.key]
-        doubt = f" Suspect numbers: {len(finding.suspect)}." if finding.suspect else ""
+        doubt = f" Gradients: {finding.doubts}." if finding.doubts else ""
         verdict = Text(finding.verdict, COLORS[finding.verdict])
         summary.add_row(Text(claim.statement), verdict, Text(finding.because + doubt))
     console.print(summary)

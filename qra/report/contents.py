@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from itertools import zip_longest
 from typing import Any
 
-from qra.report.cells import Accuracy, CellResult
+from qra.evaluation.measured import Measured
+from qra.report.cells import CellResult
 from qra.report.pareto import Offer, front, offers
-from qra.report.pipelines import Pipeline, Results, axis_title, measure_title
+from qra.report.pipelines import Pipeline, Results, axis_title
 from qra.report.tables import Entry, Number, Table, duration
 
 KIB = 8 * 1024
@@ -20,7 +21,10 @@ _INTERVALS = (
     "Accuracies in percent with Wilson intervals at 95 %, which cover the choice of test examples, not of seeds"
 )
 
-_SUSPECT = "Suspect: gradients seem to be hidden, the truth may be lower."
+_GRADIENTS = (
+    "Gradients: a suspect pipeline seems to hide them, so that its robust accuracy may be too high; at one that is not "
+    "judged nobody has looked; a sound one hides no more than its check would have noticed."
+)
 
 
 def tables(results: Results) -> tuple[Table, ...]:
@@ -34,78 +38,69 @@ def state_counts(results: Results) -> str:
     counts = Counter(cell.state for cell in results.cells)
     names = ("done", "unfinished", "failed", "running", "unreadable")
     states = ", ".join(f"{counts[state]} {state}" for state in names if counts[state])
-    verdicts = Counter(cell.verdict for cell in results.cells)
+    verdicts = Counter(cell.doubt.state for cell in results.cells)
     gradients = ", ".join(f"{verdicts[verdict]} {verdict}" for verdict in ("sound", "suspect", "not judged"))
     return f"{len(results.cells)} cells: {states}; gradients: {gradients}."
 
 
 def accuracies(results: Results) -> Table:
-    """A row for each pipeline: accuracy, robustness, size, time and the verdict on its gradients."""
-    names = [
-        name
-        for level in results.levels
-        for name in (results.measures(level) if level == results.headline else [results.measure(level)])
-        if name is not None
-    ]
+    """A row for each pipeline: accuracy, robustness, size, time and what is known of its gradients."""
+    kinds = results.kinds(results.headline) if results.headline else ()
     rows = []
     for pipeline in results.pipelines:
         size, operations = pipeline.cost("size_in_bits"), pipeline.cost("bit_ops")
+        robust = [pipeline.robust(bounds) for bounds in results.bounds]
+        single = [pipeline.under(results.headline, kind) for kind in kinds] if results.headline else []
         rows.append(
             (
                 results.label(pipeline),
-                pipeline.verdict,
+                pipeline.gradients,
                 str(len(pipeline.cells)),
-                *(pipeline.accuracy(name) or "-" for name in ("clean", *names)),
+                *(accuracy or "-" for accuracy in (pipeline.clean, *robust, *(single if len(kinds) > 1 else ()))),
                 Number(None if size is None else size / KIB),
                 Number(None if operations is None else operations / GIGA, 3),
                 duration(pipeline.seconds("fit")),
             )
         )
-    titles = ("clean", *map(measure_title, names))
+    alone = [f"{kind}, {results.headline.title}" for kind in kinds] if results.headline and len(kinds) > 1 else []
+    titles = ("clean", *map(results.measure_title, results.bounds), *alone)
     columns = ("pipeline", "gradients", "seeds", *titles, "KiB", "GBitOPs", "fit time")
-    note = f"{_INTERVALS}; over several seeds the mean, and the worst. {_SUSPECT}"
+    note = f"{_INTERVALS}; over several seeds the mean, and the worst. {attacks_note(results)}{_GRADIENTS}"
     return Table("accuracy", "Accuracy of each pipeline", columns, tuple(rows), note)
+
+
+def attacks_note(results: Results) -> str:
+    """What the robust accuracies are worst cases over, in sentences; empty where nothing was attacked."""
+    notes = []
+    for bounds in results.bounds:
+        kinds = results.kinds(bounds)
+        if len(kinds) > 1:
+            some = [kind for kind in kinds if any(kind not in each.kinds(bounds) for each in results.pipelines)]
+            lack = f" (not every pipeline was attacked by {', '.join(some)})" if some else ""
+            notes.append(f"The worst case at {bounds.title} is per example, over {', '.join(kinds)}{lack}. ")
+    return "".join(notes)
 
 
 def gradients(results: Results) -> Table:
     """What each way of attacking leaves, where a pipeline was attacked in more than one."""
     rows: list[tuple[Entry, ...]] = []
-    modes = attack_modes(results)
-    for level in results.levels:
+    kinds = attack_kinds(results)
+    for bounds in results.bounds:
         for pipeline in results.pipelines:
-            found = [_accuracy(pipeline, mode, level) for mode in modes]
+            found = [pipeline.under(bounds, kind) for kind in kinds]
             if sum(entry is not None for entry in found) > 1:
-                shown = (entry or "-" for entry in found)
-                rows.append((results.label(pipeline), pipeline.verdict, f"{level:g}/255", *shown))
+                shown = (entry or "-" for entry in (*found, pipeline.robust(bounds)))
+                rows.append((results.label(pipeline), pipeline.gradients, bounds.title.removeprefix("eps "), *shown))
     note = f"{_INTERVALS}. `hard` takes the true gradient of rounding, which is zero: what it leaves is no robustness."
-    columns = ("pipeline", "gradients", "eps", *map(attack_title, modes))
+    columns = ("pipeline", "gradients", "eps", *kinds, "worst case")
     return Table("gradients", "The same network under different attacks", columns, tuple(rows), note)
 
 
-def attack_modes(results: Results) -> tuple[tuple[str, str], ...]:
-    """Ways of attacking that occur, as attack and gradient mode; straight-through PGD first."""
-    found = {
-        (outcome.attack, outcome.mode)
-        for pipeline in results.pipelines
-        for cell in pipeline.cells
-        for outcome in cell.outcomes.values()
-        if outcome.levels > 0 and outcome.mode != "other"
-    }
-    order = ("", "ste_soft", "surrogate", "hard")
-    rank = {mode: place for place, mode in enumerate(order)}
-    kinds = {"worst": 3, "autoattack": 2, "square": 1}
-    return tuple(sorted(found, key=lambda key: (kinds.get(key[0], 0), rank.get(key[1], len(order)), key)))
-
-
-def attack_title(mode: tuple[str, str]) -> str:
-    """A way of attacking for people."""
-    attack, gradient = mode
-    title = measure_title(attack)
-    return f"{title}, {gradient}" if gradient else f"{title}, ste" if attack.startswith("pgd") else title
-
-
-def _accuracy(pipeline: Pipeline, mode: tuple[str, str], level: float) -> Accuracy | None:
-    return pipeline.accuracy(f"{mode[0]}_{level:g}" + (f"_{mode[1]}" if mode[1] else ""))
+def attack_kinds(results: Results) -> tuple[str, ...]:
+    """Kinds of attacks that occur under any threat model, those with straight-through gradients first."""
+    attacks = [cell.attacks.get(bounds, {}) for p in results.pipelines for cell in p.cells for bounds in results.bounds]
+    found = {kind: attack.is_modified for each in attacks for kind, attack in each.items()}
+    return tuple(sorted(found, key=lambda kind: (found[kind], kind)))
 
 
 def pareto(results: Results) -> Table:
@@ -116,8 +111,8 @@ def pareto(results: Results) -> Table:
         for offer, following in zip_longest(best, best[1:]):
             rows.append((_range(offer, following, title), *_offer(results, offer)))
     note = (
-        f"{_INTERVALS}. The most robust pipeline of each budget by {measure_title(results.headline_name)}; "
-        "pipelines whose gradients are suspect are not recommended."
+        f"{_INTERVALS}. The most robust pipeline of each budget by {results.headline_title}; pipelines whose gradients "
+        f"are suspect are not recommended. {_GRADIENTS}"
     )
     columns = ("budget", "use", "gradients", "seeds", "robust", "clean", "fit time")
     return Table("pareto", "What to use for a budget", columns, tuple(rows), note)
@@ -131,9 +126,9 @@ def _range(offer: Offer, following: Offer | None, unit: str) -> str:
 
 def _offer(results: Results, offer: Offer) -> tuple[Entry, ...]:
     pipeline = offer.pipeline
-    robust = pipeline.accuracy(results.headline_name or "") or "-"
+    robust = pipeline.robust(results.headline) or "-"
     seeds, time = str(len(pipeline.cells)), duration(pipeline.seconds("fit"))
-    return results.label(pipeline), pipeline.verdict, seeds, robust, pipeline.accuracy("clean") or "-", time
+    return results.label(pipeline), pipeline.gradients, seeds, robust, pipeline.clean or "-", time
 
 
 def costs(results: Results) -> Table:
@@ -173,9 +168,22 @@ def outcomes(results: Results) -> Table:
         place = tuple(pipeline.text(axis) for axis in axes)
         for cell in pipeline.cells:
             seed = str(cell.coordinates.get("seed", ""))
-            rows += [(cell.name, *place, seed, o.name, o.accuracy, cell.verdict) for o in cell.outcomes.values()]
-    columns = ("cell", *map(axis_title, axes), "seed", "outcome", "accuracy", "gradients")
-    return Table("outcomes", "Every outcome of every cell", columns, tuple(rows), f"{_INTERVALS}.")
+            worst = [each for each in cell.robust.values() if each.role == "worst"]
+            rows += [(cell.name, *place, seed, *_outcome(each, cell)) for each in (*cell.outcomes.values(), *worst)]
+    columns = ("cell", *map(axis_title, axes), "seed", *_OUTCOME)
+    note = f"{_INTERVALS}. Rounded afterwards: on adversarial images made without rounding, so an upper bound only."
+    return Table("outcomes", "Every outcome of every cell", columns, tuple(rows), note)
+
+
+_OUTCOME = ("outcome", "role", "attack", "bounds", "accuracy", "over", "gradients", "rounded afterwards (%)")
+
+
+def _outcome(outcome: Measured, cell: CellResult) -> tuple[Entry, ...]:
+    rounded = None if outcome.rounded_afterwards is None else 100 * outcome.rounded_afterwards
+    bounds = outcome.threat_model.title if outcome.threat_model.eps > 0 else ""
+    over = " + ".join(outcome.members)
+    state = cell.doubt.state if outcome.role in ("robust", "worst") else ""
+    return outcome.name, outcome.role, outcome.kind, bounds, outcome.accuracy, over, state, Number(rounded)
 
 
 def cells(results: Results) -> Table:
@@ -187,8 +195,13 @@ def cells(results: Results) -> Table:
 
 
 def _remark(cell: CellResult) -> str:
-    doubts = [f"suspect: {', '.join(cell.doubts) or 'no reason given'}"] if cell.suspect else []
+    doubts = [f"suspect: {doubts_of(cell)}"] if cell.doubt.state == "suspect" else []
     return "; ".join(filter(None, (cell.reason, *cell.problems, *doubts)))
+
+
+def doubts_of(cell: CellResult) -> str:
+    """Why the gradients of a cell are suspect."""
+    return ", ".join(cell.doubt.reasons) or "no reason given"
 
 
 def runs(results: Results) -> Table:

@@ -10,8 +10,9 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from qra.report.pipelines import OFF, Pipeline, Results, measure_title, strength
-from qra.report.style import BLACK, SERIES, Drawing, budget_axis, label_width
+from qra.evaluation.doubt import State
+from qra.report.pipelines import OFF, Pipeline, Results
+from qra.report.style import BLACK, MARKS, SERIES, Drawing, budget_axis, face, label_width
 
 PANELS = 12
 """Panels of one figure."""
@@ -25,15 +26,15 @@ def robustness_curves(results: Results) -> tuple[Drawing, ...]:
         return ()
     panels: dict[str, list[Pipeline]] = {}
     for pipeline in results.main:
-        if not pipeline.is_float and len(_curve(pipeline, attack)) > 1:
+        if not pipeline.is_float and len(_curve(results, pipeline, attack)) > 1:
             panels.setdefault(_panel(results, pipeline), []).append(pipeline)
     if not panels:
-        panels = {"float": [pipeline for pipeline in results.main if len(_curve(pipeline, attack)) > 1]}
+        panels = {"float": [pipeline for pipeline in results.main if len(_curve(results, pipeline, attack)) > 1]}
     items = [item for item in panels.items() if item[1]]
     pages = [items[start : start + PANELS] for start in range(0, len(items), PANELS)]
     caption = (
-        f"Accuracy under {measure_title(attack)} over its budget, with the Wilson interval at 95 % as a band; the mean "
-        "over seeds. Pipelines whose gradients are suspect have hollow markers: the truth may be lower."
+        f"Accuracy under {attack} over its budget, with the Wilson interval at 95 % as a band; the mean over seeds. "
+        f"{MARKS}"
     )
     return tuple(
         Drawing(f"curves-{number}", "Robustness curves", caption, _page(results, attack, page))
@@ -42,24 +43,22 @@ def robustness_curves(results: Results) -> tuple[Drawing, ...]:
 
 
 def _longest_curve(results: Results) -> str | None:
-    """The attack that was run at most budgets: that of the curves."""
-    levels = {
-        (outcome.attack, outcome.levels)
-        for pipeline in results.pipelines
-        for cell in pipeline.cells
-        for outcome in cell.outcomes.values()
-        if not outcome.mode and outcome.levels > 0
-    }
-    counts = Counter(attack for attack, _ in levels)
-    longest = max(counts, key=lambda attack: (counts[attack], strength(attack), attack), default=None)
+    """The kind of attack that was run at most budgets in L-inf: that of the curves."""
+    counts = Counter(
+        kind
+        for bounds in map(results.at, results.levels)
+        if bounds is not None
+        for kind in results.kinds(bounds)
+        if not any(each.is_modified for each in results.attacks(bounds, kind))
+    )
+    longest = max(counts, key=lambda kind: (counts[kind], kind), default=None)
     return longest if longest is not None and counts[longest] > 1 else None
 
 
-def _curve(pipeline: Pipeline, attack: str) -> dict[float, tuple[float, float, float]]:
-    """For each budget, accuracy and interval in percent; clean accuracy at 0 where the attack was not run there."""
-    names = {outcome.levels: outcome.name for cell in pipeline.cells for outcome in cell.outcomes.values()
-             if outcome.attack == attack and not outcome.mode}  # fmt: skip
-    found = {level: pipeline.accuracy(name) for level, name in sorted({0.0: "clean", **names}.items())}
+def _curve(results: Results, pipeline: Pipeline, kind: str) -> dict[float, tuple[float, float, float]]:
+    """For each budget, accuracy and interval in percent; the accuracy on clean images at 0."""
+    under = {level: pipeline.under(bounds, kind) for level in results.levels if (bounds := results.at(level))}
+    found = {0.0: pipeline.clean, **under}
     return {
         level: (100 * accuracy.value, 100 * accuracy.interval[0], 100 * accuracy.interval[1])
         for level, accuracy in found.items()
@@ -87,11 +86,11 @@ def _page(results: Results, attack: str, panels: Sequence[tuple[str, list[Pipeli
         for place, pipeline in enumerate(sorted(found, key=_widths, reverse=True)):
             label = results.label(pipeline) if pipeline.is_float else _bits_label(_widths(pipeline))
             style = styles.get(label, SERIES[place % len(SERIES)])
-            _draw(axes, _curve(pipeline, attack), style, label, pipeline.suspect)
+            _draw(axes, _curve(results, pipeline, attack), style, label, pipeline.state)
         originals = {id(original): original for p in found if not p.is_float and (original := results.reference(p))}
         for original in originals.values():
-            _draw(axes, _curve(original, attack), (BLACK, "", "-"), "float, treated alike", False)
-        levels = [level for pipeline in found for level in _curve(pipeline, attack)]
+            _draw(axes, _curve(results, original, attack), (BLACK, "", "-"), "float, treated alike", "sound")
+        levels = [level for pipeline in found for level in _curve(results, pipeline, attack)]
         budget_axis(axes, levels)
     for axes in list(grid.flat)[len(panels) :]:
         axes.set_visible(False)
@@ -115,16 +114,15 @@ def _bits_label(widths: tuple[int, ...]) -> str:
 
 
 def _draw(
-    axes: Axes, curve: dict[float, tuple[float, float, float]], style: tuple[str, str, object], label: str, hollow: bool
+    axes: Axes, curve: dict[float, tuple[float, float, float]], style: tuple[str, str, object], label: str, state: State
 ) -> None:
     if not curve:
         return
     color, marker, line = style
     levels, values = list(curve), np.array(list(curve.values()))
-    face = "white" if hollow else color
     axes.plot(
-        levels, values[:, 0], color=color, marker=marker, linestyle=line, label=label, markerfacecolor=face,
-        markersize=4.5, linewidth=1.3,
+        levels, values[:, 0], color=color, marker=marker, linestyle=line, label=label, markersize=4.5, linewidth=1.3,
+        markerfacecolor=face(color, state),
     )  # fmt: skip
     axes.fill_between(levels, values[:, 1], values[:, 2], color=color, alpha=0.15, linewidth=0)
 
@@ -142,19 +140,18 @@ def _legend_below(figure: Figure, panels: Sequence[Axes]) -> None:
 
 def heat_map(results: Results) -> tuple[Drawing, ...]:
     """Robust accuracy by start, training and quantizer in rows, by bits in columns."""
-    name = results.headline_name
-    chosen = [p for p in results.main if name and not p.is_float and p.accuracy(name) is not None]
-    if not chosen or name is None:
+    chosen = [p for p in results.main if not p.is_float and p.robust(results.headline) is not None]
+    if not chosen:
         return ()
     columns = sorted({pipeline.bits for pipeline in chosen}, reverse=True, key=lambda bits: (OFF not in bits, bits))
     rows = sorted({_row(results, pipeline) for pipeline in chosen})
     values = np.full((len(rows), len(columns)), np.nan)
     marks = np.full(values.shape, "", dtype=object)
     for pipeline in chosen:
-        accuracy = pipeline.accuracy(name)
+        accuracy = pipeline.robust(results.headline)
         place = rows.index(_row(results, pipeline)), columns.index(pipeline.bits)
         values[place] = 100 * accuracy.value if accuracy else np.nan
-        marks[place] = "?" if pipeline.suspect else ""
+        marks[place] = {"suspect": "?", "not judged": "*", "sound": ""}[pipeline.state]
     width = label_width(rows) + 0.6 * len(columns) + 1.2
     figure = Figure(figsize=(max(width, 5), max(0.27 * len(rows) + 1.2, 2.2)), layout="constrained")
     axes = figure.add_subplot()
@@ -172,8 +169,8 @@ def heat_map(results: Results) -> tuple[Drawing, ...]:
     axes.spines[:].set_visible(False)
     figure.colorbar(image, label="robust accuracy (%)", fraction=0.05)
     caption = (
-        f"Accuracy under {measure_title(name)}, in percent; the mean over seeds. Grey: no such cell. "
-        "A question mark: gradients are suspect, the truth may be lower."
+        f"Accuracy under {results.headline_title}, in percent; the mean over seeds. Grey: no such cell. "
+        "A question mark: gradients are suspect, the truth may be lower. An asterisk: they were not judged."
     )
     return (Drawing("heat-map", "Start, training and quantizer, by bits", caption, figure),)
 

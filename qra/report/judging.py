@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from qra.evaluation.doubt import State
 from qra.report.paired import MARGIN, Comparison, Effect
 from qra.report.pipelines import Results
 
@@ -65,13 +66,21 @@ class Finding:
             can be told says the opposite.
         because: Why, in a sentence.
         judged: What it rests on.
-        suspect: Pipelines among them whose gradients seem to be hidden.
+        suspect: Pipelines among them whose gradients are suspect.
+        not_judged: Pipelines among them whose gradients were not judged.
     """
 
     verdict: Verdict
     because: str
     judged: tuple[Judged, ...] = ()
     suspect: tuple[str, ...] = ()
+    not_judged: tuple[str, ...] = ()
+
+    @property
+    def doubts(self) -> str:
+        """How many pipelines are in doubt, in words; empty if none is."""
+        counts = (("suspect", len(self.suspect)), ("not judged", len(self.not_judged)))
+        return ", ".join(f"{count} {state}" for state, count in counts if count)
 
 
 @dataclass(frozen=True)
@@ -101,11 +110,8 @@ class Claim:
         judged = tuple(_judge(check, family) for check in checks)
         if not judged:
             return Finding("undecided", f"The study has no cells for it: {self.needs}.")
-        suspect = sorted(
-            {title for check in checks for each in check.comparisons for title, doubt in _sides(each) if doubt}
-        )
         verdict, because = _verdict([each.holds for each in judged])
-        return Finding(verdict, because, judged, tuple(suspect))
+        return Finding(verdict, because, judged, _titles(checks, "suspect"), _titles(checks, "not judged"))
 
 
 def _judge(check: Check, family: int) -> Judged:
@@ -113,8 +119,11 @@ def _judge(check: Check, family: int) -> Judged:
     return Judged(check, effects, None if check.missing else check.judge(effects))
 
 
-def _sides(comparison: Comparison) -> Iterator[tuple[str, bool]]:
-    return zip(comparison.titles, comparison.suspect, strict=True)
+def _titles(checks: Sequence[Check], state: State) -> tuple[str, ...]:
+    """What is compared whose gradients are in a state."""
+    compared = [each for check in checks for each in check.comparisons]
+    pairs = [pair for each in compared for pair in zip(each.titles, each.states, strict=True)]
+    return tuple(sorted({title for title, found in pairs if found == state}))
 
 
 def _verdict(holds: Sequence[bool | None]) -> tuple[Verdict, str]:

@@ -8,12 +8,12 @@ from collections.abc import Mapping, Sequence
 
 from qra.files import plain
 from qra.report.claims import CLAIMS
-from qra.report.contents import state_counts
+from qra.report.contents import doubts_of, state_counts
 from qra.report.judging import Claim, Finding
 from qra.report.pipelines import Results
 from qra.report.style import Drawing
 from qra.report.tables import Table
-from qra.report.verdicts import METHOD, rests_on, short_evidence
+from qra.report.verdicts import METHOD, doubts, rests_on, short_evidence
 
 APPENDIX = ("outcomes", "cells", "runs", "commands")
 """Tables that are long: folded on screen."""
@@ -119,9 +119,9 @@ def page(
 
 def _problems(results: Results) -> str:
     bad = [cell for cell in results.cells if cell.state != "done"]
-    suspect = [cell for cell in results.cells if cell.suspect]
+    suspect = [cell for cell in results.cells if cell.doubt.state == "suspect"]
     lines = [f"{cell.name}: {cell.state}{f', {cell.reason}' if cell.reason else ''}" for cell in bad]
-    lines += [f"{cell.name}: gradients are suspect: {', '.join(cell.doubts) or 'no reason given'}" for cell in suspect]
+    lines += [f"{cell.name}: gradients are suspect: {doubts_of(cell)}" for cell in suspect]
     lines += [f"{cell.name}: {problem}" for cell in results.cells for problem in cell.problems]
     if not lines:
         return ""
@@ -132,8 +132,7 @@ def _problems(results: Results) -> str:
 
 
 def _claim(claim: Claim, finding: Finding) -> str:
-    suspect = f"Suspect numbers are involved: {'; '.join(finding.suspect)}." if finding.suspect else ""
-    why = " ".join(filter(None, (finding.because, rests_on(finding), suspect)))
+    why = " ".join(filter(None, (finding.because, rests_on(finding), doubts(finding))))
     evidence = short_evidence(claim.key, finding).html() if finding.judged else ""
     return (
         f"<section class='claim {finding.verdict}'><p><span class='verdict'>{finding.verdict}</span> &nbsp;"

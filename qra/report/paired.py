@@ -12,9 +12,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from qra.evaluation.doubt import State
+from qra.evaluation.measured import ThreatModel
 from qra.evaluation.statistics import mcnemar
 from qra.report.cells import CellResult
-from qra.report.pipelines import Pipeline, strength, well_sampled
+from qra.report.pipelines import Pipeline
 
 MARGIN = 0.02
 """A smaller difference in accuracy counts as none: two percentage points."""
@@ -54,6 +56,40 @@ class Effect(NamedTuple):
         return "higher" if self.is_higher else "lower" if self.is_lower else "none" if self.is_none else "unclear"
 
 
+Examples = tuple[NDArray[np.int64], NDArray[np.bool_]]
+"""Positions of examples, ascending, (n,), and whether the network is correct on each, (n,)."""
+
+
+class Measure(NamedTuple):
+    """What networks are compared by: clean accuracy, or that under the worst of some attacks.
+
+    Attributes:
+        bounds: Of the attacks; None for clean images.
+        kinds: Of the attacks.
+        can_be_masked: Whether it may be too high where gradients are hidden.
+    """
+
+    bounds: ThreatModel | None = None
+    kinds: tuple[str, ...] = ()
+    can_be_masked: bool = False
+
+    @property
+    def title(self) -> str:
+        """For people."""
+        return "clean" if self.bounds is None else f"{' + '.join(self.kinds)}, {self.bounds.title}"
+
+    def examples(self, cell: CellResult) -> Examples | None:
+        """What a cell says of its examples; None where it does not."""
+        if self.bounds is None:
+            return None if cell.clean is None else cell.examples(cell.clean.name)
+        if any(kind not in cell.attacks.get(self.bounds, {}) for kind in self.kinds):
+            return None
+        return cell.worst(self.bounds, self.kinds)
+
+
+CLEAN = Measure()
+
+
 class SeedPair(NamedTuple):
     """McNemar's comparison of two cells.
 
@@ -78,14 +114,16 @@ class Comparison:
 
     Args:
         titles: What is compared with what.
-        outcomes: Names of the two outcomes.
+        outcomes: Titles of the measures that the two are compared by.
         accuracies: Accuracies of both on the shared examples, means over seeds.
         n: Number of shared examples.
         mean: First minus second (times ``share``).
-        error: Standard error of the mean over the examples.
+        centre: Middle of the interval of ``mean``, a little nearer to what networks that share nothing would give.
+        error: Standard error of ``centre`` over the examples.
         seeds: One entry a pair of cells.
-        suspect: Whether the number of each side is an upper bound only, since gradients seem to be hidden.
-        share: Share of the second accuracy that the first is compared with; 1 for a plain difference.
+        states: What is known of the gradients of each side, as far as they matter to its number; a suspect number is an
+            upper bound only.
+        share: Share of the second accuracy that the first is compared with.
     """
 
     titles: tuple[str, str]
@@ -93,9 +131,10 @@ class Comparison:
     accuracies: tuple[float, float]
     n: int
     mean: float
+    centre: float
     error: float
     seeds: tuple[SeedPair, ...]
-    suspect: tuple[bool, bool]
+    states: tuple[State, State]
     share: float = 1.0
 
     def effect(self, family: int) -> Effect:
@@ -105,25 +144,28 @@ class Comparison:
         number, which bounds robustness from above only, opens it on that side.
         """
         half_width = NormalDist().inv_cdf(1 - 0.025 / family) * self.error
-        low, high = self.mean - half_width, self.mean + half_width
+        low, high = self.centre - half_width, self.centre + half_width
         if min(pair.difference for pair in self.seeds) <= 0:
             low = min(low, 0.0)
         if max(pair.difference for pair in self.seeds) >= 0:
             high = max(high, 0.0)
-        return Effect(self.mean, -1.0 if self.suspect[0] else low, 1.0 if self.suspect[1] else high)
+        suspect = [state == "suspect" for state in self.states]
+        return Effect(self.mean, -1.0 if suspect[0] else low, 1.0 if suspect[1] else high)
 
 
-def strongest(first: Pipeline, second: Pipeline, level: float) -> str | None:
-    """The strongest attack at a budget that all cells of both pipelines have, on not too few examples; None if none."""
-    cells = (*first.cells, *second.cells)
-    shared = set.intersection(*(set(cell.outcomes) for cell in cells))
-    found = [cell.outcomes[name] for name in sorted(shared) for cell in cells]
-    found = well_sampled([each for each in found if each.is_robust_accuracy and each.levels == level])
-    return max(found, key=lambda each: (strength(each.attack), each.name)).name if found else None
+def strongest(first: Pipeline, second: Pipeline, bounds: ThreatModel) -> Measure | None:
+    """The worst case over the attacks of a threat model that all cells of both pipelines have met.
+
+    Returns:
+        None if there are none, or if none of them stands alone.
+    """
+    kinds = tuple(sorted({*first.kinds(bounds)} & {*second.kinds(bounds)}))
+    attacks = [first.cells[0].attacks[bounds][kind] for kind in kinds]
+    return Measure(bounds, kinds, True) if any(attack.stands_alone for attack in attacks) else None
 
 
 def paired(
-    first: Pipeline, second: Pipeline, titles: tuple[str, str], outcomes: tuple[str, str], share: float = 1.0
+    first: Pipeline, second: Pipeline, titles: tuple[str, str], measures: tuple[Measure, Measure], share: float = 1.0
 ) -> Comparison | None:
     """Compare two outcomes on the examples that all their cells share.
 
@@ -133,7 +175,7 @@ def paired(
         first: A pipeline.
         second: Another, or the same.
         titles: Titles of the two.
-        outcomes: Name of the outcome of each.
+        measures: Measures that the two are compared by.
         share: Share of the second accuracy that the first is compared with; 1 for a plain difference.
 
     Returns:
@@ -142,7 +184,7 @@ def paired(
     pairs = _by_seed(first.cells, second.cells)
     if not pairs or len({_data(cell) for pair in pairs for cell in pair}) > 1:
         return None
-    found = [(left.examples(outcomes[0]), right.examples(outcomes[1])) for left, right in pairs]
+    found = [(measures[0].examples(left), measures[1].examples(right)) for left, right in pairs]
     columns = [side for pair in found for side in pair]
     if any(side is None for side in columns):
         return None
@@ -151,12 +193,17 @@ def paired(
         return None
     right = [side[1][np.searchsorted(side[0], indices)] for side in columns if side is not None]
     lefts, rights = np.stack(right[::2]), np.stack(right[1::2])
-    mean, error = _mean_difference((lefts - share * rights).mean(0))
+    mean = float((lefts - share * rights).mean())
+    centre, error = _centre_and_error((lefts - share * rights).mean(0), share)
     seeds = tuple(_seed_pair(pair, a, b, share) for pair, a, b in zip(pairs, lefts, rights, strict=True))
-    sides = zip((first, second), outcomes, strict=True)
-    suspect = [side.suspect and name != "clean" and not side.cells[0].outcomes[name].mode for side, name in sides]
+    states = _state(first, measures[0]), _state(second, measures[1])
+    outcomes = measures[0].title, measures[1].title
     accuracies = float(lefts.mean()), float(rights.mean())
-    return Comparison(titles, outcomes, accuracies, len(indices), mean, error, seeds, (suspect[0], suspect[1]), share)
+    return Comparison(titles, outcomes, accuracies, len(indices), mean, centre, error, seeds, states, share)
+
+
+def _state(pipeline: Pipeline, measure: Measure) -> State:
+    return pipeline.state if measure.can_be_masked else "sound"
 
 
 def _by_seed(first: Sequence[CellResult], second: Sequence[CellResult]) -> list[tuple[CellResult, CellResult]]:
@@ -171,15 +218,18 @@ def _data(cell: CellResult) -> str:
     return str(data.get("sha256")) if isinstance(data, dict) else ""
 
 
-def _mean_difference(differences: NDArray[np.float64]) -> tuple[float, float]:
-    """Mean and its standard error over examples.
+def _centre_and_error(differences: NDArray[np.float64], share: float) -> tuple[float, float]:
+    """Middle and standard error of an interval for the mean difference over examples.
 
-    The error is that of Agresti and Min (2005): half an example more in each cell of the table, so that it is not 0 for
-    networks that agree everywhere.
+    It is the adjusted Wald interval of Agresti and Min 2005 (Simple improved confidence intervals for comparing matched
+    proportions): half an example more in each cell of the table of who is correct, so that the error is not 0 for
+    networks that agree everywhere, and the middle lies nearer to 0.
     """
+    added = np.array([1 - share, 1.0, -share, 0.0])  # both are correct, the first alone, the second alone, neither
     n = len(differences) + 2
-    total, squares = float(differences.sum()), float((differences**2).sum()) + 1
-    return float(differences.mean()), math.sqrt((squares / n - (total / n) ** 2) / n)
+    total = float(differences.sum()) + float(added.sum()) / 2
+    squares = float((differences**2).sum()) + float((added**2).sum()) / 2
+    return total / n, math.sqrt((squares / n - (total / n) ** 2) / n)
 
 
 def _seed_pair(

@@ -30,10 +30,9 @@ def offers(results: Results, cost: str, unit: float) -> tuple[Offer, ...]:
         cost: ``size_in_bits`` or ``bit_ops``.
         unit: How much of it is 1, such as 8192 bits for a KiB.
     """
-    name = results.headline_name
     found = []
     for pipeline in results.pipelines:
-        accuracy, amount = pipeline.accuracy(name) if name else None, pipeline.cost(cost)
+        accuracy, amount = pipeline.robust(results.headline), pipeline.cost(cost)
         if accuracy is not None and amount is not None and amount > 0:
             found.append(Offer(pipeline, amount / unit, accuracy.value))
     return tuple(sorted(found, key=lambda offer: (offer.cost, -offer.robust, results.label(offer.pipeline))))
@@ -42,12 +41,12 @@ def offers(results: Results, cost: str, unit: float) -> tuple[Offer, ...]:
 def front(choices: Sequence[Offer]) -> tuple[Offer, ...]:
     """Those that are more robust than everything that costs no more.
 
-    Pipelines whose gradients seem to be hidden are left out, since their robust accuracy may be too high, and those
-    with nothing left of it.
+    Pipelines whose gradients are suspect are left out, since their robust accuracy may be too high, and those with
+    nothing left of it. Those that are not judged are not: whoever shows them says so.
     """
     best: list[Offer] = []
     for offer in sorted(choices, key=lambda offer: (offer.cost, -offer.robust)):
-        if not offer.pipeline.suspect and offer.robust > (best[-1].robust if best else FLOOR):
+        if offer.pipeline.state != "suspect" and offer.robust > (best[-1].robust if best else FLOOR):
             best.append(offer)
     return tuple(best)
 

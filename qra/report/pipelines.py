@@ -8,7 +8,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from qra.report.cells import Accuracy, CellResult, Measured, Value
+from qra.evaluation.doubt import Doubt, State, worst_state
+from qra.evaluation.measured import Accuracy, Measured, ThreatModel
+from qra.report.cells import CellResult, Value
 
 OFF = 32
 """The bit width that means: not quantized."""
@@ -102,23 +104,36 @@ class Pipeline:
         return self.seconds("fit") is not None
 
     @property
-    def verdict(self) -> str:
-        """The worst verdict on hidden gradients of any seed."""
-        found = {cell.verdict for cell in self.cells}
-        return next((verdict for verdict in ("suspect", "not judged") if verdict in found), "sound")
+    def state(self) -> State:
+        """The least that is known of the gradients of any seed."""
+        return worst_state(cell.doubt.state for cell in self.cells)
 
     @property
-    def suspect(self) -> bool:
-        """Whether the robust accuracy of any seed may be too high because gradients are hidden."""
-        return self.verdict == "suspect"
+    def gradients(self) -> str:
+        """The same in words, with what would not have been noticed."""
+        limits = [cell.doubt.detection_limit for cell in self.cells]
+        known = [limit for limit in limits if limit is not None]
+        if self.state != "sound" or len(known) < len(limits):
+            return self.state
+        return Doubt("sound", detection_limit=max(known)).words
 
-    def accuracy(self, name: str) -> Accuracy | None:
-        """Accuracy of an outcome: of one seed, or mean and worst of all that have it."""
-        found = [cell.outcomes[name].accuracy for cell in self.cells if name in cell.outcomes]
-        if len(found) < 2:
-            return found[0] if found else None
-        values = [accuracy.value for accuracy in found]
-        return Accuracy(statistics.fmean(values), min(accuracy.n for accuracy in found), min(values))
+    @property
+    def clean(self) -> Accuracy | None:
+        """Accuracy on clean images, over seeds."""
+        return _over_seeds([cell.clean for cell in self.cells])
+
+    def robust(self, bounds: ThreatModel | None) -> Accuracy | None:
+        """Robust accuracy under a threat model, over seeds: the worst case over all attacks of each cell."""
+        return None if bounds is None else _over_seeds([cell.robust.get(bounds) for cell in self.cells])
+
+    def under(self, bounds: ThreatModel, kind: str) -> Accuracy | None:
+        """Accuracy under the attacks of one kind alone, over seeds."""
+        return _over_seeds([cell.attacks.get(bounds, {}).get(kind) for cell in self.cells])
+
+    def kinds(self, bounds: ThreatModel) -> tuple[str, ...]:
+        """Kinds of the attacks of a threat model that every cell has met."""
+        found = [cell.attacks.get(bounds, {}) for cell in self.cells]
+        return tuple(kind for kind in found[0] if all(kind in other for other in found))
 
     def cost(self, name: str) -> float | None:
         """Such as ``size_in_bits``: the same for all seeds, so that of the first that knows it."""
@@ -154,47 +169,49 @@ class Results:
         return tuple(sorted(found, key=_order))
 
     @cached_property
-    def levels(self) -> tuple[float, ...]:
-        """Budgets that robust accuracy was measured at, in pixel levels, ascending."""
-        return tuple(sorted({outcome.levels for outcome in self._robust}))
+    def bounds(self) -> tuple[ThreatModel, ...]:
+        """Threat models that robust accuracy was measured under: L-inf first, by ascending budget."""
+        found = {bounds for pipeline in self.pipelines for cell in pipeline.cells for bounds in cell.robust}
+        return tuple(sorted(found, key=lambda each: (each.norm != "linf", each.pixels != "float", each.eps)))
 
     @cached_property
-    def _robust(self) -> tuple[Measured, ...]:
-        """All outcomes that can stand for robust accuracy, each name once a pipeline."""
-        return tuple(
-            outcome
-            for pipeline in self.pipelines
-            for outcome in {each.name: each for cell in pipeline.cells for each in cell.outcomes.values()}.values()
-            if outcome.is_robust_accuracy
-        )
+    def levels(self) -> tuple[float, ...]:
+        """Budgets in L-inf that robust accuracy was measured at, in pixel levels, ascending."""
+        return tuple(each.levels for each in self.bounds if each.norm == "linf" and each.pixels == "float")
 
-    def measure(self, level: float) -> str | None:
-        """The outcome that stands for robust accuracy at a budget; None if nothing was measured there.
+    def at(self, level: float) -> ThreatModel | None:
+        """The threat model in L-inf with a budget in pixel levels; None if nothing was measured there."""
+        usual = (each for each in self.bounds if each.norm == "linf" and each.pixels == "float")
+        return next((each for each in usual if each.levels == level), None)
 
-        It is the one that most pipelines have, so that they can be compared; of several the strongest, see
-        :func:`strength`. Attacks on few examples are left out, see :func:`well_sampled`.
-        """
-        found = well_sampled([outcome for outcome in self._robust if outcome.levels == level])
-        counts = Counter(outcome.name for outcome in found)
-        return (
-            max(found, key=lambda each: (counts[each.name], strength(each.attack), each.name)).name if found else None
-        )
+    @cached_property
+    def headline(self) -> ThreatModel | None:
+        """The threat model that tables and figures show: 8 levels, or the largest below, or the smallest there is."""
+        usual = [level for level in self.levels if level <= STRONG]
+        return self.at(max(usual)) if usual else next(iter(self.bounds), None)
 
-    def measures(self, level: float) -> tuple[str, ...]:
-        """All outcomes that can stand for robust accuracy at a budget, the strongest last."""
-        names = {outcome.name: strength(outcome.attack) for outcome in self._robust if outcome.levels == level}
-        return tuple(sorted(names, key=lambda name: (names[name], name)))
+    def kinds(self, bounds: ThreatModel) -> tuple[str, ...]:
+        """Kinds of attacks of a threat model that any pipeline has met, those of the usual kind first."""
+        cells = [cell for pipeline in self.pipelines for cell in pipeline.cells]
+        found = {kind: each for cell in cells for kind, each in cell.attacks.get(bounds, {}).items()}
+        return tuple(sorted(found, key=lambda kind: (found[kind].is_modified, kind)))
+
+    def attacks(self, bounds: ThreatModel, kind: str) -> list[Measured]:
+        """The attacks of a threat model that are of a kind, one of each cell that has met it."""
+        cells = [cell for pipeline in self.pipelines for cell in pipeline.cells]
+        return [cell.attacks[bounds][kind] for cell in cells if kind in cell.attacks.get(bounds, {})]
+
+    def measure_title(self, bounds: ThreatModel | None) -> str:
+        """Robust accuracy under a threat model for people: the attack, if there is but one, and the bounds."""
+        if bounds is None:
+            return "robust"
+        kinds = self.kinds(bounds)
+        return f"{kinds[0] if len(kinds) == 1 else 'worst case over attacks'}, {bounds.title}"
 
     @property
-    def headline(self) -> float | None:
-        """The budget in pixel levels that tables and figures show: 8, or the largest below, or the smallest above."""
-        below = [level for level in self.levels if level <= STRONG]
-        return max(below) if below else min(self.levels, default=None)
-
-    @property
-    def headline_name(self) -> str | None:
-        """Name of the outcome that stands for robust accuracy."""
-        return None if self.headline is None else self.measure(self.headline)
+    def headline_title(self) -> str:
+        """The measure of robust accuracy that tables and figures show."""
+        return self.measure_title(self.headline)
 
     @cached_property
     def main(self) -> tuple[Pipeline, ...]:
@@ -271,19 +288,6 @@ def _varying(pipelines: Sequence[Pipeline]) -> tuple[str, ...]:
     return tuple(axis for axis in axes if len({pipeline.text(axis) for pipeline in pipelines} - {""}) > 1)
 
 
-def strength(attack: str) -> tuple[int, int]:
-    """A key that orders attacks: the worst case is the strongest, then AutoAttack, then the longest PGD."""
-    steps = attack.removeprefix("pgd")
-    return {"worst": 2, "autoattack": 1}.get(attack, 0), int(steps) if steps.isdigit() else 0
-
-
-def well_sampled(outcomes: Sequence[Measured]) -> list[Measured]:
-    """Those on at least half as many examples as the largest: a stronger attack on a handful decides nothing."""
-    most = max((outcome.accuracy.n for outcome in outcomes), default=0)
-    few = {outcome.name for outcome in outcomes if 2 * outcome.accuracy.n < most}
-    return [outcome for outcome in outcomes if outcome.name not in few]
-
-
 def training_title(training: str) -> str:
     """A training strategy for people."""
     return _TRAININGS.get(training, training)
@@ -294,13 +298,13 @@ def axis_title(axis: str) -> str:
     return axis.rpartition(".")[2].replace("_", " ")
 
 
-def measure_title(name: str | None) -> str:
-    """An outcome for people: ``pgd20_8`` becomes ``PGD-20, eps 8/255``."""
-    attack, _, levels = (name or "robust").partition("_")
-    steps = attack.removeprefix("pgd")
-    known = {"worst": "worst case over attacks", "autoattack": "AutoAttack", "square": "Square"}
-    title = f"PGD-{steps}" if attack.startswith("pgd") and steps.isdigit() else known.get(attack, attack)
-    return f"{title}, eps {levels}/255" if levels else title
+def _over_seeds(found: Sequence[Measured | None]) -> Accuracy | None:
+    """The accuracy of one seed, or mean and worst of all that have it."""
+    accuracies = [each.accuracy for each in found if each is not None]
+    if len(accuracies) < 2:
+        return accuracies[0] if accuracies else None
+    values = [accuracy.value for accuracy in accuracies]
+    return Accuracy(statistics.fmean(values), min(accuracy.n for accuracy in accuracies), min(values))
 
 
 def _seed(cell: CellResult) -> tuple[float, str]:

@@ -11,8 +11,10 @@ from typing import Any, Literal
 
 import matplotlib
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
+from qra.evaluation.doubt import State
 from qra.report.pipelines import Pipeline
 
 BLACK, GREY = "#000000", "#666666"
@@ -31,6 +33,9 @@ TRAININGS = {"none": (GREY, "o"), "plain": (ORANGE, "^"), "adversarial": (BLUE, 
 """Colour and marker of each training."""
 INITS: dict[str, Literal["-", "--", ":"]] = {"robust": "-", "plain": "--", "random": ":"}
 """Line of each start."""
+
+MARKS = "Hollow markers: gradients are suspect, the truth may be lower. Pale markers: they were not judged."
+"""What the fillings of markers say."""
 
 _SETTINGS: Any = {
     "font.size": 9,
@@ -90,6 +95,13 @@ def settings() -> Any:
 def training_style(pipeline: Pipeline) -> tuple[str, str]:
     """Colour and marker of a pipeline's training."""
     return TRAININGS.get(pipeline.text("training"), (PINK, "P"))
+
+
+def face(color: str, state: State) -> tuple[float, float, float]:
+    """The filling of a marker: full for sound gradients, pale for those not judged, white for suspect ones."""
+    share = {"sound": 1.0, "not judged": 0.4, "suspect": 0.0}[state]
+    red, green, blue = (1 - share * (1 - value) for value in to_rgb(color))
+    return red, green, blue
 
 
 def label_width(labels: Iterable[str]) -> float:

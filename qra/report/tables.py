@@ -9,8 +9,8 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from qra.evaluation.measured import Accuracy
 from qra.files import no_formula, plain
-from qra.report.cells import Accuracy
 
 
 @dataclass(frozen=True)

@@ -13,13 +13,14 @@ MARKS = {True: "holds", False: "fails", None: "open"}
 
 METHOD = (
     f"A difference below {100 * MARGIN:g} points of accuracy counts as none. Networks are compared on the test "
-    "examples that they share, paired by seed. Lost and gained count the examples that only the second or only the "
-    "first gets right; p is McNemar's exact test of one pair of seeds, the largest of several, not adjusted. The "
-    "intervals of all comparisons of one claim hold together at 95 % (Bonferroni); the claims are separate questions, "
-    "with no adjustment across them. Intervals cover the choice of test examples; seeds that point in different "
-    "directions leave a difference open. A suspect number bounds robustness from above only, and counts only where a "
-    "lower one would give the same answer. A claim is supported (contradicted) if more than half of its checks hold "
-    f"(fail) and at most {EXCEPTIONS:.0%} of those that are not open fail (hold); else it is undecided."
+    "examples that they share, paired by seed, and by the worst case per example over the attacks that both have met. "
+    "Lost and gained count the examples that only the second or only the first gets right; p is McNemar's exact test of "
+    "one pair of seeds, the largest of several, not adjusted. The intervals (Agresti and Min) of all comparisons of one "
+    "claim hold together at 95 % (Bonferroni); the claims are separate questions, with no adjustment across them. "
+    "Intervals cover the choice of test examples; seeds that point in different directions leave a difference open. A "
+    "suspect number bounds robustness from above only, and counts only where a lower one would give the same answer; "
+    "one that is not judged counts as it is, and is named. A claim is supported (contradicted) if more than half of "
+    f"its checks hold (fail) and at most {EXCEPTIONS:.0%} of those that are not open fail (hold); else it is undecided."
 )
 """How verdicts are made."""
 
@@ -29,9 +30,9 @@ def verdict_table(findings: Mapping[str, Finding]) -> Table:
     rows = []
     for claim in CLAIMS:
         finding = findings[claim.key]
-        doubt = f"{len(finding.suspect)} suspect" if finding.suspect else "none" if finding.judged else "-"
+        doubt = finding.doubts or ("none" if finding.judged else "-")
         rows.append((claim.statement, finding.verdict, finding.because, _sizes(finding), _seeds(finding), doubt))
-    columns = ("claim", "verdict", "why", "n", "seeds", "suspect numbers")
+    columns = ("claim", "verdict", "why", "n", "seeds", "gradients in doubt")
     return Table("claims", "What the study says about the claims", columns, tuple(rows), METHOD)
 
 
@@ -43,7 +44,7 @@ def evidence_table(findings: Mapping[str, Finding]) -> Table:
             rows.extend((key, *row) for row in _evidence(judged))
     columns = (
         "claim", "check", "result", "first", "second", "outcomes", "first (%)", "second (%)",
-        "difference", "from", "to", "is", "lost", "gained", "p", "n", "seeds", "suspect", "cells",
+        "difference", "from", "to", "is", "lost", "gained", "p", "n", "seeds", "gradients", "cells",
     )  # fmt: skip
     return Table("evidence", "What the verdicts rest on", columns, tuple(rows), METHOD)
 
@@ -71,8 +72,8 @@ def claims_markdown(findings: Mapping[str, Finding], name: str) -> str:
                 "cells",
             )
             parts.append(Table(claim.key, claim.statement, columns, tuple(rows)).markdown())
-        if finding.suspect:
-            parts.append(f"Suspect: {markdown_text('; '.join(finding.suspect))}.\n")
+        if doubt := doubts(finding):
+            parts.append(f"{markdown_text(doubt)}\n")
     return "\n".join(parts)
 
 
@@ -81,6 +82,12 @@ def short_evidence(key: str, finding: Finding) -> Table:
     columns = ("check", "result", "compared", "first - second (points)", "lost / gained", "p", "n", "seeds", "cells")
     rows = tuple(row for judged in finding.judged for row in _short(judged))
     return Table(key, f"What the verdict on {key} rests on", columns, rows)
+
+
+def doubts(finding: Finding) -> str:
+    """Whose gradients are suspect or not judged, in sentences; empty if nobody's."""
+    said = (("Suspect", finding.suspect), ("Not judged", finding.not_judged))
+    return " ".join(f"{state}: {'; '.join(titles)}." for state, titles in said if titles)
 
 
 def rests_on(finding: Finding) -> str:
@@ -113,7 +120,7 @@ def _evidence(judged: Judged) -> list[tuple[Entry, ...]]:
             _p(each),
             str(each.n),
             str(len(each.seeds)),
-            _suspect(each),
+            _doubts(each),
             _cells(each),
         )
         for each, effect in zip(check.comparisons, judged.effects, strict=True)
@@ -151,15 +158,17 @@ def difference(effect: Effect) -> str:
 def _compared(each: Comparison) -> str:
     first, second = (f"{100 * value:.2f}" for value in each.accuracies)
     outcomes = " / ".join(dict.fromkeys(each.outcomes))
-    return f"{each.titles[0]} {first} against {each.titles[1]} {second} ({outcomes}){_bracketed(_suspect(each))}"
+    return f"{each.titles[0]} {first} against {each.titles[1]} {second} ({outcomes}){_bracketed(_doubts(each))}"
 
 
-def _bracketed(suspect: str) -> str:
-    return f", suspect: {suspect}" if suspect else ""
+def _bracketed(doubts: str) -> str:
+    return f", {doubts}" if doubts else ""
 
 
-def _suspect(each: Comparison) -> str:
-    return ", ".join(side for side, doubt in zip(("first", "second"), each.suspect, strict=True) if doubt)
+def _doubts(each: Comparison) -> str:
+    """Such as ``first suspect, second not judged``; empty for sound numbers."""
+    sides = zip(("first", "second"), each.states, strict=True)
+    return ", ".join(f"{side} {state}" for side, state in sides if state != "sound")
 
 
 def _p(each: Comparison) -> str:

@@ -143,6 +143,7 @@ def test_square_is_an_outcome_of_its_own_and_hidden_gradients_are_reported(quant
     assert info["clean_acc"] == f"{100 * found['clean']['accuracy']:.2f}"
     assert info["qra"]["weight_bit_width"] == 3
     assert info["qra"]["doubt"]["state"] == masking["verdict"]
+    assert info["qra"]["robust"]["outcome"] == "worst_8"
 
 
 def test_gradient_modes_of_a_float_network_agree(float_checkpoint):

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from qra.evaluation.outcome import Outcome, write_correct
+from qra.evaluation.schema1 import implied
 from qra.writing import write_json
 
 N = 1000
@@ -26,10 +27,12 @@ def correct_examples(accuracy, seed=0, noise=0.0, n=N):
 
 
 def outcome(name, accuracy, seed=0, noise=0.0, n=N):
+    """An outcome of schema 2 that is what its name says."""
     levels = name.split("_")[1] if "_" in name else "0"
     settings = {} if name == "clean" else {"class_path": "qra.attacks.PGD"}
-    correct = correct_examples(accuracy, seed, noise, n)
-    return Outcome(name, name, settings, torch.arange(n), correct, float(levels) / 255)
+    about = implied(name, settings, float(levels) / 255)
+    title, eps = about.pop("title"), float(levels) / 255
+    return Outcome(name, title, settings, torch.arange(n), correct_examples(accuracy, seed, noise, n), eps, **about)
 
 
 def cost(weight_bits, act_bits):
@@ -65,7 +68,7 @@ def cell(
         **more,
     })  # fmt: skip
     write_json(directory / "result.json", {
-        "schema": 1, "outcomes": {key: value.summary() for key, value in outcomes.items()}, "checkpoint": None,
+        "schema": 2, "outcomes": {key: value.summary() for key, value in outcomes.items()}, "checkpoint": None,
         "seconds": 20.0, "data": {"class": "CIFAR10DataModule", "sha256": data}, "cost": cost(*bits),
         "masking": {"verdict": masking, "reasons": ["zero gradients"] if masking == "suspect" else []},
         "commit": "abc", "device": "a processor", "threads": 1, "versions": {"qra": "0.1.0", "torch": "2.15.0"},

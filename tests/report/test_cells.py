@@ -6,19 +6,21 @@ import numpy as np
 import pytest
 from made_up import cell, edit
 
+from qra.evaluation.measured import ThreatModel
 from qra.report.cells import read_cell, read_cells
 from qra.report.contents import state_counts
 from qra.report.pipelines import Results
 
+AT_8 = ThreatModel("linf", 8 / 255)
 GOOD = {"clean": 0.9, "pgd20_8": 0.4}
 
 
 def test_a_done_cell_is_read_whole(tmp_path):
     found = read_cell(cell(tmp_path, "a", GOOD, quantizer="pact", bits=(4, 8), masking="suspect"))
-    assert (found.name, found.state, found.verdict) == ("a", "done", "suspect")
-    assert found.doubts == ("zero gradients",)
+    assert (found.name, found.state, found.doubt.state) == ("a", "done", "suspect")
+    assert found.doubt.reasons == ("zero gradients",)
     assert found.outcomes["pgd20_8"].accuracy.value == 0.4
-    assert (found.outcomes["pgd20_8"].attack, found.outcomes["pgd20_8"].levels) == ("pgd20", 8)
+    assert (found.outcomes["pgd20_8"].kind, found.outcomes["pgd20_8"].threat_model.levels) == ("PGD-20", 8)
     assert found.cost["size_in_bits"] == 269_722 * 4
     assert found.seconds == {"fit": 100, "test": 20}
     assert found.commands[0] == "qra fit --config a.yaml"
@@ -86,7 +88,8 @@ def test_a_failed_cell_keeps_its_reason_and_has_no_outcomes(tmp_path):
         ({"accuracy": float("nan"), "n": 100}, "accuracy or n is no number"),
         ({"accuracy": 10**400, "n": 100}, "accuracy or n is no number"),
         ({"accuracy": True, "n": 100}, "accuracy or n is no number"),
-        ({"accuracy": 0.5, "n": 100, "eps": 0.5}, "eps is 127.5/255"),
+        ({"accuracy": 0.5, "n": 100, "eps": -0.5}, "eps is -0.5"),
+        ({"accuracy": 0.5, "n": 100, "role": "hero"}, "role is 'hero', which is none of clean, robust"),
         ("half", "accuracy or n is no number"),
     ],
 )
@@ -104,13 +107,13 @@ def test_an_outcome_that_cannot_be_is_named_and_left_out(tmp_path, summary, reas
 def test_a_verdict_that_is_not_sound_is_suspect(tmp_path, verdict):
     directory = cell(tmp_path, "a", GOOD)
     edit(directory / "result.json", lambda content: content.update(masking={"verdict": verdict}))
-    assert read_cell(directory).suspect
+    assert read_cell(directory).doubt.state == "suspect"
 
 
 def test_without_a_verdict_a_cell_is_not_judged(tmp_path):
     directory = cell(tmp_path, "a", GOOD)
     edit(directory / "result.json", lambda content: content.pop("masking"))
-    assert read_cell(directory).verdict == "not judged"
+    assert read_cell(directory).doubt.state == "not judged"
 
 
 def broken_npz(path, kind):
@@ -164,45 +167,66 @@ def test_seeds_of_one_pipeline_are_taken_together(tmp_path):
     for seed, robust in enumerate((0.4, 0.5, 0.6)):
         cell(tmp_path, f"s{seed}", {"clean": 0.9, "pgd20_8": robust}, seed=seed)
     (pipeline,) = Results("study", read_cells(tmp_path)).pipelines
-    accuracy = pipeline.accuracy("pgd20_8")
+    accuracy = pipeline.robust(AT_8)
     assert accuracy.value == pytest.approx(0.5)
     assert accuracy.worst == 0.4
     assert accuracy.n == 1000
-    assert pipeline.accuracy("square_8") is None
+    assert pipeline.robust(ThreatModel("linf", 4 / 255)) is None
 
 
 def test_one_suspect_seed_makes_a_pipeline_suspect(tmp_path):
     for seed, masking in enumerate(("sound", "suspect")):
         cell(tmp_path, f"s{seed}", GOOD, seed=seed, masking=masking)
     (pipeline,) = Results("study", read_cells(tmp_path)).pipelines
-    assert pipeline.suspect
+    assert pipeline.state == "suspect"
 
 
-def test_the_measure_is_what_most_pipelines_have_then_the_strongest(tmp_path):
-    cell(tmp_path, "a", {"pgd20_8": 0.4, "autoattack_8": 0.3, "worst_8": 0.2, "pgd20_2": 0.5, "autoattack_2": 0.4})
-    cell(tmp_path, "b", {"pgd20_8": 0.4, "autoattack_8": 0.3, "pgd20_2": 0.5, "pgd20_4_hard": 0.9}, quantizer="pact")
+def test_robust_accuracy_is_the_worst_case_over_the_attacks_of_a_budget(tmp_path):
+    cell(tmp_path, "a", {"pgd20_8": 0.4, "autoattack_8": 0.3, "pgd20_2": 0.5, "pgd20_2_hard": 0.45})
+    cell(tmp_path, "b", {"pgd20_8": 0.4, "pgd20_2": 0.5, "pgd20_4_hard": 0.9}, quantizer="pact")
     results = Results("study", read_cells(tmp_path))
-    assert results.measure(8) == "autoattack_8"
-    assert results.measure(2) == "pgd20_2"
-    assert results.measure(4) is None
-    assert results.headline == 8
+    assert results.levels == (2, 8)
+    assert results.headline == AT_8
+    assert results.measure_title(AT_8) == "worst case over attacks, eps 8/255"
+    robust = {p.cells[0].name: [p.robust(bounds).value for bounds in results.bounds] for p in results.pipelines}
+    assert robust == {"a": [0.45, 0.3], "b": [0.5, 0.4]}
 
 
-def test_an_attack_on_a_handful_of_examples_is_no_measure(tmp_path):
+def test_the_worst_case_is_taken_example_by_example(tmp_path):
     directory = cell(tmp_path, "a", GOOD)
-    few = {"accuracy": 0.3, "n": 30, "eps": 8 / 255}
-    edit(directory / "result.json", lambda content: content["outcomes"].update(autoattack_8=few))
+    first = np.arange(100) % 2 == 0
+    second = np.arange(50, 150) % 3 == 0  # they share 50 examples
+    arrays = {
+        "pgd20_8.indices": np.arange(100), "pgd20_8.correct": first,
+        "autoattack_8.indices": np.arange(50, 150), "autoattack_8.correct": second,
+    }  # fmt: skip
+    np.savez(directory / "correct.npz", **arrays)
+    about = {"role": "robust", "n": 100, "eps": 8 / 255, "norm": "linf"}
+    found = {
+        "pgd20_8": {"title": "PGD-20", "accuracy": first.mean(), **about},
+        "autoattack_8": {"title": "AutoAttack", "accuracy": second.mean(), **about},
+    }
+    edit(directory / "result.json", lambda content: content.update(outcomes=found))
+    worst = read_cell(directory).robust[AT_8]
+    assert (worst.role, worst.accuracy.n, worst.accuracy.value) == ("worst", 50, 8 / 50)  # those of 54, 60 .. 96
+
+
+def test_an_outcome_in_l2_is_a_robust_accuracy(tmp_path):
+    directory = cell(tmp_path, "a", {"clean": 0.9})
+    found = {"role": "robust", "title": "AutoAttack", "accuracy": 0.3, "n": 1000, "eps": 0.5, "norm": "l2"}
+    edit(directory / "result.json", lambda content: content["outcomes"].update(anything=found))
     results = Results("study", read_cells(tmp_path))
-    assert results.measure(8) == "pgd20_8"
-    assert results.measures(8) == ("pgd20_8", "autoattack_8")
+    assert results.headline_title == "AutoAttack, L2 eps 0.5"
+    assert results.pipelines[0].robust(results.headline).value == 0.3
 
 
 def test_parts_of_autoattack_are_no_robust_accuracy(tmp_path):
-    directory = cell(tmp_path, "a", GOOD)
-    part = {"accuracy": 0.1, "n": 1000, "eps": 8 / 255}
+    cell(tmp_path, "a", GOOD)
+    directory = cell(tmp_path, "b", GOOD, quantizer="pact")
+    part = {"role": "part", "accuracy": 0.1, "n": 1000, "eps": 8 / 255}
     edit(directory / "result.json", lambda content: content["outcomes"].update({"autoattack_8.apgd-ce": part}))
     results = Results("study", read_cells(tmp_path))
-    assert results.measure(8) == "pgd20_8"
+    assert [pipeline.robust(AT_8).value for pipeline in results.pipelines] == [0.4, 0.4]
 
 
 def test_a_float_network_that_was_only_tested_counts_as_its_start(tmp_path):

@@ -200,6 +200,16 @@ def test_a_suspect_number_supports_nothing(tmp_path):
     assert found.suspect == ("PACT W4/A4, plain start, plain training",)
 
 
+def test_numbers_that_are_not_judged_count_and_are_named(tmp_path):
+    robust_float(tmp_path)
+    edit(tmp_path / "float-at" / "result.json", lambda content: content.pop("masking"))
+    pact(tmp_path, "quantized", at8(0.39))
+    found = finding(tmp_path, "adversarial-keeps")
+    assert found.judged[0].check.comparisons[0].states == ("sound", "not judged")
+    assert (found.suspect, found.not_judged) == ((), ("float, adversarial",))
+    assert found.doubts == "1 not judged"
+
+
 def test_a_suspect_number_counts_where_a_lower_one_would_say_the_same(tmp_path):
     robust_float(tmp_path)
     pact(tmp_path, "quantized", at8(0.3), masking="suspect")
@@ -216,11 +226,11 @@ def test_all_claims_are_undecided_by_a_study_without_their_cells(tmp_path):
     assert all("The study has no cells for it" in each.because for each in found.values())
 
 
-def test_the_strongest_attack_that_both_have_decides(tmp_path):
+def test_the_worst_case_over_the_attacks_that_both_have_met_decides(tmp_path):
     robust_float(tmp_path, {"clean": 0.9, "pgd20_8": 0.4, "autoattack_8": 0.38})
-    pact(tmp_path, "quantized", {"clean": 0.9, "pgd20_8": 0.4, "autoattack_8": 0.28, "worst_8": 0.1})
+    pact(tmp_path, "quantized", {"clean": 0.9, "pgd20_8": 0.4, "autoattack_8": 0.28, "pgd100_8": 0.1})
     comparison = finding(tmp_path, "adversarial-keeps").judged[0].check.comparisons[0]
-    assert comparison.outcomes == ("autoattack_8", "autoattack_8")
+    assert comparison.outcomes == ("AutoAttack + PGD-20, eps 8/255",) * 2
     assert comparison.mean == pytest.approx(-0.1)
 
 

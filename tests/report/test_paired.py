@@ -4,8 +4,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from made_up import cell
 
+from qra.evaluation.measured import ThreatModel
 from qra.report.cells import read_cells
-from qra.report.paired import MARGIN, Effect, paired, strongest
+from qra.report.paired import CLEAN, MARGIN, Effect, paired, strongest
 from qra.report.pipelines import Results
 
 numbers = st.floats(-1, 1)
@@ -37,11 +38,11 @@ def compared(study, first, second, **more):
     cell(study, "a", {"clean": first}, quantizer="pact", **more)
     cell(study, "b", {"clean": second})
     by_name = {pipeline.cells[0].name: pipeline for pipeline in Results("s", read_cells(study)).pipelines}
-    return paired(by_name["a"], by_name["b"], ("a", "b"), ("clean", "clean"))
+    return paired(by_name["a"], by_name["b"], ("a", "b"), (CLEAN, CLEAN))
 
 
 def test_the_interval_is_that_of_agresti_and_min(tmp_path):
-    """Centred on the difference, as wide as theirs: half an example more in each cell of the table."""
+    """Theirs: half an example more in each cell of the table of who is correct, in the middle too."""
     comparison = compared(tmp_path, 0.6, 0.5)
     lost, gained, n = 0.5, 100.5, 1002
     error = np.sqrt(lost + gained - (gained - lost) ** 2 / n) / n
@@ -49,6 +50,7 @@ def test_the_interval_is_that_of_agresti_and_min(tmp_path):
     assert comparison.n == 1000
     assert effect.mean == pytest.approx(0.1)
     assert (effect.high - effect.low) / 2 == pytest.approx(1.959964 * error, rel=1e-6)
+    assert (effect.high + effect.low) / 2 == pytest.approx(100 / 1002)
 
 
 def test_networks_that_agree_everywhere_still_have_an_interval(tmp_path):
@@ -63,8 +65,10 @@ def test_examples_are_matched_by_index(tmp_path):
     assert comparison.accuracies[0] == 0.5
 
 
-def test_strongest_takes_the_longest_pgd(tmp_path):
-    cell(tmp_path, "a", {"pgd9_8": 0.5, "pgd20_8": 0.4, "pgd100_2": 0.1, "pgd50_8_hard": 0.8, "square_8": 0.5})
-    (pipeline,) = Results("s", read_cells(tmp_path)).pipelines
-    assert strongest(pipeline, pipeline, 8) == "pgd20_8"
-    assert strongest(pipeline, pipeline, 4) is None
+def test_the_attacks_that_all_cells_have_met_count_if_one_of_them_stands_alone(tmp_path):
+    cell(tmp_path, "a", {"pgd9_8": 0.5, "pgd20_8": 0.4, "pgd50_8_hard": 0.8, "pgd20_4": 0.5, "pgd9_4_hard": 0.9})
+    cell(tmp_path, "b", {"pgd20_8": 0.4, "pgd50_8_hard": 0.8, "pgd9_4_hard": 0.9, "pgd9_4": 0.9}, quantizer="pact")
+    first, second = Results("s", read_cells(tmp_path)).pipelines
+    assert set(strongest(first, second, ThreatModel("linf", 8 / 255)).kinds) == {"PGD-20", "PGD-50, hard"}
+    assert strongest(first, second, ThreatModel("linf", 4 / 255)) is None  # they share the attack with true gradients
+    assert strongest(first, second, ThreatModel("linf", 2 / 255)) is None

@@ -120,7 +120,7 @@ def test_claims_name_the_cells_and_numbers_that_they_rest_on(made):
     assert "w2 / float-at" in text
     keeps = [row for row in rows(directory / "tables/evidence.csv") if row["claim"] == "adversarial-keeps"]
     (row,) = [row for row in keeps if row["cells"] == "w2 / float-at"]
-    assert (row["lost"], row["gained"], row["n"], row["suspect"]) == ("200", "0", "1000", "first")
+    assert (row["lost"], row["gained"], row["n"], row["gradients"]) == ("200", "0", "1000", "first suspect")
     assert float(row["difference"]) == pytest.approx(-20)
     assert row["result"] == "fails"
     assert float(row["p"]) < 1e-50
