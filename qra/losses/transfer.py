@@ -110,12 +110,36 @@ def iad(
     return (teacher_term + (1 - trust) * kl(logits_adv, logits)).mean()
 
 
-def adaad(logits_adv: Tensor, teacher_logits_adv: Tensor) -> Tensor:
-    """Divergence of the student's from the teacher's prediction, both on the adversarial example.
+def adaad(
+    logits: Tensor | None,
+    logits_adv: Tensor,
+    teacher_logits: Tensor | None,
+    teacher_logits_adv: Tensor,
+    natural_weight: float = 0.0,
+    reduction: Reduction = "batchmean",
+) -> Tensor:
+    """Divergence of the student's from the teacher's prediction, both on the same image, adversarial or clean.
 
     Huang et al. 2023 (Boosting accuracy and robustness of student models via adaptive adversarial distillation).
+
+    Args:
+        logits: Of the student on clean images; not needed if ``natural_weight`` is 0.
+        logits_adv: Of the student on adversarial images.
+        teacher_logits: On clean images; not needed if ``natural_weight`` is 0.
+        teacher_logits_adv: On adversarial images.
+        natural_weight: Share of the clean term, in [0, 1]: 1 - alpha of the published code, which is 0 by default.
+        reduction: The published code takes ``mean`` on CIFAR-10 and ``batchmean`` on CIFAR-100.
+
+    Raises:
+        ValueError: If clean logits are missing.
     """
-    return _divergence(logits_adv, teacher_logits_adv)
+    adversarial = _divergence(logits_adv, teacher_logits_adv, reduction)
+    if natural_weight == 0:
+        return adversarial
+    if logits is None or teacher_logits is None:
+        raise ValueError(f"natural_weight is {natural_weight}: the clean term then needs both networks' clean logits")
+    clean = _divergence(logits, teacher_logits, reduction)
+    return natural_weight * clean + (1 - natural_weight) * adversarial
 
 
 def rrm(

@@ -137,16 +137,30 @@ class AdaAD(TransferLoss):
 
     Args:
         attack: Takes gradients through both networks, so that a step costs the teacher's backward pass as well.
+        natural_weight: Share of the clean images in the loss, 0 by default in the published code, which shows them to
+            the student all the same, so that its batch statistics are of both kinds of images. Here they are left out.
+        reduction: ``mean`` as in the published code for CIFAR-10 makes loss and gradients smaller by the number of
+            classes; for CIFAR-100 it takes ``batchmean``.
     """
 
     attack: DisagreementPGD = DisagreementPGD(start=GaussianStart())
+    natural_weight: float = 0.0
+    reduction: Reduction = "batchmean"
+
+    def __post_init__(self) -> None:
+        losses.check_share("natural_weight", self.natural_weight)
 
     def __call__(self, student: RobustTransfer, batch: Batch) -> Tensor:
         both = SideBySide(student.attack_network(), student.teacher)
         x_adv = student.maximize(self.attack, batch, network=both)
         logits_adv, teacher_logits_adv = student(x_adv), student.teacher_logits(x_adv)
-        student.log_transfer(batch, teacher_logits_adv, None, logits_adv)
-        return losses.adaad(logits_adv, teacher_logits_adv)
+        if self.natural_weight == 0:
+            student.log_transfer(batch, teacher_logits_adv, None, logits_adv)
+            return losses.adaad(None, logits_adv, None, teacher_logits_adv, reduction=self.reduction)
+        logits, teacher_logits = student(batch.x), student.teacher_logits(batch.x)
+        student.log_transfer(batch, teacher_logits, logits, logits_adv)
+        weights = self.natural_weight, self.reduction
+        return losses.adaad(logits, logits_adv, teacher_logits, teacher_logits_adv, *weights)
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ MARKS = {True: "holds", False: "fails", None: "open"}
 METHOD = (
     f"A difference below {100 * MARGIN:g} points of accuracy counts as none. Networks are compared on the test "
     "examples that they share, paired by seed, and by the worst case per example over the attacks that both have met. "
-    "Lost and gained count the examples that only the second or only the first gets right; p is McNemar's exact test of "
-    "one pair of seeds, the largest of several, not adjusted. The intervals (Agresti and Min) of all comparisons of one "
-    "claim hold together at 95 % (Bonferroni); the claims are separate questions, with no adjustment across them. "
+    "Lost and gained count the examples that only the second or only the first gets right; p is McNemar's exact test "
+    "of one pair of seeds, the largest of several, not adjusted. The intervals (Agresti and Min) of all comparisons of "
+    "one claim hold together at 95 % (Bonferroni); the claims are separate questions, with no adjustment across them. "
     "Intervals cover the choice of test examples; seeds that point in different directions leave a difference open. A "
     "suspect number bounds robustness from above only, and counts only where a lower one would give the same answer; "
     "one that is not judged counts as it is, and is named. A claim is supported (contradicted) if more than half of "

@@ -10,11 +10,19 @@ from torch.nn import functional as F
 from qra import losses
 
 
+def arrays_of(file):
+    with np.load(Path(__file__).parents[1] / "golden" / file) as arrays:
+        return {name: torch.from_numpy(arrays[name]) for name in arrays}
+
+
 @pytest.fixture(scope="module")
 def golden():
-    path = Path(__file__).parents[1] / "golden" / "losses.npz"
-    with np.load(path) as arrays:
-        return {name: torch.from_numpy(arrays[name]) for name in arrays}
+    return arrays_of("losses.npz")
+
+
+@pytest.fixture(scope="module")
+def golden_transfer():
+    return arrays_of("transfer_losses.npz")
 
 
 def gradients(golden, loss):
@@ -128,8 +136,35 @@ def test_iad_weighs_both_terms_by_trust(logits):
 
 
 def test_adaad_is_the_divergence_from_the_teacher_at_the_same_image(logits):
-    _, a, _, t_adv = logits
-    assert_same(losses.adaad(a, t_adv), divergence(softmax(t_adv), softmax(a)).mean(), (a, t_adv))
+    z, a, t, t_adv = logits
+    assert_same(losses.adaad(None, a, None, t_adv), divergence(softmax(t_adv), softmax(a)).mean(), (a, t_adv))
+    both = 0.25 * divergence(softmax(t), softmax(z)) + 0.75 * divergence(softmax(t_adv), softmax(a))
+    assert_same(losses.adaad(z, a, t, t_adv, 0.25), both.mean(), (z, a))
+    with pytest.raises(ValueError, match="needs both networks' clean logits"):
+        losses.adaad(None, a, t, t_adv, 0.25)
+
+
+@pytest.mark.parametrize(("data", "reduction"), [("cifar10", "mean"), ("cifar100", "batchmean")])
+@pytest.mark.parametrize("alpha", ["1", "0.7"])
+def test_adaad_equals_the_official_code(golden, golden_transfer, data, reduction, alpha):
+    teacher = golden["teacher_nat"], golden["teacher_adv"]
+    found = golden | golden_transfer
+    assert_official(
+        found,
+        f"adaad.{data}.alpha{alpha}",
+        lambda z, a: losses.adaad(z, a, *teacher, 1 - float(alpha), reduction),
+    )
+
+
+@pytest.mark.parametrize(("name", "loss"), [("rrm", losses.rrm), ("lwf", losses.lwf)])
+def test_transfer_by_features_equals_the_official_code(golden, golden_transfer, name, loss):
+    logits = golden["student_nat"].clone().requires_grad_()
+    features = golden_transfer["student_features"].clone().requires_grad_()
+    value = loss(logits, features, golden_transfer["teacher_features"], golden["y"])
+    assert value.item() == pytest.approx(golden_transfer[f"{name}.loss"].item(), rel=1e-5)
+    for which, gradient in zip(("logits", "features"), torch.autograd.grad(value, (logits, features)), strict=True):
+        expected = golden_transfer[f"{name}.g_{which}"].float()
+        torch.testing.assert_close(gradient, expected, rtol=0, atol=1e-6)
 
 
 def test_rrm_follows_its_equation(logits):
@@ -149,7 +184,8 @@ def test_half_precision_is_taken_to_float32(logits):
     z, a, t, t_adv = (part.detach().bfloat16() for part in logits)
     given = (
         losses.trades(z, a, Y), losses.mart(z, a, Y), losses.rslad(z, a, t), losses.ard(z, a, t, Y, 4, 0.5),
-        losses.iad(z, a, t, t_adv, Y), losses.adaad(a, t_adv), losses.rrm(z, z, t, Y), losses.lwf(z, z, t, Y),
+        losses.iad(z, a, t, t_adv, Y), losses.adaad(z, a, t, t_adv, 0.5), losses.rrm(z, z, t, Y),
+        losses.lwf(z, z, t, Y),
     )  # fmt: skip
     assert {loss.dtype for loss in given} == {torch.float32}
 
