@@ -148,7 +148,7 @@ class AdaAD(TransferLoss):
     reduction: Reduction = "batchmean"
 
     def __post_init__(self) -> None:
-        losses.check_share("natural_weight", self.natural_weight)
+        check_in("natural_weight", self.natural_weight, "[0, 1]")
 
     def __call__(self, student: RobustTransfer, batch: Batch) -> Tensor:
         both = SideBySide(student.attack_network(), student.teacher)

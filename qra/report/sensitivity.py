@@ -7,8 +7,9 @@ from typing import NamedTuple
 
 from matplotlib.figure import Figure
 
-from qra.report.paired import paired
-from qra.report.pipelines import Pipeline, Results, measure_title
+from qra.evaluation.measured import Accuracy, ThreatModel
+from qra.report.paired import CLEAN, paired, strongest
+from qra.report.pipelines import Pipeline, Results
 from qra.report.style import BLUE, ORANGE, Drawing, label_width
 
 AXIS = "overrides"
@@ -30,7 +31,6 @@ class Loss(NamedTuple):
 
 def sensitivity(results: Results) -> tuple[Drawing, ...]:
     """Bars of clean and robust loss for each set of layers, the most robust accuracy lost on top."""
-    robust = results.headline_name
     groups: dict[tuple[object, ...], list[Pipeline]] = {}
     for pipeline in results.pipelines:
         rest = sorted((axis, str(value)) for axis, value in pipeline.coordinates.items() if axis != AXIS)
@@ -39,24 +39,24 @@ def sensitivity(results: Results) -> tuple[Drawing, ...]:
     for group in groups.values():
         whole = [pipeline for pipeline in group if not pipeline.text(AXIS)]
         changed = [pipeline for pipeline in group if pipeline.text(AXIS)]
-        if robust is not None and len(whole) == 1 and len(changed) > 1:
-            made.append(_drawing(results, whole[0], changed, robust, f"sensitivity-{len(made) + 1}"))
+        if results.headline is not None and len(whole) == 1 and len(changed) > 1:
+            made.append(_drawing(results, whole[0], changed, f"sensitivity-{len(made) + 1}"))
     return tuple(made)
 
 
-def _drawing(results: Results, whole: Pipeline, changed: Sequence[Pipeline], robust: str, name: str) -> Drawing:
-    outcomes = ("clean", robust)
-    rows = {pipeline.text(AXIS): [_loss(whole, pipeline, outcome) for outcome in outcomes] for pipeline in changed}
+def _drawing(results: Results, whole: Pipeline, changed: Sequence[Pipeline], name: str) -> Drawing:
+    measures = (None, results.headline)
+    rows = {pipeline.text(AXIS): [_loss(whole, pipeline, bounds) for bounds in measures] for pipeline in changed}
     order = sorted(rows, key=lambda layer: (rows[layer][1] or Loss(0, 0)).value)
     figure = Figure(figsize=(label_width(order) + 4.8, 0.36 * len(order) + 1.3), layout="constrained")
     axes = figure.add_subplot(xlabel="accuracy lost (points)")
-    for number, outcome in enumerate(outcomes):
+    for number, title in enumerate(("clean", results.headline_title)):
         found = [(place, loss) for place, layer in enumerate(order) if (loss := rows[layer][number]) is not None]
         color, hatch = _STYLES[number]
         axes.barh(
             [place + 0.2 - 0.4 * number for place, _ in found], [loss.value for _, loss in found], height=0.4,
             xerr=[loss.error for _, loss in found], color=color, hatch=hatch, edgecolor="white", linewidth=0,
-            error_kw={"elinewidth": 0.8, "capsize": 2}, label="clean" if outcome == "clean" else measure_title(outcome),
+            error_kw={"elinewidth": 0.8, "capsize": 2}, label=title,
         )  # fmt: skip
     axes.set_yticks(range(len(order)), [layer.replace("=", " at ").replace(",", ", ") for layer in order])
     axes.set_ylim(-0.6, len(order) - 0.4)
@@ -65,7 +65,7 @@ def _drawing(results: Results, whole: Pipeline, changed: Sequence[Pipeline], rob
     axes.set_axisbelow(True)
     figure.legend(loc="outside lower center", ncols=2)
     base = results.label(whole)
-    counts = sorted({whole.cells[0].outcomes[outcome].accuracy.n for outcome in outcomes if whole.accuracy(outcome)})
+    counts = sorted({accuracy.n for bounds in measures if (accuracy := _accuracy(whole, bounds))})
     caption = (
         f"Accuracy that {base} loses when these layers alone have other bits, with paired intervals at 95 % "
         f"(n = {' and '.join(f'{n:,}' for n in counts)}). Left of 0 it gains."
@@ -73,9 +73,15 @@ def _drawing(results: Results, whole: Pipeline, changed: Sequence[Pipeline], rob
     return Drawing(name, f"Sensitivity of {base}, layer by layer", caption, figure)
 
 
-def _loss(whole: Pipeline, changed: Pipeline, outcome: str) -> Loss | None:
-    compared = paired(whole, changed, ("", ""), (outcome, outcome))
+def _accuracy(pipeline: Pipeline, bounds: ThreatModel | None) -> Accuracy | None:
+    """Robust accuracy under a threat model, or clean accuracy without one."""
+    return pipeline.clean if bounds is None else pipeline.robust(bounds)
+
+
+def _loss(whole: Pipeline, changed: Pipeline, bounds: ThreatModel | None) -> Loss | None:
+    measure = CLEAN if bounds is None else strongest(whole, changed, bounds)
+    compared = None if measure is None else paired(whole, changed, ("", ""), (measure, measure))
     if compared is not None:
         return Loss(100 * compared.mean, 100 * 1.96 * compared.error)
-    before, after = whole.accuracy(outcome), changed.accuracy(outcome)
+    before, after = _accuracy(whole, bounds), _accuracy(changed, bounds)
     return None if before is None or after is None else Loss(100 * (before.value - after.value), 0.0)
