@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: install quickstart reproduce docs test test-all test-gpu lint clean
+.PHONY: install quickstart reproduce docs test test-all test-minimum test-gpu lint clean
 
 install: .venv/installed
 
@@ -52,9 +52,16 @@ test: lint
 test-all: lint .venv/installed-docs
 	$(BIN)/python -m pytest -n 2 -m 'not gpu'
 
+# With the lowest versions that setup.cfg allows; PYTHON is best the lowest as well.
+test-minimum:
+	$(PYTHON) -m venv .venv-minimum
+	sed -nE 's/^ +([A-Za-z0-9_-]+)(\[[a-z]+\])?>=([0-9.]+).*/\1==\3/p' setup.cfg > .venv-minimum/lowest.txt
+	.venv-minimum/bin/pip install --quiet --disable-pip-version-check -c .venv-minimum/lowest.txt -e '.[dev]'
+	.venv-minimum/bin/python -m pytest -n 2
+
 # Installs nothing: what PYTHON lacks beside pytest may lie in the folder PACKAGES. IMAGES: CIFAR-10 as image folders.
 test-gpu:
 	PYTHONPATH="$(CURDIR)$(PACKAGES:%=:%)" QRA_TEST_IMAGES="$(IMAGES)" $(PYTHON) -m pytest -m gpu tests/gpu
 
 clean:
-	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis docs/_build docs/generated
+	rm -rf .venv .venv-minimum build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis docs/_build docs/generated

@@ -7,6 +7,7 @@ to install them.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
@@ -81,7 +82,7 @@ def own(network: nn.Module, x: Tensor, y: Tensor, steps: int, compiled: bool) ->
         "qra PGD": lambda: attack(network, x, y),
     }
     for name, copy in copies.items():
-        runs[f"qra PGD, {name}"] = lambda copy=copy: attack(copy, x, y)
+        runs[f"qra PGD, {name}"] = partial(attack, copy, x, y)
     return runs
 
 

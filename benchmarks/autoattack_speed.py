@@ -46,7 +46,8 @@ class Counted(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         self.calls["gradients" if x.requires_grad and torch.is_grad_enabled() else "forwards"][len(x)] += 1
-        return self.network(x)
+        logits: Tensor = self.network(x)
+        return logits
 
     def replay(self, work: Work, *tensors: Tensor) -> tuple[Tensor, ...]:
         """Do work that may be recorded, and so be seen once only: its passes are counted on one image."""
@@ -137,8 +138,9 @@ def examples(network: nn.Module, args: argparse.Namespace) -> tuple[Tensor, Tens
 
 
 def ours(network: nn.Module, attack: AutoAttack, x: Tensor, y: Tensor, precision: Precision) -> Trial:
-    judge, frozen = Counted(network), Counted(freeze(network))
-    frozen.network.precision = precision
+    copy = freeze(network)
+    copy.precision = precision
+    judge, frozen = Counted(network), Counted(copy)
     correct = robust(judge, attack, x, y, torch.arange(len(x), device=x.device), attack_network=frozen)
     return Trial([], correct.cpu(), [frozen, judge])
 

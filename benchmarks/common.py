@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from rich import box
@@ -21,6 +21,8 @@ from qra.memory import keep_memory
 from qra.models import ResNet
 from qra.modules import ImageClassifier
 from qra.types import Batch
+
+Key = TypeVar("Key")
 
 
 @dataclass
@@ -58,7 +60,7 @@ def untrained() -> ResNet:
     return models.resnet20()
 
 
-def alternate(contestants: Mapping[str, Callable[[], Any]], rounds: int, device: torch.device) -> dict[str, Timing]:
+def alternate(contestants: Mapping[Key, Callable[[], Any]], rounds: int, device: torch.device) -> dict[Key, Timing]:
     """Time each contestant once a round, in turn, so that a slow spell of the machine meets all of them.
 
     One round before the counted ones warms up, and compiles where there is something to compile.
@@ -85,7 +87,7 @@ def alternate(contestants: Mapping[str, Callable[[], Any]], rounds: int, device:
 
 def optimizer_steps(module: ImageClassifier, batch: Batch, count: int, bfloat16: bool = False) -> Callable[[], None]:
     """The training steps of a module on one batch, ``count`` times, with backward pass and optimizer."""
-    module.log = lambda *_, **__: None  # there is no trainer to log to
+    vars(module)["log"] = lambda *_, **__: None  # there is no trainer to log to
     module.to(batch.x.device).train().setup("fit")
     optimizer = module.configure_optimizers()
 
@@ -94,7 +96,7 @@ def optimizer_steps(module: ImageClassifier, batch: Batch, count: int, bfloat16:
             optimizer.zero_grad()
             with torch.autocast(batch.x.device.type, torch.bfloat16, enabled=bfloat16):
                 loss = module.training_step(batch, 0)
-            loss.backward()
+            torch.autograd.backward(loss)
             optimizer.step()
 
     return run

@@ -74,7 +74,11 @@ def gradient(network: nn.Module, x: Tensor, y: Tensor) -> Tensor:
 
 def milliseconds(work: Any, rounds: int, device: torch.device) -> tuple[float, float]:
     """Time of one call among ``rounds`` that are not waited for one by one, and the host's part of it."""
-    wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+
+    def wait() -> None:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
     work()
     wait()
     start = time.perf_counter()

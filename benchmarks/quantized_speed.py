@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, cast
 
 import torch
 from common import alternate, optimizer_steps, parser, report, times_as_long, untrained
@@ -84,7 +84,9 @@ def attacks(bits: int, batch: Batch, count: int, compiled: bool) -> dict[tuple[s
         if name == PACT_DOREFA:
             networks[f"{name}, not frozen"] = network
     if compiled:
-        networks |= {f"{name}, compiled": torch.compile(networks[name]) for name in (FLOAT, PACT_DOREFA)}
+        networks |= {
+            f"{name}, compiled": cast(nn.Module, torch.compile(networks[name])) for name in (FLOAT, PACT_DOREFA)
+        }
 
     def run(network: nn.Module) -> Callable[[], Tensor]:
         return lambda: attack(network, *batch[:2])
@@ -128,7 +130,7 @@ class PlainPACT(nn.Module):
 
     def __init__(self, bits: int) -> None:
         super().__init__()
-        self.levels = 2**bits - 1
+        self.levels: int = 2**bits - 1
         self.alpha = nn.Parameter(torch.tensor(10.0))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -139,7 +141,7 @@ class PlainPACT(nn.Module):
 
 def plain_dorefa(weight: Tensor, bits: int) -> Tensor:
     """DoReFa as its equations are written."""
-    levels = 2**bits - 1
+    levels: int = 2**bits - 1
     squashed = torch.tanh(weight)
     share = squashed / (2 * squashed.abs().max().detach()) + 0.5
     rounded = share + (torch.round(levels * share) / levels - share).detach()
@@ -155,7 +157,9 @@ class PlainDoReFaConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         conv = self.conv
-        return F.conv2d(x, plain_dorefa(conv.weight, self.bits), conv.bias, conv.stride, conv.padding)
+        weight = plain_dorefa(conv.weight, self.bits)
+        result: Tensor = F.conv2d(x, weight, conv.bias, conv.stride, conv.padding)
+        return result
 
 
 class PlainDoReFaLinear(nn.Module):
@@ -166,7 +170,8 @@ class PlainDoReFaLinear(nn.Module):
         self.bits, self.linear = bits, linear
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, plain_dorefa(self.linear.weight, self.bits), self.linear.bias)
+        result: Tensor = F.linear(x, plain_dorefa(self.linear.weight, self.bits), self.linear.bias)
+        return result
 
 
 def brevitas_network(bits: int) -> nn.Module:
@@ -175,10 +180,14 @@ def brevitas_network(bits: int) -> nn.Module:
 
     def conv(bits: int, old: nn.Conv2d) -> nn.Module:
         shape = (old.in_channels, old.out_channels, old.kernel_size[0], old.stride[0], old.padding[0])
-        return QuantConv2d(*shape, bias=old.bias is not None, weight_bit_width=bits)
+        made: nn.Module = QuantConv2d(*shape, bias=old.bias is not None, weight_bit_width=bits)
+        return made
 
     def linear(bits: int, old: nn.Linear) -> nn.Module:
-        return QuantLinear(old.in_features, old.out_features, bias=old.bias is not None, weight_bit_width=bits)
+        made: nn.Module = QuantLinear(
+            old.in_features, old.out_features, bias=old.bias is not None, weight_bit_width=bits
+        )
+        return made
 
     return swapped(bits, lambda bits: QuantReLU(bit_width=bits), conv, linear)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -94,7 +95,9 @@ def batches(data: TensorDataModule, device: torch.device) -> Iterator[Batch]:
     On a GPU they are kept there, and augmented for the epoch at once.
     """
     if device.type == "cuda":
-        kept = ImageSet(data.data.train.images.to(device), data.data.train.labels.to(device))
+        train = data.data.train
+        assert train is not None
+        kept = ImageSet(train.images.to(device), train.labels.to(device))
         augmented = AugmentedImages(kept.images, data.train_indices, data.seed).of_pass(0)
         sampler = data.train_dataloader().sampler
         for chosen in sampler:
@@ -107,11 +110,8 @@ def batches(data: TensorDataModule, device: torch.device) -> Iterator[Batch]:
 
 def training_steps(inner_steps: int, setting: Setting, batch: Batch, count: int) -> Callable[[], None]:
     """The training module's own step on one batch and the optimizer's, ``count`` times."""
-    options = {"channels_last": setting.channels_last, "compile": setting.compiled}
-    if inner_steps:
-        module = AdversarialTraining(untrained(), PGD(steps=inner_steps), **options)
-    else:
-        module = VanillaTraining(untrained(), **options)
+    method = partial(AdversarialTraining, attack=PGD(steps=inner_steps)) if inner_steps else VanillaTraining
+    module = method(untrained(), channels_last=setting.channels_last, compile=setting.compiled)
     return optimizer_steps(module, batch, count, setting.bfloat16)
 
 
