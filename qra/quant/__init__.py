@@ -1,16 +1,6 @@
 """Quantization: schemes, conversion and calibration of networks, and the pure functions that they are built of."""
 
-from qra.quant.activations import (
-    PACT,
-    ActivationQuantizer,
-    CalibratedUniform,
-    LeastSquares,
-    LSQActivation,
-    MinMax,
-    Percentile,
-    RangeSettings,
-    TopK,
-)
+from qra.quant.activations import PACT, ActivationQuantizer, CalibratedUniform, LSQActivation
 from qra.quant.batchnorm import RemainingBN, fold_batch_norm, fold_remain_bn
 from qra.quant.calibrate import calibrate, fold, quantize_after_training, reestimate_batch_norm
 from qra.quant.convert import Site, convert, revert
@@ -43,7 +33,7 @@ from qra.quant.pwlq import (
     search_breakpoint,
     weight_breakpoint,
 )
-from qra.quant.ranges import MinMaxRange, MSERange, PercentileRange, Range, RangeEstimator, TopKMedianRange
+from qra.quant.ranges import LeastSquares, MinMax, Percentile, Range, RangeEstimator, RangeSettings, TopK
 from qra.quant.requantize import requantize
 from qra.quant.scheme import QuantScheme
 from qra.quant.weights import LSQ, PWLQ, SAWB, DoReFa, Uniform, WeightQuantizer
@@ -66,11 +56,8 @@ __all__ = [
     "LSQPlus",
     "LayerCost",
     "LeastSquares",
-    "MSERange",
     "MinMax",
-    "MinMaxRange",
     "Percentile",
-    "PercentileRange",
     "QuantScheme",
     "Range",
     "RangeEstimator",
@@ -79,7 +66,6 @@ __all__ = [
     "Site",
     "Term",
     "TopK",
-    "TopKMedianRange",
     "Uniform",
     "WeightGrid",
     "WeightQuantizer",

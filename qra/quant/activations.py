@@ -5,25 +5,31 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, get_args
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from qra.checks import check_in
 from qra.quant.grid import Grid
 from qra.quant.lsq import lsq, lsq_grid
 from qra.quant.pact import pact, pact_grid
-from qra.quant.ranges import (
-    MinMaxRange,
-    MSERange,
-    PercentileRange,
-    Range,
-    RangeEstimator,
-    TopKMedianRange,
-    TopKScope,
-)
-from qra.quant.rounding import GradientMode, check_choice, check_positive
+from qra.quant.ranges import LeastSquares, MinMax, Percentile, Range, RangeEstimator, RangeSettings, TopK
+from qra.quant.rounding import GradientMode
 from qra.quant.uniform import symmetric_grid, uniform_symmetric, uniform_unsigned, unsigned_grid
+
+__all__ = [
+    "PACT",
+    "ActivationQuantizer",
+    "CalibratedUniform",
+    "LSQActivation",
+    "LeastSquares",  # this and the other settings of ranges, for class paths in old configs
+    "MinMax",
+    "Percentile",
+    "RangeSettings",
+    "State",
+    "TopK",
+]
 
 State = Mapping[str, Tensor | float]
 
@@ -139,9 +145,8 @@ class PACT(ActivationQuantizer):
     replayable: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        check_positive("alpha", self.alpha)
-        if not 0 <= self.decay < float("inf"):
-            raise ValueError(f"decay is {self.decay}, but must be finite and at least 0")
+        check_in("alpha", self.alpha, "(0, inf)")
+        check_in("decay", self.decay, "[0, inf)")
         self.estimator(8)
 
     def start(self, bit_width: int) -> dict[str, float]:
@@ -157,7 +162,7 @@ class PACT(ActivationQuantizer):
         return pact_grid(_number(state["alpha"], dtype), bit_width)
 
     def estimator(self, bit_width: int) -> RangeEstimator | None:
-        return None if self.percentile is None else PercentileRange(self.percentile)
+        return None if self.percentile is None else Percentile(self.percentile).estimator(bit_width)
 
     def from_range(self, found: Range, bit_width: int) -> dict[str, float]:
         return {"alpha": max(found.high, self.smallest)}
@@ -181,7 +186,7 @@ class LSQActivation(ActivationQuantizer):
     replayable: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        check_positive("high", self.high)
+        check_in("high", self.high, "(0, inf)")
         self.estimator(8)
 
     def start(self, bit_width: int) -> dict[str, float]:
@@ -199,80 +204,10 @@ class LSQActivation(ActivationQuantizer):
         return lsq_grid(_number(state["step"], dtype), bit_width, signed=False)
 
     def estimator(self, bit_width: int) -> RangeEstimator | None:
-        return None if self.percentile is None else PercentileRange(self.percentile)
+        return None if self.percentile is None else Percentile(self.percentile).estimator(bit_width)
 
     def from_range(self, found: Range, bit_width: int) -> dict[str, float]:
         return {"step": max(found.high / (2**bit_width - 1), self.smallest)}
-
-
-class RangeSettings(ABC):
-    """How calibration finds a range; a subclass is a frozen dataclass."""
-
-    @abstractmethod
-    def estimator(self, bit_width: int) -> RangeEstimator:
-        """What collects the range of one site."""
-
-
-@dataclass(frozen=True)
-class TopK(RangeSettings):
-    """The median of the ``k`` smallest and of the ``k`` largest values (Fang et al. 2020, section 4).
-
-    Args:
-        k: How many.
-        scope: The mean of each batch's median, or the median over all data.
-    """
-
-    k: int = 10
-    scope: TopKScope = "per_batch"
-
-    def __post_init__(self) -> None:
-        check_choice("scope", self.scope, get_args(TopKScope))
-        self.estimator(8)
-
-    def estimator(self, bit_width: int) -> RangeEstimator:
-        return TopKMedianRange(self.k, self.scope)
-
-
-@dataclass(frozen=True)
-class MinMax(RangeSettings):
-    """The smallest and the largest value, times ``clip``.
-
-    Args:
-        clip: Factor, above 0 and at most 1.
-    """
-
-    clip: float = 1.0
-
-    def __post_init__(self) -> None:
-        self.estimator(8)
-
-    def estimator(self, bit_width: int) -> RangeEstimator:
-        return MinMaxRange(self.clip)
-
-
-@dataclass(frozen=True)
-class Percentile(RangeSettings):
-    """Cut the same share of values at either end.
-
-    Args:
-        percentile: Above 50, at most 100: 99.9 cuts a thousandth of the values at each end.
-    """
-
-    percentile: float = 99.9
-
-    def __post_init__(self) -> None:
-        self.estimator(8)
-
-    def estimator(self, bit_width: int) -> RangeEstimator:
-        return PercentileRange(self.percentile)
-
-
-@dataclass(frozen=True)
-class LeastSquares(RangeSettings):
-    """The range of least squared quantization error at the bit width in use."""
-
-    def estimator(self, bit_width: int) -> RangeEstimator:
-        return MSERange(bit_width)
 
 
 @dataclass(frozen=True)

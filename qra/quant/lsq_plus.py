@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import Function
 
+from qra.checks import check_in
 from qra.quant.activations import ActivationQuantizer, State
 from qra.quant.grid import Grid
-from qra.quant.ranges import PercentileRange, Range, RangeEstimator
+from qra.quant.ranges import Percentile, Range, RangeEstimator
 from qra.quant.rounding import GradientMode, at_least_float32, check_bit_width, check_positive, like
 
 
@@ -134,7 +135,7 @@ class LSQPlus(ActivationQuantizer):
     replayable: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        check_positive("high", self.high)
+        check_in("high", self.high, "(0, inf)")
         self.estimator(8)
 
     def start(self, bit_width: int) -> dict[str, float]:
@@ -151,7 +152,7 @@ class LSQPlus(ActivationQuantizer):
         return lsq_plus_grid(step, offset, bit_width)
 
     def estimator(self, bit_width: int) -> RangeEstimator | None:
-        return None if self.percentile is None else PercentileRange(self.percentile)
+        return None if self.percentile is None else Percentile(self.percentile).estimator(bit_width)
 
     def from_range(self, found: Range, bit_width: int) -> dict[str, float]:
         low, high = min(found.low, 0.0), max(found.high, 0.0)

@@ -8,9 +8,10 @@ from typing import cast, get_args
 
 from torch import Tensor, nn, no_grad
 
+from qra.checks import check_choice
 from qra.quant.fixed import Fixed
 from qra.quant.layers import ActivationFakeQuantizer, FakeQuantizer, QuantLayer, WeightFakeQuantizer
-from qra.quant.rounding import GradientMode, check_choice
+from qra.quant.rounding import GradientMode
 
 
 def activation_quantizers(network: nn.Module) -> dict[str, ActivationFakeQuantizer]:

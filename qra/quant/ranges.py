@@ -1,15 +1,17 @@
-"""Ranges of activations, estimated batch by batch: ``update(x)`` for each batch, then ``range()``."""
+"""Ranges of activations, found batch by batch in calibration."""
 
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from qra.checks import check_choice, check_count, check_in
 from qra.quant.rounding import check_bit_width
 from qra.quant.uniform import uniform_symmetric, uniform_unsigned
 
@@ -32,7 +34,7 @@ class Range(NamedTuple):
 
 
 class RangeEstimator(Protocol):
-    """What calibration needs of an estimator."""
+    """What calibration needs of an estimator: it takes in batches, then gives their range."""
 
     def update(self, x: Tensor) -> None:
         """Take in one batch of activations, any shape."""
@@ -47,6 +49,53 @@ class RangeEstimator(Protocol):
         ...
 
 
+class RangeSettings(ABC):
+    """How calibration finds a range; a subclass is a frozen dataclass that writes the two abstract methods."""
+
+    @abstractmethod
+    def gather(self, seen: Any, x: Tensor) -> Any:
+        """What must be kept of all batches so far.
+
+        Args:
+            seen: What this returned for the batches before; None at first.
+            x: One more batch, flat, float32 or float64, without gradient.
+        """
+
+    @abstractmethod
+    def find(self, seen: Any, bit_width: int) -> tuple[Tensor | float, Tensor | float]:
+        """Both ends of the range.
+
+        Args:
+            seen: What :meth:`gather` returned.
+            bit_width: 2 to 8.
+        """
+
+    def estimator(self, bit_width: int) -> RangeEstimator:
+        """What collects the range of one site.
+
+        Args:
+            bit_width: 2 to 8.
+        """
+        check_bit_width(bit_width)
+        return _Estimator(self, bit_width)
+
+
+class _Estimator:
+    """A range in the making."""
+
+    def __init__(self, settings: RangeSettings, bit_width: int) -> None:
+        self._settings, self._bit_width = settings, bit_width
+        self._seen: Any = None
+
+    def update(self, x: Tensor) -> None:
+        self._seen = self._settings.gather(self._seen, x.detach().flatten().float())
+
+    def range(self) -> Range:
+        if self._seen is None:
+            raise ValueError("a range was asked for before any calibration data: run the calibration images first")
+        return _range(*self._settings.find(self._seen, self._bit_width))
+
+
 def _range(low: Tensor | float, high: Tensor | float) -> Range:
     found = Range(float(low), float(high))
     if not (math.isfinite(found.low) and math.isfinite(found.high)):
@@ -54,43 +103,33 @@ def _range(low: Tensor | float, high: Tensor | float) -> Range:
     return found
 
 
-def _no_data() -> ValueError:
-    return ValueError("a range was asked for before any calibration data: run the calibration images first")
-
-
-@dataclass
-class MinMaxRange:
-    """Smallest and largest value of all, times ``clip``.
+@dataclass(frozen=True)
+class MinMax(RangeSettings):
+    """The smallest and the largest value, times ``clip``.
 
     Args:
         clip: Factor, above 0 and at most 1.
     """
 
     clip: float = 1.0
-    _low: Tensor | None = field(default=None, init=False, repr=False)
-    _high: Tensor | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        if not 0 < self.clip <= 1:
-            raise ValueError(f"clip is {self.clip}, but must be above 0 and at most 1")
+        check_in("clip", self.clip, "(0, 1]")
 
-    def update(self, x: Tensor) -> None:
-        low, high = x.detach().float().aminmax()
-        self._low = low if self._low is None else torch.minimum(self._low, low)
-        self._high = high if self._high is None else torch.maximum(self._high, high)
+    def gather(self, seen: tuple[Tensor, Tensor] | None, x: Tensor) -> tuple[Tensor, Tensor]:
+        low, high = x.aminmax()
+        return (low, high) if seen is None else (torch.minimum(seen[0], low), torch.maximum(seen[1], high))
 
-    def range(self) -> Range:
-        if self._low is None or self._high is None:
-            raise _no_data()
-        return _range(self.clip * self._low, self.clip * self._high)
+    def find(self, seen: tuple[Tensor, Tensor], bit_width: int) -> tuple[Tensor, Tensor]:
+        return self.clip * seen[0], self.clip * seen[1]
 
 
-@dataclass
-class TopKMedianRange:
-    """Medians of the ``k`` smallest and of the ``k`` largest values (Fang et al. 2020, section 4).
+@dataclass(frozen=True)
+class TopK(RangeSettings):
+    """The median of the ``k`` smallest and of the ``k`` largest values (Fang et al. 2020, section 4).
 
     Args:
-        k: How many. Of an even number the lower median counts, so that 10 values clip 5 of the largest.
+        k: Number of values. Of an even number the lower median counts, so that 10 values clip 5 of the largest.
         scope: ``per_batch``: the mean of each batch's median, as the released code has it (batches of 4, so the share
             that is clipped grows with smaller tensors and batches). ``global``: the median over all data, as the paper
             says.
@@ -98,33 +137,27 @@ class TopKMedianRange:
 
     k: int = 10
     scope: TopKScope = "per_batch"
-    _smallest: list[Tensor] = field(default_factory=list, init=False, repr=False)
-    _largest: list[Tensor] = field(default_factory=list, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        if self.k < 1:
-            raise ValueError(f"k is {self.k}, but at least one value must count")
+        check_count("k", self.k)
+        check_choice("scope", self.scope, get_args(TopKScope))
 
-    def update(self, x: Tensor) -> None:
-        values = x.detach().flatten().float()
-        smallest, largest = self._extremes(values, values)
+    def gather(self, seen: tuple[list[Tensor], list[Tensor]] | None, x: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        before: tuple[list[Tensor], list[Tensor]] = ([], []) if seen is None else seen
+        smallest, largest = self._extremes(x, x)
         if self.scope == "per_batch":
-            self._smallest.append(smallest.median())
-            self._largest.append(largest.median())
-        else:
-            kept = self._extremes(torch.cat([smallest, *self._smallest]), torch.cat([largest, *self._largest]))
-            self._smallest, self._largest = [kept[0]], [kept[1]]
+            return [*before[0], smallest.median()], [*before[1], largest.median()]
+        smallest, largest = self._extremes(torch.cat([smallest, *before[0]]), torch.cat([largest, *before[1]]))
+        return [smallest], [largest]
 
     def _extremes(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
         k = min(self.k, low.numel())
         return low.topk(k, largest=False).values, high.topk(k).values
 
-    def range(self) -> Range:
-        if not self._smallest:
-            raise _no_data()
+    def find(self, seen: tuple[list[Tensor], list[Tensor]], bit_width: int) -> tuple[Tensor, Tensor]:
         if self.scope == "per_batch":
-            return _range(torch.stack(self._smallest).mean(), torch.stack(self._largest).mean())
-        return _range(self._smallest[0].median(), self._largest[0].median())
+            return torch.stack(seen[0]).mean(), torch.stack(seen[1]).mean()
+        return seen[0][0].median(), seen[1][0].median()
 
 
 _BINS = 8192
@@ -139,8 +172,8 @@ class _Histogram:
     high: float = -math.inf
     counts: Tensor = field(default_factory=lambda: torch.zeros(_BINS, dtype=torch.int64))
 
-    def update(self, x: Tensor) -> None:
-        values = x.detach().flatten().float()
+    def with_values(self, values: Tensor) -> _Histogram:
+        """Count more values, flat."""
         low, high = (float(end) for end in values.aminmax())
         largest = _range(low, high).max_abs
         self.low, self.high = min(self.low, low), max(self.high, high)
@@ -152,74 +185,55 @@ class _Histogram:
         if self.limit > 0:
             bins = (values / self.limit).add_(1).mul_(_BINS / 2).long().clamp_(0, _BINS - 1)
             self.counts += torch.bincount(bins, minlength=_BINS)
-
-    def require_data(self) -> None:
-        if self.high < self.low:
-            raise _no_data()
+        return self
 
     def edges(self) -> Tensor:
         return torch.linspace(-self.limit, self.limit, _BINS + 1, dtype=torch.float64)
 
 
-@dataclass
-class PercentileRange:
-    """Cuts the same share of values at either end, to within 1/4096 of the largest magnitude.
+@dataclass(frozen=True)
+class Percentile(RangeSettings):
+    """Cut the same share of values at either end, to within 1/4096 of the largest magnitude.
 
     Args:
         percentile: Above 50, at most 100: 99.9 cuts a thousandth of the values at each end.
     """
 
     percentile: float = 99.9
-    _histogram: _Histogram = field(default_factory=_Histogram, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        if not 50 < self.percentile <= 100:
-            raise ValueError(f"percentile is {self.percentile}, but must be above 50 and at most 100")
+        check_in("percentile", self.percentile, "(50, 100]")
 
-    def update(self, x: Tensor) -> None:
-        self._histogram.update(x)
+    def gather(self, seen: _Histogram | None, x: Tensor) -> _Histogram:
+        return (seen or _Histogram()).with_values(x)
 
-    def range(self) -> Range:
-        histogram = self._histogram
-        histogram.require_data()
-        if histogram.limit == 0:
-            return Range(0.0, 0.0)
-        counts = histogram.counts.cpu().numpy()
+    def find(self, seen: _Histogram, bit_width: int) -> tuple[float, float]:
+        if seen.limit == 0:
+            return 0.0, 0.0
+        counts = seen.counts.cpu().numpy()
         share = np.concatenate([[0.0], np.cumsum(counts) / counts.sum()])
-        edges = histogram.edges().numpy()
+        edges = seen.edges().numpy()
         tail = 1 - self.percentile / 100
         filled = np.flatnonzero(counts)[[0, -1]]
         inner = slice(filled[0], filled[1] + 2)
         low, high = np.interp([tail, 1 - tail], share[inner], edges[inner])
-        return _range(max(low, histogram.low), min(high, histogram.high))
+        return max(low, seen.low), min(high, seen.high)
 
 
-@dataclass
-class MSERange:
-    """The clip level of least squared quantization error, out of 100 even parts of the largest magnitude.
+@dataclass(frozen=True)
+class LeastSquares(RangeSettings):
+    """The range of least squared quantization error at the bit width in use, out of 100 even parts of the largest."""
 
-    Args:
-        bit_width: 2 to 8.
-    """
+    def gather(self, seen: _Histogram | None, x: Tensor) -> _Histogram:
+        return (seen or _Histogram()).with_values(x)
 
-    bit_width: int
-    _histogram: _Histogram = field(default_factory=_Histogram, init=False, repr=False)
-
-    def __post_init__(self) -> None:
-        check_bit_width(self.bit_width)
-
-    def update(self, x: Tensor) -> None:
-        self._histogram.update(x)
-
-    def range(self) -> Range:
-        histogram = self._histogram
-        histogram.require_data()
-        edges = histogram.edges()
+    def find(self, seen: _Histogram, bit_width: int) -> tuple[float, float]:
+        edges = seen.edges()
         centres = (edges[1:] + edges[:-1]) / 2
-        largest = max(-histogram.low, histogram.high)
+        largest = max(-seen.low, seen.high)
         levels = largest * torch.arange(1, 101, dtype=torch.float64).div(100).unsqueeze(1)
-        signed = histogram.low < 0
+        signed = seen.low < 0
         quantize = uniform_symmetric if signed else uniform_unsigned
-        errors = (quantize(centres.expand(100, -1), self.bit_width, levels) - centres).square()
-        best = float(levels[(errors @ histogram.counts.cpu().double()).argmin()])
-        return _range(-best if signed else 0.0, best)
+        errors = (quantize(centres.expand(100, -1), bit_width, levels) - centres).square()
+        best = float(levels[(errors @ seen.counts.cpu().double()).argmin()])
+        return -best if signed else 0.0, best

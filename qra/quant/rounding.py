@@ -55,16 +55,6 @@ def check_positive(name: str, value: Tensor | float) -> None:
         raise ValueError(f"{name} is {bad[0]}, but must be finite and above 0: start it again, or lower its step size")
 
 
-def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    """Refuse a word that is none of the choices.
-
-    Raises:
-        ValueError: If it is not.
-    """
-    if value not in choices:
-        raise ValueError(f"{name} is {value!r}: choose one of {', '.join(choices)}")
-
-
 def at_least_float32(x: Tensor) -> Tensor:
     """Return ``x``, or its float32 copy if ``x`` is half precision: half precision moves values to other codes."""
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from qra.quant import (
     Range,
-    TopKMedianRange,
+    TopK,
     bias_correction,
     fold_remain_bn,
     piecewise_linear_quantize,
@@ -47,7 +47,7 @@ def normalized(golden, name):
 
 @pytest.fixture(scope="module")
 def ranges(pwlq_activations, folded) -> dict[str, Range]:
-    estimators = {site: TopKMedianRange(10) for site in SITES}
+    estimators = {site: TopK(10).estimator(8) for site in SITES}
 
     def observe(site, x):
         estimators[site].update(x)

@@ -6,40 +6,41 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qra.quant import MinMaxRange, MSERange, PercentileRange, TopKMedianRange, uniform_symmetric, uniform_unsigned
+from qra.quant import LeastSquares, MinMax, Percentile, TopK, uniform_symmetric, uniform_unsigned
 
 some = settings(max_examples=15, deadline=None)
 seeds = st.integers(0, 2**31)
 ESTIMATORS = {
-    "min-max": MinMaxRange,
-    "top-k": TopKMedianRange,
-    "top-k global": lambda: TopKMedianRange(scope="global"),
-    "percentile": PercentileRange,
-    "all percent": lambda: PercentileRange(100),
-    "mse": lambda: MSERange(4),
+    "min-max": MinMax(),
+    "top-k": TopK(),
+    "top-k global": TopK(scope="global"),
+    "percentile": Percentile(),
+    "all percent": Percentile(100),
+    "mse": LeastSquares(),
 }
-each = pytest.mark.parametrize("make", ESTIMATORS.values(), ids=ESTIMATORS)
+each = pytest.mark.parametrize("ranges", ESTIMATORS.values(), ids=ESTIMATORS)
 
 
 def normal(seed: int, *shape: int) -> torch.Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def estimate(estimator, *batches):
+def estimate(ranges, *batches, bit_width=4):
+    estimator = ranges.estimator(bit_width)
     for x in batches:
         estimator.update(x)
     return estimator.range()
 
 
 @pytest.mark.parametrize(
-    ("name", "make"),
+    ("name", "ranges"),
     [
-        *((f"top_{k}", lambda k=k: TopKMedianRange(k)) for k in (1, 5, 10)),
-        *((f"clip_{clip}", lambda clip=clip: MinMaxRange(clip)) for clip in (1.0, 0.8)),
+        *((f"top_{k}", TopK(k)) for k in (1, 5, 10)),
+        *((f"clip_{clip}", MinMax(clip)) for clip in (1.0, 0.8)),
     ],
 )
-def test_ranges_equal_the_official_values(pwlq_activations, name, make):
-    low, high = estimate(make(), *pwlq_activations["cal.x"])
+def test_ranges_equal_the_official_values(pwlq_activations, name, ranges):
+    low, high = estimate(ranges, *pwlq_activations["cal.x"])
     assert low == pytest.approx(float(pwlq_activations[f"cal.{name}.min"]), abs=1e-6)
     assert high == pytest.approx(float(pwlq_activations[f"cal.{name}.max"]), abs=1e-6)
 
@@ -51,11 +52,11 @@ def test_the_global_median_does_not_depend_on_how_data_are_cut_into_batches(seed
     ordered = x.sort().values
     expected = ordered[(k - 1) // 2], ordered[-k:].median()
     for size in (60, 20, 5):
-        assert estimate(TopKMedianRange(k, "global"), *x.split(size)) == pytest.approx(tuple(map(float, expected)))
+        assert estimate(TopK(k, "global"), *x.split(size)) == pytest.approx(tuple(map(float, expected)))
 
 
 def test_fewer_values_than_k_are_all_used():
-    assert estimate(TopKMedianRange(10), torch.tensor([1.0, 2.0, 4.0])) == (2, 2)
+    assert estimate(TopK(10), torch.tensor([1.0, 2.0, 4.0])) == (2, 2)
 
 
 @some
@@ -63,7 +64,7 @@ def test_fewer_values_than_k_are_all_used():
 def test_percentiles_are_those_of_all_data_within_a_4096th(seed, percentile, scale, relu):
     x = normal(seed, 4, 5000) * torch.tensor([0.1, 1, 3, 0.5])[:, None] * scale
     x = x.relu() if relu else x
-    low, high = estimate(PercentileRange(percentile), *x)
+    low, high = estimate(Percentile(percentile), *x)
     # in a thin tail, neighbours in rank lie far apart: allow three ranks and the width of a bin
     ranks = 0 if percentile == 100 else 100 * 3 / x.numel()
     width = 3 * float(x.abs().max()) / 4096
@@ -77,7 +78,7 @@ def test_percentiles_are_those_of_all_data_within_a_4096th(seed, percentile, sca
 def test_the_mse_range_is_as_good_as_the_best_of_a_search_over_the_data(seed, b, relu):
     x = normal(seed, 3, 3000).double() * torch.tensor([1.0, 2.0, 0.5])[:, None]
     x = x.relu() if relu else x
-    found = estimate(MSERange(b), *x)
+    found = estimate(LeastSquares(), *x, bit_width=b)
     quantize = uniform_unsigned if relu else uniform_symmetric
 
     def error(level):
@@ -89,57 +90,57 @@ def test_the_mse_range_is_as_good_as_the_best_of_a_search_over_the_data(seed, b,
 
 @each
 @pytest.mark.parametrize("relu", [False, True])
-def test_the_grid_is_signed_if_and_only_if_values_are_negative(make, relu):
+def test_the_grid_is_signed_if_and_only_if_values_are_negative(ranges, relu):
     x = normal(0, 4, 500)
-    found = estimate(make(), *(x.relu() if relu else x))
+    found = estimate(ranges, *(x.relu() if relu else x))
     assert found.signed is not relu
     assert found.max_abs == max(-found.low, found.high) > 0
 
 
 @each
-def test_the_range_lies_within_the_data(make):
+def test_the_range_lies_within_the_data(ranges):
     x = normal(0, 4, 500)
-    low, high = estimate(make(), *x)
-    assert low >= float(x.min()) or make is ESTIMATORS["mse"]
+    low, high = estimate(ranges, *x)
+    assert low >= float(x.min()) or ranges is ESTIMATORS["mse"]
     assert high <= float(x.abs().max())
 
 
 @each
-def test_zeros_have_an_empty_range(make):
-    assert estimate(make(), torch.zeros(3, 20), torch.zeros(3, 20)) == (0, 0)
+def test_zeros_have_an_empty_range(ranges):
+    assert estimate(ranges, torch.zeros(3, 20), torch.zeros(3, 20)) == (0, 0)
 
 
 @each
-def test_data_after_zeros_count(make):
-    assert estimate(make(), torch.zeros(2000), *[normal(0, 2000)] * 3).max_abs > 0.5
+def test_data_after_zeros_count(ranges):
+    assert estimate(ranges, torch.zeros(2000), *[normal(0, 2000)] * 3).max_abs > 0.5
 
 
 @each
-def test_half_precision_and_gradients_do_not_disturb(make):
+def test_half_precision_and_gradients_do_not_disturb(ranges):
     x = normal(0, 300).bfloat16().requires_grad_()
-    assert estimate(make(), x) == estimate(make(), x.detach().float())
+    assert estimate(ranges, x) == estimate(ranges, x.detach().float())
 
 
 @each
-def test_a_range_without_data_is_refused(make):
+def test_a_range_without_data_is_refused(ranges):
     with pytest.raises(ValueError, match="before any calibration data"):
-        make().range()
+        ranges.estimator(4).range()
 
 
 @each
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_data_that_are_not_finite_are_refused(make, bad):
+def test_data_that_are_not_finite_are_refused(ranges, bad):
     with pytest.raises(ValueError, match="not finite"):
-        estimate(make(), torch.full((20,), bad))
+        estimate(ranges, torch.full((20,), bad))
 
 
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: MinMaxRange(0.0), "clip is 0.0"),
-        (lambda: TopKMedianRange(0), "k is 0"),
-        (lambda: PercentileRange(50.0), "percentile is 50.0"),
-        (lambda: MSERange(1), "bit width 1"),
+        (lambda: MinMax(0.0), "clip is 0.0"),
+        (lambda: TopK(0), "k is 0"),
+        (lambda: Percentile(50.0), "percentile is 50.0"),
+        (lambda: LeastSquares().estimator(1), "bit width 1"),
     ],
 )
 def test_bad_settings_are_refused_at_construction(make, message):
