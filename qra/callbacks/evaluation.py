@@ -88,8 +88,6 @@ class Evaluation(Measurement):
 def gather(trainer: Trainer, part: Outcome) -> Outcome:
     """Put the ranks' parts of an outcome together, ordered by index."""
     examples = {"indices": part.indices, "correct": part.correct}
-    if part.correct_as_bytes is not None:
-        examples["correct_as_bytes"] = part.correct_as_bytes
     whole: dict[str, Any] = gather_examples(trainer, examples)
     return dataclasses.replace(part, **whole)
 

@@ -26,7 +26,7 @@ def scope(trainer: Trainer, outcomes: Mapping[str, Outcome], checkpoint: str | N
     tested = trainer.state.fn == "test"
     found: dict[str, Any] = {"untrained": tested and checkpoint is None}
     total = data_of(trainer).size("test")
-    seen = [outcome.n for name, outcome in outcomes.items() if name == "clean"]
+    seen = [outcome.n for outcome in outcomes.values() if outcome.role == "clean"]
     if tested and seen and seen[0] < total:
         found["partial"] = {"images": seen[0], "of": total}
     return found

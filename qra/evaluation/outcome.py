@@ -20,7 +20,6 @@ from qra.evaluation.statistics import wilson_interval
 from qra.files import plain, read_json, read_npz
 from qra.precision import Precision
 from qra.types import Norm
-from qra.writing import write_arrays
 
 SCHEMA = 2
 """Version of ``result.json``; it changes when a key changes its meaning."""
@@ -44,8 +43,6 @@ class Outcome:
         indices: Positions in the test set, ascending, int64, (n,).
         correct: Right or not, bool, (n,).
         eps: Radius of the attack's ball, in pixel units.
-        correct_as_bytes: Right or not once the adversarial images are rounded to bytes, bool, (n,); None where no
-            images were kept.
         role: What it stands for. If not given, ``clean`` without settings under the name ``clean``, ``part`` without
             settings under another, and else ``robust``.
         norm: Norm of the ball; that of the settings if not given.
@@ -67,7 +64,6 @@ class Outcome:
     indices: Tensor = field(repr=False)
     correct: Tensor = field(repr=False)
     eps: float = 0.0
-    correct_as_bytes: Tensor | None = field(default=None, repr=False)
     role: Role | None = None
     norm: Norm | None = None
     pixels: PixelContract = "float"
@@ -98,11 +94,6 @@ class Outcome:
         return int(self.correct.sum()) / self.n
 
     @property
-    def accuracy_as_bytes(self) -> float | None:
-        """Fraction of examples that are correct as 8-bit images; None if that is not known."""
-        return None if self.correct_as_bytes is None else int(self.correct_as_bytes.sum()) / self.n
-
-    @property
     def interval(self) -> tuple[float, float]:
         """Wilson interval of the accuracy at 95 %."""
         return wilson_interval(int(self.correct.sum()), self.n)
@@ -116,7 +107,6 @@ class Outcome:
             "survivors_of": list(self.survivors_of),
             "members": list(self.members),
             "attack": dict(self.settings),
-            "accuracy_rounded_afterwards": self.accuracy_as_bytes,
         }
         return {
             "title": self.title,
@@ -129,7 +119,7 @@ class Outcome:
             "eps": self.eps,
             "pixels": self.pixels,
             "search_precision": self.search_precision,
-            **{key: value for key, value in known.items() if value not in (None, "", [], {})},
+            **{key: value for key, value in known.items() if value not in ("", [], {})},
         }
 
     @property
@@ -141,31 +131,6 @@ class Outcome:
 def examples_id(indices: Tensor) -> str:
     """What tells one choice of examples from another: a hash of their positions, int64 (n,)."""
     return hashlib.sha256(indices.numpy().astype("<i8").tobytes()).hexdigest()[:16]
-
-
-def worst_case(name: str, members: Sequence[Outcome]) -> Outcome:
-    """Right where all of several outcomes are.
-
-    Args:
-        name: Key of the result.
-        members: Outcomes of the same examples in the same order, under different attacks of one budget.
-    """
-    correct = torch.stack([member.correct for member in members]).all(0)
-    names = [member.name for member in members]
-    return Outcome(name, "worst of these", {}, members[0].indices, correct, members[0].eps, role="worst", members=names)
-
-
-def write_correct(path: Path, outcomes: Mapping[str, Outcome]) -> None:
-    """Write the per-example outcomes, whole or not at all.
-
-    For each outcome NAME the file holds ``NAME.indices`` (int64), ``NAME.correct`` (bool) and, where it is known,
-    ``NAME.correct_as_bytes`` (bool).
-    """
-    arrays = correct_arrays({name: (outcome.indices, outcome.correct) for name, outcome in outcomes.items()})
-    for name, outcome in outcomes.items():
-        if outcome.correct_as_bytes is not None:
-            arrays[f"{name}.correct_as_bytes"] = outcome.correct_as_bytes.numpy()
-    write_arrays(path, arrays, compressed=True)
 
 
 def correct_arrays(examples: Mapping[str, Examples]) -> dict[str, NDArray[Any]]:
@@ -201,7 +166,7 @@ def agrees(correct: Tensor, accuracy: float, n: int) -> bool:
 
 
 def read_correct(path: Path) -> dict[str, Examples]:
-    """Read what :func:`write_correct` wrote: indices and correctness of each outcome.
+    """Read the arrays of :func:`correct_arrays`: indices and correctness of each outcome.
 
     Raises:
         ValueError: If it is not there, or cannot be read.

@@ -14,8 +14,8 @@ from matplotlib.image import imread
 from PIL import Image
 
 from qra.compare import short_names
-from qra.evaluation.outcome import SCHEMA, Outcome, write_correct
-from qra.writing import write_json
+from qra.evaluation.outcome import SCHEMA, Outcome, correct_arrays
+from qra.writing import write_arrays, write_json
 
 DATA = [
     *("--data", CONFIGS / "data/synthetic.yaml"),
@@ -29,7 +29,8 @@ def write_run(name, correct, indices=None, data="d", checkpoint=None, settings="
     indices = torch.arange(len(correct)) if indices is None else torch.tensor(indices)
     outcomes = {"pgd20_8": Outcome("pgd20_8", "PGD-20", {"class_path": settings}, indices, correct, 8 / 255)}
     Path(name).mkdir()
-    write_correct(Path(name, "correct.npz"), outcomes)
+    examples = {key: (value.indices, value.correct) for key, value in outcomes.items()}
+    write_arrays(Path(name, "correct.npz"), correct_arrays(examples))
     content = {"schema": SCHEMA, "data": {"sha256": data}, "checkpoint": {"sha256": checkpoint or name}}
     write_json(
         Path(name, "result.json"), {**content, "outcomes": {key: value.summary() for key, value in outcomes.items()}}

@@ -1,17 +1,20 @@
-import dataclasses
 import json
 
 import numpy as np
 import pytest
 import torch
 
-from qra.evaluation.outcome import Outcome, read_correct, worst_case, write_correct
-from qra.writing import write_json
+from qra.evaluation.outcome import Outcome, correct_arrays, read_correct
+from qra.writing import write_arrays, write_json
 
 
 def outcome(correct, name="pgd20_8", eps=8 / 255):
     correct = torch.tensor(correct)
     return Outcome(name, "PGD-20", {"class_path": "qra.attacks.PGD"}, torch.arange(len(correct)) * 3, correct, eps)
+
+
+def write_correct(path, outcomes):
+    write_arrays(path, correct_arrays({name: (each.indices, each.correct) for name, each in outcomes.items()}))
 
 
 def test_summary_gives_accuracy_interval_and_n():
@@ -45,20 +48,3 @@ def test_a_json_that_cannot_be_written_leaves_the_old_one(tmp_path):
     with pytest.raises(TypeError):
         write_json(target, {"accuracy": object()})
     assert json.loads(target.read_text()) == {"accuracy": 0.5}
-
-
-def test_the_worst_case_is_right_where_all_members_are():
-    members = [outcome([True, True, False, True], "a"), outcome([True, False, True, True], "b")]
-    worst = worst_case("worst_8", members)
-    assert worst.correct.tolist() == [True, False, False, True]
-    assert (worst.role, worst.members) == ("worst", ["a", "b"])
-    assert worst.eps == 8 / 255
-
-
-def test_eight_bit_images_are_stored_where_they_are_known(tmp_path):
-    known = dataclasses.replace(outcome([True, False]), correct_as_bytes=torch.tensor([True, True]))
-    assert known.summary()["accuracy_rounded_afterwards"] == 1.0
-    assert "accuracy_rounded_afterwards" not in outcome([True]).summary()
-    write_correct(tmp_path / "correct.npz", {"a": known})
-    with np.load(tmp_path / "correct.npz", allow_pickle=False) as arrays:
-        assert arrays["a.correct_as_bytes"].tolist() == [True, True]

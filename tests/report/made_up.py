@@ -5,9 +5,9 @@ import json
 import numpy as np
 import torch
 
-from qra.evaluation.outcome import Outcome, write_correct
+from qra.evaluation.outcome import Outcome, correct_arrays
 from qra.evaluation.schema1 import implied
-from qra.writing import write_json
+from qra.writing import write_arrays, write_json
 
 N = 1000
 PARAMETERS = 269_722
@@ -73,7 +73,8 @@ def cell(
         "masking": {"verdict": masking, "reasons": ["zero gradients"] if masking == "suspect" else []},
         "commit": "abc", "device": "a processor", "threads": 1, "versions": {"qra": "0.1.0", "torch": "2.15.0"},
     })  # fmt: skip
-    write_correct(directory / "correct.npz", outcomes)
+    examples = {key: (value.indices, value.correct) for key, value in outcomes.items()}
+    write_arrays(directory / "correct.npz", correct_arrays(examples))
     return directory
 
 
