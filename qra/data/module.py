@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from functools import cached_property, partial
 from typing import Literal, get_args
@@ -31,7 +31,7 @@ class _Batches(Dataset[Batch]):
         return self.fetch(indices)
 
 
-class ImageDataModule(LightningDataModule):
+class ImageDataModule(LightningDataModule, ABC):
     """A data set by part and index: splits, shares of ranks, loaders for Lightning and batches for all else.
 
     An index is a position in the whole part ``train`` or ``test``, whatever is left out of it, so it names an image in

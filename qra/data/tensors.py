@@ -99,7 +99,6 @@ class TensorDataModule(ImageDataModule):
     @abstractmethod
     def load(self) -> ImageData:
         """Read the whole data set, fetching or decoding it first if need be; called once in each process."""
-        raise NotImplementedError(f"{type(self).__name__} must define load()")
 
     def prepare_data(self) -> None:
         # Lightning lets one process of a machine come here before the others reach `setup`, so a download or a

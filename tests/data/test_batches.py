@@ -8,7 +8,7 @@ from test_data_module import made as in_memory
 from torch import nn
 
 from qra.callbacks import RobustnessEvaluation
-from qra.data import balanced_subset, data_of, to_pixels
+from qra.data import ImageDataModule, balanced_subset, data_of, to_pixels
 from qra.losses import prediction
 from qra.modules import VanillaTraining
 
@@ -135,3 +135,11 @@ def test_data_of_another_kind_are_named():
     runner.datamodule = object()
     with pytest.raises(ValueError, match=r"the data is object: derive it from qra.data.ImageDataModule"):
         data_of(runner)
+
+
+def test_what_a_data_set_does_not_write_is_named():
+    class Incomplete(Computed):
+        fetch = ImageDataModule.fetch
+
+    with pytest.raises(TypeError, match=r"abstract class Incomplete .*fetch"):
+        Incomplete()
