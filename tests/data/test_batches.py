@@ -1,5 +1,7 @@
 """What every data module gives: batches by part and index, splits and shares, from labels and fetched images alone."""
 
+import inspect
+
 import pytest
 import torch
 import trivial
@@ -8,7 +10,16 @@ from test_data_module import made as in_memory
 from torch import nn
 
 from qra.callbacks import RobustnessEvaluation
-from qra.data import ImageDataModule, balanced_subset, data_of, to_pixels
+from qra.data import (
+    CIFAR10DataModule,
+    ImageDataModule,
+    ImageFolderDataModule,
+    SyntheticDataModule,
+    balanced_subset,
+    data_of,
+    to_pixels,
+)
+from qra.front.signatures import signatures
 from qra.losses import prediction
 from qra.modules import VanillaTraining
 
@@ -143,3 +154,14 @@ def test_what_a_data_set_does_not_write_is_named():
 
     with pytest.raises(TypeError, match=r"abstract class Incomplete .*fetch"):
         Incomplete()
+
+
+@pytest.mark.parametrize("kind", [CIFAR10DataModule, ImageFolderDataModule, SyntheticDataModule])
+def test_an_argument_of_all_data_sets_is_documented_once(kind):
+    inherited = inspect.signature(ImageDataModule.__init__).parameters
+    own = inspect.signature(kind.__init__).parameters
+    assert own["settings"].kind == inspect.Parameter.VAR_KEYWORD
+    again = [name for name in own if name in inherited and own[name].default == inherited[name].default]
+    assert again == ["self"]
+    assert {parameter.name for parameter in signatures()[kind.__name__].parameters} > inherited.keys() - {"self"}
+    assert all(parameter.text for parameter in signatures()[kind.__name__].parameters)
