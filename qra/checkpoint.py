@@ -10,7 +10,7 @@ import struct
 import warnings
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -20,7 +20,7 @@ from safetensors.torch import load as parse_safetensors
 from torch import Tensor, nn
 
 from qra import rebuild, weights
-from qra.describe import describe
+from qra.describe import describe, differences
 from qra.files import CHECKPOINT_LIMIT, open_regular
 from qra.quant import QuantScheme, convert
 from qra.quant.network import check_fixed, fake_quantizers, is_fixed, quantizer_keys, restart_weight_quantizers
@@ -236,28 +236,6 @@ def check_scheme(checkpoint: Mapping[str, Any], scheme: QuantScheme | None, path
         f"{path}: is a checkpoint of another quantization scheme ({reason}): set the model's scheme to that of the "
         "checkpoint, or train from its weights by init_from"
     )
-
-
-def differences(found: Any, expected: Any, name: str = "") -> Iterator[str]:
-    """Where two descriptions of objects differ, in words.
-
-    Args:
-        found: ``class_path`` and ``init_args``, or a plain value. What it lacks altogether, as one of an older version
-            may, is no difference where ``expected`` has nothing there either.
-        expected: Settings of the other, nested in the same way.
-        name: Name of what they describe.
-    """
-    if not all(isinstance(each, Mapping) and "class_path" in each for each in (found, expected)):
-        if found != expected:
-            yield f"{name} is {found}, not {expected}"
-    elif found.get("class_path") != expected.get("class_path"):
-        yield f"{name} is {found.get('class_path')}, not {expected.get('class_path')}"
-    else:
-        there, here = found.get("init_args") or {}, expected.get("init_args") or {}
-        for key in {**there, **here}:
-            if key not in there and here[key] in ({}, []):
-                continue
-            yield from differences(there.get(key), here.get(key), f"{name}.{key}".lstrip("."))
 
 
 def load(path: str | Path, network: nn.Module | None = None, weights_key: str | None = None) -> nn.Module:

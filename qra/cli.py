@@ -54,6 +54,7 @@ from qra.modules import ImageClassifier
 from qra.progress import progress_display
 from qra.renamed import present
 from qra.resume import check_resumable, resume_settings
+from qra.running import callbacks_of
 from qra.runs.command import RunningCommand
 from qra.trainer import PipelineTrainer
 from qra.types import Pixels, format_pixels
@@ -208,9 +209,9 @@ class QraCLI(LightningCLI):
             self.datamodule.prepare_data()
             self.datamodule.setup(self.subcommand)
             self._dry_run()
-            check_names(self.trainer.callbacks, str(self.subcommand))  # type: ignore[attr-defined]
-            for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
-                if isinstance(callback, PipelineCallback) and self.subcommand in callback.stages:
+            check_names(callbacks_of(self.trainer, Callback), str(self.subcommand))
+            for callback in callbacks_of(self.trainer, PipelineCallback):
+                if self.subcommand in callback.stages:
                     callback.check(self.model, self.datamodule, self.trainer.world_size)
             if self.subcommand == "fit":
                 self.model.check_fit()

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 import inspect
+import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
 from torch import nn
@@ -57,6 +59,37 @@ def without_empty(description: Any) -> Any:
     if isinstance(description, dict):
         return {key: without_empty(value) for key, value in description.items() if value not in ({}, [])}
     return [without_empty(item) for item in description] if isinstance(description, list) else description
+
+
+def digest(description: Any) -> str:
+    """A hash of what JSON can hold, hexadecimal."""
+    return hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()
+
+
+def differences(before: Any, now: Any, name: str = "", shared: bool = False) -> Iterator[str]:
+    """Where two descriptions or settings differ, in words.
+
+    Args:
+        before: Nested mappings and plain values. What only one of the two has is no difference where it is empty.
+        now: The present ones.
+        name: Name of what they describe.
+        shared: Whether only keys count that both have; others were introduced or dropped by another version.
+    """
+    if isinstance(before, Mapping) and isinstance(now, Mapping):
+        if before.get("class_path") == now.get("class_path"):
+            for key in {**before, **now}:
+                if (key in before and key in now) or not (shared or now.get(key, before.get(key)) in ({}, [])):
+                    place = name if key == "init_args" else f"{name}.{key}".lstrip(".")
+                    yield from differences(before.get(key), now.get(key), place, shared)
+            return
+        before, now = before.get("class_path"), now.get("class_path")
+    if before != now:
+        yield f"{name} was {_brief(before)} and is {_brief(now)}"
+
+
+def _brief(value: object) -> str:
+    text = " ".join(str(value).split())
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def class_path(cls: type) -> str:

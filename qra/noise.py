@@ -9,11 +9,27 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from enum import IntEnum
 
 import torch
 from torch import Tensor
 
 _MASK = 0xFFFFFFFF
+
+
+class Stream(IntEnum):
+    """Keeps draws of one purpose apart from those of others that have the same seed and epoch, as part of their key."""
+
+    SPLIT = 1
+    SUBSET = 2
+    SHUFFLE = 3
+    AUGMENT = 4
+    SHAPE = 5
+    GRAIN = 6
+    OFFSET = 7
+    TILE = 8
+    SURROUNDINGS = 11
+    START = 0x57A7
 
 
 def _mix(bits: Tensor) -> Tensor:

@@ -15,7 +15,9 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from qra.data import ImageDataModule
+from qra.describe import differences
 from qra.modules import ImageClassifier
+from qra.running import callbacks_of
 from qra.runs import completion
 
 KEY = "training"
@@ -69,7 +71,7 @@ def check_resumable(
     begin = f"begin another run from its weights by --model.init_args.init_from {path}"
     if not any(key in checkpoint for key in _MORE_STATE[1:3]):
         raise ValueError(f"{path}: holds weights only: go on from last.ckpt, or {begin}")
-    if "current_model_state" in checkpoint and not any(isinstance(c, WeightAveraging) for c in trainer.callbacks):  # type: ignore[attr-defined]
+    if "current_model_state" in checkpoint and not callbacks_of(trainer, WeightAveraging):
         raise ValueError(
             f"{path}: its weights are averages: go on with the same --trainer.callbacks+ callback/weight-averaging"
         )
@@ -81,7 +83,7 @@ def check_resumable(
     recorded = checkpoint.get(KEY)
     found = dict(recorded) if isinstance(recorded, Mapping) else {}
     epochs = found.pop(_EPOCHS, None)
-    different = list(changes(found, settings))
+    different = list(differences(found, settings, shared=True))
     if different:
         more = f" (and {len(different) - 1} more)" if len(different) > 1 else ""
         raise ValueError(f"{path}: {different[0]}{more}: go on with the settings of config.yaml beside it, or {begin}")
@@ -89,26 +91,6 @@ def check_resumable(
         raise ValueError(f"{path}: no training can go on from it, for {damage}: {begin}")
     if epochs != settings.get(_EPOCHS, epochs) and epochs is not None and module.schedule is not None:
         print(f"the schedule of the learning rate spans {settings[_EPOCHS]} epochs from here on, and spanned {epochs}")
-
-
-def changes(found: Any, expected: Any, name: str = "") -> Iterator[str]:
-    """Where settings in a checkpoint differ from those of a run, in words.
-
-    Args:
-        found: Nested mappings of plain values.
-        expected: The same of the run; keys that only one of them has were introduced or dropped by another version.
-        name: Name of what they describe.
-    """
-    if not (isinstance(found, Mapping) and isinstance(expected, Mapping)):
-        if found != expected:
-            yield f"{name} was {_short(found)} and is {_short(expected)}"
-        return
-    if found.get("class_path") != expected.get("class_path"):
-        yield f"{name} was {_short(found.get('class_path'))} and is {_short(expected.get('class_path'))}"
-        return
-    for key in expected:
-        if key in found:
-            yield from changes(found[key], expected[key], f"{name}.{key}".lstrip("."))
 
 
 def _short(value: object) -> str:

@@ -4,8 +4,9 @@ from pathlib import Path
 from typing import Any
 
 from lightning import Trainer
-from lightning.pytorch.callbacks import ProgressBar
+from lightning.pytorch.callbacks import Callback, ProgressBar
 
+from qra.running import callbacks_of, epochs_done
 from qra.runs import completion
 
 
@@ -21,15 +22,11 @@ class PipelineTrainer(Trainer):
             done = completion.read(Path(self.default_root_dir))
             if done is not None and done.finished and done.epochs_asked == self.max_epochs:
                 self.should_stop = True  # it was stopped early, which Lightning does not remember
-        before = self._processed_epochs
+        before = epochs_done(self)
         result = super()._run_stage()
-        if self.training and 0 < before == self._processed_epochs:
-            for callback in self.callbacks:  # type: ignore[attr-defined]
+        if self.training and 0 < before == epochs_done(self):
+            for callback in callbacks_of(self, Callback):
                 if not isinstance(callback, ProgressBar):  # it has opened nothing
                     callback.on_train_end(self, self.lightning_module)
             self.lightning_module.on_train_end()
         return result
-
-    @property
-    def _processed_epochs(self) -> int:
-        return int(self.fit_loop.epoch_progress.current.processed)  # type: ignore[attr-defined]

@@ -22,6 +22,9 @@ LAYERS = (
         "files",
         "writing",
         "renamed",
+        "palette",
+        "durations",
+        "running",
     ),
     ("checks", "progress"),
     ("schedules", "environment", "front", "runs", "losses", "attacks", "quant", "models", "data"),
@@ -36,7 +39,7 @@ LAYERS = (
 """The parts, from the ground up; those of a layer do not use each other, but for ``NEIGHBOURS``."""
 LAYER = {part: layer for layer, parts in enumerate(LAYERS) for part in parts}
 NEIGHBOURS = {("attacks", "losses"), ("checkpoint", "rebuild"), ("checkpoint", "weights")}
-LIGHTNING = {"progress", "resume", "modules", "callbacks", "data", "trainer", "cli"}
+LIGHTNING = {"progress", "running", "resume", "modules", "callbacks", "data", "trainer", "cli"}
 
 
 def imported(tree):

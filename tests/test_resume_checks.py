@@ -6,8 +6,9 @@ import pytest
 import torch
 from trivial import data, linear, trainer
 
+from qra.describe import differences
 from qra.modules import VanillaTraining
-from qra.resume import changes, check_resumable
+from qra.resume import check_resumable
 from qra.schedules import Cosine
 
 pytestmark = pytest.mark.filterwarnings(
@@ -117,11 +118,11 @@ def test_the_state_that_was_checked_can_be_loaded(saved, tmp_path):
 def test_settings_that_differ_are_named_by_their_keys():
     expected = copy.deepcopy(SETTINGS)
     expected["model"]["init_args"]["lr"] = 0.2
-    assert list(changes(SETTINGS, expected)) == ["model.init_args.lr was 0.1 and is 0.2"]
+    assert list(differences(SETTINGS, expected, shared=True)) == ["model.lr was 0.1 and is 0.2"]
     expected["model"]["init_args"]["network"]["class_path"] = "a.Other"
-    assert len(list(changes(SETTINGS, expected))) == 2
+    assert len(list(differences(SETTINGS, expected, shared=True))) == 2
     expected["model"]["class_path"] = "a.Other"
-    assert list(changes(SETTINGS, expected)) == ["model was a.Method and is a.Other"]
+    assert list(differences(SETTINGS, expected, shared=True)) == ["model was a.Method and is a.Other"]
 
 
 def test_more_epochs_are_no_other_setting_but_a_schedule_that_spans_them_is_told(saved, capsys):
@@ -135,4 +136,4 @@ def test_more_epochs_are_no_other_setting_but_a_schedule_that_spans_them_is_told
 def test_settings_that_only_one_version_knows_are_not_compared():
     expected = copy.deepcopy(SETTINGS)
     expected["model"]["init_args"]["new"] = expected["model"]["init_args"].pop("lr")
-    assert not list(changes(SETTINGS, expected))
+    assert not list(differences(SETTINGS, expected, shared=True))

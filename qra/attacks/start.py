@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 
 from qra import noise
+from qra.checks import check_in
 from qra.types import Norm
-
-_STREAM = 0x57A7  # keeps these draws apart from others made with the same seed and epoch
 
 
 class Start(ABC):
@@ -53,7 +52,7 @@ class UniformStart(Start):
     seed: int = 0
 
     def __call__(self, x: Tensor, eps: float, norm: Norm, indices: Tensor, epoch: int, restart: int) -> Tensor:
-        key = (_STREAM, self.seed, epoch, restart)
+        key = (noise.Stream.START, self.seed, epoch, restart)
         if norm == "linf":
             return noise.uniform(x.shape[1:], indices, *key).mul_(2 * eps).sub_(eps).to(x.dtype)
         direction = noise.normal(x.shape[1:], indices, *key)
@@ -79,8 +78,8 @@ class GaussianStart(Start):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not 0 < self.std < float("inf"):
-            raise ValueError(f"std is {self.std}: the start noise needs a positive number (use ZeroStart for none)")
+        check_in("std", self.std, "(0, inf)")
 
     def __call__(self, x: Tensor, eps: float, norm: Norm, indices: Tensor, epoch: int, restart: int) -> Tensor:
-        return noise.normal(x.shape[1:], indices, _STREAM, self.seed, epoch, restart).mul_(self.std).to(x.dtype)
+        draws = noise.normal(x.shape[1:], indices, noise.Stream.START, self.seed, epoch, restart)
+        return draws.mul_(self.std).to(x.dtype)

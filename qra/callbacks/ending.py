@@ -10,6 +10,7 @@ from lightning.pytorch.callbacks import Callback
 
 from qra.callbacks.best import best_checkpoint, best_keeper
 from qra.modules import ImageClassifier
+from qra.running import callbacks_of
 
 
 class BestFigures(Callback):
@@ -56,7 +57,7 @@ def _best(trainer: Trainer) -> str:
     if keeper is None or keeper.monitor is None or keeper.best_model_score is None:
         return f"trained {trainer.current_epoch} epochs, none of them validated: best.ckpt holds the last one"
     score = float(keeper.best_model_score)
-    figures = [c for c in trainer.callbacks if isinstance(c, BestFigures)]  # type: ignore[attr-defined]
+    figures = callbacks_of(trainer, BestFigures)
     found = figures[0].best(keeper.monitor, score) if figures else None
     if found is None:
         return f"best epoch in validation: {keeper.monitor} {score:.1%}"

@@ -11,7 +11,6 @@ import torch
 from lightning import LightningModule, Trainer
 from torch import Tensor, nn
 
-from qra import checkpoint
 from qra.attacks import Attack
 from qra.callbacks.base import Order
 from qra.callbacks.best import restore_best
@@ -19,7 +18,7 @@ from qra.callbacks.evaluation import gather
 from qra.callbacks.measurement import Measurement
 from qra.checks import check_count
 from qra.data import ImageDataModule, data_of
-from qra.describe import describe
+from qra.describe import describe, differences
 from qra.evaluation.outcome import Outcome
 from qra.evaluation.robustness import is_correct
 from qra.modules import ImageClassifier
@@ -91,10 +90,10 @@ class PWLQCalibration(Measurement):
             images = self._calibrate(trainer, pl_module)
             self._reference = self._uniform(self._reference, images)
             return
-        differences = "; ".join(checkpoint.differences(pl_module.calibration, self._record(trainer)))
-        if differences:
+        changed = "; ".join(differences(pl_module.calibration, self._record(trainer)))
+        if changed:
             raise ValueError(
-                f"{trainer.ckpt_path}: was calibrated already, with other settings ({differences}): calibrate the "
+                f"{trainer.ckpt_path}: was calibrated already, with other settings ({changed}): calibrate the "
                 "float checkpoint, or test this one with its own settings"
             )
 

@@ -31,6 +31,7 @@ from qra.files import plain
 from qra.modules import ImageClassifier
 from qra.precision import float32
 from qra.quant import cost
+from qra.running import callbacks_of, is_rehearsal
 from qra.runs import completion
 from qra.writing import write_json
 
@@ -63,7 +64,7 @@ class ResultWriter(PipelineCallback):
 
     def _write(self, trainer: Trainer, pl_module: LightningModule, path: str | None) -> None:
         outcomes = _outcomes(trainer)
-        if not trainer.is_global_zero or not outcomes or trainer.fast_dev_run:  # type: ignore[attr-defined]
+        if not trainer.is_global_zero or not outcomes or is_rehearsal(trainer):
             return
         directory = _directory(trainer)
         content, test = self._about(trainer, pl_module, outcomes, path)
@@ -88,10 +89,8 @@ class ResultWriter(PipelineCallback):
             sheet = _sheet(trainer, pl_module)
         sha256 = checkpoint.sha256(path) if path else None
         scheme, calibration = describe(pl_module.scheme), pl_module.calibration
-        changed = calibration is None and any(
-            isinstance(callback, PipelineCallback) and callback.makes_another_network
-            for callback in trainer.callbacks  # type: ignore[attr-defined]
-        )
+        changes = any(callback.makes_another_network for callback in callbacks_of(trainer, PipelineCallback))
+        changed = calibration is None and changes
         about = {
             "network": tested(pl_module.network, sha256, scheme, calibration, changed),
             "checkpoint": {"path": path, "sha256": sha256} if path else None,
@@ -125,15 +124,16 @@ def table(outcomes: Sequence[Measured]) -> Table:
 
 
 def _outcomes(trainer: Trainer) -> dict[str, Outcome]:
-    measured = [c for c in trainer.callbacks if isinstance(c, Measurement)]  # type: ignore[attr-defined]
+    measured = callbacks_of(trainer, Measurement)
     found = {name: outcome for measurement in measured for name, outcome in measurement.outcomes.items()}
     return {name: found[name] for name in sorted(found, key=lambda name: name != "clean")}
 
 
 def _records(trainer: Trainer) -> dict[str, Any]:
     """What each callback says of itself."""
-    callbacks = [c for c in trainer.callbacks if isinstance(c, PipelineCallback)]  # type: ignore[attr-defined]
-    return {key: value for callback in callbacks for key, value in callback.record().items()}
+    return {
+        key: value for callback in callbacks_of(trainer, PipelineCallback) for key, value in callback.record().items()
+    }
 
 
 def _doubt(result: Mapping[str, Any]) -> str | None:

@@ -10,6 +10,7 @@ from lightning import LightningModule, Trainer
 from qra.callbacks.base import PipelineCallback
 from qra.callbacks.best import best_keeper
 from qra.modules import averaging
+from qra.running import callbacks_of, epochs_done, is_rehearsal
 from qra.runs import completion, signals
 from qra.runs.command import RunningCommand
 from qra.runs.completion import Training
@@ -68,18 +69,17 @@ class TrainingRecord(PipelineCallback):
         averaging.begin(trainer, pl_module)  # an average of nothing would take the place of the trained weights
         keeper, best = best_keeper(trainer), str(Path(trainer.default_root_dir) / BEST)
         validated = keeper is None or (bool(keeper.best_model_path) and keeper.file_exists(best, trainer))
-        if keeper is not None and not validated and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+        if keeper is not None and not validated and not is_rehearsal(trainer):
             keeper.best_model_path = best
             trainer.save_checkpoint(best, weights_only=True)
             if trainer.is_global_zero:
                 print(f"no epoch was validated: {BEST} holds the last one")
-        epochs: int = trainer.fit_loop.epoch_progress.current.processed  # type: ignore[attr-defined]
-        self._write(trainer, True, epochs, validated)
+        self._write(trainer, True, epochs_done(trainer), validated)
 
     def _write(self, trainer: Trainer, finished: bool, epochs: int, validated: bool = True) -> None:
         asked = trainer.max_epochs if trainer.max_epochs and trainer.max_epochs > 0 else None
         self.training = Training(finished, epochs, asked, validated)
-        if trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+        if trainer.is_global_zero and not is_rehearsal(trainer):
             completion.write(Path(trainer.default_root_dir), self.training)
 
     def _rearm(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -91,6 +91,6 @@ class TrainingRecord(PipelineCallback):
         signals.rearm()
         if trainer.ckpt_path is not None:
             self.training = completion.read(Path(trainer.ckpt_path).parent)
-        makes = any(getattr(callback, "makes_another_network", False) for callback in trainer.callbacks)  # type: ignore[attr-defined]
+        makes = any(callback.makes_another_network for callback in callbacks_of(trainer, PipelineCallback))
         if makes and self.training is not None and trainer.is_global_zero:  # whose checkpoint lies in another directory
             completion.write(Path(trainer.default_root_dir), self.training)

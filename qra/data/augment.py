@@ -8,8 +8,6 @@ from torch.nn import functional as F
 
 from qra import noise
 
-_PURPOSE = 4  # keeps these draws apart from others of the same seed and epoch
-
 
 def to_pixels(images: Tensor) -> Tensor:
     """Turn uint8 images of any shape into float32 pixels in [0, 1], rounded alike on every device."""
@@ -34,7 +32,7 @@ def random_crop_flip(x: Tensor, indices: Tensor, seed: int, epoch: int, padding:
         Images like ``x``.
     """
     n, channels, height, width = x.shape
-    draws = noise.uniform((3,), indices, seed, epoch, _PURPOSE)
+    draws = noise.uniform((3,), indices, seed, epoch, noise.Stream.AUGMENT)
     top, left = (draws[:, :2] * (2 * padding + 1)).long().unbind(1)
     mirror = draws[:, 2:] < 0.5
     rows = top[:, None] + torch.arange(height, device=x.device)

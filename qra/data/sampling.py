@@ -10,9 +10,9 @@ from torch.utils.data import Sampler
 
 from qra import noise
 from qra.checks import check_in
+from qra.noise import Stream
 
 # Each use of a seed draws its own numbers.
-_SPLIT, _SUBSET, _SHUFFLE, _OFFSET = 1, 2, 3, 7
 
 
 def val_split(labels: Tensor, val_size: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -36,7 +36,7 @@ def val_split(labels: Tensor, val_size: int, seed: int) -> tuple[Tensor, Tensor]
             f"val_size is {val_size}, but the training set has {len(labels)} images: val_size must be at least 0 and "
             "smaller than that"
         )
-    order = _stratified_order(labels, seed, _SPLIT)
+    order = _stratified_order(labels, seed, Stream.SPLIT)
     return order[val_size:].sort().values, order[:val_size].sort().values
 
 
@@ -80,18 +80,18 @@ def balanced_subset(labels: Tensor, n: int, seed: int) -> Tensor:
 
 def stratified_prefix(labels: Tensor, n: int, seed: int) -> Tensor:
     """First ``n`` positions of a fixed random order whose every prefix holds the classes in proportion."""
-    return _stratified_order(labels, seed, _SUBSET)[:n]
+    return _stratified_order(labels, seed, Stream.SUBSET)[:n]
 
 
-def _stratified_order(labels: Tensor, seed: int, purpose: int) -> Tensor:
+def _stratified_order(labels: Tensor, seed: int, stream: int) -> Tensor:
     """Random order of all positions whose every prefix holds the classes in proportion to their sizes."""
     positions = torch.arange(len(labels))
-    shuffled = noise.uniform((), positions, seed, purpose).argsort(stable=True)
+    shuffled = noise.uniform((), positions, seed, stream).argsort(stable=True)
     by_class = shuffled[labels[shuffled].argsort(stable=True)]
     counts = torch.bincount(labels)
     starts = counts.cumsum(0) - counts
     classes = labels[by_class]
-    offsets = noise.uniform((), torch.arange(len(counts)), seed, purpose, _OFFSET).double()
+    offsets = noise.uniform((), torch.arange(len(counts)), seed, stream, Stream.OFFSET).double()
     # The j-th of a class of c images comes once the share (j + offset) / c of the order has passed.
     shares = (positions - starts[classes] + offsets[classes]) / counts[classes]
     return by_class[shares.argsort(stable=True)]
@@ -166,7 +166,7 @@ class IndexBatches(Sampler[Tensor]):
         if not self.shuffle:
             return self.indices
         again = (number,) if number else ()
-        keys = noise.uniform((), self.indices, self.seed, self.epoch, _SHUFFLE, *again)
+        keys = noise.uniform((), self.indices, self.seed, self.epoch, Stream.SHUFFLE, *again)
         return self.indices[keys.argsort(stable=True)]
 
     def _sizes(self) -> list[int]:

@@ -11,6 +11,7 @@ from torch import Tensor
 from qra import noise
 from qra.checks import check_count
 from qra.data.tensors import ImageData, ImageSet, TensorDataModule
+from qra.noise import Stream
 
 SIZE = 32
 """Height and width of an image, in pixels, if not given."""
@@ -28,7 +29,6 @@ NOISE_AMPLITUDE = 4
 """Largest noise, in grey levels of 255."""
 
 _TRAIN, _TEST = 0, 1
-_SHAPE, _NOISE, _TILE = 5, 6, 8
 _TOGETHER = 1000 * 3 * SIZE * SIZE
 """Pixels that are drawn at a time."""
 
@@ -77,7 +77,7 @@ def patterns(classes: int = 10, channels: int = 3, size: int = SIZE) -> Tensor:
     colours = torch.stack([torch.ones(channels), 1 - 2.0 * (torch.arange(channels) % 2)])[:channels]
     planes = torch.stack([rows[:, None] * columns for rows, columns in textures])
     regular = (colours[:, None, :, None, None] * planes[:, None]).flatten(0, 1)[:classes]
-    halves = 1 - 2 * noise.integers(2, (channels, 8, 4), torch.arange(len(regular), classes), _TILE)
+    halves = 1 - 2 * noise.integers(2, (channels, 8, 4), torch.arange(len(regular), classes), Stream.TILE)
     tiles = torch.cat([halves, halves.flip(3)], 3)
     return PATTERN_AMPLITUDE * torch.cat([regular, tiles[:, :, place % 8][..., place % 8]]).float()
 
@@ -119,10 +119,10 @@ def draw_images(labels: Tensor, *key: int, channels: int = 3, size: int = SIZE) 
 
 def _draw_some(labels: Tensor, index: Tensor, texture: Tensor, key: tuple[int, ...]) -> Tensor:
     _, channels, size, _ = texture.shape
-    draws = noise.uniform((4 + 2 * channels, 1, 1), index, *key, _SHAPE)
+    draws = noise.uniform((4 + 2 * channels, 1, 1), index, *key, Stream.SHAPE)
     cover = _cover(labels, size, *draws[:, :4].unbind(1))[:, None]
     ground, contrast = 89 + 26 * draws[:, 4 : 4 + channels], 51 + 26 * draws[:, 4 + channels :]
-    grain = noise.integers(2 * NOISE_AMPLITUDE + 1, (channels, size, size), index, *key, _NOISE) - NOISE_AMPLITUDE
+    grain = noise.integers(2 * NOISE_AMPLITUDE + 1, (channels, size, size), index, *key, Stream.GRAIN) - NOISE_AMPLITUDE
     return ((ground + contrast * cover).round() + grain + texture[labels]).to(torch.uint8)
 
 

@@ -13,11 +13,7 @@ from torch import Tensor
 
 from qra.evaluation.measured import Measured
 from qra.evaluation.transfer import TransferMatrix
-
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # told apart by colour-blind eyes too
-
-_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")  # of Okabe and Ito
-_STYLES = tuple(zip(_COLORS, "os^vDP*", strict=True))
+from qra.palette import BLUE, COLORS, ORANGE
 
 
 def robustness_curve(outcomes: Iterable[Measured]) -> Figure:
@@ -33,7 +29,7 @@ def robustness_curve(outcomes: Iterable[Measured]) -> Figure:
     lines = {key: points for key, points in lines.items() if len(points) > 1}
     figure = Figure(figsize=(5, 3.5), layout="constrained")
     axes = figure.add_subplot(xlabel="eps (pixel levels of 255)", ylabel="accuracy (%)", ylim=(0, 100))
-    for ((kind, n), points), colour in zip(lines.items(), itertools.cycle(_COLOURS), strict=False):
+    for ((kind, n), points), colour in zip(lines.items(), itertools.cycle(COLORS), strict=False):
         budgets = [point.threat_model.levels for point in points]
         values = [100 * point.accuracy.value for point in points]
         axes.plot(budgets, values, marker="o", color=colour, label=f"{kind}, n = {n}")
@@ -98,7 +94,7 @@ def transfer_heat_map(matrix: TransferMatrix, attack: str) -> Figure:
     for (row, column), value in np.ndenumerate(values):
         axes.text(column, row, f"{value:.1f}", ha="center", va="center", color="black" if value > 50 else "white")
     for place in range(count):
-        frame = Rectangle((place - 0.47, place + 0.54), 0.94, 0.92, fill=False, edgecolor="#D55E00", linewidth=2.5)
+        frame = Rectangle((place - 0.47, place + 0.54), 0.94, 0.92, fill=False, edgecolor=ORANGE, linewidth=2.5)
         axes.add_patch(frame)
     axes.axhline(0.5, color="white", linewidth=3)
     axes.set_title(f"{attack}, n = {matrix.n}", fontsize="medium")
@@ -110,7 +106,7 @@ def loss_curve(losses: Sequence[float]) -> Figure:
     """Mean cross-entropy of an attack's iterates, from its start to its last step."""
     figure = Figure(figsize=(5, 3.5), layout="constrained")
     axes = figure.add_subplot(xlabel="step of PGD", ylabel="mean cross-entropy (nats)")
-    axes.plot(range(len(losses)), losses, marker="o", markersize=3, color=_COLORS[0])
+    axes.plot(range(len(losses)), losses, marker="o", markersize=3, color=BLUE)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_title("Does the attack raise the loss?", fontsize="medium")
     axes.grid(alpha=0.3)

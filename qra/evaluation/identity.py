@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
 
-from qra.describe import describe
+from qra.describe import describe, digest
 
 
 def network_id(checkpoint: str | None, scheme: Any, calibration: Any, *further: Any) -> str:
@@ -21,8 +20,7 @@ def network_id(checkpoint: str | None, scheme: Any, calibration: Any, *further: 
         calibration: What quantization after training depended on, ready for JSON; None if there was none.
         further: What else the network follows from, ready for JSON, such as its architecture or :func:`contents_hash`.
     """
-    about = [checkpoint, scheme, calibration, *further]
-    return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
+    return digest([checkpoint, scheme, calibration, *further])
 
 
 def contents_hash(network: nn.Module) -> str:

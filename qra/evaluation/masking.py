@@ -23,8 +23,6 @@ from qra.evaluation.robustness import is_correct, robust
 from qra.precision import float32
 from qra.types import Batch, Pixels
 
-_STREAM = 11  # keeps these draws apart from others of the same seed
-
 
 @dataclass(frozen=True)
 class MaskingSettings:
@@ -138,7 +136,7 @@ def _instability(network: nn.Module, batch: Batch, radius: float = 1e-3, draws: 
     margin = losses.cw_margin(network(x), y)
     changes = []
     for draw in range(draws):
-        delta = noise.uniform(x.shape[1:], indices, _STREAM, draw).mul_(2 * radius).sub_(radius)
+        delta = noise.uniform(x.shape[1:], indices, noise.Stream.SURROUNDINGS, draw).mul_(2 * radius).sub_(radius)
         changes.append((losses.cw_margin(network((x + delta).clamp_(0, 1)), y) - margin).abs())
     return {"margin": margin.abs(), "margin_change": torch.stack(changes).mean(0)}
 

@@ -11,11 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from qra.palette import COLORS, GREY
 from qra.quant import PWLQ, Uniform, WeightQuantizer
 from qra.quant.statistics import SiteStatistics
-
-_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
-_GREY = "#888888"
 
 
 def weight_grids(
@@ -33,7 +31,7 @@ def weight_grids(
     weight = weight.detach()
     figure = Figure(figsize=(6, 3.5), layout="constrained")
     axes = figure.add_subplot(xlabel="weight", ylabel="count")
-    axes.hist(weight.flatten().cpu().numpy(), bins=100, color=_GREY, alpha=0.5)
+    axes.hist(weight.flatten().cpu().numpy(), bins=100, color=GREY, alpha=0.5)
     for place, quantizer in enumerate(quantizers):
         quantized = quantizer.quantize(weight, bit_width, quantizer.start(weight, bit_width)).detach()
         label = f"{type(quantizer).__name__}, {bit_width} bits: {len(torch.unique(quantized))} levels"
@@ -62,7 +60,7 @@ def site_histograms(sites: Mapping[str, SiteStatistics]) -> Figure:
     panels = figure.subplots(rows, columns, squeeze=False).flat
     for (name, site), panel in zip(sites.items(), panels, strict=False):
         counts, edges = np.histogram(site.values.float().cpu().numpy(), bins=60)
-        panel.stairs(counts, edges, fill=True, color=_GREY, alpha=0.6)
+        panel.stairs(counts, edges, fill=True, color=GREY, alpha=0.6)
         panel.set_yscale("log")
         panel.minorticks_off()
         _draw_levels(panel, site.quantized, 0, "")
@@ -76,6 +74,6 @@ def site_histograms(sites: Mapping[str, SiteStatistics]) -> Figure:
 def _draw_levels(axes: Axes, quantized: Tensor, place: int, label: str) -> None:
     """Draw each level as a line from the bottom, lower for each further quantizer."""
     levels = torch.unique(quantized).float().cpu().numpy()
-    color = _COLORS[place % len(_COLORS)]
+    color = COLORS[place % len(COLORS)]
     transform = axes.get_xaxis_transform()
     axes.vlines(levels, 0, 1 - 0.3 * place, color, linewidth=0.7, label=label or "_none", transform=transform)

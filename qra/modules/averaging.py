@@ -8,6 +8,8 @@ from typing import Any
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import WeightAveraging
 
+from qra.running import callbacks_of
+
 
 def begin(trainer: Trainer, module: LightningModule) -> None:
     """Let an average that was not updated yet be the present weights, instead of those the module was made with."""
@@ -25,6 +27,6 @@ def store(trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any])
 
 
 def _averages(trainer: Trainer) -> Iterator[tuple[WeightAveraging, Any]]:
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        if isinstance(callback, WeightAveraging) and callback._average_model is not None:
+    for callback in callbacks_of(trainer, WeightAveraging):
+        if callback._average_model is not None:
             yield callback, callback._average_model

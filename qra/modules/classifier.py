@@ -7,6 +7,7 @@ from typing import Any, ClassVar, cast
 
 import torch
 from lightning import LightningModule
+from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
@@ -35,6 +36,7 @@ from qra.quant import (
 )
 from qra.quant.learned import LearnedValues
 from qra.quant.network import activation_quantizers, quantizer_parameters
+from qra.running import callbacks_of
 from qra.schedules import Schedule
 from qra.types import Batch
 
@@ -355,6 +357,8 @@ class ImageClassifier(LightningModule):
     def on_load_checkpoint(self, checkpoint_: dict[str, Any]) -> None:
         self.adopt(checkpoint_, "the checkpoint")
         if self.trainer.state.fn == "fit":
-            checkpoint_["callbacks"] = own_states(checkpoint_.get("callbacks", {}), self.trainer.callbacks)  # type: ignore[attr-defined]
+            checkpoint_["callbacks"] = own_states(
+                checkpoint_.get("callbacks", {}), callbacks_of(self.trainer, Callback)
+            )
             if "rng_state" in checkpoint_:
                 torch.set_rng_state(checkpoint_["rng_state"])

@@ -17,13 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from qra.describe import without_empty
+from qra.describe import differences, digest, without_empty
 from qra.evaluation.outcome import READABLE
 from qra.files import read_json
 from qra.renamed import present
 from qra.runs import completion
 from qra.runs.signals import EXIT_CODE, SIGNALS
-from qra.study.definition import changes, digest
 from qra.study.grid import Cell
 from qra.writing import write_json
 
@@ -97,9 +96,9 @@ def state(task: Task) -> State:
     if record.get("hash") != task.hash and record.get("state") == "failed" and not seconds:
         return State("missing", "another version of it failed")
     if record.get("hash") != task.hash:
-        differences = list(changes(record.get("definition"), task.definition))
-        more = f" (and {len(differences) - 1} more)" if len(differences) > 1 else ""
-        return State("changed", f"{differences[0]}{more}" if differences else "it is of another version of qra")
+        changed = list(differences(record.get("definition"), task.definition))
+        more = f" (and {len(changed) - 1} more)" if len(changed) > 1 else ""
+        return State("changed", f"{changed[0]}{more}" if changed else "it is of another version of qra")
     if record["state"] == "failed":
         return State("failed", record.get("reason"), seconds)
     if record["state"] == "done":

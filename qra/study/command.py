@@ -11,13 +11,14 @@ from collections.abc import Mapping, Sequence
 
 from rich.console import Console
 
+from qra.durations import duration
 from qra.front.tool_arguments import study as arguments_of_study
 from qra.runs.signals import Stoppable
 from qra.study.cell import State, Task
 from qra.study.definition import load_study
 from qra.study.grid import Study, expand, select
 from qra.study.ray import RayWorkers
-from qra.study.runner import Estimate, LocalWorkers, duration, run, states, tasks, times
+from qra.study.runner import Estimate, LocalWorkers, run, states, tasks, times
 
 _GRACE = 20.0
 """Seconds that the cells have to end before the process is ended."""

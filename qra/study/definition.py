@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import hashlib
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -13,7 +11,8 @@ from typing import Any
 
 from jsonargparse import ArgumentParser
 
-from qra.describe import without_empty
+from qra.checkpoint import sha256
+from qra.describe import digest, without_empty
 from qra.errors import one_line
 from qra.front.shipped import bare_name, configs, located
 from qra.front.yaml_files import is_config, read_yaml
@@ -170,25 +169,4 @@ def _definition(command: Sequence[str], cell: Cell, made: Mapping[str, str]) -> 
 
 @cache
 def _file_digest(path: str) -> str:
-    if not Path(path).exists():
-        return f"{path}, which is not there"
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
-
-
-def digest(definition: Any) -> str:
-    """A hash of a definition."""
-    return hashlib.sha256(json.dumps(definition, sort_keys=True).encode()).hexdigest()
-
-
-def changes(before: Any, now: Any, name: str = "") -> Iterator[str]:
-    """Where two definitions differ, in words."""
-    if isinstance(before, Mapping) and isinstance(now, Mapping):
-        for key in {**before, **now}:
-            yield from changes(before.get(key), now.get(key), f"{name}.{key}".lstrip("."))
-    elif before != now:
-        yield f"{name} was {_brief(before)} and is {_brief(now)}"
-
-
-def _brief(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+    return sha256(path) if Path(path).exists() else f"{path}, which is not there"

@@ -12,6 +12,7 @@ from typing import Protocol
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
+from qra.durations import duration
 from qra.study.cell import State, Task, run_cell, state
 from qra.study.definition import define
 from qra.study.grid import Cell, Study
@@ -215,10 +216,3 @@ class _Report:
 def times(found: State) -> str:
     """The measured times of a cell."""
     return ", ".join(f"{command} {duration(seconds)}" for command, seconds in (found.seconds or {}).items())
-
-
-def duration(seconds: float) -> str:
-    """A time for people."""
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

@@ -117,9 +117,12 @@ def test_the_calibrated_checkpoint_is_loaded_from_python(tmp_path):
 @pytest.mark.parametrize(
     ("callback", "reason"),
     [
-        (PWLQCalibration(QuantScheme(PWLQ(), CalibratedUniform(), 4, 5, None)), "scheme.weight_bit_width is 3, not 4"),
-        (PWLQCalibration(SCHEME, bias_correction=True), "bias_correction is False, not True"),
-        (PWLQCalibration(SCHEME, attack=PGD()), "attack is None, not {'class_path': 'qra.attacks.PGD'"),
+        (
+            PWLQCalibration(QuantScheme(PWLQ(), CalibratedUniform(), 4, 5, None)),
+            "weight_bit_width was 3 and is 4",
+        ),
+        (PWLQCalibration(SCHEME, bias_correction=True), "bias_correction was False and is True"),
+        (PWLQCalibration(SCHEME, attack=PGD()), "attack was None and is {'class_path': 'qra.attacks.PGD'"),
     ],
 )
 def test_calibrating_again_with_other_settings_is_refused(tmp_path, callback, reason):

@@ -38,7 +38,7 @@ def resume(run, *options):
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        ([f"{SGD}.lr", "0.3"], "model.init_args.optimizer.init_args.lr was 0.1 and is 0.3"),
+        ([f"{SGD}.lr", "0.3"], "model.optimizer.lr was 0.1 and is 0.3"),
         (["--data.init_args.batch_size", "10"], "data.batch_size was 20 and is 10"),
         (["--data.init_args.train_size", "100"], "data.sha256 was "),
         (["--seed_everything", "1"], "seed_everything was 0 and is 1"),

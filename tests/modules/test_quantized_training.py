@@ -172,9 +172,9 @@ def test_clip_levels_are_calibrated_where_the_scheme_says_so():
 @pytest.mark.parametrize(
     ("scheme", "reason"),
     [
-        (QuantScheme(DoReFa(), PACT(), 2, 4), "weight_bit_width is 4, not 2"),
-        (QuantScheme(Uniform(), PACT(), 4, 4), "weight is qra.quant.DoReFa, not qra.quant.Uniform"),
-        (QuantScheme(DoReFa(), PACT(alpha=3.0), 4, 4), "activation.alpha is 10.0, not 3.0"),
+        (QuantScheme(DoReFa(), PACT(), 2, 4), "weight_bit_width was 4 and is 2"),
+        (QuantScheme(Uniform(), PACT(), 4, 4), "weight was qra.quant.DoReFa and is qra.quant.Uniform"),
+        (QuantScheme(DoReFa(), PACT(alpha=3.0), 4, 4), "activation.alpha was 10.0 and is 3.0"),
         (None, "it is quantized, this network is float"),
     ],
 )

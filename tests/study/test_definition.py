@@ -3,8 +3,9 @@
 import pytest
 import tiny_study as tiny
 
+from qra.describe import differences, digest
 from qra.study import expand
-from qra.study.definition import changes, define, digest, load_study
+from qra.study.definition import define, load_study
 
 CONFIGS = tiny.CONFIGS
 STUDIES = sorted((CONFIGS / "study").glob("*.yaml"))
@@ -86,8 +87,8 @@ def test_a_change_in_a_fragment_is_found_and_named():
         file.write(scheme.replace("alpha: 10.0", "alpha: 6.0"))
     tiny.write(quantizers={"pwlq": str(CONFIGS / "callback/pwlq.yaml"), "pact": "other.yaml"})
     now = define(expand(load_study("tiny.yaml")))["qat-plain-pact-w4a4-calibration20"]
-    (change,) = changes(before, now)
-    assert change == "fit.model.init_args.scheme.activation.init_args.alpha was 10.0 and is 6.0"
+    (change,) = differences(before, now)
+    assert change == "fit.model.init_args.scheme.activation.alpha was 10.0 and is 6.0"
 
 
 def test_options_can_be_added_from_the_command_line():

@@ -175,7 +175,7 @@ def test_a_cell_of_another_version_is_refused_with_what_changed(cell):
     tiny.write(**OTHER_VERSION)
     found = state(only_task())
     assert found.name == "changed"
-    with pytest.raises(ValueError, match=r"test\.evaluation\.n was \"10\" and is \"20\"; run them again by --redo"):
+    with pytest.raises(ValueError, match=r"test\.evaluation\.n was 10 and is 20; run them again by --redo"):
         check_versions({NAME: found}, {NAME: only_task()})
     with pytest.raises(ValueError, match="evaluation"):
         run_cell(only_task())

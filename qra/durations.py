@@ -1,0 +1,11 @@
+"""Times for people."""
+
+
+def duration(seconds: float | None) -> str:
+    """A time such as ``7.5 s``, ``12 min`` or ``1 h 05 min``; a dash if it is not known."""
+    if seconds is None:
+        return "-"
+    if round(seconds, 1) < 60:
+        return f"{seconds:.1f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
