@@ -29,6 +29,7 @@ class Stream(IntEnum):
     OFFSET = 7
     TILE = 8
     SURROUNDINGS = 11
+    CHUNKS = 13
     START = 0x57A7
 
 

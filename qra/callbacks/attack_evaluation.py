@@ -107,6 +107,9 @@ class ChunkedEvaluation(Measurement):
             search: What the attack searches on; made if not given.
         """
         files = self._open(trainer, pl_module)
+        earlier = Path(trainer.default_root_dir) / self.name
+        if (earlier / "settings.json").exists():
+            rank_zero_info(f"{earlier} has chunks of an earlier version, in another order: not used, remove it")
         group = _patient_group(trainer)
         found = _gather(self._attack(trainer, pl_module, files, search), group)
         self.keep(torch.cat(list(files.chunks)), torch.cat([found[number] for number in sorted(found)]))

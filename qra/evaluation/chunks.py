@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,17 +13,16 @@ import torch
 from torch import Tensor, nn
 
 from qra import noise
-from qra.describe import describe, without_empty
+from qra.describe import describe, digest, without_empty
+from qra.evaluation.identity import contents_hash
 from qra.files import read_npz
 from qra.quant.network import activation_quantizers
 from qra.writing import write_arrays, write_json
 
-_STREAM = 13  # keeps these draws apart from others of the same seed
-
 
 def shuffled(indices: Tensor, seed: int) -> Tensor:
     """Some examples in a random order, (n,), so that no chunk of a set that is sorted by class has but one class."""
-    return indices[noise.uniform((), indices, seed, _STREAM).argsort(stable=True)]
+    return indices[noise.uniform((), indices, seed, noise.Stream.CHUNKS).argsort(stable=True)]
 
 
 def fingerprint(network: nn.Module, *descriptions: Any) -> str:
@@ -35,13 +33,8 @@ def fingerprint(network: nn.Module, *descriptions: Any) -> str:
         descriptions: What else is to count, ready for JSON.
     """
     modes = sorted({quantizer.gradient for quantizer in activation_quantizers(network).values()})
-    digest = hashlib.sha256(
-        json.dumps(without_empty([describe(network), modes, *descriptions]), sort_keys=True).encode()
-    )
-    for name, value in network.state_dict().items():
-        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        digest.update(value.detach().cpu().contiguous().numpy().data)
-    return digest.hexdigest()
+    about = digest(without_empty([describe(network), modes, *descriptions]))
+    return digest([about, contents_hash(network)])
 
 
 def code_of(*objects: object) -> str:
@@ -77,7 +70,7 @@ class ChunkFiles:
         self, parent: Path, name: str, settings: Mapping[str, Any], chunks: Sequence[Tensor], count: int
     ) -> None:
         self.chunks, self._count = chunks, count
-        self._digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+        self._digest = digest(settings)
         self.directory = parent / f"{name}-{self._digest[:8]}"
         self.directory.mkdir(parents=True, exist_ok=True)
         write_json(self.directory / "settings.json", settings)
@@ -86,10 +79,10 @@ class ChunkFiles:
         """What first broke the examples of a chunk; None if it is not done, cut short or of other settings."""
         try:
             arrays = read_npz(self._path(number), follow=False)
-            digest, indices, broken_by = (arrays[name] for name in ("settings", "indices", "first_broken_by"))
+            settings, indices, broken_by = (arrays[name] for name in ("settings", "indices", "first_broken_by"))
         except (OSError, ValueError, KeyError):
             return None
-        same = str(digest) == self._digest and np.array_equal(indices, self.chunks[number].numpy())
+        same = str(settings) == self._digest and np.array_equal(indices, self.chunks[number].numpy())
         fits = broken_by.dtype == np.uint8 and broken_by.shape == indices.shape
         known = fits and bool((broken_by <= self._count + 1).all())
         return torch.from_numpy(broken_by) if same and known else None
