@@ -57,6 +57,8 @@ class ImageData:
     def __post_init__(self) -> None:
         if len(self.class_names) < 2:
             raise ValueError(f"the data has the classes {list(self.class_names)}: at least 2 are needed")
+        if len(self.test) == 0:
+            raise ValueError("the data has no test images: at least 1 is needed")
         labels = torch.cat([each.labels for each in self.sets])
         if labels.min() < 0 or labels.max() >= len(self.class_names):
             raise ValueError(

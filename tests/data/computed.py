@@ -33,3 +33,11 @@ class ForTesting(Computed):
     """30 test images and none for training."""
 
     sizes = {"train": 0, "test": 30}  # noqa: RUF012
+
+
+class Untrainable(Computed):
+    """One whose training images cannot be listed, in time."""
+
+    def labels(self, part):
+        assert part == "test"
+        return super().labels(part)

@@ -5,7 +5,7 @@ import inspect
 import pytest
 import torch
 import trivial
-from computed import Computed, ForTesting
+from computed import Computed, ForTesting, Untrainable
 from test_data_module import made as in_memory
 from torch import nn
 
@@ -108,8 +108,9 @@ def test_a_set_that_makes_its_images_is_trained_on_calibrated_with_and_attacked(
     assert [len(batch.y) for batch in data.calibration_batches()] == [8]
 
 
-def test_a_set_without_training_images_is_tested_and_its_training_part_left_alone(tmp_path):
-    data, evaluation = ForTesting(), RobustnessEvaluation(eps=["8/255"], steps=1, n=12)
+@pytest.mark.parametrize("kind", [ForTesting, Untrainable])
+def test_a_test_asks_for_nothing_of_the_training_images(kind, tmp_path):
+    data, evaluation = kind(), RobustnessEvaluation(eps=["8/255"], steps=1, n=12)
     runner = trivial.trainer(callbacks=[evaluation], inference_mode=False, default_root_dir=tmp_path)
     runner.test(VanillaTraining(network()), datamodule=data, verbose=False)
     assert evaluation.outcomes["clean"].n == 30
