@@ -11,6 +11,7 @@ from torch import Tensor
 
 from qra.quant.grid import Grid, Term, WeightGrid, most_exact
 from qra.quant.pwlq import correction
+from qra.quant.rounding import straight_through
 from qra.quant.weights import WeightQuantizer
 
 
@@ -100,7 +101,7 @@ class Fixed(WeightQuantizer):
         return WeightGrid(tuple(terms))
 
     def quantize(self, w: Tensor, bit_width: int, learned: Mapping[str, Tensor]) -> Tensor:
-        return self.grid(w, bit_width, learned).dequantize(w.dtype) if self.has_grid else w
+        return straight_through(w, self.grid(w, bit_width, learned).dequantize(w.dtype)) if self.has_grid else w
 
     def stored_bits(self, bit_width: int) -> int:
         return self.quantizer.stored_bits(bit_width)
