@@ -23,6 +23,7 @@ LAYERS = (
         "writing",
         "renamed",
         "palette",
+        "coordinates",
         "durations",
         "running",
     ),

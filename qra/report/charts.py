@@ -11,13 +11,17 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullLocator
 
+from qra.coordinates import Axis
+from qra.durations import duration
 from qra.evaluation.doubt import State, worst_state
 from qra.evaluation.measured import Accuracy
+from qra.palette import BLACK, GREY
+from qra.quant.scheme import OFF
 from qra.report.contents import GIGA, KIB, attack_kinds, costs
 from qra.report.pareto import Offer, front, offers
-from qra.report.pipelines import OFF, Pipeline, Results, training_title
-from qra.report.style import BLACK, GREY, INITS, MARKS, SERIES, Drawing, face, label_width, log_axis, training_style
-from qra.report.tables import Number, duration
+from qra.report.pipelines import Pipeline, Results, training_title
+from qra.report.style import INITS, MARKS, SERIES, Drawing, face, label_width, log_axis, training_style
+from qra.report.tables import Number
 
 UNITS = (("h", 3600.0), ("min", 60.0), ("s", 1.0))
 WIDE = 50
@@ -41,7 +45,7 @@ def clean_against_robust(results: Results) -> tuple[Drawing, ...]:
     axes = figure.add_subplot(xlabel="clean accuracy (%)", ylabel=_robust_title(results))
     lines: dict[tuple[str, ...], list[tuple[Pipeline, float, float]]] = {}
     for point in points.values():
-        key = tuple(point[0].text(axis) for axis in ("init", "quantizer", "training"))
+        key = tuple(point[0].text(axis) for axis in (Axis.INIT, Axis.QUANTIZER, Axis.TRAINING))
         if OFF not in point[0].bits:
             lines.setdefault(key, []).append(point)
     for (init, *_), line in lines.items():
@@ -79,7 +83,7 @@ def _point(axes: Axes, pipeline: Pipeline, x: float, y: float) -> None:
 
 
 def _legend(pipelines: Sequence[Pipeline]) -> list[Line2D]:
-    trainings = {pipeline.text("training"): training_style(pipeline) for pipeline in pipelines}
+    trainings = {pipeline.text(Axis.TRAINING): training_style(pipeline) for pipeline in pipelines}
     handles = [
         Line2D([], [], color=color, marker=marker, linestyle="", label=training_title(training))
         for training, (color, marker) in trainings.items()
@@ -147,12 +151,12 @@ def _front(results: Results, choices: Sequence[Offer], title: str) -> Figure:
 
 def data_size(results: Results) -> tuple[Drawing, ...]:
     """Accuracy over the share of the training data."""
-    return _over(results, "fraction", "data-size", "share of the training data (%)", 100)
+    return _over(results, Axis.FRACTION, "data-size", "share of the training data (%)", 100)
 
 
 def calibration_size(results: Results) -> tuple[Drawing, ...]:
     """Accuracy over the number of calibration images."""
-    return _over(results, "calibration_size", "calibration-size", "calibration images")
+    return _over(results, Axis.CALIBRATION_SIZE, "calibration-size", "calibration images")
 
 
 def _over(results: Results, axis: str, name: str, title: str, scale: float = 1) -> tuple[Drawing, ...]:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
+from qra.coordinates import Axis
 from qra.evaluation.measured import ThreatModel
+from qra.quant.scheme import OFF
 from qra.report.judging import Check, Claim, Finding, Judge, meets
 from qra.report.paired import CLEAN, Comparison, Effect, Measure, paired, strongest
-from qra.report.pipelines import FLOOR, OFF, STRONG, Pipeline, Results
+from qra.report.pipelines import FLOOR, STRONG, Pipeline, Results
 
 WEAK = 2.0
 """Pixel levels up to which an attack is called weak."""
@@ -43,9 +45,9 @@ def quantization_alone(results: Results) -> Iterator[Check]:
     """Absolute and against the float network, at a weak budget and at the usual one."""
     weak = max((level for level in results.levels if level <= WEAK), default=None)
     for pipeline in _quantized(results):
-        if weak is None or STRONG not in results.levels or pipeline.text("init") == "robust":
+        if weak is None or STRONG not in results.levels or pipeline.text(Axis.INIT) == "robust":
             continue
-        if pipeline.text("training") in ("none", "plain"):
+        if pipeline.text(Axis.TRAINING) in ("none", "plain"):
             label, original = results.label(pipeline), results.reference(pipeline)
             kept = [_kept(results, pipeline, label, level) for level in (weak, STRONG)]
             over_float = versus(results, pipeline, original, weak) if original else None
@@ -65,7 +67,7 @@ def _kept(results: Results, pipeline: Pipeline, label: str, level: float) -> Com
 
 def activations_more(results: Results) -> Iterator[Check]:
     """Activations alone against weights alone, at the same bits."""
-    for group in _groups(_quantized(results), "weight_bit_width", "act_bit_width"):
+    for group in _groups(_quantized(results), Axis.WEIGHT_BITS, Axis.ACT_BITS):
         by_bits = {pipeline.bits: pipeline for pipeline in group}
         for weight_bits, act_bits in sorted(by_bits):
             other = by_bits.get((act_bits, weight_bits))
@@ -80,7 +82,7 @@ def activations_more(results: Results) -> Iterator[Check]:
 def adversarial_keeps(results: Results) -> Iterator[Check]:
     """Each adversarially trained quantized network against its robust start."""
     for pipeline in _quantized(results):
-        if (pipeline.text("init"), pipeline.text("training")) == ("robust", "adversarial"):
+        if (pipeline.text(Axis.INIT), pipeline.text(Axis.TRAINING)) == ("robust", "adversarial"):
             original = results.float_of("adversarial", pipeline)
             found = versus(results, pipeline, original, STRONG) if original else None
             yield Check.of(results.label(pipeline), meets("not lower"), found)
@@ -88,7 +90,7 @@ def adversarial_keeps(results: Results) -> Iterator[Check]:
 
 def lower_bits_cost(results: Results) -> Iterator[Check]:
     """The lowest bit width of each pipeline against the highest."""
-    for group in _groups(_quantized(results), "weight_bit_width", "act_bit_width"):
+    for group in _groups(_quantized(results), Axis.WEIGHT_BITS, Axis.ACT_BITS):
         both = [pipeline for pipeline in group if OFF not in pipeline.bits]
         lowest, highest = min(both, key=_total_bits, default=None), max(both, key=_total_bits, default=None)
         if lowest and highest and lowest.bits[0] < highest.bits[0] and lowest.bits[1] <= highest.bits[1]:
@@ -103,8 +105,8 @@ def _total_bits(pipeline: Pipeline) -> tuple[int, tuple[int, int]]:
 
 def transfer_beats_float(results: Results) -> Iterator[Check]:
     """The student of the highest bit width against the robust float network, and against the 32-bit student."""
-    students = [p for p in _quantized(results) if p.text("training") == "transfer" and OFF not in p.bits]
-    for group in _groups(students, "weight_bit_width", "act_bit_width"):
+    students = [p for p in _quantized(results) if p.text(Axis.TRAINING) == "transfer" and OFF not in p.bits]
+    for group in _groups(students, Axis.WEIGHT_BITS, Axis.ACT_BITS):
         highest = max(group, key=_total_bits)
         rivals = [results.float_of(training, highest) for training in ("adversarial", "transfer")]
         found = [versus(results, highest, rival, STRONG) if rival else None for rival in rivals]
@@ -113,9 +115,9 @@ def transfer_beats_float(results: Results) -> Iterator[Check]:
 
 def partial_data_suffices(results: Results) -> Iterator[Check]:
     """The student of part of the data against that of all."""
-    students = [pipeline for pipeline in results.pipelines if pipeline.text("training") == "transfer"]
-    for group in _groups(students, "fraction"):
-        by_share = {share: pipeline for pipeline in group if (share := pipeline.number("fraction")) is not None}
+    students = [pipeline for pipeline in results.pipelines if pipeline.text(Axis.TRAINING) == "transfer"]
+    for group in _groups(students, Axis.FRACTION):
+        by_share = {share: pipeline for pipeline in group if (share := pipeline.number(Axis.FRACTION)) is not None}
         partial = max((share for share in by_share if share <= PARTIAL), default=None)
         if partial is not None and 1.0 in by_share:
             found = versus(results, by_share[partial], by_share[1.0], STRONG)

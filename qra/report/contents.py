@@ -7,11 +7,13 @@ from collections.abc import Sequence
 from itertools import zip_longest
 from typing import Any
 
+from qra.coordinates import Axis
+from qra.durations import duration
 from qra.evaluation.measured import Measured
 from qra.report.cells import CellResult
 from qra.report.pareto import Offer, front, offers
 from qra.report.pipelines import Pipeline, Results, axis_title
-from qra.report.tables import Entry, Number, Table, duration
+from qra.report.tables import Entry, Number, Table
 
 KIB = 8 * 1024
 """Bits."""
@@ -137,11 +139,11 @@ def costs(results: Results) -> Table:
     for pipeline in results.main:
         if pipeline.seconds("fit") or pipeline.seconds("test"):
             groups.setdefault(pipeline.strategy, []).append(pipeline)
-    plain = {group[0].text("quantizer"): fit for group in groups.values() if (fit := _fit(group, "plain"))}
+    plain = {group[0].text(Axis.QUANTIZER): fit for group in groups.values() if (fit := _fit(group, "plain"))}
     rows = []
     for strategy, group in groups.items():
         fit, test = _median(group, "fit"), _median(group, "test")
-        reference = plain.get(group[0].text("quantizer"))
+        reference = plain.get(group[0].text(Axis.QUANTIZER))
         ratio = None if fit is None or reference is None else fit / reference
         count = str(sum(len(pipeline.cells) for pipeline in group))
         rows.append((strategy, count, Number(fit), Number(ratio), Number(test)))
@@ -157,7 +159,7 @@ def _median(group: Sequence[Pipeline], step: str) -> float | None:
 
 
 def _fit(group: Sequence[Pipeline], training: str) -> float | None:
-    return _median(group, "fit") if group[0].text("training") == training else None
+    return _median(group, "fit") if group[0].text(Axis.TRAINING) == training else None
 
 
 def outcomes(results: Results) -> Table:
@@ -167,7 +169,7 @@ def outcomes(results: Results) -> Table:
     for pipeline in results.pipelines:
         place = tuple(pipeline.text(axis) for axis in axes)
         for cell in pipeline.cells:
-            seed = str(cell.coordinates.get("seed", ""))
+            seed = str(cell.coordinates.get(Axis.SEED, ""))
             worst = [each for each in cell.robust.values() if each.role == "worst"]
             rows += [(cell.name, *place, seed, *_outcome(each, cell)) for each in (*cell.outcomes.values(), *worst)]
     columns = ("cell", *map(axis_title, axes), "seed", *_OUTCOME)

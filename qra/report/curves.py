@@ -11,8 +11,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from qra.evaluation.doubt import State
-from qra.report.pipelines import OFF, Pipeline, Results
-from qra.report.style import BLACK, MARKS, SERIES, Drawing, budget_axis, face, label_width
+from qra.palette import BLACK
+from qra.quant.scheme import OFF
+from qra.report.pipelines import Pipeline, Results
+from qra.report.style import MARKS, SERIES, Drawing, budget_axis, face, label_width
 
 PANELS = 12
 """Panels of one figure."""

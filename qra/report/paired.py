@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from qra.coordinates import Axis
 from qra.evaluation.doubt import State
 from qra.evaluation.measured import ThreatModel
 from qra.evaluation.statistics import mcnemar
@@ -209,8 +210,8 @@ def _state(pipeline: Pipeline, measure: Measure) -> State:
 def _by_seed(first: Sequence[CellResult], second: Sequence[CellResult]) -> list[tuple[CellResult, CellResult]]:
     if len(first) == 1 or len(second) == 1:
         return [(left, right) for left in first for right in second]
-    seeds = {cell.coordinates.get("seed"): cell for cell in second}
-    return [(cell, seeds[seed]) for cell in first if (seed := cell.coordinates.get("seed")) in seeds]
+    seeds = {cell.coordinates.get(Axis.SEED): cell for cell in second}
+    return [(cell, seeds[seed]) for cell in first if (seed := cell.coordinates.get(Axis.SEED)) in seeds]
 
 
 def _data(cell: CellResult) -> str:

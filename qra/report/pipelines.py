@@ -8,16 +8,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from qra.coordinates import Axis
 from qra.evaluation.doubt import Doubt, State, worst_state
 from qra.evaluation.measured import Accuracy, Measured, ThreatModel
+from qra.quant.scheme import OFF
 from qra.report.cells import CellResult, Value
 
-OFF = 32
-"""The bit width that means: not quantized."""
 STRONG = 8.0
 """Pixel levels of the budget that robustness is usually stated at."""
 
-AXES = ("init", "quantizer", "training", "weight_bit_width", "act_bit_width", "fraction", "calibration_size")
+AXES = (Axis.INIT, Axis.QUANTIZER, Axis.TRAINING, Axis.WEIGHT_BITS, Axis.ACT_BITS, Axis.FRACTION, Axis.CALIBRATION_SIZE)
 """Coordinates that every report knows; a study may have more."""
 FLOOR = 0.02
 """Robust accuracy below which nothing is left to compare."""
@@ -52,7 +52,7 @@ class Pipeline:
     def word(self, axis: str) -> str:
         """A coordinate in a label, such as ``10 % of the data``; empty for all of the data."""
         share = self.number(axis)
-        if axis == "fraction" and share is not None:
+        if axis == Axis.FRACTION and share is not None:
             return "" if share == 1 else f"{100 * share:g} % of the data"
         title = "" if axis == "overrides" else f"{axis_title(axis)} "
         return f"{title}{self.text(axis)}" if self.text(axis) else ""
@@ -60,7 +60,7 @@ class Pipeline:
     @property
     def bits(self) -> tuple[int, int]:
         """Bit widths of weights and activations."""
-        weights, activations = self.number("weight_bit_width"), self.number("act_bit_width")
+        weights, activations = self.number(Axis.WEIGHT_BITS), self.number(Axis.ACT_BITS)
         return int(weights or OFF), int(activations or OFF)
 
     @property
@@ -72,25 +72,25 @@ class Pipeline:
     @property
     def is_float(self) -> bool:
         """Whether nothing is quantized."""
-        return self.text("quantizer") in ("", "float", "none")
+        return self.text(Axis.QUANTIZER) in ("", "float", "none")
 
     @property
     def treatment(self) -> str:
         """How it was trained or, if that was only plain or not at all, how its start was."""
-        training = self.text("training")
+        training = self.text(Axis.TRAINING)
         if training in ("", "none", "plain"):
-            return "adversarial" if self.text("init") == "robust" else "plain"
+            return "adversarial" if self.text(Axis.INIT) == "robust" else "plain"
         return training
 
     @property
     def quantizer(self) -> str:
         """For people, such as ``PACT``."""
-        return "float" if self.is_float else _NAMES.get(self.text("quantizer"), self.text("quantizer"))
+        return "float" if self.is_float else _NAMES.get(self.text(Axis.QUANTIZER), self.text(Axis.QUANTIZER))
 
     @property
     def training(self) -> str:
         """For people; a float network that was only tested has none."""
-        name = self.text("training")
+        name = self.text(Axis.TRAINING)
         return "as it is" if self.is_float and name == "none" else training_title(name)
 
     @property
@@ -163,7 +163,7 @@ class Results:
         groups: dict[tuple[tuple[str, Value], ...], list[CellResult]] = {}
         for cell in self.cells:
             if cell.state == "done":
-                key = tuple(sorted((axis, value) for axis, value in cell.coordinates.items() if axis != "seed"))
+                key = tuple(sorted((axis, value) for axis, value in cell.coordinates.items() if axis != Axis.SEED))
                 groups.setdefault(key, []).append(cell)
         found = [Pipeline(dict(key), tuple(sorted(cells, key=_seed))) for key, cells in groups.items()]
         return tuple(sorted(found, key=_order))
@@ -219,13 +219,13 @@ class Results:
 
         The share of a network that was not trained here means nothing.
         """
-        share = _commonest(pipeline.number("fraction") for pipeline in self.pipelines if pipeline.was_trained)
-        size = _commonest(pipeline.number("calibration_size") for pipeline in self.pipelines)
+        share = _commonest(pipeline.number(Axis.FRACTION) for pipeline in self.pipelines if pipeline.was_trained)
+        size = _commonest(pipeline.number(Axis.CALIBRATION_SIZE) for pipeline in self.pipelines)
         return tuple(
             pipeline
             for pipeline in self.pipelines
-            if (not pipeline.was_trained or pipeline.number("fraction") in (None, share))
-            and pipeline.number("calibration_size") in (None, size)
+            if (not pipeline.was_trained or pipeline.number(Axis.FRACTION) in (None, share))
+            and pipeline.number(Axis.CALIBRATION_SIZE) in (None, size)
         )
 
     def reference(self, pipeline: Pipeline) -> Pipeline | None:
@@ -237,7 +237,7 @@ class Results:
 
         A network that was only quantized is most like the one that it was made from, which started at random.
         """
-        start = like.text("init") if like.was_trained else "random"
+        start = like.text(Axis.INIT) if like.was_trained else "random"
 
         def differs(axis: str, other: Pipeline) -> bool:
             return len({like.text(axis), other.text(axis)} - {""}) > 1
@@ -251,8 +251,8 @@ class Results:
         ]
 
         def distance(other: Pipeline) -> int:
-            near = sum(differs(axis, other) for axis in ("fraction", "calibration_size"))
-            return near + (other.text("init") not in ("", start))
+            near = sum(differs(axis, other) for axis in (Axis.FRACTION, Axis.CALIBRATION_SIZE))
+            return near + (other.text(Axis.INIT) not in ("", start))
 
         return min(found, key=distance, default=None)
 
@@ -268,10 +268,10 @@ class Results:
             pipeline: A pipeline of this study.
             in_main: Whether the words need only tell it from the others of ``main``.
         """
-        init = pipeline.text("init")
+        init = pipeline.text(Axis.INIT)
         start = "" if init in ("", "none") or (pipeline.is_float and init == "random") else f"{init} start"
         bits = "" if pipeline.is_float else f" {pipeline.bits_text}"
-        axes = [axis for axis in self._further[in_main] if axis != "fraction" or pipeline.was_trained]
+        axes = [axis for axis in self._further[in_main] if axis != Axis.FRACTION or pipeline.was_trained]
         further = [pipeline.word(axis) for axis in axes]
         label = ", ".join(filter(None, (f"{pipeline.quantizer}{bits}", start, pipeline.training, *further)))
         return label if len(label) <= _LONGEST else f"{label[: _LONGEST - 1]}…"
@@ -308,7 +308,7 @@ def _over_seeds(found: Sequence[Measured | None]) -> Accuracy | None:
 
 
 def _seed(cell: CellResult) -> tuple[float, str]:
-    seed = cell.coordinates.get("seed")
+    seed = cell.coordinates.get(Axis.SEED)
     return (float(seed) if isinstance(seed, int | float) else 0.0, cell.name)
 
 

@@ -14,15 +14,14 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
+from qra.coordinates import Axis
 from qra.evaluation.doubt import State
+from qra.palette import BLACK, BLUE, COLORS, GREEN, GREY, ORANGE, PINK
 from qra.report.pipelines import Pipeline
-
-BLACK, GREY = "#000000", "#666666"
-BLUE, ORANGE, GREEN, PINK, YELLOW, SKY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"
 
 SERIES = tuple(
     zip(
-        (BLUE, ORANGE, GREEN, PINK, YELLOW, SKY, GREY, BLACK),
+        (*COLORS, GREY, BLACK),
         "os^DvP*X",
         ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)), "-"),
         strict=True,
@@ -94,7 +93,7 @@ def settings() -> Any:
 
 def training_style(pipeline: Pipeline) -> tuple[str, str]:
     """Colour and marker of a pipeline's training."""
-    return TRAININGS.get(pipeline.text("training"), (PINK, "P"))
+    return TRAININGS.get(pipeline.text(Axis.TRAINING), (PINK, "P"))
 
 
 def face(color: str, state: State) -> tuple[float, float, float]:

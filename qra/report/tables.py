@@ -133,16 +133,6 @@ class Table:
         return f'<div class="wide"><table><thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody></table></div>'
 
 
-def duration(seconds: float | None) -> str:
-    """A time for people, such as ``1 h 05 min``."""
-    if seconds is None:
-        return "-"
-    if round(seconds, 1) < 60:
-        return f"{seconds:.1f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
-
-
 def percent(accuracy: Accuracy, with_n: bool = True) -> str:
     """An accuracy in percent with its interval, and the worst seed where there are several."""
     low, high = accuracy.interval

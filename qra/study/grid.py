@@ -12,6 +12,7 @@ from pathlib import PurePosixPath
 from typing import Any, Literal
 
 from qra.checks import check_count, check_in
+from qra.coordinates import Axis
 
 FLOAT = "float"
 """The quantizer that means: not quantized."""
@@ -195,17 +196,17 @@ def select(cells: Sequence[Cell], only: str = "*", shard: tuple[int, int] = (0, 
 def owned_options(stage: Stage) -> dict[str, str]:
     """The options that keys of a stage set, which nothing else may set: their names with the key of each."""
     owned = {
-        "seed_everything": "seed",
-        _seed(stage): "seed",
-        "data.init_args.fraction": "fraction",
-        "data.init_args.calibration_size": "calibration_size",
-        "model.init_args.init_from": "init",
-        "ckpt_path": "init",
+        "seed_everything": Axis.SEED,
+        _seed(stage): Axis.SEED,
+        "data.init_args.fraction": Axis.FRACTION,
+        "data.init_args.calibration_size": Axis.CALIBRATION_SIZE,
+        "model.init_args.init_from": Axis.INIT,
+        "ckpt_path": Axis.INIT,
         "trainer.callbacks.teacher": "teacher",
         "config": "pipeline",
         "run": "name",
     }
-    for name in ("weight_bit_width", "act_bit_width"):
+    for name in (Axis.WEIGHT_BITS, Axis.ACT_BITS):
         owned[f"{_scheme(stage)}.{name}"] = "bits"
     owned[f"{_scheme(stage)}.overrides"] = "overrides"
     return owned
@@ -228,22 +229,22 @@ def _check_options(study: Study, stage: Stage) -> None:
 def _points(study: Study, stage: Stage) -> Iterator[dict[str, Any]]:
     """The coordinates of a stage's cells."""
     axes: dict[str, Sequence[Any]] = {
-        "init": stage.init,
-        "quantizer": stage.quantizer,
+        Axis.INIT: stage.init,
+        Axis.QUANTIZER: stage.quantizer,
         "bits": stage.bits,
         "overrides": stage.overrides,
-        "fraction": study.fraction if stage.fraction is None else stage.fraction,
-        "calibration_size": study.calibration_size if stage.calibration_size is None else stage.calibration_size,
-        "seed": study.seed if stage.seed is None else stage.seed,
+        Axis.FRACTION: study.fraction if stage.fraction is None else stage.fraction,
+        Axis.CALIBRATION_SIZE: study.calibration_size if stage.calibration_size is None else stage.calibration_size,
+        Axis.SEED: study.seed if stage.seed is None else stage.seed,
         **stage.axes,
     }
     for axis, values in axes.items():
         if not values:
             raise ValueError(f"stage {stage.name}: the axis {axis} is empty")
     for name, values, known in (
-        ("init", stage.init, [RANDOM, *study.sources]),
+        (Axis.INIT, stage.init, [RANDOM, *study.sources]),
         ("teacher", [] if stage.teacher is None else [stage.teacher], list(study.sources)),
-        ("quantizer", stage.quantizer, [FLOAT, *study.quantizers]),
+        (Axis.QUANTIZER, stage.quantizer, [FLOAT, *study.quantizers]),
     ):
         for value in values:
             if value not in known:
@@ -251,19 +252,19 @@ def _points(study: Study, stage: Stage) -> Iterator[dict[str, Any]]:
     for point in itertools.product(*axes.values()):
         found = dict(zip(axes, point, strict=True))
         bits, overrides = found.pop("bits"), found.pop("overrides")
-        if found["quantizer"] == FLOAT:
+        if found[Axis.QUANTIZER] == FLOAT:
             if (bits, overrides) != (stage.bits[0], stage.overrides[0]):
                 continue
             bits, overrides = "W32A32", {}
         several = {OVERRIDES: _layers(stage, overrides)} if overrides else {}
-        yield {**_bits(stage, bits), **several, "training": stage.training, **found}
+        yield {**_bits(stage, bits), **several, Axis.TRAINING: stage.training, **found}
 
 
 def _bits(stage: Stage, text: str) -> dict[str, int]:
     match = _BITS.fullmatch(text)
     if not match:
         raise ValueError(f"stage {stage.name}: bits {text!r}: write W4A8 for weights of 4 and activations of 8 bits")
-    return {"weight_bit_width": int(match[1]), "act_bit_width": int(match[2])}
+    return {Axis.WEIGHT_BITS: int(match[1]), Axis.ACT_BITS: int(match[2])}
 
 
 def _layers(stage: Stage, overrides: Mapping[str, str]) -> str:
@@ -285,7 +286,7 @@ def _cell(study: Study, stage: Stage, coordinates: dict[str, Any], runs: str, be
     directory = str(PurePosixPath(runs, study.name, name))
     checkpoints: dict[str, str] = {}
     needs: list[str] = []
-    for role, source in (("init", coordinates["init"]), ("teacher", stage.teacher)):
+    for role, source in ((Axis.INIT, coordinates[Axis.INIT]), ("teacher", stage.teacher)):
         if source in (RANDOM, None):
             continue
         origin = study.sources[source]
@@ -303,8 +304,8 @@ def _name(stage: Stage, coordinates: Mapping[str, Any]) -> str:
     """Stage and coordinates that are not the usual ones, so that a longer axis leaves the names of cells alone."""
     bits = f"w{coordinates['weight_bit_width']}a{coordinates['act_bit_width']}"
     parts = [
-        (coordinates["init"], RANDOM),
-        (coordinates["quantizer"], FLOAT),
+        (coordinates[Axis.INIT], RANDOM),
+        (coordinates[Axis.QUANTIZER], FLOAT),
         (bits, "w32a32"),
         (coordinates.get(OVERRIDES, ""), ""),
         (f"fraction{coordinates['fraction']:g}", "fraction1"),
@@ -322,7 +323,7 @@ def _ancestor(stage: Stage, origin: str, coordinates: Mapping[str, Any], before:
     if not found:
         raise ValueError(f"stage {stage.name}: starts from stage {origin}, which must come before it")
     for axis, value in coordinates.items():
-        if axis not in ("training", "init"):
+        if axis not in (Axis.TRAINING, Axis.INIT):
             found = [cell for cell in found if cell.coordinates.get(axis) == value] or found
     if len(found) > 1:
         names = ", ".join(cell.name for cell in found)
@@ -343,10 +344,10 @@ def _commands(
 ) -> tuple[tuple[str, ...], ...]:
     teacher = {} if stage.teacher is None else {"trainer.callbacks.teacher": "{teacher}"}
     axes = {
-        "data.init_args.fraction": coordinates["fraction"],
-        "data.init_args.calibration_size": coordinates["calibration_size"],
-        "seed_everything": coordinates["seed"],
-        _seed(stage): coordinates["seed"],
+        "data.init_args.fraction": coordinates[Axis.FRACTION],
+        "data.init_args.calibration_size": coordinates[Axis.CALIBRATION_SIZE],
+        "seed_everything": coordinates[Axis.SEED],
+        _seed(stage): coordinates[Axis.SEED],
         **{axis: coordinates[axis] for axis in stage.axes},
     }
     options = {**study.options, **stage.options}
@@ -354,10 +355,10 @@ def _commands(
     pipeline = [{"config": stage.pipeline, "run": directory}, teacher, options, axes]
     pipeline.append(_quantization(study, stage, coordinates))
     if stage.training == "none":
-        if "init" not in checkpoints:
+        if Axis.INIT not in checkpoints:
             raise ValueError(f"stage {stage.name}: training is none, so it needs a trained network: set init")
         return (_argv("test", [*pipeline, {"ckpt_path": "{init}"}, test], checkpoints),)
-    if "init" in checkpoints:
+    if Axis.INIT in checkpoints:
         pipeline.append({"model.init_args.init_from": "{init}"})
     best = {"ckpt_path": f"{directory}/best.ckpt"}
     return _argv("fit", pipeline, checkpoints), _argv("test", [best, test], checkpoints)
@@ -365,12 +366,12 @@ def _commands(
 
 def _quantization(study: Study, stage: Stage, coordinates: Mapping[str, Any]) -> dict[str, Any]:
     scheme = _scheme(stage)
-    if coordinates["quantizer"] == FLOAT:
+    if coordinates[Axis.QUANTIZER] == FLOAT:
         return {} if stage.training == "none" else {scheme: None}
     place = "trainer.callbacks+" if stage.training == "none" else scheme
-    bits = {f"{scheme}.{name}": coordinates[name] for name in ("weight_bit_width", "act_bit_width")}
+    bits = {f"{scheme}.{name}": coordinates[name] for name in (Axis.WEIGHT_BITS, Axis.ACT_BITS)}
     several = {f"{scheme}.{OVERRIDES}": _overrides(coordinates[OVERRIDES])} if OVERRIDES in coordinates else {}
-    return {place: study.quantizers[coordinates["quantizer"]], **bits, **several}
+    return {place: study.quantizers[coordinates[Axis.QUANTIZER]], **bits, **several}
 
 
 def _argv(command: str, parts: Sequence[Mapping[str, Any]], checkpoints: Mapping[str, str]) -> tuple[str, ...]:

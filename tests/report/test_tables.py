@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from made_up import cell
 
+from qra.durations import duration
 from qra.evaluation.doubt import Doubt
 from qra.evaluation.measured import Accuracy
 from qra.evaluation.statistics import wilson_interval
@@ -15,7 +16,7 @@ from qra.report.cells import CellResult, read_cells
 from qra.report.contents import accuracies, costs, gradients, outcomes, pareto, tables
 from qra.report.pareto import Offer, front, recommended
 from qra.report.pipelines import Pipeline, Results
-from qra.report.tables import Number, Table, duration, percent
+from qra.report.tables import Number, Table, percent
 
 HOSTILE = "a|b <script>alert(1)</script> \\end{document} % & $x_1$ #~^ `c` [d](e)\n\x1b[31mred"
 

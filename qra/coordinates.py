@@ -1,0 +1,16 @@
+"""What places a cell in a study: names that studies write and reports read."""
+
+from enum import StrEnum
+
+
+class Axis(StrEnum):
+    """The axes that every study has; one may have more."""
+
+    INIT = "init"
+    QUANTIZER = "quantizer"
+    TRAINING = "training"
+    WEIGHT_BITS = "weight_bit_width"
+    ACT_BITS = "act_bit_width"
+    FRACTION = "fraction"
+    CALIBRATION_SIZE = "calibration_size"
+    SEED = "seed"
