@@ -48,7 +48,7 @@ def replayed(model: nn.Module, work: Callable[..., tuple[Tensor, ...]], *tensors
         model: The network.
         work: A frozen dataclass, since equal work is recorded once. It treats each row by itself, and depends on its
             settings and the tensors alone.
-        tensors: Of equally many rows.
+        tensors: Tensors of equally many rows.
     """
     run = getattr(model, "replay", None)
     return work(model, *tensors) if run is None else run(work, *tensors)
@@ -212,9 +212,9 @@ class Attack(ABC):
         Args:
             model: The network.
             x: Images in [0, 1], contiguous, (N, C, H, W); not to be written to.
-            y: As given by the caller: what :attr:`aim` says.
+            y: What :attr:`aim` says, as the caller gave it.
             index: Positions of the images in their data set, (N,), on the device of ``x``.
-            epoch: As given by the caller.
+            epoch: The epoch, as the caller gave it.
 
         Returns:
             A new tensor like ``x``; a graph on it is cut off.

@@ -31,7 +31,7 @@ class DisagreementPGD(PGD):
     The model of the call is :class:`SideBySide`; the labels ``y`` (N,) only say when an example is fooled.
 
     Args:
-        settings: Those of :class:`PGD`; ``loss`` and ``targeted`` must be left alone.
+        settings: Settings of :class:`PGD`; ``loss`` and ``targeted`` must be left alone.
     """
 
     def __post_init__(self) -> None:

@@ -130,10 +130,10 @@ def project_onto_plane(points: Tensor, w: Tensor, offset: Tensor, norm: Norm) ->
     a few steps, without sorting.
 
     Args:
-        points: In [0, 1], (N, D).
+        points: Points in [0, 1], (N, D).
         w: Normal vectors, (N, D).
         offset: The planes are ``w @ z = offset``, (N,).
-        norm: In which the way is short.
+        norm: Norm in which the way is short.
 
     Returns:
         What to add to the points, (N, D).

@@ -45,7 +45,7 @@ class PGD(Attack):
         norm: Norm of the ball and of the step.
         loss: What is increased; for ``kl``, the ``y`` of the call is the logits (N, C) to move away from.
         targeted: Whether ``y`` is where to go, instead of where to leave; the loss is then decreased.
-        early_stop: For evaluation: an example leaves the batch with its first misclassified iterate, and a restart
+        early_stop: Whether an example leaves the batch with its first misclassified iterate, and a restart
             takes only those that are left. Broken then means misclassified at any iterate; an example that was never
             broken gets the last iterate of the last restart.
 

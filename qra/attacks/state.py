@@ -40,18 +40,18 @@ class AttackState:
         epoch: Chooses random draws too.
         clean_logits: What the network itself says of ``x``, (N, classes).
         broken: Whether it is wrong about an example, as it is from the start or at the image that was found, (N,).
-        x_adv: That image; for the others the last one that an attack ended with, or ``x``.
+        x_adv: Image that broke an example; for the others the last one that an attack ended with, or ``x``.
         n_correct: Number of examples that are not broken.
         patience: Steps after which successes are judged.
 
     Args:
         network: The network whose errors count, in eval mode; None to take ``search`` at its word and know nothing of
             the clean images, which saves passes where the two are one.
-        x: As above.
-        y: As above.
-        search: As above; ``network`` if not given.
-        index: As above; positions in the batch if not given.
-        epoch: As above.
+        x: Images in [0, 1], (N, C, H, W).
+        y: What the attack aims at, such as labels, (N,).
+        search: Network to search on, in eval mode; ``network`` if not given.
+        index: Positions of the images in their data set, (N,); positions in the batch if not given.
+        epoch: Epoch, which chooses the random draws too.
         is_fooled: What counts as an error.
         received: What the network receives of adversarial images and their clean ones, both (M, C, H, W), such as
             bytes; the images themselves if not given.
@@ -110,9 +110,9 @@ class AttackState:
         """Remember what fooled the network that is searched on; from time to time, :meth:`judge` it.
 
         Args:
-            positions: Of the examples that are worked on, (M,), the same since :meth:`judge`; one may appear
+            positions: Positions of the examples that are worked on, (M,), the same since :meth:`judge`; one may appear
                 several times.
-            fooled: For which of them this is a success, bool (M,).
+            fooled: Whether each of them is a success, bool (M,).
             x_adv: Their images, (M, C, H, W), which must not be written to later.
             at_once: Whether to judge each time, because the next step depends on which examples are left.
 
@@ -127,7 +127,7 @@ class AttackState:
         """Judge all successes since the last time, and book the first image that breaks an example.
 
         Returns:
-            As :meth:`record_success`.
+            Places to go on with, see :meth:`record_success`.
         """
         found, self._successes = self._successes, []
         if not found:
@@ -142,11 +142,11 @@ class AttackState:
         """Judge images whatever the network that is searched on says of them.
 
         Args:
-            positions: Of their examples, (M,).
+            positions: Positions of their examples, (M,).
             x_adv: The images, (M, C, H, W), which examples that stay right are left with.
 
         Returns:
-            As :meth:`record_success`.
+            Places to go on with, see :meth:`record_success`.
         """
         self.x_adv[positions] = self._received(x_adv, self.x[positions])
         return self._book(positions, torch.arange(len(positions), device=positions.device), x_adv, trusted=False)

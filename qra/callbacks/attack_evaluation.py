@@ -47,7 +47,7 @@ class ChunkedEvaluation(Measurement):
         protocol: How they are attacked.
         name: Key of the outcome; that of the protocol if not given.
         n: Number of test images; null for all.
-        subset: Which images.
+        subset: Choice of the images: class-balanced, or the first.
         subset_seed: Chooses the balanced subset, and the order of the chunks.
         chunk_size: Images that are attacked together.
         source: The network of the protocol's source.
@@ -103,7 +103,7 @@ class ChunkedEvaluation(Measurement):
 
         Args:
             trainer: The trainer.
-            pl_module: With the network that is evaluated.
+            pl_module: The module, with the network that is evaluated.
             search: What the attack searches on; made if not given.
         """
         files = self._open(trainer, pl_module)
@@ -196,12 +196,12 @@ class AttackEvaluation(ChunkedEvaluation):
         attack: A class of ``qra.attacks`` or one of your own that has ``eps`` and, for L2, ``norm``.
         name: Key of the outcome; made of the attack and the other arguments if not given.
         n: Number of test images; null for all, and so does the default where there are fewer.
-        subset: Which images: class-balanced, or the first.
+        subset: Choice of the images: class-balanced, or the first.
         subset_seed: Chooses the balanced subset, and the order of the chunks.
         gradient: How the rounding of activations is differentiated: ``ste``, ``ste_soft``, or ``hard``, which only
             serves to diagnose gradient masking.
         source: Checkpoint of another network, on which the examples are made that this one is tried on.
-        source_network: Its architecture, if the checkpoint does not describe it or is of a class of your own.
+        source_network: Architecture of the source, if the checkpoint does not describe it or is of a class of your own.
         pixels: What the network receives: ``float`` or ``bytes``. Bytes are rounded inside of the attack, which
             differentiates straight through that, and every success is judged on real bytes.
         chunk_size: Images that are attacked together.

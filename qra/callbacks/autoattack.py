@@ -33,8 +33,8 @@ class AutoAttackEvaluation(AttackEvaluation):
 
     Args:
         attack: What to run; the defaults are the standard version. Chunk k takes ``seed + k``.
-        n: As for :class:`AttackEvaluation`, like all that follow.
-        subset: Which images: class-balanced, or the first.
+        n: Number of test images; this and all that follow as for :class:`AttackEvaluation`.
+        subset: Choice of the images: class-balanced, or the first.
         subset_seed: Chooses the balanced subset, and the order of the chunks.
         chunk_size: Images of a chunk, which are attacked together.
         mode: ``chunked`` or ``upstream``.

@@ -59,9 +59,9 @@ class Evaluation(Measurement):
         """Measure the examples of this rank.
 
         Args:
-            network: In eval mode.
+            network: The network, in eval mode.
             batches: Float images in [0, 1] on the device, labels and data set indices.
-            progress: To be told of each batch that is done.
+            progress: Bar that is advanced by each batch that is done.
 
         Yields:
             One outcome of these examples after the other, on each rank the same ones.
@@ -126,7 +126,7 @@ class RobustnessEvaluation(Measurement):
         restarts: Starts of PGD.
         gradients: What the attacker differentiates; each is an outcome of its own.
         surrogate: Checkpoint of the network whose examples ``surrogate`` transfers, such as the float one.
-        surrogate_network: Its architecture, if the checkpoint does not describe it or is of a class of your own.
+        surrogate_network: Architecture of the surrogate, if its checkpoint does not describe one that qra knows.
         queries: Number of queries of ``square``.
         n: Number of test images, class-balanced; the default means all of them where there are fewer.
         seed: Chooses the subset and the start noise.

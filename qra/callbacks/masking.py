@@ -38,7 +38,7 @@ class MaskingCheck(Evaluation):
         settings: What is tried.
         gradient: How rounding is differentiated, as by the attacks in question.
         surrogate: Checkpoint of another network to transfer examples from, such as the float one.
-        surrogate_network: Its architecture, if the checkpoint does not describe it or is of a class of your own.
+        surrogate_network: Architecture of the surrogate, if its checkpoint does not describe one that qra knows.
         n: Number of test images, class-balanced; all of them if there are fewer.
         seed: Chooses the subset.
         batch_size: Images attacked at a time on each rank.

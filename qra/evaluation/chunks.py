@@ -29,7 +29,7 @@ def fingerprint(network: nn.Module, *descriptions: Any) -> str:
     """A hash of the function that a network is: its weights and buffers, and how roundings are differentiated.
 
     Args:
-        network: Its class is not looked at.
+        network: The network; its class is not looked at.
         descriptions: What else is to count, ready for JSON.
     """
     modes = sorted({quantizer.gradient for quantizer in activation_quantizers(network).values()})
@@ -60,7 +60,7 @@ class ChunkFiles:
 
     Args:
         parent: Where the directory is made, if need be.
-        name: Of the evaluation.
+        name: Name of the evaluation.
         settings: All that the files depend on, flat and ready for JSON.
         chunks: Positions of the examples of each chunk in the test set.
         count: Number of attacks that may have broken an example.

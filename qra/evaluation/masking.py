@@ -33,8 +33,8 @@ class MaskingSettings:
         large_eps: A budget under which nothing should be left (for natural images).
         steps: Steps of PGD, of a quarter of the budget each.
         restarts: Starts that are tried in addition to the first.
-        queries: Of the gradient-free Square attack.
-        seed: Of start noise and queries.
+        queries: Number of queries of the gradient-free Square attack.
+        seed: Seed of start noise and queries.
 
     Raises:
         ValueError: If a number is out of its range.
@@ -73,12 +73,12 @@ def measure(
     """Try everything on a batch.
 
     Args:
-        network: In eval mode.
+        network: The network, in eval mode.
         target: What attacks differentiate, made from ``network``.
         batch: Float images in [0, 1], labels and data set indices.
         settings: What to try.
         surrogate: Another network, to transfer examples from.
-        on_part: Told what is tried next, and again with the examples that are still correct after it, bool (N,).
+        on_part: Called with what is tried next, and again with the examples that are still correct after it, bool (N,).
 
     Returns:
         By name, one value for each example, (N,) or, for the losses along PGD, (N, steps + 1).

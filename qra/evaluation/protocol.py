@@ -129,10 +129,10 @@ class Protocol:
 
         Args:
             network: The network that is evaluated, in eval mode.
-            search: As :meth:`search_network` returned it.
+            search: Copy that the attack searches on, from :meth:`search_network`.
             batch: Float images in [0, 1], labels and data set indices; the same in each run.
-            number: Of the chunk; an attack may draw something else in each.
-            watch: As for :func:`qra.evaluation.robustness.attack_examples`.
+            number: Number of the chunk; an attack may draw something else in each.
+            watch: Function to call, see :func:`qra.evaluation.robustness.attack_examples`.
 
         Returns:
             What first broke each example, as there, on the CPU.
@@ -145,9 +145,9 @@ class Protocol:
         """What an evaluation of all chunks says.
 
         Args:
-            name: Of the outcome.
+            name: Name of the outcome.
             indices: Positions in the test set, (n,).
-            first_broken_by: As from :meth:`attack_chunk`, (n,).
+            first_broken_by: What :meth:`attack_chunk` returned, (n,).
 
         Yields:
             Which examples stay correct; of an attack with several members then, as ``NAME.MEMBER``, those that are

@@ -65,7 +65,7 @@ def attack_examples(
 
     Args:
         network: Judged in eval mode and float32.
-        attack: Whose members are run in their order, each on what is left.
+        attack: Attack whose members are run in their order, each on what is left.
         batch: Float images in [0, 1], labels, and data set indices, which choose random draws.
         search: What the attack sees: the same function, made for gradients (see ``qra.quant.freeze``), or another
             network, whose adversarial examples are tried on ``network``. ``network`` if not given.
@@ -130,7 +130,7 @@ def check_ball(attack: Attack, batch: Batch, x_adv: Tensor) -> None:
     """Refuse images that no attack of this budget may give.
 
     Args:
-        attack: Its ball is looked at if it has the field ``eps``.
+        attack: The attack; its ball is looked at if it has the field ``eps``.
         batch: The clean images.
         x_adv: The adversarial ones, (N, C, H, W).
 

@@ -23,9 +23,9 @@ def attack_networks(
     """The network that is differentiated for each source of gradients, made to be differentiated.
 
     Args:
-        network: In eval mode. If it rounds no activations, all gradient modes share one copy.
+        network: The network, in eval mode. If it rounds no activations, all gradient modes share one copy.
         gradients: Sources, each once.
-        surrogate: In eval mode, on the device of ``network``; for ``surrogate``.
+        surrogate: Network in eval mode, on the device of ``network``; for ``surrogate``.
     """
     rounds = bool(activation_quantizers(network))
     made: dict[GradientSource, FrozenNetwork] = {}

@@ -236,8 +236,8 @@ def agreeing_examples(directory: Path, result: Mapping[str, Any]) -> tuple[dict[
     """The examples of those outcomes of a result that they do not contradict, and what is wrong with the others.
 
     Args:
-        directory: As for :func:`read_examples`.
-        result: As for :func:`read_examples`.
+        directory: The run directory.
+        result: Content of its ``result.json``.
 
     Raises:
         ValueError: If they are missing or damaged.

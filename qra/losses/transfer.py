@@ -123,10 +123,10 @@ def adaad(
     Huang et al. 2023 (Boosting accuracy and robustness of student models via adaptive adversarial distillation).
 
     Args:
-        logits: Of the student on clean images; not needed if ``natural_weight`` is 0.
-        logits_adv: Of the student on adversarial images.
-        teacher_logits: On clean images; not needed if ``natural_weight`` is 0.
-        teacher_logits_adv: On adversarial images.
+        logits: Logits of the student on clean images; not needed if ``natural_weight`` is 0.
+        logits_adv: Logits of the student on adversarial images.
+        teacher_logits: Logits of the teacher on clean images; not needed if ``natural_weight`` is 0.
+        teacher_logits_adv: Logits of the teacher on adversarial images.
         natural_weight: Share of the clean term, in [0, 1]: 1 - alpha of the published code, which is 0 by default.
         reduction: The published code takes ``mean`` on CIFAR-10 and ``batchmean`` on CIFAR-100.
 

@@ -246,7 +246,7 @@ class ImageClassifier(LightningModule):
         """Give the quantized network other bit widths without training, in place.
 
         Args:
-            scheme: As for :func:`qra.quant.requantize`.
+            scheme: Quantizers and bit widths, see :func:`qra.quant.requantize`.
             images: Batches for BatchNorm statistics, in [0, 1], (N, C, H, W).
         """
         requantize(self.network, scheme)

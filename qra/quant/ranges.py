@@ -196,7 +196,7 @@ class Percentile(RangeSettings):
     """Cut the same share of values at either end, to within 1/4096 of the largest magnitude.
 
     Args:
-        percentile: Above 50, at most 100: 99.9 cuts a thousandth of the values at each end.
+        percentile: Share above 50, at most 100: 99.9 cuts a thousandth of the values at each end.
     """
 
     percentile: float = 99.9

@@ -108,8 +108,8 @@ class CellResult:
         """Indices of the examples that some attacks share, ascending, and whether each is correct under all of them.
 
         Args:
-            bounds: Of the attacks.
-            kinds: Of the attacks.
+            bounds: Threat model of the attacks.
+            kinds: Kinds of the attacks.
 
         Returns:
             None where the files do not tell.

@@ -65,8 +65,8 @@ class Measure(NamedTuple):
     """What networks are compared by: clean accuracy, or that under the worst of some attacks.
 
     Attributes:
-        bounds: Of the attacks; None for clean images.
-        kinds: Of the attacks.
+        bounds: Threat model of the attacks; None for clean images.
+        kinds: Kinds of the attacks.
         can_be_masked: Whether it may be too high where gradients are hidden.
     """
 

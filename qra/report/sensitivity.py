@@ -22,7 +22,7 @@ class Loss(NamedTuple):
     """Accuracy that a network loses to another, in points.
 
     Attributes:
-        value: Without its layers' other bits less with them.
+        value: Accuracy without its layers' other bits less that with them.
         error: Half of the interval at 95 % of the paired difference; 0 where single examples are not known.
     """
 
