@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning import LightningModule, Trainer
+from rich.console import Console
+from rich.markup import escape
 from torch import Tensor, nn
 
 from qra import checkpoint
@@ -19,8 +21,10 @@ from qra.callbacks.measurement import Measurement
 from qra.callbacks.subset import Subset
 from qra.checks import check_count
 from qra.data import ImageDataModule, data_of
+from qra.evaluation.doubt import SIGNS
 from qra.evaluation.outcome import Outcome
 from qra.evaluation.protocol import Protocol, Source
+from qra.evaluation.signs import EXAMPLES, Signs, look
 from qra.evaluation.sources import GradientSource, attack_networks, check_classes
 from qra.losses import prediction
 from qra.modules import ImageClassifier
@@ -188,6 +192,7 @@ class RobustnessEvaluation(Measurement):
             for attack in self.attacks
         ]
         self._clean: list[tuple[Tensor, Tensor]] = []
+        self._signs: Signs | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -197,7 +202,7 @@ class RobustnessEvaluation(Measurement):
         check_n(self.n, data.size("test"), type(self).__name__)
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._clean, self.outcomes = [], {}
+        self._clean, self.outcomes, self._signs = [], {}, None
 
     def on_test_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, *_: Any, **__: Any
@@ -210,8 +215,23 @@ class RobustnessEvaluation(Measurement):
         targets = self._targets(trainer, pl_module)
         for budget in self._budgets:
             self.outcomes |= self._measure(trainer, pl_module, budget, targets)
+        self._signs = self._look(trainer, pl_module, next(iter(targets.values())))
         for name, outcome in self.outcomes.items():
             pl_module.log(f"test/{name}_acc", outcome.accuracy, sync_dist=True)
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.is_global_zero and self._signs is not None:
+            Console().print(escape(self._signs.line), soft_wrap=True)
+
+    def record(self) -> dict[str, Any]:
+        return {} if self._signs is None else {SIGNS: self._signs.summary()}
+
+    def _look(self, trainer: Trainer, pl_module: LightningModule, target: FrozenNetwork) -> Signs:
+        """Cheap signs of hidden gradients, on some of the images, the same on every rank."""
+        data, network = data_of(trainer), cast(nn.Module, pl_module.network)
+        with torch.inference_mode(False):
+            batch = data.batch("test", data.choose("test", min(self.n, EXAMPLES), 0), pl_module.device)
+        return look(network, target, batch, self.outcomes.values())
 
     def _targets(self, trainer: Trainer, pl_module: LightningModule) -> dict[GradientSource, FrozenNetwork]:
         """What is searched on for each source of gradients; sources that make no difference share one network."""

@@ -92,7 +92,7 @@ def judge(found: Mapping[str, Tensor], settings: MaskingSettings) -> MaskingRepo
     return MaskingReport((*indicators, *_about_strength(found, settings)), len(correct), tuple(curve.tolist()))
 
 
-def _share(
+def share_of(
     name: str, events: Tensor, among: Tensor, threshold: float | None, meaning: str, reason: str, few: bool = False
 ) -> Indicator:
     """An indicator that is a share of examples, suspect if larger than the threshold (if ``few``: smaller)."""
@@ -129,7 +129,7 @@ def _about_gradients(found: Mapping[str, Tensor]) -> list[Indicator]:
             "largest relative difference between logits of the same image; should be 0",
             "the forward pass is random: an attack would have to average over it",
         ),
-        _share(
+        share_of(
             "zero_gradients_cross_entropy",
             found["zero_cross_entropy"],
             correct,
@@ -138,7 +138,7 @@ def _about_gradients(found: Mapping[str, Tensor]) -> list[Indicator]:
             "the input gradient of the cross-entropy is zero: logits are saturated, or rounding is not differentiated "
             "straight through",
         ),
-        _share(
+        share_of(
             "zero_gradients_margin",
             found["zero_other_loss"],
             correct,
@@ -166,7 +166,7 @@ def _about_optimization(found: Mapping[str, Tensor]) -> list[Indicator]:
     late = (best[:, -1] - best[:, half])[failed] / gain[failed]
     straight = _straightness(best[failed])
     return [
-        _share(
+        share_of(
             "loss_increase",
             curves[:, -1] > curves[:, 0],
             correct,
@@ -189,7 +189,7 @@ def _about_optimization(found: Mapping[str, Tensor]) -> list[Indicator]:
             "|cos| of the angle at the bend of the loss curve, where PGD fails: 1 is a straight line; should be lower",
             "the loss curve has no bend: PGD stops while it still climbs",
         ),
-        _share(
+        share_of(
             "silent_success",
             found["fooled_ever"] & ~found["fooled_at_last"],
             correct,
@@ -197,7 +197,7 @@ def _about_optimization(found: Mapping[str, Tensor]) -> list[Indicator]:
             "share of correct examples that an earlier iterate broke and the last did not; counted as broken",
             "",
         ),
-        _share(
+        share_of(
             "transfer_failure",
             found["only_the_copy"],
             correct,
@@ -241,7 +241,7 @@ def _about_budgets(found: Mapping[str, Tensor], settings: MaskingSettings) -> li
             "rise of robust accuracy with a larger budget, beyond chance; should be 0",
             "a larger budget breaks fewer examples: the attack gets lost on the way",
         ),
-        _share(
+        share_of(
             "large_budget",
             found["pgd_large"],
             correct,
@@ -249,7 +249,7 @@ def _about_budgets(found: Mapping[str, Tensor], settings: MaskingSettings) -> li
             f"robust accuracy at {large_eps}; should be about 0 on natural images",
             f"too much is left at {large_eps}, where images change beyond recognition",
         ),
-        _share(
+        share_of(
             "unbounded",
             found["unbounded"],
             correct,
@@ -268,7 +268,7 @@ def _about_strength(found: Mapping[str, Tensor], settings: MaskingSettings) -> l
         reason = f"{how} breaks examples that the attack did not: believe the worst of all, or AutoAttack"
         if after not in found:
             return Indicator(name, None, threshold, False, meaning, reason)
-        return _share(name, found[before] & ~found[after], everything, threshold, meaning, reason)
+        return share_of(name, found[before] & ~found[after], everything, threshold, meaning, reason)
 
     white = "beyond white-box attacks"
     return [

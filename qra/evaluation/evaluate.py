@@ -1,0 +1,172 @@
+"""Robustness of any network on any images, in one call."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from torch import Tensor, nn
+
+from qra import environment
+from qra.attacks import PGD, Attack, AutoAttack, UniformStart
+from qra.attacks.base import untouched
+from qra.attacks.inputs import check_images
+from qra.attacks.pixels import PixelType
+from qra.checks import check_choice, check_count
+from qra.describe import describe
+from qra.evaluation.chunks import shuffled
+from qra.evaluation.identity import contents_hash, network_id
+from qra.evaluation.outcome import SCHEMA, Outcome
+from qra.evaluation.protocol import Protocol
+from qra.evaluation.robustness import is_correct
+from qra.evaluation.signs import LARGE, Signs, look
+from qra.evaluation.worst import worst_cases
+from qra.precision import float32
+from qra.quant import FrozenNetwork, GradientMode
+from qra.types import Batch, Norm, Pixels
+from qra.writing import write_json
+
+
+@dataclass(frozen=True)
+class Robustness:
+    """What an evaluation found; ``print`` shows it as a table.
+
+    Args:
+        outcomes: By name, ``clean`` first, the worst case over several attacks last. Each has ``accuracy``,
+            ``interval`` (Wilson, 95 %), and ``correct``, whether the network is right about each image, bool (n,).
+        signs: Whether gradients look hidden, so that accuracies may be too high.
+        about: Network, data and circumstances, ready for JSON.
+    """
+
+    outcomes: Mapping[str, Outcome]
+    signs: Signs
+    about: Mapping[str, Any] = field(repr=False)
+
+    def __getitem__(self, name: str) -> Outcome:
+        return self.outcomes[name]
+
+    @property
+    def table(self) -> Table:
+        """For a terminal, by ``rich``."""
+        result = Table("attack")
+        for name in ("bounds", "accuracy", "95% interval", "n"):
+            result.add_column(name, justify="right")
+        for outcome in self.outcomes.values():
+            low, high = outcome.interval
+            bounds = "" if outcome.role == "clean" else outcome.measured.threat_model.title
+            cells = (bounds, f"{outcome.accuracy:.2%}", f"{low:.1%} - {high:.1%}", str(outcome.n))
+            result.add_row(escape(outcome.measured.kind), *cells)
+        return result
+
+    def __str__(self) -> str:
+        console = Console(width=100)
+        with console.capture() as captured:
+            console.print(self.table)
+            console.print(escape(self.signs.line), soft_wrap=True)
+        return captured.get().rstrip()
+
+    def summary(self) -> dict[str, Any]:
+        """All but the examples, ready for JSON, in the fields of a ``result.json``."""
+        found = {name: outcome.summary() for name, outcome in self.outcomes.items()}
+        return {"schema": SCHEMA, "outcomes": found, "signs": self.signs.summary(), **self.about}
+
+    def write(self, path: str | Path) -> None:
+        """Write :meth:`summary` as JSON, whole or not at all."""
+        write_json(Path(path), self.summary())
+
+
+def evaluate(
+    network: nn.Module,
+    images: Tensor,
+    labels: Tensor | Sequence[int],
+    attack: Literal["pgd", "autoattack"] | Attack | Sequence[Attack] = "pgd",
+    *,
+    eps: Pixels = 8 / 255,
+    norm: Norm = "linf",
+    gradient: GradientMode = "ste",
+    pixels: PixelType = "float",
+    chunk_size: int = 250,
+    seed: int = 0,
+) -> Robustness:
+    """Measure clean and robust accuracy of a network, which is left as it was.
+
+    Args:
+        network: Takes pixels in [0, 1], (N, C, H, W), and returns logits; it is run in eval mode, where it lies.
+        images: uint8, or floating point in [0, 1], (n, C, H, W).
+        labels: Class numbers, (n,).
+        attack: ``pgd`` for PGD-20 with steps of ``eps / 4``, ``autoattack`` for the standard version, or attacks of
+            ``qra.attacks`` or of your own.
+        eps: Radius of the ball of the named attacks, in pixel units.
+        norm: Norm of that ball.
+        gradient: How the rounding of activations is differentiated.
+        pixels: What the network receives: ``float`` or ``bytes``.
+        chunk_size: Images that are attacked together.
+        seed: Chooses random draws and the order of the chunks.
+
+    Raises:
+        ValueError: If images, labels, network and attack do not fit each other.
+    """
+    x, y = _inputs(images, labels)
+    check_count("chunk_size", chunk_size)
+    protocols = [Protocol(each, gradient, None, pixels) for each in _attacks(attack, eps, norm, seed)]
+    if not protocols:
+        raise ValueError("attack is empty: name at least one")
+    if len({protocol.name for protocol in protocols}) < len(protocols):
+        raise ValueError(f"two attacks are called the same: {', '.join(protocol.name for protocol in protocols)}")
+    device = next((parameter.device for parameter in network.parameters()), x.device)
+    chunks = torch.split(shuffled(torch.arange(len(x)), seed), chunk_size)
+
+    def batch(indices: Tensor) -> Batch:
+        return Batch(x[indices].to(device), y[indices].to(device), indices.to(device))
+
+    with untouched(network):
+        search = protocols[0].search_network(network)
+        correct = torch.cat([is_correct(network, *batch(chunk)[:2]).cpu() for chunk in chunks])
+        order = torch.cat(chunks).argsort()
+        found = [Outcome("clean", "clean", {}, torch.arange(len(x)), correct[order])]
+        for protocol in protocols:
+            broken = [protocol.attack_chunk(network, search, batch(chunk), i) for i, chunk in enumerate(chunks)]
+            found += protocol.outcomes(protocol.name, torch.cat(chunks), torch.cat(broken))
+        found += worst_cases([each.measured for each in found], {o.name: (o.indices, o.correct) for o in found})
+        signs = look(network, search, batch(chunks[0]), [*found, *_large(network, search, batch(chunks[0]), protocols)])
+    with float32(device):
+        about = {"network": network_id(None, None, None, describe(network), contents_hash(network))}
+        return Robustness({each.name: each for each in found}, signs, {**about, **environment.sheet(device)})
+
+
+def _large(network: nn.Module, search: FrozenNetwork, batch: Batch, protocols: Sequence[Protocol]) -> list[Outcome]:
+    """What PGD leaves of a chunk under a budget that should leave nothing."""
+    large = Protocol(PGD(LARGE, LARGE / 4, 20, early_stop=True), protocols[0].gradient)
+    return list(large.outcomes(large.name, batch.indices.cpu(), large.attack_chunk(network, search, batch, 0)))
+
+
+def _attacks(attack: str | Attack | Sequence[Attack], eps: float, norm: Norm, seed: int) -> list[Attack]:
+    if isinstance(attack, Attack):
+        return [attack]
+    if not isinstance(attack, str):
+        return list(attack)
+    check_choice("attack", attack, ("pgd", "autoattack"))
+    if attack == "autoattack":
+        return [AutoAttack(eps, norm, seed)]
+    length = Pixels(eps)
+    return [PGD(length, length / 4, 20, start=UniformStart(seed), norm=norm, early_stop=True)]
+
+
+def _inputs(images: Tensor, labels: Tensor | Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Float images in [0, 1] and int64 labels."""
+    x, y = torch.as_tensor(images), torch.as_tensor(labels)
+    if x.ndim != 4 or len(x) == 0:
+        raise ValueError(f"images have the shape {tuple(x.shape)}: (n, C, H, W) with at least one image is needed")
+    if y.ndim != 1 or y.is_floating_point() or len(y) != len(x):
+        raise ValueError(f"labels are {y.dtype} {tuple(y.shape)}: whole numbers, one for each of {len(x)} images")
+    if not (x.dtype == torch.uint8 or x.is_floating_point()):
+        raise ValueError(f"images are {x.dtype}: uint8, or floating point in [0, 1], is needed")
+    x = x.float() / 255 if x.dtype == torch.uint8 else x
+    check_images(x, y)
+    return x, y.long()

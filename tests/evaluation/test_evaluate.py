@@ -1,0 +1,133 @@
+"""Robustness in a few lines of Python."""
+
+import dataclasses
+import json
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import nn
+
+import qra
+from qra.attacks import APGD, PGD, Attack, Square
+
+ATTACKS = [PGD(0.05, 0.0125, 3, early_stop=True), Square(0.05, queries=10)]
+
+
+def network():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 5))
+
+
+def examples(model, n=40, dtype=torch.uint8):
+    images = torch.randint(0, 256, (n, 3, 8, 8), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
+    with torch.no_grad():
+        labels = model.eval()(images / 255).argmax(1)
+    labels[:4] = (labels[:4] + 1) % 5
+    model.train()
+    return images if dtype == torch.uint8 else (images / 255).to(dtype), labels
+
+
+def test_five_lines_give_clean_and_robust_accuracy_and_signs(tmp_path):
+    model = network()
+    images, labels = examples(model)
+    found = qra.evaluate(model, images, labels)
+    assert found["clean"].accuracy == 0.9
+    assert not found["clean"].correct[:4].any()
+    assert found["pgd20_8"].accuracy < 0.9
+    low, high = found["pgd20_8"].interval
+    assert low <= found["pgd20_8"].accuracy <= high
+    assert "PGD-20" in str(found)
+    assert "eps 8/255" in str(found)
+    assert found.signs.line in " ".join(str(found).split("\n"))
+    found.write(tmp_path / "result.json")
+    assert json.loads((tmp_path / "result.json").read_text())["outcomes"]["clean"]["n"] == 40
+
+
+def test_the_network_is_left_as_it_was():
+    model = network()
+    images, labels = examples(model)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    random = torch.get_rng_state()
+    with torch.no_grad():
+        qra.evaluate(model, images, labels, ATTACKS)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert model.training
+    assert torch.equal(torch.get_rng_state(), random)
+
+
+def test_several_attacks_have_a_worst_case():
+    model = network()
+    found = qra.evaluate(model, *examples(model, dtype=torch.float32), ATTACKS)
+    both = torch.stack([found["pgd3_12.75"].correct, found["square_12.75"].correct]).all(0)
+    assert torch.equal(found["worst_12.75"].correct, both)
+    assert list(found.outcomes)[-1] == "worst_12.75"
+
+
+def test_the_standard_autoattack_has_its_name(monkeypatch):
+    model = network()
+    images, labels = examples(model, 6)
+    found = qra.evaluate(model, images, labels, "autoattack", eps=0.5 / 255)
+    assert found["autoattack_0.5"].standard == "AutoAttack"
+    assert found["autoattack_0.5.apgd_ce"].role == "part"
+
+
+def test_chunks_do_not_matter_to_an_attack_that_draws_by_index():
+    model = network()
+    images, labels = examples(model)
+    whole, cut = (qra.evaluate(model, images, labels, ATTACKS[0], chunk_size=size) for size in (100, 7))
+    assert torch.equal(whole["pgd3_12.75"].correct, cut["pgd3_12.75"].correct)
+
+
+def test_bytes_and_l2_are_bounds_of_their_own():
+    model = network()
+    images, labels = examples(model)
+    assert qra.evaluate(model, images, labels, pixels="bytes")["pgd20_8_bytes"].pixels == "bytes"
+    assert qra.evaluate(model, images, labels, eps=0.5, norm="l2")["pgd20_l2_0.5"].norm == "l2"
+
+
+@dataclass(frozen=True)
+class TooFar(Attack):
+    """An attack of one's own that forgets to project."""
+
+    eps: float = 8 / 255
+
+    def perturb(self, model, x, y, index, epoch):
+        return (x + 2 * self.eps).clamp(0, 1)
+
+
+def test_an_attack_that_leaves_its_ball_is_refused_with_the_example_and_the_distance():
+    model = network()
+    with pytest.raises(ValueError, match=r"TooFar leaves its ball: it moves image \d+ by 0.0627.* \(16/255\).*8/255"):
+        qra.evaluate(model, *examples(model), TooFar())
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"images": torch.rand(40, 3, 8, 8) * 255}, "pixels run from"),
+        ({"images": torch.zeros(40, 3, 8, 8, dtype=torch.int64)}, "images are torch.int64"),
+        ({"images": torch.rand(3, 8, 8)}, "images have the shape"),
+        ({"labels": torch.zeros(39, dtype=torch.int64)}, "one for each of 40 images"),
+        ({"labels": torch.full((40,), 7)}, "labels run to 7"),
+        ({"attack": "fgsm"}, "attack is 'fgsm'"),
+        ({"attack": []}, "attack is empty"),
+        ({"attack": [APGD(), APGD(steps=3)]}, "two attacks are called the same"),
+        ({"attack": PGD(targeted=True)}, "PGD is targeted"),
+        ({"pixels": "bytes", "eps": "0.5/255"}, "a byte changes by at least 1/255"),
+    ],
+)
+def test_what_does_not_fit_is_named(change, reason):
+    model = network()
+    images, labels = examples(model)
+    with pytest.raises(ValueError, match=reason):
+        qra.evaluate(model, **{"images": images, "labels": labels, **change})
+
+
+def test_a_result_can_be_compared_example_by_example():
+    model = network()
+    images, labels = examples(model)
+    found = qra.evaluate(model, images, labels)
+    assert dataclasses.is_dataclass(found["clean"])
+    assert found["clean"].indices.tolist() == list(range(40))
+    assert (found["pgd20_8"].correct <= found["clean"].correct).all()

@@ -1,0 +1,58 @@
+"""What every test looks at, without a masking check."""
+
+import pytest
+import torch
+from torch import nn
+
+from qra.evaluation.outcome import Outcome
+from qra.evaluation.signs import look
+from qra.types import Batch
+
+
+class Scaled(nn.Module):
+    def __init__(self, scale):
+        super().__init__()
+        torch.manual_seed(0)
+        self.layer, self.scale = nn.Linear(48, 5), scale
+
+    def forward(self, x):
+        return self.scale * self.layer(x.flatten(1))
+
+
+def signs(network, outcomes=()):
+    x = torch.rand(60, 3, 4, 4, generator=torch.Generator().manual_seed(1))
+    return look(network, network, Batch(x, network(x).argmax(1), torch.arange(60)), outcomes)
+
+
+def suspects(found):
+    return {indicator.name for indicator in found.indicators if indicator.suspect}
+
+
+def test_a_plain_network_shows_no_sign_and_is_not_called_sound():
+    found = signs(Scaled(1.0))
+    assert found.reasons == []
+    assert found.verdict == "not judged"
+    assert "no sign of hidden ones on 60 examples" in found.line
+
+
+def test_saturated_logits_are_suspect():
+    found = signs(Scaled(1e4))
+    assert suspects(found) == {"zero_gradients", "saturated_logits"}
+    assert found.verdict == "suspect"
+    assert found.line.startswith("gradients: SUSPECT")
+    assert found.summary()["reasons"] == found.reasons
+
+
+@pytest.mark.parametrize(("left", "suspect"), [(0, False), (6, False), (30, True)])
+def test_what_is_left_under_a_large_budget_is_suspect(left, suspect):
+    examples = torch.arange(60)
+    large = Outcome("pgd20_32", "PGD-20", {"a": 1}, examples, examples < left, 32 / 255)
+    small = Outcome("pgd20_8", "PGD-20", {"a": 1}, examples, examples < 55, 8 / 255)
+    assert suspects(signs(Scaled(1.0), [large, small])) == ({"left_at_large_eps"} if suspect else set())
+
+
+def test_the_network_and_its_gradients_are_left_alone():
+    network = Scaled(1.0)
+    with torch.no_grad():
+        signs(network)
+    assert all(parameter.grad is None and parameter.requires_grad for parameter in network.parameters())
