@@ -233,8 +233,9 @@ class AttackEvaluation(ChunkedEvaluation):
         self.attack = attack
 
     def measure(self, trainer: Trainer, pl_module: LightningModule, search: FrozenNetwork | None = None) -> None:
-        if (line := changed_radius(self.attack, self.protocol)) is not None:
-            rank_zero_info(f"{self.name}: {line}")
+        line = changed_radius(self.attack, self.protocol)
+        if line is not None and trainer.is_global_zero:
+            print(f"{self.name}: {line}", flush=True)
         super().measure(trainer, pl_module, search)
 
 

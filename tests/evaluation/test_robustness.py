@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from qra.attacks import PGD, Square, ZeroStart
+from qra.attacks import APGD, PGD, Square, ZeroStart
 from qra.evaluation.robustness import attacked, is_correct, robust
 
 
@@ -100,9 +100,14 @@ class Hasty(nn.Module):
         return Sloped()(x + torch.where(x.mean((1, 2, 3), keepdim=True) < 0.5, early, -early))
 
 
-@pytest.mark.parametrize("precision", [None, "float32", "bfloat16"])
-def test_an_example_that_only_the_copy_gets_wrong_is_attacked_on(precision):
-    attack = PGD(eps=0.07, step_size=0.005, steps=16, start=ZeroStart(), early_stop=True)
+SLOW_PGD = PGD(eps=0.07, step_size=0.005, steps=16, start=ZeroStart(), early_stop=True)
+
+
+@pytest.mark.parametrize(
+    ("attack", "precision"),
+    [(SLOW_PGD, None), (SLOW_PGD, "float32"), (SLOW_PGD, "bfloat16"), (APGD(0.07, steps=16), None)],
+)
+def test_an_example_that_only_the_copy_gets_wrong_is_attacked_on(attack, precision):
     target = Hasty(precision)
     correct, x_adv = attacked(Sloped(), attack, X, Y, torch.arange(4), attack_network=target)
     assert correct.tolist() == [True, False, True, False]
