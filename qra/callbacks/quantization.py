@@ -15,6 +15,7 @@ from qra.data import data_of
 from qra.evaluation.quantization_figures import site_histograms
 from qra.modules import ImageClassifier
 from qra.quant import Cost, QuantScheme, cost
+from qra.quant.cost import label
 from qra.quant.network import fake_quantizers
 from qra.quant.scheme import OFF
 from qra.quant.statistics import SiteStatistics, activation_statistics, weight_statistics
@@ -37,7 +38,7 @@ class QuantizationSummary(PipelineCallback):
 
 def cost_table(scheme: QuantScheme, found: Cost) -> Table:
     """A table of the layers of a network and what they cost."""
-    table = Table(title=str(scheme), title_justify="left", show_footer=True, caption_justify="left")
+    table = Table(title=label(scheme, found), title_justify="left", show_footer=True, caption_justify="left")
     table.add_column("layer", "whole network", no_wrap=True)
     whole = ("", "", f"{found.parameters:,}", f"{found.multiply_adds / 1e6:.2f}", f"{found.bit_ops / 1e6:,.1f}")
     names = ("weight bits", "input bits", "parameters", "10⁶ mult-adds", "10⁶ BitOPs")
@@ -52,6 +53,9 @@ def cost_table(scheme: QuantScheme, found: Cost) -> Table:
         f"{found.size_in_bits:,} bits of parameters, {smaller:.1f} times less than float; {fewer:.0f} times fewer "
         "BitOPs (multiply-adds times weight bits times input bits, of one image, whose pixels count 8 bits)"
     )
+    if found.uncounted:
+        more = f" and {len(found.uncounted) - 3} more" if len(found.uncounted) > 3 else ""
+        table.caption += f"; not counted: {', '.join(found.uncounted[:3])}{more}"
     return table
 
 

@@ -30,7 +30,8 @@ from qra.evaluation.robustbench import model_info
 from qra.files import plain
 from qra.modules import ImageClassifier
 from qra.precision import float32
-from qra.quant import cost
+from qra.quant import Cost, QuantScheme, cost
+from qra.quant.cost import float_layers, label
 from qra.running import callbacks_of, is_rehearsal
 from qra.runs import completion
 from qra.writing import write_json
@@ -162,12 +163,21 @@ def _network(trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
     """How the network is quantized, and what one image costs."""
     assert isinstance(pl_module, ImageClassifier)
     found = cost(pl_module.network, data_of(trainer).image_shape)
-    names = ("parameters", "size_in_bits", "multiply_adds", "bit_ops")
     known = {name: vars(pl_module.network).get(name) for name in ("outputs", "attack_copy")}
     return {
-        "cost": {name: getattr(found, name) for name in names},
+        **_precision(pl_module.scheme, found),
         **{name: value for name, value in known.items() if value is not None},
     }
+
+
+def _precision(scheme: QuantScheme | None, found: Cost) -> dict[str, Any]:
+    """What a network computes with and costs, and which of its layers are float."""
+    names = ("parameters", "size_in_bits", "multiply_adds", "bit_ops", "uncounted")
+    costs = {name: getattr(found, name) for name in names} | {"layers": len(found.layers)}
+    if scheme is None:
+        return {"cost": costs}
+    floats = float_layers(scheme, found)
+    return {"label": label(scheme, found), "cost": costs | {"float_layers": len(floats)}, "float_layers": floats}
 
 
 def _to_tensorboard(

@@ -36,6 +36,7 @@ from qra.quant.pwlq import (
 from qra.quant.ranges import LeastSquares, MinMax, Percentile, Range, RangeEstimator, RangeSettings, TopK
 from qra.quant.requantize import requantize
 from qra.quant.scheme import QuantScheme
+from qra.quant.watch import check_run
 from qra.quant.weights import LSQ, PWLQ, SAWB, DoReFa, Uniform, WeightQuantizer
 
 __all__ = [
@@ -73,6 +74,7 @@ __all__ = [
     "calibrate",
     "check_bit_width",
     "check_positive",
+    "check_run",
     "convert",
     "cost",
     "dorefa_weight",

@@ -17,6 +17,7 @@ from qra.quant.layers import QuantLayer, WeightFakeQuantizer
 from qra.quant.network import activation_quantizers, evaluating, float_mode, quant_layers
 from qra.quant.pwlq import bias_correction
 from qra.quant.scheme import QuantScheme
+from qra.quant.watch import check_run
 
 
 def calibrate(network: nn.Module, batches: Iterable[Tensor]) -> None:
@@ -104,8 +105,11 @@ def quantize_after_training(
     if scheme.activation.learned and scheme.quantizes_activations:
         kind = type(scheme.activation).__name__
         raise ValueError(f"{kind} learns in training: after training quantize activations with CalibratedUniform")
+    batches = list(batches)
     check_foldable(network)
     convert(network, scheme)
+    for x in batches[:1]:
+        check_run(network, scheme, x)
     fold(network)
     calibrate(network, batches)
     fixed = Fixed(scheme.weight, bias_corrected)

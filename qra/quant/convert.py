@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from typing import Literal, NamedTuple
 
-import torch
 from torch import fx, nn
-from torch.nn import functional as F
 
 from qra.quant.activations import ActivationQuantizer
-from qra.quant.follow import follow
+from qra.quant.follow import Flow, follow
+from qra.quant.gaps import check_gaps, check_patterns, find_gaps, is_allowed
 from qra.quant.layers import ActivationFakeQuantizer, QuantLayer, QuantPool, WeightFakeQuantizer, is_plain, quant_layer
 from qra.quant.network import activation_quantizers, fake_quantizers
 from qra.quant.relus import clip_of, is_relu, join_relus, relu_called, relu_module, say_split, split_relus
@@ -19,7 +18,6 @@ from qra.quant.trace import calls, enclosing_module, trace
 from qra.quant.weights import WeightQuantizer
 
 _KNOWN = (nn.Conv2d, nn.Linear, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.ReLU, nn.ReLU6, nn.Hardtanh)
-_LAYER_CALLS = {F.conv2d, F.linear, torch.conv2d}
 
 
 class Site(NamedTuple):
@@ -48,19 +46,27 @@ def convert(network: nn.Module, scheme: QuantScheme) -> list[Site]:
         What is quantized now: weights first, each kind in the order of the modules.
 
     Raises:
-        ValueError: If the network is quantized already, the scheme finds nothing in it, or it computes in ways that
-            swapping modules cannot reach; each such place is named. Nothing is changed then.
+        ValueError: If the network is quantized already, the scheme finds nothing in it, it computes in ways that
+            swapping modules cannot reach, or a part of it would stay float that ``scheme.allow_float`` does not name;
+            each such place is named. Nothing is changed then.
     """
     if fake_quantizers(network):
         raise ValueError("the network is quantized already: revert it first")
     at_relus = scheme.quantizes_activations and scheme.activation.replaces_relu
     split = split_relus(network) if at_relus else []
     try:
-        graph = trace(network, "functional and shared activations cannot be found and stay as they are")
+        graph = trace(network, "what stays float in it can be seen in a run alone")
         first, last = _ends(network, graph)
-        scheme.check_names([*_layers(network)], _activation_names(network, scheme, graph))
-        sites = [*_weight_sites(network, scheme, {first, last}), *_activation_sites(network, scheme, graph)]
+        names = _activation_names(network, scheme, graph)
+        scheme.check_names([*_layers(network)], names)
+        sites = [*_weight_sites(network, scheme, {first, last}), *_activation_sites(names, scheme)]
+        bits = {name: scheme.activation_bits(name) for name in names}
+        flow = None if graph is None else follow(network, graph, bits)
+        sites = _without_allowed(network, scheme, sites, flow)
         _check_reachable(network, graph, sites)
+        kinds = {site.name: type(network.get_submodule(site.name)).__name__ for site in sites}
+        check_patterns(network, scheme)
+        check_gaps(find_gaps(network, scheme, kinds, flow), scheme)
     except ValueError:
         join_relus(network)
         raise
@@ -123,8 +129,8 @@ def _activation_names(network: nn.Module, scheme: QuantScheme, graph: fx.Graph |
     return [name for name, module in network.named_modules() if isinstance(module, kinds) and name not in images]
 
 
-def _activation_sites(network: nn.Module, scheme: QuantScheme, graph: fx.Graph | None) -> list[Site]:
-    settings, names = scheme.activation, _activation_names(network, scheme, graph)
+def _activation_sites(names: list[str], scheme: QuantScheme) -> list[Site]:
+    settings = scheme.activation
     if not names and scheme.act_bit_width != OFF:
         missing = " and no ".join(f"nn.{kind.__name__}" for kind in settings.inputs_of)
         if settings.replaces_relu:
@@ -139,15 +145,27 @@ def _image_layers(network: nn.Module, graph: fx.Graph | None) -> set[str]:
     """The layers that take the image: the first one, where the network cannot be traced."""
     if graph is None:
         return set(list(_layers(network))[:1])
-    return {name for name, source in follow(network, graph, {}).items() if source.kind == "image"}
+    return {name for name, source in follow(network, graph, {}).inputs.items() if source.kind == "image"}
+
+
+def _without_allowed(network: nn.Module, scheme: QuantScheme, sites: list[Site], flow: Flow | None) -> list[Site]:
+    """The sites without those that cannot be quantized and need not be."""
+
+    def is_lost(name: str) -> bool:
+        return type(network.get_submodule(name)) not in _KNOWN or (flow is not None and not flow.calls[name])
+
+    return [site for site in sites if not (is_lost(site.name) and is_allowed(site.name, scheme))]
 
 
 def _check_reachable(network: nn.Module, graph: fx.Graph | None, sites: list[Site]) -> None:
-    """Refuse what would stay float unnoticed, or share a quantizer."""
+    """Refuse what cannot be swapped, or would share a quantizer."""
     names = {site.name: network.get_submodule(site.name) for site in sites}
     foreign = [f"{name} ({type(m).__name__})" for name, m in names.items() if type(m) not in _KNOWN]
     if foreign:
-        raise ValueError(f"only plain layers of torch.nn can be quantized, not {', '.join(foreign)}")
+        raise ValueError(
+            f"only plain layers of torch.nn can be quantized, not {', '.join(foreign)}: put plain ones there, or name "
+            "them in the scheme's allow_float"
+        )
     _check_own_weights(network, names)
     every_name = Counter(id(module) for _, module in network.named_modules(remove_duplicate=False))
     count = calls(graph) if graph else Counter()
@@ -156,12 +174,11 @@ def _check_reachable(network: nn.Module, graph: fx.Graph | None, sites: list[Sit
         raise ValueError(
             f"the network uses modules in more than one place: {', '.join(shared)}; give each place a module of its own"
         )
-    relus = any(site.kind == "activation" for site in sites)
-    calls_of = [node for node in (graph.nodes if graph else ()) if node.op in ("call_function", "call_method")]
-    found = [n for n in calls_of if (n.target in _LAYER_CALLS and sites) or (relus and relu_called(n) is not None)]
-    if found:
-        places = ", ".join(f"{node.name} in {enclosing_module(node)}" for node in found)
-        raise ValueError(f"the network calls functions where quantization needs modules of torch.nn: {places}")
+    if any(site.kind == "activation" for site in sites):
+        calls_of = [node for node in (graph.nodes if graph else ()) if node.op in ("call_function", "call_method")]
+        if found := [node for node in calls_of if relu_called(node) is not None]:
+            places = ", ".join(f"{node.name} in {enclosing_module(node)}" for node in found)
+            raise ValueError(f"ReLUs are called as functions that cannot become modules: {places}; call nn.ReLU there")
 
 
 def _check_own_weights(network: nn.Module, sites: dict[str, nn.Module]) -> None:

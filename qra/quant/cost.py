@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, cast
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvTransposeNd
 
-from qra.quant.layers import ActivationFakeQuantizer, QuantLayer
+from qra.quant.follow import LAYERS, Flow, follow
+from qra.quant.gaps import float_kinds
+from qra.quant.layers import QuantLayer
 from qra.quant.network import activation_quantizers, evaluating, float_mode, quantizer_parameters
-from qra.quant.scheme import OFF
-from qra.quant.trace import trace
-
-IMAGE_BITS = 8
-"""Bits of a pixel that no quantizer has changed."""
+from qra.quant.scheme import OFF, QuantScheme
+from qra.quant.trace import find_graph
+from qra.quant.watch import watch
 
 
 class LayerCost(NamedTuple):
-    """The cost of one convolution or linear layer, for one image.
+    """The cost of one layer, for one image.
 
     Attributes:
         name: Name of the module.
@@ -48,14 +49,16 @@ class Cost(NamedTuple):
     """The cost of a network, for one image.
 
     Attributes:
-        layers: Convolutions and linear layers, in the order of the modules.
+        layers: Convolutions, linear and bilinear layers, in the order of the modules.
         other_parameters: Number of parameters beside the weights of these layers and the quantizers' own, 32 bits each.
         activation_values: Numbers that the quantizers of activations hold, such as clip levels.
+        uncounted: Whatever multiplies outside of these layers, such as the products of attention; it is not counted.
     """
 
     layers: tuple[LayerCost, ...]
     other_parameters: int
     activation_values: int = 0
+    uncounted: tuple[str, ...] = ()
 
     @property
     def parameters(self) -> int:
@@ -82,27 +85,28 @@ class Cost(NamedTuple):
 def cost(network: nn.Module, image_shape: Sequence[int]) -> Cost:
     """Count what a network costs.
 
-    A value keeps its bits through whatever takes it alone, such as pooling and padding, until a convolution or linear
-    layer; a sum of two values has 32 until it is quantized. Where the network cannot be traced, inputs count 32 bits.
+    Layers are convolutions of any kind, linear and bilinear layers. A value keeps its bits through what only moves it,
+    and through pooling; a sum of two values has 32 until it is quantized.
 
     Args:
         network: Float or quantized. It is run once, on an image of zeros.
         image_shape: Channels, height and width.
     """
-    positions = _output_positions(network, image_shape)
-    input_bits = _input_bits(network)
+    x = torch.zeros(1, *image_shape, device=next(network.parameters()).device)
+    multiply_adds, flow = _multiply_adds(network, x), _flow(network, x)
     layers = []
     for name, layer in _layers(network).items():
         quantizer = layer.weight_quantizer if isinstance(layer, QuantLayer) else None
         bits = OFF if quantizer is None else quantizer.bit_width
         stored = OFF if quantizer is None else quantizer.settings.stored_bits(bits)
-        weights = layer.weight.numel()
-        done = weights * positions[name]
-        layers.append(LayerCost(name, weights, bits, stored, input_bits.get(name, OFF), done, _scales(layer)))
+        weights = cast(Tensor, layer.weight).numel()
+        input_bits, done = _input_bits(flow, name), multiply_adds[name]
+        layers.append(LayerCost(name, weights, bits, stored, input_bits, done, _scales(layer)))
     parameters = sum(parameter.numel() for parameter in network.parameters())
     learned = sum(parameter.numel() for parameter in quantizer_parameters(network))
     values = sum(len(quantizer.state_dict()) for quantizer in activation_quantizers(network).values())
-    return Cost(tuple(layers), parameters - learned - sum(layer.weights for layer in layers), values)
+    other = parameters - learned - sum(layer.weights for layer in layers)
+    return Cost(tuple(layers), other, values, tuple(_uncounted(network, flow)))
 
 
 def _scales(layer: nn.Module) -> int:
@@ -114,44 +118,62 @@ def _scales(layer: nn.Module) -> int:
     return layout.scales if layout else sum(parameter.numel() for parameter in quantizer.parameters())
 
 
-def _layers(network: nn.Module) -> dict[str, nn.Conv2d | nn.Linear]:
-    return {name: module for name, module in network.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)}
+def float_layers(scheme: QuantScheme, found: Cost) -> list[str]:
+    """Names of the layers with float weights or inputs, though the scheme quantizes weights or activations."""
+    weights, inputs = scheme.weight_bit_width != OFF, scheme.act_bit_width != OFF
+    return [
+        layer.name
+        for layer in found.layers
+        if (weights and layer.weight_bits == OFF) or (inputs and layer.input_bits == OFF)
+    ]
 
 
-def _output_positions(network: nn.Module, image_shape: Sequence[int]) -> dict[str, int]:
-    """How often each layer's weights are applied to one image."""
-    positions = dict.fromkeys(_layers(network), 0)
+def label(scheme: QuantScheme, found: Cost) -> str:
+    """What runs, such as ``W4A4 (DoReFa weights, PACT activations), partly float: 39 of 54 layers``."""
+    count = len(float_layers(scheme, found))
+    return f"{scheme}, partly float: {count} of {len(found.layers)} layers" if count else str(scheme)
+
+
+def _layers(network: nn.Module) -> dict[str, nn.Module]:
+    return {name: module for name, module in network.named_modules() if isinstance(module, LAYERS)}
+
+
+def _multiply_adds(network: nn.Module, x: Tensor) -> dict[str, int]:
+    """How often each layer multiplies and adds, for one image."""
+    found = dict.fromkeys(_layers(network), 0)
 
     def count(name: str) -> Any:
-        def hook(layer: nn.Module, inputs: Any, output: Tensor) -> None:
-            positions[name] += output.numel() // len(cast(Tensor, layer.weight))
+        def hook(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            weight = cast(Tensor, layer.weight)
+            values = inputs[0] if isinstance(layer, _ConvTransposeNd) else output  # along the weights' first dimension
+            found[name] += weight.numel() * values.numel() // len(weight)
 
         return hook
 
     handles = [layer.register_forward_hook(count(name)) for name, layer in _layers(network).items()]
-    with evaluating(network), float_mode(network):
-        network(torch.zeros(1, *image_shape, device=next(network.parameters()).device))
-    for handle in handles:
-        handle.remove()
-    return positions
-
-
-def _input_bits(network: nn.Module) -> dict[str, int]:
-    """Bits of the inputs of each layer, by name."""
-    graph = trace(network, "the inputs of layers count 32 bits")
-    modules = dict(network.named_modules())
-    bits: dict[fx.Node, int] = {}
-    found = {}
-    for node in graph.nodes if graph else ():
-        inputs = [bits[source] for source in node.all_input_nodes if source.op != "get_attr"]
-        bits[node] = inputs[0] if len(inputs) == 1 else OFF
-        module = modules.get(str(node.target)) if node.op == "call_module" else None
-        if node.op == "placeholder":
-            bits[node] = IMAGE_BITS
-        elif isinstance(module, ActivationFakeQuantizer):
-            bits[node] = module.bit_width
-        elif isinstance(module, nn.Conv2d | nn.Linear):
-            own = module.input_quantizer if isinstance(module, QuantLayer) else None
-            found[str(node.target)] = bits[node] if own is None else own.bit_width
-            bits[node] = OFF
+    try:
+        with evaluating(network), float_mode(network):
+            network(x)
+    finally:
+        for handle in handles:
+            handle.remove()
     return found
+
+
+def _flow(network: nn.Module, x: Tensor) -> Flow:
+    try:
+        return follow(network, find_graph(network))
+    except ValueError:
+        return watch(network, x)
+
+
+def _input_bits(flow: Flow, name: str) -> int:
+    return flow.inputs[name].bits if name in flow.inputs else OFF
+
+
+def _uncounted(network: nn.Module, flow: Flow) -> Iterator[str]:
+    """What multiplies without being counted as a layer."""
+    for name, kind in float_kinds(network).items():
+        if not isinstance(network.get_submodule(name), (*LAYERS, nn.Embedding, nn.EmbeddingBag)):
+            yield f"{kind} {name}"
+    yield from map(str, flow.multiplications)

@@ -1,14 +1,19 @@
-"""What reaches each layer of a network, followed back over its graph: the image, quantized values, or float ones."""
+"""What reaches each layer of a network, followed over its graph: the image, quantized values, or float ones."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 from torch import fx, nn
+from torch.nn.modules.conv import _ConvNd
 
 from qra.quant.layers import ActivationFakeQuantizer, QuantLayer
-from qra.quant.trace import enclosing_module
+
+LAYERS = (_ConvNd, nn.Linear, nn.Bilinear)
+"""What multiplies by weights."""
 
 FLOAT_BITS = 32
 IMAGE_BITS = 8
@@ -52,8 +57,75 @@ _PLAIN_CALLS = frozenset(("size", "dim", "numel", "ndimension", "shape", "ndim",
 """What they return is no tensor."""
 
 
-def follow(network: nn.Module, graph: fx.Graph, sites: Mapping[str, int] | None = None) -> dict[str, Source]:
-    """What each convolution and linear layer takes in, by its name, in the order of the first calls.
+_LAYER_CALLS = {
+    *("linear", "bilinear", "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d"),
+    *("multi_head_attention_forward", "shifted_window_attention"),
+}
+"""Functions that are layers, given weights."""
+_MULTIPLYING_CALLS = {
+    *("matmul", "__matmul__", "__rmatmul__", "mm", "bmm", "einsum", "addmm", "baddbmm", "tensordot"),
+    "scaled_dot_product_attention",
+}
+"""Functions that multiply any two tensors as layers multiply theirs."""
+
+
+class Multiplication(NamedTuple):
+    """A function that multiplies as layers do.
+
+    Attributes:
+        module: Name of the module in whose forward pass it is called.
+        call: Name of the function.
+        by_weights: Whether one factor is a parameter, or made of parameters alone.
+    """
+
+    module: str
+    call: str
+    by_weights: bool
+
+    def __str__(self) -> str:
+        return f"{self.call} in {self.module or 'the network itself'}"
+
+
+@dataclass
+class Flow:
+    """What a forward pass does with values.
+
+    Attributes:
+        inputs: What each layer takes in, by its name, in the order of the first calls.
+        calls: How often each module is called.
+        multiplications: The functions that multiply as layers do.
+    """
+
+    inputs: dict[str, Source] = field(default_factory=dict)
+    calls: Counter[str] = field(default_factory=Counter)
+    multiplications: list[Multiplication] = field(default_factory=list)
+
+    def enter(self, name: str, module: nn.Module, source: Source | None) -> None:
+        """Take note of a call of a module."""
+        self.calls[name] += 1
+        if isinstance(module, LAYERS) and source is not None:
+            self.inputs[name] = max(source, self.inputs.get(name, source), key=_doubt)
+
+    def call(self, name: str, call: str, sources: list[Source | None]) -> Source | None:
+        """Take note of a call of a function or method, and tell what it returns; None if that is no tensor.
+
+        Args:
+            name: Name of the module in whose forward pass it is called.
+            call: Name of the function.
+            sources: Of its arguments, None for those that are no tensors.
+        """
+        by_weights = any(source is not None and source.kind == "constant" for source in sources)
+        if call in _LAYER_CALLS or call in _MULTIPLYING_CALLS:
+            self.multiplications.append(Multiplication(name, call, by_weights or call in _LAYER_CALLS))
+        made = f"{call} in {name or 'the network itself'}"
+        before = merged(sources, made)
+        if before is None or before.kind in ("image", "constant") or call in _PASSING_CALLS:
+            return before
+        return _float(made)
+
+
+def follow(network: nn.Module, graph: fx.Graph, sites: Mapping[str, int] | None = None) -> Flow:
+    """Follow values over the graph of a network's forward pass.
 
     Args:
         network: Float or quantized.
@@ -64,23 +136,24 @@ def follow(network: nn.Module, graph: fx.Graph, sites: Mapping[str, int] | None 
     modules = dict(network.named_modules())
     sites = quantizer_sites(network) if sites is None else sites
     values: dict[fx.Node, Source | None] = {}
-    found: dict[str, Source] = {}
+    flow = Flow()
     for node in graph.nodes:
         sources = [values[source] for source in node.all_input_nodes]
         module = modules.get(str(node.target)) if node.op == "call_module" else None
-        if node.op == "placeholder":
-            values[node] = IMAGE
-        elif node.op == "get_attr":
-            values[node] = CONSTANT
-        elif module is None:
-            values[node] = None if is_plain_call(node) else after_call(_call_name(node), sources, _place(node))
-        else:
+        if node.op in ("placeholder", "get_attr"):
+            values[node] = IMAGE if node.op == "placeholder" else CONSTANT
+        elif module is not None:
             name = str(node.target)
-            before = merged(sources, name) if name not in sites else _quantized(sites[name], name)
-            if isinstance(module, nn.Conv2d | nn.Linear) and before is not None:
-                found[name] = max(before, found.get(name, before), key=_doubt)
+            flow.enter(name, module, before_module(name, sites, sources))
             values[node] = after_module(name, module, sites, sources)
-    return found
+        else:
+            values[node] = None if _is_plain_call(node) else flow.call(_caller(node), _call_name(node), sources)
+    return flow
+
+
+def before_module(name: str, sites: Mapping[str, int], sources: Iterable[Source | None]) -> Source | None:
+    """What a module computes with: quantized values where it is a site."""
+    return _quantized(sites[name], name) if name in sites else merged(sources, name)
 
 
 def quantizer_sites(network: nn.Module) -> dict[str, int]:
@@ -99,28 +172,12 @@ def after_module(
 ) -> Source | None:
     """What a module of torch's makes of what it is given."""
     made = f"{type(module).__name__.removeprefix('Quant')} {name}"
-    if isinstance(module, nn.Conv2d | nn.Linear):
+    if isinstance(module, LAYERS):
         return _float(made)
     if name in sites:  # a quantizer, a ReLU that becomes one, or a pooling behind one
         return _quantized(sites[name], name)
     before = merged(sources, made)
     if before is None or before.kind == "image" or isinstance(module, _PASSING_MODULES):
-        return before
-    return _float(made)
-
-
-def after_call(call: str, sources: Iterable[Source | None], place: str) -> Source | None:
-    """What a function or method makes of what it is given; None if that is no tensor.
-
-    Args:
-        call: Name of the call.
-        sources: Sources of its arguments, None for those that are no tensors.
-        place: Where it is called, for messages.
-    """
-    sources = list(sources)
-    made = f"{call} in {place}" if place else call
-    before = merged(sources, made)
-    if before is None or before.kind in ("image", "constant") or call in _PASSING_CALLS:
         return before
     return _float(made)
 
@@ -135,7 +192,7 @@ def merged(sources: Iterable[Source | None], made: str) -> Source | None:
     return _float(made) if worst.kind == "quantized" and len(real) < len(tensors) else worst
 
 
-def is_plain_call(node: fx.Node) -> bool:
+def _is_plain_call(node: fx.Node) -> bool:
     """Whether a node asks a tensor for something that is no tensor, such as its shape."""
     call = _call_name(node)
     return call in _PLAIN_CALLS or (call == "getattr" and str(node.args[1]) in _PLAIN_CALLS)
@@ -157,5 +214,7 @@ def _call_name(node: fx.Node) -> str:
     return node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
 
 
-def _place(node: fx.Node) -> str:
-    return enclosing_module(node)
+def _caller(node: fx.Node) -> str:
+    """Name of the module in whose forward pass a node was made."""
+    stack = list(node.meta.get("nn_module_stack", {}).values())
+    return str(stack[-1][0]) if stack else ""

@@ -28,6 +28,8 @@ class QuantScheme:
             ``null`` for ``weight_bit_width``.
         overrides: Bits of layers by shell patterns on names of modules, such as ``{"stages.0.*": W8A8, fc: W8}``.
             The last match wins, also over ``first_last_bit_width``; 32 leaves a layer float.
+        allow_float: Shell patterns on names of modules that may stay float, in weights or in inputs, or never run;
+            what else would is refused. Names and results then tell how much of the network is float.
 
     Raises:
         ValueError: If a bit width is none of these, a quantizer lacks it, or a quantizer is of the wrong kind.
@@ -39,6 +41,7 @@ class QuantScheme:
     act_bit_width: int = 4
     first_last_bit_width: int | None = 8
     overrides: dict[str, str] = field(default_factory=dict)
+    allow_float: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         if not isinstance(self.weight, WeightQuantizer):

@@ -17,8 +17,13 @@ Network = TypeVar("Network", bound=nn.Module)
 
 class _Tracer(fx.Tracer):
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        known = isinstance(m, nn.Conv2d | nn.Linear | ActivationFakeQuantizer)
-        return known or super().is_leaf_module(m, module_qualified_name)
+        return is_leaf(m)
+
+
+def is_leaf(module: nn.Module) -> bool:
+    """Whether a module is a whole to quantization: a layer, a quantizer, or any module of torch's but a sequence."""
+    known = isinstance(module, nn.Conv2d | nn.Linear | ActivationFakeQuantizer)
+    return known or (type(module).__module__.startswith("torch.nn.") and not isinstance(module, nn.Sequential))
 
 
 def copied(network: Network) -> Network:

@@ -70,6 +70,12 @@ class Pipeline:
         return "float" if self.is_float else "W{}/A{}".format(*self.bits) + star
 
     @property
+    def partly_float(self) -> str:
+        """How much of a quantized network is float, such as ``partly float: 39 of 54 layers``; empty if nothing is."""
+        count, layers = self.cost("float_layers"), self.cost("layers")
+        return f"partly float: {count:.0f} of {layers:.0f} layers" if count and layers else ""
+
+    @property
     def is_float(self) -> bool:
         """Whether nothing is quantized."""
         return self.text(Axis.QUANTIZER) in ("", "float", "none")
@@ -273,7 +279,9 @@ class Results:
         bits = "" if pipeline.is_float else f" {pipeline.bits_text}"
         axes = [axis for axis in self._further[in_main] if axis != Axis.FRACTION or pipeline.was_trained]
         further = [pipeline.word(axis) for axis in axes]
-        label = ", ".join(filter(None, (f"{pipeline.quantizer}{bits}", start, pipeline.training, *further)))
+        label = ", ".join(
+            filter(None, (f"{pipeline.quantizer}{bits}", pipeline.partly_float, start, pipeline.training, *further))
+        )
         return label if len(label) <= _LONGEST else f"{label[: _LONGEST - 1]}…"
 
 

@@ -277,7 +277,7 @@ def test_quantization_after_training_refuses_by_name_what_it_cannot_fold(make, r
 def test_quantization_after_training_names_a_module_that_never_runs():
     network = trained_like(Plain())
     network.spare = nn.Linear(3, 3)
-    with pytest.raises(ValueError, match=r"spare\.input_quantizer: .*never runs"):
+    with pytest.raises(ValueError, match="Linear spare never runs"):
         quantize_after_training(network, QuantScheme(Uniform(), CalibratedUniform(), 4, 4), [X])
 
 

@@ -63,7 +63,44 @@ def test_a_sum_of_quantized_values_has_32_bits_until_it_is_quantized():
             return self.next(self.relu1(y) + self.relu2(y))
 
     network = Sum()
-    convert(network, QuantScheme(act_bit_width=3))
+    convert(network, QuantScheme(act_bit_width=3, allow_float=["next"]))
+    assert [layer.input_bits for layer in cost(network, (3, 4, 4)).layers] == [8, 32]
+
+
+def test_layers_of_every_kind_are_counted():
+    network = nn.Sequential(
+        nn.ConvTranspose2d(3, 4, 2, stride=2, bias=False), nn.Flatten(2), nn.Conv1d(4, 5, 3, groups=1), nn.Flatten()
+    )
+    network.append(nn.Linear(5 * 62, 2))
+    found = {layer.name: layer for layer in cost(network, (3, 4, 4)).layers}
+    assert found["0"].multiply_adds == 3 * 4 * 4 * 16
+    assert found["2"].multiply_adds == 4 * 5 * 3 * 62
+    assert [layer.input_bits for layer in found.values()] == [8, 32, 32]
+
+
+def test_what_is_not_counted_is_named():
+    class Products(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.attention, self.fc = nn.Conv2d(3, 4, 1), nn.MultiheadAttention(4, 2), nn.Linear(4, 2)
+
+        def forward(self, x):
+            x = self.conv(x).flatten(2).permute(2, 0, 1)
+            x, _ = self.attention(x, x, x, need_weights=False)
+            return self.fc((x @ x.transpose(1, 2) @ x).mean(0))
+
+    found = cost(Products(), (3, 4, 4))
+    assert [layer.name for layer in found.layers if layer.multiply_adds] == ["conv", "fc"]
+    assert found.uncounted == (
+        "MultiheadAttention attention",
+        "matmul in the network itself",
+        "matmul in the network itself",
+    )
+
+
+def test_batch_normalization_makes_quantized_values_float():
+    network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.BatchNorm2d(4), nn.Conv2d(4, 2, 1))
+    convert(network, QuantScheme(allow_float=["3"]))
     assert [layer.input_bits for layer in cost(network, (3, 4, 4)).layers] == [8, 32]
 
 

@@ -1,0 +1,101 @@
+"""What of a network a scheme leaves float: refused by name, unless the scheme allows it by name."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+from torch import nn
+from torch.nn.modules.conv import _ConvNd
+
+from qra.quant.follow import Flow
+from qra.quant.scheme import OFF, QuantScheme
+
+_FLOAT_KINDS = (_ConvNd, nn.Bilinear, nn.RNNBase, nn.RNNCellBase, nn.MultiheadAttention, nn.Embedding, nn.EmbeddingBag)
+"""Layers of torch's that multiply by weights which no quantizer reaches, but for nn.Conv2d."""
+
+_SHOWN = 4
+
+
+class Gap(NamedTuple):
+    """Something that would stay float.
+
+    Attributes:
+        name: Of the module.
+        reason: What is float there.
+    """
+
+    name: str
+    reason: str
+
+
+def float_kinds(network: nn.Module) -> dict[str, str]:
+    """Layers whose weights no quantizer reaches, each with its kind, by name."""
+    found = {name: module for name, module in network.named_modules() if isinstance(module, _FLOAT_KINDS)}
+    return {name: type(module).__name__ for name, module in found.items() if not isinstance(module, nn.Conv2d)}
+
+
+def find_gaps(network: nn.Module, scheme: QuantScheme, sites: Mapping[str, str], flow: Flow | None) -> list[Gap]:
+    """What of a network the scheme leaves float, or lists without it ever running.
+
+    Float inputs count where the scheme quantizes activations, float weights where it quantizes weights. The image is
+    no gap.
+
+    Args:
+        network: Float or quantized.
+        scheme: Its scheme.
+        sites: The kind of each module that is quantized, by name.
+        flow: What a forward pass does; None where that is not known.
+    """
+    gaps: list[Gap] = []
+    if scheme.weight_bit_width != OFF:
+        gaps += [Gap(name, f"{kind} {name} keeps float weights") for name, kind in float_kinds(network).items()]
+    if flow is None:
+        return gaps
+    gaps += [Gap(name, f"{kind} {name} never runs") for name, kind in sites.items() if not flow.calls[name]]
+    called = (each for each in flow.multiplications if each.by_weights)
+    if sites:
+        gaps += [Gap(each.module, f"{each} is called as a function, not as a module of torch.nn") for each in called]
+    if scheme.act_bit_width != OFF:
+        found = ((name, source) for name, source in flow.inputs.items() if source.kind in ("float", "constant"))
+        gaps += [Gap(name, f"{name} gets its input from {source.name}") for name, source in found]
+    return gaps
+
+
+def check_gaps(gaps: Iterable[Gap], scheme: QuantScheme) -> None:
+    """Refuse what would stay float without being allowed by name.
+
+    Raises:
+        ValueError: With what it is and the ways out.
+    """
+    refused = [gap for gap in gaps if not is_allowed(gap.name, scheme)]
+    if not refused:
+        return
+    more = f" and {len(refused) - _SHOWN} more" if len(refused) > _SHOWN + 1 else ""
+    places = "; ".join(gap.reason for gap in (refused[:_SHOWN] if more else refused))
+    inputs = any("gets its input from" in gap.reason for gap in refused)
+    other = ", or quantize at the inputs of layers, by LSQPlus in training or CalibratedUniform after it"
+    names = ", ".join(dict.fromkeys(gap.name or "''" for gap in refused[:2]))
+    raise ValueError(
+        f"the scheme would leave a part of the network float: {places}{more}. Name it in the scheme's allow_float "
+        f"(patterns such as {names}{', ...' if len(refused) > 2 else ''}), which results then tell"
+        f"{other if inputs and scheme.activation.replaces_relu else ', or take it out of the network'}"
+    )
+
+
+def is_allowed(name: str, scheme: QuantScheme) -> bool:
+    """Whether a scheme allows a module to stay float."""
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in scheme.allow_float)
+
+
+def check_patterns(network: nn.Module, scheme: QuantScheme) -> None:
+    """Refuse a pattern of ``allow_float`` that matches no module.
+
+    Raises:
+        ValueError: With the pattern.
+    """
+    names = [name for name, _ in network.named_modules()]
+    for pattern in scheme.allow_float:
+        if not fnmatch.filter(names, pattern):
+            raise ValueError(f"allow_float: no module of the network matches {pattern!r}")

@@ -1,0 +1,125 @@
+"""What reaches each layer of a network that ``torch.fx`` cannot trace, seen while it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from qra.quant.follow import CONSTANT, IMAGE, Flow, Source, after_module, before_module, quantizer_sites
+from qra.quant.gaps import check_gaps, find_gaps
+from qra.quant.network import evaluating, float_mode, quant_layers
+from qra.quant.scheme import QuantScheme
+from qra.quant.trace import find_graph, is_leaf
+
+
+def check_run(network: nn.Module, scheme: QuantScheme, x: Tensor) -> None:
+    """Refuse what stays float in a converted network that cannot be traced, by what one run of it shows.
+
+    Args:
+        network: Converted; one that can be traced was looked at then.
+        scheme: Its scheme.
+        x: Images in [0, 1], (N, C, H, W).
+
+    Raises:
+        ValueError: With what stays float, never runs or runs twice.
+    """
+    try:
+        find_graph(network)
+    except ValueError:
+        flow = watch(network, x)
+        sites = {**quantizer_sites(network), **quant_layers(network)}
+        kinds = {name: type(network.get_submodule(name)).__name__.removeprefix("Quant") for name in sites}
+        if shared := [name for name in kinds if flow.calls[name] > 1]:
+            raise ValueError(
+                f"the network uses modules in more than one place: {', '.join(shared)}; give each place its own"
+            ) from None
+        check_gaps(find_gaps(network, scheme, kinds, flow), scheme)
+
+
+def watch(network: nn.Module, x: Tensor) -> Flow:
+    """Follow values through one forward pass, in eval mode and with quantizers off.
+
+    Args:
+        network: Float or quantized.
+        x: Images in [0, 1], (N, C, H, W).
+    """
+    watcher = _Watcher(network)
+    try:
+        with evaluating(network), float_mode(network), watcher:
+            watcher.see(x, IMAGE)
+            network(x)
+    finally:
+        watcher.remove_hooks()
+    return watcher.flow
+
+
+class _Watcher(TorchFunctionMode):
+    """Keeps what each tensor is; inside leaves, modules are looked at instead of functions."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.flow = Flow()
+        self._sites = quantizer_sites(network)
+        self._constants = {id(tensor) for tensor in (*network.parameters(), *network.buffers())}
+        self._sources: dict[int, Source] = {}
+        self._kept: list[Tensor] = []  # no other tensor is to get the identity of one that was seen
+        self._inside: list[str] = []
+        self._leaf: str | None = None
+        self._handles = [
+            handle
+            for name, module in network.named_modules()
+            for handle in (
+                module.register_forward_pre_hook(self._entering(name)),
+                module.register_forward_hook(self._leaving(name)),
+            )
+        ]
+
+    def remove_hooks(self) -> None:
+        for handle in self._handles:
+            handle.remove()
+
+    def see(self, value: Any, source: Source | None) -> None:
+        """Keep what the tensors of a result are."""
+        for tensor in _tensors([value]):
+            if source is not None and id(tensor) not in self._constants:
+                self._sources[id(tensor)] = source
+                self._kept.append(tensor)
+
+    def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if self._leaf is None and any(True for _ in _tensors([result])):
+            sources = self._of((args, kwargs or {}))
+            self.see(result, self.flow.call(self._inside[-1] if self._inside else "", func.__name__, sources))
+        return result
+
+    def _of(self, arguments: Any) -> list[Source | None]:
+        return [self._sources.get(id(tensor), CONSTANT) for tensor in _tensors(arguments)]
+
+    def _entering(self, name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, arguments: tuple[Any, ...]) -> None:
+            if self._leaf is None:
+                self.flow.enter(name, module, before_module(name, self._sites, self._of(arguments)))
+                self._leaf = name if is_leaf(module) else None
+            self._inside.append(name)
+
+        return hook
+
+    def _leaving(self, name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, arguments: tuple[Any, ...], result: Any) -> None:
+            self._inside.pop()
+            if self._leaf == name:
+                self._leaf = None
+                self.see(result, after_module(name, module, self._sites, self._of(arguments)))
+
+        return hook
+
+
+def _tensors(values: Iterable[Any]) -> Iterator[Tensor]:
+    for value in values:
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, list | tuple | dict):
+            yield from _tensors(value.values() if isinstance(value, dict) else value)
