@@ -8,6 +8,7 @@ from typing import Literal, NamedTuple
 from torch import fx, nn
 
 from qra.quant.activations import ActivationQuantizer
+from qra.quant.attention import join_attention, split_attention
 from qra.quant.follow import Flow, follow
 from qra.quant.gaps import check_gaps, check_patterns, find_gaps, is_allowed
 from qra.quant.layers import ActivationFakeQuantizer, QuantLayer, QuantPool, WeightFakeQuantizer, is_plain, quant_layer
@@ -54,6 +55,8 @@ def convert(network: nn.Module, scheme: QuantScheme) -> list[Site]:
         raise ValueError("the network is quantized already: revert it first")
     at_relus = scheme.quantizes_activations and scheme.activation.replaces_relu
     split = split_relus(network) if at_relus else []
+    if scheme.quantizes_anything:
+        split_attention(network)
     try:
         graph = trace(network, "what stays float in it can be seen in a run alone")
         first, last = _ends(network, graph)
@@ -68,6 +71,7 @@ def convert(network: nn.Module, scheme: QuantScheme) -> list[Site]:
         check_patterns(network, scheme)
         check_gaps(find_gaps(network, scheme, kinds, flow), scheme)
     except ValueError:
+        join_attention(network)
         join_relus(network)
         raise
     say_split(split)
@@ -94,6 +98,7 @@ def revert(network: nn.Module) -> None:
             network.set_submodule(name, module.pool)
     for name, quantizer in activation_quantizers(network).items():
         network.set_submodule(name, relu_module(quantizer.clip, quantizer.inplace).train(quantizer.training))
+    join_attention(network)
     join_relus(network)
 
 

@@ -52,6 +52,7 @@ _PASSING_CALLS = {
     *("cat", "concat", "concatenate", "stack", "pad", "roll", "flip", "channel_shuffle", "pixel_shuffle"),
     *("pixel_unshuffle", "dropout", "dropout2d", "feature_dropout", "stochastic_depth", "amax", "mean"),
     *("max_pool2d", "avg_pool2d", "adaptive_max_pool2d", "adaptive_avg_pool2d", "max_pool2d_with_indices"),
+    *("windows_of", "image_of"),
 }
 _PLAIN_CALLS = frozenset(("size", "dim", "numel", "ndimension", "shape", "ndim", "dtype", "device", "is_cuda"))
 """What they return is no tensor."""

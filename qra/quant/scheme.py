@@ -85,6 +85,14 @@ class QuantScheme:
         overrides = (parse_bits(text).activation for text in self.overrides.values())
         return any(bits not in (OFF, None) for bits in (self.act_bit_width, *overrides))
 
+    @property
+    def quantizes_anything(self) -> bool:
+        """Whether weights or activations are quantized anywhere."""
+        overrides = (parse_bits(text).weight for text in self.overrides.values())
+        return self.quantizes_activations or any(
+            bits not in (OFF, None) for bits in (self.weight_bit_width, *overrides)
+        )
+
     def weight_bits(self, name: str, is_end: bool) -> int:
         """Bits of a layer's weights.
 

@@ -184,7 +184,10 @@ def test_a_checkpoint_of_other_bits_is_refused(quantized_run):
         ([f"{SCHEME}.activation.alpha", 0], "alpha is 0.0, but must be finite and above 0"),
         ([f"{SCHEME}.activation.alpha", ".nan"], "alpha is nan"),
         ([SCHEME, "configs/quant/none.yaml"], "there is no config file configs/quant/none.yaml"),
-        (["--model.init_args.network", "torchvision.models.resnet18"], "more than one place: layer1.0.relu"),
+        (
+            ["--model.init_args.network", "torchvision.models.mobilenet_v2"],
+            "gets its input from BatchNorm2d features.1.conv.2",
+        ),
     ],
     ids=lambda value: " ".join(map(str, value)) if isinstance(value, list) else "",
 )

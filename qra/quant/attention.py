@@ -1,0 +1,207 @@
+"""Attention whose projections are plain linear layers, which quantization can swap, in the place of fused modules."""
+
+from __future__ import annotations
+
+import math
+import sys
+from typing import Any, cast
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn import functional as F
+
+_FUSED = {"in_proj.weight": "in_proj_weight", "in_proj.bias": "in_proj_bias"}
+
+
+def split_attention(network: nn.Module) -> None:
+    """Give attention modules plain linear projections, in place. No key of the ``state_dict`` changes.
+
+    Those are ``nn.MultiheadAttention``, unless it has tokens or widths of its own or lies in a transformer layer of
+    torch's, and the windows of torchvision's Swin transformers.
+    """
+    for parent in list(network.modules()):
+        for name, child in parent.named_children():
+            if type(child) is nn.MultiheadAttention and not _is_torch(parent) and _is_usual(child):
+                setattr(parent, name, SelfAttention(child))
+    windows = _swin_windows()
+    for module in network.modules():
+        if windows is not None and type(module) is windows:
+            members = {"forward": _windowed_attention, "__module__": windows.__module__, _SPLIT: True}
+            module.__class__ = type(windows.__name__, (windows,), members)
+
+
+def join_attention(network: nn.Module) -> None:
+    """Undo :func:`split_attention`."""
+    for parent in list(network.modules()):
+        for name, child in parent.named_children():
+            if isinstance(child, SelfAttention):
+                setattr(parent, name, child.fused())
+        if _SPLIT in vars(type(parent)):
+            parent.__class__ = type(parent).__mro__[1]
+
+
+_SPLIT = "_has_plain_projections"
+"""Marks the class of a Swin transformer's windows that was changed."""
+
+
+def _is_torch(module: nn.Module) -> bool:
+    """Whether a module of torch's holds attention, whose fused weights it may then use itself."""
+    is_container = isinstance(module, nn.Sequential | nn.ModuleList | nn.ModuleDict)
+    return type(module).__module__.startswith("torch.nn.") and not is_container
+
+
+def _is_usual(attention: nn.MultiheadAttention) -> bool:
+    return bool(attention._qkv_same_embed_dim) and attention.bias_k is None and not attention.add_zero_attn
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention with linear layers ``in_proj`` (queries, keys and values at once) and ``out_proj``.
+
+    It shares the parameters of the module that it takes the place of, under the same keys of the ``state_dict``.
+
+    Args:
+        fused: The module.
+    """
+
+    def __init__(self, fused: nn.MultiheadAttention) -> None:
+        super().__init__()
+        width, biased = fused.embed_dim, fused.in_proj_bias is not None
+        self.in_proj = nn.Linear(width, 3 * width, biased, device="meta")
+        self.in_proj.weight, self.in_proj.bias = fused.in_proj_weight, fused.in_proj_bias
+        self.out_proj = nn.Linear(width, width, biased, device="meta")
+        self.out_proj.weight, self.out_proj.bias = fused.out_proj.weight, fused.out_proj.bias
+        self.num_heads, self.dropout, self.batch_first = fused.num_heads, fused.dropout, fused.batch_first
+        self.train(fused.training)
+
+    def forward(
+        self, query: Tensor, key: Tensor, value: Tensor, need_weights: bool = True, **others: Any
+    ) -> tuple[Tensor, Tensor | None]:
+        """See ``nn.MultiheadAttention``, without masks.
+
+        Args:
+            query: Tokens, (N, L, C), or (L, N, C) unless ``batch_first``.
+            key: The same tensor.
+            value: The same tensor.
+            need_weights: Whether to return the weights of attention, averaged over the heads, (N, L, L).
+            others: Masks, all None.
+
+        Raises:
+            ValueError: If keys or values are other tokens than the queries, or there are masks.
+        """
+        if not (query is key is value) or any(each not in (None, False, True) for each in others.values()):
+            raise ValueError("attention with masks, or of one sequence to another, cannot be quantized")
+        projected = self.in_proj(query if self.batch_first else query.transpose(0, 1))
+        q, k, v = _heads(projected, self.num_heads)
+        dropout = self.dropout if self.training else 0.0
+        weights = None
+        if need_weights:
+            weights = F.dropout(_scores(q, k).softmax(-1), dropout)
+            tokens = weights @ v
+            weights = weights.mean(1)
+        else:
+            tokens = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
+        tokens = self.out_proj(tokens.transpose(1, 2).flatten(2))
+        return tokens if self.batch_first else tokens.transpose(0, 1), weights
+
+    def fused(self) -> nn.MultiheadAttention:
+        """The fused module, which shares these parameters."""
+        width, biased = self.out_proj.in_features, self.out_proj.bias is not None
+        settings = {"bias": biased, "batch_first": self.batch_first, "device": "meta"}
+        fused = nn.MultiheadAttention(width, self.num_heads, self.dropout, **settings)
+        fused.in_proj_weight, fused.in_proj_bias = self.in_proj.weight, self.in_proj.bias
+        fused.out_proj.weight, fused.out_proj.bias = self.out_proj.weight, cast(nn.Parameter, self.out_proj.bias)
+        return fused.train(self.training)
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        found, prefix = super().state_dict(*args, **kwargs), kwargs.get("prefix", "")
+        for own, key in _FUSED.items():
+            if prefix + own in found:
+                found[prefix + key] = found.pop(prefix + own)
+        return found
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        for own, key in _FUSED.items():
+            if prefix + key in state_dict:
+                state_dict[prefix + own] = state_dict.pop(prefix + key)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def _heads(projected: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries, keys and values of each head, (N, heads, L, C / heads), of (N, L, 3 C)."""
+    parts = torch.unflatten(projected, -1, (3, count, -1)).permute(2, 0, 3, 1, 4)
+    return parts[0], parts[1], parts[2]
+
+
+def _scores(q: Tensor, k: Tensor) -> Tensor:
+    return torch.matmul(q, k.transpose(-2, -1)) * q.size(-1) ** -0.5
+
+
+# ----- the windows of Swin transformers -----
+
+
+def _swin_windows() -> type[nn.Module] | None:
+    """The class of a Swin transformer's attention, if any such network was made."""
+    module = sys.modules.get("torchvision.models.swin_transformer")
+    return None if module is None else cast(type[nn.Module], module.ShiftedWindowAttention)
+
+
+def _windowed_attention(self: Any, x: Tensor) -> Tensor:
+    """Attention inside windows, which may be shifted (Liu et al. 2021, arXiv 2103.14030), of (N, H, W, C)."""
+    windows = windows_of(x, self.window_size, self.shift_size)
+    q, k, v = _heads(self.qkv(windows), self.num_heads)
+    scores = _scores(q, k) + self.get_relative_position_bias()
+    weights = masked(scores, x, self.window_size, self.shift_size).softmax(-1)
+    tokens = F.dropout(weights, self.attention_dropout, self.training) @ v
+    tokens = F.dropout(self.proj(tokens.transpose(1, 2).flatten(2)), self.dropout, self.training)
+    return image_of(tokens, x, self.window_size, self.shift_size)
+
+
+def _padded(x: Tensor, size: list[int], shift: list[int]) -> tuple[list[int], list[int]]:
+    """Height and width of whole windows over (N, H, W, C), and their shift, which an axis of one window lacks."""
+    whole = [math.ceil(length / window) * window for length, window in zip(x.shape[1:3], size, strict=True)]
+    return whole, [0 if window >= length else by for window, length, by in zip(size, whole, shift, strict=True)]
+
+
+def _cut(x: Tensor, size: list[int]) -> Tensor:
+    """Windows, (N, count, area, C), of (N, H, W, C)."""
+    parts = torch.unflatten(torch.unflatten(x, 2, (-1, size[1])), 1, (-1, size[0]))
+    return parts.transpose(2, 3).flatten(3, 4).flatten(1, 2)
+
+
+@fx.wrap
+def windows_of(x: Tensor, size: list[int], shift: list[int]) -> Tensor:
+    """Windows, (N * count, area, C), of (N, H, W, C), padded with zeros and rolled back by the shift."""
+    whole, by = _padded(x, size, shift)
+    x = F.pad(x, (0, 0, 0, whole[1] - x.shape[2], 0, whole[0] - x.shape[1]))
+    return _cut(x.roll((-by[0], -by[1]), (1, 2)), size).flatten(0, 1)
+
+
+@fx.wrap
+def image_of(windows: Tensor, x: Tensor, size: list[int], shift: list[int]) -> Tensor:
+    """The inverse of :func:`windows_of`, of the shape of ``x`` but for its channels."""
+    whole, by = _padded(x, size, shift)
+    rows, columns = whole[0] // size[0], whole[1] // size[1]
+    parts = windows.view(-1, rows, columns, size[0], size[1], windows.shape[-1])
+    image = parts.transpose(2, 3).reshape(-1, *whole, windows.shape[-1])
+    return image.roll((by[0], by[1]), (1, 2))[:, : x.shape[1], : x.shape[2]].contiguous()
+
+
+@fx.wrap
+def masked(scores: Tensor, x: Tensor, size: list[int], shift: list[int]) -> Tensor:
+    """Scores, (N * count, heads, area, area), where tokens that the roll brought together do not see each other."""
+    whole, by = _padded(x, size, shift)
+    if not any(by):
+        return scores
+    parts = [_parts_of_axis(*axis, scores.device) for axis in zip(whole, size, by, strict=True)]
+    labels = _cut((3 * parts[0][:, None] + parts[1]).view(1, *whole, 1), size)[0, :, :, 0]
+    apart = labels[:, None, :, None] != labels[:, None, None, :]
+    mask = torch.zeros(apart.shape, dtype=scores.dtype, device=scores.device).masked_fill_(apart, -100.0)
+    return (torch.unflatten(scores, 0, (-1, len(labels))) + mask).flatten(0, 1)
+
+
+def _parts_of_axis(length: int, window: int, shift: int, device: torch.device) -> Tensor:
+    """Which part of a rolled axis each place comes from: none but the last window holds two."""
+    places = torch.arange(length, device=device)
+    if not shift:
+        return torch.zeros_like(places)
+    return (places >= length - window).long() + (places >= length - shift).long()
