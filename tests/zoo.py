@@ -1,6 +1,7 @@
 """Networks that people have, times quantizers: what runs, and what is refused with which reason.
 
-``python tests/zoo.py`` tries all and writes the table into ``docs/networks.md``.
+``python tests/zoo.py`` tries all, and those of single networks if they are named, and writes the table into
+``docs/networks.md``.
 """
 
 from __future__ import annotations
@@ -9,10 +10,10 @@ import copy
 import itertools
 import logging
 import re
+import sys
 import tempfile
-import textwrap
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -165,10 +166,10 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
 """Without noise 20 steps tell whether training works."""
 
 
-def _foreign(name: str) -> tuple[Callable[[], nn.Module], int]:
+def _foreign(name: str) -> Callable[[], nn.Module]:
     arguments = ARGUMENTS.get(f"torchvision {name}", {})
     builder = getattr(torchvision.models, name)
-    return lambda: builder(num_classes=CLASSES, **arguments), 32 if name in ("vgg11_bn", "vit_b_16") else 64
+    return lambda: builder(num_classes=CLASSES, **arguments)
 
 
 _FOREIGN = (
@@ -176,16 +177,14 @@ _FOREIGN = (
     *("vgg11_bn", "regnet_y_400mf", "shufflenet_v2_x0_5", "vit_b_16", "swin_t"),
 )
 
-NETWORKS: dict[str, tuple[Callable[[], nn.Module], int]] = {
+NETWORKS: dict[str, Callable[[], nn.Module]] = {
     **{f"torchvision {name}": _foreign(name) for name in _FOREIGN},
-    "CIFAR ResNet20, functional ReLU": (lambda: CifarResNet20(FunctionalBlock), 32),
-    "CIFAR ResNet20, shared ReLU": (lambda: CifarResNet20(SharedBlock, nn.ReLU(inplace=True)), 32),
-    "WideResNet-10-2": (lambda: PreAct((16, 32, 64, 128), 1, dropout=0.1), 32),
-    "PreActResNet18": (lambda: PreAct((64, 64, 128, 256, 512), 2), 32),
-    "SiLU ResNet20": (lambda: CifarResNet20(SiLUBlock, F.silu), 32),
+    "CIFAR ResNet20, functional ReLU": lambda: CifarResNet20(FunctionalBlock),
+    "CIFAR ResNet20, shared ReLU": lambda: CifarResNet20(SharedBlock, nn.ReLU(inplace=True)),
+    "WideResNet-10-2": lambda: PreAct((16, 32, 64, 128), 1, dropout=0.1),
+    "PreActResNet18": lambda: PreAct((64, 64, 128, 256, 512), 2),
+    "SiLU ResNet20": lambda: CifarResNet20(SiLUBlock, F.silu),
 }
-"""Each network with the length of the side of its images."""
-
 SCHEMES = {
     "PACT": QuantScheme(DoReFa(), PACT(percentile=99.9), 4, 4),
     "LSQ": QuantScheme(LSQ(), LSQActivation(), 4, 4),
@@ -210,7 +209,7 @@ class Verdict(NamedTuple):
         return "runs" if self.runs else f"refused: {self.reason}"
 
 
-def images(side: int, count: int = 8) -> tuple[Tensor, Tensor]:
+def images(side: int = 32, count: int = 8) -> tuple[Tensor, Tensor]:
     """Made-up images: each class has a colour, and noise."""
     generator = torch.Generator().manual_seed(0)
     y = torch.arange(count) % CLASSES
@@ -220,10 +219,9 @@ def images(side: int, count: int = 8) -> tuple[Tensor, Tensor]:
 
 def verdict(network: str, scheme: str) -> Verdict:
     """Try one cell of the table."""
-    make, side = NETWORKS[network]
     torch.manual_seed(0)
-    x, y = images(side)
-    made = make()
+    x, y = images()
+    made = NETWORKS[network]()
     reestimate_batch_norm(made, [x])  # as training leaves it
     try:
         lack = _lack(network, made, SCHEMES[scheme], x, y)
@@ -246,7 +244,7 @@ def _lack(name: str, network: nn.Module, scheme: QuantScheme, x: Tensor, y: Tens
 
 def _training_lack(network: nn.Module, x: Tensor, y: Tensor, steps: int = 20) -> str:
     """Whether training on one batch lowers its loss and reaches each quantized layer."""
-    optimizer, learned = torch.optim.Adam(network.train().parameters(), lr=5e-4), LearnedValues(network)
+    optimizer, learned = torch.optim.Adam(network.train().parameters(), lr=5e-4, fused=True), LearnedValues(network)
     losses, reached = [], set[str]()
     for _ in range(steps):
         optimizer.zero_grad()
@@ -286,7 +284,6 @@ def _quantization_lack(name: str, network: nn.Module, scheme: QuantScheme, x: Te
 
 def _loaded(name: str, network: nn.Module, scheme: QuantScheme) -> nn.Module:
     """What ``qra.load`` makes of a checkpoint, which describes torchvision's networks."""
-    make, _ = NETWORKS[name]
     described = name.startswith("torchvision")
     arguments = ARGUMENTS.get(name, {}) | {"num_classes": CLASSES}
     about = {"class_path": name.replace(" ", ".models."), "init_args": arguments}
@@ -297,19 +294,31 @@ def _loaded(name: str, network: nn.Module, scheme: QuantScheme) -> nn.Module:
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory, "network.ckpt")
         torch.save(content, path)
-        return qra.load(path, None if described else make())
+        return qra.load(path, None if described else NETWORKS[name]())
 
 
-def main() -> None:
-    """Try all cells and write the table."""
+def main(networks: Sequence[str]) -> None:
+    """Try the cells of networks, all if none are named, and write the table after each of them."""
     logging.getLogger("qra").setLevel(logging.ERROR)
+    for cell in itertools.product(networks or NETWORKS, SCHEMES):
+        started = time.monotonic()
+        found = verdict(*cell)
+        print(f"{' x '.join(cell)}: {found} ({time.monotonic() - started:.0f} s)", flush=True)
+        DOCUMENT.write_text(document({**table(), cell: found}))
+
+
+def table() -> dict[tuple[str, str], Verdict]:
+    """What the document says of each cell."""
+    lines = DOCUMENT.read_text().splitlines() if DOCUMENT.exists() else []
+    rows = [line.strip("| ").split(" | ") for line in lines if line.startswith("| ")]
+    reasons = dict(re.findall(r"^(\d+)\. (.*)$", "\n".join(lines), re.MULTILINE))
     found = {}
-    for network in NETWORKS:
-        for scheme in SCHEMES:
-            started = time.monotonic()
-            found[network, scheme] = verdict(network, scheme)
-            print(f"{network} x {scheme}: {found[network, scheme]} ({time.monotonic() - started:.0f} s)", flush=True)
-    DOCUMENT.write_text(document(found))
+    for name, *cells in rows[1:]:
+        for scheme, said in zip(rows[0][1:], cells, strict=True):
+            if said.startswith(("runs", "refused")):
+                number = re.search(r"\d+", said)
+                found[name, scheme] = Verdict(said == "runs", reasons[number[0]] if number else "")
+    return found
 
 
 def document(found: Mapping[tuple[str, str], Verdict]) -> str:
@@ -318,12 +327,14 @@ def document(found: Mapping[tuple[str, str], Verdict]) -> str:
     for network in NETWORKS:
         cells = []
         for scheme in SCHEMES:
-            cell = found[network, scheme]
-            number = None if cell.runs else reasons.setdefault(cell.reason, len(reasons) + 1)
-            cells.append("runs" if number is None else f"refused ({number})")
+            cell = found.get((network, scheme))
+            if cell is None or cell.runs:
+                cells.append("runs" if cell else "not tried")
+            else:
+                cells.append(f"refused ({reasons.setdefault(cell.reason, len(reasons) + 1)})")
         rows.append(f"| {network} | {' | '.join(cells)} |")
     head = [f"| network | {' | '.join(SCHEMES)} |", "|" + "---|" * (len(SCHEMES) + 1)]
-    notes = [f"{number}. {textwrap.fill(reason, 116)}" for reason, number in reasons.items()]
+    notes = [f"{number}. {reason}" for reason, number in reasons.items()]
     return "\n".join([_INTRODUCTION, *head, *rows, "", _NOTES, "", *notes, ""])
 
 
@@ -338,4 +349,4 @@ the reason below; `allow_float` names what may stay float all the same.
 _NOTES = "The reasons, as the error says them:"
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

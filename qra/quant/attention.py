@@ -74,21 +74,33 @@ class SelfAttention(nn.Module):
         self.train(fused.training)
 
     def forward(
-        self, query: Tensor, key: Tensor, value: Tensor, need_weights: bool = True, **others: Any
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        key_padding_mask: None = None,
+        need_weights: bool = True,
+        attn_mask: None = None,
+        average_attn_weights: bool = True,
+        is_causal: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
-        """See ``nn.MultiheadAttention``, without masks.
+        """See ``nn.MultiheadAttention``; here keys and values are the queries, and there are no masks.
 
         Args:
             query: Tokens, (N, L, C), or (L, N, C) unless ``batch_first``.
             key: The same tensor.
             value: The same tensor.
-            need_weights: Whether to return the weights of attention, averaged over the heads, (N, L, L).
-            others: Masks, all None.
+            key_padding_mask: Nothing.
+            need_weights: Whether to return the weights of attention, (N, L, L).
+            attn_mask: Nothing.
+            average_attn_weights: Whether those are averaged over the heads; else they are (N, heads, L, L).
+            is_causal: False.
 
         Raises:
             ValueError: If keys or values are other tokens than the queries, or there are masks.
         """
-        if not (query is key is value) or any(each not in (None, False, True) for each in others.values()):
+        masked = is_causal or key_padding_mask is not None or attn_mask is not None
+        if masked or not (query is key is value):
             raise ValueError("attention with masks, or of one sequence to another, cannot be quantized")
         projected = self.in_proj(query if self.batch_first else query.transpose(0, 1))
         q, k, v = _heads(projected, self.num_heads)
@@ -97,7 +109,7 @@ class SelfAttention(nn.Module):
         if need_weights:
             weights = F.dropout(_scores(q, k).softmax(-1), dropout)
             tokens = weights @ v
-            weights = weights.mean(1)
+            weights = weights.mean(1) if average_attn_weights else weights
         else:
             tokens = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
         tokens = self.out_proj(tokens.transpose(1, 2).flatten(2))
@@ -108,8 +120,8 @@ class SelfAttention(nn.Module):
         width, biased = self.out_proj.in_features, self.out_proj.bias is not None
         settings = {"bias": biased, "batch_first": self.batch_first, "device": "meta"}
         fused = nn.MultiheadAttention(width, self.num_heads, self.dropout, **settings)
-        fused.in_proj_weight, fused.in_proj_bias = self.in_proj.weight, self.in_proj.bias
-        fused.out_proj.weight, fused.out_proj.bias = self.out_proj.weight, cast(nn.Parameter, self.out_proj.bias)
+        fused._parameters.update({_FUSED[f"in_proj.{key}"]: value for key, value in self.in_proj._parameters.items()})
+        fused.out_proj._parameters.update(self.out_proj._parameters)
         return fused.train(self.training)
 
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
@@ -133,7 +145,8 @@ def _heads(projected: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _scores(q: Tensor, k: Tensor) -> Tensor:
-    return torch.matmul(q, k.transpose(-2, -1)) * q.size(-1) ** -0.5
+    scores: Tensor = q @ k.transpose(-2, -1) * q.size(-1) ** -0.5
+    return scores
 
 
 # ----- the windows of Swin transformers -----
