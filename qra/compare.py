@@ -12,7 +12,6 @@ from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
-from torch import Tensor
 
 from qra import checkpoint
 from qra.attacks import PGD
@@ -20,12 +19,12 @@ from qra.checks import check_count
 from qra.data import ImageDataModule
 from qra.describe import describe
 from qra.errors import one_line
-from qra.evaluation import outcome, store
 from qra.evaluation.figures import transfer_heat_map
-from qra.evaluation.measured import read_measured
+from qra.evaluation.measured import Accuracy
 from qra.evaluation.outcome import SCHEMA
 from qra.evaluation.robustness import is_correct
-from qra.evaluation.statistics import mcnemar, shared, wilson_interval, worst_over_seeds
+from qra.evaluation.runs import Run, attacked_otherwise, read_run, worst_seed
+from qra.evaluation.statistics import mcnemar, shared
 from qra.evaluation.transfer import TransferMatrix, transfer
 from qra.files import plain
 from qra.front.shipped import checkpoint_file, located_after
@@ -36,127 +35,50 @@ from qra.types import format_pixels, parse_pixels
 from qra.writing import replacing, write_bytes, write_json
 
 
-def read_result(path: str | Path) -> dict[str, Any]:
-    """Read a ``result.json``.
-
-    Args:
-        path: The file, or the run directory that holds it.
-
-    Raises:
-        ValueError: If it is not there, cut short, or of another version.
-    """
-    file = _result_file(path)
-    try:
-        result = outcome.read_result(file)
-        for name, summary in result["outcomes"].items():
-            _check_outcome(file, name, summary)
-    except FileNotFoundError:
-        raise ValueError(f"{file}: there is no result here; qra test writes one") from None
-    except ValueError as reason:
-        raise ValueError(f"{reason}; write it again by qra test") from None
-    return result
-
-
-def _check_outcome(file: Path, name: str, summary: object) -> None:
-    """Refuse an outcome that cannot be; the interval, which follows from accuracy and n, is computed anew."""
-    try:
-        accuracy = read_measured(name, summary).accuracy
-    except ValueError as reason:
-        raise ValueError(f"{file}: outcome {plain(name)}: {reason}") from None
-    assert isinstance(summary, dict)  # read_measured has seen to that
-    summary["interval95"] = list(accuracy.interval)
-
-
-def read_examples(path: str | Path, result: Mapping[str, Any]) -> Correct:
-    """Read the ``correct.npz`` beside a result: positions in the test set and correctness, by outcome.
-
-    Args:
-        path: A run directory, or a ``result.json``.
-        result: What that gave.
-
-    Raises:
-        ValueError: If it is missing, damaged, or contradicts the result.
-    """
-    return store.read_examples(_result_file(path).parent, result)
-
-
-def _result_file(path: str | Path) -> Path:
-    return Path(path) / "result.json" if Path(path).is_dir() else Path(path)
-
-
-Results = Mapping[str, Mapping[str, Any]]
-Correct = Mapping[str, tuple[Tensor, Tensor]]
-"""Of each outcome of a run, positions in the test set and whether the network was correct."""
-
-
-def comparison(results: Results, worst: Mapping[str, Mapping[str, Any]] | None = None) -> Table:
+def comparison(runs: Sequence[Run], worst: Mapping[str, Accuracy] | None = None) -> Table:
     """A row for each outcome, a column for each run: accuracy with its 95 % interval.
 
     Args:
-        results: Contents of ``result.json`` by name of the run.
-        worst: What to show in a last column, by outcome; see :func:`worst_seed`.
+        runs: Runs, each of another name.
+        worst: What to show in a last column, by label of the outcome; see :func:`qra.evaluation.runs.worst_seed`.
     """
-    names = list(dict.fromkeys(name for result in results.values() for name in result["outcomes"]))
-    table = Table("outcome", *map(shown, results), caption="accuracy in % \\[95 % interval], number of examples")
+    labels = list(dict.fromkeys(label for run in runs for label in run.outcomes))
+    table = Table("outcome", *(shown(run.name) for run in runs))
+    table.caption = "accuracy in % \\[95 % interval], number of examples"
     if worst is not None:
         table.add_column("worst seed")
-    for name in names:
-        cells = [_cell(result["outcomes"].get(name)) for result in results.values()]
-        table.add_row(shown(name), *cells, *([] if worst is None else [_cell(worst.get(name))]))
+    for label in labels:
+        found = [run.outcomes[label].accuracy if label in run.outcomes else None for run in runs]
+        table.add_row(shown(label), *map(_cell, found), *([] if worst is None else [_cell(worst.get(label))]))
+    table.add_section()
+    table.add_row("gradients", *(shown(run.doubt.words) for run in runs), *([] if worst is None else [""]))
     return table
 
 
-def _cell(outcome: Mapping[str, Any] | None) -> str:
-    if outcome is None:
+def _cell(accuracy: Accuracy | None) -> str:
+    if accuracy is None:
         return "-"
-    low, high = (100 * bound for bound in outcome["interval95"])
-    return f"{100 * outcome['accuracy']:.1f} \\[{low:.1f}, {high:.1f}], {outcome['n']}"
+    low, high = (100 * bound for bound in accuracy.interval)
+    return f"{100 * accuracy.value:.1f} \\[{low:.1f}, {high:.1f}], {accuracy.n}"
 
 
-def worst_seed(results: Results, found: Mapping[str, Correct]) -> dict[str, Mapping[str, Any]]:
-    """The worst case of each outcome over runs that differ in their seeds.
-
-    For one network, attacked with several seeds, an example counts as correct if it is in every run; for networks
-    trained with several seeds it is the lowest accuracy.
-
-    Args:
-        results: Contents of ``result.json`` by name of the run.
-        found: Outcomes of the examples by name of the run.
-    """
-    one_network = len({_sha256(result, "checkpoint") for result in results.values()}) == 1
-    everywhere = [name for name in next(iter(found.values())) if all(name in correct for correct in found.values())]
-    worst: dict[str, Mapping[str, Any]] = {}
-    for name in everywhere:
-        if one_network:
-            _, correct = worst_over_seeds([run[name] for run in found.values()])
-            if len(correct):
-                worst[name] = _proportion(int(correct.sum()), len(correct))
-        else:
-            worst[name] = min((result["outcomes"][name] for result in results.values()), key=lambda o: o["accuracy"])
-    return worst
-
-
-def _proportion(count: int, n: int) -> dict[str, Any]:
-    return {"accuracy": count / n, "interval95": list(wilson_interval(count, n)), "n": n}
-
-
-def paired(first: Correct, second: Correct, title: str) -> Table:
+def paired(first: Run, second: Run) -> Table:
     """What the second of two runs loses and gains, outcome by outcome, on the examples that both looked at.
 
     Args:
-        first: Outcomes of one run.
-        second: Outcomes of another, on the same data.
-        title: Title of the table.
+        first: A run.
+        second: Another, on the same data.
     """
+    title = f"{second.name} (second) against {first.name} (first)"
     table = Table("outcome", title=shown(title), title_justify="left")
     for header in ("shared n", "first", "second", "lost", "gained", "p (McNemar)"):
         table.add_column(header, justify="right")
-    for name in (name for name in first if name in second):
-        indices, (a, b) = shared([first[name], second[name]])
+    for label in (label for label in first.examples if label in second.examples):
+        indices, (a, b) = shared([first.examples[label], second.examples[label]])
         if len(indices):
             lost, gained = int((a & ~b).sum()), int((b & ~a).sum())
             shares = (f"{int(correct.sum()) / len(indices):.1%}" for correct in (a, b))
-            table.add_row(shown(name), str(len(indices)), *shares, str(lost), str(gained), _p(mcnemar(lost, gained)))
+            table.add_row(shown(label), str(len(indices)), *shares, str(lost), str(gained), _p(mcnemar(lost, gained)))
     return table
 
 
@@ -164,42 +86,27 @@ def _p(value: float) -> str:
     return f"{value:.2g}" if value >= 1e-16 else "< 1e-16"
 
 
-def _compare(runs: Sequence[str], seeds: bool) -> None:
-    results = {run: read_result(run) for run in runs}
+def _compare(paths: Sequence[str], seeds: bool) -> None:
+    runs = [read_run(path, with_examples=len(set(paths)) > 1) for path in dict.fromkeys(paths)]
     console = Console()
-    for run, result in results.items():
-        if "training" in result and not (training := completion.parse(result["training"])).finished:
-            console.print(f"{run}: of a training that is {training}", markup=False)
-    if len(results) < 2:
-        console.print(comparison(results))
-        return
-    found = {run: read_examples(run, result) for run, result in results.items()}
-    console.print(comparison(results, worst_seed(results, found) if seeds else None))
-    first, *others = results
+    for run in runs:
+        if "training" in run.result and not (training := completion.parse(run.result["training"])).finished:
+            console.print(f"{run.name}: of a training that is {training}", markup=False)
+    first, *others = runs
+    console.print(comparison(runs, worst_seed(runs) if seeds and others else None))
     for other in others:
-        if _sha256(results[first], "data") != _sha256(results[other], "data"):
-            console.print(shown(f"{first} and {other} are of different data: their examples cannot be paired"))
+        if first.data != other.data:
+            said = f"{first.name} and {other.name} are of different data: their examples cannot be paired"
+            console.print(shown(said))
             continue
-        console.print(paired(found[first], found[other], f"{other} (second) against {first} (first)"))
-        for name in _set_otherwise(results[first], results[other]):
-            console.print(shown(f"{name} was attacked with other settings in the two runs: see their result.json"))
+        console.print(paired(first, other))
+        for label in attacked_otherwise(first, other):
+            console.print(shown(f"{label} is of other attacks or settings in the two runs: see their result.json"))
 
 
 def shown(name: str) -> str:
     """A name from a file or path as it stands: one line, no markup."""
     return escape(plain(name))
-
-
-def _sha256(result: Mapping[str, Any], part: str) -> str:
-    """The hash of the checkpoint or of the data that a result names."""
-    about = result.get(part)
-    return str(about.get("sha256")) if isinstance(about, Mapping) else str(about)
-
-
-def _set_otherwise(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
-    """Outcomes of the same name whose attacks differ."""
-    a, b = first["outcomes"], second["outcomes"]
-    return [name for name in a if name in b and a[name].get("attack") != b[name].get("attack")]
 
 
 def short_names(paths: Sequence[str]) -> list[str]:

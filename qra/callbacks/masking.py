@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from qra import checkpoint
 from qra.callbacks.evaluation import Evaluation, gather_examples
 from qra.evaluation.figures import loss_curve
-from qra.evaluation.indicators import MaskingReport, judge
+from qra.evaluation.indicators import ORIGIN, MaskingReport, judge
 from qra.evaluation.masking import MaskingSettings, measure
 from qra.evaluation.outcome import Outcome
 from qra.evaluation.sources import attack_networks, check_classes
@@ -95,24 +95,30 @@ class MaskingCheck(Evaluation):
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 logger.experiment.add_figure("test/masking", figure)
-        Console().print(table(self.report), words(self.report))
+        Console().print(table(self.report))
+        Console().print(words(self.report), markup=False, soft_wrap=True)
 
 
 def table(report: MaskingReport) -> Table:
-    """A table of indicators for the terminal; ``result.json`` says what each of them is."""
-    result = Table("hidden gradients?")
+    """A table of indicators for the terminal, each with what it is."""
+    result = Table("hidden gradients?", caption=ORIGIN, caption_justify="left")
     for header in ("value", "doubtful beyond", ""):
         result.add_column(header, justify="right")
+    result.add_column("what it is", ratio=1)
     for indicator in report.indicators:
         value = "-" if indicator.value is None else f"{indicator.value:.3g}"
         threshold = "-" if indicator.threshold is None else f"{indicator.threshold:g}"
         mark = "[bold red]suspect[/]" if indicator.suspect else ""
-        result.add_row(indicator.name.replace("_", " "), value, threshold, mark)
+        result.add_row(indicator.name.replace("_", " "), value, threshold, mark, indicator.meaning)
     return result
 
 
 def words(report: MaskingReport) -> str:
-    """The verdict and its reasons."""
-    if report.verdict == "sound":
-        return f"Verdict: sound. No sign of hidden gradients on {report.n} examples."
-    return "\n".join([f"Verdict: suspect, on {report.n} examples, because", *(f"- {r}" for r in report.reasons)])
+    """The verdict, its reasons, and what would not have been noticed."""
+    if report.verdict == "suspect":
+        return "\n".join([f"Verdict: suspect, on {report.n} examples, because", *(f"- {r}" for r in report.reasons)])
+    limits = ", ".join(f"{100 * limit:.1f} points by {what}" for what, limit in report.limits.items())
+    return (
+        f"Verdict: sound. No sign of hidden gradients on {report.n} examples. A smaller overstatement of robust "
+        f"accuracy would not have been noticed: {limits}."
+    )

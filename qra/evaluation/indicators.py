@@ -15,12 +15,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from qra.evaluation.detection import CONFIDENCE, noticed_from
 from qra.evaluation.masking import MaskingSettings
 from qra.evaluation.statistics import mcnemar, wilson_interval
 from qra.types import format_pixels
 
-CONFIDENCE = 0.99
-"""Coverage of the intervals that thresholds are held against."""
+ORIGIN = (
+    "what is looked for follows Athalye et al. 2018, Carlini et al. 2019 and Pintor et al. 2022; how each indicator is "
+    "measured, its name and its threshold are qra's own"
+)
+"""What must be known to compare indicators with those of the literature."""
+_STRONGER = {
+    "more_steps": "more steps", "more_restarts": "more starts", "other_loss": "another loss", "square": "Square",
+    "transfer": "transfer",
+}  # fmt: skip
+"""Indicators whose value is an overstatement of robust accuracy, in words."""
 
 
 @dataclass(frozen=True)
@@ -68,12 +77,26 @@ class MaskingReport:
         """``sound`` or ``suspect``."""
         return "suspect" if self.reasons else "sound"
 
+    @property
+    def limits(self) -> dict[str, float]:
+        """The smallest overstatement of robust accuracy that is noticed, as a share of examples, by what shows it."""
+        shown = [each for each in self.indicators if each.name in _STRONGER and each.value is not None]
+        return {_STRONGER[each.name]: noticed_from(each.threshold or 0.0, self.n) for each in shown}
+
+    @property
+    def detection_limit(self) -> float | None:
+        """The smallest overstatement that is noticed whatever shows it; None if nothing could."""
+        return max(self.limits.values(), default=None)
+
     def summary(self) -> dict[str, Any]:
         """The report, ready for JSON."""
         return {
             "verdict": self.verdict,
             "reasons": self.reasons,
             "n": self.n,
+            "detection_limit": self.detection_limit,
+            "noticed_from": self.limits,
+            "about": ORIGIN,
             "indicators": [dataclasses.asdict(indicator) for indicator in self.indicators],
             "losses": list(self.losses),
         }
@@ -147,7 +170,7 @@ def _about_gradients(found: Mapping[str, Tensor]) -> list[Indicator]:
             f"the input gradient of the {other} is zero: something between the image and the logits has no slope",
         ),
         Indicator(
-            "unstable_predictions",
+            "margin_change_under_noise",
             unstable,
             0.3,  # rounding activations to 4 bits alone gives about 0.07
             unstable is not None and not unstable <= 0.3,
@@ -167,7 +190,7 @@ def _about_optimization(found: Mapping[str, Tensor]) -> list[Indicator]:
     straight = _straightness(best[failed])
     return [
         share_of(
-            "loss_increase",
+            "loss_rises",
             curves[:, -1] > curves[:, 0],
             correct,
             0.9,
@@ -176,21 +199,21 @@ def _about_optimization(found: Mapping[str, Tensor]) -> list[Indicator]:
             few=True,
         ),
         _mean(
-            "incomplete_optimization",
+            "late_gain",
             late,
             0.3,
             "share of the gain in loss that the second half of the steps brings, where PGD fails; should be small",
             "PGD has not converged: the loss still grows in its last steps, so take more of them",
         ),
         _mean(
-            "break_point_angle",
+            "straight_loss_curve",
             straight,
             0.95,
             "|cos| of the angle at the bend of the loss curve, where PGD fails: 1 is a straight line; should be lower",
             "the loss curve has no bend: PGD stops while it still climbs",
         ),
         share_of(
-            "silent_success",
+            "earlier_success",
             found["fooled_ever"] & ~found["fooled_at_last"],
             correct,
             None,
@@ -198,7 +221,7 @@ def _about_optimization(found: Mapping[str, Tensor]) -> list[Indicator]:
             "",
         ),
         share_of(
-            "transfer_failure",
+            "breaks_the_copy_alone",
             found["only_the_copy"],
             correct,
             0.05,

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from commands import CONFIGS, SMALL_DATA, qra, refused
@@ -21,6 +22,9 @@ DATA = [
     *("--data", CONFIGS / "data/synthetic.yaml"),
     *(word for name, value in SMALL_DATA.items() for word in (f"--data.init_args.{name}", value)),
 ]
+
+
+LABEL = "PGD-20, eps 8/255"
 
 
 def write_run(name, correct, indices=None, data="d", checkpoint=None, settings="PGD"):
@@ -49,14 +53,14 @@ def test_two_runs_are_paired_example_by_example():
     write_run("b", [True, False] * 4 + [True, False])
     output, code = qra("compare", "a", "b")
     assert code == 0, output
-    assert row(output, "pgd20_8") == ["pgd20_8", "10", "80.0%", "50.0%", "4", "1", "0.38"]
+    assert row(output, LABEL) == [LABEL, "10", "80.0%", "50.0%", "4", "1", "0.38"]
 
 
 def test_only_shared_examples_are_paired():
     write_run("a", [True, True, False], [5, 1, 9])
     write_run("b", [False, True, True], [9, 7, 1])
     output, _ = qra("compare", "a", "b")
-    assert row(output, "pgd20_8") == ["pgd20_8", "2", "50.0%", "50.0%", "0", "0", "1"]
+    assert row(output, LABEL) == [LABEL, "2", "50.0%", "50.0%", "0", "0", "1"]
 
 
 def test_every_later_run_is_paired_with_the_first():
@@ -79,7 +83,40 @@ def test_other_data_is_not_paired():
 def test_other_settings_under_one_name_are_pointed_out():
     write_run("a", [True])
     write_run("b", [True], settings="FGSM")
-    assert "pgd20_8 was attacked with other settings" in qra("compare", "a", "b")[0]
+    assert f"{LABEL} is of other attacks or settings" in qra("compare", "a", "b")[0]
+
+
+def test_names_do_not_matter_but_fields_do():
+    write_run("a", [True] * 8 + [False] * 2)
+    write_run("b", [True, False] * 4 + [True, False])
+    result = Path("b/result.json")
+    content = json.loads(result.read_text())
+    content["outcomes"]["[red]x[/blue]"] = content["outcomes"].pop("pgd20_8")
+    result.write_text(json.dumps(content))
+    Path("b/correct.npz").rename("b/old.npz")
+    with np.load("b/old.npz") as arrays:
+        np.savez("b/correct.npz", **{f"[red]x[/blue].{name.split('.')[1]}": value for name, value in arrays.items()})
+    output, code = qra("compare", "a", "b")
+    assert code == 0, output
+    assert row(output, LABEL) == [LABEL, "10", "80.0%", "50.0%", "4", "1", "0.38"]
+
+
+def test_hostile_titles_are_shown_as_they_are():
+    write_run("a", [True])
+    result = Path("a/result.json")
+    result.write_text(result.read_text().replace("PGD-20", "[red]x[/blue]"))
+    output, code = qra("compare", "a")
+    assert code == 0, output
+    assert "[red]x[/blue], eps 8/255" in output
+
+
+def test_the_gradients_of_each_run_are_told():
+    write_run("a", [True])
+    write_run("b", [True])
+    result = Path("b/result.json")
+    result.write_text(json.dumps({**json.loads(result.read_text()), "masking": {"verdict": "suspect"}}))
+    output, _ = qra("compare", "a", "b")
+    assert row(output.partition("against")[0], "gradients")[1:] == ["not judged", "suspect"]
 
 
 def test_the_worst_over_attack_seeds_is_taken_example_by_example():
@@ -87,14 +124,14 @@ def test_the_worst_over_attack_seeds_is_taken_example_by_example():
     write_run("b", [True, False, True, True], checkpoint="same")
     output, _ = qra("compare", "a", "b", "--seeds")
     table = output.partition("McNemar")[0]
-    assert row(table.partition("against")[0], "pgd20_8")[3].startswith("50.0")
+    assert row(table.partition("against")[0], LABEL)[3].startswith("50.0")
 
 
 def test_the_worst_over_training_seeds_is_the_lowest_accuracy():
     write_run("a", [True, True, False, True])
     write_run("b", [True, False, True, True])
     output, _ = qra("compare", "a", "b", "--seeds")
-    assert row(output.partition("against")[0], "pgd20_8")[3].startswith("75.0")
+    assert row(output.partition("against")[0], LABEL)[3].startswith("75.0")
 
 
 def test_checkpoints_are_named_as_shortly_as_they_can_be_told_apart():

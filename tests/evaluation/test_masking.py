@@ -8,9 +8,12 @@ from torch import nn
 
 from qra import losses
 from qra.attacks import PGD
+from qra.callbacks.masking import table, words
+from qra.evaluation.detection import CONFIDENCE, noticed_from
 from qra.evaluation.indicators import judge
 from qra.evaluation.masking import MaskingSettings, measure
 from qra.evaluation.sources import attack_networks
+from qra.evaluation.statistics import wilson_interval
 from qra.quant import PACT, DoReFa, QuantScheme, calibrate, convert
 from qra.types import Batch
 
@@ -184,3 +187,30 @@ def test_the_network_is_left_as_it_was(robust):
 def test_settings_out_of_range_are_refused(settings):
     with pytest.raises(ValueError, match=r"eps|at least"):
         MaskingSettings(**settings)
+
+
+def test_the_verdict_says_how_small_an_overstatement_it_does_not_notice(robust):
+    found = report(robust, batch=images(12))
+    assert found.limits["more steps"] == noticed_from(0.005, 12)
+    assert found.summary()["detection_limit"] == max(found.limits.values())
+    assert "transfer" not in found.limits  # there is no surrogate
+    said = words(found)
+    assert said.startswith("Verdict: sound.")
+    assert all(f"{100 * limit:.1f} points by {what}" in said for what, limit in found.limits.items())
+
+
+@pytest.mark.parametrize(("n", "threshold"), [(1, 0.9), (50, 0.002), (200, 0.005), (1000, 0.05)])
+def test_an_overstatement_is_noticed_from_the_first_count_that_is_beyond_the_threshold(n, threshold):
+    def is_beyond(count):
+        return wilson_interval(count, n, CONFIDENCE)[0] > threshold
+
+    expected = next((count for count in range(n + 1) if is_beyond(count)), n)
+    assert noticed_from(threshold, n) == expected / n
+
+
+def test_every_indicator_says_in_a_line_what_it_is(robust):
+    found = report(robust, batch=images(12))
+    assert all(0 < len(indicator.meaning) < 120 for indicator in found.indicators)
+    rows = table(found).columns[-1]._cells
+    assert rows == [indicator.meaning for indicator in found.indicators]
+    assert "qra's own" in found.summary()["about"]

@@ -1,0 +1,134 @@
+"""What single runs found, read to be set side by side: untrusted files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from qra.evaluation import store
+from qra.evaluation.doubt import Doubt, doubt_of
+from qra.evaluation.measured import Accuracy, Measured, read_measured
+from qra.evaluation.outcome import Examples, read_result
+from qra.evaluation.statistics import worst_over_seeds
+from qra.files import plain
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run found.
+
+    Args:
+        name: The path that it was read from.
+        result: Content of its ``result.json``, in schema 2.
+        outcomes: Outcomes by label, which is the same for the same kind of outcome in other runs.
+        examples: Positions and correctness by label; empty if they were not asked for.
+        doubt: What is known of the gradients of its network.
+    """
+
+    name: str
+    result: Mapping[str, Any] = field(repr=False)
+    outcomes: Mapping[str, Measured]
+    examples: Mapping[str, Examples] = field(repr=False)
+    doubt: Doubt
+
+    @property
+    def data(self) -> str:
+        """Hash of the data."""
+        return self._sha256("data")
+
+    @property
+    def network(self) -> str:
+        """Id of the network; in schema 1, which has none, the hash of its checkpoint."""
+        found = self.result.get("network")
+        return found if isinstance(found, str) else self._sha256("checkpoint")
+
+    def _sha256(self, part: str) -> str:
+        about = self.result.get(part)
+        return str(about.get("sha256")) if isinstance(about, Mapping) else str(about)
+
+
+def read_run(path: str, with_examples: bool = True) -> Run:
+    """Read what a run found.
+
+    Args:
+        path: The run directory, or a ``result.json``.
+        with_examples: Whether ``correct.npz`` is read too.
+
+    Raises:
+        ValueError: If a file is not there, damaged, of another version, or contradicts the other.
+    """
+    file = Path(path) / store.RESULT if Path(path).is_dir() else Path(path)
+    try:
+        result = read_result(file)
+        outcomes = _labelled([_outcome(file, name, summary) for name, summary in result["outcomes"].items()])
+    except FileNotFoundError:
+        raise ValueError(f"{file}: there is no result here; qra test writes one") from None
+    except ValueError as reason:
+        raise ValueError(f"{reason}; write it again by qra test") from None
+    known = store.read_examples(file.parent, result) if with_examples else {}
+    examples = {label: known[each.name] for label, each in outcomes.items() if each.name in known}
+    return Run(path, result, outcomes, examples, doubt_of(result))
+
+
+def _outcome(file: Path, name: str, summary: object) -> Measured:
+    try:
+        return read_measured(name, summary)
+    except ValueError as reason:
+        raise ValueError(f"{file}: outcome {plain(name)}: {reason}") from None
+
+
+def _labelled(outcomes: Sequence[Measured]) -> dict[str, Measured]:
+    """Outcomes by label; of several of one label, that on most examples has it, and the others a number behind."""
+    found: dict[str, list[Measured]] = {}
+    for outcome in outcomes:
+        found.setdefault(_label(outcome), []).append(outcome)
+    labelled = {}
+    for label, same in found.items():
+        for number, outcome in enumerate(sorted(same, key=lambda each: -each.accuracy.n), 1):
+            labelled[label if number == 1 else f"{label} ({number})"] = outcome
+    return labelled
+
+
+def _label(outcome: Measured) -> str:
+    """Kind and bounds in words: a worst case is one, whatever it is over."""
+    if outcome.role == "worst":
+        return f"worst case, {outcome.threat_model.title}"
+    if outcome.role == "clean" or not outcome.attack:
+        return outcome.title
+    return f"{outcome.kind}, {outcome.threat_model.title}"
+
+
+def attacked_otherwise(first: Run, second: Run) -> list[str]:
+    """Labels that stand for other settings, or for a worst case over other attacks, in two runs."""
+    common = [label for label in first.outcomes if label in second.outcomes]
+    return [label for label in common if _settings(first, label) != _settings(second, label)]
+
+
+def _settings(run: Run, label: str) -> Any:
+    outcome = run.outcomes[label]
+    if outcome.role != "worst":
+        return outcome.attack
+    return sorted(label for label, each in run.outcomes.items() if each.name in outcome.members)
+
+
+def worst_seed(runs: Sequence[Run]) -> dict[str, Accuracy]:
+    """The worst case of each outcome over runs that differ in their seeds, by label.
+
+    For one network, attacked with several seeds, an example counts as correct if it is in every run; for networks
+    trained with several seeds it is the lowest accuracy.
+
+    Args:
+        runs: Runs with their examples.
+    """
+    one_network = len({run.network for run in runs}) == 1
+    worst = {}
+    for label in (label for label in runs[0].examples if all(label in run.examples for run in runs)):
+        if not one_network:
+            worst[label] = min((run.outcomes[label].accuracy for run in runs), key=lambda each: each.value)
+            continue
+        _, correct = worst_over_seeds([run.examples[label] for run in runs])
+        if len(correct):
+            worst[label] = Accuracy(int(correct.sum()) / len(correct), len(correct))
+    return worst
