@@ -53,30 +53,35 @@ class Gathered:
     summaries: dict[str, dict[str, Any]] = field(default_factory=dict)
     examples: dict[str, Examples] = field(default_factory=dict)
 
-    def add(self, outcome: Outcome, test: int) -> None:
-        """Take in an outcome; it replaces one that differs from it in nothing but what was found, and when.
+    def add(self, outcomes: Iterable[Outcome], test: int) -> None:
+        """Take in outcomes; each replaces one that differs from it in nothing but what was found, and when.
 
         Another outcome of its name stays, under a name with a number.
 
         Args:
-            outcome: The outcome, on the CPU.
-            test: Number of the test that found it, among ``content["tests"]``.
+            outcomes: Outcomes on the CPU; worst cases are left out, for they are found anew.
+            test: Number of the test that found them, among ``content["tests"]``.
         """
-        summary = {**outcome.summary(), "test": test}
-        key = _key(outcome.name, summary)
-        for name in [name for name, known in self.summaries.items() if _key(name, known) == key]:
-            self._remove(name)
-        if outcome.name in self.summaries:
-            self._rename(outcome.name)
-        self.summaries[outcome.name] = summary
-        self.examples[outcome.name] = (outcome.indices, outcome.correct)
+        names = {_key(name, summary): name for name, summary in self.summaries.items()}
+        for outcome in (outcome for outcome in outcomes if outcome.role != "worst"):
+            summary = {**outcome.summary(), "test": test}
+            key = _key(outcome.name, summary)
+            if key in names:
+                self._remove(names.pop(key))
+            if outcome.name in self.summaries:
+                names = {k: name for k, name in names.items() if name != outcome.name}
+                new = self._rename(outcome.name)
+                names[_key(new, self.summaries[new])] = new
+            names[key] = outcome.name
+            self.summaries[outcome.name] = summary
+            self.examples[outcome.name] = (outcome.indices, outcome.correct)
 
     def _remove(self, name: str) -> None:
         del self.summaries[name]
         self.examples.pop(name, None)
 
-    def _rename(self, name: str) -> None:
-        """Make room for another outcome of this name, and tell those that name it."""
+    def _rename(self, name: str) -> str:
+        """Make room for another outcome of this name, and tell those that name it; the new name."""
         number = 2
         while (new := f"{name}-{number}") in self.summaries:
             number += 1
@@ -86,6 +91,7 @@ class Gathered:
         for summary in self.summaries.values():
             if name in summary.get("survivors_of", ()):
                 summary["survivors_of"] = [new if each == name else each for each in summary["survivors_of"]]
+        return new
 
     def measured(self) -> list[Measured]:
         """All outcomes that can be read; clean images first."""
@@ -110,10 +116,10 @@ class Gathered:
         tests = self.content["tests"]
         used = sorted({summary["test"] for summary in self.summaries.values() if _is_place(summary.get("test"), tests)})
         self.content["tests"] = [tests[number] for number in used]
+        places = {number: place for place, number in enumerate(used)}
         for summary in self.summaries.values():
-            if "test" in summary:
-                number = summary.pop("test")
-                summary |= {"test": used.index(number)} if number in used else {}
+            number = summary.pop("test", None)
+            summary |= {"test": places[number]} if type(number) is int and number in places else {}
 
 
 def _is_place(number: Any, items: Sequence[Any]) -> bool:
@@ -150,9 +156,7 @@ def gather(
     gathered, said = _known(directory, content)
     tests = [*gathered.content.get("tests", ()), dict(test)]
     gathered.content |= {**content, "tests": tests}
-    for outcome in outcomes:
-        if outcome.role != "worst":
-            gathered.add(outcome, len(tests) - 1)
+    gathered.add(outcomes, len(tests) - 1)
     gathered.judge()
     gathered.forget_tests()
     return gathered, said
