@@ -55,7 +55,7 @@ nitpick_ignore_regex = [  # what other projects document: their inventories woul
         r"py:.*",
         r"(Tensor|ndarray|Path|Callable|Mapping|Sequence|Iterable|Iterator|Generator|Any|Self|Optimizer|Figure)",
     ),
-    (r"py:.*", r"'.*'|dict\[str|(abc|enum|dataclasses)\..*"),
+    (r"py:.*", r"'.*'|(list\[)?dict\[str|(abc|enum|dataclasses)\..*"),
 ]
 
 html_math_renderer = "mathml"

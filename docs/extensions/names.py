@@ -1,6 +1,7 @@
 """References to what qra exports: by the module that defines it, or by its bare name, as docstrings write it."""
 
 import inspect
+import re
 import sys
 from functools import cache
 from importlib import import_module
@@ -11,6 +12,8 @@ from generated.packages import exporting
 from sphinx.addnodes import pending_xref
 from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
+
+from qra.types import format_pixels
 
 
 @cache
@@ -34,7 +37,8 @@ def _resolve(app: Sphinx, env: BuildEnvironment, node: pending_xref, content: no
     place = exported().get(target) or (f"{exported()[owner]}.{member}" if owner in exported() else target)
     python = env.domains.python_domain
     found: nodes.Node | None = python.resolve_xref(env, node["refdoc"], app.builder, "obj", place, node, content)
-    return found or (content if _is_internal(owner, member) else None)
+    internal = _is_internal(owner, member) or _is_member(exported().get(str(node.get("py:class")), ""), member)
+    return found or (content if internal else None)
 
 
 def _is_internal(module: str, name: str) -> bool:
@@ -43,13 +47,27 @@ def _is_internal(module: str, name: str) -> bool:
     return any(hasattr(sys.modules.get(each), name) for each in ours if each.startswith("qra."))
 
 
+def _is_member(path: str, name: str) -> bool:
+    """Whether an exported class has something, which may lack a docstring."""
+    package, _, cls = path.rpartition(".")
+    return bool(path) and hasattr(getattr(import_module(package), cls), name)
+
+
 def _skip(app: Sphinx, kind: str, name: str, item: Any, skip: bool, options: Any) -> bool | None:
     """Leave out what is said of the fields of a named tuple: its docstring says it better."""
     return True if str(getattr(item, "__doc__", "")).startswith("Alias for field number") else None
+
+
+def _signature(
+    app: Sphinx, kind: str, name: str, item: Any, options: Any, signature: str | None, result: str | None
+) -> tuple[str | None, str | None]:
+    """Write defaults in pixel units as fractions of 255."""
+    return re.sub(r"\b0\.\d{9,}", lambda found: format_pixels(float(found[0])), signature or "") or None, result
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
     """Resolve what Sphinx itself does not find."""
     app.connect("missing-reference", _resolve)
     app.connect("autodoc-skip-member", _skip)
+    app.connect("autodoc-process-signature", _signature)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

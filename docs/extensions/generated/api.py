@@ -22,7 +22,7 @@ def _page(package: str, names: tuple[str, ...]) -> str:
     lines = [_title(package), _summary(import_module(package)), "", f".. currentmodule:: {package}", ""]
     lines += [".. list-table::", ""]
     for name in names:
-        lines += [f"   * - :py:obj:`{package}.{name}`", f"     - {_first(package, name)}"]
+        lines += [f"   * - :py:obj:`~{package}.{name}`", f"     - {_first(package, name)}"]
     return "\n".join([*lines, "", *(line for name in names for line in _entry(package, name))]) + "\n"
 
 
