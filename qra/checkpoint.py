@@ -41,7 +41,7 @@ _UNREADABLE = (
 
 
 def read(path: str | Path) -> dict[str, Any]:
-    """Read a checkpoint, or a file of weights of whatever layout, without running any code of it.
+    """Read a checkpoint, or a file of weights of any layout, without running any code of it.
 
     Args:
         path: A file written by a run, by ``torch.save`` (also by its old versions), or in the safetensors format.
@@ -108,7 +108,7 @@ def _check_pickle(content: bytes | mmap.mmap) -> None:
 
 
 def _checked(content: Any) -> dict[str, Any]:
-    """Weights in a mapping, whatever else is there, and a description that is plain.
+    """Weights in a mapping, among other things, and a description that is plain.
 
     Raises:
         ValueError: If it is anything else.
@@ -180,7 +180,7 @@ def load_weights(
 
     Args:
         network: Converted if there is a scheme.
-        path: A checkpoint of a run, or a file of weights of whatever layout.
+        path: A checkpoint of a run, or a file of weights of any layout.
         scheme: Quantization scheme of ``network``.
         weights_key: Where in the file the weights lie, if several places fit.
 

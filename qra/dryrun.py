@@ -68,9 +68,9 @@ def _logits(network: nn.Module, x: Tensor, num_classes: int, exactly: bool) -> T
     shape = tuple(x.shape[1:])
     try:
         logits = network(x)
-    except Exception as reason:  # of whatever a network's code raises
-        told = " ".join(str(reason).split())[:300] or type(reason).__name__
-        raise ValueError(f"the network cannot take images of the data, {shape}: {told}") from None
+    except Exception as reason:  # all that a network's code raises
+        message = " ".join(str(reason).split())[:300] or type(reason).__name__
+        raise ValueError(f"the network cannot take images of the data, {shape}: {message}") from None
     if not isinstance(logits, Tensor) or not logits.is_floating_point() or logits.ndim != 2 or len(logits) != len(x):
         what = f"a {type(logits).__name__}"
         if isinstance(logits, Tensor):

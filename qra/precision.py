@@ -13,7 +13,7 @@ import torch
 def float32(device: torch.device) -> Iterator[None]:
     """Compute in float32 proper: without autocast, and without TensorFloat-32 in convolutions and matrix products.
 
-    Whatever measures a network does so in here, so that all numbers of a result are of one arithmetic, whatever the
+    All that measures a network does so in here, so that all numbers of a result are of one arithmetic, whatever the
     precision of training.
 
     Args:

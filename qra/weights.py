@@ -1,4 +1,4 @@
-"""Finding a network's weights in a file of whatever layout, and matching their names."""
+"""Finding a network's weights in a file of any layout, and matching their names."""
 
 from __future__ import annotations
 

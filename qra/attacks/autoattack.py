@@ -40,7 +40,7 @@ class Cascade(EvaluationAttack):
 class AutoAttack(Cascade):
     """The standard version: APGD on the cross-entropy, targeted APGD, targeted FAB, Square.
 
-    Written anew for speed and held to the authors' code by tests: same schedules, same random draws, so that on the
+    Written for speed and held to the authors' code by tests: same schedules, same random draws, so that on the
     same network the same examples break. With other numbers of steps, targets or queries it is not the standard
     version, and its title says so.
 

@@ -78,7 +78,7 @@ class Attack(ABC):
     An attack is frozen settings; a subclass is a frozen dataclass that writes :meth:`perturb`. Calling it leaves the
     network as it was: parameters, their ``grad`` and ``requires_grad``, buffers, train or eval mode of every submodule.
     It leaves the global random generators alone too. An evaluation calls :meth:`run`, so that the network itself judges
-    what was found on whatever the attack searches on. There, an attack says its ball by the fields ``eps``, in pixel
+    what was found on the network that it searches on. There, an attack says its ball by the fields ``eps``, in pixel
     units, and ``norm``.
     """
 
@@ -178,7 +178,7 @@ class Attack(ABC):
         return self
 
     def work(self, classes: int) -> float:
-        """What it costs for an example that is not broken, in forward passes; only progress is told by it."""
+        """What it costs for an example that is not broken, in forward passes; only progress bars use it."""
         return 1.0
 
     def unsuited(self, state: AttackState) -> str | None:
@@ -225,7 +225,7 @@ class EvaluationAttack(Attack):
     """An attack that drops an example from its work with the first image that breaks it.
 
     A subclass is a frozen dataclass that writes :meth:`run`, which judges its successes before it returns. It runs in
-    the precision of the images, whatever autocast says. An example that was not broken gets its own image back.
+    the precision of the images, without regard to autocast. An example that was not broken gets its own image back.
     """
 
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, index: Tensor, epoch: int) -> Tensor:

@@ -139,11 +139,11 @@ class AttackState:
         return self._book(self._positions, rows, images, self.trusting)
 
     def try_out(self, positions: Tensor, x_adv: Tensor) -> Tensor | None:
-        """Judge images whatever the network that is searched on says of them.
+        """Judge images without regard to what the network that is searched on says of them.
 
         Args:
             positions: Positions of their examples, (M,).
-            x_adv: The images, (M, C, H, W), which examples that stay right are left with.
+            x_adv: The images, (M, C, H, W), which examples that stay correct are left with.
 
         Returns:
             Places to go on with, see :meth:`record_success`.

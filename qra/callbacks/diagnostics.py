@@ -109,7 +109,7 @@ class TrainingDiagnostics(Callback):
         return [
             f"the student is far from its teacher and comes no closer: their predictions are {distance:.2f} nats apart "
             f"(mean KL divergence on training images), {self.patience} epochs ago it was {before:.2f} (learning rate, "
-            "too few bits, a student too small, or one that starts anew: give trained weights by init_from)"
+            "too few bits, a student too small, or one without trained weights: give them by init_from)"
         ]
 
     def _overfitting(self, validation: float, training: float, epoch: int) -> list[str]:

@@ -22,7 +22,7 @@ NotRobust = Literal["refuse", "warn"]
 class TeacherDistillation(PipelineCallback):
     """Bring the teacher of :class:`RobustTransfer`, after checking that it is one.
 
-    The teacher is read from a checkpoint, which describes its network, and frozen: in eval mode whatever the trainer
+    The teacher is read from a checkpoint, which describes its network, and frozen: in eval mode, even where the trainer
     does, without gradients, and outside of state, optimizer and parallel wrapper of the student. Before training its
     clean and robust accuracy are measured on validation images, once: a resumed run remembers them.
 

@@ -14,7 +14,7 @@ from qra.running import callbacks_of
 
 
 class BestFigures(Callback):
-    """Remember the accuracies of each epoch in validation, so that those of the best can be told at the end."""
+    """Remember the accuracies of each epoch in validation, so that those of the best can be printed at the end."""
 
     def __init__(self) -> None:
         self.accuracies: dict[int, dict[str, float]] = {}
@@ -62,5 +62,5 @@ def _best(trainer: Trainer) -> str:
     if found is None:
         return f"best epoch in validation: {keeper.monitor} {score:.1%}"
     epoch, accuracies = found
-    told = ", ".join(f"{name} {value:.1%}" for name, value in accuracies.items())
-    return f"best epoch in validation: {epoch + 1} of {trainer.max_epochs}, {told}"
+    figures_of_it = ", ".join(f"{name} {value:.1%}" for name, value in accuracies.items())
+    return f"best epoch in validation: {epoch + 1} of {trainer.max_epochs}, {figures_of_it}"

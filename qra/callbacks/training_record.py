@@ -25,7 +25,7 @@ class TrainingRecord(PipelineCallback):
     one.
 
     Args:
-        command: Is told of the first step and of the end of training.
+        command: Command that hears of the first step and of the end of training.
 
     Attributes:
         settings: What a resumption is to agree with; kept in each checkpoint.

@@ -34,7 +34,7 @@ class ImageFolderDataModule(TensorDataModule):
 
     Without a folder ``train`` they can only be tested.
     They are decoded once, to RGB, into a cache in ``<root>/.qra-cache`` (or the user's cache directory where that
-    cannot be written), which is made anew when a file is added, removed or changed. All images are held in memory.
+    cannot be written), which is made again when a file is added, removed or changed. All images are held in memory.
 
     Args:
         root: Directory that holds the folders ``test`` and, for all but tests, ``train``.

@@ -34,7 +34,7 @@ class _Batches(Dataset[Batch]):
 class ImageDataModule(LightningDataModule, ABC):
     """A data set by part and index: splits, shares of ranks, loaders for Lightning and batches for all else.
 
-    An index is a position in the whole part ``train`` or ``test``, whatever is left out of it, so it names an image in
+    An index is a position in the whole part ``train`` or ``test``, also where some is left out, so it names an image in
     every run. Validation images are cut from ``train``, never from ``test``. A set without training images can be
     tested.
 

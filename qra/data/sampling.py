@@ -101,7 +101,7 @@ class IndexBatches(Sampler[Tensor]):
     """Batches of data set indices: one global batch after the other, dealt out to the ranks of a run.
 
     The global batches depend on the seed and the epoch alone. Each rank takes every ``world_size``-th item of each of
-    them, so a pass uses every index exactly once, whatever the number of ranks, and all ranks take the same number of
+    them, so a pass uses every index exactly once, with any number of ranks, and all ranks take the same number of
     batches: a last batch with fewer items than ranks joins the one before it.
 
     Args:

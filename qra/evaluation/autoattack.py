@@ -19,11 +19,11 @@ from qra.precision import float32
 def upstream(network: nn.Module, attack: AutoAttack, x: Tensor, y: Tensor, batch_size: int) -> Tensor:
     """Run the authors' code in one call on the network itself: the figure to set beside RobustBench.
 
-    Its survivors are packed anew for each attack, so the images that it finds depend on ``batch_size`` and on the order
+    Its survivors are packed by each attack, so the images that it finds depend on ``batch_size`` and on the order
     of the examples.
 
     Returns:
-        Whether the network stays right about each example, bool on the CPU, (N,).
+        Whether the network stays correct on each example, bool on the CPU, (N,).
 
     Raises:
         ValueError: If AutoAttack does not suit the network.

@@ -39,7 +39,7 @@ class Indicator:
     Args:
         name: Key in files.
         value: What was found; None if it was not measured.
-        threshold: Where doubt begins; None if the value is only told.
+        threshold: Where doubt begins; None if the value is only shown.
         suspect: Whether the value is beyond the threshold by more than chance explains.
         meaning: What the value is, and on which side of the threshold it should lie.
         reason: What to think of a network beyond the threshold.

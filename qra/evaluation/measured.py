@@ -82,7 +82,7 @@ class Measured:
         title: Attack and its settings for people, without bounds, such as ``PGD-20``.
         role: What it stands for.
         threat_model: Bounds of the attacker; eps is 0 where there is none.
-        accuracy: Fraction that is right, and n.
+        accuracy: Fraction that is correct, and n.
         gradient: How roundings are differentiated, such as ``ste``; empty where no gradient of this network is used.
         source: The network that examples are made on, if it is another one: its ``path`` and ``sha256``, or a ``name``.
         search_precision: What the attack computes in; its successes are judged in float32.
@@ -124,7 +124,7 @@ class Measured:
 
     @property
     def kind(self) -> str:
-        """What was done, whatever the bounds, in words: the same for the same attack on several networks."""
+        """What was done at any bounds, in words: the same for the same attack on several networks."""
         gradient = self.gradient if self.gradient not in ("", "ste") else ""
         precision = "" if self.search_precision == "float32" else f"searched in {self.search_precision}"
         return ", ".join(filter(None, (self.title, gradient, source_title(self.source), precision)))

@@ -27,7 +27,7 @@ READABLE = (1, SCHEMA)
 """Versions that can be read."""
 
 Examples = tuple[Tensor, Tensor]
-"""Positions in the test set, ascending, int64 (n,), and whether the network is right about each, bool (n,)."""
+"""Positions in the test set, ascending, int64 (n,), and whether the network is correct on each, bool (n,)."""
 
 
 @dataclass(frozen=True)

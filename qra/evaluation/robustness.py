@@ -27,7 +27,7 @@ Watch = Callable[[str, float, int], None]
 
 @torch.no_grad()
 def is_correct(network: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-    """Whether the network in eval mode is right, in float32: (N, C, H, W) and (N,) to bool (N,)."""
+    """Whether the network in eval mode is correct, in float32: (N, C, H, W) and (N,) to bool (N,)."""
     with float32(x.device):
         (logits,) = Parts()(lambda part: (network(part),), x)
     return prediction(logits) == y
@@ -42,7 +42,7 @@ class Attacked(NamedTuple):
     x_adv: Tensor
     """The images that break examples, the ones that the attack ended with, or clean ones, (N, C, H, W)."""
     correct: Tensor
-    """Whether the network stays right, bool (N,)."""
+    """Whether the network stays correct, bool (N,)."""
 
 
 def members(attack: Attack) -> dict[str, Attack]:

@@ -36,12 +36,12 @@ def wilson_interval(correct: int, n: int, confidence: float = 0.95) -> tuple[flo
 def mcnemar(lost: int, gained: int) -> float:
     """Exact two-sided p-value of two classifiers being equally good on paired examples (McNemar 1947).
 
-    Under that hypothesis an example that only one of them gets right is as likely to be the one's as the other's; the
+    Under that hypothesis an example that only one classifies correctly is as likely to be the one's as the other's; the
     others say nothing.
 
     Args:
-        lost: Examples that only the first gets right.
-        gained: Examples that only the second gets right.
+        lost: Examples that only the first classifies correctly.
+        gained: Examples that only the second classifies correctly.
 
     Raises:
         ValueError: If a count is negative.
@@ -77,7 +77,7 @@ def shared(runs: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
 
 
 def worst_over_seeds(runs: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    """The worst case over runs of one network attacked with other seeds: right only where all of them are.
+    """The worst case over runs of one network attacked with other seeds: correct only where all of them are.
 
     Args:
         runs: Positions in the test set, int64 (n,), each once, and correctness, bool (n,), of each run.
@@ -85,5 +85,5 @@ def worst_over_seeds(runs: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Ten
     Returns:
         The shared positions, ascending, (m,), and the correctness, bool (m,).
     """
-    indices, right = shared(runs)
-    return indices, right.all(0)
+    indices, correct = shared(runs)
+    return indices, correct.all(0)

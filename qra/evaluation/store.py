@@ -34,7 +34,7 @@ _NEXT = "correct.next.npz"
 _FOUND = ("title", "accuracy", "interval95", "accuracy_rounded_afterwards", "test")
 """What an outcome says beside what it is an outcome of."""
 _ANEW = ("schema", "outcomes", "partial")
-"""What ``result.json`` says of the last test alone, or is found anew."""
+"""What ``result.json`` says of the last test alone, or is found again."""
 _SHEET = ("command", "versions", "commit", "device", "seconds")
 """What schema 1 says of the one test that it was of."""
 
@@ -104,7 +104,7 @@ class Gathered:
         return sorted(found, key=lambda each: each.role != "clean")
 
     def judge(self) -> None:
-        """Find the worst cases anew."""
+        """Find the worst cases again."""
         for name in [name for name, summary in self.summaries.items() if summary.get("role") == "worst"]:
             self._remove(name)
         for outcome in worst_cases(self.measured(), self.examples):

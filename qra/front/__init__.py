@@ -1,1 +1,1 @@
-"""What a command line says and is told, before and after the work: nothing here imports torch or Lightning."""
+"""What a command line says and answers, before and after the work: nothing here imports torch or Lightning."""

@@ -18,7 +18,7 @@ ELSEWHERE = ("study",)
 
 _NAME = re.compile(r"[\w-]+/[\w.-]+")
 _PLACES = ("run", "out", "runs", "root")
-"""Options whose value is a directory, whatever it looks like."""
+"""Options whose value is a directory, even if it looks like a config."""
 
 
 @cache

@@ -1,4 +1,4 @@
-"""What a wrong command line needs to be told, beyond what the parser says of it."""
+"""What a user of a wrong command line needs to know, beyond what the parser says of it."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ def explained(error: BaseException, words: Sequence[str]) -> UsageError:
         return UsageError(f"{command} has no option {unknown[1].partition('=')[0]}: {advice(unknown[1], command)}")
     if required := _REQUIRED.search(reason):
         absent = [name.strip().partition(".")[2] or name.strip() for name in required[1].split(",")]
-        told = " and ".join(f"no {name}" for name in absent)
+        missing = " and ".join(f"no {name}" for name in absent)
         first = next((MISSING[name] for name in ("model", "data") if name in absent), f"--{absent[0]}")
-        return UsageError(f"{command} has {told}: give {first}")
+        return UsageError(f"{command} has {missing}: give {first}")
     if unknown := _KEY.search(reason):
         key = ".".join(filter(None, (key_of(error), unknown[1])))
         return UsageError(f"{_place(key, words)}unknown key {key!r}: {advice(f'--{key}', command)}{_age(key, words)}")

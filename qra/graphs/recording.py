@@ -179,7 +179,7 @@ def _copies(tensors: Sequence[Tensor | None]) -> list[Tensor | None]:
 class Replay(Function):
     """A recorded pass as an operation that can be differentiated.
 
-    Its arguments are the pass, whatever is to live until the backward pass, the batch and the parameters.
+    Its arguments are the pass, what is to live until the backward pass, the batch and the parameters.
     """
 
     @staticmethod

@@ -84,7 +84,7 @@ class Replays:
         except torch.OutOfMemoryError:
             self.clear()
             raise
-        except Exception as reason:  # whatever a network or an attack does that cannot be recorded
+        except Exception as reason:  # all that a network or an attack does that cannot be recorded
             if not self.failed:
                 line = str(reason).strip().splitlines()[0] if str(reason).strip() else type(reason).__name__
                 warnings.warn(f"{self._what} runs without CUDA graphs, more slowly: {line}", stacklevel=2)
@@ -207,7 +207,7 @@ class InputReplays(Replays):
 
 @contextmanager
 def _without_cast_cache(device: torch.device) -> Iterator[None]:
-    """Autocast as it is, but casts of weights are made anew: a cached one would be recorded as a constant."""
+    """Autocast as it is, but casts of weights are made again: a cached one would be recorded as a constant."""
     if not torch.is_autocast_enabled(device.type):
         yield
         return

@@ -31,7 +31,7 @@ def mart(logits: Tensor, logits_adv: Tensor, y: Tensor, beta: float = 5.0) -> Te
     the first keeps the logarithm finite.
     """
     logits, logits_adv = at_least_float32(logits), at_least_float32(logits_adv)
-    right = logits.softmax(1).gather(1, y[:, None])[:, 0]
+    probability = logits.softmax(1).gather(1, y[:, None])[:, 0]
     wrong_adv = logits_adv.softmax(1).scatter(1, y[:, None], 0.0).amax(1)
     boosted = F.cross_entropy(logits_adv, y) - torch.log(1.0001 - wrong_adv).mean()
-    return boosted + beta * (kl(logits_adv, logits) * (1.0000001 - right)).mean()
+    return boosted + beta * (kl(logits_adv, logits) * (1.0000001 - probability)).mean()

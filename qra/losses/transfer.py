@@ -1,4 +1,4 @@
-"""What a student is told by its teacher: training losses of robust distillation and of transfer by features.
+"""What a student learns from its teacher: training losses of robust distillation and of transfer by features.
 
 Logits are (N, C), features (N, D), labels (N,); each loss is a scalar. Half precision is taken to float32. Nothing is
 detached here: give teacher logits without a graph.

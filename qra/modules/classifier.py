@@ -304,7 +304,7 @@ class ImageClassifier(LightningModule):
                 self._evaluate("robust", self._judge(x_adv), batch.y)
 
     def _judge(self, x: Tensor) -> Tensor:
-        """Logits in float32 proper; on a GPU compiled code is no faster in it, and would be compiled anew."""
+        """Logits in float32 proper; on a GPU compiled code is no faster in it, and would be compiled again."""
         run = self.network._call_impl if x.device.type == "cuda" else self.network
         return cast(Callable[[Tensor], Tensor], run)(x)
 

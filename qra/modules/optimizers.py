@@ -8,7 +8,7 @@ from torch.optim import Optimizer
 
 
 def fuse(optimizer: Optimizer, device: torch.device) -> None:
-    """Let an optimizer on a GPU take its whole step in one launch, if it can and was not told otherwise."""
+    """Let an optimizer on a GPU take its whole step in one launch, if it can and was not asked to do otherwise."""
     if device.type != "cuda":
         return
     for group in optimizer.param_groups:
@@ -19,7 +19,7 @@ def fuse(optimizer: Optimizer, device: torch.device) -> None:
 class FiniteLoss:
     """Keeps a loss that is not finite away from the weights.
 
-    To see each loss, the host would have to wait for the device. A fused optimizer is instead told on the device to
+    To see each loss, the host would have to wait for the device. A fused optimizer instead learns on the device to
     leave the weights alone, from the first such loss on, and the host looks every ``PERIOD`` steps; with any other, it
     looks at each step.
 

@@ -18,7 +18,7 @@ def dorefa_weight(
 ) -> Tensor:
     """Quantize ``tanh(w) / max|tanh(w)|`` to the ``2**bit_width`` odd multiples of ``1 / (2**bit_width - 1)``.
 
-    Zero is no level, and the largest result is 1 whatever the size of ``w``: after a batch normalization its statistics
+    Zero is no level, and the largest result is 1 for ``w`` of any size: after a batch normalization its statistics
     must be estimated again, and without one (the last layer) ``scale_preserving`` keeps logits in proportion.
 
     Args:

@@ -30,7 +30,7 @@ class FrozenNetwork(nn.Module):
     Attributes:
         network: The copy; the network itself where no copy is the same function.
         folded: The (convolution, batch normalization) pairs, by name, that became one convolution.
-        precision: What it computes in, whatever is set around it; None for what is set.
+        precision: What it computes in, without regard to what is set around it; None for what is set.
         passes: How it runs, see :class:`qra.quant.passes.Passes`.
         parts: How many images it runs on at a time.
     """

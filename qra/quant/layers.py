@@ -67,7 +67,7 @@ class WeightFakeQuantizer(nn.Module):
 
     @torch.no_grad()
     def restart(self, weight: Tensor) -> None:
-        """Start what is learned anew from ``weight``."""
+        """Start what is learned again from ``weight``."""
         for name, value in self.settings.start(weight, self.bit_width).items():
             self.get_parameter(name).copy_(value)
 

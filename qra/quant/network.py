@@ -61,7 +61,7 @@ def check_fixed(network: nn.Module, state: Mapping[str, Tensor]) -> None:
 
 
 def restart_weight_quantizers(network: nn.Module, keys: set[str]) -> None:
-    """Start those weight quantizers anew from their weights whose ``state_dict`` keys are given."""
+    """Start those weight quantizers again from their weights whose ``state_dict`` keys are given."""
     for name, layer in quant_layers(network).items():
         if any(key.startswith(f"{name}.weight_quantizer.") for key in keys):
             cast(WeightFakeQuantizer, layer.weight_quantizer).restart(layer.weight)

@@ -136,7 +136,7 @@ def _trace(module: nn.Module, training: bool) -> fx.Graph | None:
         parameters = inspect.signature(module.forward).parameters.values()
         fixed = {p.name: p.default for p in parameters if p.default is not inspect.Parameter.empty}
         return _Shallow().trace(_double(module, training), fixed)
-    except Exception:  # whatever a forward pass raises that is given no tensors
+    except Exception:  # all that a forward pass raises that is given no tensors
         return None
 
 

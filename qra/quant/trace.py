@@ -45,9 +45,9 @@ def find_graph(network: nn.Module) -> fx.Graph:
     try:
         with torch.random.fork_rng(devices=[]):
             return _Tracer().trace(copied(network).eval())
-    except Exception as reason:  # whatever a forward pass raises that is given no tensors
-        told = " ".join(str(reason).split())[:200] or type(reason).__name__
-        raise ValueError(f"the network cannot be traced: {told}") from None
+    except Exception as reason:  # all that a forward pass raises that is given no tensors
+        message = " ".join(str(reason).split())[:200] or type(reason).__name__
+        raise ValueError(f"the network cannot be traced: {message}") from None
 
 
 def trace(network: nn.Module, consequence: str) -> fx.Graph | None:

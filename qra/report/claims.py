@@ -139,7 +139,7 @@ def pipelines_disagree(results: Results) -> Iterator[Check]:
 
 
 def _disagree(places: Sequence[str]) -> Judge:
-    """Holds if at some bits and budget one gains and another loses; fails if most can be told and all point one way."""
+    """Holds if at some bits and budget one gains and another loses; fails if most are judged and all point one way."""
 
     def judge(effects: Sequence[Effect]) -> bool | None:
         directions: dict[str, set[str]] = {}

@@ -12,7 +12,7 @@ from qra.report.pipelines import Results
 
 Verdict = Literal["supported", "contradicted", "undecided"]
 EXCEPTIONS = 0.1
-"""Largest share of the checks that can be told which may say the opposite of a verdict."""
+"""Largest share of the checks that can be judged which may say the opposite of a verdict."""
 
 Judge = Callable[[Sequence[Effect]], bool | None]
 
@@ -24,7 +24,7 @@ class Check:
     Args:
         about: Names of the pipelines it is about.
         comparisons: What it rests on; empty if they cannot be made.
-        judge: Whether it holds, from their effects; None if that cannot be told.
+        judge: Whether it holds, from their effects; None if that cannot be judged.
         missing: What would be needed to make the comparisons.
     """
 
@@ -49,7 +49,7 @@ class Judged:
     Args:
         check: What was checked.
         effects: One for each of its comparisons.
-        holds: None if that cannot be told.
+        holds: None if that cannot be judged.
     """
 
     check: Check
@@ -63,7 +63,7 @@ class Finding:
 
     Args:
         verdict: Supported or contradicted if more than half of all checks say so, and at most one in ten of those that
-            can be told says the opposite.
+            can be judged says the opposite.
         because: Why, in a sentence.
         judged: What it rests on.
         suspect: Pipelines among them whose gradients are suspect.
@@ -134,7 +134,7 @@ def _verdict(holds: Sequence[bool | None]) -> tuple[Verdict, str]:
         return "supported", f"{counts}."
     if 2 * no > total and yes <= exceptions:
         return "contradicted", f"{counts}."
-    return "undecided", f"{counts}: {'it depends on the pipeline' if yes and no else 'too little can be told apart'}."
+    return "undecided", f"{counts}: {'it depends on the pipeline' if yes and no else 'too little is beyond chance'}."
 
 
 def meets(*wanted: Literal["higher", "lower", "not lower"]) -> Judge:

@@ -1,4 +1,4 @@
-"""Two pipelines on the same test examples: what one gets right and the other does not."""
+"""Two pipelines on the same test examples: what one classifies correctly and the other does not."""
 
 from __future__ import annotations
 
@@ -97,8 +97,8 @@ class SeedPair(NamedTuple):
     Attributes:
         names: Names of the two cells.
         difference: First minus second.
-        lost: Examples that only the second gets right.
-        gained: Examples that only the first gets right.
+        lost: Examples that only the second classifies correctly.
+        gained: Examples that only the first classifies correctly.
         p: Two-sided exact probability of so uneven a split, were there no difference.
     """
 

@@ -29,7 +29,7 @@ _TRAININGS = {"none": "post-training", "plain": "plain training", "adversarial":
 
 @dataclass(frozen=True)
 class Pipeline:
-    """One point of the grid, whatever the seed.
+    """One point of the grid, over all seeds.
 
     Args:
         coordinates: Coordinates by axis, without the seed.
@@ -157,7 +157,7 @@ class Results:
 
     Args:
         name: Name of the study.
-        cells: All, whatever their state.
+        cells: Cells in any state.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""One command at work in a run directory: from the claim on the directory to its end, whatever that is."""
+"""One command at work in a run directory: from its lock on the directory to its end."""
 
 from __future__ import annotations
 

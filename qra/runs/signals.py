@@ -111,7 +111,7 @@ class Stoppable:
     def _prepare(self, number: int) -> None:
         if self._line is None:
             self._line = f"stopped by {signal.Signals(number).name}"
-            with suppress(Exception):  # whatever state the program is in, it ends
+            with suppress(Exception):  # in any state of the program, it ends
                 self._line = self._tell(signal.Signals(number))
 
     def _print(self) -> None:

@@ -38,7 +38,7 @@ _POLL = 0.1
 
 @dataclass(frozen=True)
 class Task:
-    """All that is needed to run a cell, on whatever machine.
+    """All that is needed to run a cell, on any machine.
 
     Args:
         study: Name of the study.
@@ -46,7 +46,7 @@ class Task:
         definition: What defines it.
         threads: Threads of its processes.
         root: Directory that all paths are relative to.
-        anew: Whether to throw away what an earlier version of it, or a failure, has left.
+        redo: Whether to throw away what an earlier version of it, or a failure, has left.
     """
 
     study: str
@@ -54,7 +54,7 @@ class Task:
     definition: Mapping[str, Any]
     threads: int
     root: str
-    anew: bool = False
+    redo: bool = False
 
     @property
     def directory(self) -> Path:
@@ -131,9 +131,9 @@ def run_cell(task: Task, stopped: Callable[[], bool] = lambda: False) -> State:
         before = state(task)
         if before.name == "done":
             return before
-        if before.name == "changed" and not task.anew:
+        if before.name == "changed" and not task.redo:
             raise ValueError(f"{task.cell.directory}: {before.reason}")
-        if before.name == "changed" or (task.anew and before.name == "failed") or _is_of_another_version(task):
+        if before.name == "changed" or (task.redo and before.name == "failed") or _is_of_another_version(task):
             _clear(task)
         try:
             return _run_commands(task, lock, stopped)

@@ -84,13 +84,13 @@ def _print_status(work: Mapping[str, Task], found: Mapping[str, State]) -> None:
     estimate = Estimate()
     width = max(map(len, work))
     for name, place in found.items():
-        told = "  ".join(filter(None, (times(place), place.reason)))
-        line = f"{place.name:8} {name:{width}}  {told}".rstrip()
+        news = "  ".join(filter(None, (times(place), place.reason)))
+        line = f"{place.name:8} {name:{width}}  {news}".rstrip()
         console.print(line, markup=False, highlight=False, soft_wrap=True)
         if place.name == "done":
             estimate.measured(work[name].cell.stage, place)
     console.print(_summary(Counter(place.name for place in found.values())), markup=False, highlight=False)
     left = estimate.total([task.cell for name, task in work.items() if found[name].name != "done"])
     if left:
-        told = f"about {duration(left)} left for one cell at a time, from the mean time of each stage's cells"
-        console.print(told, highlight=False)
+        news = f"about {duration(left)} left for one cell at a time, from the mean time of each stage's cells"
+        console.print(news, highlight=False)

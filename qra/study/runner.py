@@ -28,17 +28,17 @@ class Workers(Protocol):
         """Run a cell as soon as there is room."""
 
 
-def tasks(study: Study, cells: Sequence[Cell], anew: bool = False) -> dict[str, Task]:
+def tasks(study: Study, cells: Sequence[Cell], redo: bool = False) -> dict[str, Task]:
     """The tasks of cells, by name.
 
     Args:
         study: The study.
         cells: All its cells.
-        anew: Whether to throw away what an earlier version of a cell, or a failure, has left.
+        redo: Whether to throw away what an earlier version of a cell, or a failure, has left.
     """
     definitions = define(cells)
     root = os.getcwd()
-    return {c.name: Task(study.name, c, definitions[c.name], study.threads, root, anew) for c in cells}
+    return {c.name: Task(study.name, c, definitions[c.name], study.threads, root, redo) for c in cells}
 
 
 def states(work: Mapping[str, Task]) -> dict[str, State]:
@@ -114,7 +114,7 @@ def run(work: Mapping[str, Task], workers: Workers, console: Console) -> dict[st
         ValueError: If a directory is of another version of the study; nothing is run then.
     """
     found = {name: state(task) for name, task in work.items()}
-    if not any(task.anew for task in work.values()):
+    if not any(task.redo for task in work.values()):
         check_versions(found, work)
     ended = {name: place for name, place in found.items() if place.name == "done"}
     waiting = [name for name in work if name not in ended]
@@ -195,15 +195,15 @@ class _Report:
         del self._left[name]
         if ended.name == "done":
             self._estimate.measured(task.cell.stage, ended)
-            told = f"done     {name}  {times(ended)}"
+            news = f"done     {name}  {times(ended)}"
         elif ended.name == "failed":
-            told = f"failed   {name}: {ended.reason} (log: {task.cell.directory}/log.txt)"
+            news = f"failed   {name}: {ended.reason} (log: {task.cell.directory}/log.txt)"
         elif ended.name == "stopped":
-            told = f"stopped  {name}: {ended.reason}; the next run goes on from there"
+            news = f"stopped  {name}: {ended.reason}; the next run goes on from there"
         else:
-            told = f"not run  {name}: {ended.reason}"
+            news = f"not run  {name}: {ended.reason}"
         place = f"[{len(self._work) - len(self._left)}/{len(self._work)}]"
-        line = "  ".join(filter(None, (place, told, self._time_left())))
+        line = "  ".join(filter(None, (place, news, self._time_left())))
         self._console.print(line, markup=False, highlight=False, soft_wrap=True)
         self._bar.update(self._task, advance=1, description=self._time_left())
         return ended

@@ -38,9 +38,9 @@ def _in_an_empty_directory(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
-def work(path="tiny.yaml", only=None, anew=False):
+def work(path="tiny.yaml", only=None, redo=False):
     study = load_study(path)
-    found = tasks(study, expand(study), anew)
+    found = tasks(study, expand(study), redo)
     return found if only is None else {name: found[name] for name in only}
 
 
@@ -185,7 +185,7 @@ def test_a_cell_of_another_version_is_refused_with_what_changed(cell):
 @pytest.mark.slow
 def test_a_cell_of_another_version_is_made_anew_on_request(cell):
     tiny.write(**OTHER_VERSION)
-    assert run_cell(only_task(anew=True)).name == "done"
+    assert run_cell(only_task(redo=True)).name == "done"
     assert json.loads((cell / "result.json").read_text())["outcomes"]["pgd2_8"]["n"] == 20
 
 
