@@ -38,7 +38,7 @@ class Robustness:
     """What an evaluation found; ``print`` shows it as a table.
 
     Args:
-        outcomes: By name, ``clean`` first, the worst case over several attacks last. Each has ``accuracy``,
+        outcomes: Results by name, ``clean`` first, the worst case over several attacks last. Each has ``accuracy``,
             ``interval`` (Wilson, 95 %), and ``correct``, whether the network is right about each image, bool (n,).
         signs: Whether gradients look hidden, so that accuracies may be too high.
         about: Network, data and circumstances, ready for JSON.
