@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from qra.describe import describe, digest
+from qra.describe import describe, digest, without_empty
 
 
 def network_id(checkpoint: str | None, scheme: Any, calibration: Any, *further: Any) -> str:
@@ -20,7 +20,7 @@ def network_id(checkpoint: str | None, scheme: Any, calibration: Any, *further: 
         calibration: What quantization after training depended on, ready for JSON; None if there was none.
         further: What else the network follows from, ready for JSON, such as its architecture or :func:`contents_hash`.
     """
-    return digest([checkpoint, scheme, calibration, *further])
+    return digest(without_empty([checkpoint, scheme, calibration, *further]))
 
 
 def contents_hash(network: nn.Module) -> str:

@@ -121,9 +121,13 @@ def test_a_kill_between_the_two_files_loses_nothing(tmp_path, monkeypatch, end, 
     assert set(again["outcomes"]) == {"pgd", "square", "worst_8"}
 
 
-def test_a_result_of_schema_1_is_gone_on_with(tmp_path):
+@pytest.mark.parametrize(
+    ("before", "now"), [(None, None), ({"bits": 4}, {"bits": 4, "overrides": {}, "allow_float": []})], ids=str
+)
+def test_a_result_of_schema_1_is_gone_on_with(before, now, tmp_path):
     old = {
-        "schema": 1, "data": {"sha256": "d"}, "checkpoint": {"sha256": "c"}, "scheme": None, "command": ["qra", "test"],
+        "schema": 1, "data": {"sha256": "d"}, "checkpoint": {"sha256": "c"}, "scheme": before,
+        "command": ["qra", "test"],
         "outcomes": {
             "clean": {"accuracy": 1.0, "n": 2, "eps": 0.0},
             "pgd20_8": {"accuracy": 0.5, "n": 2, "eps": 8 / 255, "accuracy_as_bytes": 1.0,
@@ -136,7 +140,7 @@ def test_a_result_of_schema_1_is_gone_on_with(tmp_path):
     arrays = {f"{name}.{key}": value for name, found in correct.items()
               for key, value in (("indices", np.arange(2)), ("correct", np.array(found)))}  # fmt: skip
     np.savez(tmp_path / "correct.npz", **arrays)
-    result, _, said = gathered_by(tmp_path, attack("square", [0, 1], gradient=""), scheme=None)
+    result, _, said = gathered_by(tmp_path, attack("square", [0, 1], gradient=""), scheme=now)
     assert said == ""
     assert accuracies(result)["worst_8"] == 0
     found = result["outcomes"]
