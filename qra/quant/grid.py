@@ -47,9 +47,15 @@ class Grid(NamedTuple):
         assert self.levels.step == 1
         steps = x / self.scale if self.per_unit is None else x * self.per_unit
         low, high = self.ends
-        if isinstance(self.zero_point, Tensor):
-            return steps.round().maximum(low - self.zero_point).minimum(high - self.zero_point) + self.zero_point
-        return steps.clamp(low - self.zero_point, high - self.zero_point).round() + self.zero_point
+        if not self._is_moved:
+            return steps.clamp_(low, high).round_()
+        zero = torch.as_tensor(self.zero_point, dtype=steps.dtype, device=steps.device)
+        return steps.round_().maximum(low - zero).minimum(high - zero) + zero
+
+    @property
+    def _is_moved(self) -> bool:
+        """Whether zero has another code than 0."""
+        return isinstance(self.zero_point, Tensor) or self.zero_point != 0
 
     def dequantize(self, codes: Tensor) -> Tensor:
         """The values that codes stand for, in the dtype of the scale.
