@@ -26,8 +26,8 @@ ORIGIN = (
 )
 """What must be known to compare indicators with those of the literature."""
 _STRONGER = {
-    "more_steps": "more steps", "more_restarts": "more starts", "other_loss": "another loss", "square": "Square",
-    "transfer": "transfer",
+    "more_steps": "more steps", "more_restarts": "more starts", "apgd": "APGD", "scaled_logits": "scaled logits",
+    "other_loss": "another loss", "square": "Square", "transfer": "transfer",
 }  # fmt: skip
 """Indicators whose value is an overstatement of robust accuracy, in words."""
 
@@ -297,6 +297,8 @@ def _about_strength(found: Mapping[str, Tensor], settings: MaskingSettings) -> l
     return [
         broken("more_steps", "pgd", "more_steps", 0.005, f"PGD with {5 * settings.steps} steps"),
         broken("more_restarts", "pgd", "more_restarts", 0.005, f"PGD with {settings.restarts} more starts"),
+        broken("apgd", "pgd", "apgd", 0.005, f"APGD with {2 * settings.steps} steps"),
+        broken("scaled_logits", "pgd", "scaled_logits", 0.005, "PGD on logits that are scaled down"),
         broken("other_loss", "pgd", "other_loss", 0.05, "PGD on the margin instead of the cross-entropy"),
         broken("square", "white_box", "square", 0.002, f"Square ({settings.queries} queries, no gradients), {white},"),
         broken("transfer", "white_box", "transfer", 0.002, f"transfer from the surrogate, {white},"),

@@ -11,7 +11,7 @@ from qra.attacks import PGD
 from qra.callbacks.masking import table, words
 from qra.evaluation.detection import CONFIDENCE, noticed_from
 from qra.evaluation.indicators import judge
-from qra.evaluation.masking import MaskingSettings, measure
+from qra.evaluation.masking import MaskingSettings, ScaledLogits, measure
 from qra.evaluation.sources import attack_networks
 from qra.evaluation.statistics import wilson_interval
 from qra.quant import PACT, DoReFa, QuantScheme, calibrate, convert
@@ -110,7 +110,7 @@ class Scaled(nn.Module):
 
 def test_saturated_logits_are_found_out(plain):
     found = suspects(report(Scaled(plain, 1e3)))
-    assert "zero_gradients_cross_entropy" in found
+    assert {"zero_gradients_cross_entropy", "scaled_logits"} <= found
     assert "zero_gradients_margin" not in found
 
 
@@ -158,6 +158,15 @@ def test_gradients_that_point_nowhere_are_found_out(plain):
     found = suspects(report(Staircase(plain), surrogate=plain))
     assert "transfer" in found
     assert "square" in found
+
+
+def test_logits_are_scaled_to_a_usual_gap_of_one(plain):
+    x = images(20).x
+    sharp = Scaled(plain, 50.0)
+    gaps = sharp(x).detach().topk(2).values.diff(dim=1).abs().flatten()
+    softer = ScaledLogits(sharp, gaps)(x).detach().topk(2).values.diff(dim=1).abs()
+    assert softer.mean() == pytest.approx(1, rel=1e-4)
+    assert torch.equal(ScaledLogits(plain, gaps * 0)(x), plain(x))
 
 
 def test_few_examples_raise_no_false_alarm(robust):
