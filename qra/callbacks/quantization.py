@@ -15,7 +15,7 @@ from qra.data import data_of
 from qra.evaluation.quantization_figures import site_histograms
 from qra.modules import ImageClassifier
 from qra.quant import Cost, QuantScheme, cost
-from qra.quant.cost import label
+from qra.quant.cost import LayerCost, label
 from qra.quant.network import fake_quantizers
 from qra.quant.scheme import OFF
 from qra.quant.statistics import SiteStatistics, activation_statistics, weight_statistics
@@ -51,12 +51,21 @@ def cost_table(scheme: QuantScheme, found: Cost) -> Table:
     fewer = OFF * OFF * found.multiply_adds / found.bit_ops
     table.caption = (
         f"{found.size_in_bits:,} bits of parameters, {smaller:.1f} times less than float; {fewer:.0f} times fewer "
-        "BitOPs (multiply-adds times weight bits times input bits, of one image, whose pixels count 8 bits)"
+        "BitOPs (multiply-adds times weight bits times input bits, of one image, whose pixels count 8 bits; an average "
+        "counts at the bits of what is averaged)"
     )
+    if stored := {(layer.weight_bits, layer.stored_bits) for layer in found.layers if _is_stored_otherwise(layer)}:
+        pairs = ", ".join(f"{bits} bits take {memory}" for bits, memory in sorted(stored))
+        table.caption += f"; in memory, weights of {pairs}, which BitOPs do not count"
     if found.uncounted:
         more = f" and {len(found.uncounted) - 3} more" if len(found.uncounted) > 3 else ""
         table.caption += f"; not counted: {', '.join(found.uncounted[:3])}{more}"
     return table
+
+
+def _is_stored_otherwise(layer: LayerCost) -> bool:
+    """Whether a weight takes other bits in memory than in arithmetic, such as a piecewise linear one."""
+    return layer.stored_bits != layer.weight_bits
 
 
 class QuantizationMonitor(PipelineCallback):

@@ -70,13 +70,15 @@ class ResultWriter(PipelineCallback):
         directory = _directory(trainer)
         content, test = self._about(trainer, pl_module, outcomes, path)
         gathered, said = store.gather(directory, content, outcomes.values(), test)
-        gathered.content["doubt"] = doubt_of(gathered.content).summary()
+        doubt = doubt_of(gathered.content)
+        gathered.content["doubt"] = doubt.summary()
         result = store.write(directory, gathered)
         architecture = (describe(pl_module.network) or {}).get("class_path")
         write_json(directory / "robustbench.json", model_info(result, directory.resolve().name, architecture))
         _to_tensorboard(trainer, outcomes, gathered.measured(), path)
         found = table(gathered.measured())
         found.title = _doubt(result)
+        found.caption = f"gradients: {doubt.words}"
         lines = [*remarks(content), said, f"written to {directory / 'result.json'}"]
         Console().print(found)
         Console().print(*(escape(line) for line in lines if line), sep="\n", soft_wrap=True)

@@ -85,8 +85,9 @@ class Cost(NamedTuple):
 def cost(network: nn.Module, image_shape: Sequence[int]) -> Cost:
     """Count what a network costs.
 
-    Layers are convolutions of any kind, linear and bilinear layers. A value keeps its bits through what only moves it,
-    and through pooling; a sum of two values has 32 until it is quantized.
+    Layers are convolutions of any kind, linear and bilinear layers. A value keeps its bits through what only moves it
+    and, as in the literature, through pooling, though an exact average has more; a sum of two values has 32 until it is
+    quantized.
 
     Args:
         network: Float or quantized. It is run once, on an image of zeros.

@@ -5,8 +5,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from trivial import convolutional, data, trainer
 
 from qra.callbacks import PWLQCalibration, QuantizationMonitor, QuantizationSummary
+from qra.callbacks.quantization import cost_table
 from qra.modules import VanillaTraining
-from qra.quant import PACT, PWLQ, CalibratedUniform, DoReFa, QuantScheme
+from qra.quant import PACT, PWLQ, CalibratedUniform, DoReFa, QuantScheme, convert, cost
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*many workers", "ignore:.*logging interval", "ignore:.*LeafSpec", "ignore:epoch"
@@ -30,7 +31,7 @@ def test_the_summary_tells_bits_and_bit_operations(capsys):
     lines = {line.split()[1]: line.split()[3::2] for line in printed.splitlines() if line.startswith("│")}
     assert lines["0"][:3] == ["8", "8", "108"]
     assert lines["5"][:3] == ["8", "3", "128"]
-    assert f"{8 * 108 + 8 * 128 + 32 * (4 + 4 + 4 + 2):,} bits of parameters" in printed
+    assert f"{8 * 108 + 8 * 128 + 32 * (4 + 4 + 4 + 2):,} bits of parameters" in " ".join(printed.split())
 
 
 def test_the_summary_follows_calibration_and_spares_float_networks(capsys, tmp_path):
@@ -75,3 +76,17 @@ def test_the_monitor_does_not_change_training(tmp_path):
         trainer(callbacks=callbacks, logger=logger, log_every_n_steps=1).fit(trained, data())
         results.append(trained.network.state_dict())
     assert all(torch.equal(value, results[1][name]) for name, value in results[0].items())
+
+
+def test_the_table_says_that_piecewise_linear_weights_take_a_bit_more_in_memory():
+    network, scheme = convolutional(), QuantScheme(PWLQ(), CalibratedUniform(), 3, 5, None)
+    convert(network, scheme)
+    caption = cost_table(scheme, cost(network, (3, 4, 4))).caption
+    assert "in memory, weights of 3 bits take 4, which BitOPs do not count" in caption
+    assert "an average counts at the bits of what is averaged" in caption
+
+
+def test_the_table_is_silent_where_memory_and_arithmetic_agree():
+    network, scheme = convolutional(), QuantScheme()
+    convert(network, scheme)
+    assert "in memory" not in cost_table(scheme, cost(network, (3, 4, 4))).caption
