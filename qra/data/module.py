@@ -19,6 +19,7 @@ from qra.types import Batch
 
 Budget = Literal["epochs", "steps"]
 Part = Literal["train", "test"]
+"""The parts of a data set."""
 
 
 class _Batches(Dataset[Batch]):

@@ -69,7 +69,7 @@ def look(network: nn.Module, search: nn.Module, batch: Batch, outcomes: Iterable
     """Look for signs: one forward and one backward pass.
 
     Args:
-        network: In eval mode.
+        network: The network, in eval mode.
         search: What attacks differentiate.
         batch: Float images in [0, 1], labels and data set indices; the first ones are looked at.
         outcomes: What attacks left; those of L-inf at the largest budgets count.

@@ -1,6 +1,6 @@
 """Quantization: schemes, conversion and calibration of networks, and the pure functions that they are built of."""
 
-from qra.quant.activations import PACT, ActivationQuantizer, CalibratedUniform, LSQActivation
+from qra.quant.activations import PACT, ActivationQuantizer, CalibratedUniform, LSQActivation, State
 from qra.quant.batchnorm import RemainingBN, fold_batch_norm, fold_remain_bn
 from qra.quant.calibrate import calibrate, fold, quantize_after_training, reestimate_batch_norm
 from qra.quant.convert import Site, convert, revert
@@ -35,6 +35,7 @@ from qra.quant.pwlq import (
 )
 from qra.quant.ranges import LeastSquares, MinMax, Percentile, Range, RangeEstimator, RangeSettings, TopK
 from qra.quant.requantize import requantize
+from qra.quant.rounding import at_least_float32
 from qra.quant.scheme import QuantScheme
 from qra.quant.watch import check_run
 from qra.quant.weights import LSQ, PWLQ, SAWB, DoReFa, Uniform, WeightQuantizer
@@ -65,11 +66,13 @@ __all__ = [
     "RangeSettings",
     "RemainingBN",
     "Site",
+    "State",
     "Term",
     "TopK",
     "Uniform",
     "WeightGrid",
     "WeightQuantizer",
+    "at_least_float32",
     "bias_correction",
     "calibrate",
     "check_bit_width",

@@ -32,6 +32,7 @@ __all__ = [
 ]
 
 State = Mapping[str, Tensor | float]
+"""What an activation quantizer was calibrated to or has learned, by name."""
 
 _ADVICE = (
     "write grid(self, bit_width, state, dtype), which returns qra.quant.Grid(scale, range(LOWEST, HIGHEST + 1)), in "

@@ -11,6 +11,7 @@ from qra.quant.grid import WeightGrid, most_exact, one_grid
 from qra.quant.rounding import at_least_float32, check_bit_width, straight_through
 
 DoReFaGradient = Literal["through_tanh", "identity"]
+"""How the gradient passes DoReFa's tanh: through it, by definition, or as the identity."""
 
 
 def dorefa_weight(

@@ -113,7 +113,7 @@ class Flow:
         Args:
             name: Name of the module in whose forward pass it is called.
             call: Name of the function.
-            sources: Of its arguments, None for those that are no tensors.
+            sources: Sources of its arguments, None for those that are no tensors.
         """
         by_weights = any(source is not None and source.kind == "constant" for source in sources)
         if call in _LAYER_CALLS or call in _MULTIPLYING_CALLS:

@@ -22,7 +22,7 @@ class Gap(NamedTuple):
     """Something that would stay float.
 
     Attributes:
-        name: Of the module.
+        name: Name of the module.
         reason: What is float there.
     """
 
@@ -44,7 +44,7 @@ def find_gaps(network: nn.Module, scheme: QuantScheme, sites: Mapping[str, str],
 
     Args:
         network: Float or quantized.
-        scheme: Its scheme.
+        scheme: Quantization scheme of the network.
         sites: The kind of each module that is quantized, by name.
         flow: What a forward pass does; None where that is not known.
     """

@@ -20,7 +20,7 @@ def check_run(network: nn.Module, scheme: QuantScheme, x: Tensor) -> None:
 
     Args:
         network: Converted; one that can be traced was looked at then.
-        scheme: Its scheme.
+        scheme: Quantization scheme of the network.
         x: Images in [0, 1], (N, C, H, W).
 
     Raises:
