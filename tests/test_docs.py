@@ -27,7 +27,8 @@ PLACEHOLDERS = r"\b(?:[A-Z][A-Z_]*|<class>|\*)"
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
-def test_each_example_of_a_page_has_the_result_it_shows(name):
+def test_each_example_of_a_page_has_the_result_it_shows(name, monkeypatch):
+    monkeypatch.chdir(ROOT)
     torch.manual_seed(0)
     failed, tried = doctest.testfile(str(DOCS / name), module_relative=False)
     assert tried
