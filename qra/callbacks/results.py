@@ -129,7 +129,7 @@ def table(outcomes: Sequence[Measured]) -> Table:
 def _outcomes(trainer: Trainer) -> dict[str, Outcome]:
     measured = callbacks_of(trainer, Measurement)
     found = {name: outcome for measurement in measured for name, outcome in measurement.outcomes.items()}
-    return {name: found[name] for name in sorted(found, key=lambda name: name != "clean")}
+    return {name: found[name] for name in sorted(found, key=lambda name: found[name].role != "clean")}
 
 
 def _records(trainer: Trainer) -> dict[str, Any]:
