@@ -161,7 +161,6 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "torchvision convnext_tiny": {"stochastic_depth_prob": 0.0},
     "torchvision vgg11_bn": {"dropout": 0.0},
     "torchvision vit_b_16": {"image_size": 32},
-    "torchvision swin_t": {"stochastic_depth_prob": 0.0},
 }
 """Without noise 20 steps tell whether training works."""
 
