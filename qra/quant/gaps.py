@@ -23,7 +23,7 @@ class Gap(NamedTuple):
 
     Attributes:
         name: Name of the module.
-        reason: What is float there.
+        reason: Words that tell what is float there.
     """
 
     name: str
@@ -44,9 +44,9 @@ def find_gaps(network: nn.Module, scheme: QuantScheme, sites: Mapping[str, str],
 
     Args:
         network: Float or quantized.
-        scheme: Quantization scheme of the network.
-        sites: The kind of each module that is quantized, by name.
-        flow: What a forward pass does; None where that is not known.
+        scheme: Scheme that the network is, or is to be, quantized by.
+        sites: Kind of each module that is quantized, by name.
+        flow: Flow of values through a forward pass; None where that is not known.
     """
     gaps: list[Gap] = []
     if scheme.weight_bit_width != OFF:

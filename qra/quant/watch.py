@@ -19,8 +19,8 @@ def check_run(network: nn.Module, scheme: QuantScheme, x: Tensor) -> None:
     """Refuse what stays float in a converted network that cannot be traced, by what one run of it shows.
 
     Args:
-        network: Converted; one that can be traced was looked at then.
-        scheme: Quantization scheme of the network.
+        network: Converted network; one that can be traced was looked at then.
+        scheme: Scheme that it was converted by.
         x: Images in [0, 1], (N, C, H, W).
 
     Raises:
