@@ -21,7 +21,6 @@ def test_the_table_tells_what_runs(network, scheme):
 
 def test_most_networks_can_be_trained_through_quantization():
     assert TABLE.keys() >= FAST
-    assert {network for network, _ in TABLE} == set(zoo.NETWORKS)
     learned = {cell: said for cell, said in TABLE.items() if cell[1] in ("PACT", "LSQ", "LSQ+")}
     assert len({network for (network, _), said in learned.items() if said.runs}) >= 12
     for network in ("torchvision resnet18", "CIFAR ResNet20, functional ReLU", "CIFAR ResNet20, shared ReLU"):
