@@ -124,7 +124,7 @@ class ScaledLogits(nn.Module):
 
     Args:
         network: Returns logits.
-        gaps: Difference of the largest logit and the second, (N,); a mean below 1 changes nothing.
+        gaps: Differences of the largest logit and the second, (N,); a mean below 1 changes nothing.
     """
 
     def __init__(self, network: nn.Module, gaps: Tensor) -> None:
