@@ -31,7 +31,8 @@ def test_the_summary_tells_bits_and_bit_operations(capsys):
     lines = {line.split()[1]: line.split()[3::2] for line in printed.splitlines() if line.startswith("│")}
     assert lines["0"][:3] == ["8", "8", "108"]
     assert lines["5"][:3] == ["8", "3", "128"]
-    assert f"{8 * 108 + 8 * 128 + 32 * (4 + 4 + 4 + 2):,} bits of parameters" in " ".join(printed.split())
+    values = (4 + 4 + 4 + 2) + 2 + 1  # biases and normalization, scales of weights, the clip level
+    assert f"{8 * 108 + 8 * 128 + 32 * values:,} bits of parameters" in " ".join(printed.split())
 
 
 def test_the_summary_follows_calibration_and_spares_float_networks(capsys, tmp_path):
