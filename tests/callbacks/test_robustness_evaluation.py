@@ -17,7 +17,8 @@ def test_the_curve_is_pgd_20_in_steps_of_a_quarter_of_each_budget():
     assert [round(255 * eps, 1) for eps in CURVE] == [0, 0.5, 1, 2, 4, 8, 16, 32]
 
 
-def test_what_is_run_is_what_is_said():
+def test_what_is_run_is_what_is_said(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     evaluation = RobustnessEvaluation(eps=(8 / 255,), steps=7, restarts=2, seed=3, n=8)
     trainer(callbacks=[evaluation], inference_mode=False).test(
         VanillaTraining(linear(), val_attack=None), data(), verbose=False

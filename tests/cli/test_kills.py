@@ -177,12 +177,12 @@ def tests_left_alone(tmp_path_factory, float_run):
 def test_autoattack_goes_on_from_its_chunks_to_the_same_outcomes(float_run, tests_left_alone, number, temporary):
     command = ["test", "--ckpt_path", float_run / "best.ckpt", *AUTOATTACK, "--run", "run"]
     process = start(command, TMPDIR=str(temporary))
-    wait_for("run/autoattack_*/chunk-00001.npz", process)
+    wait_for("run/chunks/autoattack_*/chunk-00001.npz", process)
     time.sleep(random.random() / 3)
     kill(process, number)
     nothing_is_torn("run")
     assert not Path("run/result.json").exists()
-    done = {path: path.stat().st_mtime_ns for path in Path("run").glob("autoattack_*/chunk-*.npz")}
+    done = {path: path.stat().st_mtime_ns for path in Path("run").glob("chunks/autoattack_*/chunk-*.npz")}
     run_whole(command, TMPDIR=str(temporary))
     assert {path: path.stat().st_mtime_ns for path in done} == done, "a finished chunk was run again"
     assert figures("run") == tests_left_alone["autoattack"]
@@ -298,7 +298,7 @@ def test_a_full_disk_ends_autoattack_in_one_line_and_costs_a_chunk(float_run, te
     disk = mounted()
     command = ["test", "--ckpt_path", float_run / "best.ckpt", *AUTOATTACK, "--run", disk / "run"]
     process = start(command)
-    while not list(disk.glob("run/autoattack_*/chunk-00001.npz")):
+    while not list(disk.glob("run/chunks/autoattack_*/chunk-00001.npz")):
         assert process.poll() is None, process.communicate()[0]
         time.sleep(0.005)
     fill(disk / "filler")

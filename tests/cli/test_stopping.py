@@ -113,10 +113,11 @@ def test_a_calibration_at_the_start_of_test_is_stopped(whole):
 
 
 def test_autoattack_that_is_stopped_keeps_its_chunks_and_goes_on_from_them(whole):
-    chunk = Path("run/autoattack_0.1/chunk-00000.npz")
+    def chunks():
+        return list(Path("run").glob("chunks/autoattack_0.1-*/chunk-00000.npz"))
 
     def stop():
-        while not chunk.exists():
+        while not chunks():
             time.sleep(0.01)
         time.sleep(0.2)
         os.kill(os.getpid(), signal.SIGTERM)
@@ -126,7 +127,7 @@ def test_autoattack_that_is_stopped_keeps_its_chunks_and_goes_on_from_them(whole
     assert code == 143, output
     place, command = last_line(output)
     assert place == "stopped by SIGTERM during test"
-    assert chunk.exists()
+    assert chunks()
     assert not Path("run/result.json").exists()
     assert command[-2:] == ["--run", "run"]
 
