@@ -77,9 +77,10 @@ class ResultWriter(PipelineCallback):
         write_json(directory / "robustbench.json", model_info(result, directory.resolve().name, architecture))
         _to_tensorboard(trainer, outcomes, gathered.measured(), path)
         found = table(gathered.measured())
-        found.title = _doubt(result)
         found.caption = f"gradients: {doubt.words}"
         lines = [*remarks(content), said, f"written to {directory / 'result.json'}"]
+        if first := _doubt(result):
+            Console().print(escape(first), style="bold", soft_wrap=True)
         Console().print(found)
         Console().print(*(escape(line) for line in lines if line), sep="\n", soft_wrap=True)
 

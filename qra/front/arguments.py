@@ -103,10 +103,11 @@ def _is_config_name(word: str) -> bool:
 
 
 def _wholes_first(options: Iterable[Option]) -> list[Option]:
-    """Options in their order, but each that sets a whole subtree before those that set a part of it."""
+    """Options in their order, but each config of a subtree before those that set a part of it."""
     ordered: list[Option] = []
     for option in options:
-        parts = (place for place, other in enumerate(ordered) if other.name.startswith(f"{option.name}."))
+        whole = f"{option.name}." if is_config(option.value) else None
+        parts = (place for place, other in enumerate(ordered) if whole and other.name.startswith(whole))
         ordered.insert(next(parts, len(ordered)), option)
     return ordered
 

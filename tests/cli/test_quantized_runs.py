@@ -181,7 +181,7 @@ def test_a_checkpoint_of_other_bits_is_refused(quantized_run):
         ([f"{SCHEME}.act_bit_width", 1], "act_bit_width: bit width 1"),
         ([f"{SCHEME}.weight_bit_width", 33], "weight_bit_width: bit width 33"),
         ([f"{SCHEME}.activation", "qra.quant.PWLQ"], "PWLQ"),
-        ([f"{SCHEME}.activation.alpha", 0], "alpha is 0.0, but must be finite and above 0"),
+        ([f"{SCHEME}.activation.alpha", 0], "alpha is 0.0: it must be above 0 and finite"),
         ([f"{SCHEME}.activation.alpha", ".nan"], "alpha is nan"),
         ([SCHEME, "configs/quant/none.yaml"], "there is no config file configs/quant/none.yaml"),
         (

@@ -17,7 +17,7 @@ FIT = [*TINY_FIT, "--trainer.max_epochs", "4", "--model.init_args.val_attack.ste
 pytestmark = pytest.mark.filterwarnings("ignore:epoch", "ignore:You're resuming")
 
 
-@pytest.mark.parametrize("name", ["float-plain", "float-at"])
+@pytest.mark.parametrize("name", ["float-plain", pytest.param("float-at", marks=pytest.mark.slow)])
 def test_a_crashed_run_resumes_to_the_same_weights(name):
     crash = ["--trainer.callbacks+", "crash.CrashAfter", "--trainer.callbacks.epochs", "2"]
     crashed("fit", *pipeline(name), *FIT, *crash, "--run", "crashed")

@@ -31,7 +31,14 @@ QUICK = {
 }
 
 
-@pytest.mark.parametrize("name", [name for name in PIPELINES if not name.startswith("ptq")])
+LONG = ("qat-at", "qat-transfer")
+
+
+def marked(names):
+    return [pytest.param(name, marks=pytest.mark.slow) if name in LONG else name for name in names]
+
+
+@pytest.mark.parametrize("name", marked(name for name in PIPELINES if not name.startswith("ptq")))
 def test_every_pipeline_trains_and_is_tested(name):
     extra = ["--trainer.max_epochs", 1, "--model.init_args.val_attack.steps", 1]
     extra += teacher() if name.endswith("transfer") else []
@@ -165,7 +172,7 @@ def test_compare_sets_runs_side_by_side(plain_run):
     qra("test", "--ckpt_path", f"{run}/best.ckpt")
     output, code = qra("compare", run, f"{run}/result.json")
     assert code == 0
-    assert "pgd2_8" in output
+    assert "PGD-2, eps 8/255" in output
 
 
 def test_a_foreign_network_is_trained_and_loaded_again():

@@ -89,6 +89,7 @@ def test_a_finished_student_is_tested_without_its_teacher(tiny_teacher):
     assert json.loads(Path("runs/qat-transfer/result.json").read_text())["outcomes"]["clean"]["n"] == 40
 
 
+@pytest.mark.slow
 def test_a_crashed_transfer_resumes_to_the_same_weights(tiny_teacher):
     crash = ["--trainer.callbacks+", "crash.CrashAfter", "--trainer.callbacks.epochs", 2]
     fit = ["fit", *pipeline("qat-transfer"), *FIT, *teacher(tiny_teacher), STEPS, 1, "--trainer.max_epochs", 4]

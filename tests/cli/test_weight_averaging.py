@@ -73,7 +73,7 @@ def test_the_weights_tested_at_the_end_are_the_averaged_ones():
     autoattack += ["--trainer.callbacks.attack.steps", "2", "--trainer.callbacks.attack.queries", "5"]
     output, code = qra("fit", *pipeline("float-at"), *FIT, *autoattack, *to("run"))
     assert code == 0, output
-    output, code = qra("test", "--ckpt_path", "run/best.ckpt", *autoattack, *to("again"))
+    output, code = qra("test", "--ckpt_path", "run/best.ckpt", *to("again"))
     assert code == 0, output
     found = [json.loads(Path(run, "result.json").read_text())["outcomes"]["autoattack_8"] for run in ("run", "again")]
     assert found[0] == found[1]

@@ -93,6 +93,7 @@ def test_a_run_is_made_tested_and_tested_again_from_another_directory(qra, elsew
     assert json.loads((elsewhere / "runs/quickstart-plain/result.json").read_text())["untrained"] is False
 
 
+@pytest.mark.slow
 def test_a_study_is_run_and_reported(qra, elsewhere):
     shutil.copy(tiny.NETWORK, elsewhere / "network.yaml")
     options = {**tiny.STUDY["options"], "data": "data/synthetic", "model.network": "network.yaml"}

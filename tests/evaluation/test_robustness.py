@@ -105,7 +105,7 @@ SLOW_PGD = PGD(eps=0.07, step_size=0.005, steps=16, start=ZeroStart(), early_sto
 
 @pytest.mark.parametrize(
     ("attack", "precision"),
-    [(SLOW_PGD, None), (SLOW_PGD, "float32"), (SLOW_PGD, "bfloat16"), (APGD(0.07, steps=16), None)],
+    [(SLOW_PGD, None), (SLOW_PGD, "float32"), (SLOW_PGD, "bfloat16"), (APGD(0.075, steps=16), None)],
 )
 def test_an_example_that_only_the_copy_gets_wrong_is_attacked_on(attack, precision):
     target = Hasty(precision)
