@@ -8,7 +8,7 @@ import json
 import os
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -35,15 +35,13 @@ def replacing(path: str | Path) -> Iterator[IO[bytes]]:
     path = Path(path)
     try:
         _remove_stale(path)
-        with _partial(path) as file:
-            try:
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
-                os.replace(file.name, path)
-            except BaseException:
-                Path(file.name).unlink(missing_ok=True)
-                raise
+        with ExitStack() as undone, _partial(path) as file:
+            undone.callback(Path(file.name).unlink, missing_ok=True)
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+            os.replace(file.name, path)
+            undone.pop_all()
         _sync(path.parent)
     except OSError as reason:
         if reason.filename is not None:

@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 import torchvision
-from nets import SCHEMES, images, quantized, small_resnet
+from nets import SCHEMES, Inner, images, quantized, small_resnet
 from torch import nn
 from torch.nn import functional as F
 
@@ -178,15 +178,6 @@ class Functional(nn.Module):
 
     def forward(self, x):
         return self.head(self.inner(self.block(x)).mean((2, 3)))
-
-
-class Inner(nn.Module):
-    def __init__(self, call):
-        super().__init__()
-        self.call = call
-
-    def forward(self, x):
-        return self.call(x)
 
 
 def test_a_functional_relu_does_not_matter_to_weights():

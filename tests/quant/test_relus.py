@@ -6,7 +6,7 @@ import logging
 import pytest
 import torch
 import torchvision
-from nets import images
+from nets import Inner, images
 from torch import nn
 from torch.nn import functional as F
 
@@ -27,15 +27,6 @@ from qra.quant import (
 from qra.quant.relus import join_relus, split_relus
 
 AT_RELUS = QuantScheme(act_bit_width=4, weight_bit_width=32)
-
-
-class Inner(nn.Module):
-    def __init__(self, call):
-        super().__init__()
-        self.call = call
-
-    def forward(self, x):
-        return self.call(x)
 
 
 class Functional(nn.Module):
