@@ -1,0 +1,73 @@
+"""``qra.quantize`` gives a quantized copy, of images in any of the usual forms."""
+
+import pytest
+import torch
+from torch import nn
+
+import qra
+from qra.models import resnet20
+from qra.quant import PACT, PWLQ, CalibratedUniform, QuantScheme, quantize_after_training
+
+
+@pytest.fixture
+def network():
+    torch.manual_seed(0)
+    return resnet20().eval()
+
+
+BYTES = torch.randint(0, 256, (8, 3, 32, 32), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+IMAGES = BYTES / 255
+
+
+def test_bits_stand_for_pwlq_after_training(network):
+    quantized = qra.quantize(network, "W4A8", IMAGES)
+    quantize_after_training(network, QuantScheme(PWLQ(), CalibratedUniform(), 4, 8, None), IMAGES.split(4))
+    assert torch.equal(quantized(IMAGES), network(IMAGES))
+
+
+def test_the_network_stays_as_it_is(network):
+    before = network.train()(IMAGES).detach(), dict(network.named_modules()).keys()
+    network.eval()
+    state = {name: value.clone() for name, value in network.state_dict().items()}
+    qra.quantize(network, "W4A8", IMAGES)
+    assert dict(network.named_modules()).keys() == before[1]
+    assert all(torch.equal(value, state[name]) for name, value in network.state_dict().items())
+
+
+@pytest.mark.parametrize("calibration", [BYTES, IMAGES.double(), IMAGES.split(4)], ids=["bytes", "double", "batches"])
+def test_calibration_is_read_in_its_usual_forms(network, calibration):
+    quantized = qra.quantize(network, "W4A8", calibration)
+    assert torch.allclose(quantized(IMAGES), qra.quantize(network, "W4A8", IMAGES)(IMAGES), atol=1e-5)
+
+
+def test_a_scheme_that_learns_gives_the_start_of_a_training(network):
+    scheme = QuantScheme(activation=PACT(percentile=99.9))
+    alpha = qra.quantize(network, scheme, IMAGES).relu1.alpha
+    assert alpha.requires_grad
+    assert 0 < alpha.item() < scheme.activation.alpha
+
+
+@pytest.mark.parametrize(
+    ("scheme", "calibration", "said"),
+    [
+        ("W4A8", IMAGES[:0], "holds no images"),
+        ("W4A8", IMAGES * 255, "divide bytes by 255"),
+        ("W4A8", IMAGES[0], "is needed"),
+        ("4 bits", IMAGES, "is no bit width"),
+        ("W9A8", IMAGES, "weight_bit_width"),
+    ],
+)
+def test_what_does_not_fit_is_refused(network, scheme, calibration, said):
+    with pytest.raises(ValueError, match=said):
+        qra.quantize(network, scheme, calibration)
+
+
+def test_a_quantized_network_is_refused(network):
+    quantized = qra.quantize(network, "W4A8", IMAGES)
+    with pytest.raises(ValueError, match="quantized already"):
+        qra.quantize(quantized, "W4A8", IMAGES)
+
+
+def test_a_network_without_layers_is_refused():
+    with pytest.raises(ValueError, match=r"no nn\.Conv2d"):
+        qra.quantize(nn.Flatten(), "W4", IMAGES)
