@@ -58,7 +58,7 @@ def _scheme(text: str) -> QuantScheme:
 
 
 def _batches(calibration: Tensor | Iterable[Tensor]) -> Iterable[Tensor]:
-    return calibration.split(_BATCH) if isinstance(calibration, Tensor) else calibration
+    return torch.split(calibration, _BATCH) if isinstance(calibration, Tensor) else calibration
 
 
 def _pixels(x: Tensor) -> Tensor:
