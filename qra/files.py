@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import stat
 import zipfile
@@ -10,7 +11,7 @@ import zlib
 from contextlib import ExitStack
 from io import BufferedReader
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -147,19 +148,54 @@ _DAMAGED = (
 
 def _array(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> NDArray[Any]:
     with archive.open(entry) as member:
-        version = np.lib.format.read_magic(member)
-        read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-        if version not in read_header:
-            raise ValueError(f"{entry.filename} is of format {version}")
-        shape, _, dtype = read_header[version](member)
-        claimed = dtype.itemsize
-        for length in shape:
-            claimed *= length
-        if min((0, *shape)) < 0 or claimed > entry.file_size:
-            raise ValueError(f"{entry.filename} claims {claimed} bytes, but holds {entry.file_size}")
+        _header(member, entry.filename, entry.file_size)
     with archive.open(entry) as member:
         array: NDArray[Any] = np.lib.format.read_array(member, allow_pickle=False)
         return array
+
+
+def _header(member: IO[bytes], name: str, size: int) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Shape, whether columns come first, and type of an ``.npy`` file of ``size`` bytes."""
+    version = np.lib.format.read_magic(member)
+    read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    if version not in read_header:
+        raise ValueError(f"{name} is of format {version}")
+    shape, columns_first, dtype = read_header[version](member)
+    claimed = dtype.itemsize * math.prod(shape)
+    if min((0, *shape)) < 0 or claimed > size:
+        raise ValueError(f"{name} claims {claimed} bytes, but holds {size}")
+    return shape, columns_first, dtype
+
+
+def read_npy(path: str | Path, limit: int = ARRAY_LIMIT, part: int = 0, parts: int = 1) -> NDArray[Any]:
+    """Read an ``.npy`` file, or one of equal parts of its rows; nothing else of it is read.
+
+    Args:
+        path: The file.
+        limit: Largest size of what is read, in bytes.
+        part: Number of the part, from 0.
+        parts: Number of parts that the rows are cut into, in their order.
+
+    Raises:
+        ValueError: If it is no such file, is cut short, holds Python objects, cannot be cut so, or has more than
+            ``limit`` bytes.
+        OSError: If it cannot be opened.
+    """
+    with open_regular(path, parts * limit) as file:
+        try:
+            shape, columns_first, dtype = _header(file, "it", os.fstat(file.fileno()).st_size)
+            if dtype.hasobject or columns_first or not shape:
+                raise ValueError(f"holds {'Python objects' if dtype.hasobject else 'no rows one after the other'}")
+            if shape[0] % parts:
+                raise ValueError(f"has {shape[0]} rows, which do not make {parts} equal parts")
+            shape = (shape[0] // parts, *shape[1:])
+            file.seek(part * dtype.itemsize * math.prod(shape), os.SEEK_CUR)
+            array = np.fromfile(file, dtype, math.prod(shape))
+            if array.size != math.prod(shape):
+                raise ValueError("is cut short")
+        except _DAMAGED as reason:
+            raise ValueError(f"{path}: is no .npy file that can be read ({' '.join(str(reason).split())})") from None
+    return array.reshape(shape)
 
 
 def plain(text: object) -> str:

@@ -1,3 +1,4 @@
+from qra.data.arrays import ArrayDataModule, CorruptedDataModule, corruptions
 from qra.data.augment import random_crop_flip, to_pixels
 from qra.data.cifar10 import CIFAR10DataModule
 from qra.data.image_folder import ImageFolderDataModule
@@ -7,7 +8,9 @@ from qra.data.synthetic import SyntheticDataModule
 from qra.data.tensors import ImageData, ImageSet, TensorDataModule
 
 __all__ = [
+    "ArrayDataModule",
     "CIFAR10DataModule",
+    "CorruptedDataModule",
     "ImageData",
     "ImageDataModule",
     "ImageFolderDataModule",
@@ -17,6 +20,7 @@ __all__ = [
     "SyntheticDataModule",
     "TensorDataModule",
     "balanced_subset",
+    "corruptions",
     "data_of",
     "nested_subset",
     "random_crop_flip",
