@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
-import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from rich import box
@@ -17,30 +14,13 @@ from rich.console import Console
 from rich.table import Table
 
 from qra import environment, models
-from qra.memory import keep_memory
 from qra.models import ResNet
 from qra.modules import ImageClassifier
+from qra.timing import Timing as Timing
+from qra.timing import alternate as alternate
+from qra.timing import speed_ratio as speed_ratio
+from qra.timing import times_as_long as times_as_long
 from qra.types import Batch
-
-Key = TypeVar("Key")
-
-
-@dataclass
-class Timing:
-    """What a contestant took.
-
-    Attributes:
-        seconds: One entry a round.
-        result: What the last call returned.
-    """
-
-    seconds: list[float]
-    result: Any
-
-    @property
-    def median(self) -> float:
-        """Median of the rounds, in seconds."""
-        return statistics.median(self.seconds)
 
 
 def parser(description: str | None, batch_size: int) -> argparse.ArgumentParser:
@@ -60,31 +40,6 @@ def untrained() -> ResNet:
     return models.resnet20()
 
 
-def alternate(contestants: Mapping[Key, Callable[[], Any]], rounds: int, device: torch.device) -> dict[Key, Timing]:
-    """Time each contestant once a round, in turn, so that a slow spell of the machine meets all of them.
-
-    One round before the counted ones warms up, and compiles where there is something to compile.
-
-    Args:
-        contestants: What to time, by name.
-        rounds: Number of measurements of each.
-        device: Where the contestants work; it is waited for.
-    """
-    keep_memory()  # as the qra command does
-    timings = {name: Timing([], None) for name in contestants}
-    for counted in [False] + [True] * rounds:
-        for name, contestant in contestants.items():
-            start = time.perf_counter()
-            result = contestant()
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
-            seconds = time.perf_counter() - start
-            timings[name].result = result
-            if counted:
-                timings[name].seconds.append(seconds)
-    return timings
-
-
 def optimizer_steps(module: ImageClassifier, batch: Batch, count: int, bfloat16: bool = False) -> Callable[[], None]:
     """The training steps of a module on one batch, ``count`` times, with backward pass and optimizer."""
     vars(module)["log"] = lambda *_, **__: None  # there is no trainer to log to
@@ -100,17 +55,6 @@ def optimizer_steps(module: ImageClassifier, batch: Batch, count: int, bfloat16:
             optimizer.step()
 
     return run
-
-
-def speed_ratio(timing: Timing, base: Timing) -> dict[str, float]:
-    """How many times as fast as ``base``: median, lowest and highest of the ratios within each round."""
-    ratios = [theirs / ours for ours, theirs in zip(timing.seconds, base.seconds, strict=True)]
-    return {"ratio": statistics.median(ratios), "lowest": min(ratios), "highest": max(ratios)}
-
-
-def times_as_long(timing: Timing, base: Timing) -> dict[str, float]:
-    """How many times as long as ``base``: median, lowest and highest of the ratios within each round."""
-    return speed_ratio(base, timing)
 
 
 def report(title: str, rows: Sequence[Mapping[str, Any]], notes: Sequence[str], args: argparse.Namespace) -> None:

@@ -30,6 +30,7 @@ class Stream(IntEnum):
     TILE = 8
     SURROUNDINGS = 11
     CHUNKS = 13
+    BOUNDARY = 17
     START = 0x57A7
 
 

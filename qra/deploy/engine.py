@@ -1,0 +1,277 @@
+"""Deployed models as networks: pixels in, logits out, computed by an inference engine."""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from importlib import import_module, metadata
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from qra.attacks.pixels import LEVELS
+from qra.checks import check_count
+from qra.files import CHECKPOINT_LIMIT, open_regular, plain
+
+OUTPUT = "logits"
+_SLACK = 1e-6  # of pixels outside of [0, 1], by rounding
+
+Arrays = dict[str, NDArray[Any]]
+
+
+class Runtime(ABC):
+    """A model as an engine has loaded it.
+
+    Args:
+        model: Content of an ONNX file.
+        threads: Threads of one run.
+        options: Options of the engine, by its own names.
+
+    Raises:
+        ValueError: If the engine is not installed, or refuses the model or an option.
+    """
+
+    name: ClassVar[str]
+    """Package of the engine."""
+    extra: ClassVar[str]
+    """Extra of this package that installs it."""
+    faithful: ClassVar[Mapping[str, str]]
+    """Options without which the engine decides otherwise than the program that it runs."""
+
+    image_shape: tuple[int, ...]
+    """Shape of the model's input without its batch dimension."""
+    takes_bytes: bool
+    """Whether the input is uint8; else it is float32 in [0, 1]."""
+
+    @abstractmethod
+    def __init__(self, model: bytes, threads: int, options: Mapping[str, str]) -> None: ...
+
+    @abstractmethod
+    def run(self, images: NDArray[Any]) -> Arrays:
+        """All outputs, by name, for images of the model's type, (N, C, H, W)."""
+
+    @abstractmethod
+    def settings(self) -> dict[str, str]:
+        """Every option of the engine as it is in force."""
+
+
+class OnnxRuntime(Runtime):
+    """onnxruntime on the CPU."""
+
+    name = "onnxruntime"
+    extra = "deploy"
+    # the rewriting of QDQ graphs rounds biases to the scale of the accumulator, which moves codes in every layer
+    faithful: ClassVar[Mapping[str, str]] = {"session.disable_quant_qdq": "1"}
+
+    def __init__(self, model: bytes, threads: int, options: Mapping[str, str]) -> None:
+        package = needed(self.name, self.extra)
+        self._options = package.SessionOptions()
+        self._options.intra_op_num_threads = threads
+        self._options.inter_op_num_threads = 1
+        self._options.log_severity_level = 3
+        self._entries = dict(options)
+        for key, value in options.items():
+            self._options.add_session_config_entry(key, value)
+        try:
+            self._session = package.InferenceSession(model, self._options, providers=["CPUExecutionProvider"])
+        except Exception as reason:  # the classes that it raises derive from nothing common
+            raise ValueError(_refusal(self, reason)) from None
+        (taken,) = self._session.get_inputs()
+        self._input, self.image_shape = taken.name, tuple(taken.shape[1:])
+        self.takes_bytes = taken.type == "tensor(uint8)"
+        self._outputs = [output.name for output in self._session.get_outputs()]
+
+    def run(self, images: NDArray[Any]) -> Arrays:
+        return dict(zip(self._outputs, self._session.run(self._outputs, {self._input: images}), strict=True))
+
+    def settings(self) -> dict[str, str]:
+        names = (name for name in dir(self._options) if not name.startswith("_"))
+        values = {name: getattr(self._options, name) for name in names}
+        plain_values = {name: str(value) for name, value in values.items() if not callable(value)}
+        return {**plain_values, **self._entries, "providers": ", ".join(self._session.get_providers())}
+
+
+class OpenVINO(Runtime):
+    """OpenVINO on the CPU."""
+
+    name = "openvino"
+    extra = "openvino"
+    # else what is not quantized is computed in bfloat16 wherever the processor can
+    faithful: ClassVar[Mapping[str, str]] = {"INFERENCE_PRECISION_HINT": "f32"}
+
+    def __init__(self, model: bytes, threads: int, options: Mapping[str, str]) -> None:
+        package = needed(self.name, self.extra)
+        given = {"INFERENCE_NUM_THREADS": str(threads), "NUM_STREAMS": "1", **options}
+        try:
+            read = package.Core().read_model(model)
+            self._compiled = package.Core().compile_model(read, "CPU", given)
+        except Exception as reason:
+            raise ValueError(_refusal(self, reason)) from None
+        taken = self._compiled.input(0)
+        self.image_shape = tuple(dimension.get_length() for dimension in list(taken.get_partial_shape())[1:])
+        self.takes_bytes = taken.get_element_type().to_dtype() == np.uint8
+        self._request = self._compiled.create_infer_request()
+        self._outputs = {output.get_any_name(): output for output in self._compiled.outputs}
+
+    def run(self, images: NDArray[Any]) -> Arrays:
+        found = self._request.infer({0: images}, share_inputs=True)
+        return {name: np.array(found[output]) for name, output in self._outputs.items()}
+
+    def settings(self) -> dict[str, str]:
+        names = (str(name) for name in self._compiled.get_property("SUPPORTED_PROPERTIES"))
+        return {name: str(self._compiled.get_property(name)) for name in names if name != "SUPPORTED_PROPERTIES"}
+
+
+RUNTIMES: Mapping[str, type[Runtime]] = {runtime.name: runtime for runtime in (OnnxRuntime, OpenVINO)}
+
+
+class Engine(nn.Module):
+    """A deployed model run by an engine: a network that attacks without gradients take as it is.
+
+    Images become bytes here, as they do in a device. The options that keep an engine faithful to the program are set;
+    one that undoes them is refused.
+
+    Args:
+        model: The ONNX file, or its content.
+        runtime: Name of the engine: ``onnxruntime`` or ``openvino``.
+        threads: Threads of one run.
+        options: Further options of the engine, by its own names.
+        engine_defaults: Whether the engine runs as it comes, to see what that does to decisions.
+
+    Raises:
+        ValueError: If the engine is unknown or not installed, an option would make it unfaithful, or it refuses the
+            model.
+    """
+
+    def __init__(
+        self,
+        model: str | Path | bytes,
+        runtime: str = "onnxruntime",
+        threads: int = 1,
+        options: Mapping[str, str] | None = None,
+        engine_defaults: bool = False,
+    ) -> None:
+        super().__init__()
+        check_count("threads", threads)
+        kind, options = kind_of(runtime), dict(options or {})
+        if not engine_defaults:
+            options = {**_checked(kind, options), **kind.faithful}
+        content = model if isinstance(model, bytes) else read_model(model)
+        self.threads, self.engine_defaults = threads, engine_defaults
+        self.sha256 = hashlib.sha256(content).hexdigest()
+        try:
+            self.runtime = kind(content, threads, options)
+        except ValueError as reason:
+            raise ValueError(f"{'the model' if isinstance(model, bytes) else model}: {reason}") from None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits, float32 (N, classes), of pixels in [0, 1], (N, C, H, W)."""
+        return self.outputs(x)[OUTPUT]
+
+    @torch.no_grad()
+    def outputs(self, x: Tensor) -> dict[str, Tensor]:
+        """All outputs of the model, by name.
+
+        Args:
+            x: Pixels in [0, 1], (N, C, H, W), which are rounded to bytes.
+
+        Raises:
+            ValueError: If they are of another size than the model's, no floating-point numbers, or leave [0, 1].
+        """
+        if not x.is_floating_point():
+            raise ValueError(f"x is {x.dtype}: an engine takes floating-point pixels in [0, 1] (divide bytes by 255)")
+        if not bool(((x >= -_SLACK) & (x <= 1 + _SLACK)).all()):
+            raise ValueError("x has pixels outside of [0, 1], or that are no numbers")
+        found = self.run((x.detach().cpu() * LEVELS).round().clamp(0, LEVELS).to(torch.uint8).numpy())
+        return {name: torch.from_numpy(array).to(x.device) for name, array in found.items()}
+
+    def run(self, images: NDArray[np.uint8]) -> Arrays:
+        """All outputs of the model, by name, for images as a device receives them.
+
+        Args:
+            images: Bytes, (N, C, H, W).
+
+        Raises:
+            ValueError: If they are no bytes, or of another size than the model's.
+        """
+        if images.dtype != np.uint8:
+            raise ValueError(f"the images are {images.dtype}: the model takes uint8, the bytes of an image")
+        if images.shape[1:] != self.runtime.image_shape:
+            raise ValueError(
+                f"the model takes images of {self.runtime.image_shape}, not of {images.shape[1:]}: export it anew for "
+                "another resolution"
+            )
+        return self.runtime.run(images if self.runtime.takes_bytes else images.astype(np.float32) / np.float32(LEVELS))
+
+    def record(self) -> dict[str, Any]:
+        """What runs and how, ready for JSON."""
+        return {
+            "engine": self.runtime.name,
+            "version": metadata.version(self.runtime.name),
+            "engine_defaults": self.engine_defaults,
+            "threads": self.threads,
+            "model_sha256": self.sha256,
+            "options": self.runtime.settings(),
+        }
+
+
+def needed(package: str, extra: str) -> Any:
+    """Import an optional package.
+
+    Args:
+        package: Name of the package.
+        extra: Extra of this package that installs it.
+
+    Raises:
+        ValueError: If it is not installed, with the command that installs it.
+    """
+    try:
+        return import_module(package)
+    except ImportError:
+        raise ValueError(f"{package} is not installed: pip install 'quantization-robustness[{extra}]'") from None
+
+
+def read_model(path: str | Path) -> bytes:
+    """The content of an ONNX file.
+
+    Raises:
+        ValueError: If there is none, or it is no regular file or too large.
+    """
+    try:
+        with open_regular(path, CHECKPOINT_LIMIT) as file:
+            return file.read(CHECKPOINT_LIMIT)
+    except FileNotFoundError:
+        raise ValueError(f"{path}: there is no such model; qra export writes it") from None
+
+
+def kind_of(name: str) -> type[Runtime]:
+    """The engine of a name.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    if name not in RUNTIMES:
+        raise ValueError(f"there is no engine {name!r}: choose {' or '.join(RUNTIMES)}")
+    return RUNTIMES[name]
+
+
+def _checked(kind: type[Runtime], options: Mapping[str, str]) -> Mapping[str, str]:
+    for name, value in kind.faithful.items():
+        if options.get(name, value) != value:
+            raise ValueError(
+                f"{kind.name}: {name}={options[name]} changes decisions: it has to be {value}; what the engine's own "
+                "defaults do is measured by --engine_defaults true"
+            )
+    return options
+
+
+def _refusal(runtime: Runtime, reason: Exception) -> str:
+    """Why an engine does not load a model, in one line."""
+    said = plain(reason)
+    advice = "; a newer engine, or an export with --pack false, may help" if "opset" in said or "type" in said else ""
+    return f"{runtime.name} {metadata.version(runtime.name)} cannot load it: {said[:200]}{advice}"
