@@ -2,15 +2,14 @@
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qra.deploy.parity import Changes, CodeDifferences, SquareFinding, add_codes, boundary, changes, judge
 from qra.evaluation.statistics import mcnemar, wilson_interval
 
-classes = st.lists(st.integers(0, 3), min_size=1, max_size=40)
 
-
+@settings(max_examples=30, deadline=None)
 @given(st.data())
 def test_decisions_that_differ_are_lost_gained_or_wrong_in_both(data):
     n = data.draw(st.integers(1, 40))
