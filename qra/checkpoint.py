@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import mmap
 import pickle
 import re
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 
 from qra import rebuild, weights
 from qra.describe import describe, differences
-from qra.files import CHECKPOINT_LIMIT, open_regular
+from qra.files import CHECKPOINT_LIMIT, open_regular, safetensors_metadata
 from qra.quant import QuantScheme, convert
 from qra.quant.network import check_fixed, fake_quantizers, is_fixed, quantizer_keys, restart_weight_quantizers
 
@@ -76,7 +77,7 @@ def _parse(file: IO[bytes]) -> Any:
     file.seek(0)
     if len(start) == 10 and start[8:9] == b"{" and struct.unpack("<Q", start[:8])[0] < CHECKPOINT_LIMIT:
         try:
-            return parse_safetensors(file.read(CHECKPOINT_LIMIT))
+            return _described(file.read(CHECKPOINT_LIMIT))
         except SafetensorError as reason:
             raise EOFError(str(reason)) from None
     if start.startswith(b"PK"):
@@ -88,6 +89,12 @@ def _parse(file: IO[bytes]) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of tensors of a kind that is refused below
         return torch.load(file, map_location="cpu", weights_only=True)
+
+
+def _described(content: bytes) -> dict[str, Any]:
+    """The tensors of a file in the safetensors format, with what its header says of them."""
+    tensors, about = parse_safetensors(content), safetensors_metadata(content).get(KEY)
+    return tensors if about is None else {"state_dict": tensors, KEY: json.loads(about)}
 
 
 def _check_archive(file: IO[bytes]) -> None:

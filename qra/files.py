@@ -206,3 +206,17 @@ def plain(text: object) -> str:
 def no_formula(text: str) -> str:
     """A text for a CSV file that no spreadsheet computes."""
     return f"'{text}" if text[:1] in ("=", "+", "@") or (text[:1] == "-" and text[1:]) else text
+
+
+def safetensors_metadata(content: bytes) -> dict[str, str]:
+    """The texts in the header of a file in the safetensors format; none if there are none.
+
+    Args:
+        content: The file, read whole.
+    """
+    length = int.from_bytes(content[:8], "little")
+    try:
+        found = json.loads(content[8 : 8 + length]).get("__metadata__")
+    except (ValueError, RecursionError, AttributeError):
+        return {}
+    return {key: text for key, text in found.items() if isinstance(text, str)} if isinstance(found, dict) else {}

@@ -14,6 +14,8 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from qra import models, renamed
+from qra.deploy.program import TWIN
+from qra.deploy.twin import empty
 from qra.describe import class_path
 from qra.errors import one_line
 from qra.files import is_deeper
@@ -40,11 +42,12 @@ _QUANTIZERS = (QuantScheme, WeightQuantizer, ActivationQuantizer, RangeSettings)
 
 @functools.cache
 def network_makers() -> dict[str, Maker]:
-    """What a description may name as a network, by path: those of :mod:`qra.models`, torchvision's classifiers."""
+    """What a description may name as a network, by path: of :mod:`qra.models` and torchvision, and twins."""
     exported = {name: getattr(models, name) for name in models.__all__}
     own = {name: maker for name, maker in exported.items() if _makes_own_network(maker)}
     foreign = {name: torchvision.models.get_model_builder(name) for name in _torchvision_names()}
     return {
+        TWIN: empty,
         **{f"qra.models.{name}": maker for name, maker in own.items()},
         **{f"{maker.__module__}.{name}": maker for name, maker in own.items()},
         **{f"torchvision.models.{name}": _without_weights(maker) for name, maker in foreign.items()},

@@ -1,0 +1,216 @@
+"""What all forms of a program in ONNX share."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qra.deploy.bounds import ranges, shapes, sums
+from qra.deploy.graph import INT8, UINT8, Graph
+from qra.deploy.program import (
+    IMAGE,
+    Combine,
+    Convolution,
+    Flatten,
+    Linear,
+    Op,
+    Part,
+    Program,
+    Real,
+    Requantize,
+    Shortcut,
+    WindowMax,
+    WindowSum,
+)
+
+Floats = NDArray[np.float32]
+
+
+class Form(ABC):
+    """Writes the operations of a program into a graph.
+
+    Attributes:
+        names: Names of results in the graph, by those in the program.
+
+    Args:
+        graph: Where to.
+        program: What is written.
+    """
+
+    def __init__(self, graph: Graph, program: Program) -> None:
+        self.graph, self.program = graph, program
+        self.names: dict[str, str] = {}
+        self.shapes, self.codes = shapes(program), ranges(program)
+        self.bounds = dict(sums(program))
+        self._pieces: dict[tuple[str, Part], str] = {}
+        self._writers: Mapping[type[Op], Callable[[Any], None]] = {
+            Convolution: self.convolution,
+            Linear: self.linear,
+            WindowSum: self.window_sum,
+            WindowMax: self.window_max,
+            Shortcut: self.shortcut,
+            Flatten: self.flatten,
+            Requantize: self.combine,
+            Real: self.combine,
+        }
+
+    def write(self, image: str) -> None:
+        """Write all operations.
+
+        Args:
+            image: Name of the bytes.
+        """
+        self.names[IMAGE] = image
+        for op in self.program.ops:
+            self._writers[type(op)](op)
+
+    @abstractmethod
+    def convolution(self, op: Convolution) -> None:
+        """Write a convolution."""
+
+    @abstractmethod
+    def linear(self, op: Linear) -> None:
+        """Write a linear layer."""
+
+    @abstractmethod
+    def window_sum(self, op: WindowSum) -> None:
+        """Write sums over windows."""
+
+    @abstractmethod
+    def combine(self, op: Combine) -> None:
+        """Write a weighted sum."""
+
+    # ----- what all forms write in the same way -----
+
+    def window_max(self, op: WindowMax) -> None:
+        """Write largest values."""
+        pads = [*op.padding, *op.padding]
+        inputs = [self.names[op.source]]
+        self.names[op.name] = self.graph.add(
+            "MaxPool", inputs, op.name, kernel_shape=op.kernel, strides=op.stride, pads=pads
+        )
+
+    def shortcut(self, op: Shortcut) -> None:
+        """Write every so many pixels, and channels of zeros."""
+        x = self.names[op.source]
+        if op.step != (1, 1):
+            ends = [np.iinfo(np.int64).max] * 2
+            lengths = ([0, 0], ends, [2, 3], op.step)
+            x = self.graph.add("Slice", [x, *(self.graph.constant(part, np.int64) for part in lengths)])
+        if any(op.channels):
+            before, after = op.channels
+            pads = self.graph.constant([0, before, 0, 0, 0, after, 0, 0], np.int64)
+            x = self.graph.add("Pad", [x, pads, self.zero(op.source)])
+        self.names[op.name] = x
+
+    def zero(self, name: str) -> str:
+        """Zero in the type of a value."""
+        return self.graph.constant(0, self.type_of(name))
+
+    def type_of(self, name: str) -> type[np.generic]:
+        """Type of a value in the graph: a byte for codes, else float."""
+        low, high = self.codes.get(name, (0, 256))
+        return np.float32 if high > 255 else np.uint8 if low >= 0 else np.int8
+
+    def flatten(self, op: Flatten) -> None:
+        """Write all values of an image in one row."""
+        self.names[op.name] = self.graph.add("Flatten", [self.names[op.source]], op.name, axis=1)
+
+    def channels(self, part: Part) -> str:
+        """Some channels of a value."""
+        source, start, stop = part
+        whole = self.names[source]
+        if (start, stop) == (0, self.shapes[source][0]):
+            return whole
+        if (whole, part) not in self._pieces:
+            lengths = (self.graph.constant([number], np.int64) for number in (start, stop, 1))
+            self._pieces[whole, part] = self.graph.add("Slice", [whole, *lengths])
+        return self._pieces[whole, part]
+
+    def times(self, x: str, factors: Floats, op: Combine) -> str:
+        """A value times a factor for each channel."""
+        if bool((factors == 1).all()):
+            return x
+        if bool((factors == factors[0]).all()):
+            return self.graph.add("Mul", [x, self.graph.constant(factors[0])])
+        return self.graph.add("Mul", [x, self.graph.constant(self.by_channel(factors, op))])
+
+    def by_channel(self, values: Floats, op: Combine) -> Floats:
+        """Values of channels in a shape that broadcasts."""
+        return values if len(self.shapes[op.name]) == 1 or values.ndim == 3 else values[:, None, None]
+
+    def offset(self, op: Combine, scale: float) -> str:
+        """The summand of each channel, or of each place, of which the file holds different rows and columns once."""
+        values = op.offset.double().numpy() * scale
+        if values.ndim < 3:
+            return self.graph.constant(self.by_channel(values.astype(np.float32), op))
+        rows, row_of = np.unique(values, axis=1, return_inverse=True)
+        few, column_of = np.unique(rows, axis=2, return_inverse=True)
+        whole = self.graph.constant(few)
+        for axis, places in ((1, row_of), (2, column_of)):
+            whole = self.graph.add("Gather", [whole, self.graph.constant(places.ravel(), np.int64)], axis=axis)
+        return whole
+
+    def quantized(self, op: Requantize, u: str, scale: float) -> str:
+        """Codes of values, counted in steps of ``scale``."""
+        kind = np.uint8 if op.low >= 0 else np.int8
+        zero = self.graph.constant(op.zero_point, kind)
+        codes = self.graph.add("QuantizeLinear", [u, self.graph.constant(scale), zero])
+        ends = np.iinfo(kind)
+        if (op.low, op.high) == (ends.min, ends.max):
+            return codes
+        return self.graph.add("Clip", [codes, self.graph.constant(op.low, kind), self.graph.constant(op.high, kind)])
+
+    def limited(self, op: Combine, u: str) -> str:
+        """Float values between their limits, by the name of the operation."""
+        assert isinstance(op, Real)
+        if op.low is None and op.high is None:
+            return self.graph.add("Identity", [u], op.name)
+        if op.low == 0 and op.high is None:
+            return self.graph.add("Relu", [u], op.name)
+        ends = ["" if end is None else self.graph.constant(end) for end in (op.low, op.high)]
+        return self.graph.add("Clip", [u, *ends], op.name)
+
+    def summed(self, op: WindowSum, x: str) -> str:
+        """Sums of float values over windows."""
+        channels, *size = self.shapes[op.source]
+        if list(op.kernel) == size and not any(op.padding):
+            return self.graph.add("ReduceSum", [x, self.graph.constant([2, 3], np.int64)], op.name, keepdims=1)
+        ones = self.graph.constant(np.ones((channels, 1, *op.kernel)))
+        pads = [*op.padding, *op.padding]
+        return self.graph.add("Conv", [x, ones], op.name, strides=op.stride, pads=pads, group=channels)
+
+    def tap_type(self, op: Requantize) -> int:
+        """Type of codes in the graph."""
+        return UINT8 if op.low >= 0 else INT8
+
+
+def fits(weight: NDArray[np.int64]) -> bool:
+    """Whether weights are of 8 bits."""
+    return int(weight.min()) >= -128 and int(weight.max()) <= 127
+
+
+def halves(weight: NDArray[np.int64], name: str) -> NDArray[np.int64]:
+    """``(w - 1) / 2`` of odd weights.
+
+    Raises:
+        ValueError: If they are not all odd, so that two times 8 bits do not hold them.
+    """
+    if not bool((weight % 2 == 1).all()):
+        raise ValueError(f"{name}: its weights reach {abs(weight).max()}, beyond 8 bits, and are not all odd")
+    return (weight - 1) // 2
+
+
+def spread_of(op: Convolution) -> dict[str, Any]:
+    """The attributes of a convolution."""
+    return {
+        "strides": op.stride,
+        "pads": [*op.padding, *op.padding],
+        "dilations": op.dilation,
+        "group": op.groups,
+        "kernel_shape": tuple(op.weight.shape[2:]),
+    }

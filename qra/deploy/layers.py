@@ -1,0 +1,212 @@
+"""Lowering of the layers that multiply: their weights as integers, their inputs as codes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from qra.deploy.program import Convolution, Linear, Part
+from qra.deploy.symbolic import Builder, Value, number
+from qra.quant.layers import QuantConv2d, QuantLayer, QuantLinear
+
+_LARGEST = 2**15 - 1
+
+
+@dataclass(frozen=True)
+class IntegerWeights:
+    """One summand of a layer's weights.
+
+    Attributes:
+        codes: Whole numbers, int64, (O, ...); (1, ...) if all channels have the same.
+        scale: What they are multiplied by, float64: one value, or one for each channel, (O,).
+    """
+
+    codes: Tensor
+    scale: Tensor
+
+
+def integer_weights(layer: QuantLayer, name: str, exactly: bool) -> list[IntegerWeights]:
+    """The weights of a layer as integers.
+
+    Args:
+        layer: Quantized.
+        name: Name of the layer, for messages.
+        exactly: Whether a sum of several terms stays one; else it becomes one term of 8 bits.
+
+    Raises:
+        ValueError: If they are float, or their quantizer says no grid.
+    """
+    if layer.weight_quantizer is None:
+        raise ValueError(f"{name} has float weights: quantize them, 8 bits are enough, for engines have no such sums")
+    try:
+        grid = layer.weight_quantizer.grid(layer.weight)
+    except ValueError as reason:
+        raise ValueError(f"{name}: {reason}") from None
+    if any(own.table is not None or not isinstance(own.zero_point, int) or own.zero_point for _, own in grid.terms):
+        raise ValueError(f"{name}: its weights are on a grid of uneven steps, or with a zero point: no integer form")
+    if len(grid.terms) > 1 and not exactly:
+        return [_eight_bits(grid.dequantize(torch.float64))]
+    terms = [IntegerWeights(codes.long(), _flat(own.scale.double())) for codes, own in grid.terms]
+    return [_shared(term, isinstance(layer, QuantConv2d) and layer.groups == 1) for term in terms]
+
+
+def _flat(scale: Tensor) -> Tensor:
+    return scale.reshape(()) if scale.numel() == 1 else scale.flatten()
+
+
+def _eight_bits(weight: Tensor) -> IntegerWeights:
+    scale = weight.abs().flatten(1).amax(1).clamp_min(torch.finfo(torch.float32).tiny) / 127
+    return IntegerWeights((weight / scale.view(-1, *[1] * (weight.ndim - 1))).round().long(), scale)
+
+
+def _shared(term: IntegerWeights, may_be: bool) -> IntegerWeights:
+    """A single channel in the place of many that are the same, such as those of a constant."""
+    first = term.codes[:1]
+    return replace(term, codes=first) if may_be and bool((term.codes == first).all()) else term
+
+
+def convolve(builder: Builder, layer: QuantConv2d, name: str, value: Value, exactly: bool) -> Value:
+    """Lower a convolution.
+
+    Args:
+        builder: Program so far.
+        layer: The convolution.
+        name: Name of its sums.
+        value: What it takes: codes, where each channel may have a scale and an offset of its own.
+        exactly: See :func:`integer_weights`.
+
+    Raises:
+        ValueError: If it cannot be.
+    """
+    source, factor = _codes(builder, value, name)
+    if layer.padding_mode != "zeros" or isinstance(layer.padding, str):
+        raise ValueError(f"{name}: only a border of so many zeros has an integer form, not {layer.padding}")
+    weights = integer_weights(layer, name, exactly)
+    shape = _result_shape(layer, value.shape)
+    placed = _Placed(builder, layer, name, source, shape)
+    if factor.ndim == 0:
+        result = placed.together(weights).scaled(factor) if layer.groups == 1 else placed.one_by_one(weights, factor)
+    else:
+        result = placed.by_channel(weights, factor)
+    return result.moved(_constant(layer, weights, value.offset, value.shape, shape[0]))
+
+
+@dataclass(frozen=True)
+class _Placed:
+    """A convolution at its place in a program."""
+
+    builder: Builder
+    layer: QuantConv2d
+    name: str
+    source: str
+    shape: tuple[int, int, int]
+
+    def together(self, weights: Sequence[IntegerWeights]) -> Value:
+        """All terms as channels of one convolution."""
+        self._add(torch.cat([term.codes for term in weights]), 1)
+        return self._sum(weights)
+
+    def one_by_one(self, weights: Sequence[IntegerWeights], factor: Tensor) -> Value:
+        """Each term as a convolution, where there are groups."""
+        if len(weights) > 1:
+            raise ValueError(f"{self.name}: piecewise linear weights of groups of channels need --pwlq int8")
+        self._add(weights[0].codes, self.layer.groups)
+        return self._sum(weights).scaled(factor)
+
+    def by_channel(self, weights: Sequence[IntegerWeights], factors: Tensor) -> Value:
+        """Each input channel for itself, for each has a scale of its own."""
+        if self.layer.groups != 1:
+            raise ValueError(f"{self.name}: groups of channels of different scales have no integer form")
+        stacked = torch.cat([term.codes for term in weights])
+        self._add(stacked.transpose(0, 1).reshape(-1, 1, *stacked.shape[2:]), len(factors))
+        return self._sum([replace(term, scale=term.scale * factor) for factor in factors for term in weights])
+
+    def _add(self, codes: Tensor, groups: int) -> None:
+        layer = self.layer
+        stride, padding, dilation = (
+            (int(pair[0]), int(pair[1])) for pair in (layer.stride, layer.padding, layer.dilation)
+        )
+        op = Convolution(self.name, self.source, integers(codes), stride, padding, dilation, groups)
+        self.builder.add(op, "sums", (len(codes), *self.shape[1:]))
+
+    def _sum(self, terms: Sequence[IntegerWeights]) -> Value:
+        """The weighted sum of channels that lie behind one another."""
+        parts, start = [], 0
+        for term in terms:
+            parts.append(Part(self.name, start, start + len(term.codes)))
+            start += len(term.codes)
+        return Value(tuple(parts), tuple(term.scale for term in terms), number(0.0), self.shape)
+
+
+def multiply(builder: Builder, layer: QuantLinear, name: str, value: Value, exactly: bool) -> Value:
+    """Lower a linear layer; arguments and errors as for :func:`convolve`."""
+    if len(value.shape) == 3 and value.shape[1:] == (1, 1):
+        raise ValueError(f"{name} takes rows and columns: flatten them before it")
+    if len(value.shape) != 1:
+        raise ValueError(f"{name} is applied to each place of {value.shape}, which has no integer form: flatten it")
+    source, factor = _codes(builder, value, name)
+    if factor.ndim:
+        raise ValueError(f"{name} takes values whose channels have scales of their own, which has no integer form")
+    weights = integer_weights(layer, name, exactly)
+    codes = torch.cat([term.codes for term in weights])
+    size = (layer.out_features,)
+    builder.add(Linear(name, source, integers(codes)), "sums", (len(codes),))
+    starts = range(0, len(codes), layer.out_features)
+    parts = tuple(Part(name, start, start + layer.out_features) for start in starts)
+    result = Value(parts, tuple(term.scale * factor for term in weights), number(0.0), size)
+    real = torch.stack([(term.codes * _column(term.scale)).double() for term in weights]).sum(0)
+    offset = real @ value.offset.expand(layer.in_features)
+    return result.moved(offset if layer.bias is None else offset + layer.bias.double())
+
+
+def integers(codes: Tensor) -> Tensor:
+    """Codes in the smallest type that holds them."""
+    largest = int(codes.abs().max())
+    if largest > _LARGEST:
+        raise ValueError(f"codes of weights reach {largest}, beyond 16 bits")
+    is_byte = int(codes.min()) >= -128 and int(codes.max()) <= 127
+    return codes.to(torch.int8 if is_byte else torch.int16).contiguous()
+
+
+def _codes(builder: Builder, value: Value, name: str) -> tuple[str, Tensor]:
+    """The codes that a layer takes, and their scale: one, or one for each channel where these differ."""
+    part, factor = value.parts[0], value.factors[0]
+    made = builder.made[part.source]
+    whole = part == Part(part.source, 0, made.shape[0])
+    if len(value.parts) > 1 or not whole or made.kind != "codes":
+        raise ValueError(f"{name} takes float values: quantize its input, or the ReLU before it")
+    if factor.ndim and bool((factor == factor[0]).all()):
+        factor = factor[0]
+    return part.source, factor
+
+
+def _result_shape(layer: QuantConv2d, shape: Sequence[int]) -> tuple[int, int, int]:
+    x = torch.empty(1, *shape, device="meta")
+    weight = torch.empty(layer.weight.shape, device="meta")
+    found = F.conv2d(x, weight, None, layer.stride, layer.padding, layer.dilation, layer.groups)
+    return (found.shape[1], found.shape[2], found.shape[3])
+
+
+def _constant(
+    layer: QuantConv2d, weights: Sequence[IntegerWeights], offset: Tensor, shape: Sequence[int], channels: int
+) -> Tensor:
+    """What a convolution makes of the offset of its input, which the border of zeros does not have, and its bias."""
+    bias = number(0.0) if layer.bias is None else layer.bias.double()
+    if not float(offset.abs().max()):
+        return bias
+    real = sum((term.codes * _column(term.scale)[..., None, None]).double() for term in weights)
+    assert isinstance(real, Tensor)
+    spread = (offset[:, None, None] if offset.ndim == 1 else offset).expand(1, *shape)
+    kernel = real.expand(channels, *real.shape[1:])
+    found = F.conv2d(spread, kernel, None, layer.stride, layer.padding, layer.dilation, layer.groups)[0]
+    if bool((found == found[:, :1, :1]).all()):
+        found = found[:, 0, 0]
+    return found + (bias[:, None, None] if found.ndim == 3 and bias.ndim else bias)
+
+
+def _column(scale: Tensor) -> Tensor:
+    return scale[:, None] if scale.ndim else scale

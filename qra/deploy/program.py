@@ -1,0 +1,415 @@
+"""A quantized network as a program of integers: what is deployed, and what is evaluated.
+
+A program is an ordered list of operations with their tensors, from the bytes of an image to logits. Its numerics are
+defined to the last bit, so that whoever runs it gets the same codes: sums of products of integers are exact;
+:class:`Combine` is single operations in float32, each rounded by itself.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as parse_tensors
+from safetensors.torch import save as pack_tensors
+from torch import Tensor
+
+from qra.files import open_regular, safetensors_metadata
+from qra.writing import write_bytes
+
+IMAGE = "image"
+"""Name of the input: bytes, (N, C, H, W)."""
+LOGITS = "logits"
+"""Name of the last operation."""
+TWIN = "qra.deploy.twin.IntegerNetwork"
+"""The network that runs a program."""
+LIMIT = 2**31
+"""Bytes of a file of a program."""
+EXACT = 2**24
+"""Whole numbers below it are exact in float32."""
+_DTYPES = {"int8": torch.int8, "int16": torch.int16, "float32": torch.float32}
+_NAME = re.compile(r"[A-Za-z0-9_]{1,80}(\.[A-Za-z0-9_]{1,80}){0,20}")
+
+Pair = tuple[int, int]
+
+
+class Part(NamedTuple):
+    """Some channels of a value.
+
+    Attributes:
+        source: Name of the operation that made it.
+        start: First channel.
+        stop: Channel behind the last. A single channel stands for all channels of a sum.
+    """
+
+    source: str
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class Op:
+    """One operation.
+
+    Args:
+        name: Name of its result: that of the module of the network that it was made of, where there is one.
+    """
+
+    tensors: ClassVar[tuple[str, ...]] = ()
+    """Names of the fields that hold tensors."""
+
+    name: str
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Names of what it takes."""
+        return (vars(self)["source"],)
+
+
+@dataclass(frozen=True)
+class Convolution(Op):
+    """Sums of products of codes and integer weights; beyond the border, codes are 0.
+
+    Args:
+        source: Name of the codes, (N, I, H, W).
+        weight: Whole numbers, int8 or int16, (O, I / groups, height, width).
+        stride: Rows and columns from one sum to the next.
+        padding: Rows and columns of zeros on each side.
+        dilation: Rows and columns from one weight to the next.
+        groups: Number of groups of channels.
+    """
+
+    tensors: ClassVar[tuple[str, ...]] = ("weight",)
+
+    source: str
+    weight: Tensor
+    stride: Pair = (1, 1)
+    padding: Pair = (0, 0)
+    dilation: Pair = (1, 1)
+    groups: int = 1
+
+
+@dataclass(frozen=True)
+class Linear(Op):
+    """Sums of products of whole numbers.
+
+    Args:
+        source: Name of the whole numbers, (N, I).
+        weight: Whole numbers, int8 or int16, (O, I).
+    """
+
+    tensors: ClassVar[tuple[str, ...]] = ("weight",)
+
+    source: str
+    weight: Tensor
+
+
+@dataclass(frozen=True)
+class WindowSum(Op):
+    """Sums of codes over windows, (N, C, H, W) to (N, C, rows, columns); the division of an average comes later.
+
+    Args:
+        source: Name of the codes.
+        kernel: Rows and columns of a window.
+        stride: Rows and columns from one window to the next.
+        padding: Rows and columns of zeros on each side.
+    """
+
+    source: str
+    kernel: Pair
+    stride: Pair
+    padding: Pair = (0, 0)
+
+
+@dataclass(frozen=True)
+class WindowMax(Op):
+    """Largest value of windows.
+
+    Args:
+        source: Name of codes or float values, (N, C, H, W).
+        kernel: Rows and columns of a window.
+        stride: Rows and columns from one window to the next.
+        padding: Rows and columns on each side that are smaller than anything.
+    """
+
+    source: str
+    kernel: Pair
+    stride: Pair
+    padding: Pair = (0, 0)
+
+
+@dataclass(frozen=True)
+class Shortcut(Op):
+    """Every so many pixels, and channels of zeros.
+
+    Args:
+        source: Name of codes or float values, (N, C, H, W).
+        step: Rows and columns from one pixel to the next.
+        channels: Channels of zeros in front and behind.
+    """
+
+    source: str
+    step: Pair
+    channels: Pair
+
+
+@dataclass(frozen=True)
+class Flatten(Op):
+    """All values of an image in one row.
+
+    Args:
+        source: Name of the values, (N, C, H, W).
+    """
+
+    source: str
+
+
+@dataclass(frozen=True)
+class Combine(Op):
+    """``u = p_0 f_0 + offset + p_1 f_1 + ...``, from the left, each product and each sum rounded to float32.
+
+    Args:
+        parts: What is summed; whole numbers are rounded to float32 first.
+        factors: Factor of each part and channel, float32, (parts, C).
+        offset: Summand of each channel, (C,), or of each channel and place, (C, H, W); float32.
+    """
+
+    tensors: ClassVar[tuple[str, ...]] = ("factors", "offset")
+
+    parts: tuple[Part, ...]
+    factors: Tensor
+    offset: Tensor
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        return tuple(part.source for part in self.parts)
+
+
+@dataclass(frozen=True)
+class Requantize(Combine):
+    """Codes: ``u`` rounded, ties to even, plus the zero point, and clipped.
+
+    Args:
+        low: Smallest code.
+        high: Largest code.
+        scale: Value of one step, in the units of the network.
+        zero_point: Code that stands for zero.
+    """
+
+    low: int = 0
+    high: int = 255
+    scale: float = 1.0
+    zero_point: int = 0
+
+
+@dataclass(frozen=True)
+class Real(Combine):
+    """Float values: ``u``, clipped.
+
+    Args:
+        low: Smallest value: 0 for a ReLU; None for no limit.
+        high: Largest value.
+    """
+
+    low: float | None = None
+    high: float | None = None
+
+
+KINDS: Mapping[str, type[Op]] = {
+    kind.__name__: kind for kind in (Convolution, Linear, WindowSum, WindowMax, Shortcut, Flatten, Requantize, Real)
+}
+
+
+@dataclass(frozen=True)
+class Program:
+    """A network from bytes to logits; see the module.
+
+    Args:
+        ops: The operations in their order; the last is a :class:`Real` named ``logits``.
+        image_shape: Channels, height and width of an image.
+
+    Raises:
+        ValueError: If operations have no proper names, or take what does not come before them.
+    """
+
+    ops: tuple[Op, ...]
+    image_shape: tuple[int, int, int]
+
+    def __post_init__(self) -> None:
+        known = {IMAGE}
+        for op in self.ops:
+            if not _NAME.fullmatch(op.name) or op.name in known:
+                raise ValueError(f"an operation is named {op.name[:100]!r}: names are those of modules, each once")
+            if missing := set(op.sources) - known:
+                raise ValueError(f"the operation {op.name} takes {min(missing)[:100]!r}, which nothing makes before it")
+            known.add(op.name)
+        if not self.ops or self.ops[-1].name != LOGITS or not isinstance(self.ops[-1], Real):
+            raise ValueError("the last operation of a program makes logits")
+
+    def __getitem__(self, name: str) -> Op:
+        return next(op for op in self.ops if op.name == name)
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """All tensors, by the names that they have in the twin."""
+        return {f"layers.{op.name}.{field}": getattr(op, field) for op in self.ops for field in op.tensors}
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """The operations without the contents of their tensors, each as a line of JSON."""
+        return tuple(json.dumps(_plain(op), separators=(",", ":")) for op in self.ops)
+
+    @property
+    def sha256(self) -> str:
+        """A hash of all that the program is, hexadecimal."""
+        return digest(self.lines, self.image_shape, self.tensors)
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """Class path and arguments by which a file describes the twin."""
+        arguments = {"ops": list(self.lines), "image_shape": list(self.image_shape), "sha256": self.sha256}
+        return {"class_path": TWIN, "init_args": arguments}
+
+    def save(self, path: str | Path) -> None:
+        """Write the program, and so its twin, in the safetensors format, whole or not at all.
+
+        Args:
+            path: File to write; ``qra.load`` makes the twin of it.
+        """
+        about = json.dumps({"network": self.description, "scheme": None})
+        tensors = {name: tensor.contiguous() for name, tensor in self.tensors.items()}
+        write_bytes(path, pack_tensors(tensors, {"format": "pt", "qra": about}))
+
+    @classmethod
+    def load(cls, path: str | Path) -> Program:
+        """Read a program, from an untrusted file.
+
+        Raises:
+            ValueError: If it is none, or its contents are not those that its hash is of.
+        """
+        with open_regular(path, LIMIT) as file:
+            content = file.read(LIMIT)
+        try:
+            about = json.loads(safetensors_metadata(content)["qra"])["network"]
+            arguments = dict(about["init_args"])
+            expected = str(arguments.pop("sha256"))
+            program = assemble(arguments["ops"], arguments["image_shape"], parse_tensors(content))
+        except (SafetensorError, KeyError, TypeError, RecursionError, json.JSONDecodeError):
+            raise ValueError(f"{path}: is no program of integers: qra export writes one") from None
+        except ValueError as reason:
+            raise ValueError(f"{path}: {reason}") from None
+        if program.sha256 != expected:
+            raise ValueError(f"{path}: {TAMPERED}")
+        return program
+
+
+TAMPERED = "its contents do not have the sha256 that it says: it was changed or is damaged; export it again"
+
+
+def digest(lines: Sequence[str], image_shape: Sequence[int], tensors: Mapping[str, Tensor]) -> str:
+    """A hash of a program, hexadecimal.
+
+    Args:
+        lines: Its operations, see :attr:`Program.lines`.
+        image_shape: Channels, height and width.
+        tensors: Its tensors by name.
+    """
+    found = hashlib.sha256(json.dumps([*lines, list(image_shape)]).encode())
+    for name in sorted(tensors):
+        value = tensors[name].detach().cpu().contiguous()
+        found.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        found.update(value.numpy().data)
+    return found.hexdigest()
+
+
+def assemble(lines: Sequence[str], image_shape: Sequence[int], tensors: Mapping[str, Tensor] | None) -> Program:
+    """Make a program of the lines of a file.
+
+    Args:
+        lines: Operations, see :attr:`Program.lines`; untrusted.
+        image_shape: Channels, height and width.
+        tensors: The tensors by name; zeros if not given.
+
+    Raises:
+        ValueError: If they are no operations, or the tensors are not theirs.
+    """
+    try:
+        ops = tuple(_made(json.loads(line), tensors) for line in lines)
+        channels, height, width = (_natural(length) for length in image_shape)
+    except (TypeError, KeyError, AttributeError, RecursionError, json.JSONDecodeError) as reason:
+        raise ValueError(f"holds an operation that is none ({type(reason).__name__})") from None
+    program = Program(ops, (channels, height, width))
+    if tensors is not None and (extra := tensors.keys() - program.tensors.keys()):
+        raise ValueError(f"holds {min(extra)[:100]}, which no operation has")
+    return program
+
+
+def _plain(op: Op) -> dict[str, Any]:
+    values = {"op": type(op).__name__, **{field.name: getattr(op, field.name) for field in fields(op)}}
+    for name in op.tensors:
+        value = values[name]
+        values[name] = [str(value.dtype).removeprefix("torch."), *value.shape]
+    return values
+
+
+def _made(values: dict[str, Any], tensors: Mapping[str, Tensor] | None) -> Op:
+    kind = KINDS[values.pop("op")]
+    for field in fields(kind):
+        value = values[field.name] if field.default is dataclasses.MISSING else values.get(field.name, field.default)
+        if field.name in kind.tensors:
+            values[field.name] = _tensor(value, tensors, f"layers.{values['name']}.{field.name}")
+        elif field.name == "parts":
+            values[field.name] = tuple(
+                Part(_text(source), _whole(start), _natural(stop)) for source, start, stop in value
+            )
+        elif field.type == "Pair":
+            first, second = value
+            values[field.name] = (_whole(first), _whole(second))
+        elif field.type in ("int", "float", "float | None"):
+            values[field.name] = _number(value, field.type)
+        else:
+            values[field.name] = _text(value)
+    return kind(**values)
+
+
+def _tensor(form: Any, tensors: Mapping[str, Tensor] | None, name: str) -> Tensor:
+    dtype, shape = _DTYPES[form[0]], [_natural(length) for length in form[1:]]
+    if tensors is None:
+        return torch.zeros(shape, dtype=dtype)
+    found = tensors[name]
+    if found.dtype != dtype or list(found.shape) != shape:
+        raise ValueError(f"its {name[:100]} is {found.dtype} of shape {tuple(found.shape)}, not as it says")
+    return found
+
+
+def _natural(value: Any) -> int:
+    if type(value) is not int or not 0 < value < 2**31:
+        raise ValueError(f"holds a length of {str(value)[:40]!r}")
+    return value
+
+
+def _whole(value: Any) -> int:
+    if type(value) is not int or not 0 <= value < 2**31:
+        raise ValueError(f"holds {str(value)[:40]!r} in the place of a whole number")
+    return value
+
+
+def _number(value: Any, kind: str) -> Any:
+    allowed = (int,) if kind == "int" else (int, float) if kind == "float" else (int, float, type(None))
+    if type(value) not in allowed:
+        raise ValueError(f"holds {str(value)[:40]!r} in the place of a number")
+    return value
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"holds {str(value)[:40]!r} in the place of a name")
+    return value

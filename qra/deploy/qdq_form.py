@@ -1,0 +1,164 @@
+"""The form of a program that engines make fast kernels of: float layers between quantization and its inverse."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qra.deploy.form import Floats, Form, fits, halves, spread_of
+from qra.deploy.graph import FLOAT, Graph
+from qra.deploy.program import (
+    IMAGE,
+    Combine,
+    Convolution,
+    Linear,
+    Op,
+    Part,
+    Program,
+    Requantize,
+    WindowSum,
+)
+
+_TINY = 1e-30
+"""Scale of channels that nothing is left of, for engines want scales above 0."""
+
+Weight = NDArray[np.int64]
+
+
+class QDQForm(Form):
+    """Writes a program in the units of the network; see :class:`qra.deploy.form.Form`.
+
+    Here ``names`` has codes where there are any. Layers are written where their sums are used, for only there is known
+    what a step of them is worth.
+    """
+
+    def __init__(self, graph: Graph, program: Program) -> None:
+        super().__init__(graph, program)
+        self._ops: dict[str, Op] = {op.name: op for op in program.ops}
+        self._reals: dict[str, str] = {}
+
+    def convolution(self, op: Convolution) -> None:
+        """Later."""
+
+    def linear(self, op: Linear) -> None:
+        """Later."""
+
+    def window_sum(self, op: WindowSum) -> None:
+        """As an average."""
+        x, size = self._real(op.source), self.shapes[op.source][1:]
+        if op.kernel == size and not any(op.padding):
+            made = self.graph.add("GlobalAveragePool", [x], op.name)
+        else:
+            pads = [*op.padding, *op.padding]
+            made = self.graph.add(
+                "AveragePool", [x], op.name, kernel_shape=op.kernel, strides=op.stride, pads=pads, count_include_pad=1
+            )
+        self.names[op.name] = self._reals[op.name] = made
+
+    def combine(self, op: Combine) -> None:
+        scale = op.scale if isinstance(op, Requantize) else 1.0
+        factors = op.factors.double().numpy() * scale
+        offset = op.offset.double().numpy() * scale
+        bias = offset.astype(np.float32) if offset.ndim == 1 and offset.any() else None
+        terms, layers = [], set()
+        for number, part in enumerate(op.parts):
+            layer = self._ops.get(part.source)
+            if isinstance(layer, Convolution) and layer.source == IMAGE and layer.groups > 1:
+                if part.source not in layers:
+                    own = [place for place, other in enumerate(op.parts) if other.source == part.source]
+                    terms.append(self._by_channel(op, layer, own, factors))
+                layers.add(part.source)
+            elif isinstance(layer, Convolution | Linear):
+                given = factors[number] / self._unit(layer.source)
+                terms.append(self._layer(op, layer, part, given.astype(np.float32), None if terms else bias))
+                bias = bias if len(terms) > 1 else None
+            else:
+                given = (factors[number] / self._unit(part.source)).astype(np.float32)
+                same = bool(np.isclose(given, 1, rtol=1e-6).all())
+                whole = self._real(part.source)
+                terms.append(whole if same else self.times(self._channels(part, whole), given, op))
+        u = terms[0]
+        for other in terms[1:]:
+            u = self.graph.add("Add", [u, other])
+        if bias is not None or offset.ndim == 3:
+            u = self.graph.add("Add", [u, self.offset(op, scale)])
+        self.names[op.name] = self.quantized(op, u, scale) if isinstance(op, Requantize) else self.limited(op, u)
+
+    def _channels(self, part: Part, whole: str) -> str:
+        assert (part.start, part.stop) == (0, self.shapes[part.source][0])
+        return whole
+
+    def _unit(self, name: str) -> float:
+        """What a step of a value is worth in the graph's floats."""
+        op = self._ops.get(name)
+        if isinstance(op, Requantize):
+            return op.scale
+        if isinstance(op, WindowSum):
+            return self._unit(op.source) / (op.kernel[0] * op.kernel[1])
+        if op is None or isinstance(op, Combine):
+            return 1.0
+        return self._unit(op.sources[0])
+
+    def _real(self, name: str) -> str:
+        """A value as float, in the units of the network (of the image, in bytes)."""
+        if name not in self._reals:
+            made, is_code = self.names[name], self.type_of(name) is not np.float32
+            if name == IMAGE:
+                made = self.graph.add("Cast", [made], to=FLOAT)
+            elif is_code and not self._is_float(name):
+                scale = self.graph.constant(self._unit(name))
+                made = self.graph.add("DequantizeLinear", [made, scale, self.zero(name)])
+            self._reals[name] = made
+        return self._reals[name]
+
+    def _is_float(self, name: str) -> bool:
+        """Whether a value is float in the graph, though it is whole in the program: an average."""
+        op = self._ops.get(name)
+        if isinstance(op, WindowSum):
+            return True
+        return op is not None and not isinstance(op, Combine) and self._is_float(op.sources[0])
+
+    def type_of(self, name: str) -> type[np.generic]:
+        return np.float32 if self._is_float(name) else super().type_of(name)
+
+    def _layer(self, op: Combine, layer: Convolution | Linear, part: Part, scales: Floats, bias: Floats | None) -> str:
+        """A layer whose weights are so many steps of so much for each channel."""
+        weight = layer.weight.numpy().astype(np.int64)[part.start : part.stop]
+        shared = len(weight) < len(scales)
+        inputs = [self._real(layer.source), self._weights(weight, np.ones(1, np.float32) if shared else scales, part)]
+        if bias is not None and not shared:
+            inputs.append(self.graph.constant(bias))
+        if isinstance(layer, Linear):
+            made = self.graph.add("Gemm", inputs, transB=1)
+        else:
+            made = self.graph.add("Conv", inputs, **spread_of(layer))
+        if not shared:
+            return made
+        made = self.times(made, scales, op)
+        return made if bias is None else self.graph.add("Add", [made, self.graph.constant(self.by_channel(bias, op))])
+
+    def _weights(self, weight: Weight, scales: Floats, part: Part) -> str:
+        """Weights as float, made of 8 bits: a negative scale turns the signs of the codes."""
+        name = f"{part.source}.{part.start}"
+        signs = np.where(scales < 0, -1, 1).reshape(-1, *[1] * (weight.ndim - 1))
+        codes, steps = weight * signs, np.abs(scales)
+        steps = np.maximum(steps, np.float32(_TINY)).astype(np.float32)
+        if fits(codes):
+            return self._dequantized(codes, steps, name)
+        made = self._dequantized(halves(codes, name), 2 * steps, name)
+        one = steps.reshape(-1, *[1] * (weight.ndim - 1))
+        return self.graph.add("Add", [made, self.graph.constant(one)])
+
+    def _dequantized(self, codes: Weight, steps: Floats, name: str) -> str:
+        zeros = self.graph.constant(np.zeros(len(steps)), np.int8)
+        inputs = [self.graph.weights(codes, name), self.graph.constant(steps), zeros]
+        return self.graph.add("DequantizeLinear", inputs, axis=0)
+
+    def _by_channel(self, op: Combine, layer: Convolution, places: list[int], factors: NDArray[np.float64]) -> str:
+        """A convolution of bytes of several scales, in float: a hundredth of the work."""
+        weight = layer.weight.double().numpy()
+        parts = [weight[op.parts[n].start : op.parts[n].stop] * factors[n][:, None, None, None] for n in places]
+        each = len(parts) // layer.groups
+        dense = np.concatenate([sum(parts[g * each : (g + 1) * each]) for g in range(layer.groups)], axis=1)
+        attributes = {**spread_of(layer), "group": 1}
+        return self.graph.add("Conv", [self._real(IMAGE), self.graph.constant(dense)], **attributes)

@@ -1,0 +1,177 @@
+"""Values while a network is lowered: weighted sums of what operations of a program have made."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from qra.deploy.program import IMAGE, Combine, Op, Part, Real, Requantize
+from qra.quant.grid import Grid
+
+MOST_PARTS = 8
+"""Longer sums become float values of their own."""
+
+Kind = Literal["codes", "sums", "float"]
+
+
+@dataclass(frozen=True)
+class Made:
+    """What an operation makes.
+
+    Attributes:
+        kind: Codes, sums of products of codes, or float values.
+        shape: Without the batch.
+    """
+
+    kind: Kind
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Value:
+    """``sum of part times factor, plus offset``, in the units of the network.
+
+    Attributes:
+        parts: What is summed; at least one.
+        factors: Factor of each part, float64: one value, or one for each channel, (C,).
+        offset: float64: one value, one for each channel, or one for each channel and place, (C, H, W).
+        shape: Without the batch: (C, H, W), or (C,).
+    """
+
+    parts: tuple[Part, ...]
+    factors: tuple[Tensor, ...]
+    offset: Tensor
+    shape: tuple[int, ...]
+
+    def scaled(self, factor: Tensor) -> Value:
+        """Times one value, or one for each channel."""
+        return replace(
+            self,
+            factors=tuple(own * factor for own in self.factors),
+            offset=self.offset * (factor if self.offset.ndim < 2 or factor.ndim == 0 else factor[:, None, None]),
+        )
+
+    def moved(self, summand: Tensor) -> Value:
+        """Plus one value, one for each channel, or one for each channel and place."""
+        return replace(self, offset=add_offsets(self.offset, summand))
+
+    def plus(self, other: Value) -> Value:
+        """Plus a value of the same shape."""
+        return replace(
+            self,
+            parts=self.parts + other.parts,
+            factors=self.factors + other.factors,
+            offset=add_offsets(self.offset, other.offset),
+        )
+
+
+def number(value: float) -> Tensor:
+    """A number in float64."""
+    return torch.tensor(value, dtype=torch.float64)
+
+
+def add_offsets(first: Tensor, second: Tensor) -> Tensor:
+    """The sum of two offsets, either of which may be of places."""
+    rank = max(first.ndim, second.ndim)
+    shaped = (value[:, None, None] if value.ndim == 1 and rank == 3 else value for value in (first, second))
+    return sum(shaped, number(0.0))
+
+
+class Builder:
+    """The operations of a program so far.
+
+    Attributes:
+        ops: In their order.
+        made: What each makes, by name.
+
+    Args:
+        image_shape: Channels, height and width.
+    """
+
+    def __init__(self, image_shape: tuple[int, int, int]) -> None:
+        self.ops: list[Op] = []
+        self.made: dict[str, Made] = {IMAGE: Made("codes", image_shape)}
+
+    def add(self, op: Op, kind: Kind, shape: Sequence[int]) -> Value:
+        """Append an operation; its result, as it is."""
+        self.ops.append(op)
+        self.made[op.name] = Made(kind, tuple(shape))
+        return self.whole(op.name)
+
+    def whole(self, name: str) -> Value:
+        """All that an operation has made."""
+        shape = self.made[name].shape
+        return Value((Part(name, 0, shape[0]),), (number(1.0),), number(0.0), shape)
+
+    def name(self, wanted: str) -> str:
+        """A name that is not taken."""
+        count, name = 2, wanted
+        while name in self.made or (name != "logits" and wanted == "logits"):
+            name, count = f"{wanted}_{count}", count + 1
+        return name
+
+    def requantize(self, value: Value, grid: Grid, name: str) -> Value:
+        """Round a value to the codes of a quantizer.
+
+        Args:
+            value: What is quantized.
+            grid: The quantizer's, in float64: one scale.
+            name: Name of the codes.
+        """
+        scale, zero_point = float(grid.scale), int(grid.zero_point)
+        steps = self._short(value, f"{name}.sum").scaled(number(1 / scale))
+        low, high = grid.ends
+        op = Requantize(name, *_combined(steps), low, high, scale, zero_point)
+        codes = self.add(op, "codes", value.shape)
+        return codes.scaled(number(scale)).moved(number(-scale * zero_point))
+
+    def real(self, value: Value, name: str, low: float | None = None, high: float | None = None) -> Value:
+        """Make float values of a value, clipped."""
+        value = self._short(value, f"{name}.sum") if len(value.parts) > MOST_PARTS else value
+        return self.add(Real(name, *_combined(value), low, high), "float", value.shape)
+
+    def _short(self, value: Value, name: str) -> Value:
+        """The value itself, or float values where its sum is long."""
+        if len(value.parts) <= MOST_PARTS:
+            return value
+        first = replace(value, parts=value.parts[:MOST_PARTS], factors=value.factors[:MOST_PARTS])
+        rest = replace(value, parts=value.parts[MOST_PARTS:], factors=value.factors[MOST_PARTS:], offset=number(0.0))
+        return self.real(first, self.name(name)).plus(self._short(rest, name))
+
+    def single(self, value: Value, what: str) -> tuple[str, Tensor]:
+        """The one source of a value that is a positive multiple of all of it, and its factor, float64.
+
+        Raises:
+            ValueError: If it is none.
+        """
+        part, factor = value.parts[0], value.factors[0]
+        whole = part == Part(part.source, 0, self.made[part.source].shape[0])
+        if len(value.parts) > 1 or not whole or factor.ndim or value.offset.ndim > 1 or self.kind(value) == "sums":
+            raise ValueError(f"{what} takes a sum that is not quantized: put a quantizer, or a ReLU, before it")
+        return part.source, factor
+
+    def kind(self, value: Value) -> Kind:
+        """What the first part of a value is."""
+        return self.made[value.parts[0].source].kind
+
+
+def _combined(value: Value) -> tuple[tuple[Part, ...], Tensor, Tensor]:
+    """Parts, factors and offset of an operation, rounded to float32 once."""
+    channels = value.shape[0]
+    factors = torch.stack([factor.expand(channels) for factor in value.factors]).float()
+    offset = value.offset.expand(channels) if value.offset.ndim < 2 else value.offset
+    _check_finite(factors)
+    _check_finite(offset)
+    return value.parts, factors.contiguous(), offset.float().contiguous()
+
+
+def _check_finite(values: Tensor) -> None:
+    if not values.isfinite().all():
+        raise ValueError("a multiplier is not finite: the network's scales or statistics are not sound")
+
+
+__all__ = ["Builder", "Combine", "Made", "Value", "add_offsets", "number"]
