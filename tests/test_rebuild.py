@@ -53,7 +53,7 @@ def test_nothing_else_of_torch_torchvision_and_qra_is_taken_for_a_network(callab
     builders = {torchvision.models.get_model_builder(name) for name in torchvision.models.list_models()}
     for path, value in callables.items():
         if path in rebuild.network_makers():
-            own = inspect.getmodule(value).__name__.startswith("qra.models.")
+            own = inspect.getmodule(value).__name__.startswith(("qra.models.", "qra.deploy.twin"))
             assert own or value in builders, path
         else:
             with pytest.raises(ValueError, match="which qra does not know"):

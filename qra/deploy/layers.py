@@ -77,7 +77,7 @@ def convolve(builder: Builder, layer: QuantConv2d, name: str, value: Value, exac
         layer: The convolution.
         name: Name of its sums.
         value: What it takes: codes, where each channel may have a scale and an offset of its own.
-        exactly: See :func:`integer_weights`.
+        exactly: Whether a sum of several terms stays one, see :func:`integer_weights`.
 
     Raises:
         ValueError: If it cannot be.

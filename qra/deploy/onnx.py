@@ -37,7 +37,7 @@ def to_onnx(
 
     Args:
         program: What the model computes.
-        form: In integers bit for bit, or as quantization and its inverse around layers.
+        form: ``integer``, the program bit for bit, or ``qdq``, quantization and its inverse around layers.
         pack: Whether weights of at most 4 bits take 4 in the file, and of at most 2 bits 2 where ``opset`` has them.
         opset: Version of the operators; 21 has numbers of 4 bits, 25 of 2.
         input: Type of ``image``: uint8, or float32 in [0, 1].

@@ -318,9 +318,9 @@ def digest(lines: Sequence[str], image_shape: Sequence[int], tensors: Mapping[st
     """A hash of a program, hexadecimal.
 
     Args:
-        lines: Its operations, see :attr:`Program.lines`.
+        lines: Operations, see :attr:`Program.lines`.
         image_shape: Channels, height and width.
-        tensors: Its tensors by name.
+        tensors: Tensors by name.
     """
     found = hashlib.sha256(json.dumps([*lines, list(image_shape)]).encode())
     for name in sorted(tensors):

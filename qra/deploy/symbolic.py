@@ -24,7 +24,7 @@ class Made:
 
     Attributes:
         kind: Codes, sums of products of codes, or float values.
-        shape: Without the batch.
+        shape: Shape without the batch.
     """
 
     kind: Kind
@@ -39,7 +39,7 @@ class Value:
         parts: What is summed; at least one.
         factors: Factor of each part, float64: one value, or one for each channel, (C,).
         offset: float64: one value, one for each channel, or one for each channel and place, (C, H, W).
-        shape: Without the batch: (C, H, W), or (C,).
+        shape: Shape without the batch: (C, H, W), or (C,).
     """
 
     parts: tuple[Part, ...]
@@ -85,7 +85,7 @@ class Builder:
     """The operations of a program so far.
 
     Attributes:
-        ops: In their order.
+        ops: Operations in their order.
         made: What each makes, by name.
 
     Args:

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from small import CALIBRATED, LSQ_PLUS, TRAINED, calibrated, images, in_float64, programmed, resnet, run, trained
+from small import CALIBRATED, TRAINED, calibrated, images, in_float64, programmed, resnet, run, trained
 
 from qra.deploy.onnx import to_onnx
 from qra.quant.network import activation_quantizers
