@@ -36,9 +36,8 @@ reproduce: .venv/installed
 	done
 	$(BIN)/qra compare $(PUBLISHED:%=runs/published/%)
 
-# SPHINX: more options, such as -D nb_execution_mode=cache, which runs the notebooks.
 docs: .venv/installed-docs
-	$(BIN)/python -m sphinx -W --keep-going -q -b html $(SPHINX) docs docs/_build/html
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
 	@echo docs/_build/html/index.html
 
 lint: .venv/installed-dev

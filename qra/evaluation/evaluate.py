@@ -65,7 +65,7 @@ class Robustness:
         return result
 
     def __str__(self) -> str:
-        console = Console(width=100)
+        console = Console(width=100, force_jupyter=False, color_system=None)
         with console.capture() as captured:
             console.print(self.table)
             console.print(escape(self.signs.line), soft_wrap=True)
