@@ -3,8 +3,9 @@
 import re
 
 import nbformat
-import notebooks
 import pytest
+
+import notebooks
 
 ROOT = notebooks.ROOT
 NOTEBOOKS = sorted(notebooks.FOLDER.glob("*.ipynb"))
