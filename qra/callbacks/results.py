@@ -97,6 +97,7 @@ class ResultWriter(PipelineCallback):
         changed = calibration is None and changes
         about = {
             "network": tested(pl_module.network, sha256, scheme, calibration, changed),
+            "architecture": describe(pl_module.network),
             "checkpoint": {"path": path, "sha256": sha256} if path else None,
             "scheme": scheme,
             "calibration": calibration,
@@ -156,7 +157,7 @@ def _sheet(trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
     data = data_of(trainer)
     return {
         "module": type(pl_module).__qualname__,
-        "data": {"class": type(data).__qualname__, "sha256": data.data_hash},
+        "data": {"class": type(data).__qualname__, "sha256": data.data_hash, "made_up": data.made_up},
         "world_size": trainer.world_size,
         **environment.sheet(pl_module.device),
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from functools import cached_property, partial
-from typing import Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 import torch
 from lightning.pytorch import LightningDataModule, Trainer
@@ -57,6 +57,9 @@ class ImageDataModule(LightningDataModule, ABC):
     Raises:
         ValueError: If a value is out of its range.
     """
+
+    made_up: ClassVar[bool] = False
+    """Whether a program draws the images, so that results say nothing about photographs."""
 
     def __init__(
         self,

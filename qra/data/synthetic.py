@@ -171,6 +171,8 @@ class SyntheticDataModule(TensorDataModule):
         ValueError: If a value is out of its range, or there are fewer images than classes.
     """
 
+    made_up = True
+
     def __init__(
         self,
         train_size: int = 4000,

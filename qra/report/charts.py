@@ -1,10 +1,9 @@
-"""Trade-offs: clean against robust, cost against robust, data against robust, one attack against another."""
+"""Trade-offs: clean against robust, cost against robust, one attack against another, time of each strategy."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
-import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -13,19 +12,27 @@ from matplotlib.ticker import LogLocator, NullLocator
 
 from qra.coordinates import Axis
 from qra.durations import duration
-from qra.evaluation.doubt import State, worst_state
+from qra.evaluation.doubt import State
 from qra.evaluation.measured import Accuracy
 from qra.palette import BLACK, GREY
 from qra.quant.scheme import OFF
 from qra.report.contents import GIGA, KIB, attack_kinds, costs
-from qra.report.pareto import Offer, front, offers
+from qra.report.pareto import Offer, choices, offers
 from qra.report.pipelines import Pipeline, Results, training_title
-from qra.report.style import INITS, MARKS, SERIES, Drawing, face, label_width, log_axis, training_style
-from qra.report.tables import Number
+from qra.report.style import (
+    INITS,
+    MARKS,
+    SERIES,
+    Drawing,
+    bits_color,
+    face,
+    label_width,
+    narrowest,
+    training_marker,
+)
+from qra.report.tables import Time
 
 UNITS = (("h", 3600.0), ("min", 60.0), ("s", 1.0))
-WIDE = 50
-"""Letters of a label from which on a legend has one column."""
 WEAK = 2.0
 """Pixel levels of the weak budget that attacks are shown at."""
 ROWS = 36
@@ -50,9 +57,8 @@ def clean_against_robust(results: Results) -> tuple[Drawing, ...]:
             lines.setdefault(key, []).append(point)
     for (init, *_), line in lines.items():
         line.sort(key=lambda point: point[0].bits)
-        color, _ = training_style(line[0][0])
         if len(line) > 1:
-            axes.plot(*zip(*(point[1:] for point in line), strict=True), color=color, linewidth=0.7,
+            axes.plot(*zip(*(point[1:] for point in line), strict=True), color=GREY, linewidth=0.7,
                       linestyle=INITS.get(init, "-."), alpha=0.6)  # fmt: skip
     for pipeline, x, y in points.values():
         _point(axes, pipeline, x, y)
@@ -62,8 +68,8 @@ def clean_against_robust(results: Results) -> tuple[Drawing, ...]:
     handles = _legend([pipeline for pipeline, _, _ in points.values()]) + _line_legend(joined)
     figure.legend(handles=handles, loc="outside right upper")
     caption = (
-        "Each point is a pipeline, the mean over seeds: the larger, the more bits. Lines join the bit widths of one "
-        f"pipeline. {MARKS}"
+        "Each point is a pipeline, the mean over seeds; its colour is the smaller of its two bit widths. Lines join "
+        f"the bit widths of one pipeline. {MARKS}"
     )
     return (Drawing("clean-robust", "Clean against robust accuracy", caption, figure),)
 
@@ -73,29 +79,32 @@ def _robust_title(results: Results) -> str:
 
 
 def _point(axes: Axes, pipeline: Pipeline, x: float, y: float) -> None:
-    color, marker = training_style(pipeline)
-    size = 90 if pipeline.is_float else 20 + 5 * min(sum(min(width, 8) for width in pipeline.bits), 16) / 2
-    edge = BLACK if pipeline.is_float else "white" if pipeline.state == "sound" else color
-    width = 0.6 if not pipeline.is_float and pipeline.state == "sound" else 1.2
+    color = bits_color(pipeline.bits)
+    edge = "white" if pipeline.state == "sound" else color
     axes.scatter(
-        [x], [y], size, color=face(color, pipeline.state), marker=marker, edgecolors=edge, linewidths=width, zorder=3
-    )
+        [x], [y], 90 if pipeline.is_float else 50, color=face(color, pipeline.state),
+        marker=training_marker(pipeline), edgecolors=edge, linewidths=0.6 if pipeline.state == "sound" else 1.2,
+        zorder=3,
+    )  # fmt: skip
 
 
 def _legend(pipelines: Sequence[Pipeline]) -> list[Line2D]:
-    trainings = {pipeline.text(Axis.TRAINING): training_style(pipeline) for pipeline in pipelines}
-    handles = [
-        Line2D([], [], color=color, marker=marker, linestyle="", label=training_title(training))
-        for training, (color, marker) in trainings.items()
-    ]
-    if any(pipeline.is_float for pipeline in pipelines):
-        handles.append(Line2D([], [], color=GREY, marker="o", markeredgecolor=BLACK, markeredgewidth=1.4, markersize=9,
-                              linestyle="", label="float (black edge)"))  # fmt: skip
+    """Colours of bit widths, then markers of trainings, then fillings of gradients."""
+    widths = {narrowest(pipeline.bits): bits_color(pipeline.bits) for pipeline in pipelines}
+    trainings = {pipeline.text(Axis.TRAINING): training_marker(pipeline) for pipeline in pipelines}
     in_doubt = sorted({pipeline.state for pipeline in pipelines if pipeline.state != "sound"}, reverse=True)
-    return handles + [
-        Line2D([], [], color=GREY, marker="o", markerfacecolor=face(GREY, state), linestyle="", label=state)
-        for state in in_doubt
+    return [
+        *(
+            _key("float" if width == OFF else f"{width} bits", color, "o", color)
+            for width, color in sorted(widths.items(), reverse=True)
+        ),
+        *(_key(training_title(training), GREY, marker, GREY) for training, marker in trainings.items()),
+        *(_key(state, GREY, "o", face(GREY, state)) for state in in_doubt),
     ]
+
+
+def _key(label: str, color: str, marker: str, filling: object) -> Line2D:
+    return Line2D([], [], color=color, marker=marker, markerfacecolor=filling, linestyle="", label=label)  # type: ignore[arg-type]
 
 
 def _line_legend(inits: Collection[str]) -> list[Line2D]:
@@ -105,34 +114,39 @@ def _line_legend(inits: Collection[str]) -> list[Line2D]:
 
 def pareto_fronts(results: Results) -> tuple[Drawing, ...]:
     """Robust accuracy against model size, and against BitOPs."""
-    kinds = (("pareto-size", "model size (KiB)", "size_in_bits", KIB), ("pareto-bitops", "GBitOPs", "bit_ops", GIGA))
+    kinds = (
+        ("pareto-size", "model size (KiB)", "size_in_bits", KIB),
+        ("pareto-bitops", "BitOPs of one image (GBitOPs, log scale)", "bit_ops", GIGA),
+    )
     made = []
     for name, title, cost, unit in kinds:
-        choices = offers(results, cost, unit)
-        if len(choices) > 1:
-            figure = _front(results, choices, title)
-            made.append(Drawing(name, f"Robust accuracy against {title}", _front_caption(), figure))
+        found = offers(results, cost, unit)
+        if len(found) > 1:
+            figure = _front(results, found, title)
+            made.append(Drawing(name, f"Robust accuracy against {title.partition(' (')[0]}", _FRONT, figure))
     return tuple(made)
 
 
-def _front_caption() -> str:
-    return (
-        "Each point is a pipeline, the mean over seeds. The line passes through those that nothing of equal or smaller "
-        f"cost beats; suspect ones are not recommended. {MARKS}"
-    )
+_FRONT = (
+    "Each point is a pipeline, the mean over seeds. The line passes through what to use: a step up is beyond chance, "
+    f"points near the line may be as good. Suspect ones are not recommended. {MARKS}"
+)
 
 
-def _front(results: Results, choices: Sequence[Offer], title: str) -> Figure:
-    best = front(choices)
+def _front(results: Results, found: Sequence[Offer], title: str) -> Figure:
+    best = [choice.use for choice in choices(results, found)]
     figure = Figure(figsize=(7.2, 3.6 + 0.2 * len(best)), layout="constrained")
     axes = figure.add_subplot(xlabel=title, ylabel=_robust_title(results))
-    for offer in choices:
+    for offer in found:
         _point(axes, offer.pipeline, offer.cost, 100 * offer.robust)
-    axes.set_xscale("log")
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.xaxis.set_major_formatter("{x:g}")
-    axes.xaxis.set_minor_locator(NullLocator())
-    ends = [*(offer.cost for offer in best), max(offer.cost for offer in choices)]
+    if "log" in title:
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_locator(NullLocator())
+    else:
+        axes.set_xlim(0, 1.05 * max(offer.cost for offer in found))
+    ends = [*(offer.cost for offer in best), max(offer.cost for offer in found)]
     heights = [100 * offer.robust for offer in best]
     if best:
         axes.step(ends, [*heights, heights[-1]], where="post", color=BLACK, linewidth=1, zorder=2)
@@ -143,69 +157,10 @@ def _front(results: Results, choices: Sequence[Offer], title: str) -> Figure:
         )  # fmt: skip
     axes.grid(alpha=0.25)
     axes.margins(0.08, 0.1)
-    figure.legend(handles=_legend([offer.pipeline for offer in choices]), loc="outside right upper")
+    figure.legend(handles=_legend([offer.pipeline for offer in found]), loc="outside right upper")
     listed = [f"{number}  {results.label(offer.pipeline)}" for number, offer in enumerate(best, 1)]
     figure.supxlabel("\n".join(listed), fontsize=8, x=0.02, ha="left")
     return figure
-
-
-def data_size(results: Results) -> tuple[Drawing, ...]:
-    """Accuracy over the share of the training data."""
-    return _over(results, Axis.FRACTION, "data-size", "share of the training data (%)", 100)
-
-
-def calibration_size(results: Results) -> tuple[Drawing, ...]:
-    """Accuracy over the number of calibration images."""
-    return _over(results, Axis.CALIBRATION_SIZE, "calibration-size", "calibration images")
-
-
-def _over(results: Results, axis: str, name: str, title: str, scale: float = 1) -> tuple[Drawing, ...]:
-    lines: dict[str, list[Pipeline]] = {}
-    for pipeline in results.pipelines:
-        if (pipeline.number(axis) or 0) > 0:
-            label = ", ".join(word for word in results.label(pipeline).split(", ") if word != pipeline.word(axis))
-            lines.setdefault(label, []).append(pipeline)
-    lines = {label: found for label, found in lines.items() if len(found) > 1}
-    if not lines or results.headline is None:
-        return ()
-    columns = 2 if max(map(len, lines)) < WIDE else 1
-    figure = Figure(figsize=(7.6, 3.2 + 0.2 * -(-len(lines) // columns)), layout="constrained")
-    panels = figure.subplots(1, 2, squeeze=False).flat
-    measures: tuple[tuple[str, _Measure], ...] = (
-        ("clean", lambda pipeline: pipeline.clean),
-        (results.headline_title, lambda pipeline: pipeline.robust(results.headline)),
-    )
-    for axes, (heading, measure) in zip(panels, measures, strict=True):
-        for place, (label, found) in enumerate(lines.items()):
-            _line(axes, sorted(found, key=lambda p: p.number(axis) or 0), axis, measure, place, label, scale)
-        log_axis(axes, [scale * (pipeline.number(axis) or 0) for found in lines.values() for pipeline in found])
-        axes.set(xlabel=title, ylabel="accuracy (%)", title=heading)
-    handles, labels = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=columns)
-    caption = f"Accuracy over {title}, with Wilson intervals at 95 %; the mean over seeds. {MARKS}"
-    return (Drawing(name, f"Accuracy over {title}", caption, figure),)
-
-
-_Measure = Callable[[Pipeline], Accuracy | None]
-
-
-def _line(
-    axes: Axes, found: Sequence[Pipeline], axis: str, measure: _Measure, place: int, label: str, scale: float
-) -> None:
-    points = [(p, accuracy) for p in found if (accuracy := measure(p)) is not None]
-    color, marker, line = SERIES[place % len(SERIES)]
-    x = [scale * (p.number(axis) or 0) for p, _ in points]
-    axes.errorbar(
-        x, [100 * accuracy.value for _, accuracy in points], _bars([accuracy for _, accuracy in points]), color=color,
-        marker=marker, linestyle=line, label=label, markersize=5, linewidth=1.3, elinewidth=0.8, capsize=2,
-        markerfacecolor=face(color, worst_state(p.state for p, _ in points)),
-    )  # fmt: skip
-
-
-def _bars(accuracies: Sequence[Accuracy]) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
-    """Lengths of error bars below and above, in percent, (2, N)."""
-    lengths = [(each.value - each.interval[0], each.interval[1] - each.value) for each in accuracies]
-    return 100 * np.array(lengths, dtype=np.float64).reshape(-1, 2).T.clip(0)
 
 
 def attacks(results: Results) -> tuple[Drawing, ...]:
@@ -252,7 +207,7 @@ def _attacks_of(axes: Axes, row: int, found: Mapping[str, Accuracy], kinds: Sequ
 def cost_bars(results: Results) -> tuple[Drawing, ...]:
     """Fit time of each strategy."""
     rows = costs(results).rows
-    times = [(str(row[0]), row[2].value) for row in rows if isinstance(row[2], Number) and row[2].value]
+    times = [(str(row[0]), row[2].seconds) for row in rows if isinstance(row[2], Time) and row[2].seconds]
     if not times:
         return ()
     times.sort(key=lambda item: item[1])
@@ -260,9 +215,7 @@ def cost_bars(results: Results) -> tuple[Drawing, ...]:
     width = label_width(name for name, _ in times) + 4.5
     figure = Figure(figsize=(width, 0.32 * len(times) + 1.0), layout="constrained")
     axes = figure.add_subplot(xlabel=f"median fit time of a cell ({unit})")
-    bars = axes.barh(
-        [name for name, _ in times], [seconds / size for _, seconds in times], color=SERIES[0][0], height=0.6
-    )
+    bars = axes.barh([name for name, _ in times], [seconds / size for _, seconds in times], color=GREY, height=0.6)
     axes.bar_label(bars, [duration(seconds) for _, seconds in times], padding=4, fontsize=8)
     axes.margins(x=0.2)
     axes.grid(alpha=0.25, axis="x")

@@ -8,16 +8,17 @@ from itertools import zip_longest
 from typing import Any
 
 from qra.coordinates import Axis
-from qra.durations import duration
 from qra.evaluation.measured import Measured
 from qra.report.cells import CellResult
-from qra.report.pareto import Offer, front, offers
+from qra.report.pareto import Choice, Offer, choices, offers
 from qra.report.pipelines import Pipeline, Results, axis_title
-from qra.report.tables import Entry, Number, Table
+from qra.report.tables import Entry, Number, Table, Time
 
 KIB = 8 * 1024
 """Bits."""
 GIGA = 1e9
+TIES = 3
+"""Pipelines that are named as being as good as another."""
 
 _INTERVALS = (
     "Accuracies in percent with Wilson intervals at 95 %, which cover the choice of test examples, not of seeds"
@@ -31,7 +32,7 @@ _GRADIENTS = (
 
 def tables(results: Results) -> tuple[Table, ...]:
     """All tables for which there are data."""
-    makers = (accuracies, gradients, pareto, costs, outcomes, cells, runs, commands)
+    makers = (advice, accuracies, gradients, costs, outcomes, cells, runs, commands)
     return tuple(table for maker in makers if (table := maker(results)).rows)
 
 
@@ -56,17 +57,17 @@ def accuracies(results: Results) -> Table:
         rows.append(
             (
                 results.label(pipeline),
+                *(accuracy or "-" for accuracy in (pipeline.clean, *robust, *(single if len(kinds) > 1 else ()))),
                 pipeline.gradients,
                 str(len(pipeline.cells)),
-                *(accuracy or "-" for accuracy in (pipeline.clean, *robust, *(single if len(kinds) > 1 else ()))),
                 Number(None if size is None else size / KIB),
                 Number(None if operations is None else operations / GIGA, 3),
-                duration(pipeline.seconds("fit")),
+                Time(pipeline.seconds("fit")),
             )
         )
     alone = [f"{kind}, {results.headline.title}" for kind in kinds] if results.headline and len(kinds) > 1 else []
-    titles = ("clean", *map(results.measure_title, results.bounds), *alone)
-    columns = ("pipeline", "gradients", "seeds", *titles, "KiB", "GBitOPs", "fit time")
+    titles = ("clean", *(f"robust, {bounds.title}" for bounds in results.bounds), *alone)
+    columns = ("pipeline", *titles, "gradients", "seeds", "KiB", "GBitOPs", "fit time")
     note = f"{_INTERVALS}; over several seeds the mean, and the worst. {attacks_note(results)}{_GRADIENTS}"
     return Table("accuracy", "Accuracy of each pipeline", columns, tuple(rows), note)
 
@@ -76,7 +77,9 @@ def attacks_note(results: Results) -> str:
     notes = []
     for bounds in results.bounds:
         kinds = results.kinds(bounds)
-        if len(kinds) > 1:
+        if len(kinds) == 1:
+            notes.append(f"Robust accuracy at {bounds.title} is under {kinds[0]}. ")
+        else:
             some = [kind for kind in kinds if any(kind not in each.kinds(bounds) for each in results.pipelines)]
             lack = f" (not every pipeline was attacked by {', '.join(some)})" if some else ""
             notes.append(f"The worst case at {bounds.title} is per example, over {', '.join(kinds)}{lack}. ")
@@ -92,9 +95,9 @@ def gradients(results: Results) -> Table:
             found = [pipeline.under(bounds, kind) for kind in kinds]
             if sum(entry is not None for entry in found) > 1:
                 shown = (entry or "-" for entry in (*found, pipeline.robust(bounds)))
-                rows.append((results.label(pipeline), pipeline.gradients, bounds.title.removeprefix("eps "), *shown))
+                rows.append((results.label(pipeline), bounds.title.removeprefix("eps "), *shown, pipeline.gradients))
     note = f"{_INTERVALS}. `hard` takes the true gradient of rounding, which is zero: what it leaves is no robustness."
-    columns = ("pipeline", "gradients", "eps", *kinds, "worst case")
+    columns = ("pipeline", "eps", *kinds, "worst case", "gradients")
     return Table("gradients", "The same network under different attacks", columns, tuple(rows), note)
 
 
@@ -105,32 +108,33 @@ def attack_kinds(results: Results) -> tuple[str, ...]:
     return tuple(sorted(found, key=lambda kind: (found[kind], kind)))
 
 
-def pareto(results: Results) -> Table:
-    """The pipelines that nothing smaller beats: what to use for a budget."""
+def advice(results: Results) -> Table:
+    """What to use for a model size: a row for each size from which on something surely better fits."""
+    found = choices(results, offers(results, "size_in_bits", KIB))
     rows: list[tuple[Entry, ...]] = []
-    for title, cost, unit in (("KiB", "size_in_bits", KIB), ("GBitOPs", "bit_ops", GIGA)):
-        best = front(offers(results, cost, unit))
-        for offer, following in zip_longest(best, best[1:]):
-            rows.append((_range(offer, following, title), *_offer(results, offer)))
+    for choice, following in zip_longest(found, found[1:]):
+        pipeline = choice.use.pipeline
+        measured = (pipeline.robust(results.headline) or "-", pipeline.clean or "-")
+        budget = _range(choice.use, following.use if following else None)
+        rows.append((budget, results.label(pipeline), *measured, _ties(results, choice), pipeline.gradients))
     note = (
-        f"{_INTERVALS}. The most robust pipeline of each budget by {results.headline_title}; pipelines whose gradients "
-        f"are suspect are not recommended. {_GRADIENTS}"
+        f"{_INTERVALS}. Robust accuracy: {results.headline_title}. A larger model is named only where it is more "
+        "robust than the smaller one beyond chance, on the same images (95 % for each pair); what cannot be told apart "
+        f"from it is as good, as far as this study knows. Suspect pipelines are not recommended. {_GRADIENTS}"
     )
-    columns = ("budget", "use", "gradients", "seeds", "robust", "clean", "fit time")
-    return Table("pareto", "What to use for a budget", columns, tuple(rows), note)
+    columns = ("model size", "use", "robust", "clean", "as good", "gradients")
+    return Table("advice", "What to use for a budget", columns, tuple(rows), note)
 
 
-def _range(offer: Offer, following: Offer | None, unit: str) -> str:
-    digits = 1 if unit == "KiB" else 3
-    until = "or more" if following is None else f"to {following.cost:.{digits}f}"
-    return f"{offer.cost:.{digits}f} {until} {unit}"
+def _range(offer: Offer, following: Offer | None) -> str:
+    return f"{offer.cost:.0f} KiB or more" if following is None else f"{offer.cost:.0f} to {following.cost:.0f} KiB"
 
 
-def _offer(results: Results, offer: Offer) -> tuple[Entry, ...]:
-    pipeline = offer.pipeline
-    robust = pipeline.robust(results.headline) or "-"
-    seeds, time = str(len(pipeline.cells)), duration(pipeline.seconds("fit"))
-    return results.label(pipeline), pipeline.gradients, seeds, robust, pipeline.clean or "-", time
+def _ties(results: Results, choice: Choice) -> str:
+    """What cannot be told apart from a choice, the smallest first; of many the first three."""
+    named = [f"{results.label(offer.pipeline)} ({offer.cost:.0f} KiB)" for offer in choice.ties[:TIES]]
+    more = [f"and {len(choice.ties) - TIES} more"] if len(choice.ties) > TIES else []
+    return "; ".join([*named, *more]) or "nothing else"
 
 
 def costs(results: Results) -> Table:
@@ -146,8 +150,8 @@ def costs(results: Results) -> Table:
         reference = plain.get(group[0].text(Axis.QUANTIZER))
         ratio = None if fit is None or reference is None else fit / reference
         count = str(sum(len(pipeline.cells) for pipeline in group))
-        rows.append((strategy, count, Number(fit), Number(ratio), Number(test)))
-    columns = ("strategy", "cells", "fit (s)", "times plain training", "test (s)")
+        rows.append((strategy, count, Time(fit), Number(ratio), Time(test)))
+    columns = ("strategy", "cells", "fit", "times plain training", "test")
     note = "Median wall time of a cell; plain training is that of the same quantizer. Cells may have shared a machine."
     return Table("cost", "Time of each strategy", columns, tuple(rows), note)
 
@@ -191,7 +195,7 @@ def _outcome(outcome: Measured, cell: CellResult) -> tuple[Entry, ...]:
 def cells(results: Results) -> Table:
     """The state of each cell, with what went wrong."""
     rows = tuple(
-        (cell.name, cell.stage, cell.state, duration(cell.seconds.get("fit")), _remark(cell)) for cell in results.cells
+        (cell.name, cell.stage, cell.state, Time(cell.seconds.get("fit")), _remark(cell)) for cell in results.cells
     )
     return Table("cells", "All cells", ("cell", "stage", "state", "fit time", "remarks"), rows)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 
@@ -9,12 +10,13 @@ import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from qra.evaluation.doubt import State
 from qra.palette import BLACK
 from qra.quant.scheme import OFF
 from qra.report.pipelines import Pipeline, Results
-from qra.report.style import MARKS, SERIES, Drawing, budget_axis, face, label_width
+from qra.report.style import MARKS, SERIES, Drawing, bits_style, budget_axis, face, label_width
 
 PANELS = 12
 """Panels of one figure."""
@@ -81,24 +83,22 @@ def _page(results: Results, attack: str, panels: Sequence[tuple[str, list[Pipeli
     rows = -(-len(panels) // columns)
     figure = Figure(figsize=(3.3 * columns + 0.4, 2.5 * rows + 0.8), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
-    widths = sorted({_widths(p) for _, found in panels for p in found if not p.is_float}, reverse=True)
-    styles = {label: SERIES[n % len(SERIES)] for n, label in enumerate(dict.fromkeys(map(_bits_label, widths)))}
     for (title, found), axes in zip(panels, grid.flat, strict=False):
         axes.set_title(title.replace(", ", "\n", 1), loc="left")
         for place, pipeline in enumerate(sorted(found, key=_widths, reverse=True)):
             label = results.label(pipeline) if pipeline.is_float else _bits_label(_widths(pipeline))
-            style = styles.get(label, SERIES[place % len(SERIES)])
+            _, marker, line = SERIES[place % len(SERIES)]
+            style = (BLACK, marker, line) if pipeline.is_float else bits_style(pipeline.bits)
             _draw(axes, _curve(results, pipeline, attack), style, label, pipeline.state)
         originals = {id(original): original for p in found if not p.is_float and (original := results.reference(p))}
         for original in originals.values():
             _draw(axes, _curve(results, original, attack), (BLACK, "", "-"), "float, treated alike", "sound")
-        levels = [level for pipeline in found for level in _curve(results, pipeline, attack)]
-        budget_axis(axes, levels)
+        budget_axis(axes, results.levels)
     for axes in list(grid.flat)[len(panels) :]:
         axes.set_visible(False)
     for column in range(columns):
         lowest = grid[(len(panels) - 1 - column) // columns, column]
-        lowest.set_xlabel("eps (pixel levels of 255)")
+        lowest.set_xlabel("budget eps of the attack (pixel levels of 255)")
         lowest.tick_params(labelbottom=True)
     for axes in grid[:, 0]:
         axes.set_ylabel("accuracy (%)")
@@ -133,11 +133,17 @@ def _legend_below(figure: Figure, panels: Sequence[Axes]) -> None:
     """One legend for all panels, under them, each label once."""
     entries: dict[str, Artist] = {}
     for axes in panels:
-        handles, labels = axes.get_legend_handles_labels()
-        for handle, label in zip(handles, labels, strict=True):
-            entries.setdefault(label, handle)
-    names = sorted(entries, key=lambda label: (not label[:1].isdigit(), label))
+        for line in axes.get_lines():
+            color, marker, style = line.get_color(), line.get_marker(), line.get_linestyle()
+            entries.setdefault(str(line.get_label()), Line2D([], [], color=color, marker=marker, linestyle=style))
+    names = sorted(entries, key=_by_width)
     figure.legend([entries[name] for name in names], names, loc="outside lower center", ncols=min(len(entries), 6))
+
+
+def _by_width(label: str) -> tuple[object, ...]:
+    """The order of labels in every legend: from many bits to few, what is no bit width behind."""
+    digits = [int(number) for number in re.findall(r"\d+", label)] if re.match(r"W?\d", label) else []
+    return not digits, [-number for number in digits], label
 
 
 def heat_map(results: Results) -> tuple[Drawing, ...]:

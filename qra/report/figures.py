@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from qra.report.charts import attacks, calibration_size, clean_against_robust, cost_bars, data_size, pareto_fronts
+from qra.report.charts import attacks, clean_against_robust, cost_bars, pareto_fronts
 from qra.report.curves import heat_map, robustness_curves
 from qra.report.pipelines import Results
 from qra.report.sensitivity import sensitivity
 from qra.report.style import Drawing, settings
+from qra.report.trends import trends
 
 
 @dataclass(frozen=True)
@@ -35,8 +36,11 @@ KINDS = (
         "fronts of robust accuracy against size and BitOPs", pareto_fronts, "cost and robust accuracy of two pipelines"
     ),
     Kind("attacks side by side", attacks, "a quantized pipeline attacked in two ways at one budget"),
-    Kind("accuracy against data size", data_size, "a pipeline with two data fractions or more"),
-    Kind("accuracy against calibration size", calibration_size, "a pipeline with two calibration sizes or more"),
+    Kind(
+        "accuracy over data size, calibration size, or any other axis of numbers",
+        trends,
+        "a pipeline with two values or more on such an axis",
+    ),
     Kind("sensitivity of layers", sensitivity, "a pipeline with and without other bits in two sets of layers or more"),
     Kind("time of each strategy", cost_bars, "fit times"),
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,6 +22,7 @@ AXES = (Axis.INIT, Axis.QUANTIZER, Axis.TRAINING, Axis.WEIGHT_BITS, Axis.ACT_BIT
 """Coordinates that every report knows; a study may have more."""
 FLOOR = 0.02
 """Robust accuracy below which nothing is left to compare."""
+_NUMBER = re.compile(r"(\d+(?:\.\d+)?(?:[eE][+-]?\d+)?)(?:/([1-9]\d*))?")
 _LONGEST = 90
 """Letters of a label, so that it fits into a figure."""
 _NAMES = {"pwlq": "PWLQ", "pact": "PACT", "lsq": "LSQ", "dorefa": "DoReFa", "sawb": "SAWB"}
@@ -45,8 +47,10 @@ class Pipeline:
         return "" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
     def number(self, axis: str) -> float | None:
-        """A coordinate as a number; None if there is none or it is no number."""
+        """A coordinate as a number, also if it is written as ``4/255``; None if there is none or it is no number."""
         value = self.coordinates.get(axis)
+        if isinstance(value, str) and (match := _NUMBER.fullmatch(value)):
+            return float(match[1]) / float(match[2] or 1)
         return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
 
     def word(self, axis: str) -> str:

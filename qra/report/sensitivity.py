@@ -8,14 +8,14 @@ from typing import NamedTuple
 from matplotlib.figure import Figure
 
 from qra.evaluation.measured import Accuracy, ThreatModel
-from qra.palette import BLUE, ORANGE
+from qra.palette import BLACK, GREY
 from qra.report.paired import CLEAN, paired, strongest
 from qra.report.pipelines import Pipeline, Results
 from qra.report.style import Drawing, label_width
 
 AXIS = "overrides"
 """The coordinate that says which layers have other bits."""
-_STYLES = ((BLUE, None), (ORANGE, "///"))
+_STYLES = ((GREY, "///"), (BLACK, None))
 
 
 class Loss(NamedTuple):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -13,10 +13,12 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from qra.coordinates import Axis
 from qra.evaluation.doubt import State
-from qra.palette import BLACK, BLUE, COLORS, GREEN, GREY, ORANGE, PINK
+from qra.palette import BLACK, BLUE, COLORS, GREEN, GREY, ORANGE, PINK, PURPLE, SKY, WINE, YELLOW
+from qra.quant.scheme import OFF
 from qra.report.pipelines import Pipeline
 
 SERIES = tuple(
@@ -28,8 +30,13 @@ SERIES = tuple(
     )
 )
 """Colour, marker and line of each series: any one of the three tells them apart."""
-TRAININGS = {"none": (GREY, "o"), "plain": (ORANGE, "^"), "adversarial": (BLUE, "s"), "transfer": (GREEN, "D")}
-"""Colour and marker of each training."""
+WIDTHS = {
+    OFF: (BLACK, ""), 16: (GREY, "X"), 8: (BLUE, "o"), 7: (PURPLE, "p"), 6: (SKY, "s"), 5: (GREEN, "^"),
+    4: (ORANGE, "D"), 3: (YELLOW, "v"), 2: (PINK, "P"), 1: (WINE, "*"),
+}  # fmt: skip
+"""Colour of each bit width in every figure of every study, and its marker where figures have a line for each width."""
+TRAININGS = {"none": "o", "plain": "^", "adversarial": "s", "transfer": "D"}
+"""Marker of each training."""
 INITS: dict[str, Literal["-", "--", ":"]] = {"robust": "-", "plain": "--", "random": ":"}
 """Line of each start."""
 
@@ -91,9 +98,26 @@ def settings() -> Any:
     return matplotlib.rc_context(_SETTINGS)
 
 
-def training_style(pipeline: Pipeline) -> tuple[str, str]:
-    """Colour and marker of a pipeline's training."""
-    return TRAININGS.get(pipeline.text(Axis.TRAINING), (PINK, "P"))
+def training_marker(pipeline: Pipeline) -> str:
+    """The marker of a pipeline's training."""
+    return TRAININGS.get(pipeline.text(Axis.TRAINING), "P")
+
+
+def narrowest(bits: tuple[int, int]) -> int:
+    """The width that gives bits of weights and activations their colour: the smaller one."""
+    return min(bits)
+
+
+def bits_style(bits: tuple[int, int]) -> tuple[str, str, str]:
+    """Colour, marker and line of bits of weights and activations: dashed where both are quantized, to other widths."""
+    color, marker = WIDTHS.get(narrowest(bits), (GREY, "X"))
+    weights, activations = bits
+    return color, marker, "-" if weights == activations or OFF in bits else "-."
+
+
+def bits_color(bits: tuple[int, int]) -> str:
+    """Colour of bits of weights and activations."""
+    return bits_style(bits)[0]
 
 
 def face(color: str, state: State) -> tuple[float, float, float]:
@@ -109,19 +133,23 @@ def label_width(labels: Iterable[str]) -> float:
 
 
 def budget_axis(axes: Axes, levels: Sequence[float]) -> None:
-    """Budgets from 0, each twice the one before, as the attacks have them."""
-    axes.set_xscale("symlog", base=2, linthresh=min((level for level in levels if level > 0), default=1))
-    ticks = sorted({0.0, *levels})
-    axes.set_xticks(ticks, [f"{level:g}" for level in ticks])
-    axes.set_xticks([], minor=True)
+    """Budgets from 0, evenly spaced, with ticks at whole pixel levels."""
+    axes.set_xlim(0, 1.03 * max(levels, default=1))
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 4, 5, 8, 10]))
     axes.set_ylim(0, 100)
     axes.grid(alpha=0.25)
 
 
-def log_axis(axes: Axes, values: Sequence[float]) -> None:
-    """A logarithmic axis with a tick at each value."""
-    axes.set_xscale("log")
-    ticks = sorted(set(values))
-    axes.set_xticks(ticks, [f"{value:g}" for value in ticks])
+def value_axis(axes: Axes, values: Mapping[float, str]) -> None:
+    """An axis with a tick at each value: logarithmic where they span more than a decade, else even.
+
+    Args:
+        axes: The axes.
+        values: What is written at each value.
+    """
+    ticks = sorted(values)
+    if ticks[0] > 0 and ticks[-1] > 10 * ticks[0]:
+        axes.set_xscale("log")
+    axes.set_xticks(ticks, [values[tick] for tick in ticks])
     axes.set_xticks([], minor=True)
     axes.grid(alpha=0.25)

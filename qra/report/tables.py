@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from qra.durations import duration
 from qra.evaluation.measured import Accuracy
 from qra.files import no_formula, plain
 
@@ -28,7 +29,18 @@ class Number:
     signed: bool = False
 
 
-Entry = str | Accuracy | Number
+@dataclass(frozen=True)
+class Time:
+    """A time, shown in readable units; CSV holds its seconds.
+
+    Args:
+        seconds: None for a time that is not known.
+    """
+
+    seconds: float | None
+
+
+Entry = str | Accuracy | Number | Time
 
 _LATEX = {
     "\\": r"\textbackslash{}",
@@ -42,6 +54,8 @@ _LATEX = {
 }
 _MARKDOWN = re.compile(r"([\\`*_~|<>\[\]&$@#]|:(?=//)|(?<=www)\.)")
 """Signs that format, link or compute in Markdown, in GitHub's too."""
+_INTERVAL, _SMALL = re.compile(r"(\[[\d.]+, [\d.]+\])"), r'<span class="interval">\1</span>'
+"""The interval of an accuracy, which narrow screens show below it."""
 
 
 @dataclass(frozen=True)
@@ -128,7 +142,10 @@ class Table:
         titles, rows = self._written(_html)
         kinds = [' class="number"' if number else "" for number in self.numeric]
         head = "".join(f"<th{kind}>{title}</th>" for kind, title in zip(kinds, titles, strict=True))
-        lines = ("".join(f"<td{kind}>{entry}</td>" for kind, entry in zip(kinds, row, strict=True)) for row in rows)
+        lines = (
+            "".join(f"<td{kind}>{_INTERVAL.sub(_SMALL, entry)}</td>" for kind, entry in zip(kinds, row, strict=True))
+            for row in rows
+        )
         body = "\n".join(f"<tr>{line}</tr>" for line in lines)
         return f'<div class="wide"><table><thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody></table></div>'
 
@@ -146,6 +163,8 @@ def _shown(entry: Entry, escape: Callable[[str], str], with_n: bool) -> str:
         return escape(entry)
     if isinstance(entry, Accuracy):
         return percent(entry, with_n)
+    if isinstance(entry, Time):
+        return duration(entry.seconds)
     sign = "+" if entry.signed else ""
     return "-" if entry.value is None else f"{entry.value:{sign}.{entry.digits}f}"
 
@@ -153,7 +172,8 @@ def _shown(entry: Entry, escape: Callable[[str], str], with_n: bool) -> str:
 def _spread(title: str, column: Sequence[Entry]) -> tuple[list[str], list[list[str]]]:
     """The CSV columns of a column: their titles, and for each row their values."""
     if not any(isinstance(entry, Accuracy) for entry in column):
-        return [title], [[_bare(entry)] for entry in column]
+        unit = " (s)" if any(isinstance(entry, Time) for entry in column) else ""
+        return [f"{title}{unit}"], [[_bare(entry)] for entry in column]
     parts = ["", " low", " high", " n"]
     if any(isinstance(entry, Accuracy) and entry.worst is not None for entry in column):
         parts.append(" worst seed")
@@ -171,6 +191,8 @@ def _spread(title: str, column: Sequence[Entry]) -> tuple[list[str], list[list[s
 def _bare(entry: Entry) -> str:
     if isinstance(entry, Number):
         return "" if entry.value is None else repr(entry.value)
+    if isinstance(entry, Time):
+        return "" if entry.seconds is None else repr(entry.seconds)
     return no_formula(plain(entry))
 
 

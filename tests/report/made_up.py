@@ -46,12 +46,13 @@ def cost(weight_bits, act_bits):
 
 def cell(
     study, name, accuracies, *, init="none", quantizer="float", training="plain", bits=(32, 32), fraction=1.0,
-    calibration_size=None, seed=0, masking="sound", noise=0.0, seconds=100.0, n=N, data="d", **more,
+    calibration_size=None, seed=0, masking="sound", noise=0.0, seconds=100.0, n=N, data="d", axes=None, **more,
 ):  # fmt: skip
     """Write a done cell.
 
     Args:
         accuracies: Of each outcome by name.
+        axes: Further coordinates.
     """
     directory = study / name
     directory.mkdir(parents=True)
@@ -60,6 +61,7 @@ def cell(
         "init": init, "quantizer": quantizer, "training": training,
         "weight_bit_width": bits[0], "act_bit_width": bits[1],
         "fraction": fraction, "calibration_size": calibration_size, "seed": seed,
+        **(axes or {}),
     }  # fmt: skip
     write_json(directory / "cell.json", {
         "schema": 1, "study": study.name, "name": name, "stage": quantizer, "coordinates": coordinates, "needs": [],

@@ -7,7 +7,7 @@ from made_up import cell, edit
 from qra.report.cells import read_cells
 from qra.report.figures import KINDS, drawings
 from qra.report.pipelines import Results
-from qra.report.style import SERIES, TRAININGS
+from qra.report.style import SERIES, TRAININGS, WIDTHS
 
 CURVE = {"clean": 0.8, "pgd20_2": 0.6, "pgd20_8": 0.4, "pgd20_32": 0.01}
 
@@ -75,7 +75,7 @@ def points(axes):
 def test_clean_against_robust_has_a_point_for_each_pipeline(study):
     figure = drawn(study)[0]["clean-robust"].figure
     assert points(figure.axes[0]) == [(80, 20), (80, 39), (80, 40), (80, 41)]
-    assert {"adversarial", "float (black edge)", "suspect", "robust start"} == set(labels(figure))
+    assert {"float", "8 bits", "4 bits", "2 bits", "adversarial", "suspect", "robust start"} == set(labels(figure))
 
 
 def test_the_front_passes_through_what_nothing_smaller_beats(study):
@@ -98,16 +98,40 @@ def test_attacks_are_set_side_by_side(tmp_path):
     [
         ("data-size", "fraction", (0.1, 0.5, 1.0), [10, 50, 100]),
         ("calibration-size", "calibration_size", (16, 128, 512), [16, 128, 512]),
+        ("over-model-attack-eps", "model.attack.eps", ("4/255", "8/255"), ["4/255", "8/255"]),
+        ("over-model-beta", "model.beta", (1, 3.0, 6), [1, 3, 6]),
     ],
 )
 def test_accuracy_over_an_axis(tmp_path, name, axis, values, shown):
     for place, value in enumerate(values):
-        robust(tmp_path, f"c{place}", {"clean": 0.7, "pgd20_8": 0.2 + 0.1 * place}, bits=(4, 4), **{axis: value})
+        robust(tmp_path, f"c{place}", {"clean": 0.7, "pgd20_8": 0.2 + 0.1 * place}, bits=(4, 4), axes={axis: value})
     figure = drawn(tmp_path)[0][name].figure
     line = figure.axes[1].get_lines()[0]
-    assert line.get_xdata() == pytest.approx(shown)
-    assert line.get_ydata() == pytest.approx([20, 30, 40])
-    assert [tick.get_text() for tick in figure.axes[1].get_xticklabels()] == [f"{value:g}" for value in shown]
+    assert len(line.get_xdata()) == len(values)
+    assert line.get_ydata() == pytest.approx([20, 30, 40][: len(values)])
+    assert [tick.get_text() for tick in figure.axes[1].get_xticklabels()] == [str(value) for value in shown]
+
+
+def test_a_bit_width_has_one_colour_in_every_figure_of_every_study(study, tmp_path):
+    other = tmp_path / "other"
+    robust(other, "w2", CURVE, bits=(2, 2))
+    robust(other, "w2-more", {**CURVE, "pgd20_8": 0.3}, bits=(2, 2), axes={"calibration_size": 16})
+    robust(other, "w2-less", {**CURVE, "pgd20_8": 0.3}, bits=(2, 2), axes={"calibration_size": 32})
+    colors = set()
+    for made in (drawn(study)[0], drawn(other)[0]):
+        lines = [line for axes in made["curves-1"].figure.axes for line in axes.get_lines()]
+        colors |= {line.get_color() for line in lines if line.get_label() == "2 bits"}
+        keys = made["clean-robust"].figure.legends[0].get_lines()
+        colors |= {key.get_color() for key in keys if key.get_label() == "2 bits"}
+    colors |= {line.get_color() for line in drawn(other)[0]["calibration-size"].figure.axes[0].get_lines()}
+    assert len(colors) == 1
+
+
+def test_budgets_are_evenly_spaced_on_a_named_axis(study):
+    axes = drawn(study)[0]["curves-1"].figure.axes[0]
+    assert axes.get_xscale() == "linear"
+    assert axes.get_xlim()[1] > 32
+    assert axes.get_xlabel() == "budget eps of the attack (pixel levels of 255)"
 
 
 def test_the_bars_are_times(study):
@@ -128,7 +152,8 @@ def test_what_cannot_be_drawn_is_said(tmp_path):
 def test_series_are_told_apart_in_grey_and_by_the_colour_blind():
     for part in zip(*SERIES, strict=True):
         assert len({str(each) for each in part[:7]}) == 7
-    assert len({marker for _, marker in TRAININGS.values()}) == len(TRAININGS)
+    assert len(set(TRAININGS.values())) == len(TRAININGS)
+    assert len({color for color, _ in WIDTHS.values()}) == len({marker for _, marker in WIDTHS.values()}) == len(WIDTHS)
 
 
 def test_a_strange_training_and_a_size_of_zero_are_drawn(tmp_path):

@@ -13,7 +13,8 @@ from made_up import cell, edit
 from qra.cli import main
 from qra.report.cells import read_cells
 from qra.report.claims import CLAIMS
-from qra.report.command import advise, write_report
+from qra.report.command import write_report
+from qra.report.document import advise
 from qra.report.pipelines import Results
 from qra.report.tables import markdown_text
 
@@ -60,7 +61,7 @@ def test_a_report_is_tables_figures_claims_and_a_page(made):
     directory, shown = made
     files = contents(directory)
     assert {"report.html", "report.md", "claims.md"} <= files.keys()
-    for name in ("accuracy", "claims", "evidence", "outcomes", "cells", "runs", "commands", "pareto", "cost"):
+    for name in ("accuracy", "claims", "evidence", "outcomes", "cells", "runs", "commands", "advice", "cost"):
         assert {f"tables/{name}.{kind}" for kind in ("md", "csv", "tex")} <= files.keys()
     for name in ("curves-1", "clean-robust", "heat-map", "pareto-size", "pareto-bitops", "cost"):
         assert files[f"figures/{name}.png"].startswith(b"\x89PNG")
@@ -102,7 +103,7 @@ def test_the_page_needs_nothing_else(made):
 def test_the_page_gathers_everything(made):
     page = (made[0] / "report.html").read_text()
     for claim in CLAIMS:
-        assert claim.statement.replace("<", "&lt;") in page
+        assert claim.statement.replace("<", "&lt;") in page  # those without cells too
     for text in (
         "w2: gradients are suspect: zero gradients",
         "qra fit --config w4.yaml",
@@ -183,7 +184,7 @@ def test_what_files_say_is_never_markup(study):
 
 def test_without_a_pipeline_that_fits_there_is_no_recommendation(study):
     assert (
-        advise(Results("s", read_cells(study)), 10)
+        advise(Results("s", read_cells(study)), (), 10)
         == "No pipeline of known size with robust accuracy left fits into 10 KiB."
     )
 

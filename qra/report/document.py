@@ -1,0 +1,125 @@
+"""All that a report says, gathered once for its page, its text and the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from qra.report.cells import read_cells
+from qra.report.claims import judge_all
+from qra.report.contents import KIB, state_counts, tables
+from qra.report.figures import drawings
+from qra.report.header import MADE_UP, Fact, header, is_made_up
+from qra.report.judging import Finding
+from qra.report.pareto import Choice, choices, offers, recommended
+from qra.report.pipelines import Results
+from qra.report.style import Drawing
+from qra.report.summary import Summary, summary
+from qra.report.tables import Table, markdown_text, percent
+from qra.report.verdicts import evidence_table, verdict_table
+
+
+@dataclass(frozen=True)
+class Document:
+    """What a study shows.
+
+    Args:
+        results: Results of the study.
+        findings: Findings by key of the claim.
+        facts: What the study is of.
+        band: What must be known before anything is read, such as that images are made up; empty if nothing.
+        summary: The answer in a few sentences.
+        advice: What to use for the budget that was asked for; empty if none was.
+        tables: Tables in their order, without those of the claims.
+        drawings: Drawings in their order.
+        missing: What could not be drawn, and why.
+    """
+
+    results: Results
+    findings: Mapping[str, Finding]
+    facts: tuple[Fact, ...]
+    band: str
+    summary: Summary
+    advice: str
+    tables: tuple[Table, ...]
+    drawings: tuple[Drawing, ...]
+    missing: tuple[str, ...]
+
+    @property
+    def all_tables(self) -> tuple[Table, ...]:
+        """Those of the claims too."""
+        return (verdict_table(self.findings), *self.tables, evidence_table(self.findings))
+
+
+def gather(study: Path, budget_kib: float | None = None) -> Document:
+    """Read a study, and find out all that a report says.
+
+    Args:
+        study: Directory with one directory a cell.
+        budget_kib: Model size for which to recommend a pipeline.
+
+    Raises:
+        ValueError: If there are no cells.
+    """
+    results = Results(study.resolve().name, read_cells(study))
+    findings = judge_all(results)
+    best = choices(results, offers(results, "size_in_bits", KIB))
+    made, missing = drawings(results)
+    return Document(
+        results,
+        findings,
+        header(results),
+        MADE_UP if is_made_up(results) else "",
+        summary(results, findings, best),
+        "" if budget_kib is None else advise(results, best, budget_kib),
+        tables(results),
+        made,
+        missing,
+    )
+
+
+def advise(results: Results, best: tuple[Choice, ...], budget_kib: float) -> str:
+    """What to use for a model size, in a sentence."""
+    found = recommended(best, budget_kib)
+    if found is None:
+        return f"No pipeline of known size with robust accuracy left fits into {budget_kib:g} KiB."
+    use = found.use
+    accuracy = use.pipeline.robust(results.headline)
+    ties = sum(offer.cost <= budget_kib for offer in found.ties)
+    as_good = f"; {ties} more within the budget cannot be told apart from it" if ties else ""
+    return (
+        f"For up to {budget_kib:g} KiB use {results.label(use.pipeline)} ({use.cost:.1f} KiB): "
+        f"{percent(accuracy) if accuracy else ''} under {results.headline_title}, "
+        f"gradients {use.pipeline.gradients}{as_good}."
+    )
+
+
+def markdown(document: Document) -> str:
+    """The page ``report.md``: summary, verdicts, all tables but the long ones, figures as links."""
+    said = document.summary
+    parts = [
+        f"# {markdown_text(document.results.name)}: quantization and robust accuracy",
+        "".join(f"- {fact.name}: {markdown_text(fact.text)}\n" for fact in document.facts).strip(),
+        f"**{markdown_text(document.band)}**" if document.band else "",
+        "## In short",
+        f"**{markdown_text(said.question)}**",
+        "".join(f"- {markdown_text(line)}\n" for line in said.answers).strip(),
+        "How sure:",
+        "".join(f"- {markdown_text(line)}\n" for line in said.doubts).strip(),
+        markdown_text(document.advice),
+        f"{state_counts(document.results)} The evidence for the verdicts is in [claims.md](claims.md), every single "
+        "number in `tables/outcomes.csv`.",
+    ]
+    for table in document.all_tables:
+        if table.name not in ("evidence", "outcomes"):
+            parts += [f"## {table.title}", table.markdown().strip(), table.note]
+    parts.append("## Figures")
+    for drawing in document.drawings:
+        parts += [
+            f"![{markdown_text(drawing.title)}](figures/{drawing.name}.png)",
+            markdown_text(drawing.caption),
+        ]
+    if document.missing:
+        parts += ["Not drawn:", "".join(f"- {reason}\n" for reason in document.missing).strip()]
+    return "\n\n".join(filter(None, parts)) + "\n"

@@ -1,0 +1,161 @@
+"""The answer of a study in a few sentences: what was asked, what came out, and how sure that is."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from qra.evaluation.doubt import State
+from qra.report.claims import CLAIMS, versus
+from qra.report.header import MADE_UP, is_made_up
+from qra.report.judging import Finding
+from qra.report.paired import Comparison, Effect
+from qra.report.pareto import Choice
+from qra.report.pipelines import FLOOR, Pipeline, Results
+from qra.report.tables import percent
+
+FEW = 200
+"""Examples below which intervals are wide enough to be worth a word."""
+
+
+class Summary(NamedTuple):
+    """What a reader should know first.
+
+    Attributes:
+        question: What was asked.
+        answers: What came out, a sentence each.
+        doubts: How sure that is, a sentence each.
+    """
+
+    question: str
+    answers: tuple[str, ...]
+    doubts: tuple[str, ...]
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """All of it, a line each."""
+        return (self.question, *self.answers, *self.doubts)
+
+
+def summary(results: Results, findings: Mapping[str, Finding], best: Sequence[Choice]) -> Summary:
+    """Say in words what a study shows.
+
+    Args:
+        results: Results of the study.
+        findings: Findings by key of the claim.
+        best: What to use, by ascending model size.
+    """
+    quantized = [pipeline for pipeline in results.main if not pipeline.is_float]
+    measure = results.headline_title
+    question = (
+        f"What does quantization do to robust accuracy ({measure})? "
+        f"{_count(len(quantized), 'quantized network')} against float networks that were treated alike."
+        if quantized
+        else f"How robust are {_count(len(results.pipelines), 'float network')} ({measure})?"
+    )
+    if results.headline is None:
+        return Summary(question, ("Nothing was attacked yet: there is no robust accuracy to tell of.",), ())
+    answers = (_effects(results, quantized), *_by_treatment(results), _best(results, best), _verdicts(findings))
+    return Summary(question, tuple(filter(None, answers)), _doubts(results))
+
+
+def _by_treatment(results: Results) -> list[str]:
+    """The most robust network of each way of training, and what it has left."""
+    groups: dict[str, list[tuple[float, Pipeline]]] = {}
+    for pipeline in results.main:
+        if (accuracy := pipeline.robust(results.headline)) is not None:
+            groups.setdefault(pipeline.treatment, []).append((accuracy.value, pipeline))
+    said = []
+    for treatment, found in sorted(groups.items(), key=lambda item: -max(value for value, _ in item[1])):
+        value, pipeline = max(found, key=lambda each: each[0])
+        words = treatment if treatment == "transfer" else f"{treatment} training"
+        if value <= FLOOR:
+            said.append(f"After {words} nothing is left: {100 * value:.1f} % at most.")
+        else:
+            said.append(f"After {words} at most {100 * value:.1f} % are robust: {results.label(pipeline)}.")
+    return said
+
+
+def _effects(results: Results, quantized: Sequence[Pipeline]) -> str:
+    """How many quantized networks are more or less robust than their float networks, and the largest loss."""
+    assert results.headline is not None
+    found: list[tuple[Pipeline, Comparison]] = []
+    for pipeline in quantized:
+        original = results.reference(pipeline)
+        compared = versus(results, pipeline, original, results.headline.levels) if original else None
+        if compared is not None and max(compared.accuracies) > FLOOR:
+            found.append((pipeline, compared))
+    if not found:
+        return ""
+    effects = [(pipeline, compared.effect(len(found))) for pipeline, compared in found]
+    counts = Counter(effect.title for _, effect in effects)
+    words = {"lower": "less robust", "higher": "more robust", "none": "as robust", "unclear": "not told apart"}
+    told = ", ".join(f"{counts[title]} {word}" for title, word in words.items() if counts[title])
+    head = f"Compared with their float networks, where either has anything left: {told}."
+    return " ".join(filter(None, (head, _extreme(results, effects, "lower"), _extreme(results, effects, "higher"))))
+
+
+def _extreme(results: Results, effects: Sequence[tuple[Pipeline, Effect]], title: str) -> str:
+    """The largest loss or gain beyond chance, in a sentence; empty if there is none."""
+    found = [(effect.mean, pipeline) for pipeline, effect in effects if effect.title == title]
+    if not found:
+        return ""
+    mean, pipeline = max(found, key=lambda each: abs(each[0]))
+    word = "loss" if title == "lower" else "gain"
+    return f"Largest {word}: {abs(100 * mean):.1f} points, {results.label(pipeline)}."
+
+
+def _best(results: Results, best: Sequence[Choice]) -> str:
+    """The most robust network and what ties with it."""
+    if not best:
+        return ""
+    use, ties = best[-1]
+    accuracy = use.pipeline.robust(results.headline)
+    also = f"; not told apart from it: {_count(len(ties), 'other network')}" if ties else ""
+    return f"Most robust: {results.label(use.pipeline)}, {percent(accuracy) if accuracy else ''}{also}."
+
+
+def _verdicts(findings: Mapping[str, Finding]) -> str:
+    counts = Counter(findings[claim.key].verdict for claim in CLAIMS if findings[claim.key].judged)
+    told = ", ".join(
+        f"{counts[verdict]} {verdict}" for verdict in ("supported", "contradicted", "undecided") if counts[verdict]
+    )
+    untested = len(CLAIMS) - sum(counts.values())
+    left = f"{untested} not tested by this study" if untested else ""
+    return f"Claims from the literature: {', '.join(filter(None, (told, left)))}."
+
+
+def _doubts(results: Results) -> tuple[str, ...]:
+    done = [cell for cell in results.cells if cell.state == "done"]
+    counts = [each.accuracy.n for cell in done for bounds, each in cell.robust.items() if bounds == results.headline]
+    seeds = {len(pipeline.cells) for pipeline in results.pipelines}
+    states: Counter[State] = Counter(pipeline.state for pipeline in results.pipelines)
+    limits = [cell.doubt.detection_limit for cell in done if cell.doubt.detection_limit is not None]
+    said = [MADE_UP] if is_made_up(results) else []
+    if counts:
+        few = "few: differences of less than 10 points may be chance" if min(counts) < FEW else ""
+        said.append(f"Robust accuracy is of n = {_span(counts)} images{f', {few}' if few else ''}.")
+    if seeds:
+        said.append(
+            "One training of each pipeline: another seed may come out otherwise."
+            if seeds == {1}
+            else f"{_span(seeds)} seeds a pipeline."
+        )
+    if states["suspect"]:
+        said.append(f"{_count(states['suspect'], 'pipeline')} may hide gradients: their numbers are upper bounds.")
+    if states["not judged"]:
+        said.append(
+            f"Whether gradients are hidden was not checked for {states['not judged']} of {len(results.pipelines)}."
+        )
+    if limits:
+        said.append(f"An overstatement below {100 * max(limits):.1f} points would not have been noticed.")
+    return tuple(said)
+
+
+def _span(values: Sequence[int] | set[int]) -> str:
+    return " to ".join(f"{value:,}" for value in dict.fromkeys((min(values), max(values))))
+
+
+def _count(number: int, word: str) -> str:
+    return f"1 {word}" if number == 1 else f"{number} {word}s"

@@ -1,0 +1,57 @@
+"""What to use for a budget: ties are called ties."""
+
+import pytest
+from made_up import cell
+
+from qra.report.cells import read_cells
+from qra.report.contents import KIB, advice
+from qra.report.pareto import choices, offers, recommended
+from qra.report.pipelines import Results
+from qra.report.tables import Table
+
+
+def study(directory, *networks, **more):
+    """A study of networks, each with its bits and its robust accuracy, and sometimes a verdict on its gradients."""
+    for bits, robust, *masking in networks:
+        name = f"w{bits}-{robust}"
+        about = {"masking": masking[0]} if masking else {}
+        cell(directory, name, {"clean": 0.8, "pgd20_8": robust}, quantizer="pact", bits=(bits, bits), init=name,
+             training="adversarial", noise=0.3, seed=int(1000 * robust), **about, **more)  # fmt: skip
+    return Results("s", read_cells(directory))
+
+
+def chosen(results):
+    found = choices(results, offers(results, "size_in_bits", KIB))
+    return [(each.use.pipeline.cells[0].name, [tie.pipeline.cells[0].name for tie in each.ties]) for each in found]
+
+
+def test_a_larger_network_is_named_only_if_it_is_better_beyond_chance(tmp_path):
+    results = study(tmp_path, (2, 0.2), (4, 0.4), (8, 0.405), n=1000)
+    assert chosen(results) == [("w2-0.2", []), ("w4-0.4", ["w8-0.405"])]
+
+
+def test_more_examples_break_a_tie(tmp_path):
+    few, many = (study(tmp_path / str(n), (4, 0.30), (8, 0.38), n=n) for n in (50, 3000))
+    assert chosen(few) == [("w4-0.3", ["w8-0.38"])]
+    assert chosen(many) == [("w4-0.3", []), ("w8-0.38", [])]
+
+
+def test_what_is_suspect_or_has_nothing_left_is_never_named(tmp_path):
+    results = study(tmp_path, (2, 0.9, "suspect"), (3, 0.01), (4, 0.4))
+    assert chosen(results) == [("w4-0.4", [])]
+
+
+def test_what_is_not_judged_is_named_with_that_word(tmp_path):
+    table: Table = advice(study(tmp_path, (4, 0.4, "not judged")))
+    (row,) = table.rows
+    assert row[-1] == "not judged"
+    assert row[-2] == "nothing else"
+
+
+def test_the_recommendation_is_the_best_that_fits(tmp_path):
+    results = study(tmp_path, (2, 0.2), (4, 0.4))
+    found = choices(results, offers(results, "size_in_bits", KIB))
+    sizes = [choice.use.cost for choice in found]
+    assert recommended(found, sizes[1]).use.robust == pytest.approx(0.4)
+    assert recommended(found, sizes[1] - 1).use.robust == pytest.approx(0.2)
+    assert recommended(found, sizes[0] - 1) is None

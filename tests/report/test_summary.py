@@ -1,0 +1,121 @@
+"""What a study shows in words: computed, so that opposite results give opposite words."""
+
+import pytest
+from made_up import cell, edit
+
+from qra.cli import main
+from qra.report.cells import read_cells
+from qra.report.claims import judge_all
+from qra.report.header import header, is_made_up
+from qra.report.pareto import choices, offers
+from qra.report.pipelines import Results
+from qra.report.summary import summary
+
+FLOAT = {"clean": 0.8, "pgd20_8": 0.4}
+
+
+def study(directory, quantized, plain=0.0, **more):
+    """Two float networks and two quantized ones, of that robust accuracy."""
+    cell(directory, "float-plain", {"clean": 0.9, "pgd20_8": plain}, **more)
+    cell(directory, "float-at", FLOAT, training="adversarial", **more)
+    for bits, robust in zip((8, 4), quantized, strict=True):
+        about = {"quantizer": "pact", "training": "adversarial", "init": "robust", "bits": (bits, bits)}
+        cell(directory, f"w{bits}", {"clean": 0.8, "pgd20_8": robust}, **about | more)
+    return directory
+
+
+def words(directory):
+    results = Results("s", read_cells(directory))
+    best = choices(results, offers(results, "size_in_bits", 8192))
+    return "\n".join(summary(results, judge_all(results), best).lines)
+
+
+@pytest.mark.parametrize(
+    ("quantized", "said", "unsaid"),
+    [
+        ((0.2, 0.1), ["2 less robust. Largest loss: 30.0 points, PACT W4/A4"], ["more robust", "gain:", "as robust"]),
+        ((0.6, 0.7), ["2 more robust. Largest gain: 30.0 points, PACT W4/A4"], ["less robust", "Largest loss"]),
+        ((0.4, 0.4), ["2 as robust."], ["less robust", "more robust", "Largest"]),
+        ((0.5, 0.3), ["1 less robust, 1 more robust. Largest loss", "Largest gain"], ["as robust"]),
+    ],
+)
+def test_what_quantization_does_is_said_as_the_results_are(tmp_path, quantized, said, unsaid):
+    found = words(study(tmp_path, quantized))
+    assert all(part in found for part in said)
+    assert not any(part in found for part in unsaid)
+
+
+def test_few_images_tell_nothing_apart(tmp_path):
+    found = words(study(tmp_path, (0.36, 0.34), n=30, noise=0.3))
+    assert "2 not told apart." in found
+    assert "n = 30 images, few" in found
+
+
+@pytest.mark.parametrize(
+    ("plain", "said"),
+    [
+        (0.0, "After plain training nothing is left: 0.0 % at most."),
+        (0.5, "After plain training at most 50.0 % are robust: float, plain training."),
+    ],
+)
+def test_what_plain_training_leaves_is_said_as_it_is(tmp_path, plain, said):
+    assert said in words(study(tmp_path, (0.4, 0.4), plain))
+
+
+def test_the_most_robust_network_is_named_with_what_ties(tmp_path):
+    assert "Most robust: PACT W4/A4, robust start, adversarial, 60.00" in words(study(tmp_path / "a", (0.3, 0.6)))
+    tied = words(study(tmp_path / "b", (0.4, 0.4)))
+    assert "not told apart from it: 2 other networks" in tied
+
+
+@pytest.mark.parametrize(
+    ("masking", "said"),
+    [("suspect", "4 pipelines may hide gradients"), ("not judged", "was not checked for 4 of 4"), ("sound", None)],
+)
+def test_doubts_about_gradients_are_said(tmp_path, masking, said):
+    found = words(study(tmp_path, (0.3, 0.2), masking=masking))
+    assert ("gradients" in found) == (said is not None)
+    assert said is None or said in found
+
+
+def make_up(directory, said):
+    for result in directory.glob("*/result.json"):
+        edit(result, lambda content: content["data"].update(said))
+
+
+def test_made_up_images_are_said_in_a_band_before_anything_else_and_the_path_at_the_end(tmp_path, capsys):
+    make_up(study(tmp_path / "s", (0.2, 0.1)), {"made_up": True})
+    main(["report", str(tmp_path / "s")])
+    page = (tmp_path / "s/report/report.html").read_text()
+    assert page.index("class='band'>Made-up images") < page.index("class='summary'")
+    assert "Made-up images" in (tmp_path / "s/report/report.md").read_text()
+    *_, last = lines = capsys.readouterr().out.splitlines()
+    assert last == f"written to {tmp_path / 's/report/report.html'}"
+    assert any("Made-up images" in line for line in lines)
+    assert any("Largest loss: 30.0 points" in line for line in lines[-12:])
+
+
+def test_results_of_earlier_versions_tell_made_up_images_by_their_class(tmp_path):
+    make_up(study(tmp_path, (0.3, 0.2)), {"class": "SyntheticDataModule"})
+    assert is_made_up(Results("s", read_cells(tmp_path)))
+
+
+def test_images_that_are_not_made_up_have_no_band(tmp_path):
+    make_up(study(tmp_path, (0.3, 0.2)), {"made_up": False})
+    assert not is_made_up(Results("s", read_cells(tmp_path)))
+    assert "Made-up" not in words(tmp_path)
+
+
+def test_the_header_tells_data_network_images_seeds_and_dates(tmp_path):
+    study(tmp_path, (0.3, 0.2), data="0123456789", seed=3)
+    for day, result in enumerate(sorted(tmp_path.glob("*/result.json")), 1):
+        about = {"class_path": "qra.models.ResNet", "init_args": {"blocks": 3, "normalize": [1.0]}}
+        edit(result, lambda content: content.update(date=f"2026-01-{day:02d}T10:00:00", architecture=about))  # noqa: B023
+    facts = {fact.name: fact.text for fact in header(Results("s", read_cells(tmp_path)))}
+    assert facts == {
+        "data": "CIFAR10 (01234567)",
+        "network": "ResNet (blocks 3), 269,722 parameters",
+        "test images": "1,000 clean, 1,000 attacked",
+        "seeds": "1 (3)",
+        "date": "2026-01-01 to 2026-01-04",
+    }
