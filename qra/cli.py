@@ -36,6 +36,7 @@ from qra.callbacks import (
     QuantizationSummary,
     ResultWriter,
     RobustnessEvaluation,
+    RunLog,
     TrainingDiagnostics,
     TrainingRecord,
     order,
@@ -205,6 +206,7 @@ class QraCLI(LightningCLI):
         if config.ckpt_path is not None:
             content = checkpoint.read(config.ckpt_path)
             self.model.adopt(content, config.ckpt_path)
+            self.model.trained_steps = steps if type(steps := content.get("global_step")) is int else 0
         if _is_first_process():  # Lightning would write into the run directory before it finds what is wrong here
             self.datamodule.prepare_data()
             self.datamodule.setup(self.subcommand)
@@ -264,6 +266,7 @@ class QraCLI(LightningCLI):
             QuantizationSummary(),
             QuantizationMonitor(),
             ResultWriter(),
+            RunLog(_plain(self.config[self.subcommand].as_dict())),
             TrainingDiagnostics(),
         ]
         if self._get(self.config_init, "trainer")["enable_progress_bar"] is not False:

@@ -11,6 +11,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
+from qra.durations import duration
+
+EARLY = 0.05
+"""Share of the work before which no time is told: start-up costs, and images that break at once, mislead."""
+
 
 def progress_display() -> ProgressBar:
     """Lightning's rich progress bar on a terminal, :class:`EpochLines` elsewhere."""
@@ -43,8 +48,23 @@ class EpochLines(ProgressBar):
             for name, value in sorted(trainer.callback_metrics.items())
             if name.startswith(("train/", "val/")) and not name.endswith("_step")
         )
-        left = f"  about {(total - done) * seconds / 60:.0f} min left" if done < total else ""
+        left = f"  about {duration((total - done) * seconds)} left" if done < total else ""
         print(f"epoch {done}/{total}  {metrics}  {seconds:.0f} s{left}", flush=True)
+
+
+def time_left(spent: float, done: float, left: float) -> str:
+    """Time that is left of work in chunks, in words; empty as long as too little is done to tell.
+
+    Within the first chunk it is an upper bound, for an attack that breaks its images early is through early.
+
+    Args:
+        spent: Seconds so far.
+        done: Chunks so far, with the share of the one at work.
+        left: Chunks that are left.
+    """
+    if done < EARLY * min(1.0, done + left):
+        return ""
+    return f"{'about' if done >= 1 else 'at most'} {duration(spent * left / done)} left"
 
 
 class EvaluationProgress:
@@ -125,9 +145,9 @@ class ChunkProgress:
         self._chunk_correct = correct
         accuracy = (self._correct + correct) / (self._seen + self._size)
         done = self._done + share
-        spent, left = time.monotonic() - self._begun, self._chunks - done
-        minutes = spent * left / max(done - self._resumed, 1e-9) / 60
-        news = f"chunk {self._done + 1}/{self._chunks}, {attack}: {accuracy:.1%} correct, about {minutes:.0f} min left"
+        left = time_left(time.monotonic() - self._begun, done - self._resumed, self._chunks - done)
+        said = f", {left}" if left else ""
+        news = f"chunk {self._done + 1}/{self._chunks}, {attack}: {accuracy:.1%} correct{said}"
         self._bar.update(self._task, completed=done, news=news)
         begins = self._each and attack != self._attack
         if self._lines and (begins or time.monotonic() - self._said > 60):

@@ -25,6 +25,7 @@ LAYERS = (
         "palette",
         "coordinates",
         "durations",
+        "terminal",
         "running",
     ),
     ("checks", "progress", "timing"),

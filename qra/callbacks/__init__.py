@@ -7,6 +7,7 @@ from qra.callbacks.checkpoint_files import CheckpointFiles
 from qra.callbacks.diagnostics import TrainingDiagnostics
 from qra.callbacks.distillation import TeacherDistillation
 from qra.callbacks.evaluation import Evaluation, RobustnessEvaluation
+from qra.callbacks.loggers import RunLog
 from qra.callbacks.masking import MaskingCheck
 from qra.callbacks.measurement import Measurement
 from qra.callbacks.pwlq import PWLQCalibration
@@ -32,6 +33,7 @@ __all__ = [
     "Requantization",
     "ResultWriter",
     "RobustnessEvaluation",
+    "RunLog",
     "TeacherDistillation",
     "TrainingDiagnostics",
     "TrainingRecord",

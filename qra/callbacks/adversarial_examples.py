@@ -88,11 +88,8 @@ class AdversarialExamples(Callback):
         broken = was_right & (arrays["adversarial_prediction"] != arrays["y"])
         anywhere = noise.uniform((), arrays["indices"], self.seed)  # neighbours are often of one class
         first = ((~broken).float() + anywhere).argsort()[: self.shown]
-        titles = [
-            (names[clean], names[adversarial])
-            for clean, adversarial in zip(
-                arrays["clean_prediction"][first], arrays["adversarial_prediction"][first], strict=True
-            )
-        ]
+        x, x_adv, y, clean, adversarial = (
+            arrays[name][first] for name in ("x", "x_adv", "y", "clean_prediction", "adversarial_prediction")
+        )
         with replacing(target) as file:
-            adversarial_grid(arrays["x"][first], arrays["x_adv"][first], titles).savefig(file, format="png", dpi=150)
+            adversarial_grid(x, x_adv, y, clean, adversarial, names).savefig(file, format="png", dpi=150)

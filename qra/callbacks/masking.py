@@ -8,20 +8,22 @@ from typing import Any
 
 import torch
 from lightning import LightningModule, Trainer
-from lightning.pytorch.loggers import TensorBoardLogger
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
 from qra import checkpoint
 from qra.callbacks.evaluation import Evaluation, gather_examples
+from qra.callbacks.loggers import log_figure
 from qra.evaluation.figures import loss_curve
 from qra.evaluation.indicators import ORIGIN, MaskingReport, judge
 from qra.evaluation.masking import MaskingSettings, measure
 from qra.evaluation.outcome import Outcome
 from qra.evaluation.sources import attack_networks, check_classes
+from qra.modules import ImageClassifier
 from qra.progress import EvaluationProgress
 from qra.quant import GradientMode
+from qra.terminal import print_table
 from qra.types import Batch
 from qra.writing import replacing
 
@@ -92,10 +94,9 @@ class MaskingCheck(Evaluation):
         directory.mkdir(parents=True, exist_ok=True)
         with replacing(directory / "masking.png") as file:
             figure.savefig(file, format="png", dpi=150)
-        for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger):
-                logger.experiment.add_figure("test/masking", figure)
-        Console().print(table(self.report))
+        assert isinstance(pl_module, ImageClassifier)
+        log_figure(trainer, "test/masking", figure, pl_module.trained_steps)
+        print_table(table(self.report))
         Console().print(words(self.report), markup=False, soft_wrap=True)
 
 

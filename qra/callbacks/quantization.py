@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
-from rich.console import Console
 from rich.table import Table
 
 from qra.callbacks.base import Order, PipelineCallback
+from qra.callbacks.loggers import log_figure
 from qra.data import data_of
 from qra.evaluation.quantization_figures import site_histograms
 from qra.modules import ImageClassifier
@@ -19,6 +19,7 @@ from qra.quant.cost import LayerCost, label
 from qra.quant.network import fake_quantizers
 from qra.quant.scheme import OFF
 from qra.quant.statistics import SiteStatistics, activation_statistics, weight_statistics
+from qra.terminal import print_table
 from qra.types import Batch
 
 
@@ -31,7 +32,7 @@ class QuantizationSummary(PipelineCallback):
         assert isinstance(pl_module, ImageClassifier)
         if pl_module.scheme is not None and trainer.is_global_zero:
             shape = data_of(trainer).image_shape
-            Console().print(cost_table(pl_module.scheme, cost(pl_module.network, shape)))
+            print_table(cost_table(pl_module.scheme, cost(pl_module.network, shape)))
 
     on_test_start = on_fit_start
 
@@ -39,7 +40,7 @@ class QuantizationSummary(PipelineCallback):
 def cost_table(scheme: QuantScheme, found: Cost) -> Table:
     """A table of the layers of a network and what they cost."""
     table = Table(title=label(scheme, found), title_justify="left", show_footer=True, caption_justify="left")
-    table.add_column("layer", "whole network", no_wrap=True)
+    table.add_column("layer", "whole network")
     whole = ("", "", f"{found.parameters:,}", f"{found.multiply_adds / 1e6:.2f}", f"{found.bit_ops / 1e6:,.1f}")
     names = ("weight bits", "input bits", "parameters", "10⁶ mult-adds", "10⁶ BitOPs")
     for name, footer in zip(names, whole, strict=True):
@@ -100,11 +101,12 @@ class QuantizationMonitor(PipelineCallback):
                     board.add_scalar(f"quant/clipped/{name}", site.clipped, step)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        for board in _boards(trainer, pl_module):
-            for kind in ("weight", "activation"):
-                sites = {name: site for name, site in self._sites(pl_module).items() if name.startswith(kind)}
-                if sites:
-                    board.add_figure(f"quant/{kind}", site_histograms(sites), trainer.global_step)
+        if not fake_quantizers(pl_module) or not trainer.loggers:
+            return
+        for kind in ("weight", "activation"):
+            sites = {name: site for name, site in self._sites(pl_module).items() if name.startswith(kind)}
+            if sites:
+                log_figure(trainer, f"quant/{kind}", site_histograms(sites), trainer.global_step)
 
     def _sites(self, pl_module: LightningModule) -> dict[str, SiteStatistics]:
         assert isinstance(pl_module, ImageClassifier)

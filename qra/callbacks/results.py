@@ -9,20 +9,18 @@ from pathlib import Path
 from typing import Any
 
 from lightning import LightningModule, Trainer
-from lightning.pytorch.loggers import TensorBoardLogger
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from qra import checkpoint, environment
 from qra.callbacks.base import Order, PipelineCallback
-from qra.callbacks.measurement import Measurement
+from qra.callbacks.loggers import outcomes_of
 from qra.callbacks.scope import remarks, scope
 from qra.data import data_of
 from qra.describe import describe
 from qra.evaluation import store
 from qra.evaluation.doubt import doubt_of
-from qra.evaluation.figures import robustness_curve
 from qra.evaluation.identity import tested
 from qra.evaluation.measured import Measured
 from qra.evaluation.outcome import Outcome
@@ -34,6 +32,7 @@ from qra.quant import Cost, QuantScheme, cost
 from qra.quant.cost import float_layers, label
 from qra.running import callbacks_of, is_rehearsal
 from qra.runs import completion
+from qra.terminal import print_table
 from qra.writing import write_json
 
 
@@ -43,7 +42,7 @@ class ResultWriter(PipelineCallback):
     ``fit`` writes ``run.json``, the reproducibility sheet. ``test``, and ``fit`` if something was measured at its end,
     writes ``result.json`` (each outcome's accuracy, interval, n and attack; scheme and cost of the network, checkpoint,
     data, versions), ``robustbench.json`` (the same in the fields of that benchmark), ``correct.npz`` (each example's
-    outcome), the robustness curve and the accuracies to TensorBoard, and a table to the terminal.
+    outcome), and a table to the terminal.
     """
 
     order = Order.WRITE
@@ -64,7 +63,7 @@ class ResultWriter(PipelineCallback):
         self._write(trainer, pl_module, pl_module.weights)
 
     def _write(self, trainer: Trainer, pl_module: LightningModule, path: str | None) -> None:
-        outcomes = _outcomes(trainer)
+        outcomes = outcomes_of(trainer)
         if not trainer.is_global_zero or not outcomes or is_rehearsal(trainer):
             return
         directory = _directory(trainer)
@@ -75,13 +74,12 @@ class ResultWriter(PipelineCallback):
         result = store.write(directory, gathered)
         architecture = (describe(pl_module.network) or {}).get("class_path")
         write_json(directory / "robustbench.json", model_info(result, directory.resolve().name, architecture))
-        _to_tensorboard(trainer, outcomes, gathered.measured(), path)
         found = table(gathered.measured())
         found.caption = f"gradients: {doubt.words}"
         lines = [*remarks(content), said, f"written to {directory / 'result.json'}"]
         if first := _doubt(result):
             Console().print(escape(first), style="bold", soft_wrap=True)
-        Console().print(found)
+        print_table(found)
         Console().print(*(escape(line) for line in lines if line), sep="\n", soft_wrap=True)
 
     def _about(
@@ -126,12 +124,6 @@ def table(outcomes: Sequence[Measured]) -> Table:
         indent = "  " if outcome.role == "part" else ""
         result.add_row(indent + escape(plain(outcome.kind)), *cells, str(accuracy.n), style=style)
     return result
-
-
-def _outcomes(trainer: Trainer) -> dict[str, Outcome]:
-    measured = callbacks_of(trainer, Measurement)
-    found = {name: outcome for measurement in measured for name, outcome in measurement.outcomes.items()}
-    return {name: found[name] for name in sorted(found, key=lambda name: found[name].role != "clean")}
 
 
 def _records(trainer: Trainer) -> dict[str, Any]:
@@ -182,14 +174,3 @@ def _precision(scheme: QuantScheme | None, found: Cost) -> dict[str, Any]:
         return {"cost": costs}
     floats = float_layers(scheme, found)
     return {"label": label(scheme, found), "cost": costs | {"float_layers": len(floats)}, "float_layers": floats}
-
-
-def _to_tensorboard(
-    trainer: Trainer, outcomes: Mapping[str, Outcome], measured: Sequence[Measured], path: str | None
-) -> None:
-    for logger in trainer.loggers:
-        if isinstance(logger, TensorBoardLogger):
-            accuracies = {f"hp/{name}_acc": outcome.accuracy for name, outcome in outcomes.items()}
-            logger.log_hyperparams({"checkpoint": str(path)}, accuracies)
-            logger.experiment.add_figure("test/robustness", robustness_curve(measured))
-            logger.save()

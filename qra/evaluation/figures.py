@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Iterable, Sequence
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from qra.evaluation.measured import Measured
 from qra.evaluation.transfer import TransferMatrix
-from qra.palette import BLUE, COLORS, ORANGE
+from qra.palette import BLACK, BLUE, COLORS, ORANGE
 
 
 def robustness_curve(outcomes: Iterable[Measured]) -> Figure:
@@ -44,24 +45,32 @@ def robustness_curve(outcomes: Iterable[Measured]) -> Figure:
     return figure
 
 
-def adversarial_grid(x: Tensor, x_adv: Tensor, titles: Sequence[tuple[str, str]]) -> Figure:
-    """Clean images, adversarial ones and their difference, one column an example.
+def adversarial_grid(
+    x: Tensor, x_adv: Tensor, y: Tensor, clean: Tensor, adversarial: Tensor, names: Sequence[str]
+) -> Figure:
+    """Clean images, adversarial ones and their difference, one column an example, under its true class.
+
+    Above each image stands what the network takes it for: in orange with a cross where that is wrong.
 
     Args:
         x: Clean images in [0, 1], (N, C, H, W).
         x_adv: Adversarial images, (N, C, H, W).
-        titles: What to write above the clean and above the adversarial image of each example.
+        y: Labels, (N,).
+        clean: Predictions on the clean images, (N,).
+        adversarial: Predictions on the adversarial images, (N,).
+        names: Names of the classes.
 
     Returns:
-        The difference is scaled so that the largest change of any pixel is black or white, and no change is grey.
+        The difference is scaled so that the largest change of any pixel is black or white, and no change is grey; the
+        figure says how large that change is, in pixel levels of 255.
     """
     delta = x_adv - x
     largest = float(delta.abs().max()) or 1.0
     rows = (x, x_adv, 0.5 + delta / (2 * largest))
-    figure = Figure(figsize=(1.3 * len(x) + 0.4, 4.6), layout="constrained")
+    figure = Figure(figsize=(1.3 * len(x) + 0.6, 5.0), layout="constrained")
     axes = figure.subplots(3, len(x), squeeze=False)
-    labels = ("clean", "adversarial", f"difference\n(x {0.5 / largest:.0f})")
-    for row, (images, label) in enumerate(zip(rows, labels, strict=True)):
+    scale = f"difference\nblack to white:\n-{255 * largest:.3g} to {255 * largest:.3g} of 255"
+    for row, (images, label) in enumerate(zip(rows, ("clean", "adversarial", scale), strict=True)):
         for column, image in enumerate(images):
             panel = axes[row, column]
             pixels = image.permute(1, 2, 0).clamp(0, 1).cpu().numpy()
@@ -69,9 +78,17 @@ def adversarial_grid(x: Tensor, x_adv: Tensor, titles: Sequence[tuple[str, str]]
             panel.set_xticks([])
             panel.set_yticks([])
             if row < 2:
-                panel.set_title(titles[column][row], fontsize=7)
-        axes[row, 0].set_ylabel(label, fontsize=8)
+                _title(panel, int(y[column]), int((clean, adversarial)[row][column]), names, first=row == 0)
+        axes[row, 0].set_ylabel(label, fontsize=7)
     return figure
+
+
+def _title(panel: Axes, true: int, predicted: int, names: Sequence[str], first: bool) -> None:
+    """What an image is taken for, and above the first of a column what it is."""
+    is_right = true == predicted
+    is_of = f"{names[true]} (true)\n" if first else ""
+    taken_for = f"{'✓' if is_right else '✗'} {names[predicted]}"
+    panel.set_title(f"{is_of}{taken_for}", fontsize=7, color=BLACK if is_right else ORANGE)
 
 
 def transfer_heat_map(matrix: TransferMatrix, attack: str) -> Figure:

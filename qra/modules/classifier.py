@@ -85,6 +85,7 @@ class ImageClassifier(LightningModule):
         if scheme is not None:
             convert(network, scheme)
         self.init_from = init_from
+        self.trained_steps = 0  # of the checkpoint that is tested
         self.weights_key: str | None = None  # where in a foreign file the weights lie, if several places fit
         self.make_optimizer = optimizer
         self.schedule = schedule

@@ -216,3 +216,15 @@ def test_a_foreign_checkpoint_takes_no_run_of_another_for_its_own(plain_run):
     shutil.copy(run / "best.ckpt", "elsewhere/weights.ckpt")
     line = refused("test", "--config", run / "config.yaml", "--ckpt_path", "elsewhere/weights.ckpt")
     assert "name a directory by --run" in line
+
+
+def test_a_test_stands_at_the_step_of_its_checkpoint_beside_the_hyperparameters(plain_run):
+    run = shutil.copytree(plain_run, "run")
+    output, code = qra("test", "--ckpt_path", f"{run}/best.ckpt")
+    assert code == 0, output
+    steps = torch.load(f"{run}/best.ckpt", weights_only=True)["global_step"]
+    events = EventAccumulator(f"{run}/tensorboard").Reload()
+    assert {point.step for point in events.Scalars("test/clean_acc")} == {steps}
+    assert events.Images("test/adversarial")[0].step == steps
+    assert "_hparams_/session_start_info" in events.summary_metadata
+    assert yaml.safe_load(Path(run, "tensorboard/hparams.yaml").read_text())["optimizer"].startswith("SGD(")

@@ -105,7 +105,7 @@ def test_the_time_left_is_told_from_measured_cells():
     tiny.write()
     console = quiet()
     run(work(), AtOnce(), console)
-    assert "about 3 min left" in console.file.getvalue()
+    assert "about 3 min 00 s left" in console.file.getvalue()
     estimate = Estimate()
     cells = [task.cell for task in work().values()]
     assert estimate.total(cells) is None

@@ -1,0 +1,86 @@
+"""What tells one run from another, in a few words for a logger's table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from qra.files import plain, read_json
+from qra.front.yaml_files import read_yaml
+
+Word = str | int | float | bool
+_PARTS = {
+    "training": "model",
+    "network": "model.init_args.network",
+    "attack": "model.init_args.attack",
+    "transfer": "model.init_args.transfer",
+    "optimizer": "model.init_args.optimizer",
+    "schedule": "model.init_args.schedule",
+    "scheme": "model.init_args.scheme",
+    "data": "data",
+}
+"""Columns that hold the class of a part of a config, with its plain arguments."""
+_VALUES = {
+    "lr": "model.init_args.optimizer.init_args.lr",
+    "init_from": "model.init_args.init_from",
+    "epochs": "trainer.max_epochs",
+    "precision": "trainer.precision",
+    "batch_size": "data.init_args.batch_size",
+    "fraction": "data.init_args.fraction",
+    "seed": "seed_everything",
+}
+"""Columns that hold a value of a config."""
+
+
+def hyperparameters(config: Mapping[str, Any], directory: Path) -> dict[str, Word]:
+    """The columns of a run: its training, attack, optimizer, scheme, data, and its place in a study.
+
+    Args:
+        config: Config of the command.
+        directory: Directory of the run. A test takes from the ``config.yaml`` there how its network was trained, and a
+            cell of a study from ``cell.json`` its coordinates.
+    """
+    trained = _training(directory) or config
+    values = {name: _at(trained, path) for name, path in _VALUES.items()}
+    parts = {name: words(_at(trained, path)) for name, path in _PARTS.items()}
+    found = {**parts, **values, "checkpoint": config.get("ckpt_path"), **_coordinates(directory)}
+    return {name: value for name, value in found.items() if isinstance(value, Word) and value != ""}
+
+
+def words(part: Any) -> str:
+    """A part of a config as its class with its plain arguments, such as ``PGD(eps=8/255, steps=10)``."""
+    if not isinstance(part, Mapping) or "class_path" not in part:
+        return ""
+    name = str(part["class_path"]).rpartition(".")[2]
+    given = part.get("init_args")
+    arguments = given.items() if isinstance(given, Mapping) else ()
+    inner = [words(value) for _, value in arguments]
+    told = [f"{key}={value}" for key, value in arguments if isinstance(value, Word) and name != "SyntheticDataModule"]
+    return plain(f"{name}({', '.join((*told[:6], *filter(None, inner[:2])))})".replace("()", ""))[:160]
+
+
+def _training(directory: Path) -> Mapping[str, Any] | None:
+    """The config that a run directory's network was trained with, if it says so."""
+    try:
+        content = read_yaml(directory / "config.yaml")
+    except (OSError, ValueError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def _coordinates(directory: Path) -> dict[str, Any]:
+    """Place of a cell in its study, an entry an axis."""
+    try:
+        content = read_json(directory / "cell.json", follow=False)
+    except (OSError, ValueError):
+        return {}
+    found = content.get("coordinates") if isinstance(content, dict) else None
+    return {f"study/{plain(str(axis))}": value for axis, value in found.items()} if isinstance(found, dict) else {}
+
+
+def _at(config: Any, path: str) -> Any:
+    """The value at a dotted path; None if there is none."""
+    for key in path.split("."):
+        config = config.get(key) if isinstance(config, Mapping) else None
+    return config

@@ -1,0 +1,132 @@
+"""Telling any of Lightning's loggers what a run is and what it found: hyperparameters, accuracies and figures."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import LightningModule, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+from matplotlib.figure import Figure
+from PIL import Image
+
+from qra.attacks import PGD
+from qra.callbacks.base import Order, PipelineCallback
+from qra.callbacks.hyperparameters import hyperparameters
+from qra.callbacks.measurement import Measurement
+from qra.data import data_of
+from qra.evaluation.figures import adversarial_grid, robustness_curve
+from qra.evaluation.outcome import Outcome
+from qra.losses import prediction
+from qra.modules import ImageClassifier
+from qra.precision import float32
+from qra.running import callbacks_of, is_rehearsal
+from qra.writing import replacing
+
+SHOWN = 8
+"""Images of the grid."""
+
+
+def log_figure(trainer: Trainer, name: str, figure: Figure, step: int) -> None:
+    """Give a figure to every logger, in the way that each has; one that has none gets a PNG in its directory.
+
+    Args:
+        trainer: Trainer with the loggers.
+        name: Such as ``test/robustness``.
+        figure: The figure.
+        step: Number of training steps of the network that it shows.
+    """
+    for logger in trainer.loggers:
+        _log_figure(logger, name, figure, step)
+
+
+def _log_figure(logger: Any, name: str, figure: Figure, step: int) -> None:
+    experiment: Any = logger.experiment
+    if hasattr(experiment, "add_figure"):  # TensorBoard
+        experiment.add_figure(name, figure, step)
+    elif hasattr(logger, "log_image"):  # Weights & Biases
+        logger.log_image(key=name, images=[_pixels(figure)], step=step)
+    elif hasattr(experiment, "log_figure") and hasattr(logger, "run_id"):  # MLflow
+        experiment.log_figure(logger.run_id, figure, f"{name}-{step}.png")
+    elif directory := getattr(logger, "log_dir", None) or logger.save_dir:
+        target = Path(directory, "figures", f"{name.replace('/', '-')}-{step}.png")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(target) as file:
+            figure.savefig(file, format="png", dpi=150)
+
+
+def _pixels(figure: Figure) -> Image.Image:
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=150)
+    return Image.open(file)
+
+
+class RunLog(PipelineCallback):
+    """Tell each logger how a run is made and, after a test, what it found, at the step of its checkpoint.
+
+    Hyperparameters are the training, attack, optimizer, scheme, data and, in a study, the coordinates of the cell; in
+    TensorBoard's HPARAMS they stand beside the accuracies of the test. Figures are the robustness curve and a grid of
+    test images that PGD breaks.
+
+    Args:
+        config: Config of the command.
+    """
+
+    order = Order.WRITE
+    stages = ("fit", "test")
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        self.config = config
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        for logger in trainer.loggers:
+            logger.log_hyperparams(self._hyperparameters(trainer))
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert isinstance(pl_module, ImageClassifier)
+        pl_module.log("step", float(pl_module.trained_steps), rank_zero_only=True)  # which Lightning logs them all at
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert isinstance(pl_module, ImageClassifier)
+        self._log(trainer, pl_module, pl_module.trained_steps)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert isinstance(pl_module, ImageClassifier)
+        self._log(trainer, pl_module, trainer.global_step)
+
+    def _log(self, trainer: Trainer, pl_module: ImageClassifier, step: int) -> None:
+        outcomes = outcomes_of(trainer)
+        if not trainer.is_global_zero or not outcomes or is_rehearsal(trainer) or not trainer.loggers:
+            return
+        accuracies = {f"test/{name}_acc": outcome.accuracy for name, outcome in outcomes.items()}
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                logger.log_hyperparams(self._hyperparameters(trainer), accuracies, step)
+            elif trainer.state.fn == "test":
+                logger.log_hyperparams(self._hyperparameters(trainer))
+        log_figure(trainer, "test/robustness", robustness_curve([each.measured for each in outcomes.values()]), step)
+        log_figure(trainer, "test/adversarial", self._grid(trainer, pl_module), step)
+        for logger in trainer.loggers:
+            logger.save()
+
+    def _hyperparameters(self, trainer: Trainer) -> dict[str, Any]:
+        return dict(hyperparameters(self.config, Path(trainer.default_root_dir)))
+
+    def _grid(self, trainer: Trainer, pl_module: ImageClassifier) -> Figure:
+        """Test images, one of a class, as PGD at 8/255 leaves them."""
+        data = data_of(trainer)
+        x, y, indices = data.batch("test", data.choose("test", SHOWN))
+        with float32(x.device), torch.no_grad():
+            x_adv = PGD(steps=10)(pl_module.attack_network(refresh=False), x, y, index=indices)
+            clean, adversarial = prediction(pl_module(x)), prediction(pl_module(x_adv))
+        return adversarial_grid(x, x_adv, y, clean, adversarial, data.class_names)
+
+
+def outcomes_of(trainer: Trainer) -> dict[str, Outcome]:
+    """What the callbacks of a run have measured, clean accuracy first."""
+    measured = callbacks_of(trainer, Measurement)
+    found = {name: outcome for measurement in measured for name, outcome in measurement.outcomes.items()}
+    return {name: found[name] for name in sorted(found, key=lambda name: found[name].role != "clean")}
