@@ -45,7 +45,7 @@ def resume_settings(config: Mapping[str, Any], data: ImageDataModule) -> dict[st
     settings = {
         "seed_everything": config["seed_everything"],
         "model": {"class_path": config["model"]["class_path"], "init_args": init_args},
-        "data": {name: getattr(data, name) for name in _OF_DATA} | {"sha256": data.data_hash},
+        "data": {name: getattr(data, name) for name in _OF_DATA} | {"sha256": data.training_hash},
         "trainer": {name: config["trainer"][name] for name in _OF_TRAINER},
         _EPOCHS: config["trainer"][_EPOCHS],
     }

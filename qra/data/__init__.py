@@ -4,6 +4,7 @@ from qra.data.cifar10 import CIFAR10DataModule
 from qra.data.image_folder import ImageFolderDataModule
 from qra.data.module import ImageDataModule, Part, data_of
 from qra.data.sampling import IndexBatches, balanced_subset, nested_subset, val_split
+from qra.data.streamed import StreamedDataModule
 from qra.data.synthetic import SyntheticDataModule
 from qra.data.tensors import ImageData, ImageSet, TensorDataModule
 
@@ -17,6 +18,7 @@ __all__ = [
     "ImageSet",
     "IndexBatches",
     "Part",
+    "StreamedDataModule",
     "SyntheticDataModule",
     "TensorDataModule",
     "balanced_subset",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from functools import cached_property, partial
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Literal, TypeVar, get_args
 
 import torch
 from lightning.pytorch import LightningDataModule, Trainer
@@ -20,6 +20,7 @@ from qra.types import Batch
 Budget = Literal["epochs", "steps"]
 Part = Literal["train", "test"]
 """The parts of a data set."""
+Batches = TypeVar("Batches", bound=IndexBatches)
 
 
 class _Batches(Dataset[Batch]):
@@ -116,6 +117,11 @@ class ImageDataModule(LightningDataModule, ABC):
     @abstractmethod
     def data_hash(self) -> str:
         """sha256 that tells this data set from any other, hexadecimal."""
+
+    @property
+    def training_hash(self) -> str:
+        """sha256 that changes with any image that a training depends on; tests may need fewer."""
+        return self.data_hash
 
     # ----- what an index is -----
 
@@ -268,6 +274,13 @@ class ImageDataModule(LightningDataModule, ABC):
 
     def _loader(self, part: Part, indices: Tensor, train: bool = False) -> DataLoader[Batch]:
         """Serve this rank's part of each global batch."""
+        batches = self._index_batches(IndexBatches, indices, train)
+        # With a generator of its own, a loader leaves the global one alone.
+        fetch = _Batches(partial(self.fetch, part))
+        return DataLoader(fetch, sampler=batches, batch_size=None, generator=torch.Generator())
+
+    def _index_batches(self, kind: type[Batches], indices: Tensor, train: bool) -> Batches:
+        """This rank's part of the indices of each global batch."""
         rank, world_size = self._place()
         if self.trainer and world_size > 1 and self.trainer._accelerator_connector.use_distributed_sampler:
             raise ValueError(
@@ -278,10 +291,7 @@ class ImageDataModule(LightningDataModule, ABC):
                 f"batch_size is {self.batch_size} over all devices: make it a multiple of the {world_size} devices"
             )
         length = self._epoch_length if train else None
-        batches = IndexBatches(indices, self.batch_size, train, self.seed, rank, world_size, train, length)
-        # With a generator of its own, a loader leaves the global one alone.
-        fetch = _Batches(partial(self.fetch, part))
-        return DataLoader(fetch, sampler=batches, batch_size=None, generator=torch.Generator())
+        return kind(indices, self.batch_size, train, self.seed, rank, world_size, train, length)
 
     @property
     def _epoch_length(self) -> int | None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from qra.data import ImageFolderDataModule, image_folder
+from qra.data import ImageFolderDataModule, decoding
 from qra.data.image_cache import ImageCache
 
 
@@ -34,7 +34,7 @@ def test_a_pipe_among_the_images_is_named_and_not_waited_for(folder):
 
 
 def test_an_image_of_too_many_pixels_is_refused_before_it_is_decoded(folder, monkeypatch):
-    monkeypatch.setattr(image_folder, "LARGEST", 63)
+    monkeypatch.setattr(decoding, "LARGEST", 63)
     with pytest.raises(ValueError, match="8 x 8 pixels, more than 63 in all"):
         load(folder)
 

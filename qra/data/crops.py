@@ -1,0 +1,122 @@
+"""Images of any size cut and scaled to one, as torchvision does it for ImageNet; random cuts drawn by index."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms import functional as F
+
+from qra import noise
+from qra.data.decoding import open_image
+
+Interpolation = Literal["bilinear", "bicubic"]
+Library = Literal["torchvision", "pillow"]
+
+AREA = (0.08, 1.0)
+"""Share of an image that a random cut has, smallest and largest (Szegedy et al. 2015, arXiv 1409.4842)."""
+ASPECT = (3 / 4, 4 / 3)
+"""Width of a random cut over its height, smallest and largest."""
+TRIES = 10
+"""How many cuts are drawn until one lies inside the image."""
+
+
+@dataclass(frozen=True)
+class Crops:
+    """What is done with an image file until it is an image of a batch.
+
+    Attributes:
+        size: Height and width of the result, in pixels.
+        resize: Length that the shorter side is scaled to before the middle is cut out, in pixels.
+        interpolation: Way in which images are scaled.
+        library: Library that scales: ``torchvision`` the decoded bytes as a tensor, ``pillow`` an image of its own.
+        channels: Channels of the result: 3 for RGB, 1 for grey.
+    """
+
+    size: int
+    resize: int
+    interpolation: Interpolation
+    library: Library
+    channels: int
+
+    def whole(self, file: str, size: int) -> Tensor:
+        """Scale an image and cut out its middle.
+
+        Args:
+            file: The image file.
+            size: Bytes that it must have.
+
+        Returns:
+            uint8, (C, size, size).
+        """
+        image = F.resize(self._read(file, size), [self.resize], self._scaling, antialias=True)
+        return _bytes(F.center_crop(image, [self.size, self.size]))
+
+    def random(self, file: str, size: int, draws: list[float]) -> Tensor:
+        """Scale a random cut of an image, mirrored or not.
+
+        Args:
+            file: The image file.
+            size: Bytes that it must have.
+            draws: Numbers from U[0, 1), see :func:`draw`.
+
+        Returns:
+            uint8, (C, size, size).
+        """
+        image = self._read(file, size)
+        width, height = image.size if isinstance(image, Image.Image) else (image.shape[2], image.shape[1])
+        box = random_box(height, width, draws[1:])
+        cut = F.resized_crop(image, *box, [self.size, self.size], self._scaling, antialias=True)
+        return _bytes(F.hflip(cut) if draws[0] < 0.5 else cut)
+
+    def _read(self, file: str, size: int) -> Any:
+        image = open_image(file, self.channels, size)
+        return image if self.library == "pillow" else F.pil_to_tensor(image)
+
+    @property
+    def _scaling(self) -> InterpolationMode:
+        return InterpolationMode(self.interpolation)
+
+
+def draw(indices: Tensor, seed: int, number: int) -> list[list[float]]:
+    """What :meth:`Crops.random` needs for each image: a pure function of its index, the seed and the pass.
+
+    Args:
+        indices: Data set indices of the images, (N,).
+        seed: Names the sequence of draws.
+        number: Number of the pass through the images.
+    """
+    drawn = noise.uniform((1 + 4 * TRIES,), indices, seed, number, noise.Stream.AUGMENT)
+    return cast(list[list[float]], drawn.tolist())
+
+
+def random_box(height: int, width: int, draws: list[float]) -> tuple[int, int, int, int]:
+    """A cut of random area, shape and place; the middle of the image if no try lies inside.
+
+    Args:
+        height: Height of the image, in pixels.
+        width: Width of the image, in pixels.
+        draws: Numbers from U[0, 1), four for each try.
+
+    Returns:
+        Top, left, height and width, in pixels.
+    """
+    low, high = map(math.log, ASPECT)
+    for at in range(0, len(draws), 4):
+        share, shape, down, right = draws[at : at + 4]
+        area = height * width * (AREA[0] + share * (AREA[1] - AREA[0]))
+        aspect = math.exp(low + shape * (high - low))
+        w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if 0 < w <= width and 0 < h <= height:
+            return int(down * (height - h + 1)), int(right * (width - w + 1)), h, w
+    w, h = min(width, round(height * ASPECT[1])), min(height, round(width / ASPECT[0]))
+    return (height - h) // 2, (width - w) // 2, h, w
+
+
+def _bytes(image: Any) -> Tensor:
+    return image if isinstance(image, torch.Tensor) else F.pil_to_tensor(image)

@@ -1,0 +1,163 @@
+"""Which images a folder of class folders holds, in an order that their names alone decide."""
+
+from __future__ import annotations
+
+import logging
+import os
+from array import array
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from lightning.pytorch.utilities import rank_zero_only
+from torch import Tensor
+
+SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".dib", ".gif", ".webp", ".tif", ".tiff"),
+    *(".ppm", ".pgm", ".pbm", ".pnm", ".tga"),
+)
+"""Endings of the files that count as images; others are passed over."""
+NAMED = 3
+"""How many of the files that are passed over are named."""
+
+
+@dataclass
+class PassedOver:
+    """How many entries of a folder are not used, and the first of their names."""
+
+    count: int = 0
+    names: list[str] = field(default_factory=list)
+
+    def add(self, name: str) -> None:
+        self.count += 1
+        self.names = sorted([*self.names, name])[:NAMED]
+
+
+class ImageFiles:
+    """Image files of a part in their order, with labels.
+
+    Names and numbers lie in a few blocks of memory, which processes can share: a million Python strings would be copied
+    into every worker as soon as it looks at them.
+
+    Args:
+        folder: Directory that names are relative to.
+        class_names: Name of each class number.
+    """
+
+    def __init__(self, folder: Path, class_names: tuple[str, ...]) -> None:
+        self.folder = folder
+        self.class_names = class_names
+        self.passed_over = PassedOver()
+        self._names = bytearray()
+        self._ends, self._labels, self._sizes, self._times = (array("q") for _ in range(4))
+
+    def add(self, name: str, label: int, status: os.stat_result) -> None:
+        """Append a file.
+
+        Args:
+            name: Path inside the folder.
+            label: Class number.
+            status: What the file system says of it.
+        """
+        self._names += os.fsencode(name)
+        columns = (self._ends, self._labels, self._sizes, self._times)
+        values = (len(self._names), label, status.st_size, status.st_mtime_ns)
+        for column, value in zip(columns, values, strict=True):
+            column.append(value)
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    def name(self, index: int) -> str:
+        """Path of a file inside the folder."""
+        start = self._ends[index - 1] if index else 0
+        return os.fsdecode(bytes(self._names[start : self._ends[index]]))
+
+    def path(self, index: int) -> str:
+        """Path of a file."""
+        return os.path.join(self.folder, self.name(index))
+
+    def size(self, index: int) -> int:
+        """Bytes of a file when it was listed."""
+        return self._sizes[index]
+
+    def time(self, index: int) -> int:
+        """When a file was last changed before it was listed, in nanoseconds."""
+        return self._times[index]
+
+    def label(self, index: int) -> int:
+        """Class number of a file."""
+        return self._labels[index]
+
+    def labels(self) -> Tensor:
+        """Class numbers of all files, int64, (N,)."""
+        return torch.from_numpy(np.array(self._labels, np.int64))
+
+
+def folder_names(folder: Path) -> tuple[str, ...]:
+    """Names of the folders in a folder, sorted as text, without hidden ones; none if it is not there."""
+    inside = folder.iterdir() if folder.is_dir() else ()
+    return tuple(sorted(path.name for path in inside if path.is_dir() and path.name[0] != "."))
+
+
+def class_folders(folder: Path) -> tuple[str, ...]:
+    """Names of the class folders of a part, sorted as text.
+
+    Raises:
+        ValueError: If there are fewer than two.
+    """
+    if not folder.is_dir():
+        test = "test" if folder.name == "train" else folder.name
+        raise ValueError(f"{folder} does not exist: the images must lie in train/<class>/* and {test}/<class>/*")
+    names = folder_names(folder)
+    if len(names) < 2:
+        raise ValueError(f"{folder} needs at least 2 class folders, but has {list(names)}")
+    return names
+
+
+def list_images(folder: Path) -> ImageFiles:
+    """List the images of all class folders, those of folders inside of them too.
+
+    Class by class; in a class by their paths inside of it, as text. Links to directories are not followed.
+
+    Raises:
+        ValueError: If there are fewer than two classes, or one has no image.
+    """
+    files = ImageFiles(folder, class_folders(folder))
+    for entry in folder.iterdir():
+        if entry.name not in files.class_names:
+            files.passed_over.add(f"{folder.name}/{entry.name}")
+    for label, name in enumerate(files.class_names):
+        images = sorted(_scan(folder / name, "", f"{folder.name}/{name}/", files.passed_over))
+        if not images:
+            raise ValueError(f"{folder / name} holds no image: remove that folder or fill it ({', '.join(SUFFIXES)})")
+        for inside, status in images:
+            files.add(f"{name}/{inside}", label, status)
+    return files
+
+
+def _scan(directory: Path, inside: str, shown: str, passed_over: PassedOver) -> Iterator[tuple[str, os.stat_result]]:
+    with os.scandir(directory) as entries:
+        for entry in entries:
+            if entry.name[0] == ".":
+                passed_over.add(shown + entry.name)
+            elif entry.is_dir(follow_symlinks=False):
+                yield from _scan(Path(entry.path), f"{inside}{entry.name}/", f"{shown}{entry.name}/", passed_over)
+            elif entry.name.lower().endswith(SUFFIXES):
+                yield inside + entry.name, entry.stat()
+            else:
+                passed_over.add(shown + entry.name)
+
+
+@rank_zero_only
+def say_passed_over(root: Path, parts: Iterable[ImageFiles]) -> None:
+    """Say in one line what in the folders of a data set is not used, if anything is not."""
+    found = [files.passed_over for files in parts]
+    count, names = sum(each.count for each in found), [name for each in found for name in each.names]
+    if count:
+        more = f" and {count - NAMED} more" if count > NAMED else ""
+        logging.getLogger("qra").warning(
+            "%s: passed over %d that are no images by their names: %s%s", root, count, ", ".join(names[:NAMED]), more
+        )

@@ -1,0 +1,190 @@
+"""Images in folders that are decoded when they are needed: any number of them, in constant memory."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from pathlib import Path
+from typing import Any, get_args
+
+import torch
+from lightning.pytorch.utilities import rank_zero_only
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from qra.checks import check_choice, check_count
+from qra.data.crops import Crops, Interpolation, Library
+from qra.data.decoding import check_channels
+from qra.data.image_folder import check_same_classes
+from qra.data.list_file import read_list
+from qra.data.listing import ImageFiles, class_folders, folder_names, list_images, say_passed_over
+from qra.data.module import ImageDataModule, Part
+from qra.data.workers import DecodedBatches, PassBatches, cores, loader
+from qra.types import Batch
+
+SAMPLED = 64
+"""Images whose decoded bytes are part of the hash of a data set."""
+
+
+class StreamedDataModule(ImageDataModule):
+    """Images in folders of classes, as ImageNet has them, decoded by worker processes when they are needed.
+
+    For tests and validation the shorter side is scaled to ``resize`` and the middle cut out, as torchvision does it;
+    for training a random cut is scaled and mirrored or not, drawn by index, seed and pass. What a batch holds depends
+    neither on the number of workers nor on that of ranks. Of each image, memory holds its name and four numbers. Tests
+    read no training images, and need none.
+
+    Args:
+        root: Directory that the folders lie in.
+        train: Folder of the training images, ``<class>/*``, in folders inside of these too.
+        test: Folder of the test images, ``<class>/*``, or what ``list_file`` names.
+        size: Height and width of an image, in pixels.
+        resize: Length that the shorter side is scaled to before the middle is cut out, in pixels; 8/7 of ``size`` if
+            not given, which is 256 for 224.
+        interpolation: Way in which images are scaled.
+        workers: Number of processes that decode; -1 for as many as there are cores, shared by the processes of a run.
+        list_file: Text file in ``root`` or elsewhere that names the test images, one ``PATH CLASS`` a line, the path
+            inside of ``test``; the class may be left out where it is the first folder of the path.
+        decode: What is scaled: the decoded bytes (``torchvision``) or an image of Pillow (``pillow``), which most
+            published weights were trained with.
+        channels: Channels that images are decoded to: 3 for RGB, 1 for grey.
+        settings: The other arguments of :class:`ImageDataModule`.
+
+    Raises:
+        ValueError: If a value is out of its range.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        train: str = "train",
+        test: str = "val",
+        size: int = 224,
+        resize: int | None = None,
+        interpolation: Interpolation = "bilinear",
+        workers: int = -1,
+        list_file: str | None = None,
+        decode: Library = "torchvision",
+        channels: int = 3,
+        **settings: Any,
+    ) -> None:
+        super().__init__(**settings)
+        check_count("size", size)
+        resize = round(size * 8 / 7) if resize is None else resize
+        check_count("resize", resize, size)
+        check_count("workers", workers, -1)
+        check_choice("interpolation", interpolation, get_args(Interpolation))
+        check_choice("decode", decode, get_args(Library))
+        check_channels(channels)
+        self.root = Path(root).expanduser()
+        self.folders: dict[Part, Path] = {"train": self.root / train, "test": self.root / test}
+        self.crops = Crops(size, resize, interpolation, decode, channels)
+        self.workers = workers
+        self.list_file = list_file
+        self._listed: dict[Part, ImageFiles] = {}
+
+    # ----- what this data set says of itself -----
+
+    @cached_property
+    def class_names(self) -> tuple[str, ...]:
+        """Name of each class number."""
+        return self._folder_classes() or self._files("test").class_names
+
+    def _folder_classes(self) -> tuple[str, ...] | None:
+        """Names of the test folders; where a list names the images, of the training folders if there are any."""
+        if self.list_file is None:
+            return class_folders(self.folders["test"])
+        found = (folder_names(self.folders["train"]), folder_names(self.folders["test"]))
+        return next((names for names in found if len(names) > 1), None)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of an image."""
+        return self.crops.channels, self.crops.size, self.crops.size
+
+    @cached_property
+    def data_hash(self) -> str:
+        """sha256 over paths, sizes and labels of the test images, and over some of them as they are decoded."""
+        return self._hash("test")
+
+    @cached_property
+    def training_hash(self) -> str:
+        """sha256 like :attr:`data_hash`, of the training images too."""
+        return hashlib.sha256(f"{self._hash('train')} {self.data_hash}".encode()).hexdigest()
+
+    def labels(self, part: Part) -> Tensor:
+        """Class numbers of all images of a part, int64 on the CPU, (N,); none if there is no such part."""
+        if part == "train" and not self.folders["train"].exists():
+            return torch.empty(0, dtype=torch.int64)
+        return self._files(part).labels()
+
+    def fetch(self, part: Part, indices: Tensor) -> Batch:
+        """The middles of images, decoded by threads of this process, with their labels and indices."""
+        decoded = DecodedBatches(self._files(part), self.crops)
+        with ThreadPoolExecutor(cores()) as pool:
+            images = list(pool.map(decoded.image, indices.tolist()))
+        x = torch.stack(images) if images else torch.empty(0, *self.image_shape, dtype=torch.uint8)
+        return Batch(x, self.labels(part)[indices], indices)
+
+    # ----- files -----
+
+    def setup(self, stage: str | None = None) -> None:
+        """See that the folders are as described, and that the settings fit them as far as a stage needs it.
+
+        Raises:
+            ValueError: If they are not.
+        """
+        if self.folders["train"].exists():
+            check_same_classes(self.root, class_folders(self.folders["train"]), self.class_names)
+        self._files("test")
+        self._say_workers()
+        super().setup(stage)
+
+    def _files(self, part: Part) -> ImageFiles:
+        """The files of a part, listed once."""
+        if part not in self._listed:
+            folder = self.folders[part]
+            if part == "test" and self.list_file is not None:
+                files = read_list(self._list_path(self.list_file), folder, self._folder_classes())
+            else:
+                files = list_images(folder)
+                say_passed_over(self.root, [files])
+            self._listed[part] = files
+        return self._listed[part]
+
+    def _list_path(self, name: str) -> Path:
+        inside = self.root / Path(name).expanduser()
+        return inside if inside.exists() else Path(name).expanduser()
+
+    def _hash(self, part: Part) -> str:
+        files = self._files(part)
+        digest = hashlib.sha256(f"{self.crops} {self.class_names}".encode())
+        for i in range(len(files)):
+            digest.update(f"\n{files.name(i)}\0{files.size(i)}\0{files.label(i)}".encode(errors="surrogateescape"))
+        images = self.fetch(part, self.choose(part, SAMPLED)).x
+        digest.update(images.numpy().data)
+        return digest.hexdigest()
+
+    # ----- loaders -----
+
+    def _loader(self, part: Part, indices: Tensor, train: bool = False) -> DataLoader[Batch]:
+        batches = self._index_batches(PassBatches, indices, train)
+        decoded = DecodedBatches(self._files(part), self.crops, self.seed if train and self.augment else None)
+        return loader(batches, decoded, self._workers(), self._device().type == "cuda", train)
+
+    def augmented(self, batch: Batch, number: int) -> Tensor:
+        """The images as they are: the workers have augmented them."""
+        return batch.x
+
+    def _workers(self) -> int:
+        """Number of workers of each of this run's processes on this machine."""
+        if self.workers >= 0:
+            return self.workers
+        return max(1, cores() // (self.trainer.num_devices if self.trainer else 1))
+
+    @rank_zero_only
+    def _say_workers(self) -> None:
+        if self.workers > (there := cores()):
+            logging.getLogger("qra").warning("workers is %d, on %d cores: they take turns", self.workers, there)

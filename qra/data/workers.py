@@ -1,0 +1,133 @@
+"""Batches that worker processes decode: the same for any number of workers and of ranks."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from qra.data.crops import Crops, draw
+from qra.data.listing import ImageFiles
+from qra.data.sampling import IndexBatches
+from qra.types import Batch
+
+_DIE_WITH_PARENT = 1
+"""Linux: PR_SET_PDEATHSIG."""
+
+
+class PassBatches(IndexBatches):
+    """Batches of indices that also say in which pass through the images they are.
+
+    What a worker draws for an image depends on the pass, and a worker knows nothing but what it is sent.
+    """
+
+    def __iter__(self) -> Iterator[Any]:
+        for step, batch in enumerate(super().__iter__()):
+            yield batch.tolist(), self._pass(step)  # as numbers: a tensor would be sent with all its storage
+
+    def _pass(self, step: int) -> int:
+        if self.length is None:
+            return self.epoch
+        return (self.epoch * self.length + step) * self.batch_size // len(self.indices)
+
+
+@dataclass(frozen=True)
+class DecodedBatches(Dataset[Batch]):
+    """Decodes a whole batch at once.
+
+    Attributes:
+        files: Image files of the part.
+        crops: What is done with an image.
+        seed: Seed of random cuts; the middle of each image is taken if there is none.
+    """
+
+    files: ImageFiles
+    crops: Crops
+    seed: int | None = None
+
+    def __getitem__(self, asked: tuple[list[int], int]) -> Batch:
+        numbers, number = asked
+        indices = torch.tensor(numbers)
+        labels = torch.tensor([self.files.label(i) for i in numbers])
+        return Batch(torch.stack(self._images(numbers, indices, number)), labels, indices)
+
+    def _images(self, numbers: list[int], indices: Tensor, number: int) -> list[Tensor]:
+        if self.seed is None:
+            return [self.image(i) for i in numbers]
+        drawn = draw(indices, self.seed, number)
+        return [
+            self.crops.random(self.files.path(i), self.files.size(i), draws)
+            for i, draws in zip(numbers, drawn, strict=True)
+        ]
+
+    def image(self, index: int) -> Tensor:
+        """The middle of an image, uint8, (C, H, W)."""
+        return self.crops.whole(self.files.path(index), self.files.size(index))
+
+
+class WorkerLoader(DataLoader[Batch]):
+    """A loader whose workers start with the first batch.
+
+    Lightning tells the epoch after it has asked for the iterator when a training goes on, and workers are sent their
+    first batches as soon as they start.
+    """
+
+    def __iter__(self) -> Any:
+        with _without_advice():
+            batches = super().__iter__()
+        yield from batches
+
+
+@contextmanager
+def _without_advice() -> Iterator[None]:
+    """Without what is said of more workers than cores, which the data module says shorter, and of forks."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*worker processes in total.*")
+        warnings.filterwarnings("ignore", ".*multi-threaded, use of fork.*", DeprecationWarning)
+        yield
+
+
+def loader(batches: PassBatches, decoded: DecodedBatches, workers: int, pinned: bool, kept: bool) -> DataLoader[Batch]:
+    """Serve batches that workers decode.
+
+    Args:
+        batches: Indices of each batch.
+        decoded: Makes images of them.
+        workers: Number of processes; 0 for this one.
+        pinned: Whether batches are put where a GPU can fetch them while it works.
+        kept: Whether the workers stay from one epoch to the next.
+    """
+    with _without_advice():
+        return WorkerLoader(
+            decoded,
+            sampler=batches,
+            batch_size=None,
+            num_workers=workers,
+            pin_memory=pinned,
+            persistent_workers=kept and workers > 0,
+            worker_init_fn=_begin,
+            generator=torch.Generator(),  # of its own, so that it leaves the global one alone
+        )
+
+
+def _begin(number: int) -> None:
+    """Leave signals to the process that this one works for, and end with it."""
+    signal.set_wakeup_fd(-1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if sys.platform == "linux":  # else a worker would outlive a killed process by seconds, and hold its locks
+        ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
+
+
+def cores() -> int:
+    """Number of processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
