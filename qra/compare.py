@@ -22,6 +22,7 @@ from qra.errors import one_line
 from qra.evaluation.figures import transfer_heat_map
 from qra.evaluation.measured import Accuracy
 from qra.evaluation.outcome import SCHEMA
+from qra.evaluation.radii import format_radius, paired_radii
 from qra.evaluation.robustness import is_correct
 from qra.evaluation.runs import Run, attacked_otherwise, read_run, worst_seed
 from qra.evaluation.statistics import mcnemar, shared
@@ -82,6 +83,25 @@ def paired(first: Run, second: Run) -> Table:
     return table
 
 
+def paired_distances(first: Run, second: Run) -> Table:
+    """How far the nearest adversarial images of two runs are, attack by attack, on the examples that both looked at.
+
+    Args:
+        first: A run.
+        second: Another, on the same data.
+    """
+    title = f"median smallest perturbations, {second.name} (second) against {first.name} (first)"
+    table = Table("attack", title=shown(title), title_justify="left")
+    for header in ("n", "first", "second", "nearer", "farther", "p (Wilcoxon)"):
+        table.add_column(header, justify="right")
+    for label in (label for label in first.radii if label in second.radii):
+        if (pair := paired_radii(first.radii[label], second.radii[label])) is not None:
+            bounds = first.outcomes[label].threat_model
+            medians = (format_radius(median, bounds.norm) for median in pair.medians)
+            table.add_row(shown(label), str(pair.n), *medians, str(pair.nearer), str(pair.farther), _p(pair.p))
+    return table
+
+
 def _p(value: float) -> str:
     return f"{value:.2g}" if value >= 1e-16 else "< 1e-16"
 
@@ -100,6 +120,8 @@ def _compare(paths: Sequence[str], seeds: bool) -> None:
             console.print(shown(said))
             continue
         console.print(paired(first, other))
+        if (distances := paired_distances(first, other)).row_count:
+            console.print(distances)
         for label in attacked_otherwise(first, other):
             console.print(shown(f"{label} is of other attacks or settings in the two runs: see their result.json"))
 

@@ -6,6 +6,7 @@ from qra.attacks.base import Attack, EvaluationAttack
 from qra.attacks.disagreement import DisagreementPGD, SideBySide
 from qra.attacks.fab import FAB
 from qra.attacks.fgsm import FGSM
+from qra.attacks.fmn import FMN
 from qra.attacks.pgd import PGD
 from qra.attacks.square import Square
 from qra.attacks.start import GaussianStart, Start, UniformStart, ZeroStart
@@ -15,6 +16,7 @@ __all__ = [
     "APGD",
     "FAB",
     "FGSM",
+    "FMN",
     "PGD",
     "Attack",
     "AttackState",

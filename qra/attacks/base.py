@@ -89,6 +89,10 @@ class Attack(ABC):
     takes_gradients = True
     """Whether it differentiates the network."""
 
+    finds_nearest = False
+    """Whether it looks for the nearest image that breaks an example, instead of any in the ball; it then has a field
+    ``eps``."""
+
     needs_fixed_chunks = False
     """Whether the result of an example depends on the examples around it, so that evaluations give the attack the same
     ones each time."""

@@ -151,6 +151,19 @@ class AttackState:
         self.x_adv[positions] = self._received(x_adv, self.x[positions])
         return self._book(positions, torch.arange(len(positions), device=positions.device), x_adv, trusted=False)
 
+    def try_only(self, positions: Tensor, x_adv: Tensor) -> tuple[Tensor, Tensor]:
+        """Judge images without booking what they break.
+
+        Args:
+            positions: Positions of their examples, (M,), at most as many as there are.
+            x_adv: The images, (M, C, H, W).
+
+        Returns:
+            What the network receives of them, and whether it is wrong about each, bool (M,).
+        """
+        images = self._received(x_adv, self.x[positions])
+        return images, self._is_fooled(self._logits(images), self._goal[positions])
+
     def _book(self, positions: Tensor, rows: Tensor, images: Tensor, trusted: bool) -> Tensor | None:
         """Book the first of several images that breaks an example; each is of the example ``positions[row]``."""
         places = positions[rows]

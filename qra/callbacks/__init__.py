@@ -12,6 +12,7 @@ from qra.callbacks.masking import MaskingCheck
 from qra.callbacks.measurement import Measurement
 from qra.callbacks.pwlq import PWLQCalibration
 from qra.callbacks.quantization import QuantizationMonitor, QuantizationSummary
+from qra.callbacks.radius import RadiusEvaluation
 from qra.callbacks.requantization import Requantization
 from qra.callbacks.results import ResultWriter
 from qra.callbacks.training_record import TrainingRecord
@@ -30,6 +31,7 @@ __all__ = [
     "PipelineCallback",
     "QuantizationMonitor",
     "QuantizationSummary",
+    "RadiusEvaluation",
     "Requantization",
     "ResultWriter",
     "RobustnessEvaluation",

@@ -58,6 +58,8 @@ class ChunkedEvaluation(Measurement):
 
     order = Order.MEASURE_LONG
     stages = ("fit", "test")
+    files = ChunkFiles
+    """How chunks are kept."""
 
     def __init__(
         self,
@@ -145,7 +147,7 @@ class ChunkedEvaluation(Measurement):
         indices = choose(trainer, self.n, self.subset, self.subset_seed)
         settings = self._settings(trainer, pl_module, indices)
         chunks = Path(trainer.default_root_dir) / "chunks"
-        return ChunkFiles(chunks, self.name, settings, self._chunks(indices), len(members(self.protocol.attack)))
+        return self.files(chunks, self.name, settings, self._chunks(indices), len(members(self.protocol.attack)))
 
     def _attack(
         self, trainer: Trainer, pl_module: LightningModule, files: ChunkFiles, search: FrozenNetwork | None
@@ -157,7 +159,7 @@ class ChunkedEvaluation(Measurement):
         count = len(members(self.protocol.attack))
         with ChunkProgress(self.protocol.words, len(mine), shown, lines=count > 1) as progress:
             for found in done.values():
-                progress.resumed(int((found > count).sum()), len(found))
+                progress.resumed(int(self._unbroken(found).sum()), len(found))
             for number in mine:
                 if number not in done:
                     search = self._search_network(pl_module) if search is None else search
@@ -166,6 +168,10 @@ class ChunkedEvaluation(Measurement):
                     files.write(number, done[number])
                     progress.finish()
         return done
+
+    def _unbroken(self, found: Tensor) -> Tensor:
+        """Which examples of a chunk stay correct, bool (n,)."""
+        return found > len(members(self.protocol.attack))
 
     def _search_network(self, pl_module: LightningModule) -> FrozenNetwork:
         assert isinstance(pl_module, ImageClassifier)

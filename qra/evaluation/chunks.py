@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from qra import noise
@@ -56,7 +57,8 @@ def code_of(*objects: object) -> str:
 class ChunkFiles:
     """A directory with what first broke the examples of a test set under one attack: one file a chunk.
 
-    Its name ends in a hash of all that this depends on, so that evaluations of other settings have one of their own.
+    Its name ends in a hash of all that this depends on, so that evaluations of other settings have one of their own. A
+    subclass may keep another array of the examples.
 
     Args:
         parent: Where the directory is made, if need be.
@@ -65,6 +67,9 @@ class ChunkFiles:
         chunks: Positions of the examples of each chunk in the test set.
         count: Number of attacks that may have broken an example.
     """
+
+    array = "first_broken_by"
+    """Name of the array that is kept."""
 
     def __init__(
         self, parent: Path, name: str, settings: Mapping[str, Any], chunks: Sequence[Tensor], count: int
@@ -76,23 +81,25 @@ class ChunkFiles:
         write_json(self.directory / "settings.json", settings)
 
     def read(self, number: int) -> Tensor | None:
-        """What first broke the examples of a chunk; None if it is not done, cut short or of other settings."""
+        """What was found out about the examples of a chunk; None if it is not done, cut short or of other settings."""
         try:
             arrays = read_npz(self._path(number), follow=False)
-            settings, indices, broken_by = (arrays[name] for name in ("settings", "indices", "first_broken_by"))
+            settings, indices, found = (arrays[name] for name in ("settings", "indices", self.array))
         except (OSError, ValueError, KeyError):
             return None
         same = str(settings) == self._digest and np.array_equal(indices, self.chunks[number].numpy())
-        fits = broken_by.dtype == np.uint8 and broken_by.shape == indices.shape
-        known = fits and bool((broken_by <= self._count + 1).all())
-        return torch.from_numpy(broken_by) if same and known else None
+        return torch.from_numpy(found) if same and self._can_be(found, len(indices)) else None
 
-    def write(self, number: int, broken_by: Tensor) -> None:
-        """Keep what first broke the examples of a chunk, whole or not at all."""
+    def _can_be(self, found: NDArray[Any], n: int) -> bool:
+        """Whether an array may be what was kept of n examples."""
+        return found.dtype == np.uint8 and found.shape == (n,) and bool((found <= self._count + 1).all())
+
+    def write(self, number: int, found: Tensor) -> None:
+        """Keep what was found out about the examples of a chunk, whole or not at all."""
         arrays = {
             "settings": np.array(self._digest),
             "indices": self.chunks[number].numpy(),
-            "first_broken_by": broken_by.numpy(),
+            self.array: found.numpy(),
         }
         write_arrays(self._path(number), arrays)
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from qra.evaluation import schema1
 from qra.evaluation.measured import Measured, PixelContract, Role, read_measured
+from qra.evaluation.radii import Radii
 from qra.evaluation.statistics import wilson_interval
 from qra.files import plain, read_json, read_npz
 from qra.precision import Precision
@@ -56,6 +57,7 @@ class Outcome:
         survivors_of: Names of outcomes, if only examples that survive them were attacked; the others count as wrong, or
             are left out of ``indices``.
         members: Names of the outcomes that a worst case is over.
+        radii: Smallest perturbations of the examples, where they were looked for.
     """
 
     name: str
@@ -73,6 +75,7 @@ class Outcome:
     standard: str = ""
     survivors_of: Sequence[str] = ()
     members: Sequence[str] = ()
+    radii: Radii | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if self.role is None:
@@ -106,6 +109,7 @@ class Outcome:
             "standard": self.standard,
             "survivors_of": list(self.survivors_of),
             "members": list(self.members),
+            "radii": {} if self.radii is None else self.radii.summary(),
             "attack": dict(self.settings),
         }
         return {

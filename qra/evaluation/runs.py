@@ -11,6 +11,7 @@ from qra.evaluation import store
 from qra.evaluation.doubt import Doubt, doubt_of
 from qra.evaluation.measured import Accuracy, Measured, read_measured
 from qra.evaluation.outcome import Examples, read_result
+from qra.evaluation.radii import Radii, read_radii
 from qra.evaluation.statistics import worst_over_seeds
 from qra.files import plain
 
@@ -25,6 +26,7 @@ class Run:
         outcomes: Outcomes by label, which is the same for the same kind of outcome in other runs.
         examples: Positions and correctness by label; empty if they were not asked for.
         doubt: What is known of the gradients of its network.
+        radii: Smallest perturbations by label, where they were looked for; empty if they were not asked for.
     """
 
     name: str
@@ -32,6 +34,7 @@ class Run:
     outcomes: Mapping[str, Measured]
     examples: Mapping[str, Examples] = field(repr=False)
     doubt: Doubt
+    radii: Mapping[str, Radii] = field(default_factory=dict, repr=False)
 
     @property
     def data(self) -> str:
@@ -69,7 +72,9 @@ def read_run(path: str, with_examples: bool = True) -> Run:
         raise ValueError(f"{reason}; write it again by qra test") from None
     known = store.read_examples(file.parent, result) if with_examples else {}
     examples = {label: known[each.name] for label, each in outcomes.items() if each.name in known}
-    return Run(path, result, outcomes, examples, doubt_of(result))
+    found = read_radii(file.parent, {each.name: each for each in outcomes.values()}) if with_examples else {}
+    radii = {label: found[each.name] for label, each in outcomes.items() if each.name in found}
+    return Run(path, result, outcomes, examples, doubt_of(result), radii)
 
 
 def _outcome(file: Path, name: str, summary: object) -> Measured:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from statistics import NormalDist
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -54,6 +55,64 @@ def mcnemar(lost: int, gained: int) -> float:
         term = term * (n - k) // (k + 1)
         ways += term
     return min(1.0, float(2 * ways / 2**n))
+
+
+EXACT = 50
+"""Differences up to which Wilcoxon's test counts all signs."""
+
+
+def wilcoxon(differences: Tensor) -> float:
+    """Two-sided p-value of paired differences being symmetric about zero (Wilcoxon 1945, signed ranks).
+
+    Zeros are dropped; differences of equal size share their mean rank. For up to 50 of them all signs are counted, each
+    as likely as the other; for more the sum of ranks is taken as normal, with the variance that ties leave.
+
+    Args:
+        differences: Differences, (n,).
+    """
+    nonzero = differences[differences != 0].double()
+    if len(nonzero) == 0:
+        return 1.0
+    _, place, counts = np.unique(nonzero.abs().numpy(), return_inverse=True, return_counts=True)
+    doubled = torch.from_numpy((2 * counts.cumsum() - counts + 1)[place])  # twice the mean ranks, which are whole
+    positive, total = int(doubled[nonzero > 0].sum()), int(doubled.sum())
+    smaller = min(positive, total - positive)
+    if len(nonzero) > EXACT:
+        z = (smaller - total / 2) / math.sqrt(float((doubled.double() ** 2).sum()) / 4)
+        return float(2 * NormalDist().cdf(z))
+    ways = torch.zeros(total + 1, dtype=torch.float64)
+    ways[0] = 1
+    for rank in doubled.tolist():
+        ways[rank:] += ways[:-rank].clone()
+    return min(1.0, 2 * float(ways[: smaller + 1].sum()) / 2 ** len(nonzero))
+
+
+def hodges_lehmann(differences: Tensor) -> tuple[float, float]:
+    """The shift that goes with Wilcoxon's test: the median of all means of two differences (Hodges and Lehmann 1963).
+
+    Args:
+        differences: Differences, (n,); zeros are dropped, as in the test.
+
+    Returns:
+        The shift and its standard error, half of the interval that the test gives for one standard deviation.
+    """
+    values = differences[differences != 0].double().sort().values
+    if len(values) == 0:
+        return 0.0, 0.0
+    pairs = len(values) * (len(values) + 1) / 2
+    deviation = math.sqrt(pairs * (2 * len(values) + 1) / 12)
+    low, middle, high = (_mean_of_two(values, pairs / 2 + place) for place in (-deviation, 0, deviation))
+    return middle, (high - low) / 2
+
+
+def _mean_of_two(values: Tensor, rank: float) -> float:
+    """The mean of two values of a rank among all means of two, each value with itself too; values ascend, (n,)."""
+    low, high = float(values[0]), float(values[-1])
+    for _ in range(60):
+        middle = (low + high) / 2
+        below = torch.searchsorted(values, 2 * middle - values, right=True).sum() + (values <= middle).sum()
+        low, high = (low, middle) if float(below) / 2 >= rank else (middle, high)
+    return high
 
 
 def shared(runs: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:

@@ -22,6 +22,7 @@ from qra.evaluation.outcome import (
     read_correct,
     read_result,
 )
+from qra.evaluation.radii import RADII, Radii, radii_arrays, read_radii
 from qra.evaluation.worst import worst_cases
 from qra.files import plain
 from qra.writing import write_arrays, write_json
@@ -31,7 +32,7 @@ EARLIER = "earlier"
 """Folder of a run directory with the results of other networks or data that were tested there before."""
 _NEXT = "correct.next.npz"
 """The examples of a ``result.json`` that is about to be replaced."""
-_FOUND = ("title", "accuracy", "interval95", "accuracy_rounded_afterwards", "test")
+_FOUND = ("title", "accuracy", "interval95", "accuracy_rounded_afterwards", "radii", "test")
 """What an outcome says beside what it is an outcome of."""
 _ANEW = ("schema", "outcomes", "partial")
 """What ``result.json`` says of the last test alone, or is found again."""
@@ -47,11 +48,13 @@ class Gathered:
         content: Content of ``result.json``, all but the outcomes.
         summaries: What is said of each outcome, by name.
         examples: Indices and correctness of each outcome, by name.
+        radii: Smallest perturbations of the examples of an outcome, by name, where they were looked for.
     """
 
     content: dict[str, Any] = field(default_factory=dict)
     summaries: dict[str, dict[str, Any]] = field(default_factory=dict)
     examples: dict[str, Examples] = field(default_factory=dict)
+    radii: dict[str, Radii] = field(default_factory=dict)
 
     def add(self, outcomes: Iterable[Outcome], test: int) -> None:
         """Take in outcomes; each replaces one that differs from it in nothing but what was found, and when.
@@ -75,10 +78,12 @@ class Gathered:
             names[key] = outcome.name
             self.summaries[outcome.name] = summary
             self.examples[outcome.name] = (outcome.indices, outcome.correct)
+            self.radii |= {} if outcome.radii is None else {outcome.name: outcome.radii}
 
     def _remove(self, name: str) -> None:
         del self.summaries[name]
         self.examples.pop(name, None)
+        self.radii.pop(name, None)
 
     def _rename(self, name: str) -> str:
         """Make room for another outcome of this name, and tell those that name it; the new name."""
@@ -88,6 +93,8 @@ class Gathered:
         self.summaries = {new if each == name else each: summary for each, summary in self.summaries.items()}
         if name in self.examples:
             self.examples[new] = self.examples.pop(name)
+        if name in self.radii:
+            self.radii[new] = self.radii.pop(name)
         for summary in self.summaries.values():
             if name in summary.get("survivors_of", ()):
                 summary["survivors_of"] = [new if each == name else each for each in summary["survivors_of"]]
@@ -170,7 +177,9 @@ def _known(directory: Path, content: Mapping[str, Any]) -> tuple[Gathered, str]:
         result = read_result(directory / RESULT)
         examples = read_examples(directory, result)
         if is_same(result, content):
-            return _as_gathered(result, examples), ""
+            gathered = _as_gathered(result, examples)
+            gathered.radii = read_radii(directory, {each.name: each for each in gathered.measured()})
+            return gathered, ""
         reason = "is of another network or of other data"
     except (OSError, ValueError) as error:
         reason = str(error).removeprefix(f"{directory / RESULT}: ").removeprefix(f"{directory / CORRECT}: ")
@@ -196,14 +205,14 @@ def _move_aside(directory: Path) -> Path:
     while (target := directory / EARLIER / str(number)).exists():
         number += 1
     target.mkdir(parents=True)
-    for name in (CORRECT, _NEXT, "robustbench.json", "masking.png", RESULT):
+    for name in (CORRECT, RADII, _NEXT, "robustbench.json", "masking.png", RESULT):
         if os.path.lexists(directory / name):
             os.replace(directory / name, target / name)
     return target
 
 
 def write(directory: Path, gathered: Gathered) -> dict[str, Any]:
-    """Write ``result.json`` and ``correct.npz``, whole or not at all.
+    """Write ``result.json`` and ``correct.npz``, whole or not at all, and ``radii.npz`` where there are any.
 
     Args:
         directory: Directory of the run, which this process alone writes into.
@@ -214,6 +223,8 @@ def write(directory: Path, gathered: Gathered) -> dict[str, Any]:
     """
     summaries = {each.name: gathered.summaries[each.name] for each in gathered.measured()}
     result = {"schema": SCHEMA, "outcomes": summaries, **gathered.content}
+    if gathered.radii:  # those that an earlier result does not know are not read
+        write_arrays(directory / RADII, radii_arrays(gathered.radii), compressed=True)
     write_arrays(directory / _NEXT, correct_arrays(gathered.examples), compressed=True)
     write_json(directory / RESULT, result)  # from here on the new examples are those that count
     os.replace(directory / _NEXT, directory / CORRECT)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from qra.evaluation.doubt import Doubt, doubt_of
 from qra.evaluation.measured import Measured, ThreatModel, read_measured
 from qra.evaluation.outcome import Examples, read_result
+from qra.evaluation.radii import Radii, read_radii
 from qra.evaluation.store import agreeing_examples
 from qra.evaluation.worst import by_threat_model, robust_accuracies, worst_cases, worst_of
 from qra.files import plain, read_json
@@ -71,6 +72,14 @@ class CellResult:
     def _examples(self) -> dict[str, Examples]:
         try:
             return agreeing_examples(self.directory, self.sheet)[0]
+        except (OSError, ValueError):
+            return {}
+
+    @cached_property
+    def radii(self) -> Mapping[str, Radii]:
+        """The smallest perturbations of the examples by name of their outcome, where they were looked for."""
+        try:
+            return read_radii(self.directory, self.outcomes)
         except (OSError, ValueError):
             return {}
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from qra.report.charts import attacks, clean_against_robust, cost_bars, pareto_fronts
 from qra.report.curves import heat_map, robustness_curves
 from qra.report.pipelines import Results
+from qra.report.radii import security_curves
 from qra.report.sensitivity import sensitivity
 from qra.report.style import Drawing, settings
 from qra.report.trends import trends
@@ -41,6 +42,7 @@ KINDS = (
         trends,
         "a pipeline with two values or more on such an axis",
     ),
+    Kind("security curves", security_curves, "smallest perturbations (callback/fmn)"),
     Kind("sensitivity of layers", sensitivity, "a pipeline with and without other bits in two sets of layers or more"),
     Kind("time of each strategy", cost_bars, "fit times"),
 )

@@ -182,8 +182,8 @@ def paired(
     Returns:
         None if no seeds match, per-example outcomes are missing, or the cells were tested on different data.
     """
-    pairs = _by_seed(first.cells, second.cells)
-    if not pairs or len({_data(cell) for pair in pairs for cell in pair}) > 1:
+    pairs = matched(first, second)
+    if not pairs:
         return None
     found = [(measures[0].examples(left), measures[1].examples(right)) for left, right in pairs]
     columns = [side for pair in found for side in pair]
@@ -205,6 +205,12 @@ def paired(
 
 def _state(pipeline: Pipeline, measure: Measure) -> State:
     return pipeline.state if measure.can_be_masked else "sound"
+
+
+def matched(first: Pipeline, second: Pipeline) -> list[tuple[CellResult, CellResult]]:
+    """Cells of two pipelines, paired by seed; none where they were tested on different data."""
+    pairs = _by_seed(first.cells, second.cells)
+    return pairs if len({_data(cell) for pair in pairs for cell in pair}) == 1 else []
 
 
 def _by_seed(first: Sequence[CellResult], second: Sequence[CellResult]) -> list[tuple[CellResult, CellResult]]:

@@ -51,6 +51,23 @@ def test_bytes_and_l2_and_gradient_modes_have_names_and_bounds_of_their_own(plai
     assert "gradients: " in output
 
 
+FMN = callback("fmn", attack__steps="5")
+
+
+def test_smallest_perturbations_lie_beside_the_examples_and_chunks_are_taken_up_again(plain_run):
+    output, found = measured(plain_run, *FMN, "--trainer.callbacks.chunk_size", "4")
+    with np.load("here/radii.npz", allow_pickle=False) as arrays:
+        radius, wrong = arrays["fmn_8.radius"], arrays["fmn_8.radius"] == 0
+        assert (np.mean(radius > 8 / 255), int(wrong.sum())) == (
+            found["fmn_8"]["accuracy"], found["fmn_8"]["radii"]["wrong"])  # fmt: skip
+        assert np.array_equal(arrays["fmn_8.indices"], np.unique(arrays["fmn_8.indices"]))
+    assert "fmn_8: smallest perturbations: median" in output
+    next(Path("here/chunks").glob("fmn_8-*/chunk-00001.npz")).unlink()
+    before = Path("here/radii.npz").read_bytes()
+    measured(plain_run, *FMN, "--trainer.callbacks.chunk_size", "4")
+    assert Path("here/radii.npz").read_bytes() == before
+
+
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
@@ -58,6 +75,10 @@ def test_bytes_and_l2_and_gradient_modes_have_names_and_bounds_of_their_own(plai
         ([*SQUARE, "--trainer.callbacks.n", "41"], "n is 41, but there are 40 test images"),
         (["--evaluation.n", "41"], "n is 41, but there are 40 test images"),
         (callback("square", attack__eps="0.5/255", pixels="bytes"), "eps is 0.5/255 and pixels are bytes"),
+        (
+            callback("fmn", attack="qra.attacks.PGD"),
+            "PGD looks for any image in its ball, not for the nearest",
+        ),
         (callback("square", attack__norm="l1"), "norm"),
         (callback("square", name="../there"), "name is '../there'"),
         (callback("pgd100", attack__targeted="true"), "PGD is targeted"),

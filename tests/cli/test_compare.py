@@ -15,7 +15,9 @@ from matplotlib.image import imread
 from PIL import Image
 
 from qra.compare import short_names
+from qra.evaluation import store
 from qra.evaluation.outcome import SCHEMA, Outcome, correct_arrays
+from qra.evaluation.radii import Radii
 from qra.writing import write_arrays, write_json
 
 DATA = [
@@ -140,6 +142,22 @@ def test_checkpoints_are_named_as_shortly_as_they_can_be_told_apart():
     assert short_names(["x/best.ckpt", "x/last.ckpt"]) == ["best", "last"]
     with pytest.raises(ValueError, match="named twice"):
         short_names(["x.ckpt", "./x.ckpt"])
+
+
+def test_distances_are_compared_by_wilcoxon():
+    for name, levels in (("first", range(2, 12)), ("second", range(1, 11))):
+        radius = torch.tensor(list(levels)).double() / 255
+        radii = Radii(torch.arange(10), radius, torch.ones(10, dtype=torch.bool))
+        fmn = Outcome(
+            "fmn_8", "FMN", {"class_path": "FMN"}, radii.indices, radii.correct(8 / 255), 8 / 255, radii=radii
+        )
+        gathered, _ = store.gather(Path(name), {"network": name, "data": {"sha256": "d"}}, [fmn], {})
+        Path(name).mkdir()
+        store.write(Path(name), gathered)
+    output, code = qra("compare", "first", "second")
+    assert code == 0
+    assert row(output, "FMN, eps 8/255") == ["FMN, eps 8/255", "10", "6.00/255", "5.00/255", "10", "0", "0.002"]
+    assert "median smallest perturbations, second (second) against first (first)" in output
 
 
 @pytest.fixture

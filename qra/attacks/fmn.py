@@ -1,0 +1,139 @@
+"""Fast minimum-norm attack (Pintor et al. 2021, arXiv 2102.12827): the smallest perturbation of each example."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import get_args
+
+import torch
+from torch import Tensor, nn
+
+from qra.attacks.base import EvaluationAttack, replayed
+from qra.attacks.state import AttackState, length, unit
+from qra.checks import check_choice, check_count, check_in, pixel_length
+from qra.types import Norm, Pixels
+
+_LAST_STEP = 0.01
+"""The last step, as a share of the first."""
+_LAST_GAMMA = 0.001
+_BEYOND = 1e-4
+"""How much farther a step goes than the boundary seems to be, as a share; not in the paper, by which steps of smooth
+networks end on the boundary itself and never cross it."""
+_PASSES = 4.0  # what a step costs in forward passes, roughly, that of the judge among them
+
+
+@dataclass(frozen=True)
+class FMN(EvaluationAttack):
+    """Steps along the gradient in a ball that shrinks where the network is wrong and grows where it is right.
+
+    Pintor et al. 2021, algorithm 1, untargeted and without an initial image. Each iterate is judged by the network
+    itself, and the nearest that it gets wrong is kept. ``RadiusEvaluation`` asks how far that is, whatever ``eps``; to
+    all else an example is broken if it is within ``eps``.
+
+    Args:
+        eps: Largest perturbation that counts, in pixel units.
+        norm: What is made small.
+        steps: Number of steps.
+        step_size: Length of the first step in L2, in pixel units, whatever the norm; it falls to a hundredth.
+        gamma: First relative change of the ball's radius in a step; it falls to 0.001.
+
+    Raises:
+        ValueError: If a setting is out of its range.
+    """
+
+    eps: Pixels = 8 / 255
+    norm: Norm = "linf"
+    steps: int = 200
+    step_size: float = 1.0
+    gamma: float = 0.05
+
+    finds_nearest = True
+
+    def __post_init__(self) -> None:
+        check_choice("norm", self.norm, get_args(Norm))
+        check_count("steps", self.steps, 1)
+        check_in("step_size", self.step_size, "(0, inf)")
+        check_in("gamma", self.gamma, "(0, 1)")
+        object.__setattr__(self, "eps", pixel_length("eps", self.eps, self.norm))
+
+    @property
+    def title(self) -> str:
+        return "FMN" if self.steps == 200 else f"FMN-{self.steps}"
+
+    @property
+    def key(self) -> str:
+        return "fmn"
+
+    def work(self, classes: int) -> float:
+        return _PASSES * self.steps
+
+    def run(self, state: AttackState) -> None:
+        left = state.survivors()
+        if len(left) == 0 or self.eps == 0:
+            return
+        x = state.x[left]
+        nearest, distance = self._nearest(state, left, x)
+        near = distance <= self.eps
+        state.try_out(left[near], nearest[near])
+
+    def _nearest(self, state: AttackState, positions: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The nearest images that the network gets wrong, like ``x``, and their distances, (N,); infinite if none."""
+        limit = largest_distance(x, self.norm)
+        delta, nearest = torch.zeros_like(x), x
+        eps = best = torch.full_like(limit, math.inf)
+        for step in range(self.steps):
+            state.on_step(_PASSES)
+            margin, gradient = replayed(state.search, _Margin(), x + delta, state.y[positions])
+            images, wrong = state.try_only(positions, x + delta)
+            wrong, distance = _like(wrong, x), length(images - x, self.norm)
+            nearer = wrong & (distance < best)
+            nearest, best = torch.where(nearer, images, nearest), torch.where(nearer, distance, best)
+            boundary = length(delta, self.norm) + _like(margin.abs(), x) / _dual_length(gradient, self.norm)
+            gamma = _annealed(self.gamma, _LAST_GAMMA, step / self.steps)
+            outside = torch.where(best < math.inf, eps * (1 + gamma), boundary * (1 + _BEYOND))
+            eps = torch.where(wrong, torch.minimum(eps * (1 - gamma), best), outside).minimum(limit)
+            step_size = _annealed(self.step_size, self.step_size * _LAST_STEP, step / self.steps)
+            delta = _project(delta + step_size * unit(gradient, "l2"), eps, self.norm)
+            delta = (x + delta).clamp_(0, 1) - x
+        return nearest, best.flatten()
+
+
+@dataclass(frozen=True)
+class _Margin:
+    """By how much the label's logit exceeds all others, (N,), and the gradient along which that falls."""
+
+    def __call__(self, model: nn.Module, x_adv: Tensor, y: Tensor) -> tuple[Tensor, ...]:
+        x_adv = x_adv.detach().requires_grad_()
+        logits = model(x_adv)
+        others = logits.scatter(1, y[:, None], -math.inf)
+        margin = logits.gather(1, y[:, None])[:, 0] - others.amax(1)
+        (gradient,) = torch.autograd.grad(-margin.sum(), x_adv)
+        return margin.detach(), gradient
+
+
+def largest_distance(x: Tensor, norm: Norm) -> Tensor:
+    """How far the farthest corner of the box [0, 1] is from images, (N, C, H, W) to (N, 1, 1, 1)."""
+    return length(torch.maximum(x, 1 - x), norm)
+
+
+def _like(values: Tensor, x: Tensor) -> Tensor:
+    """Values of examples, (N,), ready to be combined with images: (N, 1, 1, 1)."""
+    return values.view(-1, *[1] * (x.ndim - 1))
+
+
+def _dual_length(gradient: Tensor, norm: Norm) -> Tensor:
+    """How fast a linear function can rise with the length of a step; never zero."""
+    lengths = gradient.abs().flatten(1).sum(1) if norm == "linf" else gradient.flatten(1).norm(dim=1)
+    return _like(lengths, gradient).clamp(min=1e-30)
+
+
+def _annealed(first: float, last: float, done: float) -> float:
+    """A value that falls along a half cosine."""
+    return last + (first - last) * (1 + math.cos(math.pi * done)) / 2
+
+
+def _project(delta: Tensor, eps: Tensor, norm: Norm) -> Tensor:
+    if norm == "linf":
+        return delta.maximum(-eps).minimum(eps)
+    return delta * (eps / length(delta, "l2").clamp(min=1e-12)).clamp(max=1)

@@ -1,0 +1,102 @@
+"""The smallest adversarial perturbation of each test image, as a callback of ``qra test`` and ``qra fit``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from lightning import LightningModule, Trainer
+from numpy.typing import NDArray
+from torch import Tensor
+
+from qra.attacks import FMN, Attack
+from qra.attacks.pixels import PixelType
+from qra.callbacks.attack_evaluation import USUAL_N, AttackEvaluation, Choice
+from qra.data import data_of
+from qra.evaluation.chunks import ChunkFiles
+from qra.evaluation.outcome import Outcome
+from qra.evaluation.radii import radii_of, smallest_perturbations
+from qra.modules import ImageClassifier
+from qra.precision import Precision
+from qra.progress import ChunkProgress
+from qra.quant import FrozenNetwork, GradientMode
+
+_STANDARD = FMN()
+
+
+class RadiusFiles(ChunkFiles):
+    """Chunks of distances instead of what broke the examples."""
+
+    array = "distances"
+
+    def _can_be(self, found: NDArray[Any], n: int) -> bool:
+        return found.dtype == np.float64 and found.shape == (n, 2) and bool((found >= 0).all())
+
+
+class RadiusEvaluation(AttackEvaluation):
+    """How far the nearest adversarial image of each test image is, at the end of ``test`` and of ``fit``.
+
+    The distances are written to ``radii.npz`` beside ``correct.npz``: 0 where the clean image is wrong, and the largest
+    that pixels in [0, 1] have room for where no adversarial image was found, which is marked. The outcome says which
+    examples are correct at the attack's ``eps``, and counts among the other attacks of that budget.
+
+    Args:
+        attack: An attack that finds the nearest image, such as :class:`qra.attacks.FMN`.
+        name: Key of the outcome; this and all that follow as for :class:`AttackEvaluation`.
+        n: Number of test images.
+        subset: Choice of the images: class-balanced, or the first.
+        subset_seed: Chooses the balanced subset, and the order of the chunks.
+        gradient: How the rounding of activations is differentiated.
+        pixels: What the network receives; of bytes, L-inf distances are whole levels.
+        chunk_size: Images that are attacked together.
+        search_precision: What the attack computes in.
+
+    Raises:
+        ValueError: If a setting is out of its range, or the attack does not look for the nearest image.
+    """
+
+    files = RadiusFiles
+
+    def __init__(
+        self,
+        attack: Attack = _STANDARD,
+        name: str | None = None,
+        n: int | None = USUAL_N,
+        subset: Choice = "balanced",
+        subset_seed: int = 0,
+        gradient: GradientMode = "ste",
+        pixels: PixelType = "float",
+        chunk_size: int = 250,
+        search_precision: Precision = "float32",
+    ) -> None:
+        if not attack.finds_nearest:
+            raise ValueError(f"{type(attack).__name__} looks for any image in its ball, not for the nearest: use FMN")
+        settings: dict[str, Any] = {"gradient": gradient, "pixels": pixels, "search_precision": search_precision}
+        super().__init__(attack, name, n, subset, subset_seed, chunk_size=chunk_size, **settings)
+
+    def measure(self, trainer: Trainer, pl_module: LightningModule, search: FrozenNetwork | None = None) -> None:
+        super().measure(trainer, pl_module, search)
+        outcome = self.outcomes[self.name]
+        if trainer.is_global_zero and outcome.radii is not None:
+            print(f"{self.name}: smallest perturbations: {outcome.radii.words(self.attack.norm)}", flush=True)
+
+    def _unbroken(self, found: Tensor) -> Tensor:
+        return found[:, 0] > self.protocol.eps
+
+    def _attack_chunk(
+        self, trainer: Trainer, search: FrozenNetwork, indices: Tensor, number: int, progress: ChunkProgress
+    ) -> Tensor:
+        module = trainer.lightning_module
+        assert isinstance(module, ImageClassifier)
+        attack, pixels = self.protocol.attack.in_chunk(number), self.protocol.pixels
+        with torch.inference_mode(False):
+            batch = data_of(trainer).batch("test", indices, module.device)
+            return smallest_perturbations(module.network, attack, batch, search, pixels, progress.watch)
+
+    def _outcomes(self, indices: Tensor, distances: Tensor) -> Iterator[Outcome]:
+        radii = radii_of(indices, distances)
+        correct = radii.correct(self.protocol.eps)
+        title, settings, fields = self.attack.title, self.protocol.settings(), self.protocol.fields()
+        yield Outcome(self.name, title, settings, radii.indices, correct, **fields, radii=radii)

@@ -1,0 +1,200 @@
+"""The smallest adversarial perturbation of each example: measured, kept in a file, and compared in pairs."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from qra.attacks import Attack
+from qra.attacks.fmn import largest_distance
+from qra.attacks.pixels import LEVELS, PixelType
+from qra.attacks.state import length
+from qra.evaluation.measured import Measured
+from qra.evaluation.robustness import Watch, attack_examples
+from qra.evaluation.statistics import wilcoxon
+from qra.files import read_npz
+from qra.types import Batch
+
+RADII = "radii.npz"
+"""The file beside ``correct.npz``."""
+_SLACK = 1e-6
+"""Of a distance, which is computed in float32."""
+
+
+class Radii(NamedTuple):
+    """How far the nearest adversarial image of each example is, as far as an attack could find it: an upper bound.
+
+    Attributes:
+        indices: Positions in the test set, ascending, int64 (n,).
+        radius: Distances in pixel units, float64 (n,): 0 where the clean image is wrong, and where no adversarial image
+            was found the largest distance that the box [0, 1] has room for.
+        found: Whether one was found, bool (n,).
+    """
+
+    indices: Tensor
+    radius: Tensor
+    found: Tensor
+
+    def correct(self, eps: float) -> Tensor:
+        """Whether the network is correct on all that was found within a radius, bool (n,)."""
+        return self.radius > eps + _SLACK
+
+    @property
+    def median(self) -> float:
+        """Of the radius, in pixel units; the lower one of two."""
+        return float(self.radius.median())
+
+    def summary(self) -> dict[str, Any]:
+        """What ``result.json`` says of them."""
+        low, high = torch.quantile(self.radius, torch.tensor([0.25, 0.75], dtype=torch.float64)).tolist()
+        return {
+            "median": self.median,
+            "quartiles": [low, high],
+            "wrong": int((self.radius == 0).sum()),
+            "censored": int((~self.found).sum()),
+        }
+
+    def words(self, norm: str) -> str:
+        """The same in a line."""
+        known = self.summary()
+        low, high = (format_radius(value, norm) for value in known["quartiles"])
+        rest = [f"{known[key]} {word}" for key, word in (("wrong", "wrong without"), ("censored", "not found"))]
+        return f"median {format_radius(known['median'], norm)}, quartiles {low} and {high}; {', '.join(rest)}"
+
+
+def format_radius(value: float, norm: str) -> str:
+    """Write a distance in pixel units for people: levels of 255 in L-inf."""
+    return f"{LEVELS * value:.2f}/255" if norm == "linf" else f"{value:.3f}"
+
+
+def smallest_perturbations(
+    network: nn.Module, attack: Attack, batch: Batch, search: nn.Module, pixels: PixelType, watch: Watch
+) -> Tensor:
+    """Look for the nearest adversarial image of each example, wherever it is in the box.
+
+    Args:
+        network: The network that judges.
+        attack: One that finds the nearest; its ``eps`` does not matter.
+        batch: Float images in [0, 1], labels and data set indices.
+        search: What the attack sees, see :func:`qra.evaluation.robustness.attack_examples`.
+        pixels: What the network receives; L-inf distances of bytes are whole levels.
+        watch: Function to call in each iteration.
+
+    Returns:
+        The distance, infinite where none was found, and the largest in the box: float64 (N, 2), on the CPU.
+    """
+    room = 1.0 if attack.norm == "linf" else math.sqrt(batch.x[0].numel())
+    everywhere = dataclasses.replace(attack, eps=room)  # type: ignore[type-var]
+    found = attack_examples(network, everywhere, batch, search, pixels, watch)
+    distance = length(found.x_adv - batch.x, attack.norm).flatten().double()
+    limit = largest_distance(batch.x, attack.norm).flatten().double()
+    both = torch.stack([distance.where(~found.correct, math.inf), limit], 1).cpu()
+    return (both * LEVELS).round() / LEVELS if pixels == "bytes" and attack.norm == "linf" else both
+
+
+def radii_of(indices: Tensor, distances: Tensor) -> Radii:
+    """Put together what :func:`smallest_perturbations` found.
+
+    Args:
+        indices: Positions in the test set, (n,).
+        distances: Distances and largest distances, (n, 2).
+    """
+    order = indices.argsort()
+    distance, limit = distances[order].unbind(1)
+    return Radii(indices[order], torch.minimum(distance, limit), distance.isfinite())
+
+
+class RadiusPair(NamedTuple):
+    """Two networks on the examples that both were attacked on.
+
+    Attributes:
+        n: Number of shared examples.
+        medians: Median radius of each, in pixel units.
+        differences: Second minus first, (n,); those below 1e-6 are 0, and so are pairs of which neither was broken.
+        p: Two-sided p-value of Wilcoxon's signed-rank test, zeros dropped.
+    """
+
+    n: int
+    medians: tuple[float, float]
+    differences: Tensor
+    p: float
+
+    @property
+    def nearer(self) -> int:
+        """Examples whose radius is smaller for the second."""
+        return int((self.differences < 0).sum())
+
+    @property
+    def farther(self) -> int:
+        """Examples whose radius is larger for the second."""
+        return int((self.differences > 0).sum())
+
+
+def paired_radii(first: Radii, second: Radii) -> RadiusPair | None:
+    """Compare the radii of two networks; None if they share no example.
+
+    Where one of the two is censored, its distance is the largest in the box: the difference has the right sign, and at
+    least the size that counts.
+    """
+    indices = first.indices[torch.isin(first.indices, second.indices)]
+    if len(indices) == 0:
+        return None
+    a, b = (_at(radii, indices) for radii in (first, second))
+    differences = ((b.radius - a.radius) / _SLACK).round() * _SLACK
+    differences = differences.where(a.found | b.found, 0)
+    return RadiusPair(len(indices), (a.median, b.median), differences, wilcoxon(differences))
+
+
+def _at(radii: Radii, indices: Tensor) -> Radii:
+    """The part of some positions, ascending, all of which it has."""
+    places = torch.searchsorted(radii.indices, indices)
+    return Radii(*(each[places] for each in radii))
+
+
+def radii_arrays(found: Mapping[str, Radii]) -> dict[str, NDArray[Any]]:
+    """The arrays of a ``radii.npz``, by their names: ``NAME.indices``, ``NAME.radius`` and ``NAME.found``."""
+    return {f"{name}.{key}": value.numpy() for name, each in found.items() for key, value in each._asdict().items()}
+
+
+def read_radii(directory: Path, outcomes: Mapping[str, Measured]) -> dict[str, Radii]:
+    """Read the radii of a run, an untrusted file, as far as they are what its outcomes were made of.
+
+    Args:
+        directory: The run directory; there may be no radii in it.
+        outcomes: What ``result.json`` says, by name.
+
+    Raises:
+        ValueError: If the file cannot be read.
+    """
+    try:
+        arrays = read_npz(directory / RADII, follow=False)
+    except FileNotFoundError:
+        return {}
+    found = {}
+    for name, outcome in outcomes.items():
+        parts = [arrays.get(f"{name}.{key}") for key in Radii._fields]
+        if (radii := _checked(parts)) is not None:
+            accuracy = float(radii.correct(outcome.threat_model.eps).double().mean())
+            if len(radii.indices) == outcome.accuracy.n and abs(accuracy - outcome.accuracy.value) < 1e-6:
+                found[name] = radii
+    return found
+
+
+def _checked(parts: list[NDArray[Any] | None]) -> Radii | None:
+    """Arrays of a file as radii; None if they can be none."""
+    types = (np.int64, np.float64, np.bool_)
+    arrays = [part for part, kind in zip(parts, types, strict=True) if part is not None and part.dtype == kind]
+    if len(arrays) < len(types) or arrays[0].ndim != 1 or len({array.shape for array in arrays}) > 1:
+        return None
+    indices, radius, found = map(torch.from_numpy, arrays)
+    ascending = bool((indices.diff() > 0).all())
+    possible = len(indices) > 0 and bool(((radius >= 0) & (radius < math.inf)).all())
+    return Radii(indices, radius, found) if ascending and possible else None

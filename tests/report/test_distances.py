@@ -1,0 +1,70 @@
+"""Distances of adversarial examples in a report: their table, their curves and the claim about them."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from made_up import cell
+from matplotlib.image import imread
+
+from qra.evaluation.outcome import Outcome, correct_arrays
+from qra.evaluation.radii import Radii, radii_arrays
+from qra.report.cells import read_cells
+from qra.report.command import write_report
+from qra.report.pipelines import Results
+from qra.report.radii import CLAIM
+from qra.writing import write_arrays, write_json
+
+N = 200
+
+
+def distances(shift, seed=0):
+    noise = np.random.default_rng(seed).normal(0, 0.2, N)
+    levels = np.maximum(np.linspace(-3, 17, N) * (1 + shift) + noise, 0)
+    return Radii(torch.arange(N), torch.from_numpy(levels / 255), torch.ones(N, dtype=torch.bool))
+
+
+def add(directory, radii):
+    """Put distances into a cell that is done."""
+    fmn = Outcome("fmn_8", "FMN", {"class_path": "FMN"}, radii.indices, radii.correct(8 / 255), 8 / 255, radii=radii)
+    result = json.loads((directory / "result.json").read_text())
+    with np.load(directory / "correct.npz") as arrays:
+        examples = {**arrays, **correct_arrays({"fmn_8": (fmn.indices, fmn.correct)})}
+    write_arrays(directory / "correct.npz", examples)
+    write_arrays(directory / "radii.npz", radii_arrays({"fmn_8": radii}))
+    write_json(directory / "result.json", {**result, "outcomes": {**result["outcomes"], "fmn_8": fmn.summary()}})
+
+
+@pytest.fixture
+def study(tmp_path):
+    def made(shift, masking="sound"):
+        accuracies = {"clean": 0.8, "pgd20_8": 0.4}
+        add(cell(tmp_path / "s", "float", accuracies, training="adversarial"), distances(0))
+        add(cell(tmp_path / "s", "pact", accuracies, quantizer="pact", training="adversarial", init="robust",
+                 bits=(4, 4), masking=masking), distances(shift, 1))  # fmt: skip
+        return tmp_path / "s"
+
+    return made
+
+
+@pytest.mark.parametrize(("shift", "verdict"), [(-0.1, "supported"), (0.1, "contradicted"), (0.0, "contradicted")])
+def test_quantization_brings_adversarial_examples_nearer(study, shift, verdict):
+    found = CLAIM.test(Results("s", read_cells(study(shift))))
+    assert found.verdict == verdict
+    (comparison,) = found.judged[0].check.comparisons
+    assert comparison.accuracies[0] == pytest.approx(1 + shift, abs=0.03)
+    assert (comparison.seeds[0].p < 0.05) == (shift != 0)
+
+
+def test_distances_of_suspect_gradients_are_upper_bounds_only(study):
+    assert CLAIM.test(Results("s", read_cells(study(0.1, "suspect")))).verdict == "undecided"
+
+
+def test_the_report_has_distances_and_security_curves(study, tmp_path):
+    write_report(study(-0.1), tmp_path / "out")
+    table = (tmp_path / "out/tables/distances.md").read_text()
+    assert "| float" in table
+    assert "| sound | FMN, L-inf | 6." in table
+    assert imread(tmp_path / "out/figures/security-1.png").std() > 0
+    assert "Quantization brings adversarial examples nearer" in (tmp_path / "out/claims.md").read_text()
