@@ -18,8 +18,7 @@ _LAST_STEP = 0.01
 """The last step, as a share of the first."""
 _LAST_GAMMA = 0.001
 _BEYOND = 1e-4
-"""How much farther a step goes than the boundary seems to be, as a share; not in the paper, by which steps of smooth
-networks end on the boundary itself and never cross it."""
+"""How much farther a step goes than the boundary seems to be, as a share."""
 _PASSES = 4.0  # what a step costs in forward passes, roughly, that of the judge among them
 
 
@@ -27,7 +26,10 @@ _PASSES = 4.0  # what a step costs in forward passes, roughly, that of the judge
 class FMN(EvaluationAttack):
     """Steps along the gradient in a ball that shrinks where the network is wrong and grows where it is right.
 
-    Pintor et al. 2021, algorithm 1, untargeted and without an initial image. Each iterate is judged by the network
+    Pintor et al. 2021, algorithm 1, untargeted and without an initial image, but for two things while no adversarial
+    image is known. The ball grows by the way to the boundary from its own radius, not from the length of the
+    perturbation, which is shorter where pixels end at 0 or 1; and by a little more. By the paper's rule steps can stall
+    before the boundary, or on it, in L2 for many examples. Each iterate is judged by the network
     itself, and the nearest that it gets wrong is kept. ``RadiusEvaluation`` asks how far that is, whatever ``eps``; to
     all else an example is broken if it is within ``eps``.
 
@@ -81,7 +83,7 @@ class FMN(EvaluationAttack):
         """The nearest images that the network gets wrong, like ``x``, and their distances, (N,); infinite if none."""
         limit = largest_distance(x, self.norm)
         delta, nearest = torch.zeros_like(x), x
-        eps = best = torch.full_like(limit, math.inf)
+        eps, best = torch.zeros_like(limit), torch.full_like(limit, math.inf)
         for step in range(self.steps):
             state.on_step(_PASSES)
             margin, gradient = replayed(state.search, _Margin(), x + delta, state.y[positions])
@@ -89,7 +91,7 @@ class FMN(EvaluationAttack):
             wrong, distance = _like(wrong, x), length(images - x, self.norm)
             nearer = wrong & (distance < best)
             nearest, best = torch.where(nearer, images, nearest), torch.where(nearer, distance, best)
-            boundary = length(delta, self.norm) + _like(margin.abs(), x) / _dual_length(gradient, self.norm)
+            boundary = eps + _like(margin.abs(), x) / _dual_length(gradient, self.norm)
             gamma = _annealed(self.gamma, _LAST_GAMMA, step / self.steps)
             outside = torch.where(best < math.inf, eps * (1 + gamma), boundary * (1 + _BEYOND))
             eps = torch.where(wrong, torch.minimum(eps * (1 - gamma), best), outside).minimum(limit)

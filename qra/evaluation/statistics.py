@@ -79,12 +79,12 @@ def wilcoxon(differences: Tensor) -> float:
     smaller = min(positive, total - positive)
     if len(nonzero) > EXACT:
         z = (smaller - total / 2) / math.sqrt(float((doubled.double() ** 2).sum()) / 4)
-        return float(2 * NormalDist().cdf(z))
+        return 2 * NormalDist().cdf(z)
     ways = torch.zeros(total + 1, dtype=torch.float64)
     ways[0] = 1
     for rank in doubled.tolist():
         ways[rank:] += ways[:-rank].clone()
-    return min(1.0, 2 * float(ways[: smaller + 1].sum()) / 2 ** len(nonzero))
+    return min(1.0, float(2 * ways[: smaller + 1].sum() / 2 ** len(nonzero)))
 
 
 def hodges_lehmann(differences: Tensor) -> tuple[float, float]:

@@ -21,7 +21,7 @@ ROOM = {"linf": 1.0, "l2": 100.0}
 def oracle(model, x, y, norm, steps):
     """The smallest perturbation of one image by algorithm 1 of Pintor et al. 2021; None if none is found."""
     order = math.inf if norm == "linf" else 2
-    delta, eps, best = torch.zeros_like(x), math.inf, math.inf
+    delta, eps, best = torch.zeros_like(x), 0.0, math.inf
     limit = torch.linalg.vector_norm(torch.maximum(x, 1 - x).flatten(), order).item()
     for step in range(steps):
         share = (1 + math.cos(math.pi * step / steps)) / 2
@@ -38,8 +38,8 @@ def oracle(model, x, y, norm, steps):
             eps = eps * (1 + gamma)
         else:
             dual = 1 if norm == "linf" else 2
-            eps = size + abs(loss.item()) / torch.linalg.vector_norm(gradient.flatten(), dual).item()
-            eps *= 1.0001  # not in the paper: without it, steps end on the boundary itself
+            eps += abs(loss.item()) / torch.linalg.vector_norm(gradient.flatten(), dual).item()  # paper: size + ...
+            eps *= 1.0001  # not in the paper
         eps = min(eps, limit)
         delta = delta + alpha * gradient / torch.linalg.vector_norm(gradient.flatten())
         if norm == "linf":
