@@ -30,7 +30,8 @@ class Stream(IntEnum):
     TILE = 8
     SURROUNDINGS = 11
     CHUNKS = 13
-    BOUNDARY = 17
+    POLISH = 17
+    BOUNDARY = 18
     START = 0x57A7
 
 

@@ -8,6 +8,8 @@ from qra.attacks.fab import FAB
 from qra.attacks.fgsm import FGSM
 from qra.attacks.fmn import FMN
 from qra.attacks.pgd import PGD
+from qra.attacks.polish import Polish
+from qra.attacks.rounding import RoundingCascade, UnroundedAPGD
 from qra.attacks.square import Square
 from qra.attacks.start import GaussianStart, Start, UniformStart, ZeroStart
 from qra.attacks.state import AttackState
@@ -25,10 +27,13 @@ __all__ = [
     "DisagreementPGD",
     "EvaluationAttack",
     "GaussianStart",
+    "Polish",
+    "RoundingCascade",
     "SideBySide",
     "Square",
     "Start",
     "UniformStart",
+    "UnroundedAPGD",
     "WhiteBoxAttacks",
     "ZeroStart",
 ]

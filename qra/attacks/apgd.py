@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from qra import losses
 from qra.attacks.base import EvaluationAttack, replayed
-from qra.attacks.state import AttackState, length, unit
+from qra.attacks.state import AttackState, length, margin_of, unit
 from qra.checks import check_choice, check_count, pixel_length
 from qra.losses import prediction
 from qra.types import Norm, Pixels
@@ -111,7 +111,7 @@ class APGD(EvaluationAttack):
             if step:
                 climb.move(last=step == self.steps)
                 state.on_step(_PASSES)
-            kept = state.record_success(climb.left, climb.fooled, climb.x_adv)
+            kept = state.record_success(climb.left, climb.fooled, climb.x_adv, margin=climb.margin)
             if kept is not None:
                 climb.keep(kept)
                 if len(climb.left) == 0:
@@ -128,6 +128,7 @@ class Climb:
         left: Positions of the examples in the state.
         x_adv: The point that was looked at last.
         fooled: Whether it is misclassified.
+        margin: Margin there: by how much the label's logit exceeds all others.
         best: The point of highest loss so far.
         best_loss: The loss there.
     """
@@ -150,11 +151,11 @@ class Climb:
         self.history = torch.zeros_like(self.x[:, 0, 0, :1]).repeat(1, attack.steps)
 
     def look(self, last: bool) -> None:
-        """Find out loss, gradient (unless it is the last point) and prediction at ``x_adv``."""
+        """Find out loss, success, margin and gradient (unless it is the last point) at ``x_adv``."""
         self._see(*replayed(self._network, _Look(self._attack, last), self.x_adv, self.y, *self.target))
 
-    def _see(self, loss: Tensor, fooled: Tensor, gradient: Tensor | None = None) -> None:
-        self.loss, self.fooled = loss, fooled
+    def _see(self, loss: Tensor, fooled: Tensor, margin: Tensor, gradient: Tensor | None = None) -> None:
+        self.loss, self.fooled, self.margin = loss, fooled, margin
         if gradient is not None:
             self.gradient = gradient
 
@@ -204,7 +205,7 @@ class Climb:
 
 @dataclass(frozen=True)
 class _Look:
-    """Loss, prediction and, unless it is the last point, gradient at a point."""
+    """Loss, success, margin and, unless it is the last point, gradient at a point."""
 
     attack: APGD
     last: bool
@@ -215,7 +216,8 @@ class _Look:
             logits = model(x_adv)
             loss = self.attack.objective(logits, y, target)
         gradient = () if self.last else torch.autograd.grad(loss.sum(), x_adv)
-        return loss.detach(), prediction(logits.detach()) != y, *gradient
+        logits = logits.detach()
+        return loss.detach(), prediction(logits) != y, margin_of(logits, y), *gradient
 
 
 @dataclass(frozen=True)

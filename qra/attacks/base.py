@@ -93,6 +93,9 @@ class Attack(ABC):
     """Whether it looks for the nearest image that breaks an example, instead of any in the ball; it then has a field
     ``eps``."""
 
+    searches_unrounded = False
+    """Whether it searches on the network without the rounding of activations, too."""
+
     needs_fixed_chunks = False
     """Whether the result of an example depends on the examples around it, so that evaluations give the attack the same
     ones each time."""
@@ -176,6 +179,10 @@ class Attack(ABC):
     def members(self) -> dict[str, Attack]:
         """The attacks that it consists of, by name, in their order, each working on what the ones before it left."""
         return {}
+
+    def prefixes(self) -> list[Attack]:
+        """Attacks of a name of their own that its first members are, so that one evaluation says what each leaves."""
+        return []
 
     def in_chunk(self, number: int) -> Attack:
         """The attack as it runs on a chunk of examples: one that draws for chunks draws something else for each."""

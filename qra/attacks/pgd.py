@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from qra import losses
 from qra.attacks.base import Aim, Attack, in_parts, replayed
 from qra.attacks.start import Start, UniformStart
-from qra.attacks.state import AttackState
+from qra.attacks.state import AttackState, margin_of
 from qra.checks import check_choice, check_count, pixel_length
 from qra.types import Norm, Pixels
 
@@ -177,10 +177,10 @@ class PGD(Attack):
         for done in range(0, self.steps, state.patience):
             steps = _Steps(self, min(state.patience, self.steps - done), watched=True)
             # too few to be recorded
-            x_adv, fooled, iterates = in_parts(state.search, steps, x, y, x_adv)
+            x_adv, fooled, margins, iterates = in_parts(state.search, steps, x, y, x_adv)
             kept = None
             for step in range(steps.count):
-                kept = state.record_success(left, fooled[:, step], iterates[:, step])
+                kept = state.record_success(left, fooled[:, step], iterates[:, step], margin=margins[:, step])
             kept = state.judge() if kept is None else kept
             state.on_step(_PASSES * steps.count)
             if kept is not None:
@@ -199,8 +199,8 @@ class _Steps:
     Args:
         attack: Takes them.
         count: Number of steps.
-        watched: Whether to return, after the last iterate, which iterate before each step was misclassified,
-            (N, count), and those iterates, (N, count, C, H, W).
+        watched: Whether to return, after the last iterate, of each iterate before a step whether it was misclassified
+            and its margin, (N, count) each, and those iterates, (N, count, C, H, W).
     """
 
     attack: PGD
@@ -210,15 +210,18 @@ class _Steps:
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, x_adv: Tensor) -> tuple[Tensor, ...]:
         attack = self.attack
         x_adv = x_adv.clone()
-        fooled, iterates = [], []
+        fooled, margins, iterates = [], [], []
+        labels = y if y.ndim == 1 else y.argmax(1)
         for _ in range(self.count):
             gradient, logits = attack.gradient(model, x_adv, y)
             if self.watched:
                 fooled.append(attack.is_fooled(logits, y))
+                margins.append(margin_of(logits, labels))
                 iterates.append(x_adv)
                 x_adv = x_adv.clone()
             x_adv = attack.project(attack.ascend(x_adv, gradient), x)
-        return (x_adv, torch.stack(fooled, 1), torch.stack(iterates, 1)) if self.watched else (x_adv,)
+        seen = (fooled, margins, iterates) if self.watched else ()
+        return x_adv, *(torch.stack(each, 1) for each in seen)
 
 
 def _l2_norm(v: Tensor) -> Tensor:

@@ -108,6 +108,12 @@ class OnBytes(nn.Module):
         """How many images the network runs on at a time, where it knows."""
         return getattr(self.network, "parts", None)
 
+    def unrounded(self) -> OnBytes | None:
+        """The network without the rounding of activations, on bytes too; see ``AttackState.unrounded``."""
+        make = getattr(self.network, "unrounded", None)
+        found = None if make is None else make()
+        return None if found is None else OnBytes(found)
+
     def forward(self, x: Tensor) -> Tensor:
         logits: Tensor = self.network(_Rounded.apply(x))
         return logits

@@ -8,10 +8,11 @@ from dataclasses import dataclass, replace
 from typing import get_args
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from qra.attacks.base import EvaluationAttack, replayed
-from qra.attacks.state import AttackState, length, unit
+from qra.attacks.base import EvaluationAttack
+from qra.attacks.search import Search, SearchInSquares, squares
+from qra.attacks.state import AttackState, length, margin_of, unit
 from qra.checks import check_choice, check_count, pixel_length
 from qra.types import Norm, Pixels
 
@@ -63,21 +64,8 @@ class Square(EvaluationAttack):
         left = state.survivors()
         if len(left) == 0 or self.eps == 0:
             return
-        generator = torch.Generator().manual_seed(self.seed)
-        search = _Squares(self, state, left, generator) if self.norm == "linf" else _Bumps(self, state, left, generator)
-        kept = state.record_success(left, search.fooled, search.x_adv, at_once=True)
-        done = 0
-        while True:
-            if kept is not None:
-                search.keep(kept)
-            if done == self.queries or len(search.left) == 0:
-                break
-            queries = range(done, min(done + search.at_a_time, self.queries))
-            for fooled, x_adv in search.try_changes(queries):
-                kept = state.record_success(search.left, fooled, x_adv, at_once=search.at_a_time == 1)
-            done = queries.stop
-            state.on_step(len(queries))
-        state.judge()
+        search = _Squares if self.norm == "linf" else _Bumps
+        search(self, state, left).run(state, self.queries)
 
     def work(self, classes: int) -> float:
         return self.queries
@@ -93,131 +81,54 @@ class Square(EvaluationAttack):
         return min(side, height, width)
 
 
-class _Search:
-    """Random search on some examples, one row for each in all its tensors.
+class _Draws:
+    """The random draws of the authors' code, made on the CPU so that every device draws the same."""
 
-    Attributes:
-        at_a_time: Queries between two looks at which examples are left. One, where what is drawn depends on how many.
-    """
-
-    at_a_time = 1
-
-    def __init__(self, attack: Square, state: AttackState, left: Tensor, generator: torch.Generator) -> None:
-        self.attack, self.network, self.generator = attack, state.search, generator
-        self.left, self.x, self.y = left, state.x[left], state.y[left]
-        self.x_adv = self.start()
-        self.margin = self.look(self.x_adv)
-        self.fooled = self.margin <= 0
-
-    def start(self) -> Tensor:
-        """The first perturbed images."""
-        raise NotImplementedError
-
-    def try_changes(self, queries: range) -> Iterator[tuple[Tensor, Tensor]]:
-        """Change all images where that helps, and yield, after each query, which are fooled, and the images."""
-        raise NotImplementedError
-
-    def look(self, x_adv: Tensor) -> Tensor:
-        """By how much the label's logit exceeds all others, (N,)."""
-        return _margin(self.network(x_adv), self.y)
+    def __init__(self, seed: int) -> None:
+        self._generator = torch.Generator().manual_seed(seed)
 
     def rand(self, *shape: int) -> Tensor:
-        """Uniform on [0, 1), drawn on the CPU so that every device draws the same."""
-        return torch.rand(shape, generator=self.generator)
+        """Uniform on [0, 1)."""
+        return torch.rand(shape, generator=self._generator)
 
     def signs(self, *shape: int) -> Tensor:
         """+1 or -1."""
-        return (2 * self.rand(*shape) - 1).sign().to(self.x)
+        return (2 * self.rand(*shape) - 1).sign()
 
-    def corner(self, side: int) -> tuple[slice, slice]:
+    def window(self, side: int, height: int, width: int) -> tuple[slice, slice]:
         """A random window of the image."""
-        height, width = self.x.shape[2:]
         top, left = (int(extent * self.rand(1)) for extent in (height - side, width - side))
         return slice(top, top + side), slice(left, left + side)
 
-    def keep(self, kept: Tensor) -> None:
-        """Go on with some of the examples."""
-        for name, value in vars(self).items():
-            if isinstance(value, Tensor):
-                setattr(self, name, value[kept])
 
+class _Squares(SearchInSquares):
+    """L-inf: squares of one colour, the same for all images."""
 
-class _Squares(_Search):
-    """L-inf: squares of one colour, each channel at one end of what is allowed."""
-
-    def __init__(self, attack: Square, state: AttackState, left: Tensor, generator: torch.Generator) -> None:
-        super().__init__(attack, state, left, generator)
-        self.at_a_time = state.patience
-        self.low, self.high = (self.x - attack.eps).clamp_(min=0), (self.x + attack.eps).clamp_(max=1)
+    def __init__(self, attack: Square, state: AttackState, left: Tensor) -> None:
+        self.attack, self.draws = attack, _Draws(attack.seed)
+        super().__init__(attack.eps, state, left)
 
     def start(self) -> Tensor:
         n, channels, _, width = self.x.shape
-        return (self.x + self.attack.eps * self.signs(n, channels, 1, width)).clamp_(0, 1)
+        return (self.x + self.eps * self.draws.signs(n, channels, 1, width).to(self.x)).clamp_(0, 1)
 
-    def try_changes(self, queries: range) -> Iterator[tuple[Tensor, Tensor]]:
-        inside, change = (drawn.expand(len(self.x), *drawn.shape) for drawn in self._draw(queries))
-        state = self.x_adv, self.margin, self.low, self.high, self.y, inside, change
-        self.margin, fooled, images = replayed(self.network, _Queries(), *state)
-        self.x_adv = images[:, -1]
-        yield from zip(fooled.unbind(1), images.unbind(1), strict=True)
-
-    def _draw(self, queries: range) -> tuple[Tensor, Tensor]:
-        """Where the square of each query lies, bool (Q, 1, H, W), and the change of its channels, (Q, C, 1, 1).
-
-        They are drawn in the order of the authors' code: top, left, channels.
-        """
+    def draw(self, queries: range) -> tuple[Tensor, Tensor]:
+        # in the order of the authors' code: top, left, channels
         channels, height, width = self.x.shape[1:]
-        draws = self.rand(len(queries), 2 + channels)
+        draws = self.draws.rand(len(queries), 2 + channels)
         sides = torch.tensor([self.attack.side(query, height, width) for query in queries])
-        rows, columns = (
-            _between(((extent - sides) * draws[:, axis]).long(), sides, extent)
-            for axis, extent in enumerate((height, width))
-        )
-        inside = rows[:, None, :, None] & columns[:, None, None, :]
-        change = 2.0 * self.attack.eps * (2 * draws[:, 2:, None, None] - 1).sign()
-        return inside.to(self.x.device, non_blocking=True), change.to(self.x, non_blocking=True)
+        top, left = (((extent - sides) * draws[:, axis]).long() for axis, extent in enumerate((height, width)))
+        inside = squares(top, left, sides, height, width)
+        change = 2.0 * self.eps * (2 * draws[:, 2:, None, None] - 1).sign()
+        return inside[None].to(self.x.device, non_blocking=True), change[None].to(self.x, non_blocking=True)
 
 
-@dataclass(frozen=True)
-class _Queries:
-    """Change a square of each image, one query after the other, and keep the changes where the margin shrinks."""
-
-    def __call__(
-        self,
-        model: nn.Module,
-        x_adv: Tensor,
-        margin: Tensor,
-        low: Tensor,
-        high: Tensor,
-        y: Tensor,
-        inside: Tensor,
-        change: Tensor,
-    ) -> tuple[Tensor, ...]:
-        fooled, images = [], []
-        for here, by in zip(inside.unbind(1), change.unbind(1), strict=True):
-            x_new = torch.where(here, (x_adv + by).clamp_(low, high), x_adv)
-            found = _margin(model(x_new), y)
-            fooled.append(found <= 0)
-            improved = (found < margin) | fooled[-1]
-            x_adv = torch.where(improved[:, None, None, None], x_new, x_adv)
-            margin = torch.where(improved, found, margin)
-            images.append(x_adv)
-        return margin, torch.stack(fooled, 1), torch.stack(images, 1)
-
-
-def _margin(logits: Tensor, y: Tensor) -> Tensor:
-    others = logits.scatter(1, y[:, None], -math.inf).amax(1)
-    return logits.gather(1, y[:, None])[:, 0] - others
-
-
-def _between(first: Tensor, count: Tensor, extent: int) -> Tensor:
-    """Which of 0 to ``extent - 1`` are among the ``count`` from ``first`` on: (Q,) twice to bool (Q, extent)."""
-    places = torch.arange(extent) - first[:, None]
-    return (places >= 0) & (places < count[:, None])
-
-
-class _Bumps(_Search):
+class _Bumps(Search):
     """L2: the perturbation of one window moves into another, with a new pair of bumps on it."""
+
+    def __init__(self, attack: Square, state: AttackState, left: Tensor) -> None:
+        self.attack, self.draws = attack, _Draws(attack.seed)
+        super().__init__(state, left)
 
     def start(self) -> Tensor:
         n, channels, height, width = self.x.shape
@@ -230,7 +141,7 @@ class _Bumps(_Search):
             for column in range(width // side):
                 top, left = first + row * side, first + column * side
                 tile = delta[:, :, top : top + side, left : left + side]
-                bumps = self.bumps(side) * self.signs(n, channels, 1, 1)
+                bumps = self.bumps(side) * self.draws.signs(n, channels, 1, 1).to(self.x)
                 tile += bumps[:, :, : tile.shape[2], : tile.shape[3]]
         return (self.x + unit(delta, "l2") * self.attack.eps).clamp_(0, 1)
 
@@ -244,21 +155,21 @@ class _Bumps(_Search):
         n, channels, height, width = self.x.shape
         side = self.attack.side(query, height, width)
         delta = self.x_adv - self.x
-        rows, columns = self.corner(side)
-        rows_2, columns_2 = self.corner(side)
+        rows, columns = self.draws.window(side, height, width)
+        rows_2, columns_2 = self.draws.window(side, height, width)
         here = delta[:, :, rows, columns]
         mask = torch.zeros_like(self.x[:1, :1])
         mask[:, :, rows, columns] = 1
         mask[:, :, rows_2, columns_2] = 1
         freed = ((delta * mask) ** 2).sum((2, 3), keepdim=True).sqrt()
         unused = (torch.full_like(freed, self.attack.eps) ** 2 - length(delta, "l2") ** 2).clamp_(min=0)
-        bumps = self.bumps(side) * self.signs(n, channels, 1, 1)
+        bumps = self.bumps(side) * self.draws.signs(n, channels, 1, 1).to(self.x)
         bumps = bumps + here / (_TINY + (here**2).sum((2, 3), keepdim=True).sqrt())
         bumps = bumps / (_TINY + (bumps**2).sum((2, 3), keepdim=True).sqrt()) * (unused / channels + freed**2).sqrt()
         delta[:, :, rows_2, columns_2] = 0
         delta[:, :, rows, columns] = bumps
         x_new = (self.x + unit(delta, "l2") * self.attack.eps).clamp_(0, 1)
-        margin = self.look(x_new)
+        margin = margin_of(self.network(x_new), self.y)
         self.fooled = margin <= 0
         improved = (margin < self.margin) | self.fooled
         self.x_adv = torch.where(improved[:, None, None, None], x_new, self.x_adv)
@@ -268,7 +179,7 @@ class _Bumps(_Search):
         """One bump up and one down, side by side or one above the other, of L2 norm 1, (side, side)."""
         pair = torch.cat([_bump(side // 2, side), -_bump(side - side // 2, side)])
         pair = pair / (pair**2).sum().sqrt()
-        return (pair.T if self.rand(1) > 0.5 else pair).to(self.x)
+        return (pair.T if self.draws.rand(1) > 0.5 else pair).to(self.x)
 
 
 def _bump(height: int, width: int) -> Tensor:

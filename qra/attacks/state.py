@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -41,6 +43,8 @@ class AttackState:
         clean_logits: What the network itself says of ``x``, (N, classes).
         broken: Whether it is wrong about an example, as it is from the start or at the image that was found, (N,).
         x_adv: Image that broke an example; for the others the last one that an attack ended with, or ``x``.
+        margin: Lowest margin that was seen of an example inside its ball, (N,); infinite where none was.
+        closest: Image of that margin; ``x`` where none was seen.
         n_correct: Number of examples that are not broken.
         patience: Steps after which successes are judged.
 
@@ -80,7 +84,9 @@ class AttackState:
         self.trusting = network is None
         self.x, self.y, self.epoch = x, y, epoch
         self.index = torch.arange(len(x), device=x.device) if index is None else index
-        self.x_adv = x.clone()
+        self.x_adv, self.closest = x.clone(), x.clone()
+        self.margin = torch.full(x.shape[:1], math.inf, dtype=x.dtype, device=x.device)
+        self._copy = self.search
         self.patience = patience(x.device)
         self.on_step = on_step if on_step is not None else lambda work: None
         self._successes: list[tuple[Tensor, Tensor]] = []
@@ -102,11 +108,45 @@ class AttackState:
         """Positions of the examples that are not broken, ascending."""
         return (~self.broken).nonzero().squeeze(1)
 
+    def received_closest(self, positions: Tensor) -> Tensor:
+        """The images of lowest margin, as the network receives them, for some examples."""
+        return self._received(self.closest[positions], self.x[positions])
+
+    def unrounded(self) -> nn.Module | None:
+        """What is searched on, without the rounding of activations; None if it rounds none, or does not know.
+
+        Raises:
+            ValueError: If one of its quantizers does not know.
+        """
+        make = getattr(self._copy, "unrounded", None)
+        found: nn.Module | None = None if make is None else make()
+        return found
+
     def targets(self, positions: Tensor, rank: int) -> Tensor:
         """The class of a rank in the clean logits, the most likely one having rank 1, for some examples."""
         return self.clean_logits[positions].sort(1).indices[:, -rank]
 
-    def record_success(self, positions: Tensor, fooled: Tensor, x_adv: Tensor, at_once: bool = False) -> Tensor | None:
+    @contextmanager
+    def searching_on(self, network: nn.Module) -> Iterator[None]:
+        """Search on another network inside the block; images that come with a margin are then looked at by the first.
+
+        Args:
+            network: The other one, in eval mode.
+        """
+        self.search = network
+        try:
+            yield
+        finally:
+            self.search = self._copy
+
+    def record_success(
+        self,
+        positions: Tensor,
+        fooled: Tensor,
+        x_adv: Tensor,
+        at_once: bool = False,
+        margin: Tensor | None = None,
+    ) -> Tensor | None:
         """Remember what fooled the network that is searched on; from time to time, :meth:`judge` it.
 
         Args:
@@ -115,10 +155,17 @@ class AttackState:
             fooled: Whether each of them is a success, bool (M,).
             x_adv: Their images, (M, C, H, W), which must not be written to later.
             at_once: Whether to judge each time, because the next step depends on which examples are left.
+            margin: Their margins there, (M,), if all images lie in their balls and each position appears once: the
+                lowest of each example is kept.
 
         Returns:
             Places in ``positions`` of those to go on with, ascending; None if all.
         """
+        if margin is not None and not self.trusting:
+            if self.search is not self._copy:
+                margin = self._margin_on_copy(positions, x_adv)
+                fooled = margin <= 0
+            self._keep_closest(positions, x_adv, margin)
         self._successes.append((fooled, x_adv))
         self._positions = positions
         return self.judge() if at_once or len(self._successes) >= self.patience else None
@@ -149,6 +196,8 @@ class AttackState:
             Places to go on with, see :meth:`record_success`.
         """
         self.x_adv[positions] = self._received(x_adv, self.x[positions])
+        if not self.trusting:
+            self._keep_closest(positions, x_adv, self._margin_on_copy(positions, x_adv))
         return self._book(positions, torch.arange(len(positions), device=positions.device), x_adv, trusted=False)
 
     def try_only(self, positions: Tensor, x_adv: Tensor) -> tuple[Tensor, Tensor]:
@@ -183,9 +232,25 @@ class AttackState:
         return (~self.broken[positions]).nonzero().squeeze(1)
 
     @torch.no_grad()
+    def _margin_on_copy(self, positions: Tensor, x_adv: Tensor) -> Tensor:
+        return margin_of(self._copy(x_adv), self._goal[positions])
+
+    def _keep_closest(self, positions: Tensor, x_adv: Tensor, margin: Tensor) -> None:
+        before = self.margin[positions]
+        closer = margin < before
+        self.margin[positions] = torch.where(closer, margin, before).to(self.margin)
+        self.closest[positions] = torch.where(closer[:, None, None, None], x_adv, self.closest[positions])
+
+    @torch.no_grad()
     def _logits(self, x: Tensor) -> Tensor:
         logits: Tensor = self._parts(lambda part: (self._network(part),), x)[0]
         return logits
+
+
+def margin_of(logits: Tensor, y: Tensor) -> Tensor:
+    """By how much the logit of the label ``y`` (N,) exceeds all others: (N, classes) to (N,)."""
+    others = logits.scatter(1, y[:, None], -math.inf).amax(1)
+    return logits.gather(1, y[:, None])[:, 0] - others
 
 
 def length(v: Tensor, norm: Norm) -> Tensor:

@@ -1,6 +1,6 @@
 from qra.callbacks.adversarial_examples import AdversarialExamples
 from qra.callbacks.attack_evaluation import AttackEvaluation
-from qra.callbacks.autoattack import AutoAttackEvaluation
+from qra.callbacks.autoattack import AutoAttackEvaluation, RoundingCascadeEvaluation
 from qra.callbacks.base import Order, PipelineCallback, order
 from qra.callbacks.catastrophic import CatastrophicOverfittingGuard
 from qra.callbacks.checkpoint_files import CheckpointFiles
@@ -35,6 +35,7 @@ __all__ = [
     "Requantization",
     "ResultWriter",
     "RobustnessEvaluation",
+    "RoundingCascadeEvaluation",
     "RunLog",
     "TeacherDistillation",
     "TrainingDiagnostics",

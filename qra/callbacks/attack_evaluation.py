@@ -25,7 +25,7 @@ from qra.data import ImageDataModule, data_of
 from qra.describe import describe
 from qra.evaluation.chunks import ChunkFiles, code_of, fingerprint, shuffled
 from qra.evaluation.outcome import Outcome
-from qra.evaluation.protocol import Protocol, Source, changed_radius
+from qra.evaluation.protocol import UNROUNDED, Protocol, Source, Unrounded, changed_radius
 from qra.evaluation.robustness import members
 from qra.evaluation.sources import check_classes
 from qra.modules import ImageClassifier
@@ -85,10 +85,11 @@ class ChunkedEvaluation(Measurement):
 
     @property
     def names(self) -> tuple[str, ...]:
-        return (self.name,)
+        return (self.name, *(prefix.name for prefix in self.protocol.prefixes()))
 
     def check(self, module: ImageClassifier, data: ImageDataModule, world_size: int) -> None:
         check_n(self.n, data.size("test"), type(self).__name__)
+        self.protocol.check(module.network)
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.measure(trainer, pl_module)
@@ -206,7 +207,8 @@ class AttackEvaluation(ChunkedEvaluation):
         subset_seed: Chooses the balanced subset, and the order of the chunks.
         gradient: How the rounding of activations is differentiated: ``ste``, ``ste_soft``, or ``hard``, which only
             serves to diagnose gradient masking.
-        source: Checkpoint of another network, on which the examples are made that this one is tried on.
+        source: Checkpoint of another network, on which the examples are made that this one is tried on; or
+            ``unrounded``, the network with its quantized weights and clip levels, but no rounding of activations.
         source_network: Architecture of the source, if the checkpoint does not describe it or is of a class of your own.
         pixels: What the network receives: ``float`` or ``bytes``. Bytes are rounded inside of the attack, which
             differentiates straight through that, and every success is judged on real bytes.
@@ -232,17 +234,24 @@ class AttackEvaluation(ChunkedEvaluation):
         chunk_size: int = 250,
         search_precision: Precision = "float32",
     ) -> None:
-        network = None if source is None else checkpoint.load(source, source_network)
-        origin = None if source is None else Source(source, checkpoint.sha256(source))
+        origin: Source | Unrounded | None = UNROUNDED if source == UNROUNDED else None
+        network = None
+        if source is not None and source != UNROUNDED:
+            network, origin = checkpoint.load(source, source_network), Source(source, checkpoint.sha256(source))
         protocol = Protocol(attack, gradient, origin, pixels, search_precision)
         super().__init__(protocol, name, n, subset, subset_seed, chunk_size, network)
         self.attack = attack
 
     def measure(self, trainer: Trainer, pl_module: LightningModule, search: FrozenNetwork | None = None) -> None:
-        line = changed_radius(self.attack, self.protocol)
-        if line is not None and trainer.is_global_zero:
-            print(f"{self.name}: {line}", flush=True)
-        super().measure(trainer, pl_module, search)
+        assert isinstance(pl_module, ImageClassifier)
+        skipped = self.protocol.skipped(pl_module.network)
+        for line in filter(None, (changed_radius(self.attack, self.protocol), skipped)):
+            if trainer.is_global_zero:
+                print(f"{self.name}: {line}", flush=True)
+        if skipped is None or self.protocol.source != UNROUNDED:
+            super().measure(trainer, pl_module, search)
+        else:
+            self.outcomes = {}
 
 
 def checked_name(name: str) -> str:

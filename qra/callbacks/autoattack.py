@@ -10,7 +10,7 @@ import torch
 from lightning import Trainer
 from torch import Tensor
 
-from qra.attacks import AutoAttack
+from qra.attacks import AutoAttack, RoundingCascade
 from qra.attacks.pixels import PixelType
 from qra.callbacks.attack_evaluation import USUAL_N, AttackEvaluation, Choice
 from qra.data import ImageDataModule, data_of
@@ -22,6 +22,7 @@ from qra.progress import ChunkProgress
 from qra.quant import FrozenNetwork, GradientMode
 
 _STANDARD = AutoAttack()
+_CASCADE = RoundingCascade()
 
 
 class AutoAttackEvaluation(AttackEvaluation):
@@ -55,6 +56,11 @@ class AutoAttackEvaluation(AttackEvaluation):
         gradient: GradientMode = "ste",
         pixels: PixelType = "float",
     ) -> None:
+        if mode == "upstream" and not isinstance(attack, AutoAttack):
+            raise ValueError(
+                f"mode upstream is the authors' code of AutoAttack, which has no {attack.title}: leave mode out, or "
+                "take callback/autoattack"
+            )
         if mode == "upstream" and (search_precision, pixels) != ("float32", "float"):
             raise ValueError(
                 f"mode upstream is the authors' code in float32: search_precision is {search_precision}, pixels are "
@@ -92,3 +98,17 @@ class AutoAttackEvaluation(AttackEvaluation):
         found = super()._outcomes(indices, first_broken_by)
         for outcome in found if self.mode == "chunked" else [next(found)]:
             yield dataclasses.replace(outcome, settings={**outcome.settings, "mode": self.mode})
+
+
+class RoundingCascadeEvaluation(AutoAttackEvaluation):
+    """Robust accuracy under AutoAttack and under the rounding cascade, which goes on where AutoAttack ends.
+
+    Both figures come of one run, of the same images, as outcomes of their own.
+
+    Args:
+        attack: What to run. Chunk k takes ``seed + k``.
+        settings: All else is as for :class:`AutoAttackEvaluation`, but that there is only the mode ``chunked``.
+    """
+
+    def __init__(self, attack: RoundingCascade = _CASCADE, **settings: Any) -> None:
+        super().__init__(attack, **settings)  # type: ignore[arg-type]

@@ -17,7 +17,7 @@ from qra.callbacks.evaluation import Evaluation, gather_examples
 from qra.callbacks.loggers import log_figure
 from qra.evaluation.figures import loss_curve
 from qra.evaluation.indicators import ORIGIN, MaskingReport, judge
-from qra.evaluation.masking import MaskingSettings, measure
+from qra.evaluation.masking import MaskingSettings, measure, why_no_unrounded
 from qra.evaluation.outcome import Outcome
 from qra.evaluation.sources import attack_networks, check_classes
 from qra.modules import ImageClassifier
@@ -78,7 +78,7 @@ class MaskingCheck(Evaluation):
             parts = [measure(network, target, batch, self.settings, surrogate, on_part) for batch in batches]
         found = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
         found["indices"] = torch.cat([batch.indices for batch in batches])
-        self.report = judge(gather_examples(trainer, found), self.settings)
+        self.report = judge(gather_examples(trainer, found), self.settings, why_no_unrounded(network))
 
     def evaluate(self, network: nn.Module, batches: Sequence[Batch], progress: EvaluationProgress) -> Iterator[Outcome]:
         yield from ()

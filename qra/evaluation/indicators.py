@@ -27,7 +27,8 @@ ORIGIN = (
 """What must be known to compare indicators with those of the literature."""
 _STRONGER = {
     "more_steps": "more steps", "more_restarts": "more starts", "apgd": "APGD", "scaled_logits": "scaled logits",
-    "other_loss": "another loss", "square": "Square", "transfer": "transfer",
+    "other_loss": "another loss", "square": "Square", "unrounded": "the unrounded network", "polish": "Polish",
+    "transfer": "transfer",
 }  # fmt: skip
 """Indicators whose value is an overstatement of robust accuracy, in words."""
 
@@ -102,17 +103,19 @@ class MaskingReport:
         }
 
 
-def judge(found: Mapping[str, Tensor], settings: MaskingSettings) -> MaskingReport:
+def judge(found: Mapping[str, Tensor], settings: MaskingSettings, no_unrounded: str = "") -> MaskingReport:
     """Weigh what :func:`qra.evaluation.masking.measure` found on all examples.
 
     Args:
         found: What :func:`qra.evaluation.masking.measure` found, on the CPU.
         settings: What was tried.
+        no_unrounded: Why nothing was tried on the unrounded network, if so.
     """
     correct = found["correct"]
     curve = found["losses"][correct].double().mean(0) if correct.any() else found["losses"].new_zeros(1)
     indicators = (*_about_gradients(found), *_about_optimization(found), *_about_budgets(found, settings))
-    return MaskingReport((*indicators, *_about_strength(found, settings)), len(correct), tuple(curve.tolist()))
+    strength = _about_strength(found, settings, no_unrounded)
+    return MaskingReport((*indicators, *strength), len(correct), tuple(curve.tolist()))
 
 
 def share_of(
@@ -283,23 +286,27 @@ def _about_budgets(found: Mapping[str, Tensor], settings: MaskingSettings) -> li
     ]
 
 
-def _about_strength(found: Mapping[str, Tensor], settings: MaskingSettings) -> list[Indicator]:
+def _about_strength(found: Mapping[str, Tensor], settings: MaskingSettings, no_unrounded: str) -> list[Indicator]:
     everything = torch.ones_like(found["correct"])
 
-    def broken(name: str, before: str, after: str, threshold: float, how: str) -> Indicator:
+    def broken(name: str, before: str, after: str, threshold: float, how: str, why_not: str = "") -> Indicator:
         meaning = f"share of examples that {how} breaks in addition; should be small"
-        reason = f"{how} breaks examples that the attack did not: believe the worst of all, or AutoAttack"
+        reason = f"{how} breaks examples that the attack did not: believe the worst of all, or the rounding cascade"
         if after not in found:
-            return Indicator(name, None, threshold, False, meaning, reason)
+            return Indicator(name, None, threshold, False, f"not tried: {why_not}" if why_not else meaning, reason)
         return share_of(name, found[before] & ~found[after], everything, threshold, meaning, reason)
 
     white = "beyond white-box attacks"
+    queries = f"{settings.queries} queries"
+    free = f"APGD on the unrounded network, {white},"
     return [
         broken("more_steps", "pgd", "more_steps", 0.005, f"PGD with {5 * settings.steps} steps"),
         broken("more_restarts", "pgd", "more_restarts", 0.005, f"PGD with {settings.restarts} more starts"),
         broken("apgd", "pgd", "apgd", 0.005, f"APGD with {2 * settings.steps} steps"),
         broken("scaled_logits", "pgd", "scaled_logits", 0.005, "PGD on logits that are scaled down"),
         broken("other_loss", "pgd", "other_loss", 0.05, "PGD on the margin instead of the cross-entropy"),
-        broken("square", "white_box", "square", 0.002, f"Square ({settings.queries} queries, no gradients), {white},"),
+        broken("square", "white_box", "square", 0.002, f"Square ({queries}, no gradients), {white},"),
+        broken("unrounded", "white_box", "unrounded", 0.005, free, no_unrounded),
+        broken("polish", "white_box", "polish", 0.005, f"Polish ({queries}), {white},"),
         broken("transfer", "white_box", "transfer", 0.002, f"transfer from the surrogate, {white},"),
     ]

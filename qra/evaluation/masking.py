@@ -15,11 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from qra import losses, noise
-from qra.attacks import APGD, PGD, Attack, Square, UniformStart
+from qra.attacks import APGD, PGD, Attack, Cascade, Polish, Square, UniformStart, UnroundedAPGD
 from qra.attacks.pgd import AttackLoss
 from qra.checks import check_count
 from qra.evaluation.robustness import is_correct, robust
 from qra.precision import float32
+from qra.quant import unrounded
 from qra.types import Batch, Pixels
 
 
@@ -32,7 +33,7 @@ class MaskingSettings:
         large_eps: A budget under which nothing should be left (for natural images).
         steps: Steps of PGD, of a quarter of the budget each.
         restarts: Starts that are tried in addition to the first.
-        queries: Number of queries of the gradient-free Square attack.
+        queries: Number of queries of Square and of Polish, which take no gradients.
         seed: Seed of start noise and queries.
 
     Raises:
@@ -114,9 +115,41 @@ def measure(
     found["white_box"] = torch.stack([found[name] for name in members]).all(0)
     square = Square(settings.eps, queries=settings.queries, seed=settings.seed)
     survive("square", "Square", found["white_box"], square)
+    if not why_no_unrounded(network):
+        on_unrounded = UnroundedAPGD(settings.eps, 2 * settings.steps, seed=settings.seed)
+        survive("unrounded", "APGD, unrounded", found["white_box"], on_unrounded)
+    survive("polish", "Polish", found["white_box"], _PolishedAPGD(settings))
     if surrogate is not None:
         survive("transfer", "transfer", found["white_box"], settings.pgd(early_stop=False), surrogate)
     return found
+
+
+def why_no_unrounded(network: nn.Module) -> str:
+    """Why nothing is tried on a network's unrounded self; empty if it is.
+
+    Args:
+        network: The network.
+    """
+    try:
+        return "the network rounds no activations" if unrounded(network) is None else ""
+    except ValueError as reason:
+        return str(reason)
+
+
+@dataclass(frozen=True)
+class _PolishedAPGD(Cascade):
+    """APGD, for its image of lowest margin, and Polish from there."""
+
+    settings: MaskingSettings
+
+    @property
+    def eps(self) -> float:
+        return self.settings.eps
+
+    def members(self) -> dict[str, Attack]:
+        eps, seed = self.settings.eps, self.settings.seed
+        apgd = APGD(eps, steps=2 * self.settings.steps, seed=seed)
+        return {"apgd": apgd, "polish": Polish(eps, self.settings.queries, seed)}
 
 
 class ScaledLogits(nn.Module):

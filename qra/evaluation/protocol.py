@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,7 @@ from qra.evaluation.measured import ThreatModel
 from qra.evaluation.outcome import Outcome
 from qra.evaluation.robustness import Watch, attack_examples, members
 from qra.precision import Precision, suffix
-from qra.quant import FrozenNetwork, GradientMode, freeze, gradient_mode
+from qra.quant import FrozenNetwork, GradientMode, freeze, gradient_mode, unrounded
 from qra.types import Batch, format_pixels
 
 
@@ -27,6 +27,11 @@ class Source(NamedTuple):
     sha256: str
 
 
+Unrounded = Literal["unrounded"]
+UNROUNDED: Unrounded = "unrounded"
+"""The source that is the network itself without the rounding of its activations, see :func:`qra.quant.unrounded`."""
+
+
 @dataclass(frozen=True)
 class Protocol:
     """An attack and all that its outcome depends on besides the network and the data.
@@ -34,18 +39,20 @@ class Protocol:
     Args:
         attack: Says its ball by ``eps`` and ``norm``.
         gradient: How the rounding of activations is differentiated; see :func:`qra.quant.gradient_mode`.
-        source: The network that examples are made on, if not the one that is evaluated.
+        source: The network that examples are made on, if not the one that is evaluated: a checkpoint, or the same
+            without the rounding of activations, from which each iterate is tried on the one that is evaluated.
         pixels: What the network receives. Of bytes, an L-inf radius is rounded down to whole levels.
         search_precision: What the attack computes in. What it finds counts only if the network itself is wrong in
             float32, so a faster search can only miss.
 
     Raises:
-        ValueError: If the attack does not say its ball, is targeted, or bytes have no room in its ball.
+        ValueError: If the attack does not say its ball, is targeted, or bytes have no room in its ball; if the source
+            rounds nothing that ``gradient`` could be about.
     """
 
     attack: Attack
     gradient: GradientMode = "ste"
-    source: Source | None = None
+    source: Source | Unrounded | None = None
     pixels: PixelType = "float"
     search_precision: Precision = "float32"
 
@@ -57,6 +64,8 @@ class Protocol:
             raise ValueError(f"{name} has the norm {self.attack.norm!r}: evaluations know linf and l2")
         if self.attack.aim == "targets":
             raise ValueError(f"{name} is targeted: evaluations have labels to leave, no classes to reach")
+        if self.source == UNROUNDED and self.gradient != "ste":
+            raise ValueError(f"source is unrounded, which has no rounding to differentiate: leave out {self.gradient}")
         if self.pixels == "bytes":
             object.__setattr__(self, "attack", on_bytes(self.attack))
 
@@ -74,7 +83,7 @@ class Protocol:
     def name(self) -> str:
         """Key of the outcome."""
         bounds = ThreatModel(self.attack.norm, self.eps).key
-        words = ["surrogate"] if self.source is not None else []
+        words = [] if self.source is None else ["unrounded" if self.source == UNROUNDED else "surrogate"]
         words += [self.gradient] if self.gradient != "ste" else []
         words += [self.pixels] if self.pixels != "float" else []
         return "_".join([self.attack.key, bounds, *words]) + suffix(self.search_precision)
@@ -82,7 +91,7 @@ class Protocol:
     @property
     def words(self) -> str:
         """All of it for people."""
-        source = "" if self.source is None else f"made on {self.source.path}"
+        source = f"made on {self.source.path}" if isinstance(self.source, Source) else self.source
         gradient = "" if self.gradient == "ste" else self.gradient
         return ", ".join(filter(None, (self.attack.title, self.bounds.title, gradient, source)))
 
@@ -95,21 +104,62 @@ class Protocol:
             "norm": self.attack.norm,
             "pixels": self.pixels,
             "gradient": self.gradient if searched else "",
-            "source": {} if self.source is None else self.source._asdict(),
+            "source": self._origin(),
             "search_precision": self.search_precision,
             "standard": self.attack.standard if published and self.gradient == "ste" else "",
         }
 
+    def _origin(self) -> dict[str, str]:
+        if isinstance(self.source, Source):
+            return self.source._asdict()
+        return {} if self.source is None else {"name": self.source}
+
     def settings(self) -> dict[str, Any]:
         """Description of the attack, ready for JSON."""
         return dict(describe(self.attack) or {"class_path": class_path(type(self.attack)), "init_args": {}})
+
+    def prefixes(self) -> list[Protocol]:
+        """The same with the attacks that the first members of the attack are, see :meth:`qra.attacks.Attack.prefixes`.
+
+        An example that one of these breaks is no longer there for what comes after it, so each is as if run alone.
+        """
+        return [replace(self, attack=attack) for attack in self.attack.prefixes()]
+
+    def check(self, network: nn.Module) -> None:
+        """Refuse a network that the attack cannot search on.
+
+        Args:
+            network: The network that is evaluated.
+
+        Raises:
+            ValueError: If its unrounded network is asked for, and a quantizer does not say between which values it
+                rounds.
+        """
+        if self.searches_unrounded:
+            unrounded(network)
+
+    def skipped(self, network: nn.Module) -> str | None:
+        """What is to be said where the unrounded network would be the network itself.
+
+        Args:
+            network: The network that is evaluated.
+        """
+        if not self.searches_unrounded or unrounded(network) is not None:
+            return None
+        part = "skipped" if self.source == UNROUNDED else "not attacked a second time"
+        return f"the network rounds no activations and is its own unrounded network: {part}"
+
+    @property
+    def searches_unrounded(self) -> bool:
+        """Whether the network without the rounding of its activations is searched on."""
+        return self.source == UNROUNDED or self.attack.searches_unrounded
 
     def search_network(self, network: nn.Module, source: nn.Module | None = None) -> FrozenNetwork:
         """What the attack searches on: a copy of a network, made for gradients.
 
         Args:
             network: The network that is evaluated, in eval mode.
-            source: The network of the source, if there is one, in eval mode.
+            source: The network of the source's checkpoint, if there is one, in eval mode.
         """
         searched = network if source is None else source
         with torch.inference_mode(False), gradient_mode(searched, self.gradient):
@@ -120,7 +170,7 @@ class Protocol:
     def attack_chunk(
         self,
         network: nn.Module,
-        search: nn.Module,
+        search: FrozenNetwork,
         batch: Batch,
         number: int,
         watch: Watch = lambda title, share, n_correct: None,
@@ -138,7 +188,9 @@ class Protocol:
             What first broke each example, as there, on the CPU.
         """
         with torch.inference_mode(False):
-            found = attack_examples(network, self.attack.in_chunk(number), batch, search, self.pixels, watch)
+            source = search.unrounded() if self.source == UNROUNDED else None
+            attack = self.attack.in_chunk(number)
+            found = attack_examples(network, attack, batch, search, self.pixels, watch, source)
         return found.first_broken_by.cpu()
 
     def outcomes(self, name: str, indices: Tensor, first_broken_by: Tensor) -> Iterator[Outcome]:
@@ -150,14 +202,19 @@ class Protocol:
             first_broken_by: What :meth:`attack_chunk` returned, (n,).
 
         Yields:
-            Which examples stay correct; of an attack with several members then, as ``NAME.MEMBER``, those that are
-            correct after each of them and all before it, but for the last.
+            Which examples are left by each attack of a name of its own that the first members are; which stay correct;
+            then, of an attack with several members, as ``NAME.MEMBER``, those that are correct after each further one
+            and all before it, but for the last.
         """
         order = indices.argsort()
         indices, first_broken_by = indices[order], first_broken_by[order]
         steps, settings, fields = members(self.attack), self.settings(), self.fields()
+        said = 0
+        for prefix in self.prefixes():
+            said = len(members(prefix.attack))
+            yield from prefix.outcomes(prefix.name, indices, first_broken_by.clamp(max=said + 1))
         yield Outcome(name, self.attack.title, settings, indices, first_broken_by > len(steps), **fields)
-        for number, (key, member) in enumerate(list(steps.items())[:-1], 1):
+        for number, (key, member) in list(enumerate(steps.items(), 1))[said:-1]:
             so_far = {**settings, "attacks": list(steps)[:number]}
             part = {**fields, "standard": "", "role": "part"}
             correct = first_broken_by > number

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import NamedTuple
 
@@ -57,6 +57,7 @@ def attack_examples(
     search: nn.Module | None = None,
     pixels: PixelType = "float",
     watch: Watch = lambda title, share, n_correct: None,
+    source: nn.Module | None = None,
 ) -> Attacked:
     """Attack the examples that are correct to begin with.
 
@@ -72,6 +73,8 @@ def attack_examples(
         pixels: Whether the network receives bytes. If so, images are rounded wherever the attack looks, which
             differentiates straight through that, and the network judges real bytes.
         watch: Called in each iteration.
+        source: What the attack sees instead, if each of its iterates is to be tried on ``search``, whatever this one
+            says of it.
 
     Raises:
         ValueError: If the attack asks for targets, does not suit the network, or leaves its ball or [0, 1].
@@ -84,6 +87,7 @@ def attack_examples(
     if pixels == "bytes":
         check_bytes(x)
         attack, search = on_bytes(attack), OnBytes(search)
+        source = None if source is None else OnBytes(source)
         received = partial(to_bytes, eps=attack.eps, norm=attack.norm)  # type: ignore[attr-defined]
     with float32(x.device), untouched(network), untouched(search):
         progress = _Progress(watch)
@@ -97,7 +101,7 @@ def attack_examples(
         found = torch.where(state.broken, 0, len(steps) + 1).to(torch.uint8)
         for number, member in enumerate(steps.values(), 1):
             state.y = state.clean_logits if member.aim == "logits" else y
-            with progress.of(member):
+            with progress.of(member), nullcontext() if source is None else state.searching_on(source):
                 member.run(state)
             found[state.broken & (found > number)] = number
     check_ball(attack, batch, state.x_adv)

@@ -37,6 +37,7 @@ from qra.quant.ranges import LeastSquares, MinMax, Percentile, Range, RangeEstim
 from qra.quant.requantize import requantize
 from qra.quant.rounding import at_least_float32
 from qra.quant.scheme import QuantScheme
+from qra.quant.unrounded import unrounded
 from qra.quant.watch import check_run
 from qra.quant.weights import LSQ, PWLQ, SAWB, DoReFa, Uniform, WeightQuantizer
 
@@ -104,5 +105,6 @@ __all__ = [
     "uniform_affine",
     "uniform_symmetric",
     "uniform_unsigned",
+    "unrounded",
     "weight_breakpoint",
 ]

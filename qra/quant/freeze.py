@@ -20,6 +20,7 @@ from qra.quant.network import activation_quantizers, eval_mode, gradient_modes, 
 from qra.quant.passes import Passes
 from qra.quant.rounding import GradientMode
 from qra.quant.trace import calls, copied, find_graph, trace
+from qra.quant.unrounded import unrounded
 
 ConvBN = tuple[str, str]
 
@@ -42,6 +43,7 @@ class FrozenNetwork(nn.Module):
         self._source = [network]  # in a list: not a submodule
         self._ways: list[list[ConvBN] | None] = [pairs, [], None] if pairs else [[], None]
         self._modes: dict[str, GradientMode] = {}
+        self._unrounded: list[FrozenNetwork | None] = []  # in a list: not a submodule
         self._due, self._was_refreshed = True, False
         self.folded: list[ConvBN] = []
         self.parts = Parts()
@@ -94,6 +96,7 @@ class FrozenNetwork(nn.Module):
         return self
 
     def _renew(self) -> None:
+        self._unrounded.clear()
         quantizers = activation_quantizers(self._source[0])
         self._modes = {name: quantizer.gradient for name, quantizer in quantizers.items()}
         if not self.is_copy:
@@ -180,8 +183,24 @@ class FrozenNetwork(nn.Module):
             return self.parts(lambda *part: work(self, *part), *tensors)
         return self.parts(lambda *part: self.passes.replay(self, work, part, self.precision), *tensors)
 
+    def unrounded(self) -> FrozenNetwork | None:
+        """The same without the rounding of activations, see :func:`qra.quant.unrounded`; None if it rounds none.
+
+        Raises:
+            ValueError: If it is not known for a quantizer, with its name.
+        """
+        if not self._unrounded:
+            with torch.inference_mode(False):
+                found = unrounded(self._source[0])
+                self._unrounded.append(None if found is None else freeze(found))
+        (copy,) = self._unrounded
+        if copy is not None:
+            copy.precision = self.precision
+        return copy
+
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> FrozenNetwork:
         self.passes.clear()  # weights move
+        self._unrounded.clear()
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         return self
 

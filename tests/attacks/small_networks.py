@@ -27,6 +27,23 @@ class SmallNet(nn.Sequential):
         self.double()
 
 
+class SteppedNet(SmallNet):
+    """The same, of which activations are rounded straight through, and which knows what it is without that."""
+
+    STEPS = 4
+
+    def forward(self, x):
+        *features, last = self
+        for layer in features:
+            x = layer(x)
+        return last(x + ((x * self.STEPS).round() / self.STEPS - x).detach())
+
+    def unrounded(self):
+        plain = SmallNet()
+        plain.load_state_dict(self.state_dict())
+        return plain.eval()
+
+
 class CountedNet(nn.Module):
     """Remembers how many examples each forward pass took."""
 

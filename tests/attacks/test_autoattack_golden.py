@@ -9,7 +9,7 @@ import torch
 from qra.attacks import APGD, FAB, AttackState, Square
 from qra.attacks.apgd import Climb
 from qra.attacks.fab import project_onto_plane
-from qra.attacks.square import _Squares
+from qra.attacks.state import margin_of
 
 
 @pytest.fixture
@@ -76,6 +76,4 @@ def test_squares_shrink_like_the_official_ones(golden):
 
 
 def test_the_margin_of_square_is_the_official_one(golden, network):
-    state = AttackState(network, golden["x"], golden["y"])
-    search = _Squares(Square(), state, torch.arange(6), torch.Generator())
-    close(search.look(golden["x"]).detach(), golden["square.margin"])
+    close(margin_of(network(golden["x"]), golden["y"]).detach(), golden["square.margin"])

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 import torch
-from small_networks import CLASSES, SmallNet, distance, draw_images, predict
+from small_networks import CLASSES, SmallNet, SteppedNet, distance, draw_images, predict
 from torch import nn
 
 from qra import noise
@@ -18,9 +18,12 @@ from qra.attacks import (
     Attack,
     AutoAttack,
     DisagreementPGD,
+    Polish,
+    RoundingCascade,
     SideBySide,
     Square,
     UniformStart,
+    UnroundedAPGD,
     WhiteBoxAttacks,
 )
 from qra.evaluation.robustness import attack_examples
@@ -67,6 +70,9 @@ ATTACKS = [
     AutoAttack(*LINF, steps=4, queries=20),
     AutoAttack(*L2, steps=4, queries=20),
     WhiteBoxAttacks(*LINF, steps=4),
+    UnroundedAPGD(0.05, steps=4, starts=2),
+    Polish(0.05, queries=30),
+    RoundingCascade(0.05, steps=4, queries=20, starts=2, polish=20),
     DisagreementPGD(0.05, 0.0125, 4),
     DisagreementPGD(0.05, 0.0125, 4, early_stop=True),
     BestOfNoise(0.05),
@@ -85,7 +91,9 @@ evaluated_attack = pytest.mark.parametrize(
 
 def attacked_model(attack):
     """What the attack is made for; logits of the first network say what is right."""
-    return SideBySide(SmallNet(), SmallNet(1)) if isinstance(attack, DisagreementPGD) else SmallNet()
+    if isinstance(attack, DisagreementPGD):
+        return SideBySide(SmallNet(), SmallNet(1))
+    return SteppedNet() if attack.searches_unrounded else SmallNet()
 
 
 def judged(model):

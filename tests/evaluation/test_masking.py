@@ -1,6 +1,7 @@
 """Networks that hide their gradients on purpose, each found out for the right reason, and sound ones left in peace."""
 
 import copy
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from qra.attacks import PGD
 from qra.callbacks.masking import table, words
 from qra.evaluation.detection import CONFIDENCE, noticed_from
 from qra.evaluation.indicators import judge
-from qra.evaluation.masking import MaskingSettings, ScaledLogits, measure
+from qra.evaluation.masking import MaskingSettings, ScaledLogits, measure, why_no_unrounded
 from qra.evaluation.sources import attack_networks
 from qra.evaluation.statistics import wilson_interval
 from qra.quant import PACT, DoReFa, QuantScheme, calibrate, convert
@@ -94,6 +95,7 @@ def test_a_quantized_network_attacked_straight_through_is_sound(robust, bits):
 
 def test_rounding_with_its_true_derivative_is_found_out(robust):
     found = report(quantized(robust), "hard")
+    assert {"unrounded", "polish"} <= suspects(found)
     assert {"zero_gradients_cross_entropy", "zero_gradients_margin"} <= suspects(found)
     assert found.verdict == "suspect"
     assert "straight through" in found.reasons[0]
@@ -169,6 +171,24 @@ def test_logits_are_scaled_to_a_usual_gap_of_one(plain):
     assert torch.equal(ScaledLogits(plain, gaps * 0)(x), plain(x))
 
 
+@dataclass(frozen=True)
+class NoGrid(PACT):
+    """A quantizer of one's own, which says no grid."""
+
+    def quantize(self, x, bit_width, state, gradient):
+        return super().quantize(x, bit_width, state, gradient)
+
+
+def test_an_unrounded_network_that_is_not_available_is_named(robust):
+    network = copy.deepcopy(robust)
+    convert(network, QuantScheme(DoReFa(), NoGrid(), 4, 4))
+    (target,) = attack_networks(network, ["ste"]).values()
+    found = judge(measure(network, target, images(12), SETTINGS), SETTINGS, why_no_unrounded(network))
+    (unrounded,) = (indicator for indicator in found.indicators if indicator.name == "unrounded")
+    assert unrounded.value is None
+    assert "not tried: the unrounded network is not available, for 1: NoGrid does not say" in unrounded.meaning
+
+
 def test_few_examples_raise_no_false_alarm(robust):
     assert report(robust, batch=images(12)).verdict == "sound"
 
@@ -178,7 +198,7 @@ def test_each_indicator_has_words_and_a_value(robust):
     names = [indicator.name for indicator in found.indicators]
     assert len(set(names)) == len(names)
     assert all(indicator.meaning for indicator in found.indicators)
-    assert [indicator.name for indicator in found.indicators if indicator.value is None] == ["transfer"]
+    assert [indicator.name for indicator in found.indicators if indicator.value is None] == ["unrounded", "transfer"]
     assert len(found.losses) == SETTINGS.steps + 1
     assert found.losses[-1] > found.losses[0]
 

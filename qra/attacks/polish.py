@@ -1,0 +1,94 @@
+"""Random search from where attacks with gradients ended, on what they left."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from qra import noise
+from qra.attacks.base import EvaluationAttack
+from qra.attacks.search import SearchInSquares, squares
+from qra.attacks.state import AttackState
+from qra.checks import check_count, pixel_length
+from qra.types import Pixels
+
+_SIDES = (6, 4, 3, 2, 1)
+_BLOCK = 100  # queries that are drawn at once
+
+
+@dataclass(frozen=True)
+class Polish(EvaluationAttack):
+    """Changes small squares of the image of lowest margin that earlier attacks saw, where the margin shrinks.
+
+    Where activations are rounded, a network is flat around the points at which gradients leave an attack. Each query
+    takes a square, of 6 pixels a side at first and 1 at the end, and sends each channel to one of the two ends of the
+    ball, or leaves it. Without earlier attacks it starts from the image itself. What it draws depends on seed and index
+    alone.
+
+    Args:
+        eps: Radius of the L-inf ball, in pixel units.
+        queries: Number of changes tried.
+        seed: Chooses the squares and their changes.
+
+    Raises:
+        ValueError: If a setting is out of its range.
+    """
+
+    eps: Pixels = 8 / 255
+    queries: int = 4000
+    seed: int = 0
+
+    takes_gradients = False
+
+    def __post_init__(self) -> None:
+        check_count("queries", self.queries, 1)
+        object.__setattr__(self, "eps", pixel_length("eps", self.eps, self.norm))
+
+    @property
+    def title(self) -> str:
+        return "Polish" if self.queries == 4000 else f"Polish, {self.queries} queries"
+
+    @torch.no_grad()
+    def run(self, state: AttackState) -> None:
+        left = state.survivors()
+        if len(left) and self.eps:
+            _Polishing(self, state, left).run(state, self.queries)
+
+    def work(self, classes: int) -> float:
+        return self.queries
+
+    def side(self, query: int) -> int:
+        """Side of the square in a query, in pixels."""
+        return _SIDES[len(_SIDES) * query // self.queries]
+
+
+class _Polishing(SearchInSquares):
+    """Squares of its own for each image."""
+
+    def __init__(self, attack: Polish, state: AttackState, left: Tensor) -> None:
+        self.attack, self._first = attack, state.received_closest(left)
+        self.index, self._block = state.index[left], -1
+        super().__init__(attack.eps, state, left)
+
+    def start(self) -> Tensor:
+        return self._first
+
+    def draw(self, queries: range) -> tuple[Tensor, Tensor]:
+        channels, height, width = self.x.shape[1:]
+        draws = torch.stack([self._drawn(query) for query in queries], 1)
+        sides = torch.tensor([min(self.attack.side(query), height, width) for query in queries], device=draws.device)
+        top, left = (((extent - sides + 1) * draws[..., axis]).long() for axis, extent in enumerate((height, width)))
+        way = (3 * draws[..., 2 : 2 + channels]).long() - 1
+        change = (2.0 * self.eps * way[..., None, None]).to(self.x)
+        return squares(top, left, sides.expand_as(top), height, width), change
+
+    def _drawn(self, query: int) -> Tensor:
+        """Uniform numbers of a query, (N, 2 + C)."""
+        if query // _BLOCK != self._block:
+            self._block = query // _BLOCK
+            shape = (_BLOCK, 2 + self.x.shape[1])
+            key = (noise.Stream.POLISH, self.attack.seed, self._block)
+            self._draws = noise.uniform(shape, self.index, *key)
+        return self._draws[:, query % _BLOCK]

@@ -1,0 +1,130 @@
+"""AutoAttack, and after it what finds more where activations are rounded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from qra.attacks.apgd import APGD
+from qra.attacks.autoattack import AutoAttack, Cascade, unsuited
+from qra.attacks.base import Attack, EvaluationAttack
+from qra.attacks.polish import Polish
+from qra.attacks.state import AttackState
+from qra.checks import check_count, pixel_length
+from qra.types import Pixels
+
+
+@dataclass(frozen=True)
+class UnroundedAPGD(EvaluationAttack):
+    """APGD on the cross-entropy of the unrounded network, from several starts; each iterate is tried on the network.
+
+    Only an attack-time copy knows what it is without the rounding of activations, see
+    :meth:`qra.quant.FrozenNetwork.unrounded`. On a network that rounds none, or does not know, nothing is tried.
+
+    Args:
+        eps: Radius of the L-inf ball, in pixel units.
+        steps: Number of steps from each start.
+        starts: Number of starts.
+        seed: Chooses the starts.
+
+    Raises:
+        ValueError: If a setting is out of its range; when called, if a quantizer does not say between which values it
+            rounds.
+    """
+
+    eps: Pixels = 8 / 255
+    steps: int = 100
+    starts: int = 3
+    seed: int = 0
+
+    needs_fixed_chunks = True
+    searches_unrounded = True
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "starts"):
+            check_count(name, getattr(self, name), 1)
+        object.__setattr__(self, "eps", pixel_length("eps", self.eps, self.norm))
+
+    @property
+    def title(self) -> str:
+        return "APGD-CE on the unrounded network" + (f", {self.starts} starts" if self.starts > 1 else "")
+
+    @property
+    def key(self) -> str:
+        return "unrounded"
+
+    def in_chunk(self, number: int) -> UnroundedAPGD:
+        return replace(self, seed=self.seed + number)
+
+    def run(self, state: AttackState) -> None:
+        network = state.unrounded()
+        if network is None:
+            return
+        with state.searching_on(network):
+            for start in range(self.starts):
+                APGD(self.eps, steps=self.steps, seed=self.seed + start).run(state)
+
+    def work(self, classes: int) -> float:
+        return self.starts * APGD(self.eps, steps=self.steps).work(classes)
+
+
+@dataclass(frozen=True)
+class RoundingCascade(Cascade):
+    """AutoAttack, then APGD on the unrounded network, then Polish: each on what is left.
+
+    AutoAttack climbs by straight-through gradients, which belong to another landscape than that of rounded activations.
+    The two additions look where it does not. This is not AutoAttack, whose figure comes out beside.
+
+    Args:
+        eps: Radius of the L-inf ball, in pixel units.
+        seed: Chooses all random draws.
+        steps: Steps of APGD and FAB, for each target and start.
+        targets: Classes that AutoAttack aims at.
+        queries: Queries of Square.
+        starts: Starts on the unrounded network.
+        polish: Queries of Polish.
+
+    Raises:
+        ValueError: As :class:`AutoAttack`.
+    """
+
+    eps: Pixels = 8 / 255
+    seed: int = 0
+    steps: int = 100
+    targets: int = 9
+    queries: int = 5000
+    starts: int = 3
+    polish: int = 4000
+
+    searches_unrounded = True
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "eps", pixel_length("eps", self.eps, self.norm))
+        check_count("polish", self.polish, 1)
+        self.members()
+
+    @property
+    def title(self) -> str:
+        usual = type(self)()
+        names = ("steps", "targets", "queries", "starts", "polish")
+        changes = [f"{getattr(self, name)} {name}" for name in names if getattr(self, name) != getattr(usual, name)]
+        return f"shortened rounding cascade ({', '.join(changes)})" if changes else "rounding cascade"
+
+    def in_chunk(self, number: int) -> RoundingCascade:
+        return replace(self, seed=self.seed + number)
+
+    def members(self) -> dict[str, Attack]:
+        return {
+            **self._autoattack.members(),
+            "unrounded": UnroundedAPGD(self.eps, self.steps, self.starts, self.seed),
+            "polish": Polish(self.eps, self.polish, self.seed),
+        }
+
+    def prefixes(self) -> list[Attack]:
+        return [self._autoattack]
+
+    def unsuited(self, state: AttackState) -> str | None:
+        return unsuited(state)
+
+    @property
+    def _autoattack(self) -> AutoAttack:
+        return AutoAttack(self.eps, "linf", self.seed, self.steps, self.targets, self.queries)
