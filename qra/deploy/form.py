@@ -132,10 +132,13 @@ class Form(ABC):
         return self._pieces[whole, part]
 
     def times(self, x: str, factors: Floats, op: Combine) -> str:
-        """A value times a factor for each channel."""
+        """A value times a factor for each channel.
+
+        After products of matrices it is never a single one, which onnxruntime would multiply into the matrix.
+        """
         if bool((factors == 1).all()):
             return x
-        if bool((factors == factors[0]).all()):
+        if bool((factors == factors[0]).all()) and len(self.shapes[op.name]) == 3:
             return self.graph.add("Mul", [x, self.graph.constant(factors[0])])
         return self.graph.add("Mul", [x, self.graph.constant(self.by_channel(factors, op))])
 
@@ -175,14 +178,9 @@ class Form(ABC):
         ends = ["" if end is None else self.graph.constant(end) for end in (op.low, op.high)]
         return self.graph.add("Clip", [u, *ends], op.name)
 
-    def summed(self, op: WindowSum, x: str) -> str:
-        """Sums of float values over windows."""
-        channels, *size = self.shapes[op.source]
-        if list(op.kernel) == size and not any(op.padding):
-            return self.graph.add("ReduceSum", [x, self.graph.constant([2, 3], np.int64)], op.name, keepdims=1)
-        ones = self.graph.constant(np.ones((channels, 1, *op.kernel)))
-        pads = [*op.padding, *op.padding]
-        return self.graph.add("Conv", [x, ones], op.name, strides=op.stride, pads=pads, group=channels)
+    def is_of_all(self, op: WindowSum) -> bool:
+        """Whether there is one window, of all rows and columns."""
+        return op.kernel == self.shapes[op.source][1:] and not any(op.padding)
 
     def tap_type(self, op: Requantize) -> int:
         """Type of codes in the graph."""

@@ -70,7 +70,7 @@ class Graph:
         self._count += 1
         first = name or f"{kind}_{self._count}"
         names = [first, *(f"{first}_{number}" for number in range(1, outputs))]
-        self.nodes.append(helper.make_node(kind, list(inputs), names, name=first, **attributes))
+        self.nodes.append(helper.make_node(kind, list(inputs), names, **attributes))
         return first
 
     def model(

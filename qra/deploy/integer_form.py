@@ -48,9 +48,17 @@ class IntegerForm(Form):
         self.names[op.name] = self.graph.add("MatMul", [x, self.graph.add("Cast", [matrix], to=kind)], op.name)
 
     def window_sum(self, op: WindowSum) -> None:
-        """As a convolution by ones in float32, or as one sum of all: exact, for sums stay below 2^24."""
-        x = self.graph.add("Cast", [self.names[op.source]], to=FLOAT)
-        self.names[op.name] = self.summed(op, x)
+        """As one sum of all in float32, which is exact below 2^24, or as a convolution of integers by ones."""
+        x = self.names[op.source]
+        if self.is_of_all(op):
+            inputs = [self.graph.add("Cast", [x], to=FLOAT), self.graph.constant([2, 3], np.int64)]
+            self.names[op.name] = self.graph.add("ReduceSum", inputs, op.name, keepdims=1)
+            return
+        channels = self.shapes[op.source][0]
+        ones = self.graph.constant(np.ones((channels, 1, *op.kernel)), np.int8)
+        pads = [*op.padding, *op.padding]
+        made = self.graph.add("ConvInteger", [x, ones], op.name, strides=op.stride, pads=pads, group=channels)
+        self.names[op.name] = made
 
     def combine(self, op: Combine) -> None:
         u = self._term(op, 0)

@@ -89,7 +89,7 @@ def convolve(builder: Builder, layer: QuantConv2d, name: str, value: Value, exac
     shape = _result_shape(layer, value.shape)
     placed = _Placed(builder, layer, name, source, shape)
     if factor.ndim == 0:
-        result = placed.together(weights).scaled(factor) if layer.groups == 1 else placed.one_by_one(weights, factor)
+        result = (placed.together(weights) if layer.groups == 1 else placed.one_by_one(weights)).scaled(factor)
     else:
         result = placed.by_channel(weights, factor)
     return result.moved(_constant(layer, weights, value.offset, value.shape, shape[0]))
@@ -107,37 +107,37 @@ class _Placed:
 
     def together(self, weights: Sequence[IntegerWeights]) -> Value:
         """All terms as channels of one convolution."""
-        self._add(torch.cat([term.codes for term in weights]), 1)
-        return self._sum(weights)
+        return self._add(self.name, torch.cat([term.codes for term in weights]), 1, weights)
 
-    def one_by_one(self, weights: Sequence[IntegerWeights], factor: Tensor) -> Value:
-        """Each term as a convolution, where there are groups."""
-        if len(weights) > 1:
-            raise ValueError(f"{self.name}: piecewise linear weights of groups of channels need --pwlq int8")
-        self._add(weights[0].codes, self.layer.groups)
-        return self._sum(weights).scaled(factor)
+    def one_by_one(self, weights: Sequence[IntegerWeights]) -> Value:
+        """Each term as a convolution of its own, where there are groups."""
+        first, *others = weights
+        result = self._add(self.name, first.codes, self.layer.groups, [first])
+        for term in others:
+            name = self.builder.name(f"{self.name}.term")
+            result = result.plus(self._add(name, term.codes, self.layer.groups, [term]))
+        return result
 
     def by_channel(self, weights: Sequence[IntegerWeights], factors: Tensor) -> Value:
         """Each input channel for itself, for each has a scale of its own."""
         if self.layer.groups != 1:
             raise ValueError(f"{self.name}: groups of channels of different scales have no integer form")
         stacked = torch.cat([term.codes for term in weights])
-        self._add(stacked.transpose(0, 1).reshape(-1, 1, *stacked.shape[2:]), len(factors))
-        return self._sum([replace(term, scale=term.scale * factor) for factor in factors for term in weights])
+        codes = stacked.transpose(0, 1).reshape(-1, 1, *stacked.shape[2:])
+        each = [replace(term, scale=term.scale * factor) for factor in factors for term in weights]
+        return self._add(self.name, codes, len(factors), each)
 
-    def _add(self, codes: Tensor, groups: int) -> None:
+    def _add(self, name: str, codes: Tensor, groups: int, terms: Sequence[IntegerWeights]) -> Value:
+        """A convolution whose channels are those of terms, one behind the other; the weighted sum of them."""
         layer = self.layer
         stride, padding, dilation = (
             (int(pair[0]), int(pair[1])) for pair in (layer.stride, layer.padding, layer.dilation)
         )
-        op = Convolution(self.name, self.source, integers(codes), stride, padding, dilation, groups)
+        op = Convolution(name, self.source, integers(codes), stride, padding, dilation, groups)
         self.builder.add(op, "sums", (len(codes), *self.shape[1:]))
-
-    def _sum(self, terms: Sequence[IntegerWeights]) -> Value:
-        """The weighted sum of channels that lie behind one another."""
         parts, start = [], 0
         for term in terms:
-            parts.append(Part(self.name, start, start + len(term.codes)))
+            parts.append(Part(name, start, start + len(term.codes)))
             start += len(term.codes)
         return Value(tuple(parts), tuple(term.scale for term in terms), number(0.0), self.shape)
 

@@ -86,11 +86,17 @@ class _Lowering:
                 raise ValueError("the network takes several inputs: it must take images alone")
             return self.builder.whole(IMAGE).scaled(number(1 / 255))
         if node.op == "get_attr":
-            found = operator.attrgetter(str(node.target))(self.network)
-            return found.detach().double() if isinstance(found, Tensor) else found
+            return self._attribute(str(node.target))
         if node.op == "call_module":
             return self._module(node)
         return self._call(node)
+
+    def _attribute(self, name: str) -> Any:
+        try:
+            found = operator.attrgetter(name)(self.network)
+        except AttributeError:
+            raise ValueError("the network computes with a tensor made in its forward pass: make it a buffer") from None
+        return found.detach().double() if isinstance(found, Tensor) else found
 
     def _module(self, node: fx.Node) -> Any:
         name, module = str(node.target), self.network.get_submodule(str(node.target))
@@ -142,7 +148,8 @@ def _check_sizes(program: Program) -> None:
     """
     codes = ranges(program)
     for op in program.ops:
-        if isinstance(op, Convolution) and (codes[op.source][1] > 255 or codes[op.source][0] < -128):
+        taken = codes[op.source] if isinstance(op, Convolution | WindowSum) else (0, 0)
+        if taken[1] > 255 or taken[0] < -128:
             raise ValueError(f"{op.name} takes averages that are not quantized: they are no bytes; quantize its input")
     for name, bound in sums(program):
         if bound >= 2**31:

@@ -45,8 +45,8 @@ class QDQForm(Form):
 
     def window_sum(self, op: WindowSum) -> None:
         """As an average."""
-        x, size = self._real(op.source), self.shapes[op.source][1:]
-        if op.kernel == size and not any(op.padding):
+        x = self._real(op.source)
+        if self.is_of_all(op):
             made = self.graph.add("GlobalAveragePool", [x], op.name)
         else:
             pads = [*op.padding, *op.padding]
@@ -124,17 +124,17 @@ class QDQForm(Form):
     def _layer(self, op: Combine, layer: Convolution | Linear, part: Part, scales: Floats, bias: Floats | None) -> str:
         """A layer whose weights are so many steps of so much for each channel."""
         weight = layer.weight.numpy().astype(np.int64)[part.start : part.stop]
-        shared = len(weight) < len(scales)
-        inputs = [self._real(layer.source), self._weights(weight, np.ones(1, np.float32) if shared else scales, part)]
-        if bias is not None and not shared:
+        steps, later = _split(weight, scales)
+        inputs = [self._real(layer.source), self._weights(weight, steps, part)]
+        if bias is not None and later is None:
             inputs.append(self.graph.constant(bias))
         if isinstance(layer, Linear):
             made = self.graph.add("Gemm", inputs, transB=1)
         else:
             made = self.graph.add("Conv", inputs, **spread_of(layer))
-        if not shared:
+        if later is None:
             return made
-        made = self.times(made, scales, op)
+        made = self.times(made, later, op)
         return made if bias is None else self.graph.add("Add", [made, self.graph.constant(self.by_channel(bias, op))])
 
     def _weights(self, weight: Weight, scales: Floats, part: Part) -> str:
@@ -162,3 +162,17 @@ class QDQForm(Form):
         dense = np.concatenate([sum(parts[g * each : (g + 1) * each]) for g in range(layer.groups)], axis=1)
         attributes = {**spread_of(layer), "group": 1}
         return self.graph.add("Conv", [self._real(IMAGE), self.graph.constant(dense)], **attributes)
+
+
+def _split(weight: Weight, scales: Floats) -> tuple[Floats, Floats | None]:
+    """Scales of weights, and what the sums are multiplied by later, where weights cannot hold all of it.
+
+    These are a single channel that stands for many, and codes that end at -128, whose signs cannot be turned.
+    """
+    if len(weight) < len(scales):
+        return np.ones(1, np.float32), scales
+    signs = np.where(scales < 0, -1, 1)
+    turned = weight * signs.reshape(-1, *[1] * (weight.ndim - 1))
+    if fits(weight) and not fits(turned):
+        return np.abs(scales), signs.astype(np.float32)
+    return scales, None

@@ -34,6 +34,7 @@ from qra.deploy.program import (
 )
 from qra.precision import float32
 from qra.quant.activations import ActivationQuantizer, State
+from qra.quant.fused import widened
 from qra.quant.layers import ActivationFakeQuantizer
 from qra.quant.rounding import GradientMode, straight_through
 
@@ -73,7 +74,8 @@ class Codes(ActivationQuantizer):
         if soft:
             return x
         beyond = 0.0 if self.zero_point else 0.5
-        return x.clamp(self.low - self.zero_point + beyond, self.high - self.zero_point + beyond)
+        ends = self.low - self.zero_point + beyond, self.high - self.zero_point + beyond
+        return x.clamp(*widened(ends, torch.float32))  # the largest image value lies at an end, but for roundings
 
 
 @dataclass(frozen=True)

@@ -102,12 +102,14 @@ def in_float64(network):
     return network.double().eval()
 
 
-def session(model, optimized=True, threads=1, options=()):
-    """A session of onnxruntime."""
+def session(model, optimized=True, threads=1, options=(), optimized_to=None):
+    """A session of onnxruntime, which may write down what it makes of the model."""
     settings = onnxruntime.SessionOptions()
     settings.intra_op_num_threads, settings.log_severity_level = threads, 3
     levels = onnxruntime.GraphOptimizationLevel
     settings.graph_optimization_level = levels.ORT_ENABLE_ALL if optimized else levels.ORT_DISABLE_ALL
+    if optimized_to:
+        settings.optimized_model_filepath = str(optimized_to)
     for name, value in options:
         settings.add_session_config_entry(name, value)
     return onnxruntime.InferenceSession(model.SerializeToString(), settings, ["CPUExecutionProvider"])

@@ -1,0 +1,146 @@
+"""The twin is an ordinary network: it is saved, loaded, refused where it was changed, and differentiated like one."""
+
+import copy
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from small import CALIBRATED, TRAINED, calibrated, images, in_float64, programmed, trained
+from torch.nn import functional as F
+
+import qra
+from qra.deploy.bounds import saturates_without_vnni
+from qra.deploy.program import Convolution, Linear, Program
+from qra.deploy.twin import IntegerNetwork, Sums
+from qra.describe import describe
+from qra.quant import freeze, gradient_mode
+
+
+@pytest.fixture(scope="module")
+def network():
+    return trained(TRAINED["W4A4-DoReFa"])
+
+
+@pytest.fixture(scope="module")
+def program(network):
+    return programmed(network)[0]
+
+
+@pytest.fixture
+def file(program, tmp_path):
+    program.save(tmp_path / "twin.safetensors")
+    return tmp_path / "twin.safetensors"
+
+
+def test_a_saved_program_is_the_same_program_and_the_same_twin(program, file):
+    loaded, x = qra.load(file), images(3)
+    assert Program.load(file).sha256 == program.sha256
+    assert isinstance(loaded, IntegerNetwork)
+    assert describe(loaded) == program.description
+    assert torch.equal(loaded(x), IntegerNetwork(program)(x))
+
+
+@pytest.mark.parametrize("place", [-1, -5000])
+def test_a_changed_file_is_refused(file, place):
+    content = bytearray(file.read_bytes())
+    content[place] ^= 1
+    file.write_bytes(content)
+    for load in (Program.load, qra.load):
+        with pytest.raises(ValueError, match=r"sha256|not finite"):
+            load(file)
+
+
+def test_a_changed_operation_is_refused(file):
+    content = file.read_bytes()
+    for old, new in ((b'\\"stride\\\\\\":[2,2]', b'\\"stride\\\\\\":[1,1]'), (b'\\"low\\\\\\":0', b'\\"low\\\\\\":1')):
+        changed = content.replace(old.replace(b'\\"', b'\\\\\\"', 1), new.replace(b'\\"', b'\\\\\\"', 1))
+        assert changed != content
+        file.write_bytes(changed)
+        with pytest.raises(ValueError, match="sha256"):
+            Program.load(file)
+
+
+def test_files_that_are_no_programs_are_refused(tmp_path):
+    file = tmp_path / "twin.safetensors"
+    for content in (b"", b"nothing", b"\xff" * 100, (2).to_bytes(8, "little") + b"{}"):
+        file.write_bytes(content)
+        with pytest.raises(ValueError, match="is no program"):
+            Program.load(file)
+
+
+def test_images_of_another_size_are_refused(program):
+    with pytest.raises(ValueError, match=r"\(3, 32, 32\).*exported for \(3, 16, 16\)"):
+        IntegerNetwork(program)(torch.rand(1, 3, 32, 32))
+
+
+@pytest.mark.parametrize("scheme", ["W4A4-DoReFa", "W3A3-SAWB", "uniform", "pwlq"])
+def test_gradients_are_those_of_the_frozen_network(scheme):
+    """In float64, on bytes away from the ends of the calibrated range, where no rounding falls the other way."""
+    network = trained(TRAINED[scheme]) if scheme in TRAINED else calibrated(CALIBRATED[scheme])
+    _, twin = programmed(network)
+    gradients = []
+    for each in (in_float64(network), copy.deepcopy(twin).double()):
+        x = ((images(8, seed=5).double() * 255).round().clamp(5, 250) / 255).requires_grad_()
+        gradients.append(torch.autograd.grad(F.cross_entropy(each(x), torch.arange(8)), x)[0])
+    expected, found = gradients
+    assert expected.abs().max() > 0
+    assert (found - expected).abs().max() <= 1e-4 * expected.abs().max()
+
+
+def test_the_attack_time_copy_of_a_twin_is_the_twin(program, recwarn):
+    twin, x = IntegerNetwork(program).eval(), images(4)
+    assert torch.equal(freeze(twin)(x), twin(x))
+    assert not recwarn.list
+
+
+def test_gradient_modes_reach_the_twin(program):
+    twin, x = IntegerNetwork(program).eval(), images(2).requires_grad_()
+    found = {}
+    for mode in ("ste", "ste_soft", "hard"):
+        with gradient_mode(twin, mode):
+            found[mode] = torch.autograd.grad(twin(x).sum(), x, allow_unused=True)[0]
+    assert found["hard"] is None or not found["hard"].any()
+    assert not torch.equal(found["ste"], found["ste_soft"])
+
+
+def test_every_byte_of_every_channel_gets_the_code_of_the_network():
+    network = calibrated(CALIBRATED["uniform-layer"])
+    _, twin = programmed(network)
+    x = (torch.arange(256) / 255).view(-1, 1, 1, 1).expand(-1, 3, 16, 16)
+    exact = in_float64(network)
+    normalized = exact.normalize((x.double() * 255).round() / 255)
+    expected = exact.conv1.input_quantizer.grid(torch.float64).codes(normalized)
+    assert torch.equal(twin.codes(x)["conv1.input_quantizer"].double(), expected)
+
+
+@given(st.data())
+@settings(max_examples=25, deadline=None)
+def test_every_way_of_sums_is_exact(data):
+    groups, kernel, stride, padding, dilation = (data.draw(st.integers(low, 3)) for low in (1, 1, 1, 0, 1))
+    weight = torch.randint(-128, 128, (2 * groups, 2, kernel, kernel), dtype=torch.int8)
+    op = Convolution("conv", "image", weight, *[(n, n) for n in (stride, padding, dilation)], groups)
+    x = torch.randint(0, 256, (2, 2 * groups, 9, 9)).float()
+    expected = F.conv2d(x.double(), weight.double(), None, stride, padding, dilation, groups)
+    sums = Sums(op, {"image": x.shape[1:], "conv": expected.shape[1:]}, (0, 255), 10**6)
+    sums.find_way()
+    assert sums.way == "plain"
+    for way in ("plain", "unfolded", "float64"):
+        sums.way = way
+        assert torch.equal(sums(x).double(), expected)
+
+
+def test_sums_beyond_what_float32_holds_are_made_in_float64():
+    weight = torch.full((1, 600), 255, dtype=torch.int16)
+    weight[0, 0] = 1
+    sums = Sums(Linear("fc", "x", weight), {"x": (600,), "fc": (1,)}, (0, 255), 255 * 255 * 600)
+    sums.find_way()
+    assert sums.way == "float64"
+    x = torch.full((1, 600), 255.0)
+    assert sums(x).item() == torch.tensor(255.0 * 255 * 599 + 255).item()
+
+
+def test_it_is_known_which_sums_saturate_without_vnni():
+    assert saturates_without_vnni(programmed(trained(TRAINED["W4A4-DoReFa"]))[0]) == ("conv1",)
+    wide = saturates_without_vnni(programmed(trained(TRAINED["W8A8-SAWB"]))[0])
+    assert wide == ("conv1", *(f"stages.{stage}.0.conv{layer}" for stage in (0, 1) for layer in (1, 2)))
