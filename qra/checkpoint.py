@@ -278,6 +278,16 @@ def load(path: str | Path, network: nn.Module | None = None, weights_key: str | 
     return network.eval()
 
 
+def normalization(checkpoint: Mapping[str, Any]) -> tuple[list[float], list[float]] | None:
+    """Mean and standard deviation of each channel as the network of a checkpoint is described; None if it says none."""
+    description = (checkpoint.get(KEY) or {}).get("network")
+    arguments = description.get("init_args") if isinstance(description, Mapping) else None
+    mean, std = (arguments.get(name) if isinstance(arguments, Mapping) else None for name in ("mean", "std"))
+    if not (isinstance(mean, list | tuple) and isinstance(std, list | tuple)):
+        return None
+    return (list(mean), list(std)) if all(isinstance(number, float) for number in (*mean, *std)) else None
+
+
 def sha256(path: str | Path) -> str:
     """The SHA-256 of a file, as hexadecimal digits."""
     with open_regular(path, CHECKPOINT_LIMIT) as file:

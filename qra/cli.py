@@ -8,7 +8,7 @@ import re
 import sys
 import warnings
 from argparse import Action
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
@@ -44,7 +44,7 @@ from qra.callbacks import (
 from qra.callbacks.ending import BestFigures, ending
 from qra.callbacks.measurement import check_names
 from qra.data import ImageDataModule
-from qra.dryrun import dry_run, link_to_data
+from qra.dryrun import dry_run, link_normalization, link_to_data
 from qra.errors import fail
 from qra.front.answer import answer
 from qra.front.arguments import prepared
@@ -193,9 +193,9 @@ class QraCLI(LightningCLI):
 
     def after_instantiate_classes(self) -> None:
         config = self.config[self.subcommand]
+        content = {} if config.ckpt_path is None else checkpoint.read(config.ckpt_path)
         if "network" in config.model.init_args:  # else the checkpoint describes it
-            if self.subcommand == "fit":
-                self._link_to_data(config.model.init_args.network)
+            self._link(config.model.init_args.network, content)
             self.model.network.description = _plain(config.model.init_args.network.as_dict())
         if self.trainer.precision not in PRECISIONS:
             raise ValueError(
@@ -204,7 +204,6 @@ class QraCLI(LightningCLI):
             )
         self.model.weights_key = config.weights_key
         if config.ckpt_path is not None:
-            content = checkpoint.read(config.ckpt_path)
             self.model.adopt(content, config.ckpt_path)
             self.model.trained_steps = steps if type(steps := content.get("global_step")) is int else 0
         if _is_first_process():  # Lightning would write into the run directory before it finds what is wrong here
@@ -223,11 +222,18 @@ class QraCLI(LightningCLI):
                 else:
                     check_resumable(content, config.ckpt_path, self.trainer, self.model, settings)
 
-    def _link_to_data(self, network: Namespace) -> None:
-        """Make the network again for as many classes and channels as the data has, where it takes them."""
-        data = self.datamodule
-        data.prepare_data()
-        if isinstance(network, Namespace) and link_to_data(network, data.num_classes, data.image_shape[0]):
+    def _link(self, network: Any, content: Mapping[str, Any]) -> None:
+        """Make the network again for classes, channels and brightness of the data, or as the checkpoint normalizes."""
+        data, changed = self.datamodule, []
+        if not isinstance(network, Namespace):
+            return
+        if self.subcommand == "fit":
+            data.prepare_data()
+            changed.append(link_to_data(network, data.num_classes, data.image_shape[0]))
+        if content or self.subcommand == "fit":
+            found = (lambda: checkpoint.normalization(content)) if content else data.normalization
+            changed.append(link_normalization(network, found))
+        if any(changed):
             self._set_seed()
             self.instantiate_classes()
             self.datamodule = data

@@ -12,7 +12,7 @@ import torch
 
 from qra import environment
 from qra.data import CIFAR10DataModule, ImageFolderDataModule
-from qra.data.cifar10 import ARCHIVE, FOLDER
+from qra.data.cifar10 import CIFAR10_ARCHIVE as ARCHIVE
 from qra.files import plain
 from qra.front.tool_arguments import doctor as arguments_of_doctor
 
@@ -80,7 +80,7 @@ def _data(root: str) -> Finding:
     try:
         data.prepare_data()
     except (ValueError, OSError) as reason:
-        is_there = is_folder or any(Path(root, name).exists() for name in (ARCHIVE, FOLDER))
+        is_there = is_folder or any(Path(root, name).exists() for name in (ARCHIVE.name, ARCHIVE.folder))
         return Finding(f"data in {root}", "not sound" if is_there else "none", False if is_there else None, str(reason))
     sizes = f"{data.size('train')} + {data.size('test')} images, {data.num_classes} classes"
     return Finding(f"data in {root}", f"{sizes}, sha256 {data.data_hash}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -97,23 +97,50 @@ def link_to_data(network: Namespace, num_classes: int, channels: int) -> bool:
     Returns:
         Whether anything was changed.
     """
+    wanted = {"num_classes": num_classes, "in_channels": channels, "in_chans": channels}
+    return sum(_set(part, wanted) for part in _parts(network)) > 0
+
+
+def link_normalization(network: Namespace, normalization: Callable[[], tuple[list[float], list[float]] | None]) -> bool:
+    """Give a network in a config the mean and standard deviation of the data; see :func:`link_to_data`.
+
+    Args:
+        network: ``class_path`` and ``init_args``, possibly with networks inside; changed in place.
+        normalization: Function that gives them, in pixel units for each channel, or nothing where the defaults are
+            meant; called only where they are needed.
+    """
+    names, changed = ("mean", "std"), False
+    for part in _parts(network):
+        if all(_stands_at_default(part, name) for name in names) and (found := normalization()) is not None:
+            changed |= _set(part, dict(zip(names, found, strict=True)))
+    return changed
+
+
+def _parts(network: Namespace) -> Iterator[Namespace]:
+    """A network in a config and those inside of it, where they have arguments."""
     arguments = network.get("init_args")
-    if not isinstance(arguments, Namespace):
-        return False
-    inner = [value for value in vars(arguments).values() if isinstance(value, Namespace) and "class_path" in value]
-    changed = [link_to_data(value, num_classes, channels) for value in inner]
-    defaults = _defaults(str(network.get("class_path")))
-    wanted: dict[str, Any] = {"num_classes": num_classes, "in_channels": channels, "in_chans": channels}
-    for name in ("mean", "std"):
-        default = defaults.get(name)
-        if isinstance(default, tuple) and len(default) != channels:
-            wanted[name] = [sum(default) / len(default)] * channels
-    for name, value in wanted.items():
-        known = name in arguments and name in defaults
-        if known and _plain(arguments[name]) == _plain(defaults[name]) != _plain(value):
-            arguments[name] = value
-            changed.append(True)
-    return any(changed)
+    if isinstance(arguments, Namespace):
+        for value in vars(arguments).values():
+            if isinstance(value, Namespace) and "class_path" in value:
+                yield from _parts(value)
+        yield network
+
+
+def _set(part: Namespace, wanted: Mapping[str, Any]) -> bool:
+    """Set arguments that stand at their defaults; whether that changed anything."""
+    new = {
+        name: value
+        for name, value in wanted.items()
+        if _stands_at_default(part, name) and _plain(part.init_args[name]) != _plain(value)
+    }
+    for name, value in new.items():
+        part.init_args[name] = value
+    return bool(new)
+
+
+def _stands_at_default(part: Namespace, name: str) -> bool:
+    defaults = _defaults(str(part.get("class_path")))
+    return name in part.init_args and name in defaults and _plain(part.init_args[name]) == _plain(defaults[name])
 
 
 def _defaults(class_path: str) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from qra.callbacks.autoattack import AutoAttackEvaluation, RoundingCascadeEvalua
 from qra.callbacks.base import Order, PipelineCallback, order
 from qra.callbacks.catastrophic import CatastrophicOverfittingGuard
 from qra.callbacks.checkpoint_files import CheckpointFiles
+from qra.callbacks.corruption import CorruptionEvaluation
 from qra.callbacks.diagnostics import TrainingDiagnostics
 from qra.callbacks.distillation import TeacherDistillation
 from qra.callbacks.evaluation import Evaluation, RobustnessEvaluation
@@ -23,6 +24,7 @@ __all__ = [
     "AutoAttackEvaluation",
     "CatastrophicOverfittingGuard",
     "CheckpointFiles",
+    "CorruptionEvaluation",
     "Evaluation",
     "MaskingCheck",
     "Measurement",

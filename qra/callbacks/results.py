@@ -109,15 +109,15 @@ class ResultWriter(PipelineCallback):
 
 
 def table(outcomes: Sequence[Measured]) -> Table:
-    """A table of outcomes for the terminal."""
+    """A table of outcomes for the terminal, but for those on shifted images, which have one of their own."""
     rounded = any(outcome.rounded_afterwards is not None for outcome in outcomes)
     result = Table("attack")
     for name in ("eps", "accuracy", "95% interval", *(["rounded afterwards"] if rounded else []), "n"):
         result.add_column(name, justify="right")
-    for outcome in outcomes:
+    for outcome in (each for each in outcomes if each.role != "shift"):
         accuracy, bounds = outcome.accuracy, outcome.threat_model
         low, high = accuracy.interval
-        eps = "" if outcome.role in ("clean", "shift") else bounds.title.replace("eps ", "")
+        eps = "" if outcome.role == "clean" else bounds.title.replace("eps ", "")
         value = "" if outcome.rounded_afterwards is None else f"{outcome.rounded_afterwards:.2%}"
         cells = (eps, f"{accuracy.value:.2%}", f"{low:.1%} - {high:.1%}", *([value] if rounded else []))
         style = "bold" if outcome.role == "worst" else ""

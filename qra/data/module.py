@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from qra.checks import check_choice, check_count, check_in
 from qra.data.augment import random_crop_flip, to_pixels
+from qra.data.brightness import mean_and_std
 from qra.data.sampling import IndexBatches, balanced_subset, nested_subset, stratified_prefix, val_split
 from qra.types import Batch
 
@@ -21,6 +22,9 @@ Budget = Literal["epochs", "steps"]
 Part = Literal["train", "test"]
 """The parts of a data set."""
 Batches = TypeVar("Batches", bound=IndexBatches)
+
+CALIBRATION_PIXELS = 2**22
+"""Pixels of a batch of calibration images, at most: 83 images of 224 x 224, whatever a training step takes."""
 
 
 class _Batches(Dataset[Batch]):
@@ -59,6 +63,8 @@ class ImageDataModule(LightningDataModule, ABC):
         ValueError: If a value is out of its range.
     """
 
+    measured_images: ClassVar[int] = 50_000
+    """Training images that mean and standard deviation are taken of, at most."""
     made_up: ClassVar[bool] = False
     """Whether a program draws the images, so that results say nothing about photographs."""
 
@@ -223,6 +229,16 @@ class ImageDataModule(LightningDataModule, ABC):
         """Where the trainer works."""
         return self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
 
+    def normalization(self) -> tuple[list[float], list[float]] | None:
+        """Mean and standard deviation of each channel, which networks of their own normalize pixels by.
+
+        Returns:
+            Those of training images, up to :attr:`measured_images` of them, in pixel units; None for those that
+            networks have anyway.
+        """
+        images = self.choose("train", self.measured_images)
+        return mean_and_std(self.fetch("train", some).x for some in torch.split(images, 250))
+
     # ----- batches for evaluation and calibration -----
 
     def batch(self, part: Part, indices: Tensor, device: torch.device | None = None) -> Batch:
@@ -251,12 +267,14 @@ class ImageDataModule(LightningDataModule, ABC):
             yield self.batch(part, some, device)
 
     def calibration_batches(self, device: torch.device | None = None) -> Iterator[Batch]:
-        """The calibration images, not augmented, all of them on every rank.
+        """The calibration images, not augmented, all of them on every rank; fewer at once where they are large.
 
         Raises:
             ValueError: If there are not as many.
         """
-        return self.batches("train", self.calibration_indices, self.batch_size, device)
+        _, height, width = self.image_shape
+        at_once = max(1, min(self.batch_size, CALIBRATION_PIXELS // (height * width)))
+        return self.batches("train", self.calibration_indices, at_once, device)
 
     # ----- loaders for Lightning -----
 

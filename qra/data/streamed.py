@@ -7,7 +7,7 @@ import logging
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, ClassVar, get_args
 
 import torch
 from lightning.pytorch.utilities import rank_zero_only
@@ -55,6 +55,8 @@ class StreamedDataModule(ImageDataModule):
     Raises:
         ValueError: If a value is out of its range.
     """
+
+    measured_images: ClassVar[int] = 5_000
 
     def __init__(
         self,

@@ -100,7 +100,7 @@ def _label(outcome: Measured) -> str:
     """Kind and bounds in words: a worst case is one, whatever it is over."""
     if outcome.role == "worst":
         return f"worst case, {outcome.threat_model.title}"
-    if outcome.role == "clean" or not outcome.attack:
+    if outcome.role in ("clean", "shift") or not outcome.attack:
         return outcome.title
     return f"{outcome.kind}, {outcome.threat_model.title}"
 

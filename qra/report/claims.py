@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from qra.coordinates import Axis
 from qra.evaluation.measured import ThreatModel
 from qra.quant.scheme import OFF
-from qra.report import radii
+from qra.report import radii, shifts
 from qra.report.judging import Check, Claim, Finding, Judge, meets
 from qra.report.paired import CLEAN, Comparison, Effect, Measure, paired, strongest
 from qra.report.pipelines import FLOOR, STRONG, Pipeline, Results
@@ -248,6 +248,7 @@ CLAIMS = (
         true_gradients_mask,
     ),
     radii.CLAIM,
+    shifts.CLAIM,
 )
 """All claims, in the order of the report."""
 

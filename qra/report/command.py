@@ -21,7 +21,7 @@ from qra.writing import write_bytes
 
 _OWN = re.compile(
     r"figures/(curves-\d+|clean-robust|heat-map|pareto-size|pareto-bitops|attacks|data-size|calibration-size|cost"
-    r"|over-[a-z0-9-]+|sensitivity-\d+|security-\d+)\.(png|svg)|tables/(advice|accuracy|gradients|distances|pareto|cost)\.(md|csv|tex)"
+    r"|over-[a-z0-9-]+|sensitivity-\d+|security-\d+)\.(png|svg)|tables/(advice|accuracy|gradients|distances|corrupted|pareto|cost)\.(md|csv|tex)"
 )
 """Files of a report that the next one may not have."""
 COLORS = {"supported": "green", "contradicted": "red", "undecided": "yellow"}

@@ -13,6 +13,7 @@ from qra.report.cells import CellResult
 from qra.report.pareto import Choice, Offer, choices, offers
 from qra.report.pipelines import Pipeline, Results, axis_title
 from qra.report.radii import distances
+from qra.report.shifts import corrupted
 from qra.report.tables import Entry, Number, Table, Time
 
 KIB = 8 * 1024
@@ -33,7 +34,7 @@ _GRADIENTS = (
 
 def tables(results: Results) -> tuple[Table, ...]:
     """All tables for which there are data."""
-    makers = (advice, accuracies, gradients, distances, costs, outcomes, cells, runs, commands)
+    makers = (advice, accuracies, gradients, distances, corrupted, costs, outcomes, cells, runs, commands)
     return tuple(table for maker in makers if (table := maker(results)).rows)
 
 

@@ -195,7 +195,7 @@ def paired(
     right = [side[1][np.searchsorted(side[0], indices)] for side in columns if side is not None]
     lefts, rights = np.stack(right[::2]), np.stack(right[1::2])
     mean = float((lefts - share * rights).mean())
-    centre, error = _centre_and_error((lefts - share * rights).mean(0), share)
+    centre, error = centre_and_error((lefts - share * rights).mean(0), share)
     seeds = tuple(_seed_pair(pair, a, b, share) for pair, a, b in zip(pairs, lefts, rights, strict=True))
     states = _state(first, measures[0]), _state(second, measures[1])
     outcomes = measures[0].title, measures[1].title
@@ -225,7 +225,7 @@ def _data(cell: CellResult) -> str:
     return str(data.get("sha256")) if isinstance(data, dict) else ""
 
 
-def _centre_and_error(differences: NDArray[np.float64], share: float) -> tuple[float, float]:
+def centre_and_error(differences: NDArray[np.float64], share: float) -> tuple[float, float]:
     """Middle and standard error of an interval for the mean difference over examples.
 
     It is the adjusted Wald interval of Agresti and Min 2005 (Simple improved confidence intervals for comparing matched

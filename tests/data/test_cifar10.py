@@ -1,5 +1,6 @@
 """CIFAR-10 from a made-up archive: torchvision's checksums are set to those of the made-up files."""
 
+import dataclasses
 import hashlib
 import io
 import pickle
@@ -8,9 +9,10 @@ import tarfile
 import numpy as np
 import pytest
 import torch
-from torchvision.datasets import CIFAR10
+from torchvision.datasets import CIFAR10, CIFAR100
 
-from qra.data import CIFAR10DataModule, cifar10
+from qra.data import CIFAR10DataModule, CIFAR100DataModule
+from qra.data.cifar10 import CIFAR10_ARCHIVE, CIFAR100_ARCHIVE
 
 ABSENT = "file:///nonexistent/cifar-10-python.tar.gz"
 NAMES = ["cat", "dog"]
@@ -67,7 +69,8 @@ def archive(tmp_path, monkeypatch):
     monkeypatch.setattr(CIFAR10, "train_list", [[name, md5(contents[name])] for name in names[:5]])
     monkeypatch.setattr(CIFAR10, "test_list", [[names[5], md5(contents[names[5]])]])
     monkeypatch.setattr(CIFAR10, "meta", {**CIFAR10.meta, "md5": md5(contents["batches.meta"])})
-    monkeypatch.setattr(cifar10, "ARCHIVE_MD5", md5(path.read_bytes()))
+    made_up = dataclasses.replace(CIFAR10DataModule.archive, md5=md5(path.read_bytes()))
+    monkeypatch.setattr(CIFAR10DataModule, "archive", made_up)
     return path
 
 
@@ -96,7 +99,9 @@ def error_of(module):
 
 
 def names_all_alternatives(text, root):
-    return all(hint in text for hint in (f"{root}/{cifar10.ARCHIVE}", "ImageFolderDataModule", "SyntheticDataModule"))
+    return all(
+        hint in text for hint in (f"{root}/{CIFAR10_ARCHIVE.name}", "ImageFolderDataModule", "SyntheticDataModule")
+    )
 
 
 def test_an_archive_in_the_directory_is_read(archive, root):
@@ -154,8 +159,10 @@ def test_a_failed_download_leaves_nothing_behind(archive, root):
 
 
 def test_a_damaged_archive_is_named(root):
-    (root / cifar10.ARCHIVE).write_bytes(b"half of it")
-    assert f"{root}/{cifar10.ARCHIVE} is damaged" in error_of(CIFAR10DataModule(str(root), download=True, mirrors=[]))
+    (root / CIFAR10_ARCHIVE.name).write_bytes(b"half of it")
+    assert f"{root}/{CIFAR10_ARCHIVE.name} is damaged" in error_of(
+        CIFAR10DataModule(str(root), download=True, mirrors=[])
+    )
 
 
 def test_a_pickle_of_another_md5_is_never_opened(archive, root, tmp_path):
@@ -172,4 +179,32 @@ def test_a_pickle_of_another_md5_is_never_opened(archive, root, tmp_path):
 
 
 def test_the_checksum_is_that_of_the_original_archive():
-    assert CIFAR10.tgz_md5 == cifar10.ARCHIVE_MD5
+    assert CIFAR10.tgz_md5 == CIFAR10_ARCHIVE.md5
+    assert CIFAR100.tgz_md5 == CIFAR100_ARCHIVE.md5
+
+
+def test_cifar_100_is_read_like_cifar_10(tmp_path, monkeypatch):
+    folder = tmp_path / CIFAR100_ARCHIVE.folder
+    folder.mkdir()
+    contents = {
+        name: pickle.dumps({"data": OldArray(images), "fine_labels": [2, 0, 1] * 2 + [1, 1]}, protocol=2)
+        for name, images in (("train", IMAGES[0]), ("test", IMAGES[1]))
+    }
+    contents["meta"] = pickle.dumps({"fine_label_names": ["ant", "bee", "cod"]})
+    for name, content in contents.items():
+        (folder / name).write_bytes(content)
+    monkeypatch.setattr(CIFAR100, "train_list", [["train", md5(contents["train"])]])
+    monkeypatch.setattr(CIFAR100, "test_list", [["test", md5(contents["test"])]])
+    monkeypatch.setattr(CIFAR100, "meta", {**CIFAR100.meta, "md5": md5(contents["meta"])})
+    module = CIFAR100DataModule(str(tmp_path))
+    data = module.load()
+    assert np.array_equal(data.train.images.reshape(N, 3072), IMAGES[0])
+    assert np.array_equal(data.test.images.reshape(N, 3072), IMAGES[1])
+    assert data.class_names == ("ant", "bee", "cod")
+    (folder / "train").write_bytes(b"something else")
+    assert "wrong md5" in error_of(module)
+
+
+def test_only_cifar_10_leaves_normalization_to_networks(tmp_path):
+    assert CIFAR10DataModule(str(tmp_path)).normalization() is None
+    assert CIFAR100DataModule.normalization is not CIFAR10DataModule.normalization

@@ -12,6 +12,7 @@ STUDIES = sorted((CONFIGS / "study").glob("*.yaml"))
 SIZES = {
     "attack-strength": 14,
     "calibration-size": 122,
+    "corruptions": 10,
     "data-size": 38,
     "masking": 18,
     "methods": 26,

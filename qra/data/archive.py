@@ -1,0 +1,110 @@
+"""An archive of a data set: found, fetched from the first mirror that has it, checked and unpacked."""
+
+from __future__ import annotations
+
+import os
+import tarfile
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from http.client import HTTPException
+from pathlib import Path
+from urllib.request import Request, urlopen
+
+from rich.console import Console
+from rich.progress import wrap_file
+from torchvision.datasets.utils import check_integrity
+
+TIMEOUT = 30
+"""Seconds of silence after which a mirror is given up."""
+
+
+@dataclass(frozen=True)
+class Archive:
+    """What is known of an archive.
+
+    Attributes:
+        title: Name of the data set.
+        name: Name of the file.
+        md5: What the file has.
+        folder: Directory that it unpacks to.
+        size: Bytes of the file; only the progress bar uses it.
+    """
+
+    title: str
+    name: str
+    md5: str
+    folder: str
+    size: int
+
+    def provide(self, root: Path, download: bool, mirrors: Sequence[str]) -> Path:
+        """Unpack the archive into ``root`` where that has not been done, and fetch it where it is absent.
+
+        Args:
+            root: Directory that holds the archive or its folder, or will.
+            download: Whether it may be fetched.
+            mirrors: Addresses of the archive, tried in this order.
+
+        Returns:
+            The folder.
+
+        Raises:
+            ValueError: If it is absent, damaged, or cannot be fetched.
+        """
+        folder = root / self.folder
+        if not folder.is_dir():
+            self._unpack(self._find(root, download, mirrors), root)
+        return folder
+
+    def _find(self, root: Path, download: bool, mirrors: Sequence[str]) -> Path:
+        archive = root / self.name
+        remedy = (
+            f"put the archive at {archive} (md5 {self.md5}), or use your own images (ImageFolderDataModule) or "
+            "made-up ones (SyntheticDataModule)"
+        )
+        if archive.exists():
+            if not check_integrity(archive, self.md5):
+                raise ValueError(f"{archive} is damaged or another file (its md5 is not {self.md5}): delete it")
+        elif download:
+            failures = self._fetch(mirrors, archive)
+            if not archive.exists():
+                raise ValueError(f"no mirror gave the {self.title} archive ({'; '.join(failures)}): {remedy}")
+        else:
+            raise ValueError(f"{self.title} is not in {root}: fetch it with --data.download true, or {remedy}")
+        return archive
+
+    def _unpack(self, archive: Path, root: Path) -> None:
+        with tempfile.TemporaryDirectory(dir=root) as unpacked:
+            with tarfile.open(archive) as tar:
+                tar.extractall(unpacked, filter="data")
+            os.replace(Path(unpacked) / self.folder, root / self.folder)
+
+    def _fetch(self, mirrors: Sequence[str], archive: Path) -> list[str]:
+        """Download from the first mirror that gives the right bytes; say why the others did not."""
+        failures = []
+        archive.parent.mkdir(parents=True, exist_ok=True)
+        partial = archive.with_name(f"{archive.name}.{os.getpid()}.part")
+        for url in mirrors:
+            try:
+                self._download(url, partial)
+                if check_integrity(partial, self.md5):
+                    os.replace(partial, archive)
+                    break
+                failures.append(f"{url}: wrong md5")
+            except (OSError, HTTPException, ValueError) as error:  # ValueError: the address is not a URL
+                failures.append(f"{url}: {error}")
+            finally:
+                partial.unlink(missing_ok=True)
+        return failures
+
+    def _download(self, url: str, path: Path) -> None:
+        console = Console(stderr=True)
+        with (
+            urlopen(Request(url, headers={"User-Agent": "qra"}), timeout=TIMEOUT) as response,
+            wrap_file(response, self.size, description=self.title, console=console, transient=True) as source,
+            path.open("wb") as target,
+        ):
+            while block := source.read(1 << 20):
+                target.write(block)
+            target.flush()
+            os.fsync(target.fileno())
