@@ -1,6 +1,7 @@
 import os
 import signal
 import sys
+from collections.abc import Sequence
 
 from qra.front.answer import answer
 from qra.runs.signals import Stoppable, Stopped
@@ -16,13 +17,20 @@ def main() -> None:
             from qra.memory import keep_memory
 
             keep_memory()
-            if not tools.run(sys.argv[1:]):
+            if not tools.run(sys.argv[1:], _parse):
                 from qra.cli import main as run_lightning
 
                 run_lightning()
     except Stopped as stopped:
         sys.stdout.flush()
         os._exit(stopped.exit_code)  # what libraries do at exit takes long, and may wait for ranks that are gone
+
+
+def _parse(words: Sequence[str]) -> None:
+    """Parse a command of a study, which takes Lightning."""
+    from qra.cli import parse_command
+
+    parse_command(words)
 
 
 def _again(number: signal.Signals) -> str:

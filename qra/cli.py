@@ -9,6 +9,7 @@ import sys
 import warnings
 from argparse import Action
 from collections.abc import Mapping, Sequence
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
@@ -362,6 +363,50 @@ def _applies(record: logging.LogRecord) -> bool:
     return not any(words in record.getMessage() for words in noise)
 
 
+class _ParsedOnly(QraCLI):
+    """The command line up to its parser."""
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        self.config = Namespace(subcommand=None)  # type: ignore[no-untyped-call]
+
+    def _set_seed(self) -> None:
+        pass
+
+    def before_instantiate_classes(self) -> None:
+        pass
+
+    def instantiate_classes(self) -> None:
+        pass
+
+    def after_instantiate_classes(self) -> None:
+        pass
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        pass
+
+
+@cache
+def _parser() -> LightningArgumentParser:
+    quiet()
+    return _ParsedOnly([], RunningCommand([])).parser
+
+
+def parse_command(words: Sequence[str]) -> None:
+    """Parse a command without running it.
+
+    Args:
+        words: What follows ``qra`` on the command line.
+
+    Raises:
+        ValueError: If it cannot be parsed, with the key that is wrong.
+    """
+    arguments = prepared(words)
+    try:
+        _parser().parse_args(arguments)
+    except ParsingError as reason:
+        raise explained(reason, arguments) from None
+
+
 def main(args: Sequence[str] | None = None) -> None:
     """Run one command.
 
@@ -369,7 +414,7 @@ def main(args: Sequence[str] | None = None) -> None:
         args: What follows ``qra`` on the command line; that of this process if not given.
     """
     arguments = list(sys.argv[1:] if args is None else args) or ["--help"]
-    if answer(arguments) or tools.run(arguments):
+    if answer(arguments) or tools.run(arguments, parse_command):
         return
     quiet()
     words: list[str] = []

@@ -14,3 +14,5 @@ class Axis(StrEnum):
     FRACTION = "fraction"
     CALIBRATION_SIZE = "calibration_size"
     SEED = "seed"
+    ADVERSARIAL = "is_adversarial"
+    """Of trainings that have a name of their own: whether they are under attack, ``true`` or ``false``."""

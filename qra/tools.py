@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module
+from typing import TYPE_CHECKING
 
 from qra.errors import fail
 from qra.front.usage import explained_option
+
+if TYPE_CHECKING:
+    from qra.study.grid import Cell
 
 TOOLS = {
     "compare": "qra.compare",
@@ -17,12 +21,26 @@ TOOLS = {
 """The module of each, whose ``main`` takes the arguments."""
 
 
-def run(arguments: Sequence[str]) -> bool:
-    """Run a command if it is a tool; return whether it was one."""
+def _decidable(cells: Sequence[Cell]) -> list[str]:
+    """What the cells of a study can say about each claim, a line each: a study knows of no report, nor the reverse."""
+    claims: list[str] = import_module("qra.report.foresight").decidable(
+        [(cell.name, cell.coordinates, cell.commands) for cell in cells]
+    )
+    return claims
+
+
+def run(arguments: Sequence[str], parse: Callable[[Sequence[str]], None]) -> bool:
+    """Run a command if it is a tool; return whether it was one.
+
+    Args:
+        arguments: The command and its options.
+        parse: Parses a command of a study without running it.
+    """
     if not arguments or arguments[0] not in TOOLS:
         return False
     try:
-        import_module(TOOLS[arguments[0]]).main(arguments[1:])
+        main = import_module(TOOLS[arguments[0]]).main
+        main(arguments[1:], parse, _decidable) if arguments[0] == "study" else main(arguments[1:])
     except Exception as reason:
         fail(explained_option(reason, arguments))
     return True

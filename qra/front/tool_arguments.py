@@ -38,6 +38,10 @@ def study() -> Parser:
         sub.add_argument(
             "--set", action="append", default=[], metavar="NAME=VALUE", help="one more option of each pipeline"
         )
+        if command == "list":
+            sub.add_argument(
+                "--claims", action="store_true", help="print which claims the study could decide, instead of commands"
+            )
         if command == "run":
             sub.add_argument("--jobs", type=int, default=1, metavar="N", help="cells that run at a time")
             sub.add_argument("--redo", action="store_true", help="make failed cells and those of other versions again")

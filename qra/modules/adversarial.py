@@ -21,6 +21,7 @@ class AdversarialTraining(ImageClassifier):
     """
 
     selection_metric: ClassVar[str] = "val/robust_acc"
+    is_adversarial: ClassVar[bool] = True
 
     def __init__(self, network: nn.Module, attack: Attack = PGD(), **settings: Any) -> None:
         super().__init__(network, **settings)

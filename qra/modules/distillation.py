@@ -219,6 +219,7 @@ class RobustTransfer(ImageClassifier):
     """
 
     selection_metric: ClassVar[str] = "val/robust_acc"
+    is_adversarial: ClassVar[bool] = True
 
     def __init__(self, network: nn.Module, transfer: TransferLoss = RSLAD(), **settings: Any) -> None:
         super().__init__(network, **settings)

@@ -25,6 +25,7 @@ class Mart(ImageClassifier):
     """
 
     selection_metric: ClassVar[str] = "val/robust_acc"
+    is_adversarial: ClassVar[bool] = True
 
     def __init__(
         self, network: nn.Module, attack: Attack = PGD(start=GaussianStart()), beta: float = 5.0, **settings: Any

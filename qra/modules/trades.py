@@ -27,6 +27,7 @@ class Trades(ImageClassifier):
     """
 
     selection_metric: ClassVar[str] = "val/robust_acc"
+    is_adversarial: ClassVar[bool] = True
 
     def __init__(
         self,

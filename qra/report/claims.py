@@ -83,7 +83,8 @@ def activations_more(results: Results) -> Iterator[Check]:
 def adversarial_keeps(results: Results) -> Iterator[Check]:
     """Each adversarially trained quantized network against its robust start."""
     for pipeline in _quantized(results):
-        if (pipeline.text(Axis.INIT), pipeline.text(Axis.TRAINING)) == ("robust", "adversarial"):
+        is_trained = pipeline.text(Axis.TRAINING) not in ("", "none", "plain", "transfer")
+        if pipeline.text(Axis.INIT) == "robust" and is_trained and pipeline.treatment == "adversarial":
             original = results.float_of("adversarial", pipeline)
             found = versus(results, pipeline, original, STRONG) if original else None
             yield Check.of(results.label(pipeline), meets("not lower"), found)

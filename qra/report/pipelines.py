@@ -20,6 +20,8 @@ STRONG = 8.0
 
 AXES = (Axis.INIT, Axis.QUANTIZER, Axis.TRAINING, Axis.WEIGHT_BITS, Axis.ACT_BITS, Axis.FRACTION, Axis.CALIBRATION_SIZE)
 """Coordinates that every report knows; a study may have more."""
+KIND = (Axis.ADVERSARIAL,)
+"""Coordinates that say what a training is, and are no axes."""
 FLOOR = 0.02
 """Robust accuracy below which nothing is left to compare."""
 _NUMBER = re.compile(r"(\d+(?:\.\d+)?(?:[eE][+-]?\d+)?)(?:/([1-9]\d*))?")
@@ -88,9 +90,9 @@ class Pipeline:
     def treatment(self) -> str:
         """How it was trained or, if that was only plain or not at all, how its start was."""
         training = self.text(Axis.TRAINING)
-        if training in ("", "none", "plain"):
+        if training in ("", "none", "plain") or self.text(Axis.ADVERSARIAL) == "false":
             return "adversarial" if self.text(Axis.INIT) == "robust" else "plain"
-        return training
+        return "adversarial" if self.text(Axis.ADVERSARIAL) == "true" else training
 
     @property
     def quantizer(self) -> str:
@@ -257,11 +259,12 @@ class Results:
             for other in self.pipelines
             if other.is_float
             and other.treatment == treatment
-            and not any(differs(axis, other) for axis in {*like.coordinates, *other.coordinates} - set(AXES))
+            and not any(differs(axis, other) for axis in {*like.coordinates, *other.coordinates} - {*AXES, *KIND})
         ]
 
         def distance(other: Pipeline) -> int:
-            near = sum(differs(axis, other) for axis in (Axis.FRACTION, Axis.CALIBRATION_SIZE))
+            near = sum(differs(axis, other) for axis in (Axis.FRACTION, Axis.CALIBRATION_SIZE, Axis.ADVERSARIAL))
+            near += like.was_trained and differs(Axis.TRAINING, other)
             return near + (other.text(Axis.INIT) not in ("", start))
 
         return min(found, key=distance, default=None)
@@ -296,7 +299,7 @@ def _commonest(values: Iterable[float | None]) -> float | None:
 
 
 def _varying(pipelines: Sequence[Pipeline]) -> tuple[str, ...]:
-    axes = sorted({axis for pipeline in pipelines for axis in pipeline.coordinates} - set(AXES[:5]))
+    axes = sorted({axis for pipeline in pipelines for axis in pipeline.coordinates} - {*AXES[:5], *KIND})
     return tuple(axis for axis in axes if len({pipeline.text(axis) for pipeline in pipelines} - {""}) > 1)
 
 

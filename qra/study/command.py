@@ -7,7 +7,7 @@ import dataclasses
 import shlex
 import signal
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from rich.console import Console
 
@@ -15,26 +15,35 @@ from qra.durations import duration
 from qra.front.tool_arguments import study as arguments_of_study
 from qra.runs.signals import Stoppable
 from qra.study.cell import State, Task
+from qra.study.check import Parse, check_commands
 from qra.study.definition import load_study
-from qra.study.grid import Study, expand, select
+from qra.study.grid import Cell, Study, expand, select
 from qra.study.ray import RayWorkers
-from qra.study.runner import Estimate, LocalWorkers, run, states, tasks, times
+from qra.study.runner import Estimate, LocalWorkers, check_versions, run, states, tasks, times
 
 _GRACE = 20.0
 """Seconds that the cells have to end before the process is ended."""
 
 
-def main(arguments: Sequence[str]) -> None:
-    """Run one of the three commands; exit code 1 if a cell failed."""
+def main(arguments: Sequence[str], parse: Parse, decidable: Callable[[Sequence[Cell]], list[str]]) -> None:
+    """Run one of the three commands; exit code 1 if a cell failed.
+
+    Args:
+        arguments: What follows ``qra study``.
+        parse: Parses a command of a cell without running it.
+        decidable: Says what cells can tell about each claim, a line each.
+    """
     options = arguments_of_study().parse_args(list(arguments))
     study = load_study(options.study, options.set)
     if options.command == "run":
-        _run(study, options)
+        _run(study, options, parse)
         return
     cells = expand(study, options.runs)
     chosen = {cell.name for cell in select(cells, options.only, _shard(options.shard))}
     work = {name: task for name, task in tasks(study, cells).items() if name in chosen}
-    if options.command == "list":
+    if options.command == "list" and options.claims:
+        print(*decidable([task.cell for task in work.values()]), sep="\n")
+    elif options.command == "list":
         for task in work.values():
             print(f"# {task.cell.name}")
             for command in task.cell.commands:
@@ -50,12 +59,17 @@ def _shard(text: str) -> tuple[int, int]:
     return int(number), int(shards)
 
 
-def _run(study: Study, options: argparse.Namespace) -> None:
+def _run(study: Study, options: argparse.Namespace, parse: Parse) -> None:
     if options.gpus is not None:
         study = dataclasses.replace(study, gpus=options.gpus)
     cells = expand(study, options.runs)
     chosen = {cell.name for cell in select(cells, options.only, _shard(options.shard))}
     work = {name: task for name, task in tasks(study, cells, options.redo).items() if name in chosen}
+    found = states(work)
+    if not options.redo:
+        check_versions(found, work)
+    left = [task.cell for name, task in work.items() if found[name].name != "done"]
+    check_commands(left, parse)
     console = Console()
     with Stoppable(_stopped, grace=_GRACE), _workers(study, options) as workers:
         ended = run(work, workers, console)

@@ -6,17 +6,19 @@ import argparse
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from jsonargparse import ArgumentParser
 
 from qra.checkpoint import sha256
+from qra.coordinates import Axis
 from qra.describe import digest, without_empty
 from qra.errors import one_line
 from qra.front.shipped import bare_name, configs, located
 from qra.front.yaml_files import is_config, read_yaml
-from qra.study.grid import Cell, Stage, Study, owned_options, same_option
+from qra.study.grid import TRAININGS, Cell, Stage, Study, owned_options, same_option
 
 
 def load_study(path: str | Path, settings: Sequence[str] = ()) -> Study:
@@ -45,6 +47,7 @@ def load_study(path: str | Path, settings: Sequence[str] = ()) -> Study:
         study = Study(**fields | {"stages": [Stage(**stage) for stage in stages]})
         for stage in study.stages:
             _check_pipeline(stage)
+        study = dataclasses.replace(study, stages=[_with_kind(stage) for stage in study.stages])
     except ValueError as reason:
         raise ValueError(f"{path}: {reason}") from None
     return study
@@ -119,6 +122,25 @@ def _check_pipeline(stage: Stage) -> None:
         if same_option(name) in axes:
             axis = axes[same_option(name)]
             raise ValueError(f"stage {stage.name}: {name} is set by {stage.pipeline} and by {axis}: remove it there")
+
+
+def _with_kind(stage: Stage) -> Stage:
+    """A stage whose training has a name of its own, with what the class of its model says of it."""
+    if stage.training in TRAININGS or Axis.ADVERSARIAL in stage.coordinates:
+        return stage
+    model = stage.options.get("model", stage.options.get("model.class_path"))
+    model = contents(model) if is_config(model) else model or contents(stage.pipeline).get("model")
+    path = model.get("class_path") if isinstance(model, dict) else model
+    module, _, name = str(path).rpartition(".")
+    try:
+        kind = getattr(import_module(module), name)
+    except (ImportError, AttributeError, ValueError):
+        raise ValueError(
+            f"stage {stage.name}: training {stage.training!r} is none of {', '.join(TRAININGS)}, and the class of its "
+            f"model, {path}, which would say what it is, is not there"
+        ) from None
+    said = str(bool(getattr(kind, Axis.ADVERSARIAL, False))).lower()
+    return dataclasses.replace(stage, coordinates={**stage.coordinates, Axis.ADVERSARIAL: said})
 
 
 def _names(content: Any, prefix: str = "") -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import fnmatch
 import itertools
 import json
@@ -9,11 +10,15 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
-from typing import Any, Literal
+from typing import Any
 
 from qra.checks import check_count, check_in
 from qra.coordinates import Axis
+from qra.quant.bits import parse_bits
+from qra.quant.scheme import OFF
 
+MOST = 16
+"""Largest bit width of a quantizer; a scheme may take fewer."""
 FLOAT = "float"
 """The quantizer that means: not quantized."""
 RANDOM = "random"
@@ -21,6 +26,9 @@ RANDOM = "random"
 
 OVERRIDES = "overrides"
 """The coordinate that says which layers have other bits; cells without such layers lack it."""
+
+TRAININGS = ("none", "plain", "adversarial", "transfer")
+"""The usual ways to train."""
 
 _BITS = re.compile(r"W(\d+)A(\d+)")
 _SOURCES = re.compile(r"\{(init|teacher)\}")
@@ -33,7 +41,9 @@ class Stage:
     Args:
         name: The cells' names begin with it.
         pipeline: Config of the run, relative to the file of the study.
-        training: How the pipeline trains; ``none`` only tests the checkpoint it starts from, quantized or not.
+        training: How the pipeline trains: ``plain``, ``adversarial``, ``transfer``, or a name of your own for a method
+            whose class says whether it ``is_adversarial``; ``none`` only tests the checkpoint it starts from, quantized
+            or not.
         init: What the network starts from: ``random``, or sources of the study.
         quantizer: ``float``, or quantizers of the study. A float cell has no bits and is made once.
         bits: Bits of weights and activations, such as ``W4A8``; 32 leaves one of them float.
@@ -52,7 +62,7 @@ class Stage:
 
     name: str
     pipeline: str
-    training: Literal["none", "plain", "adversarial", "transfer"]
+    training: str
     init: list[str] = field(default_factory=lambda: [RANDOM])
     quantizer: list[str] = field(default_factory=lambda: [FLOAT])
     bits: list[str] = field(default_factory=lambda: ["W4A4"])
@@ -105,6 +115,8 @@ class Study:
             raise ValueError("the study has no stages")
         check_count("threads", self.threads)
         check_in("gpus", self.gpus, "[0, inf)")
+        if self.gpus > 1 and self.gpus != int(self.gpus):
+            raise ValueError(f"gpus is {self.gpus}: a cell takes a share of one GPU, up to 1, or whole ones")
         names = [stage.name for stage in self.stages]
         for name in names:
             if names.count(name) > 1:
@@ -160,6 +172,7 @@ def expand(study: Study, runs: str = "runs") -> list[Cell]:
     """
     cells: dict[str, Cell] = {}
     for stage in study.stages:
+        _check_training(stage)
         _check_options(study, stage)
         for coordinates in _points(study, stage):
             cell = _cell(study, stage, coordinates, runs, list(cells.values()))
@@ -217,6 +230,13 @@ def same_option(name: str) -> str:
     return name.replace(".init_args", "")
 
 
+def _check_training(stage: Stage) -> None:
+    """Refuse a word that is a usual training, misspelled."""
+    meant = difflib.get_close_matches(stage.training, TRAININGS, 1, 0.75)
+    if meant and stage.training not in TRAININGS:
+        raise ValueError(f"stage {stage.name}: training {stage.training!r}: did you mean {meant[0]}?")
+
+
 def _check_options(study: Study, stage: Stage) -> None:
     owned = {same_option(name): axis for name, axis in owned_options(stage).items()}
     for place, names in (("options", [*study.options, *stage.options]), ("axes", stage.axes)):
@@ -241,6 +261,7 @@ def _points(study: Study, stage: Stage) -> Iterator[dict[str, Any]]:
     for axis, values in axes.items():
         if not values:
             raise ValueError(f"stage {stage.name}: the axis {axis} is empty")
+    _check_numbers(stage, axes)
     for name, values, known in (
         (Axis.INIT, stage.init, [RANDOM, *study.sources]),
         ("teacher", [] if stage.teacher is None else [stage.teacher], list(study.sources)),
@@ -264,7 +285,22 @@ def _bits(stage: Stage, text: str) -> dict[str, int]:
     match = _BITS.fullmatch(text)
     if not match:
         raise ValueError(f"stage {stage.name}: bits {text!r}: write W4A8 for weights of 4 and activations of 8 bits")
-    return {Axis.WEIGHT_BITS: int(match[1]), Axis.ACT_BITS: int(match[2])}
+    widths = int(match[1]), int(match[2])
+    for width in widths:
+        if not MOST >= width >= 1 and width != OFF:
+            wanted = f"from 1 to {MOST}, or {OFF} for float"
+            raise ValueError(f"stage {stage.name}: bits {text!r}: {width} is not {wanted}")
+    return dict(zip((Axis.WEIGHT_BITS, Axis.ACT_BITS), widths, strict=True))
+
+
+def _check_numbers(stage: Stage, axes: Mapping[str, Sequence[Any]]) -> None:
+    """Refuse values of axes that no run would take, before any is made."""
+    for share in axes[Axis.FRACTION]:
+        check_in(f"stage {stage.name}: fraction", share, "(0, 1]")
+    for size in axes[Axis.CALIBRATION_SIZE]:
+        check_count(f"stage {stage.name}: calibration_size", size)
+    for seed in axes[Axis.SEED]:
+        check_count(f"stage {stage.name}: seed", seed, 0)
 
 
 def _layers(stage: Stage, overrides: Mapping[str, str]) -> str:
@@ -272,6 +308,10 @@ def _layers(stage: Stage, overrides: Mapping[str, str]) -> str:
     for pattern in overrides:
         if set(pattern) & set(",="):
             raise ValueError(f"stage {stage.name}: overrides: {pattern!r}: a pattern in a study has neither , nor =")
+        try:
+            parse_bits(overrides[pattern])
+        except ValueError as reason:
+            raise ValueError(f"stage {stage.name}: overrides: {pattern}: {reason}") from None
     return ",".join(f"{pattern}={bits}" for pattern, bits in overrides.items())
 
 

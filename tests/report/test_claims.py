@@ -284,3 +284,15 @@ def test_the_claim_that_the_documentation_adds_works(tmp_path):
     pact(tmp_path, "w8", at8(0.4), bits=(8, 8))
     claim = Claim("mine", "Mine.", "me", "it does", "two bit widths", names["wide_beats_narrow"])
     assert claim.test(Results("made-up", read_cells(tmp_path))).verdict == "supported"
+
+
+def test_a_training_of_ones_own_is_compared_with_the_float_network_of_its_kind(tmp_path):
+    trades = {"training": "trades", "axes": {"is_adversarial": "true"}}
+    cell(tmp_path, "float-at", {"clean": 0.8, "pgd20_8": 0.4}, training="adversarial")
+    cell(tmp_path, "float-trades", {"clean": 0.8, "pgd20_8": 0.5}, **trades)
+    cell(tmp_path, "w4", {"clean": 0.8, "pgd20_8": 0.3}, quantizer="pact", bits=(4, 4), init="robust", **trades)
+    results = Results("s", read_cells(tmp_path))
+    quantized = next(pipeline for pipeline in results.pipelines if not pipeline.is_float)
+    assert results.reference(quantized).cells[0].name == "float-trades"
+    assert results.label(quantized) == "PACT W4/A4, robust start, trades"
+    assert judge_all(results)["adversarial-keeps"].verdict == "contradicted"

@@ -18,7 +18,7 @@ SIZES = {
     "methods": 26,
     "paper": 243,
     "paper-small": 33,
-    "quickstart": 13,
+    "quickstart": 10,
     "sensitivity": 21,
 }
 

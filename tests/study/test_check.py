@@ -1,0 +1,98 @@
+"""What is wrong in any cell is found before the first one runs."""
+
+from pathlib import Path
+
+import pytest
+import tiny_study as tiny
+
+from qra.cli import main
+from qra.study.check import check_commands
+from qra.study.definition import load_study
+from qra.study.grid import expand
+
+
+def cells(**changes):
+    return expand(load_study(tiny.write(**changes)))
+
+
+def parsed(cells):
+    found = []
+    check_commands(cells, found.append)
+    return found
+
+
+def test_commands_that_differ_in_bits_and_seeds_alone_are_parsed_once():
+    more = {"bits": ["W4A8", "W2A8", "W8A8"]}
+    few, many = parsed(cells()), parsed(cells(stages={1: more}, seed=[0, 1]))
+    assert len(few) == len(many) == 5  # fit and test of float and qat, test of ptq
+
+
+def test_each_value_of_an_axis_of_the_study_is_parsed():
+    values = {"model.init_args.optimizer.init_args.lr": [0.1, 0.2, 0.3]}
+    assert len(parsed(cells(stages={0: {"axes": values}, 1: {"init": ["plain"]}}, sources={"plain": "x.ckpt"}))) == 9
+
+
+def test_no_command_waits_for_a_checkpoint():
+    assert not any(word.endswith(".ckpt") for words in parsed(cells()) for word in words)
+
+
+def test_a_typo_in_a_late_cell_is_one_line_with_the_cell_and_the_key_before_anything_runs(capsys):
+    tiny.write(stages={2: {"options": {"model.init_args.optimizer.init_args.learning": 0.1}}})
+    with pytest.raises(SystemExit) as end:
+        main(["study", "run", "tiny.yaml"])
+    assert end.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "cell qat-plain-pact-w4a4-calibration20" in line
+    assert "learning" in line
+    assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"stages": {1: {"bits": ["W99A8"]}}}, "stage ptq: bits 'W99A8': 99 is not from 1 to 16, or 32 for float"),
+        ({"stages": {1: {"bits": ["W0A8"]}}}, "0 is not from 1 to 16"),
+        ({"fraction": [2.0]}, "fraction is 2.0: it must be above 0 and at most 1"),
+        ({"calibration_size": [0]}, "calibration_size is 0: it must be at least 1"),
+        ({"seed": [-1]}, "seed is -1: it must be at least 0"),
+        ({"gpus": 1.5}, "gpus is 1.5: a cell takes a share of one GPU, up to 1, or whole ones"),
+        ({"gpus": -0.5}, "gpus is -0.5: it must be at least 0"),
+        ({"stages": {1: {"overrides": [{"fc": "X9"}]}}}, "overrides: fc: 'X9' is no bit width"),
+        ({"stages": {2: {"training": "advesarial"}}}, "did you mean adversarial?"),
+        ({"stages": {2: {"training": "mine", "options": {"model": "mine.Training"}}}}, "mine.Training"),
+    ],
+)
+def test_what_is_out_of_range_is_refused_when_cells_are_listed(changes, said, capsys):
+    tiny.write(**changes)
+    with pytest.raises(SystemExit) as end:
+        main(["study", "list", "tiny.yaml"])
+    assert end.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert said in line
+
+
+@pytest.mark.parametrize(("name", "kind"), [("Trades", "true"), ("VanillaTraining", "false")])
+def test_a_training_of_ones_own_is_one_word_and_its_class_says_whether_it_is_adversarial(name, kind):
+    (cell,) = (
+        cell
+        for cell in cells(stages={2: {"training": "mine", "options": {"model": f"qra.modules.{name}"}}})
+        if cell.stage == "qat"
+    )
+    assert cell.coordinates["training"] == "mine"
+    assert cell.coordinates["is_adversarial"] == kind
+    assert cell.name == "qat-plain-pact-w4a4-calibration20"
+
+
+def test_a_list_tells_which_claims_the_study_could_decide(capsys):
+    tiny.write(test={"evaluation.eps": ["2/255", "8/255"], "evaluation.gradients": "[ste, hard]"})
+    main(["study", "list", "tiny.yaml", "--claims"])
+    lines = dict(line.split(": ", 1) for line in capsys.readouterr().out.splitlines())
+    assert lines["yes  true-gradients-mask"].startswith("6 checks.")
+    assert lines["no   activations-more"].startswith("needs weight-only")
+    assert "yes  quantization-alone" in lines
+
+
+def test_a_study_that_attacks_at_other_budgets_could_decide_less(capsys):
+    tiny.write(test={"evaluation.eps": ["3/255"]})
+    main(["study", "list", "tiny.yaml", "--claims"])
+    assert "no   quantization-alone" in capsys.readouterr().out
