@@ -117,6 +117,8 @@ class Study:
         check_in("gpus", self.gpus, "[0, inf)")
         if self.gpus > 1 and self.gpus != int(self.gpus):
             raise ValueError(f"gpus is {self.gpus}: a cell takes a share of one GPU, up to 1, or whole ones")
+        for stage in self.stages:
+            _check_training(stage)
         names = [stage.name for stage in self.stages]
         for name in names:
             if names.count(name) > 1:
@@ -172,7 +174,6 @@ def expand(study: Study, runs: str = "runs") -> list[Cell]:
     """
     cells: dict[str, Cell] = {}
     for stage in study.stages:
-        _check_training(stage)
         _check_options(study, stage)
         for coordinates in _points(study, stage):
             cell = _cell(study, stage, coordinates, runs, list(cells.values()))

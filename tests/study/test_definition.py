@@ -104,7 +104,7 @@ def test_options_can_be_added_from_the_command_line():
     [
         ({"seeds": [1]}, "unknown key 'seeds'"),
         ({"stages": {1: {"bit": ["W4A4"]}}}, "stage 2 (ptq): unknown key 'bit'; the keys are name, pipeline"),
-        ({"stages": {1: {"training": "plan"}}}, "stage 2 (ptq): training: expected one of 'none', 'plain'"),
+        ({"stages": {1: {"training": "plan"}}}, "stage ptq: training 'plan': did you mean plain?"),
         ({"stages": {1: {"seed": ["first"]}}}, "stage 2 (ptq): seed: expected int, got first"),
         ({"stages": {1: {"pipeline": "none.yaml"}}}, "there is no config file none.yaml"),
         ({"stages": {1: {"name": "float"}}}, "2 stages are named float"),
