@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import re
 import sys
 from importlib import metadata
 from pathlib import Path
@@ -53,3 +54,17 @@ def sheet(device: torch.device) -> dict[str, Any]:
         "float32_matmul_precision": torch.get_float32_matmul_precision(),
         "deterministic": torch.are_deterministic_algorithms_enabled(),
     }
+
+
+def instructions() -> list[str]:
+    """Instructions for vectors that the processor has, as far as the system tells."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if not cpuinfo.exists():
+        return []
+    found = re.search(r"^(?:flags|Features)\s*:(.*)$", cpuinfo.read_text(), re.MULTILINE)
+    return re.findall(r"\b(?:sse4|avx|amx|fma|f16c|asimd|sve|i8mm)\w*", found[1]) if found else []
+
+
+def has_vnni() -> bool:
+    """Whether the processor multiplies and adds integers of 8 bits in one instruction."""
+    return any("vnni" in flag or flag in ("amx_int8", "asimddp", "i8mm") for flag in instructions())

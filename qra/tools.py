@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 TOOLS = {
     "compare": "qra.compare",
+    "deploy": "qra.deploy.command",
     "doctor": "qra.doctor",
     "report": "qra.report.command",
     "study": "qra.study.command",

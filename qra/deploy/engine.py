@@ -116,7 +116,7 @@ class OpenVINO(Runtime):
         self.image_shape = tuple(dimension.get_length() for dimension in list(taken.get_partial_shape())[1:])
         self.takes_bytes = taken.get_element_type().to_dtype() == np.uint8
         self._request = self._compiled.create_infer_request()
-        self._outputs = {output.get_any_name(): output for output in self._compiled.outputs}
+        self._outputs = {name: output for output in self._compiled.outputs for name in output.get_names()}
 
     def run(self, images: NDArray[Any]) -> Arrays:
         found = self._request.infer({0: images}, share_inputs=True)

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal, get_args
 
 import onnx
 from onnx import TensorProto, helper
 
 from qra.checks import check_choice
+from qra.deploy.float_form import FloatForm
 from qra.deploy.form import Form as Writer
 from qra.deploy.graph import FLOAT, Graph
 from qra.deploy.integer_form import IntegerForm
 from qra.deploy.program import IMAGE, LOGITS, Program, Requantize
 from qra.deploy.qdq_form import QDQForm
 
-Form = Literal["integer", "qdq"]
-"""``integer`` is the program bit for bit; ``qdq`` is what engines make fast integer kernels of."""
+Form = Literal["integer", "qdq", "float"]
+"""``integer`` is the program bit for bit; ``qdq`` is what engines make fast integer kernels of; ``float`` rounds
+nothing, and is there to be timed against."""
 ImageType = Literal["bytes", "float"]
 """What the model takes: bytes, or pixels in [0, 1] that it rounds to bytes."""
+
+FORMS: Mapping[str, type[IntegerForm | QDQForm]] = {"integer": IntegerForm, "qdq": QDQForm, "float": FloatForm}
 
 LEAST_OPSET = 13
 """The first version of the operators with a scale for each channel."""
@@ -37,7 +42,8 @@ def to_onnx(
 
     Args:
         program: What the model computes.
-        form: ``integer``, the program bit for bit, or ``qdq``, quantization and its inverse around layers.
+        form: ``integer``, the program bit for bit, ``qdq``, quantization and its inverse around layers, or ``float``,
+            no rounding.
         pack: Whether weights of at most 4 bits take 4 in the file, and of at most 2 bits 2 where ``opset`` has them.
         opset: Version of the operators; 21 has numbers of 4 bits, 25 of 2.
         input: Type of ``image``: uint8, or float32 in [0, 1].
@@ -54,7 +60,7 @@ def to_onnx(
         packed = f" (below {PACKED_OPSET} weights cannot be packed: --pack false)" if pack else ""
         raise ValueError(f"opset {opset} is not among {least} to {newest}{packed}")
     graph = Graph(opset, pack)
-    writer = (IntegerForm if form == "integer" else QDQForm)(graph, program)
+    writer = FORMS[form](graph, program)
     writer.write(IMAGE if input == "bytes" else _bytes(graph))
     image = TensorProto.UINT8 if input == "bytes" else FLOAT
     last = program[LOGITS]

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from qra.evaluation.doubt import doubt_of
-from qra.evaluation.measured import Measured, ThreatModel, read_measured
+from qra.evaluation.measured import Measured, PixelContract, ThreatModel, read_measured
 from qra.evaluation.standard import AUTOATTACK
 from qra.evaluation.worst import robust_accuracies
 from qra.types import Norm, format_pixels
@@ -16,7 +16,9 @@ EPS: Mapping[Norm, float] = {"linf": 8 / 255, "l2": 0.5}
 _LEADERBOARD = ThreatModel("linf", EPS["linf"])
 
 
-def model_info(result: Mapping[str, Any], name: str, architecture: str | None) -> dict[str, Any]:
+def model_info(
+    result: Mapping[str, Any], name: str, architecture: str | None, pixels: PixelContract = "float"
+) -> dict[str, Any]:
     """The fields of RobustBench and, under ``qra``, what belongs to a quantized network.
 
     Accuracies are in percent, as text, as there; what was not measured, or only people know, is null. Only a standard
@@ -26,10 +28,11 @@ def model_info(result: Mapping[str, Any], name: str, architecture: str | None) -
         result: Content of ``result.json``.
         name: Name of the network, such as that of the run.
         architecture: Class of the network, if it is known.
+        pixels: Kind of images that robust accuracy is shown for where there is no standard AutoAttack.
     """
     outcomes = [read_measured(key, summary) for key, summary in result["outcomes"].items()]
     autoattack = _autoattack(outcomes)
-    bounds = _LEADERBOARD if autoattack is None else autoattack.threat_model
+    bounds = _LEADERBOARD._replace(pixels=pixels) if autoattack is None else autoattack.threat_model
     clean = max((each for each in outcomes if each.role == "clean"), key=lambda each: each.accuracy.n, default=None)
     doubt = doubt_of(result)
     return {

@@ -14,6 +14,9 @@ from qra.front.tool_arguments import PARSERS
 from qra.front.usage import explained_option
 from qra.version import version_line
 
+TAKE_DATA = ("compare", "deploy")
+"""Tools that read the options of their data by parsers of their own."""
+
 
 def answer(arguments: Sequence[str]) -> bool:
     """Answer a request for help, the version, the configs or completion, and refuse an unknown command.
@@ -57,7 +60,9 @@ def _answer(command: str, words: Sequence[str]) -> bool:
 
 def _asked_for_help(command: str, words: Sequence[str]) -> bool:
     if command in PARSERS:
-        if command != "compare" or {"-h", "--help"} & set(words):  # the options of its data are read by its own parser
+        if command not in TAKE_DATA or {"-h", "--help"} & set(
+            words
+        ):  # the options of its data are read by its own parser
             PARSERS[command]().parse_args(list(words))  # ends where help is asked for
         return False
     for place, word in enumerate(words):

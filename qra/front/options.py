@@ -139,7 +139,7 @@ def all_options(command: str) -> tuple[str, ...]:
     for word in command.split()[1:]:
         parser = commands_of(parser)[word]
     names = [name for action in options_of(parser) for name in action.option_strings if name.startswith("--")]
-    if command == "compare":
+    if command in ("compare", "deploy test"):
         names += [each.name for each in _union("data", subclasses("ImageDataModule"), "")]
     return tuple(dict.fromkeys(names))
 

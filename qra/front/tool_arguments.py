@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -108,6 +108,110 @@ def add_compare(parser: Parser, pixels: Callable[[str], float] = float) -> None:
     )
 
 
+def deploy() -> Parser:
+    """Of ``qra deploy``, but for ``--data``."""
+    parser = OneLineArguments("qra deploy", description="What an export of qra export does on engines.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="{test,bench}")
+    helps = {
+        "test": "compare engines with the program, attack it, and measure what is robust as deployed",
+        "bench": "time the export on engines against its float network",
+    }
+    test, bench = (commands.add_parser(name, help=text, description=text) for name, text in helps.items())
+    add_deploy_test(test)
+    test.add_argument("--data", metavar="CONFIG", help="test images: data/cifar10; --data.root DIR and the like")
+    add_deploy_bench(bench)
+    return parser
+
+
+def add_deploy_test(parser: Parser, pixels: Callable[[str], float] = float) -> None:
+    """Add the options of ``qra deploy test`` but ``--data``.
+
+    Args:
+        parser: Where to.
+        pixels: Type of lengths in pixel units.
+    """
+    parser.add_argument("directory", type=str, help="directory of an export")
+    parser.add_argument(
+        "--ckpt_path", type=str, metavar="FILE", help="checkpoint that was exported, to compare as well"
+    )
+    parser.add_argument("--n", type=int, default=1000, metavar="N", help="number of class-balanced test images")
+    _add_engines(parser)
+    parser.add_argument("--threads", type=int, default=1, metavar="N", help="threads of engines and of the program")
+    parser.add_argument("--eps", type=pixels, default=8 / 255, metavar="PIXELS", help="the budget (default: 8/255)")
+    parser.add_argument(
+        "--autoattack",
+        action="store_true",
+        help="attack the program with AutoAttack instead of PGD-20, which takes long",
+    )
+    parser.add_argument("--queries", type=int, default=1000, metavar="N", help="queries of Square on each engine")
+    parser.add_argument(
+        "--engine_defaults", type=truth, default=False, metavar="true|false", help="also run engines as they come"
+    )
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="ENGINE.NAME=VALUE", help="one more option of an engine"
+    )
+
+
+def add_deploy_bench(parser: Parser) -> None:
+    """Add the options of ``qra deploy bench``.
+
+    Args:
+        parser: Where to.
+    """
+    parser.add_argument("directory", type=str, help="directory of an export")
+    _add_engines(parser)
+    for name, default, text in (
+        ("batch", "[1, 32]", "numbers of images of one run"),
+        ("threads", "[1]", "numbers of threads"),
+    ):
+        parser.add_argument(
+            f"--{name}", type=counts, default=counts(default), metavar="LIST", help=f"{text}: '{default}'"
+        )
+    parser.add_argument("--rounds", type=int, default=15, metavar="N", help="measurements of each, in turns")
+
+
+def _add_engines(parser: Parser) -> None:
+    usual = ["onnxruntime", "openvino"]
+    text = "engines to run the model on (default: '[onnxruntime, openvino]')"
+    parser.add_argument("--engines", type=words, default=usual, metavar="LIST", help=text)
+
+
+def words(text: str | Sequence[str]) -> list[str]:
+    """Words of a list such as ``[a, b]`` or ``a``; those of one that is read already.
+
+    Raises:
+        ValueError: If there is none, or one twice.
+    """
+    parts = text.strip().strip("[]").split(",") if isinstance(text, str) else text
+    found = [word.strip(" '\"") for word in parts]
+    if not all(found) or len(set(found)) < len(found):
+        raise ValueError(f"{text!r} is no list such as '[a, b]' of different words")
+    return found
+
+
+def counts(text: str | Sequence[int]) -> list[int]:
+    """Whole numbers of a list such as ``[1, 32]`` or ``1``; those of one that is read already.
+
+    Raises:
+        ValueError: If there are none, or one is no number.
+    """
+    try:
+        return [int(word) for word in (words(text) if isinstance(text, str) else text)]
+    except ValueError:
+        raise ValueError(f"{text!r} is no list of different whole numbers, such as '[1, 32]'") from None
+
+
+def truth(text: str | bool) -> bool:
+    """The meaning of ``true`` or ``false``; itself, if it is read already.
+
+    Raises:
+        ValueError: If it is neither.
+    """
+    if str(text).lower() not in ("true", "false"):
+        raise ValueError(f"{text!r} is neither true nor false")
+    return str(text).lower() == "true"
+
+
 def configs_() -> Parser:
     """Of ``qra configs``."""
     parser = OneLineArguments("qra configs", description="List the configs that come with qra, by the names to use.")
@@ -129,6 +233,7 @@ PARSERS: Mapping[str, Callable[[], Parser]] = {
     "study": study,
     "report": report,
     "compare": compare,
+    "deploy": deploy,
     "doctor": doctor,
     "configs": configs_,
     "completion": completion,

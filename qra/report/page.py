@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import base64
-import html
 from collections.abc import Iterable
 
-from qra.files import plain
+from qra.report import markup
 from qra.report.claims import CLAIMS
 from qra.report.contents import doubts_of, state_counts
 from qra.report.document import Document
 from qra.report.judging import Claim, Finding
-from qra.report.page_style import STYLE
 from qra.report.pipelines import Results
-from qra.report.style import Drawing
-from qra.report.tables import Table
 from qra.report.verdicts import METHOD, doubts, rests_on, short_evidence
 
 FIRST = "advice"
@@ -25,43 +20,38 @@ APPENDIX = ("outcomes", "cells", "runs", "commands")
 
 def page(document: Document) -> str:
     """The whole page: what the study is of, its answer, the verdicts, then figures and tables."""
-    name = _text(document.results.name)
+    name = markup.text(document.results.name)
     folded = [
-        f"<details><summary>{_text(table.title)}</summary>{_table(table, False)}</details>"
+        f"<details><summary>{markup.text(table.title)}</summary>{markup.table(table, False)}</details>"
         for table in document.tables
         if table.name in APPENDIX
     ]
     parts = (
         f"<h1>{name}: quantization and robust accuracy</h1>",
         _facts(document),
-        f"<p class='band'>{_text(document.band)}</p>" if document.band else "",
+        f"<p class='band'>{markup.text(document.band)}</p>" if document.band else "",
         _summary(document),
-        *(_table(table) for table in document.tables if table.name == FIRST),
-        f"<p>{_text(document.advice)}</p>" if document.advice else "",
+        *(markup.table(table) for table in document.tables if table.name == FIRST),
+        f"<p>{markup.text(document.advice)}</p>" if document.advice else "",
         "<nav><a href='#claims'>Claims</a><a href='#figures'>Figures</a><a href='#tables'>Tables</a>"
         "<a href='#appendix'>Every number and run</a></nav>",
         _problems(document.results),
         "<h2 id='claims'>Claims</h2>",
         *_claims(document),
         "<h2 id='figures'>Figures</h2>",
-        *(_figure(drawing) for drawing in document.drawings),
+        *(markup.figure(drawing) for drawing in document.drawings),
         f"<h3>Not drawn</h3><ul class='faint'>{_items(document.missing)}</ul>" if document.missing else "",
         "<h2 id='tables'>Tables</h2>",
-        *(_table(table) for table in document.tables if table.name not in (FIRST, *APPENDIX)),
+        *(markup.table(table) for table in document.tables if table.name not in (FIRST, *APPENDIX)),
         "<h2 id='appendix'>Every number and run</h2>",
         *folded,
     )
-    body = "\n".join(filter(None, parts))
-    return (
-        f"<!DOCTYPE html>\n<html lang='en'><head><meta charset='utf-8'><title>{name}</title>"
-        "<meta name='viewport' content='width=device-width, initial-scale=1'>"
-        f"<style>{STYLE}</style></head>\n<body>\n{body}\n</body></html>\n"
-    )
+    return markup.document(document.results.name, parts)
 
 
 def _facts(document: Document) -> str:
-    facts = "".join(f"<dt>{_text(fact.name)}</dt><dd>{_text(fact.text)}</dd>" for fact in document.facts)
-    return f"<dl class='facts'>{facts}<dt>cells</dt><dd>{_text(state_counts(document.results))}</dd></dl>"
+    facts = "".join(f"<dt>{markup.text(fact.name)}</dt><dd>{markup.text(fact.text)}</dd>" for fact in document.facts)
+    return f"<dl class='facts'>{facts}<dt>cells</dt><dd>{markup.text(state_counts(document.results))}</dd></dl>"
 
 
 def _summary(document: Document) -> str:
@@ -69,11 +59,11 @@ def _summary(document: Document) -> str:
     unsure = [line for line in said.doubts if line != document.band]
     sure = f"<p class='faint'>How sure is that?</p><ul class='faint'>{_items(unsure)}</ul>" if unsure else ""
     answers = f"<ul>{_items(said.answers)}</ul>"
-    return f"<section class='summary'><p class='question'>{_text(said.question)}</p>{answers}{sure}</section>"
+    return f"<section class='summary'><p class='question'>{markup.text(said.question)}</p>{answers}{sure}</section>"
 
 
 def _items(lines: Iterable[str]) -> str:
-    return "".join(f"<li>{_text(line)}</li>" for line in lines)
+    return "".join(f"<li>{markup.text(line)}</li>" for line in lines)
 
 
 def _claims(document: Document) -> list[str]:
@@ -85,7 +75,7 @@ def _claims(document: Document) -> list[str]:
     return [
         *(_claim(claim, document.findings[claim.key]) for claim in tested),
         f"<details><summary class='faint'>{title}</summary><ul class='faint'>{lines}</ul></details>" if others else "",
-        f"<details><summary class='faint'>How verdicts are made</summary><p class='faint'>{_text(METHOD)}</p>"
+        f"<details><summary class='faint'>How verdicts are made</summary><p class='faint'>{markup.text(METHOD)}</p>"
         "</details>",
     ]
 
@@ -108,26 +98,8 @@ def _claim(claim: Claim, finding: Finding) -> str:
     why = " ".join(filter(None, (finding.because, rests_on(finding), doubt)))
     return (
         f"<section class='claim {finding.verdict}'><p><span class='verdict'>{finding.verdict}</span> &nbsp;"
-        f"{_text(claim.statement)}</p><p class='faint'>{_text(why)}</p>"
+        f"{markup.text(claim.statement)}</p><p class='faint'>{markup.text(why)}</p>"
         f"<details><summary class='faint'>Evidence</summary>"
-        f"<p class='faint'>A check holds if {_text(claim.criterion)}. Source: {_text(claim.source)}.</p>"
-        f"<p class='faint'>{_text(doubts(finding))}</p>{short_evidence(claim.key, finding).html()}</details></section>"
+        f"<p class='faint'>A check holds if {markup.text(claim.criterion)}. Source: {markup.text(claim.source)}.</p>"
+        f"<p class='faint'>{markup.text(doubts(finding))}</p>{short_evidence(claim.key, finding).html()}</details></section>"
     )
-
-
-def _figure(drawing: Drawing) -> str:
-    data = base64.b64encode(drawing.svg).decode()
-    title = _text(drawing.title)
-    return (
-        f"<figure><h3>{title}</h3><div class='wide'><img alt='{title}' src='data:image/svg+xml;base64,{data}'></div>"
-        f"<figcaption>{_text(drawing.caption)}</figcaption></figure>"
-    )
-
-
-def _table(table: Table, titled: bool = True) -> str:
-    title = f"<h3>{_text(table.title)}</h3>" if titled else ""
-    return f"{title}{table.html()}" + (f"<p class='faint'>{_text(table.note)}</p>" if table.note else "")
-
-
-def _text(text: str) -> str:
-    return html.escape(plain(text))

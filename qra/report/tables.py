@@ -9,6 +9,9 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from rich.table import Table as TerminalTable
+from rich.text import Text
+
 from qra.durations import duration
 from qra.evaluation.measured import Accuracy
 from qra.files import no_formula, plain
@@ -148,6 +151,16 @@ class Table:
         )
         body = "\n".join(f"<tr>{line}</tr>" for line in lines)
         return f'<div class="wide"><table><thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody></table></div>'
+
+    def terminal(self) -> TerminalTable:
+        """For the terminal."""
+        titles, rows = self._written(plain)
+        made = TerminalTable(title=Text(plain(self.title)), title_justify="left")
+        for title, number in zip(titles, self.numeric, strict=True):
+            made.add_column(Text(title), justify="right" if number else "left")
+        for row in rows:
+            made.add_row(*map(Text, row))
+        return made
 
 
 def percent(accuracy: Accuracy, with_n: bool = True) -> str:

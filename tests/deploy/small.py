@@ -1,12 +1,11 @@
 """Small quantized networks, their programs, and a session of the engine that is exact."""
 
-import copy
-
 import onnxruntime
 import torch
 from torch import nn
 
 from qra import models
+from qra.deploy.evaluation import in_float64 as in_float64
 from qra.deploy.lower import lower
 from qra.deploy.twin import IntegerNetwork
 from qra.quant import (
@@ -25,7 +24,6 @@ from qra.quant import (
     convert,
     quantize_after_training,
 )
-from qra.quant.network import quant_layers
 
 TRAINED = {
     f"W{bits[0]}A{bits[1]}-{type(weight).__name__}": QuantScheme(weight, activation, *bits)
@@ -91,15 +89,6 @@ def programmed(network, size=16, pwlq="exact"):
     """The program of a network, and its twin."""
     program = lower(network, (size, size), pwlq)
     return program, IntegerNetwork(program).eval()
-
-
-def in_float64(network):
-    """The network itself in float64, with the weights that it has in float32."""
-    network = copy.deepcopy(network)
-    for layer in quant_layers(network).values():
-        layer.weight = nn.Parameter(layer.weight_quantizer.grid(layer.weight).dequantize(torch.float64))
-        layer.weight_quantizer = None
-    return network.double().eval()
 
 
 def session(model, optimized=True, threads=1, options=(), optimized_to=None):

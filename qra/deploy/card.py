@@ -1,0 +1,141 @@
+"""The card of an exported network: one schema, one text made of it, both written by what measures, never by hand."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from qra.checkpoint import sha256
+from qra.deploy import card_text
+from qra.evaluation.robustbench import model_info
+from qra.files import plain, read_json
+from qra.writing import write_bytes, write_json
+
+SCHEMA = 1
+"""Version of ``card.json``; it changes when a key changes its meaning."""
+FILE, TEXT = "card.json", "README.md"
+TWIN, MODEL, INTEGER = "twin.safetensors", "model.onnx", "model.integer.onnx"
+"""Files of an export: the differentiable twin, the model to ship, and the form whose integers are exact."""
+
+
+@dataclass(frozen=True)
+class Card:
+    """What is to be known of an exported network.
+
+    Args:
+        name: Name of the network, such as that of its run.
+        label: Quantization for people, such as ``W4A4 (DoReFa weights, PACT activations)``.
+        network: Description of the architecture; None if it is not known.
+        scheme: Description of the quantization scheme.
+        checkpoint: Name and ``sha256`` of the file that was exported.
+        image_shape: Channels, height and width.
+        parameters: Number of parameters.
+        multiply_adds: Multiply-adds for one image, by what is multiplied, such as ``uint8 x int8`` or ``float32``.
+        saturates_without_vnni: Layers whose sums may saturate on x86 processors without VNNI.
+        export: Options of the export and versions of what made it.
+        training: What is known of the training; empty if nothing is.
+        limits: What a user must know before relying on it, a sentence each.
+        deployed: Accuracies of the deployed network, from ``qra deploy test``.
+        speed: Times of the deployed network, from ``qra deploy bench``.
+    """
+
+    name: str
+    label: str
+    network: Any
+    scheme: Any
+    checkpoint: Mapping[str, Any]
+    image_shape: Sequence[int]
+    parameters: int
+    multiply_adds: Mapping[str, int]
+    saturates_without_vnni: Sequence[str] = ()
+    export: Mapping[str, Any] = field(default_factory=dict)
+    training: Mapping[str, Any] = field(default_factory=dict)
+    limits: Sequence[str] = ()
+    deployed: Mapping[str, Any] | None = None
+    speed: Mapping[str, Any] | None = None
+
+    @property
+    def robustbench(self) -> dict[str, Any]:
+        """The fields of a RobustBench ``model_info``, with the deployed accuracies as what is robust."""
+        deployed = self.deployed or {}
+        result = {
+            "outcomes": deployed.get("outcomes", {}),
+            "data": deployed.get("data", {"class": None}),
+            "checkpoint": dict(self.checkpoint),
+            "scheme": self.scheme,
+        }
+        return model_info(result, self.name, (self.network or {}).get("class_path"), pixels="bytes")
+
+
+def write(directory: Path, card: Card) -> None:
+    """Write ``card.json`` and ``README.md`` of an export, with the sizes and hashes of the files that are there.
+
+    Args:
+        directory: Directory of the export, which holds its other files.
+        card: All that is known.
+    """
+    content = {**dataclasses.asdict(card), "files": files(directory), "robustbench": card.robustbench}
+    content = {"schema": SCHEMA, **content}
+    write_json(directory / FILE, content)
+    write_bytes(directory / TEXT, card_text.markdown(content).encode())
+
+
+def read(directory: Path) -> Card:
+    """Read the card of an export, an untrusted file, and see that the files beside it are those that it is of.
+
+    Raises:
+        ValueError: If there is none, it is no card, or another file took the place of one.
+    """
+    path = directory / FILE
+    try:
+        content = read_json(path, follow=False)
+    except FileNotFoundError:
+        raise ValueError(f"{directory}: is no export, for it has no {FILE}; qra export makes one") from None
+    names = [each.name for each in dataclasses.fields(Card)]
+    if not isinstance(content, dict) or content.get("schema") != SCHEMA or not set(names) <= content.keys():
+        raise ValueError(f"{path}: is no card of schema {SCHEMA}; export the network again")
+    _check_types(path, content)
+    _check_files(directory, content["files"])
+    return Card(**{name: content[name] for name in names})
+
+
+_KINDS: Mapping[str, tuple[type, ...]] = {
+    "name": (str,),
+    "label": (str,),
+    "network": (dict, type(None)),
+    "checkpoint": (dict,),
+    "image_shape": (list,),
+    "parameters": (int,),
+    "multiply_adds": (dict,),
+    "saturates_without_vnni": (list,),
+    "export": (dict,),
+    "training": (dict,),
+    "limits": (list,),
+    "deployed": (dict, type(None)),
+    "speed": (dict, type(None)),
+    "files": (dict,),
+}
+
+
+def _check_types(path: Path, content: Mapping[str, Any]) -> None:
+    for key, kinds in _KINDS.items():
+        if not isinstance(content.get(key), kinds):
+            raise ValueError(f"{path}: {key} is a {type(content.get(key)).__name__}; export the network again")
+
+
+def files(directory: Path) -> dict[str, dict[str, Any]]:
+    """Size and hash of each file of an export that is there, by name."""
+    found = (directory / name for name in (MODEL, INTEGER, TWIN))
+    return {path.name: {"bytes": path.stat().st_size, "sha256": sha256(path)} for path in found if path.exists()}
+
+
+def _check_files(directory: Path, stated: Mapping[str, Any]) -> None:
+    present = files(directory)
+    for name, about in stated.items():
+        if name not in present:
+            raise ValueError(f"{directory}: {plain(name)} is missing; export the network again")
+        if not isinstance(about, Mapping) or present[name]["sha256"] != about.get("sha256"):
+            raise ValueError(f"{directory / name}: is not the file that was exported, by its sha256; export it again")

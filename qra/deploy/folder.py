@@ -1,0 +1,127 @@
+"""The directory of an export: its card, its program, and its models on engines."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+from qra.deploy import card
+from qra.deploy.card import INTEGER, MODEL, TWIN, Card
+from qra.deploy.engine import RUNTIMES, Engine, OnnxRuntime, read_model
+from qra.deploy.evaluation import Run
+from qra.deploy.onnx import Form, to_onnx
+from qra.deploy.program import Program
+
+Options = Mapping[str, Mapping[str, str]]
+"""Options of engines, by engine and name."""
+
+
+class Folder(NamedTuple):
+    """An export as it lies on the disk.
+
+    Attributes:
+        directory: Where it lies.
+        card: Its card, whose hashes are those of the files.
+        program: What it computes.
+    """
+
+    directory: Path
+    card: Card
+    program: Program
+
+    @property
+    def shipped(self) -> str:
+        """Name of the model to ship."""
+        return MODEL if (self.directory / MODEL).exists() else INTEGER
+
+    @property
+    def reference(self) -> str | None:
+        """Name of the model whose integers are exact, if it is another one."""
+        return INTEGER if self.shipped == MODEL and (self.directory / INTEGER).exists() else None
+
+
+def read(directory: Path) -> Folder:
+    """Read an export, whose files are untrusted.
+
+    Raises:
+        ValueError: If it is none, or a file of it was changed.
+    """
+    found = card.read(directory)
+    folder = Folder(directory, found, Program.load(directory / TWIN))
+    if not (directory / folder.shipped).exists():
+        raise ValueError(f"{directory}: has no model for engines; export the network again")
+    return folder
+
+
+def runs(
+    folder: Folder, engines: Sequence[str], threads: int = 1, options: Options | None = None, defaults: bool = False
+) -> list[Run]:
+    """The models of an export on engines, to be compared with its program.
+
+    Args:
+        folder: The export.
+        engines: Names of engines, each once.
+        threads: Threads of one run.
+        options: Further options of engines.
+        defaults: Whether each engine also runs as it comes, to see what that does.
+
+    Raises:
+        ValueError: If an engine is unknown or not installed, or refuses a model or an option.
+    """
+    options = options or {}
+    shipped, exact = folder.shipped, folder.reference
+    form: Form = "qdq" if shipped == MODEL else "integer"
+    codes = to_onnx(folder.program, form, pack=False, taps=True).SerializeToString()
+    found = []
+    for name in engines:
+        engine = Engine(folder.directory / shipped, name, threads, options.get(name))
+        found.append(Run(name, shipped, engine, Engine(codes, name, threads, options.get(name))))
+    if exact is not None and OnnxRuntime.name in engines:
+        engine = Engine(folder.directory / exact, OnnxRuntime.name, threads)
+        found.append(Run("onnxruntime, integer form", exact, engine, attacked=False))
+    for name in engines if defaults else ():
+        engine = Engine(folder.directory / shipped, name, threads, options.get(name), engine_defaults=True)
+        found.append(Run(f"{name}, its defaults", shipped, engine))
+    return found
+
+
+def contestants(folder: Folder, engines: Sequence[str]) -> Mapping[str, Callable[..., Engine]]:
+    """What to time: on each engine the float network, then the models of an export.
+
+    Args:
+        folder: The export.
+        engines: Names of engines, each once.
+
+    Returns:
+        Functions that load a model for a number of threads, by name; the first is what to compare with.
+    """
+    floats = to_onnx(folder.program, "float", pack=False).SerializeToString()
+    models = {"float": floats, folder.shipped: read_model(folder.directory / folder.shipped)}
+    found = {
+        f"{name}, {model}": partial(Engine, content, name) for model, content in models.items() for name in engines
+    }
+    if folder.reference is not None and OnnxRuntime.name in engines:
+        reference = read_model(folder.directory / folder.reference)
+        found[f"{OnnxRuntime.name}, {folder.reference}"] = partial(Engine, reference, OnnxRuntime.name)
+    return found
+
+
+def options_of(settings: Sequence[str]) -> dict[str, dict[str, str]]:
+    """Options of engines as they are typed.
+
+    Args:
+        settings: Texts such as ``onnxruntime.session.intra_op.allow_spinning=0``.
+
+    Raises:
+        ValueError: If one names no engine or has no value.
+    """
+    found: dict[str, dict[str, str]] = {}
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        engine, _, name = key.partition(".")
+        if engine not in RUNTIMES or not name or not equals:
+            raise ValueError(f"--set {setting}: write ENGINE.NAME=VALUE, with {' or '.join(RUNTIMES)} as the engine")
+        found.setdefault(engine, {})[name] = value
+    return found

@@ -1,0 +1,234 @@
+"""What is robust once it is deployed: attacked on the program, replayed on an engine, and attacked on the engine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from qra.attacks import PGD, Square
+from qra.attacks.pixels import LEVELS, OnBytes, on_bytes, to_bytes
+from qra.deploy.parity import Changes, Images, SquareFinding, boundary, changes
+from qra.evaluation.chunks import ChunkFiles
+from qra.evaluation.protocol import Protocol
+from qra.evaluation.robustness import Watch, attack_examples, members
+from qra.files import read_npz
+from qra.losses import prediction
+from qra.types import Batch
+from qra.writing import write_arrays
+
+
+class Threat(NamedTuple):
+    """What is tried.
+
+    Attributes:
+        white_box: Attack on the program, whose images are bytes; it stops at each example that is broken.
+        full_length: Attack on the program that takes all its steps.
+        square: Attack on the engine.
+    """
+
+    white_box: Protocol
+    full_length: PGD
+    square: Square
+
+
+def threat(white_box: Protocol, queries: int, steps: int = 20) -> Threat:
+    """All that is tried within the ball of an attack.
+
+    Args:
+        white_box: Attack on the program, on bytes.
+        queries: Queries of Square on the engine, for each image.
+        steps: Steps of the attack that takes them all, of a quarter of the radius.
+    """
+    eps, norm = white_box.eps, white_box.attack.norm
+    return Threat(white_box, PGD(eps, eps / 4, steps, norm=norm), on_bytes(Square(eps, norm, queries)))
+
+
+@dataclass
+class Tried:
+    """The images of one chunk that decisions are compared on, with what the program decides.
+
+    Attributes:
+        batch: The clean images.
+        images: Images by kind, multiples of 1/255, each (n, C, H, W); those at a boundary are fewer.
+        rows: Rows of the batch that the images of a kind are of, by kind.
+        decisions: Classes that the program decides for, by kind.
+        correct: Whether the program is right on each example under all attacks with gradients, bool (n,).
+    """
+
+    batch: Batch
+    images: dict[Images, Tensor] = field(default_factory=dict)
+    rows: dict[Images, Tensor] = field(default_factory=dict)
+    decisions: dict[Images, Tensor] = field(default_factory=dict)
+    correct: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.bool))
+
+    def labels(self, kind: Images) -> Tensor:
+        """Labels of the images of a kind."""
+        return self.batch.y[self.rows[kind]]
+
+
+@torch.no_grad()
+def decide(network: nn.Module, x: Tensor) -> Tensor:
+    """Classes that a network decides for, (n,); -1 where it says nothing."""
+    return prediction(network(x)) if len(x) else torch.empty(0, dtype=torch.int64)
+
+
+def attack_program(program: nn.Module, what: Threat, batch: Batch, x_adv: Tensor) -> Tried:
+    """Make the images of a chunk that engines are asked about.
+
+    Args:
+        program: The differentiable twin, in eval mode.
+        what: What is tried.
+        batch: Clean images, labels and indices.
+        x_adv: Images that the attack stopped at, from :func:`white_box_images`.
+    """
+    x, y, indices = batch
+    full = what.full_length(OnBytes(program), x, y, index=indices)
+    full = to_bytes(full, x, what.full_length.eps, what.full_length.norm)
+    found: dict[Images, Tensor] = {"clean": x, "full-length": full, "early-stopped": x_adv}
+    rows = {kind: torch.arange(len(y)) for kind in found}
+    decisions = {kind: decide(program, images) for kind, images in found.items()}
+    crossed = (decisions["clean"] != decisions["early-stopped"]).nonzero().squeeze(1)
+    sides = boundary(lambda images: decide(program, images), x[crossed], x_adv[crossed], indices[crossed])
+    kinds: tuple[Images, Images] = ("inside", "outside")
+    for kind, images in zip(kinds, sides, strict=True):
+        found[kind], rows[kind], decisions[kind] = images, crossed, decide(program, images)
+    tried = Tried(batch, found, rows, decisions)
+    tried.correct = _correct(tried, decisions)
+    return tried
+
+
+def _correct(tried: Tried, decisions: Mapping[Images, Tensor]) -> Tensor:
+    """Whether each example of a chunk is right on every image of it, bool (n,)."""
+    wrong = torch.zeros(len(tried.batch.y), dtype=torch.bool)
+    for kind, decided in decisions.items():
+        wrong[tried.rows[kind][decided != tried.labels(kind)]] = True
+    return ~wrong
+
+
+class ImageChunks(ChunkFiles):
+    """Files with what first broke the examples of each chunk, and with the images that the attack stopped at."""
+
+    def images(self, number: int) -> Tensor | None:
+        """The images of a chunk that is done, uint8; None if they are not there."""
+        if self.read(number) is None:
+            return None
+        try:
+            found = read_npz(self._images(number), follow=False)["images"]
+        except (OSError, ValueError, KeyError):
+            return None
+        fits = found.dtype == "uint8" and found.ndim == 4 and len(found) == len(self.chunks[number])
+        return torch.from_numpy(found) if fits else None
+
+    def keep(self, number: int, broken_by: Tensor, images: Tensor) -> None:
+        """Keep a chunk; the images, uint8, come first, so that a chunk that is there has them."""
+        write_arrays(self._images(number), {"images": images.numpy()}, compressed=True)
+        self.write(number, broken_by)
+
+    def _images(self, number: int) -> Path:
+        return self.directory / f"images-{number:05d}.npz"
+
+
+def white_box_images(
+    program: nn.Module,
+    protocol: Protocol,
+    files: ImageChunks,
+    batch: Batch,
+    number: int,
+    watch: Watch = lambda title, share, n_correct: None,
+) -> Tensor:
+    """Attack a chunk on the program, or read what an earlier run found.
+
+    Args:
+        program: The differentiable twin, in eval mode.
+        protocol: The attack, on bytes.
+        files: Where chunks are kept.
+        batch: Clean images, labels and indices.
+        number: Number of the chunk.
+        watch: Function that hears of progress.
+
+    Returns:
+        The images that the attack stopped at, multiples of 1/255; the label of one that stayed correct is kept.
+    """
+    kept = files.images(number)
+    if kept is None:
+        found = attack_examples(program, protocol.attack.in_chunk(number), batch, None, "bytes", watch)
+        kept = (found.x_adv * LEVELS).round().to(torch.uint8).cpu()
+        files.keep(number, found.first_broken_by.cpu(), kept)
+    return kept.to(batch.x) / LEVELS
+
+
+class Replayed(NamedTuple):
+    """What one engine makes of the images of a chunk.
+
+    Attributes:
+        changes: Decisions compared with those of the program, by kind of images.
+        decisions: Classes that the engine decides for, by kind.
+        clean: Whether it is right on each clean image, bool (n,).
+        correct: Whether program and engine are right on all images of an example, bool (n,).
+        square: What Square found on it; None if it was not run.
+    """
+
+    changes: dict[Images, Changes]
+    decisions: dict[Images, Tensor]
+    clean: Tensor
+    correct: Tensor
+    square: SquareFinding | None
+
+
+def replay(engine: nn.Module, program: nn.Module, tried: Tried, square: Square | None) -> Replayed:
+    """Ask an engine about all images of a chunk, then attack it where it and the program are right on all of them.
+
+    Args:
+        engine: The engine, as a network.
+        program: The differentiable twin, in eval mode.
+        tried: The images, with what the program decides.
+        square: Attack on the engine, for this chunk; None for no attack.
+    """
+    decisions = {kind: decide(engine, images) for kind, images in tried.images.items()}
+    compared = {kind: changes(tried.decisions[kind], found, tried.labels(kind)) for kind, found in decisions.items()}
+    correct = tried.correct & _correct(tried, decisions)
+    found = None
+    if square is not None:
+        left = correct.nonzero().squeeze(1)
+        batch = Batch(*(part[left] for part in tried.batch))
+        attacked = attack_examples(engine, square, batch, None, "bytes") if len(left) else None
+        broken = torch.empty(0, dtype=torch.int64) if attacked is None else (~attacked.correct).nonzero().squeeze(1)
+        fooled = 0 if attacked is None else int((decide(program, attacked.x_adv[broken]) != batch.y[broken]).sum())
+        correct = correct.index_fill(0, left[broken], False)
+        found = SquareFinding(len(correct), len(left), len(broken), fooled, square.queries)
+    return Replayed(compared, decisions, decisions["clean"] == tried.batch.y, correct, found)
+
+
+def together(parts: Sequence[Replayed]) -> Replayed:
+    """What one engine makes of all chunks."""
+    kinds = parts[0].changes.keys()
+    counts = {kind: Changes(*map(sum, zip(*(part.changes[kind] for part in parts), strict=True))) for kind in kinds}
+    decisions = {kind: torch.cat([part.decisions[kind] for part in parts]) for kind in kinds}
+    clean, correct = (torch.cat([getattr(part, name) for part in parts]) for name in ("clean", "correct"))
+    squares = [part.square for part in parts if part.square is not None]
+    if not squares:
+        return Replayed(counts, decisions, clean, correct, None)
+    n, attacked, broken, fooled, _ = map(sum, zip(*squares, strict=True))
+    found = SquareFinding(n, attacked, broken, fooled, squares[0].queries)
+    return Replayed(counts, decisions, clean, correct, found)
+
+
+def chunk_batches(files: ImageChunks, batch: Callable[[Tensor], Batch]) -> Iterator[tuple[int, Batch]]:
+    """Number and images of each chunk.
+
+    Args:
+        files: The chunks.
+        batch: Images by their positions in the test set.
+    """
+    for number, indices in enumerate(files.chunks):
+        yield number, batch(indices)
+
+
+def count_of(protocol: Protocol) -> int:
+    """Number of attacks that may have broken an example."""
+    return len(members(protocol.attack))

@@ -1,0 +1,48 @@
+"""Pieces of pages: a document that needs nothing else, figures inside, tables, and text in which nothing formats."""
+
+from __future__ import annotations
+
+import base64
+import html
+from collections.abc import Iterable
+
+from qra.files import plain
+from qra.report.page_style import STYLE
+from qra.report.style import Drawing
+from qra.report.tables import Table
+
+
+def document(title: str, parts: Iterable[str]) -> str:
+    """A whole HTML document.
+
+    Args:
+        title: Its title, as text.
+        parts: What it shows, as HTML.
+    """
+    body = "\n".join(filter(None, parts))
+    return (
+        f"<!DOCTYPE html>\n<html lang='en'><head><meta charset='utf-8'><title>{text(title)}</title>"
+        "<meta name='viewport' content='width=device-width, initial-scale=1'>"
+        f"<style>{STYLE}</style></head>\n<body>\n{body}\n</body></html>\n"
+    )
+
+
+def figure(drawing: Drawing) -> str:
+    """A drawing with its title and caption."""
+    data = base64.b64encode(drawing.svg).decode()
+    title = text(drawing.title)
+    return (
+        f"<figure><h3>{title}</h3><div class='wide'><img alt='{title}' src='data:image/svg+xml;base64,{data}'></div>"
+        f"<figcaption>{text(drawing.caption)}</figcaption></figure>"
+    )
+
+
+def table(content: Table, titled: bool = True) -> str:
+    """A table with its note, and with its title unless that stands above it already."""
+    title = f"<h3>{text(content.title)}</h3>" if titled else ""
+    return f"{title}{content.html()}" + (f"<p class='faint'>{text(content.note)}</p>" if content.note else "")
+
+
+def text(content: str) -> str:
+    """A text as HTML: one line in which nothing formats."""
+    return html.escape(plain(content))

@@ -1,0 +1,126 @@
+"""What is deployed, evaluated: engines against the program, robust only where everything agrees."""
+
+import pytest
+import torch
+from deploy import small
+from deploy.exports import export
+
+from qra.attacks import PGD
+from qra.deploy import folder
+from qra.deploy.evaluation import Evaluation, FakeQuantized
+from qra.deploy.robustness import ImageChunks, attack_program, count_of, replay, threat, white_box_images
+from qra.evaluation.protocol import Protocol
+from qra.types import Batch
+
+PROTOCOL = Protocol(PGD(8 / 255, 2 / 255, 5, early_stop=True), pixels="bytes")
+
+
+def evaluated(directory, network, engines=("onnxruntime",), defaults=False, n=60, queries=10):
+    """The evaluation of an export on images that the network itself gets right."""
+    export(directory, network)
+    exported = folder.read(directory)
+    runs = folder.runs(exported, engines, defaults=defaults)
+    twin = small.IntegerNetwork(exported.program).eval()
+    x = small.images(n)
+    batch = Batch(x, twin(x).argmax(1), torch.arange(n))
+    what = threat(PROTOCOL, queries, steps=5)
+    evaluation = Evaluation(twin, runs, what, FakeQuantized(network, exported.program))
+    files = ImageChunks(directory / "chunks", "pgd", {}, [batch.indices], count_of(PROTOCOL))
+    x_adv = white_box_images(twin, PROTOCOL, files, batch, 0)
+    evaluation.add(0, attack_program(twin, what, batch, x_adv))
+    return evaluation, files, batch, x_adv
+
+
+@pytest.fixture(scope="module")
+def coarse(tmp_path_factory):
+    """A network of 2 bits on onnxruntime, which is faithful, and on its defaults, which are not."""
+    network = small.trained(small.TRAINED["W2A2-DoReFa"])
+    return evaluated(tmp_path_factory.mktemp("export") / "out", network, defaults=True)
+
+
+def by_name(evaluation):
+    return {run["name"]: run for run in evaluation.content()["runs"]}
+
+
+def test_a_known_bad_engine_is_called_unfaithful_and_a_good_one_faithful(coarse):
+    runs = by_name(coarse[0])
+    assert runs["onnxruntime"]["verdict"] in ("faithful", "masked")
+    assert runs["onnxruntime, integer form"]["verdict"] == "faithful"
+    bad = runs["onnxruntime, its defaults"]
+    assert bad["verdict"] == "unfaithful"
+    assert any("decisions differ" in reason for reason in bad["reasons"])
+    assert bad["engine"]["engine_defaults"]
+
+
+def test_codes_are_compared_from_the_network_to_the_program_to_the_engine(coarse):
+    content = coarse[0].content()
+    fake, engine = content["fake_quantized"]["layers"], by_name(coarse[0])["onnxruntime"]["layers"]
+    names = [op.name for op in coarse[0].program._steps if hasattr(op, "zero_point")]
+    assert list(engine) == names
+    assert set(fake) <= set(names)
+    assert len(fake) >= len(names) - 1
+    assert all(each["share"] <= 1e-3 for each in fake.values())
+
+
+def test_the_integer_form_decides_and_scores_exactly_as_the_program(coarse):
+    evaluation, _, _, _ = coarse
+    run = by_name(evaluation)["onnxruntime, integer form"]
+    assert all(found["differ"] == 0 for found in run["decisions"].values())
+    assert run["robust"] == evaluation.content()["program"]["robust"]
+
+
+def test_deployed_accuracy_is_the_worst_over_program_and_engines(coarse):
+    content = coarse[0].content()
+    worst = content["outcomes"]["deployed"]["accuracy"]
+    attacked = [run for run in content["runs"] if run["square"] is not None and not run["engine"]["engine_defaults"]]
+    assert worst <= min(run["robust"]["accuracy"] for run in attacked)
+    assert worst <= content["program"]["robust"]["accuracy"] < content["program"]["clean"]["accuracy"]
+
+
+def test_images_at_a_boundary_are_told_apart_by_the_program(coarse):
+    tried = coarse[0]._tried[0]
+    assert len(tried.rows["inside"]) > 0
+    crossed = tried.rows["inside"]
+    assert torch.equal(tried.decisions["inside"], tried.decisions["clean"][crossed])
+    assert (tried.decisions["outside"] != tried.decisions["clean"][crossed]).all()
+
+
+def test_every_image_that_is_tried_is_of_bytes_within_the_ball(coarse):
+    tried = coarse[0]._tried[0]
+    for kind, images in tried.images.items():
+        apart = (images - tried.batch.x[tried.rows[kind]]) * 255
+        assert (apart.round() - apart).abs().max() < 1e-3
+        assert apart.abs().max() <= 8 + 1e-3
+
+
+def test_a_chunk_that_was_attacked_is_read_and_not_attacked_again(coarse):
+    evaluation, files, batch, x_adv = coarse
+
+    def attacked(*_):
+        raise AssertionError("attacked again")
+
+    assert torch.equal(white_box_images(attacked, PROTOCOL, files, batch, 0), x_adv)
+    (files.directory / "images-00000.npz").unlink()
+    assert files.images(0) is None
+
+
+class Contrary(torch.nn.Module):
+    """Decides as a network does but for one image in three."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    def forward(self, x):
+        logits = self.network(x)
+        logits[::3] = -logits[::3]
+        return logits
+
+
+def test_an_example_is_robust_only_where_program_and_engine_are_right(coarse):
+    evaluation, _, _, _ = coarse
+    tried = evaluation._tried[0]
+    found = replay(Contrary(evaluation.program), evaluation.program, tried, None)
+    assert not found.correct[::3].any()
+    assert torch.equal(found.correct[1::3], tried.correct[1::3])
+    assert found.changes["clean"].differ == found.changes["clean"].lost == 20
