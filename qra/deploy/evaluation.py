@@ -53,7 +53,7 @@ class FakeQuantized:
 
     Args:
         network: The network, in eval mode; a copy is used.
-        program: Its program, which says the step and the zero point of each layer.
+        program: Program that was made of it, which says the step and the zero point of each layer.
     """
 
     def __init__(self, network: nn.Module, program: Program) -> None:

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from qra.deploy import card
 from qra.deploy.card import INTEGER, MODEL, TWIN, Card
-from qra.deploy.engine import RUNTIMES, Engine, OnnxRuntime, read_model
+from qra.deploy.engine import RUNTIMES, Engine, OnnxRuntime, needed, read_model
 from qra.deploy.evaluation import Run
-from qra.deploy.onnx import Form, to_onnx
 from qra.deploy.program import Program
 
 Options = Mapping[str, Mapping[str, str]]
@@ -23,7 +22,7 @@ class Folder(NamedTuple):
 
     Attributes:
         directory: Where it lies.
-        card: Its card, whose hashes are those of the files.
+        card: Card, whose hashes are those of the files.
         program: What it computes.
     """
 
@@ -72,8 +71,7 @@ def runs(
     """
     options = options or {}
     shipped, exact = folder.shipped, folder.reference
-    form: Form = "qdq" if shipped == MODEL else "integer"
-    codes = to_onnx(folder.program, form, pack=False, taps=True).SerializeToString()
+    codes = _written(folder.program, "qdq" if shipped == MODEL else "integer", taps=True)
     found = []
     for name in engines:
         engine = Engine(folder.directory / shipped, name, threads, options.get(name))
@@ -97,7 +95,7 @@ def contestants(folder: Folder, engines: Sequence[str]) -> Mapping[str, Callable
     Returns:
         Functions that load a model for a number of threads, by name; the first is what to compare with.
     """
-    floats = to_onnx(folder.program, "float", pack=False).SerializeToString()
+    floats = _written(folder.program, "float")
     models = {"float": floats, folder.shipped: read_model(folder.directory / folder.shipped)}
     found = {
         f"{name}, {model}": partial(Engine, content, name) for model, content in models.items() for name in engines
@@ -106,6 +104,15 @@ def contestants(folder: Folder, engines: Sequence[str]) -> Mapping[str, Callable
         reference = read_model(folder.directory / folder.reference)
         found[f"{OnnxRuntime.name}, {folder.reference}"] = partial(Engine, reference, OnnxRuntime.name)
     return found
+
+
+def _written(program: Program, form: Literal["integer", "qdq", "float"], taps: bool = False) -> bytes:
+    """The content of a model."""
+    needed("onnx", "deploy")
+    from qra.deploy.onnx import to_onnx  # which needs it
+
+    content: bytes = to_onnx(program, form, pack=False, taps=taps).SerializeToString()
+    return content
 
 
 def options_of(settings: Sequence[str]) -> dict[str, dict[str, str]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from qra.front import shipped
 from qra.front.help import COMMANDS
@@ -38,16 +38,23 @@ def _words() -> Iterator[tuple[str, str]]:
         yield name, " ".join(options)
 
 
+def _nested() -> Mapping[str, Sequence[str]]:
+    """The commands that have commands below them, with these."""
+    below = {name: list(commands_of(make())) for name, make in PARSERS.items()}
+    return {name: words for name, words in below.items() if words}
+
+
 def bash() -> str:
     """For bash. Where it offers nothing, as after an option that takes a file, the shell offers files."""
     values = "\n".join(f"    *.{key}|--{key}) words='{_names(*folders)}' ;;" for key, folders in FOLDERS.items())
     options = "\n".join(f"    '{name}') words='{words}' ;;" for name, words in _words())
+    nested = "\n".join(f"    '{name} {name}') words='{' '.join(below)}' ;;" for name, below in _nested().items())
     folders = " ".join(dict.fromkeys(name.partition("/")[0] for name in shipped.configs()))
     return f"""\
 _qra() {{
   local word="${{COMP_WORDS[COMP_CWORD]}}" before="${{COMP_WORDS[COMP_CWORD-1]}}" words=''
   local command="${{COMP_WORDS[1]}}"
-  [ "$command" = study ] && [ "$COMP_CWORD" -gt 2 ] && command="study ${{COMP_WORDS[2]}}"
+  case "$command" in {"|".join(_nested())}) [ "$COMP_CWORD" -gt 2 ] && command="$command ${{COMP_WORDS[2]}}" ;; esac
   if [ "$COMP_CWORD" -eq 1 ]; then
     words='{" ".join(COMMANDS)} --help --version'
   else case "$word" in
@@ -55,7 +62,7 @@ _qra() {{
 {options}
     esac ;;
     *) case "$command $before" in
-    'study study') words='{" ".join(commands_of(PARSERS["study"]()))}' ;;
+{nested}
     'study '*' list'|'study '*' status'|'study '*' run') words='{_names("study")}' ;;
     'completion '*) words='bash zsh fish' ;;
     'configs '*) words='{folders}' ;;
@@ -89,9 +96,9 @@ def fish() -> str:
             elif option not in ("--help", "--print_config"):
                 line += " -r"
             lines.append(line + (f" -d {_quoted(texts[option][:80])}" if texts.get(option) else ""))
-    no_command = "not __fish_seen_subcommand_from list status run"
-    within = f"-n '__fish_seen_subcommand_from study; and {no_command}'"
-    lines += [f"complete -c qra {within} -f -a {word}" for word in commands_of(PARSERS["study"]())]
+    for name, below in _nested().items():
+        within = f"__fish_seen_subcommand_from {name}; and not __fish_seen_subcommand_from {' '.join(below)}"
+        lines += [f"complete -c qra -n '{within}' -f -a {word}" for word in below]
     lines.append(f"complete -c qra -n '__fish_seen_subcommand_from list status run' -a {_quoted(_names('study'))}")
     lines.append("complete -c qra -n '__fish_seen_subcommand_from completion' -f -a 'bash zsh fish'")
     return "\n".join(lines)

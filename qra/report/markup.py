@@ -16,7 +16,7 @@ def document(title: str, parts: Iterable[str]) -> str:
     """A whole HTML document.
 
     Args:
-        title: Its title, as text.
+        title: Title, as text.
         parts: What it shows, as HTML.
     """
     body = "\n".join(filter(None, parts))

@@ -101,5 +101,6 @@ def _claim(claim: Claim, finding: Finding) -> str:
         f"{markup.text(claim.statement)}</p><p class='faint'>{markup.text(why)}</p>"
         f"<details><summary class='faint'>Evidence</summary>"
         f"<p class='faint'>A check holds if {markup.text(claim.criterion)}. Source: {markup.text(claim.source)}.</p>"
-        f"<p class='faint'>{markup.text(doubts(finding))}</p>{short_evidence(claim.key, finding).html()}</details></section>"
+        f"<p class='faint'>{markup.text(doubts(finding))}</p>{short_evidence(claim.key, finding).html()}</details>"
+        "</section>"
     )

@@ -94,7 +94,7 @@ def test_every_image_that_is_tried_is_of_bytes_within_the_ball(coarse):
 
 
 def test_a_chunk_that_was_attacked_is_read_and_not_attacked_again(coarse):
-    evaluation, files, batch, x_adv = coarse
+    _, files, batch, x_adv = coarse
 
     def attacked(*_):
         raise AssertionError("attacked again")
