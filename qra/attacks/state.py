@@ -43,7 +43,7 @@ class AttackState:
         clean_logits: What the network itself says of ``x``, (N, classes).
         broken: Whether it is wrong about an example, as it is from the start or at the image that was found, (N,).
         x_adv: Image that broke an example; for the others the last one that an attack ended with, or ``x``.
-        margin: Lowest margin that was seen of an example inside its ball, (N,); infinite where none was.
+        margin: Lowest margin over its label that was seen of an example inside its ball, (N,); infinite where none was.
         closest: Image of that margin; ``x`` where none was seen.
         n_correct: Number of examples that are not broken.
         patience: Steps after which successes are judged.
@@ -82,6 +82,7 @@ class AttackState:
         self._received = received if received is not None else lambda x_adv, clean: x_adv
         self.search = judge if search is None else search
         self.trusting = network is None
+        self._keeps_closest = not self.trusting and y.ndim == 1
         self.x, self.y, self.epoch = x, y, epoch
         self.index = torch.arange(len(x), device=x.device) if index is None else index
         self.x_adv, self.closest = x.clone(), x.clone()
@@ -128,7 +129,7 @@ class AttackState:
 
     @contextmanager
     def searching_on(self, network: nn.Module) -> Iterator[None]:
-        """Search on another network inside the block; images that come with a margin are then looked at by the first.
+        """Search on another network inside the block; images that come with a margin are then tried on the first one.
 
         Args:
             network: The other one, in eval mode.
@@ -161,7 +162,7 @@ class AttackState:
         Returns:
             Places in ``positions`` of those to go on with, ascending; None if all.
         """
-        if margin is not None and not self.trusting:
+        if margin is not None and self._keeps_closest:
             if self.search is not self._copy:
                 margin = self._margin_on_copy(positions, x_adv)
                 fooled = margin <= 0
@@ -196,7 +197,7 @@ class AttackState:
             Places to go on with, see :meth:`record_success`.
         """
         self.x_adv[positions] = self._received(x_adv, self.x[positions])
-        if not self.trusting:
+        if self._keeps_closest:
             self._keep_closest(positions, x_adv, self._margin_on_copy(positions, x_adv))
         return self._book(positions, torch.arange(len(positions), device=positions.device), x_adv, trusted=False)
 

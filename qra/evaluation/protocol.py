@@ -17,6 +17,7 @@ from qra.evaluation.outcome import Outcome
 from qra.evaluation.robustness import Watch, attack_examples, members
 from qra.precision import Precision, suffix
 from qra.quant import FrozenNetwork, GradientMode, freeze, gradient_mode, unrounded
+from qra.quant.unrounded import check_unrounded
 from qra.types import Batch, format_pixels
 
 
@@ -136,7 +137,7 @@ class Protocol:
                 rounds.
         """
         if self.searches_unrounded:
-            unrounded(network)
+            check_unrounded(network)
 
     def skipped(self, network: nn.Module) -> str | None:
         """What is to be said where the unrounded network would be the network itself.

@@ -32,11 +32,23 @@ class Clip(nn.Module):
         return x.clamp(self.low, self.high)
 
 
+def check_unrounded(network: nn.Module) -> None:
+    """Refuse a network with a quantizer that does not say between which values it rounds, calibrated or not.
+
+    Raises:
+        ValueError: With the name of the quantizer.
+    """
+    for name, quantizer in _rounding(network).items():
+        if not quantizer.settings.has_grid:
+            reason = quantizer.settings.no_grid()
+            raise ValueError(f"the unrounded network is not available, for {name}: {reason}")
+
+
 def unrounded(network: nn.Module) -> nn.Module | None:
     """The network with quantized weights and clip levels as they are, whose activations are clipped and not rounded.
 
     Args:
-        network: Quantized; it is not changed.
+        network: Quantized and calibrated; it is not changed.
 
     Returns:
         A copy; None if the network rounds no activations, so that it would be the same function.
@@ -44,18 +56,15 @@ def unrounded(network: nn.Module) -> nn.Module | None:
     Raises:
         ValueError: If a quantizer does not say between which values it rounds, with its name.
     """
-    quantizers = {name: each for name, each in activation_quantizers(network).items() if each.enabled}
-    if not quantizers:
+    check_unrounded(network)
+    clips = {name: Clip(quantizer.grid()) for name, quantizer in _rounding(network).items()}
+    if not clips:
         return None
-    clips = {name: _clip(name, quantizer) for name, quantizer in quantizers.items()}
     copy = copied(network)
     for name, clip in clips.items():
         copy.set_submodule(name, clip.train(network.training))
     return copy
 
 
-def _clip(name: str, quantizer: ActivationFakeQuantizer) -> Clip:
-    try:
-        return Clip(quantizer.grid())
-    except ValueError as reason:
-        raise ValueError(f"the unrounded network is not available, for {name}: {reason}") from None
+def _rounding(network: nn.Module) -> dict[str, ActivationFakeQuantizer]:
+    return {name: quantizer for name, quantizer in activation_quantizers(network).items() if quantizer.enabled}

@@ -20,6 +20,7 @@ from qra.quant import (
     unrounded,
 )
 from qra.quant.network import activation_quantizers
+from qra.quant.unrounded import check_unrounded
 
 
 def network(activation, bits=4):
@@ -117,3 +118,7 @@ def test_a_quantizer_that_is_off_stays_a_relu():
     quantized = network(PACT(0.5))
     quantized[2].enabled = False
     assert not unrounded(quantized)[2].enabled
+
+
+def test_what_is_not_calibrated_yet_can_be_checked():
+    check_unrounded(network(CalibratedUniform()))

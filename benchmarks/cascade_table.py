@@ -1,0 +1,109 @@
+"""The tables and the figure of ``docs/results.md`` on what AutoAttack leaves on networks that round.
+
+Usage: ``python benchmarks/cascade_table.py RUNS``, with a run directory NAME for each network below, as tested by the
+commands of that page. What is not there yet is said. The tables go between two marks in the page.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from qra.evaluation.outcome import Examples, read_correct
+from qra.evaluation.statistics import mcnemar, shared, wilson_interval
+from qra.palette import BLACK, BLUE, ORANGE
+
+ROOT = Path(__file__).parents[1]
+PAGE, FIGURE = ROOT / "docs/results.md", ROOT / "docs/results/rounding-cascade.png"
+BEGIN, END = "<!-- cascade_table.py -->\n", "<!-- end -->\n"
+PARENT = "float-at"
+NETWORKS = {
+    "w2a2": ("PACT", "W2A2"),
+    "w3a3": ("PACT", "W3A3"),
+    "pact-w4a4-at": ("PACT, published", "W4A4"),
+    "w8a8": ("PACT", "W8A8"),
+    "lsq-w4a4": ("LSQ", "W4A4"),
+    "pwlq-w4a4": ("PWLQ", "W4A4"),
+    "pwlq-w4a8": ("PWLQ", "W4A8"),
+    PARENT: ("the float parent", "W32A32"),
+}
+ATTACKS = {"pgd20_8": "PGD-20", "autoattack_8": "AutoAttack", "rounding_cascade_8": "rounding cascade"}
+
+Found = Mapping[str, Mapping[str, Examples]]
+
+
+def main(runs: Path) -> None:
+    files = {name: runs / name / "correct.npz" for name in NETWORKS}
+    found = {name: read_correct(file) for name, file in files.items() if file.exists()}
+    lines = ["", *left(found), "", *against_parent(found), ""]
+    if missing := [f"{quantizer} {bits}" for name, (quantizer, bits) in NETWORKS.items() if name not in found]:
+        lines += [f"Not measured yet: {', '.join(missing)}.", ""]
+    before, _, rest = PAGE.read_text().partition(BEGIN)
+    PAGE.write_text(before + BEGIN + "\n".join(lines) + "\n" + END + rest.partition(END)[2])
+    drawn(found).savefig(FIGURE, dpi=150)
+
+
+def left(found: Found) -> Iterator[str]:
+    """What attacks leave, and what the cascade takes from AutoAttack."""
+    yield "| network | bits | n | PGD-20 | AutoAttack | after `unrounded` | rounding cascade | lost | gained | p |"
+    yield "|---|---|---|---|---|---|---|---|---|---|"
+    for name, examples in found.items():
+        steps = [*ATTACKS, "rounding_cascade_8.unrounded"]
+        indices, (pgd, autoattack, cascade, unrounded) = shared([examples[step] for step in steps])
+        n, kept = len(indices), int(cascade.sum())
+        low, high = (100 * end for end in wilson_interval(kept, n))
+        lost, gained = int((autoattack & ~cascade).sum()), int((cascade & ~autoattack).sum())
+        shares = " | ".join(f"{100 * float(each.double().mean()):.1f}" for each in (pgd, autoattack, unrounded))
+        yield (
+            f"| {' | '.join(NETWORKS[name])} | {n} | {shares} | {100 * kept / n:.1f} [{low:.1f}, {high:.1f}] "
+            f"| {lost} | {gained} | {mcnemar(lost, gained):.2g} |"
+        )
+
+
+def against_parent(found: Found) -> Iterator[str]:
+    """How much less robust than its float parent each network is, in points, by each attack."""
+    if PARENT not in found:
+        return
+    yield "| less than the float parent | bits | n | " + " | ".join(ATTACKS.values()) + " |"
+    yield "|---|---|---|---|---|---|"
+    for name in (name for name in found if name != PARENT):
+        cells, n = [], 0
+        for attack in ATTACKS:
+            indices, (parent, own) = shared([found[PARENT][attack], found[name][attack]])
+            n = len(indices)
+            lost, gained = int((parent & ~own).sum()), int((own & ~parent).sum())
+            cells.append(
+                f"{100 * (lost - gained) / n:.1f} ({lost} lost, {gained} gained, p = {mcnemar(lost, gained):.2g})"
+            )
+        yield f"| {' | '.join(NETWORKS[name])} | {n} | {' | '.join(cells)} |"
+
+
+def drawn(found: Found) -> Figure:
+    """Robust accuracy by bit width under the three attacks, with intervals at 95 %."""
+    figure = Figure(figsize=(8, 4), layout="constrained")
+    axes = figure.add_subplot(ylabel="robust accuracy at 8/255 (%)")
+    styles = zip(ATTACKS.items(), (BLACK, BLUE, ORANGE), ("s", "o", "D"), strict=True)
+    for place, ((attack, title), colour, marker) in enumerate(styles):
+        counts = [(int(examples[attack][1].sum()), len(examples[attack][1])) for examples in found.values()]
+        values = [100 * kept / n for kept, n in counts]
+        ends = [[100 * end for end in wilson_interval(kept, n)] for kept, n in counts]
+        errors = [
+            [value - low for value, (low, _) in zip(values, ends, strict=True)],
+            [high - value for value, (_, high) in zip(values, ends, strict=True)],
+        ]
+        places = [number + 0.2 * (place - 1) for number in range(len(found))]
+        axes.errorbar(places, values, errors, fmt=marker, color=colour, capsize=3, label=title)
+    sizes = {name: len(examples["pgd20_8"][1]) for name, examples in found.items()}
+    labels = [f"{NETWORKS[name][1]}\n{NETWORKS[name][0]}\nn = {n}" for name, n in sizes.items()]
+    axes.set_xticks(range(len(found)), labels, fontsize=8)
+    axes.set_ylim(bottom=0)
+    axes.grid(axis="y", alpha=0.3)
+    axes.legend(frameon=False)
+    return figure
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
