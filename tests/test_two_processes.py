@@ -40,7 +40,7 @@ def test_validation_attacks_and_judges_one_network_though_each_process_has_count
 
 
 def broken_by(directory):
-    files = sorted(Path(directory).glob("chunks/autoattack_8-*/chunk-*.npz"))
+    files = sorted(Path(directory).glob("chunks/rounding_cascade_8-*/chunk-*.npz"))
     return [np.load(file, allow_pickle=False)["first_broken_by"].tolist() for file in files]
 
 

@@ -12,12 +12,12 @@ from lightning.pytorch.callbacks import Callback
 from torch import nn
 from trivial import convolutional, data, trainer
 
-from qra.attacks import AutoAttack
-from qra.callbacks import AutoAttackEvaluation
+from qra.attacks import RoundingCascade
+from qra.callbacks import RoundingCascadeEvaluation
 from qra.data import ImageData, ImageSet, TensorDataModule
 from qra.modules import VanillaTraining
 
-ATTACK = AutoAttack("8/255", steps=1, queries=2)
+ATTACK = RoundingCascade("8/255", steps=1, queries=2, starts=1, polish=3)
 CHUNK = 12
 
 
@@ -45,8 +45,8 @@ class Zeros(TensorDataModule):
 
 
 def attack(directory, **devices):
-    """Run AutoAttack on the waves, in chunks whose outcomes it leaves in ``directory``."""
-    evaluation = AutoAttackEvaluation(ATTACK, n=None, chunk_size=CHUNK)
+    """Run the rounding cascade on the waves, in chunks whose outcomes it leaves in ``directory``."""
+    evaluation = RoundingCascadeEvaluation(ATTACK, n=None, chunk_size=CHUNK)
     runner = trainer(callbacks=[evaluation], default_root_dir=directory, use_distributed_sampler=False, **devices)
     zeros = Zeros(batch_size=8, val_size=0, calibration_size=8, augment=False)
     runner.test(VanillaTraining(Waves(), val_attack=None), zeros, verbose=False)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from qra.attacks.base import EvaluationAttack, replayed
-from qra.attacks.state import AttackState, length, unit
+from qra.attacks.state import AttackState, length, margin_of, unit
 from qra.checks import check_choice, check_count, check_in, pixel_length
 from qra.types import Norm, Pixels
 
@@ -108,8 +108,7 @@ class _Margin:
     def __call__(self, model: nn.Module, x_adv: Tensor, y: Tensor) -> tuple[Tensor, ...]:
         x_adv = x_adv.detach().requires_grad_()
         logits = model(x_adv)
-        others = logits.scatter(1, y[:, None], -math.inf)
-        margin = logits.gather(1, y[:, None])[:, 0] - others.amax(1)
+        margin = margin_of(logits, y)
         (gradient,) = torch.autograd.grad(-margin.sum(), x_adv)
         return margin.detach(), gradient
 

@@ -82,6 +82,9 @@ def test_smallest_perturbations_lie_beside_the_examples_and_chunks_are_taken_up_
         (callback("square", attack__norm="l1"), "norm"),
         (callback("square", name="../there"), "name is '../there'"),
         (callback("pgd100", attack__targeted="true"), "PGD is targeted"),
+        (callback("rounding-cascade", mode="upstream"), "mode upstream is the authors' code of AutoAttack"),
+        (callback("rounding-cascade", attack__polish="0"), "polish is 0: it must be at least 1"),
+        ([*callback("rounding-cascade"), *callback("autoattack")], "two evaluations are called autoattack_8"),
     ],
 )
 def test_a_wrong_evaluation_is_refused_before_anything_is_written(plain_run, arguments, reason):
@@ -89,3 +92,13 @@ def test_a_wrong_evaluation_is_refused_before_anything_is_written(plain_run, arg
     config = ["--config", plain_run / "config.yaml"]
     assert reason in refused(*command, *config, "--run", "here", *ONE, *arguments)
     assert not Path("here").exists()
+
+
+def test_the_cascade_and_autoattack_stand_side_by_side_in_table_and_result(plain_run):
+    short = {"steps": "1", "targets": "1", "queries": "2", "polish": "2"}
+    cascade = callback("rounding-cascade", **{f"attack__{name}": value for name, value in short.items()})
+    output, found = measured(plain_run, *cascade)
+    assert {"autoattack_8", "rounding_cascade_8"} <= found.keys()
+    assert "shortened AutoAttack" in output
+    assert "shortened rounding cascade" in output
+    assert "rounding_cascade_8: the network rounds no activations" in output
