@@ -16,6 +16,7 @@ TOOLS = {
     "compare": "qra.compare",
     "deploy": "qra.deploy.command",
     "doctor": "qra.doctor",
+    "export": "qra.deploy.export",
     "report": "qra.report.command",
     "study": "qra.study.command",
 }

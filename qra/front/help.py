@@ -18,6 +18,7 @@ COMMANDS = {
     "validate": "measure a checkpoint on the validation images",
     "compare": "runs side by side, example by example; transfer of examples",
     "study": "list | status | run: many runs as one experiment",
+    "export": "write a quantized network for engines, with its twin and its card",
     "deploy": "test | bench: what an export decides on engines, how robust and how fast it is",
     "report": "tables, figures and verdicts of a study, on one page",
     "doctor": "look at the installation, the machine and the data",

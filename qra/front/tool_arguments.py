@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from qra.front.export_arguments import add_export
 from qra.front.shipped import configs
 
 
@@ -212,6 +213,15 @@ def truth(text: str | bool) -> bool:
     return str(text).lower() == "true"
 
 
+def export() -> Parser:
+    """Of ``qra export``."""
+    parser = OneLineArguments(
+        "qra export", description="Write a quantized network for engines: models of ONNX, its twin and its card."
+    )
+    add_export(parser)
+    return parser
+
+
 def configs_() -> Parser:
     """Of ``qra configs``."""
     parser = OneLineArguments("qra configs", description="List the configs that come with qra, by the names to use.")
@@ -235,6 +245,7 @@ PARSERS: Mapping[str, Callable[[], Parser]] = {
     "compare": compare,
     "deploy": deploy,
     "doctor": doctor,
+    "export": export,
     "configs": configs_,
     "completion": completion,
 }

@@ -1,0 +1,184 @@
+"""``qra export``: a quantized network as files for engines, with its twin and its card."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import nn
+
+from qra import checkpoint, environment
+from qra.deploy import card
+from qra.deploy.bounds import ranges, saturates_without_vnni, shapes
+from qra.deploy.engine import needed
+from qra.deploy.lower import PiecewiseLinear, lower
+from qra.deploy.program import IMAGE, Convolution, Linear, Program
+from qra.describe import describe
+from qra.front.shipped import checkpoint_file
+from qra.front.tool_arguments import export as arguments_of_export
+from qra.quant.cost import cost, label
+from qra.quant.network import quant_layers
+from qra.writing import write_bytes
+
+Forms = Literal["qdq", "integer", "both"]
+_MODELS: Mapping[str, Literal["qdq", "integer"]] = {card.MODEL: "qdq", card.INTEGER: "integer"}
+
+
+@dataclass(frozen=True)
+class Choices:
+    """How a network is exported.
+
+    Args:
+        resolution: Height and width of the images.
+        form: Models that are written.
+        pwlq: What becomes of piecewise linear weights, see :func:`qra.deploy.lower.lower`.
+        pack: Whether weights of few levels take few bits in the file.
+        opset: Version of ONNX's operators.
+        input: Type of the images: bytes, or float in [0, 1].
+    """
+
+    resolution: tuple[int, int] = (32, 32)
+    form: Forms = "both"
+    pwlq: PiecewiseLinear = "int8"
+    pack: bool = True
+    opset: int = 21
+    input: Literal["bytes", "float"] = "bytes"
+
+
+def export(path: str | Path, out: str | Path, choices: Choices = Choices()) -> Program:
+    """Write the models, the twin and the card of a checkpoint; all is made before anything is written.
+
+    Args:
+        path: Checkpoint of a quantized network; an untrusted file.
+        out: Directory that is new or empty.
+        choices: How.
+
+    Returns:
+        The program.
+
+    Raises:
+        ValueError: If the network cannot be exported, the directory is not empty, or ``onnx`` is not installed.
+    """
+    needed("onnx", "deploy")
+    from qra.deploy.onnx import to_onnx  # which needs it
+
+    directory = Path(out)
+    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        raise ValueError(f"{directory}: is not empty: name a new directory by --out")
+    network = checkpoint.load(path)
+    try:
+        program = lower(network, choices.resolution, choices.pwlq)
+        models = {
+            name: to_onnx(program, form, choices.pack, choices.opset, choices.input).SerializeToString()
+            for name, form in _MODELS.items()
+            if choices.form in (form, "both")
+        }
+        about = _card(network, program, Path(path), choices)
+    except ValueError as reason:
+        raise ValueError(f"{path}: {reason}") from None
+    directory.mkdir(parents=True, exist_ok=True)
+    for name, content in models.items():
+        write_bytes(directory / name, content)
+    program.save(directory / card.TWIN)
+    card.write(directory, about)
+    return program
+
+
+def _card(network: nn.Module, program: Program, path: Path, choices: Choices) -> card.Card:
+    content = checkpoint.read(path)
+    scheme = checkpoint.rebuild_scheme(content)
+    found = cost(network, program.image_shape)
+    versions = {name: environment.versions()[name] for name in ("qra", "python", "torch")}
+    return card.Card(
+        name=path.parent.name if path.stem in ("best", "last", "calibrated") else path.stem,
+        label=str(scheme) if scheme is None else label(scheme, found),
+        network=describe(network),
+        scheme=describe(scheme),
+        checkpoint={"file": path.name, "sha256": checkpoint.sha256(path)},
+        image_shape=list(program.image_shape),
+        parameters=found.parameters,
+        multiply_adds=multiply_adds(program),
+        saturates_without_vnni=list(saturates_without_vnni(program)),
+        export={
+            "form": choices.form,
+            "pwlq": choices.pwlq if _has_pieces(network) else None,
+            "pack": choices.pack,
+            "opset": choices.opset,
+            "input": choices.input,
+            "program": program.sha256,
+            "versions": {**versions, "onnx": metadata.version("onnx")},
+        },
+        training=_calibration(content),
+        limits=_limits(network, program, choices),
+    )
+
+
+def _calibration(content: Mapping[str, Any]) -> dict[str, Any]:
+    """What a quantization after training depended on, beside the scheme."""
+    about = (content.get(checkpoint.KEY) or {}).get("calibration") or {}
+    settings = about.get("init_args") if isinstance(about, dict) else None
+    plain = {name: value for name, value in (settings or {}).items() if isinstance(value, str | int | float)}
+    return {f"calibration: {name}": value for name, value in plain.items()}
+
+
+def _has_pieces(network: nn.Module) -> bool:
+    """Whether weights are a sum of several terms."""
+    quantizers = [layer.weight_quantizer for layer in quant_layers(network).values()]
+    layers = zip(quantizers, quant_layers(network).values(), strict=True)
+    return any(quantizer is not None and len(quantizer.grid(layer.weight).terms) > 1 for quantizer, layer in layers)
+
+
+def _limits(network: nn.Module, program: Program, choices: Choices) -> list[str]:
+    """What a user must know."""
+    _, height, width = program.image_shape
+    found = [f"Images are of {height} x {width} pixels; other sizes need another export."]
+    if choices.input == "float":
+        found.append("Pixels in [0, 1] are rounded to bytes inside of the model.")
+    if choices.form != "integer":
+        found.append(
+            "model.onnx decides otherwise on onnxruntime without session.disable_quant_qdq=1, and on OpenVINO without "
+            "INFERENCE_PRECISION_HINT=f32."
+        )
+    if _has_pieces(network) and choices.pwlq == "int8":
+        found.append(
+            "Its piecewise linear weights were requantized to 8 bits, one scale for each channel: it is another "
+            "network than the checkpoint, and decides otherwise in rare cases."
+        )
+    return found
+
+
+def multiply_adds(program: Program) -> dict[str, int]:
+    """Multiply-adds for one image, by what is multiplied, such as ``uint8 x int8``."""
+    codes, places, found = ranges(program), shapes(program), Counter[str]()
+    for op in program.ops:
+        if isinstance(op, Convolution | Linear):
+            low, high = codes[op.source]
+            taken = "int8" if low < 0 else "uint8" if high <= 255 else "int32"
+            count = 1
+            for length in places[op.name][1:]:
+                count *= length
+            name = f"{taken} x {str(op.weight.dtype).removeprefix('torch.')}"
+            found[name + (" (the image)" if op.source == IMAGE else "")] += op.weight.numel() * count
+    return dict(found)
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run ``qra export``."""
+    given = vars(arguments_of_export().parse_args(list(arguments)))
+    path, out = checkpoint_file(given.pop("ckpt_path")), Path(given.pop("out"))
+    choices = Choices(**{**given, "pack": given["pack"] == "true"})
+    program = export(path, out, choices)
+    for name, about in card.files(out).items():
+        print(f"{out / name}: {about['bytes']:,} bytes")
+    layers = saturates_without_vnni(program)
+    if layers:
+        shown = ", ".join(layers[:3]) + (f" and {len(layers) - 3} more" if len(layers) > 3 else "")
+        print(f"without VNNI, x86 processors may saturate sums of {shown}")
+    print(f"what it is: {out / card.TEXT}; what engines make of it: qra deploy test {out} --data CONFIG")
+
+
+__all__ = ["Choices", "export", "main", "multiply_adds"]

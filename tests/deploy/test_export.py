@@ -1,0 +1,100 @@
+"""``qra export`` writes all files of a network, or none, and says in one line what it cannot do."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import onnx
+import pytest
+import torch
+from small import CALIBRATED, TRAINED, calibrated, images, resnet, run, trained
+
+import qra
+from qra.checkpoint import KEY
+from qra.deploy import card
+from qra.deploy.export import main
+from qra.deploy.program import Program
+from qra.describe import describe
+from qra.quant import Fixed
+
+FILES = {"model.onnx", "model.integer.onnx", "twin.safetensors", "card.json", "README.md"}
+
+
+def checkpoint(path, network, scheme):
+    about = {"network": describe(network), "scheme": describe(scheme), "calibration": None}
+    state = {f"network.{name}": value for name, value in network.state_dict().items()}
+    torch.save({"state_dict": state, KEY: about}, path)
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def trained_file(tmp_path_factory):
+    scheme = TRAINED["W4A4-DoReFa"]
+    return checkpoint(tmp_path_factory.mktemp("export") / "small.ckpt", trained(scheme), scheme)
+
+
+def export(file, out, *options):
+    main(["--ckpt_path", file, "--out", str(out), "--resolution", "16", *options])
+    return json.loads((out / "card.json").read_text())
+
+
+def test_an_export_holds_models_twin_and_card_of_one_program(trained_file, tmp_path):
+    found = export(trained_file, tmp_path / "out")
+    assert {path.name for path in (tmp_path / "out").iterdir()} == FILES
+    twin, model = qra.load(tmp_path / "out/twin.safetensors"), onnx.load(tmp_path / "out/model.integer.onnx")
+    assert torch.equal(run(model, images(3))[0], twin(images(3)))
+    sha256 = Program.load(tmp_path / "out/twin.safetensors").sha256
+    assert found["export"]["program"] == sha256 == {entry.key: entry.value for entry in model.metadata_props}["program"]
+    assert found["label"] == "W4A4 (DoReFa weights, PACT activations)"
+    assert found["saturates_without_vnni"] == ["conv1"]
+    assert card.read(tmp_path / "out").name == "small"
+
+
+def test_multiply_adds_are_those_of_the_network(trained_file, tmp_path):
+    counts = export(trained_file, tmp_path / "out")["multiply_adds"]
+    assert sum(counts.values()) == qra.quant.cost(resnet(), (3, 16, 16)).multiply_adds
+
+
+def test_a_form_may_be_left_out(trained_file, tmp_path):
+    export(trained_file, tmp_path / "out", "--form", "integer")
+    assert {path.name for path in (tmp_path / "out").iterdir()} == FILES - {"model.onnx"}
+
+
+@pytest.mark.parametrize(("way", "terms"), [("int8", 1), ("exact", 4)])
+def test_piecewise_linear_weights_become_one_convolution_or_several(way, terms, tmp_path):
+    scheme = CALIBRATED["pwlq"]
+    fixed = replace(scheme, weight=Fixed(scheme.weight, True))
+    file = checkpoint(tmp_path / "a.ckpt", calibrated(scheme, True), fixed)
+    found = export(file, tmp_path / "out", "--pwlq", way)
+    program = Program.load(tmp_path / "out/twin.safetensors")
+    assert {op.sources.count("stages.0.0.conv1") for op in program.ops} == {0, terms}
+    assert found["export"]["pwlq"] == way
+    assert any("requantized" in limit for limit in found["limits"]) == (way == "int8")
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (["--opset", "13"], "opset 13 is not among"),
+        (["--resolution", "0"], "--resolution"),
+        (["--form", "other"], "--form"),
+        (["--ckpt_path", "nowhere.ckpt"], "there is no such checkpoint"),
+    ],
+)
+def test_what_cannot_be_written_leaves_nothing(trained_file, tmp_path, options, reason):
+    with pytest.raises(ValueError, match=reason):
+        export(trained_file, tmp_path / "out", *options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_float_checkpoint_is_refused(tmp_path):
+    file = checkpoint(tmp_path / "float.ckpt", resnet(), None)
+    with pytest.raises(ValueError, match=r"float.ckpt: the network is float: quantize it"):
+        export(file, tmp_path / "out")
+
+
+def test_a_directory_that_is_not_empty_is_refused(trained_file, tmp_path):
+    Path(tmp_path / "kept").write_text("mine")
+    with pytest.raises(ValueError, match="is not empty: name a new directory"):
+        export(trained_file, tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"kept"}
