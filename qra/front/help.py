@@ -19,7 +19,7 @@ COMMANDS = {
     "compare": "runs side by side, example by example; transfer of examples",
     "study": "list | status | run: many runs as one experiment",
     "export": "write a quantized network for engines, with its twin and its card",
-    "deploy": "test | bench: what an export decides on engines, how robust and how fast it is",
+    "deploy": "test | bench: how robust and how fast an export is on engines",
     "report": "tables, figures and verdicts of a study, on one page",
     "doctor": "look at the installation, the machine and the data",
     "configs": "list the configs that come with qra",
