@@ -86,6 +86,15 @@ def test_an_example_that_ends_otherwise_is_named(script):
     assert lines[1:] == ["example 1 is broken by qra alone"]
 
 
+def test_deploy_speed_has_a_row_for_each_engine_and_form(script, capsys):
+    rows = script("deploy_speed").main(["--batch-size", "2", "--rounds", "1", "--images", "4"])
+    assert len(rows) == 7
+    assert rows[0]["ratio"] == 1
+    faithful = [row for row in rows if "QDQ" in row["run by"] and "as it comes" not in row["run by"]]
+    assert [row["decisions that differ"] for row in faithful] == [0, 0]
+    assert "model" not in capsys.readouterr().err
+
+
 def test_contestants_take_turns_and_the_first_round_is_not_counted(script):
     calls = []
     contestants = {name: lambda name=name: calls.append(name) for name in "ab"}
