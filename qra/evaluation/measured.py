@@ -61,15 +61,21 @@ class Accuracy:
         value: Accuracy in [0, 1]; the mean over seeds where there are several.
         n: Number of examples of one seed.
         worst: The lowest of several seeds; None for one seed.
+        seeds: Accuracies of several seeds, ascending.
+        error: Standard error over seeds and examples, where there are seeds enough to tell.
     """
 
     value: float
     n: int
     worst: float | None = None
+    seeds: tuple[float, ...] = ()
+    error: float | None = None
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Of ``value`` on n examples: it covers the choice of test examples, not that of seeds."""
+        """Of ``value`` on n examples: it covers the choice of test examples and, with an ``error``, that of seeds."""
+        if self.error is not None:
+            return max(0.0, self.value - 1.96 * self.error), min(1.0, self.value + 1.96 * self.error)
         return wilson_interval(round(self.value * self.n), self.n)
 
 

@@ -36,6 +36,7 @@ def study() -> Parser:
         sub.add_argument("--only", default="*", metavar="PATTERN", help="only cells of such names, and what they need")
         sub.add_argument("--shard", default="0/1", metavar="I/N", help="only every N-th cell, from I on")
         sub.add_argument("--runs", default="runs", metavar="DIR", help="directory of all runs")
+        sub.add_argument("--seeds", type=int, nargs="+", metavar="N", help="seeds of the study, such as 0 1 2")
         sub.add_argument(
             "--set", action="append", default=[], metavar="NAME=VALUE", help="one more option of each pipeline"
         )

@@ -70,7 +70,7 @@ def accuracies(results: Results) -> Table:
     alone = [f"{kind}, {results.headline.title}" for kind in kinds] if results.headline and len(kinds) > 1 else []
     titles = ("clean", *(f"robust, {bounds.title}" for bounds in results.bounds), *alone)
     columns = ("pipeline", *titles, "gradients", "seeds", "KiB", "GBitOPs", "fit time")
-    note = f"{_INTERVALS}; over several seeds the mean, and the worst. {attacks_note(results)}{_GRADIENTS}"
+    note = f"{_INTERVALS}; over several seeds the mean, and each seed. {attacks_note(results)}{_GRADIENTS}"
     return Table("accuracy", "Accuracy of each pipeline", columns, tuple(rows), note)
 
 

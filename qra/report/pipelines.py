@@ -12,6 +12,7 @@ from functools import cached_property
 from qra.coordinates import Axis
 from qra.evaluation.doubt import Doubt, State, worst_state
 from qra.evaluation.measured import Accuracy, Measured, ThreatModel
+from qra.evaluation.seeds import MANY, accuracy_error
 from qra.quant.scheme import OFF
 from qra.report.cells import CellResult, Value
 
@@ -318,8 +319,10 @@ def _over_seeds(found: Sequence[Measured | None]) -> Accuracy | None:
     accuracies = [each.accuracy for each in found if each is not None]
     if len(accuracies) < 2:
         return accuracies[0] if accuracies else None
-    values = [accuracy.value for accuracy in accuracies]
-    return Accuracy(statistics.fmean(values), min(accuracy.n for accuracy in accuracies), min(values))
+    values = sorted(accuracy.value for accuracy in accuracies)
+    n = min(accuracy.n for accuracy in accuracies)
+    error = accuracy_error(values, n) if len(values) >= MANY else None
+    return Accuracy(statistics.fmean(values), n, values[0], tuple(values), error)
 
 
 def _seed(cell: CellResult) -> tuple[float, str]:

@@ -14,6 +14,7 @@ from rich.text import Text
 
 from qra.durations import duration
 from qra.evaluation.measured import Accuracy
+from qra.evaluation.seeds import MANY
 from qra.files import no_formula, plain
 
 
@@ -166,9 +167,17 @@ class Table:
 def percent(accuracy: Accuracy, with_n: bool = True) -> str:
     """An accuracy in percent with its interval, and the worst seed where there are several."""
     low, high = accuracy.interval
-    worst = "" if accuracy.worst is None else f", worst {100 * accuracy.worst:.2f}"
+    worst = "" if accuracy.worst is None else f", {_seeds(accuracy)}"
     n = f", n={accuracy.n}" if with_n else ""
     return f"{100 * accuracy.value:.2f} [{100 * low:.1f}, {100 * high:.1f}]{worst}{n}"
+
+
+def _seeds(accuracy: Accuracy) -> str:
+    """Each of a few seeds, the range of many."""
+    values = [f"{100 * value:.2f}" for value in accuracy.seeds]
+    if not values:
+        return f"worst {100 * (accuracy.worst or 0.0):.2f}"
+    return f"seeds {values[0]} to {values[-1]}" if len(values) >= MANY else f"seeds {' / '.join(values)}"
 
 
 def _shown(entry: Entry, escape: Callable[[str], str], with_n: bool) -> str:

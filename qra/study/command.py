@@ -35,6 +35,8 @@ def main(arguments: Sequence[str], parse: Parse, decidable: Callable[[Sequence[C
     """
     options = arguments_of_study().parse_args(list(arguments))
     study = load_study(options.study, options.set)
+    if options.seeds:
+        study = dataclasses.replace(study, seed=options.seeds)
     if options.command == "run":
         _run(study, options, parse)
         return

@@ -112,7 +112,7 @@ def test_the_accuracy_table_has_means_worst_seeds_costs_and_verdicts(results):
     table = accuracies(results)
     rows = {row[0]: row for row in table.rows}
     at = dict(zip(table.columns, rows["float, adversarial"], strict=True))
-    expected = Accuracy(pytest.approx(0.45), 1000, 0.4)
+    expected = Accuracy(pytest.approx(0.45), 1000, 0.4, (0.4, 0.5))
     assert at["robust, eps 8/255"] == expected
     assert at["seeds"] == "2"
     pact = dict(zip(table.columns, rows["PACT W4/A4, robust start, adversarial"], strict=True))

@@ -1,5 +1,6 @@
 """What is wrong in any cell is found before the first one runs."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,11 @@ from qra.cli import main
 from qra.study.check import check_commands
 from qra.study.definition import load_study
 from qra.study.grid import expand
+
+
+@pytest.fixture(autouse=True)
+def _in_an_empty_directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
 
 
 def cells(**changes):
@@ -96,3 +102,29 @@ def test_a_study_that_attacks_at_other_budgets_could_decide_less(capsys):
     tiny.write(test={"evaluation.eps": ["3/255"]})
     main(["study", "list", "tiny.yaml", "--claims"])
     assert "no   quantization-alone" in capsys.readouterr().out
+
+
+READY = sorted((Path(__file__).parents[2] / "configs/study").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", READY, ids=lambda path: path.stem)
+def test_a_ready_study_says_its_question_and_its_cost(path):
+    header = path.read_text().partition("\nsources")[0]
+    for words in ("# Question: ", " cells: ", "# Cost: one core: ", "one GPU", "# Can decide: ", "runs/"):
+        assert words in header
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", READY, ids=lambda path: path.stem)
+def test_a_ready_study_can_decide_the_claims_that_its_header_names(path, capsys):
+    said = path.read_text().partition("# Can decide: ")[2].partition("# Results")[0].partition("\nsources")[0]
+    main(["study", "list", str(path), "--claims"])
+    lines = [line.split(":")[0].split() for line in capsys.readouterr().out.splitlines()]
+    named = set(re.findall(r"[a-z-]+", said))
+    assert {key for verdict, key in lines if verdict == "yes"} == {key for _, key in lines if key in named}
+
+
+def test_seeds_are_an_option(capsys):
+    tiny.write()
+    main(["study", "list", "tiny.yaml", "--seeds", "0", "1", "2"])
+    assert capsys.readouterr().out.count("# float-calibration20-seed") == 2

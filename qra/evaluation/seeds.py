@@ -1,0 +1,52 @@
+"""How sure a mean over trainings of several seeds is: the seeds are clusters of test examples."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+MANY = 5
+"""Seeds from which on an interval covers their choice too; of fewer, each is shown."""
+RESAMPLES = 2000
+_Z = 1.96
+
+
+def bootstrap_error(values: NDArray[np.float64]) -> float:
+    """Standard error of a mean over seeds and examples, both drawn anew: a bootstrap of clusters, which are the seeds.
+
+    Seeds and examples are crossed, so that both are resampled (Owen 2007, The pigeonhole bootstrap). A bootstrap of S
+    clusters finds (S - 1) / S of their variance, which is made up for. The draws are always the same.
+
+    Args:
+        values: One row a seed, (seeds, n).
+
+    Returns:
+        Widened, so that 1.96 of it are the interval of Student's t with S - 1 degrees of freedom.
+    """
+    seeds, n = values.shape
+    rng = np.random.default_rng(0)
+    of_seeds = rng.multinomial(seeds, np.full(seeds, 1 / seeds), RESAMPLES)
+    of_examples = rng.multinomial(n, np.full(n, 1 / n), RESAMPLES)
+    means = np.einsum("bs,bs->b", of_seeds, of_examples @ values.T) / (seeds * n)
+    return float(means.std()) * math.sqrt(seeds / (seeds - 1)) * _widening(seeds - 1)
+
+
+def accuracy_error(accuracies: Sequence[float], n: int) -> float:
+    """The same of an accuracy of which only the mean of each seed is known, on the same n examples.
+
+    Args:
+        accuracies: One for each seed.
+        n: Number of examples.
+    """
+    mean = statistics.fmean(accuracies)
+    variance = statistics.variance(accuracies) / len(accuracies) + mean * (1 - mean) / n
+    return math.sqrt(variance) * _widening(len(accuracies) - 1)
+
+
+def _widening(freedom: int) -> float:
+    """Quantile at 97.5 % of Student's t by that of the normal distribution, after Cornish and Fisher."""
+    return 1 + (_Z**2 + 1) / (4 * freedom) + (5 * _Z**4 + 16 * _Z**2 + 3) / (96 * freedom**2)
