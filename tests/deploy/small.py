@@ -1,6 +1,7 @@
 """Small quantized networks, their programs, and a session of the engine that is exact."""
 
 import onnxruntime
+import pytest
 import torch
 from torch import nn
 
@@ -41,7 +42,14 @@ CALIBRATED = {
     "pwlq": QuantScheme(PWLQ(), CalibratedUniform(), 4, 8, None),
     "pwlq-overlapping": QuantScheme(PWLQ("search", overlapping=True), CalibratedUniform(), 3, 4, None),
 }
+USUAL = ("W2A2-DoReFa", "W4A4-DoReFa", "W4A8-LSQ", "W8A8-SAWB", "pwlq-corrected", "projection-W4A4-DoReFa")
+"""What is tested each time; the rest is slow."""
 LSQ_PLUS = QuantScheme(LSQ(), LSQPlus(), 4, 4)
+
+
+def usual(names, quick=USUAL):
+    """Parameters of a test, of which those that are not quick are slow."""
+    return [name if name in quick else pytest.param(name, marks=pytest.mark.slow) for name in names]
 
 
 def images(n=8, size=16, seed=0):

@@ -38,20 +38,26 @@ def export(file, out, *options):
     return json.loads((out / "card.json").read_text())
 
 
-def test_an_export_holds_models_twin_and_card_of_one_program(trained_file, tmp_path):
-    found = export(trained_file, tmp_path / "out")
-    assert {path.name for path in (tmp_path / "out").iterdir()} == FILES
-    twin, model = qra.load(tmp_path / "out/twin.safetensors"), onnx.load(tmp_path / "out/model.integer.onnx")
+@pytest.fixture(scope="module")
+def exported(trained_file, tmp_path_factory):
+    out = tmp_path_factory.mktemp("exported") / "out"
+    return out, export(trained_file, out)
+
+
+def test_an_export_holds_models_twin_and_card_of_one_program(exported):
+    out, found = exported
+    assert {path.name for path in out.iterdir()} == FILES
+    twin, model = qra.load(out / "twin.safetensors"), onnx.load(out / "model.integer.onnx")
     assert torch.equal(run(model, images(3))[0], twin(images(3)))
-    sha256 = Program.load(tmp_path / "out/twin.safetensors").sha256
+    sha256 = Program.load(out / "twin.safetensors").sha256
     assert found["export"]["program"] == sha256 == {entry.key: entry.value for entry in model.metadata_props}["program"]
     assert found["label"] == "W4A4 (DoReFa weights, PACT activations)"
     assert found["saturates_without_vnni"] == ["conv1"]
-    assert card.read(tmp_path / "out").name == "small"
+    assert card.read(out).name == "small"
 
 
-def test_multiply_adds_are_those_of_the_network(trained_file, tmp_path):
-    counts = export(trained_file, tmp_path / "out")["multiply_adds"]
+def test_multiply_adds_are_those_of_the_network(exported):
+    counts = exported[1]["multiply_adds"]
     assert sum(counts.values()) == qra.quant.cost(resnet(), (3, 16, 16)).multiply_adds
 
 
@@ -60,7 +66,7 @@ def test_a_form_may_be_left_out(trained_file, tmp_path):
     assert {path.name for path in (tmp_path / "out").iterdir()} == FILES - {"model.onnx"}
 
 
-@pytest.mark.parametrize(("way", "terms"), [("int8", 1), ("exact", 4)])
+@pytest.mark.parametrize(("way", "terms"), [("int8", 1), pytest.param("exact", 4, marks=pytest.mark.slow)])
 def test_piecewise_linear_weights_become_one_convolution_or_several(way, terms, tmp_path):
     scheme = CALIBRATED["pwlq"]
     fixed = replace(scheme, weight=Fixed(scheme.weight, True))

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from small import CALIBRATED, TRAINED, calibrated, images, in_float64, programmed, resnet, run, trained
+from small import CALIBRATED, TRAINED, calibrated, images, in_float64, programmed, resnet, run, trained, usual
 
 from qra.deploy.onnx import to_onnx
 from qra.quant.network import activation_quantizers
@@ -16,7 +16,7 @@ NETWORKS = {
 }
 
 
-@pytest.fixture(scope="module", params=NETWORKS)
+@pytest.fixture(scope="module", params=usual(NETWORKS))
 def made(request):
     network = NETWORKS[request.param]()
     return network, *programmed(network)

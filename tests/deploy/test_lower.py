@@ -19,6 +19,7 @@ from small import (
     run,
     spread_statistics,
     trained,
+    usual,
 )
 from torch import nn
 
@@ -59,13 +60,13 @@ def check(network, size=16):
     assert torch.allclose(logits.double(), expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
 
 
-@pytest.mark.parametrize("name", ["W4A4-DoReFa", "W8A8-DoReFa", "W4A8-LSQ", "W3A3-Uniform"])
+@pytest.mark.parametrize("name", usual(["W4A4-DoReFa", "W8A8-DoReFa", "W4A8-LSQ", "W3A3-Uniform"], ("W8A8-DoReFa",)))
 @torch.no_grad()
 def test_a_plain_network_trained_through_quantization_is_lowered(name):
     check(trained(TRAINED[name], normalized(Plain)))
 
 
-@pytest.mark.parametrize("name", CALIBRATED)
+@pytest.mark.parametrize("name", usual(CALIBRATED, ("pwlq",)))
 @torch.no_grad()
 def test_a_plain_network_quantized_after_training_is_lowered(name):
     check(calibrated(CALIBRATED[name], True, normalized(Plain)))
@@ -90,7 +91,7 @@ def test_with_one_mean_and_one_deviation_the_first_layer_is_an_ordinary_one():
 
 
 @given(st.data())
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 @torch.no_grad()
 def test_networks_of_two_convolutions_are_lowered(data):
     channels, kernel, stride, padding = (data.draw(st.integers(low, 4)) for low in (1, 1, 1, 0))
@@ -128,16 +129,16 @@ class Changed(nn.Module):
         return self.change(self, x)
 
 
-def usual(network, x):
+def forward(network, x):
     return network.fc(network.flatten(network.pool(network.relu(network.conv(x)))))
 
 
 CHANGES = {
-    "sigmoid": (lambda n, x: torch.sigmoid(usual(n, x)), "sigmoid in the network itself has no integer form"),
-    "two outputs": (lambda n, x: (usual(n, x), x), "several outputs"),
-    "a product": (lambda n, x: usual(n, x) * usual(n, x), "more than one place|products of two values"),
-    "a tensor made on the way": (lambda n, x: usual(n, x + torch.ones(3, 16, 16)), "make it a buffer"),
-    "odd slices": (lambda n, x: usual(n, x[:, :, 1:, 1:]), "every so many rows"),
+    "sigmoid": (lambda n, x: torch.sigmoid(forward(n, x)), "sigmoid in the network itself has no integer form"),
+    "two outputs": (lambda n, x: (forward(n, x), x), "several outputs"),
+    "a product": (lambda n, x: forward(n, x) * forward(n, x), "more than one place|products of two values"),
+    "a tensor made on the way": (lambda n, x: forward(n, x + torch.ones(3, 16, 16)), "make it a buffer"),
+    "odd slices": (lambda n, x: forward(n, x[:, :, 1:, 1:]), "every so many rows"),
 }
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from small import CALIBRATED, TRAINED, calibrated, images, programmed, run, session, trained
+from small import CALIBRATED, TRAINED, calibrated, images, programmed, run, session, trained, usual
 
 from qra.deploy.onnx import to_onnx
 
@@ -49,7 +49,7 @@ def test_pixels_are_rounded_to_bytes_by_a_model_that_takes_them(made, form):
     assert np.array_equal(found, run(to_onnx(program, form), x)[0].numpy())
 
 
-@pytest.mark.parametrize("name", [*TRAINED, *CALIBRATED])
+@pytest.mark.parametrize("name", usual([*TRAINED, *CALIBRATED], ("W2A2-DoReFa", "W8A8-Uniform", "pwlq")))
 def test_the_qdq_form_has_the_codes_of_the_program(name):
     network = trained(TRAINED[name]) if name in TRAINED else calibrated(CALIBRATED[name], bias_corrected=True)
     program, twin = programmed(network)

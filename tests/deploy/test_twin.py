@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small import CALIBRATED, TRAINED, calibrated, images, in_float64, programmed, trained
+from small import CALIBRATED, TRAINED, calibrated, images, in_float64, programmed, trained, usual
 from torch.nn import functional as F
 
 import qra
@@ -74,7 +74,7 @@ def test_images_of_another_size_are_refused(program):
         IntegerNetwork(program)(torch.rand(1, 3, 32, 32))
 
 
-@pytest.mark.parametrize("scheme", ["W4A4-DoReFa", "W3A3-SAWB", "uniform", "pwlq"])
+@pytest.mark.parametrize("scheme", usual(["W4A4-DoReFa", "W3A3-SAWB", "uniform", "pwlq"], ("W4A4-DoReFa", "uniform")))
 def test_gradients_are_those_of_the_frozen_network(scheme):
     """In float64, on bytes away from the ends of the calibrated range, where no rounding falls the other way."""
     network = trained(TRAINED[scheme]) if scheme in TRAINED else calibrated(CALIBRATED[scheme])
@@ -115,7 +115,7 @@ def test_every_byte_of_every_channel_gets_the_code_of_the_network():
 
 
 @given(st.data())
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=10, deadline=None)
 def test_every_way_of_sums_is_exact(data):
     groups, kernel, stride, padding, dilation = (data.draw(st.integers(low, 3)) for low in (1, 1, 1, 0, 1))
     weight = torch.randint(-128, 128, (2 * groups, 2, kernel, kernel), dtype=torch.int8)
