@@ -8,6 +8,7 @@ from small import in_float64, programmed, run
 
 import qra
 from qra.attacks import PGD
+from qra.attacks.pixels import OnBytes, to_bytes
 from qra.data import SyntheticDataModule
 from qra.deploy.onnx import to_onnx
 from qra.quant import freeze
@@ -52,13 +53,13 @@ def test_its_file_is_small(made):
     assert len(to_onnx(made[1], "qdq").SerializeToString()) <= 160_000
 
 
-def test_an_attack_says_of_the_twin_what_it_says_of_the_network(made, x):
+def test_an_attack_inside_of_bytes_says_of_the_twin_what_it_says_of_the_network(made, x):
     network, _, twin = made
     attack, index = PGD(eps=2 / 255, step_size=0.5 / 255, steps=20), torch.arange(64)
     y = network(x[:64]).argmax(1)
     robust = []
     for each in (network, twin):
-        x_adv = attack(freeze(each), x[:64], y, index=index)
-        x_adv = (x_adv * 255).round() / 255
-        robust.append(each(x_adv).argmax(1) == y)
+        x_adv = attack(OnBytes(freeze(each)), x[:64], y, index=index)
+        robust.append(each(to_bytes(x_adv, x[:64], attack.eps, "linf")).argmax(1) == y)
+    assert 0 < robust[0].float().mean() < 1
     assert (robust[0] == robust[1]).float().mean() >= 0.98
