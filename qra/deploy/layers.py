@@ -69,7 +69,7 @@ def _shared(term: IntegerWeights, may_be: bool) -> IntegerWeights:
     return replace(term, codes=first) if may_be and bool((term.codes == first).all()) else term
 
 
-def convolve(builder: Builder, layer: QuantConv2d, name: str, value: Value, exactly: bool) -> Value:
+def convolve(builder: Builder, layer: QuantConv2d, name: str, value: Value) -> Value:
     """Lower a convolution.
 
     Args:
@@ -77,7 +77,6 @@ def convolve(builder: Builder, layer: QuantConv2d, name: str, value: Value, exac
         layer: The convolution.
         name: Name of its sums.
         value: What it takes: codes, where each channel may have a scale and an offset of its own.
-        exactly: Whether a sum of several terms stays one, see :func:`integer_weights`.
 
     Raises:
         ValueError: If it cannot be.
@@ -85,7 +84,7 @@ def convolve(builder: Builder, layer: QuantConv2d, name: str, value: Value, exac
     source, factor = _codes(builder, value, name)
     if layer.padding_mode != "zeros" or isinstance(layer.padding, str):
         raise ValueError(f"{name}: only a border of so many zeros has an integer form, not {layer.padding}")
-    weights = integer_weights(layer, name, exactly)
+    weights = integer_weights(layer, name, builder.exactly)
     shape = _result_shape(layer, value.shape)
     placed = _Placed(builder, layer, name, source, shape)
     if factor.ndim == 0:
@@ -142,7 +141,7 @@ class _Placed:
         return Value(tuple(parts), tuple(term.scale for term in terms), number(0.0), self.shape)
 
 
-def multiply(builder: Builder, layer: QuantLinear, name: str, value: Value, exactly: bool) -> Value:
+def multiply(builder: Builder, layer: QuantLinear, name: str, value: Value) -> Value:
     """Lower a linear layer; arguments and errors as for :func:`convolve`."""
     if len(value.shape) == 3 and value.shape[1:] == (1, 1):
         raise ValueError(f"{name} takes rows and columns: flatten them before it")
@@ -151,7 +150,7 @@ def multiply(builder: Builder, layer: QuantLinear, name: str, value: Value, exac
     source, factor = _codes(builder, value, name)
     if factor.ndim:
         raise ValueError(f"{name} takes values whose channels have scales of their own, which has no integer form")
-    weights = integer_weights(layer, name, exactly)
+    weights = integer_weights(layer, name, builder.exactly)
     codes = torch.cat([term.codes for term in weights])
     size = (layer.out_features,)
     builder.add(Linear(name, source, integers(codes)), "sums", (len(codes),))

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from qra.deploy.program import IMAGE, Combine, Op, Part, Real, Requantize
+from qra.deploy.program import IMAGE, LOGITS, Op, Part, Real, Requantize
 from qra.quant.grid import Grid
 
 MOST_PARTS = 8
@@ -90,9 +90,11 @@ class Builder:
 
     Args:
         image_shape: Channels, height and width.
+        exactly: Whether weights that are a sum of several terms stay one; else they become one term of 8 bits.
     """
 
-    def __init__(self, image_shape: tuple[int, int, int]) -> None:
+    def __init__(self, image_shape: tuple[int, int, int], exactly: bool) -> None:
+        self.exactly = exactly
         self.ops: list[Op] = []
         self.made: dict[str, Made] = {IMAGE: Made("codes", image_shape)}
 
@@ -110,7 +112,7 @@ class Builder:
     def name(self, wanted: str) -> str:
         """A name that is not taken."""
         count, name = 2, wanted
-        while name in self.made or (name != "logits" and wanted == "logits"):
+        while name in self.made or name == LOGITS:
             name, count = f"{wanted}_{count}", count + 1
         return name
 
@@ -149,14 +151,13 @@ class Builder:
             ValueError: If it is none.
         """
         part, factor = value.parts[0], value.factors[0]
-        whole = part == Part(part.source, 0, self.made[part.source].shape[0])
-        if len(value.parts) > 1 or not whole or factor.ndim or value.offset.ndim > 1 or self.kind(value) == "sums":
+        made = self.made[part.source]
+        whole = part == Part(part.source, 0, made.shape[0])
+        if len(value.parts) > 1 or not whole or factor.ndim or value.offset.ndim > 1 or made.kind == "sums":
             raise ValueError(f"{what} takes a sum that is not quantized: put a quantizer, or a ReLU, before it")
+        if not float(factor) > 0:
+            raise ValueError(f"{what} takes a negative multiple of codes, which has no integer form")
         return part.source, factor
-
-    def kind(self, value: Value) -> Kind:
-        """What the first part of a value is."""
-        return self.made[value.parts[0].source].kind
 
 
 def _combined(value: Value) -> tuple[tuple[Part, ...], Tensor, Tensor]:
@@ -172,6 +173,3 @@ def _combined(value: Value) -> tuple[tuple[Part, ...], Tensor, Tensor]:
 def _check_finite(values: Tensor) -> None:
     if not values.isfinite().all():
         raise ValueError("a multiplier is not finite: the network's scales or statistics are not sound")
-
-
-__all__ = ["Builder", "Combine", "Made", "Value", "add_offsets", "number"]

@@ -1,0 +1,150 @@
+"""Lowering of functions and methods: what each call becomes in a program of integers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from qra.deploy.modules import adaptive_average, flatten, pair, window_max, window_sum
+from qra.deploy.program import Shortcut
+from qra.deploy.symbolic import Builder, Value, number
+
+
+def _add(builder: Builder, name: str, first: Any, second: Any) -> Value:
+    if isinstance(first, Value) and isinstance(second, Value):
+        if first.shape != second.shape:
+            raise ValueError(
+                f"{name}: sums of values of the shapes {first.shape} and {second.shape} have no integer form"
+            )
+        return first.plus(second)
+    value, constant = (first, second) if isinstance(first, Value) else (second, first)
+    return value.moved(_channels(name, constant, value))
+
+
+def _subtract(builder: Builder, name: str, first: Any, second: Any) -> Value:
+    minus = second.scaled(number(-1.0)) if isinstance(second, Value) else -torch.as_tensor(second)
+    return _add(builder, name, first, minus)
+
+
+def _multiply(builder: Builder, name: str, first: Any, second: Any) -> Value:
+    if isinstance(first, Value) and isinstance(second, Value):
+        raise ValueError(f"{name}: products of two values have no integer form")
+    value, constant = (first, second) if isinstance(first, Value) else (second, first)
+    return value.scaled(_channels(name, constant, value))
+
+
+def _divide(builder: Builder, name: str, first: Any, second: Any) -> Value:
+    if isinstance(second, Value):
+        raise ValueError(f"{name}: a division by a value has no integer form")
+    assert isinstance(first, Value)
+    return first.scaled(1 / _channels(name, second, first))
+
+
+def _channels(name: str, constant: Any, value: Value) -> Tensor:
+    """A constant as one value, or one for each channel."""
+    found = torch.as_tensor(constant).double()
+    if found.numel() == 1:
+        return found.reshape(())
+    if found.numel() != value.shape[0] or found.shape[-2:] != (1, 1):
+        raise ValueError(f"{name}: a constant of shape {tuple(found.shape)} is not one value for each channel")
+    return found.flatten()
+
+
+def _relu(builder: Builder, name: str, value: Value, inplace: bool = False) -> Value:
+    return builder.real(value, name, 0.0)
+
+
+def _view(builder: Builder, name: str, value: Value, *shape: Any) -> Value:
+    lengths = shape[0] if len(shape) == 1 and isinstance(shape[0], tuple | list) else shape
+    if len(lengths) != 2 or lengths[1] != -1:
+        raise ValueError(f"{name}: only all values of an image can be flattened: call torch.flatten(x, 1)")
+    return flatten(builder, name, value, 1)
+
+
+def _size(builder: Builder, name: str, value: Value, dim: int | None = None) -> Any:
+    sizes = (None, *value.shape)
+    return sizes if dim is None else sizes[dim]
+
+
+def _getattr(builder: Builder, name: str, value: Value, attribute: str) -> Any:
+    if attribute != "shape":
+        raise ValueError(f"{name}: {attribute} of a value has no integer form")
+    return (None, *value.shape)
+
+
+def _mean(builder: Builder, name: str, value: Value, dim: Any = None, keepdim: bool = False) -> Value:
+    if len(value.shape) != 3 or not isinstance(dim, tuple | list) or sorted(d % 4 for d in dim) != [2, 3]:
+        raise ValueError(f"{name}: only averages over all rows and columns have an integer form")
+    found = adaptive_average(builder, name, value, 1)
+    return found if keepdim else flatten(builder, builder.name(f"{name}_flat"), found, 1)
+
+
+def _getitem(builder: Builder, name: str, value: Any, key: Any) -> Any:
+    if not isinstance(value, Value):
+        return value[key]
+    steps = [part.step or 1 for part in key if isinstance(part, slice)] if isinstance(key, tuple) else []
+    bounded = isinstance(key, tuple) and any(not isinstance(k, slice) or k.start or k.stop for k in key)
+    if len(steps) != 4 or bounded or steps[:2] != [1, 1]:
+        raise ValueError(f"{name}: only every so many rows and columns can be taken, as by x[:, :, ::2, ::2]")
+    return _shortcut(builder, name, value, (steps[2], steps[3]), (0, 0))
+
+
+def _pad(
+    builder: Builder, name: str, x: Value, /, pad: Any, mode: str = "constant", value: float | None = None
+) -> Value:
+    if mode != "constant" or value not in (None, 0) or any(pad[:4]) or len(pad) != 6:
+        raise ValueError(f"{name}: only channels of zeros can be added, as by F.pad(x, (0, 0, 0, 0, 8, 8))")
+    return _shortcut(builder, name, x, (1, 1), (pad[4], pad[5]))
+
+
+def _shortcut(builder: Builder, name: str, value: Value, step: tuple[int, int], channels: tuple[int, int]) -> Value:
+    source, factor = builder.single(value, name)
+    if float(value.offset.abs().max()):
+        raise ValueError(f"{name}: zeros beside values with a zero point have no integer form")
+    size = value.shape
+    shape = (size[0] + sum(channels), -(-size[1] // step[0]), -(-size[2] // step[1]))
+    return builder.add(Shortcut(name, source, step, channels), builder.made[source].kind, shape).scaled(factor)
+
+
+def _contiguous(builder: Builder, name: str, value: Value, **_: Any) -> Value:
+    return value
+
+
+def _dropout(builder: Builder, name: str, value: Value, *_: Any, **__: Any) -> Value:
+    return value  # in eval mode
+
+
+def _adaptive_call(builder: Builder, name: str, value: Value, output_size: Any) -> Value:
+    return adaptive_average(builder, name, value, output_size)
+
+
+def _average_call(
+    builder: Builder, name: str, value: Value, kernel_size: Any, stride: Any = None, padding: Any = 0
+) -> Value:
+    kernel = pair(kernel_size)
+    return window_sum(builder, name, value, kernel, kernel if stride is None else pair(stride), pair(padding))
+
+
+CALLS: Mapping[str, Callable[..., Any]] = {
+    **dict.fromkeys(("add", "add_", "iadd", "__add__", "__iadd__", "__radd__"), _add),
+    **dict.fromkeys(("sub", "sub_", "isub"), _subtract),
+    **dict.fromkeys(("mul", "mul_", "imul"), _multiply),
+    **dict.fromkeys(("div", "div_", "truediv", "itruediv"), _divide),
+    **dict.fromkeys(("relu", "relu_"), _relu),
+    **dict.fromkeys(("view", "reshape"), _view),
+    **dict.fromkeys(("dropout", "dropout2d"), _dropout),
+    "contiguous": _contiguous,
+    "flatten": flatten,
+    "size": _size,
+    "getattr": _getattr,
+    "mean": _mean,
+    "getitem": _getitem,
+    "pad": _pad,
+    "adaptive_avg_pool2d": _adaptive_call,
+    "avg_pool2d": _average_call,
+    "max_pool2d": window_max,
+}
+"""What is known of functions and methods, by name."""

@@ -1,0 +1,198 @@
+"""Lowering of modules: what each becomes in a program of integers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from qra.deploy.layers import convolve, multiply
+from qra.deploy.program import Flatten, WindowMax, WindowSum
+from qra.deploy.symbolic import Builder, Value, number
+from qra.quant.layers import ActivationFakeQuantizer, QuantConv2d, QuantLinear, QuantPool
+
+KNOWN = "known are convolutions, linear layers, batch normalization, ReLUs, pooling, sums and plain shortcuts"
+
+
+def _quantizer(builder: Builder, module: ActivationFakeQuantizer, name: str, value: Value) -> Value:
+    try:
+        grid = module.grid(torch.float64)
+        if not grid.scale.isfinite().all() or grid.scale.numel() != 1 or not float(grid.scale) > 0:
+            raise ValueError(f"its scale is {grid.scale.tolist()}: train it, or calibrate the network")
+        if grid.table is not None or grid.levels.step != 1:
+            raise ValueError("its steps are not even, and engines have no such codes")
+        return builder.requantize(value, grid, name)
+    except ValueError as reason:
+        raise ValueError(f"{name}: {reason}") from None
+
+
+def _at_input(builder: Builder, quantizer: ActivationFakeQuantizer | None, name: str, value: Value) -> Value:
+    return value if quantizer is None else _quantizer(builder, quantizer, f"{name}.input_quantizer", value)
+
+
+def _convolution(builder: Builder, module: QuantConv2d, name: str, value: Value) -> Value:
+    x = _at_input(builder, module.input_quantizer, name, value)
+    return convolve(builder, module, name, x)
+
+
+def _linear(builder: Builder, module: QuantLinear, name: str, value: Value) -> Value:
+    x = _at_input(builder, module.input_quantizer, name, value)
+    return multiply(builder, module, name, x)
+
+
+def _float_layer(builder: Builder, module: nn.Module, name: str, value: Value) -> Value:
+    raise ValueError(f"{name} has float weights: quantize them (8 bits are enough), for engines have no such sums")
+
+
+def _batch_norm(builder: Builder, module: nn.BatchNorm2d, name: str, value: Value) -> Value:
+    if module.running_mean is None or module.running_var is None:
+        raise ValueError(f"{name} has no running statistics, so its factors depend on the batch")
+    gain = torch.rsqrt(module.running_var.double() + module.eps)
+    if module.weight is not None:
+        gain = gain * module.weight.double()
+    shift = -module.running_mean.double() * gain
+    return value.scaled(gain).moved(shift if module.bias is None else shift + module.bias.double())
+
+
+def _relu_module(builder: Builder, module: nn.Module, name: str, value: Value) -> Value:
+    high = 6.0 if isinstance(module, nn.ReLU6) else None
+    return builder.real(value, name, 0.0, high)
+
+
+def _hardtanh(builder: Builder, module: nn.Hardtanh, name: str, value: Value) -> Value:
+    return builder.real(value, name, float(module.min_val), float(module.max_val))
+
+
+def _quant_pool(builder: Builder, module: QuantPool, name: str, value: Value) -> Value:
+    x = _quantizer(builder, module.input_quantizer, f"{name}.input_quantizer", value)
+    kind = type(module.pool)
+    if kind not in MODULES:
+        raise ValueError(f"{name} ({kind.__name__}) has no integer form: {KNOWN}")
+    return MODULES[kind](builder, module.pool, name, x)
+
+
+def _average(builder: Builder, module: nn.AvgPool2d, name: str, value: Value) -> Value:
+    kernel = pair(module.kernel_size)
+    padding = pair(module.padding)
+    if module.ceil_mode or (padding != (0, 0) and not module.count_include_pad):
+        raise ValueError(f"{name}: an average whose count of values depends on the place has no integer form")
+    return window_sum(builder, name, value, kernel, pair(module.stride), padding, module.divisor_override)
+
+
+def _adaptive_average(builder: Builder, module: nn.AdaptiveAvgPool2d, name: str, value: Value) -> Value:
+    return adaptive_average(builder, name, value, module.output_size)
+
+
+def adaptive_average(builder: Builder, name: str, value: Value, output_size: Any) -> Value:
+    """An average that gives so many rows and columns."""
+    wanted = pair(output_size)
+    size = value.shape[1:]
+    if any(n is None or length % n for n, length in zip(wanted, size, strict=True)):
+        raise ValueError(f"{name}: {size[0]} x {size[1]} values do not divide into {wanted[0]} x {wanted[1]} windows")
+    kernel = (size[0] // wanted[0], size[1] // wanted[1])
+    return window_sum(builder, name, value, kernel, kernel)
+
+
+def window_sum(
+    builder: Builder,
+    name: str,
+    value: Value,
+    kernel: tuple[int, int],
+    stride: tuple[int, int],
+    padding: tuple[int, int] = (0, 0),
+    divisor: int | None = None,
+) -> Value:
+    """An average as a sum of codes, whose division is left to what takes it."""
+    source, factor = builder.single(value, name)
+    if builder.made[source].kind != "codes":
+        raise ValueError(f"{name} averages float values, whose sums are not exact: quantize its input")
+    if float(value.offset.abs().max()) and padding != (0, 0):
+        raise ValueError(f"{name}: an average over a border of zeros of values with a zero point has no integer form")
+    shape = _windows(value.shape, kernel, stride, padding)
+    made = builder.add(WindowSum(name, source, kernel, stride, padding), "codes", shape)
+    count = kernel[0] * kernel[1]
+    share = number(count / (divisor or count))
+    return made.scaled(factor / (divisor or count)).moved(value.offset * share)
+
+
+def _max_pool(builder: Builder, module: nn.MaxPool2d, name: str, value: Value) -> Value:
+    if module.ceil_mode or module.return_indices:
+        raise ValueError(f"{name}: ceil_mode and return_indices have no integer form")
+    return window_max(builder, name, value, module.kernel_size, module.stride, module.padding, module.dilation)
+
+
+def window_max(
+    builder: Builder,
+    name: str,
+    value: Value,
+    kernel_size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    dilation: Any = 1,
+) -> Value:
+    """The largest values of windows."""
+    kernel, padding = pair(kernel_size), pair(padding)
+    steps = kernel if stride is None else pair(stride)
+    if pair(dilation) != (1, 1):
+        raise ValueError(f"{name}: a dilated largest value has no integer form")
+    source, factor = builder.single(value, name)
+    kind = builder.made[source].kind
+    shape = _windows(value.shape, kernel, steps, padding)
+    return builder.add(WindowMax(name, source, kernel, steps, padding), kind, shape).scaled(factor).moved(value.offset)
+
+
+def _windows(
+    shape: tuple[int, ...], kernel: tuple[int, int], stride: tuple[int, int], padding: tuple[int, int]
+) -> tuple[int, int, int]:
+    rows, columns = ((shape[1 + i] + 2 * padding[i] - kernel[i]) // stride[i] + 1 for i in (0, 1))
+    return shape[0], rows, columns
+
+
+def flatten(builder: Builder, name: str, value: Value, start_dim: int = 0, end_dim: int = -1) -> Value:
+    """All values of an image in one row."""
+    if start_dim != 1 or end_dim not in (-1, len(value.shape)):
+        raise ValueError(f"{name}: only all values of an image can be flattened, by start_dim=1")
+    if len(value.shape) == 1:
+        return value
+    source, factor = builder.single(value, name)
+    made = builder.made[source]
+    size = made.shape[0] * made.shape[1] * made.shape[2]
+    offset = value.offset.repeat_interleave(size // made.shape[0]) if value.offset.ndim else value.offset
+    return builder.add(Flatten(name, source), made.kind, (size,)).scaled(factor).moved(offset)
+
+
+def _flatten_module(builder: Builder, module: nn.Flatten, name: str, value: Value) -> Value:
+    return flatten(builder, name, value, module.start_dim, module.end_dim)
+
+
+def _same(builder: Builder, module: nn.Module, name: str, value: Value) -> Value:
+    return value
+
+
+def pair(value: Any) -> Any:
+    """Rows and columns, where one number may stand for both."""
+    return tuple(value) if isinstance(value, tuple | list) else (value, value)
+
+
+MODULES: Mapping[type[nn.Module], Callable[..., Value]] = {
+    QuantConv2d: _convolution,
+    QuantLinear: _linear,
+    QuantPool: _quant_pool,
+    ActivationFakeQuantizer: _quantizer,
+    nn.Conv2d: _float_layer,
+    nn.Linear: _float_layer,
+    nn.BatchNorm2d: _batch_norm,
+    nn.ReLU: _relu_module,
+    nn.ReLU6: _relu_module,
+    nn.Hardtanh: _hardtanh,
+    nn.AvgPool2d: _average,
+    nn.AdaptiveAvgPool2d: _adaptive_average,
+    nn.MaxPool2d: _max_pool,
+    nn.Flatten: _flatten_module,
+    nn.Identity: _same,
+    nn.Dropout: _same,
+    nn.Dropout2d: _same,
+}
+"""What is known of modules."""
