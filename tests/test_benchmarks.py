@@ -128,3 +128,10 @@ def test_only_the_same_attack_is_compared(script, steps, stray, message):
     else:
         with pytest.raises(SystemExit, match=message):
             module.check_same_attack(*arguments)
+
+
+@pytest.mark.slow
+def test_what_imagenet_costs_is_what_its_page_says(script, capsys):
+    script("imagenet_cost").main()
+    table = capsys.readouterr().out.partition("\n\n")[0]
+    assert table in (DIRECTORY.parent / "docs/howto/imagenet.md").read_text()

@@ -87,7 +87,8 @@ def _title(panel: Axes, true: int, predicted: int, names: Sequence[str], first: 
     """What an image is taken for, and above the first of a column what it is."""
     is_right = true == predicted
     is_of = f"{names[true]} (true)\n" if first else ""
-    taken_for = f"{'✓' if is_right else '✗'} {names[predicted]}"
+    name = names[predicted] if predicted < len(names) else f"output {predicted}"  # of more than the data has classes
+    taken_for = f"{'✓' if is_right else '✗'} {name}"
     panel.set_title(f"{is_of}{taken_for}", fontsize=7, color=BLACK if is_right else ORANGE)
 
 

@@ -102,3 +102,9 @@ def test_the_grid_tells_true_class_predictions_and_scale():
     titles = [axes.get_title() for axes in figure.axes]
     assert titles == ["cat (true)\n✓ cat", "dog (true)\n✗ cat", "✗ dog", "✓ dog", "", ""]
     assert "-8 to 8 of 255" in figure.axes[4].get_ylabel()
+
+
+def test_an_output_beyond_the_classes_of_the_data_has_a_number():
+    x = torch.zeros(1, 3, 4, 4)
+    figure = adversarial_grid(x, x, *map(torch.tensor, ([0], [7], [1])), ["cat", "dog"])
+    assert any("output 7" in axes.get_title() for axes in figure.axes)
