@@ -46,6 +46,7 @@ def study() -> Parser:
             )
         if command == "run":
             sub.add_argument("--jobs", type=int, default=1, metavar="N", help="cells that run at a time")
+            sub.add_argument("--dry_run", action="store_true", help="check all, and say what would be run and where")
             sub.add_argument("--redo", action="store_true", help="make failed cells and those of other versions again")
             sub.add_argument("--ray", metavar="ADDRESS", help="run on a Ray cluster; local starts one here")
             sub.add_argument("--gpus", type=float, metavar="SHARE", help="share of a GPU that a cell takes on Ray")

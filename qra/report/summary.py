@@ -144,10 +144,9 @@ def _doubts(results: Results) -> tuple[str, ...]:
         )
     if states["suspect"]:
         said.append(f"{_count(states['suspect'], 'pipeline')} may hide gradients: their numbers are upper bounds.")
-    if states["not judged"]:
-        said.append(
-            f"Whether gradients are hidden was not checked for {states['not judged']} of {len(results.pipelines)}."
-        )
+    if unknown := states["not judged"]:
+        whole = _count(len(results.pipelines), "pipeline")
+        said.append(f"Whether gradients are hidden was not checked for {unknown} of {whole}.")
     if limits:
         said.append(f"An overstatement below {100 * max(limits):.1f} points would not have been noticed.")
     return tuple(said)

@@ -72,6 +72,9 @@ def _run(study: Study, options: argparse.Namespace, parse: Parse) -> None:
         check_versions(found, work)
     left = [task.cell for name, task in work.items() if found[name].name != "done"]
     check_commands(left, parse)
+    if options.dry_run:
+        _print_plan(work, found)
+        return
     console = Console()
     with Stoppable(_stopped, grace=_GRACE), _workers(study, options) as workers:
         ended = run(work, workers, console)
@@ -79,6 +82,23 @@ def _run(study: Study, options: argparse.Namespace, parse: Parse) -> None:
     console.print(_summary(counts), highlight=False)
     if counts["done"] < len(work):
         raise SystemExit(1)
+
+
+def _print_plan(work: Mapping[str, Task], found: Mapping[str, State]) -> None:
+    """What a run would do: each cell that is left, its commands, where it writes; the time as far as it is known."""
+    estimate = Estimate()
+    left: list[Cell] = []
+    for name, task in work.items():
+        if found[name].name == "done":
+            estimate.measured(task.cell.stage, found[name])
+        else:
+            left.append(task.cell)
+            steps = " and ".join(command[0] for command in task.cell.commands)
+            print(f"{name}: {steps}, in {task.cell.directory}")
+    seconds = estimate.total(left) if left else 0.0
+    known = "no time is known before a cell is done" if seconds is None else f"about {duration(seconds)} one by one"
+    commands = sum(len(cell.commands) for cell in left)
+    print(f"{len(left)} of {len(work)} cells, {commands} commands, all of which can be parsed; {known}")
 
 
 def _stopped(number: signal.Signals) -> str:

@@ -53,6 +53,15 @@ def test_a_typo_in_a_late_cell_is_one_line_with_the_cell_and_the_key_before_anyt
     assert not Path("runs").exists()
 
 
+def test_a_dry_run_tells_what_would_run_and_where_and_writes_nothing(capsys):
+    tiny.write()
+    main(["study", "run", "tiny.yaml", "--dry_run"])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "float-calibration20: fit and test, in runs/tiny/float-calibration20"
+    assert lines[-1].startswith("4 of 4 cells, 6 commands, all of which can be parsed; no time is known")
+    assert not Path("runs").exists()
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
