@@ -311,7 +311,7 @@ class Program:
         return program
 
 
-TAMPERED = "its contents do not have the sha256 that it says: it was changed or is damaged; export it again"
+TAMPERED = "the integer program does not have the sha256 that it says: it was changed or is damaged; export it again"
 
 
 def digest(lines: Sequence[str], image_shape: Sequence[int], tensors: Mapping[str, Tensor]) -> str:
