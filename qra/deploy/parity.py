@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -221,12 +221,9 @@ def judge(decisions: Mapping[Images, Changes], square: SquareFinding | None) -> 
     masked = square is not None and square.gain > MASKED
     reasons = wrong + ([square.words] if square is not None else [])
     if not wrong:
-        reasons.insert(0, f"{sum(found.differ for found in _judged(decisions))} decisions differ, within the tolerance")
+        whole = Changes(*map(sum, zip(*(decisions[kind] for kind in TOLERATED), strict=True)))
+        reasons.insert(0, f"{whole}, within the tolerance")
     return Judgement("unfaithful" if wrong else "masked" if masked else "faithful", tuple(reasons))
-
-
-def _judged(decisions: Mapping[Images, Changes]) -> Sequence[Changes]:
-    return [found for kind, found in decisions.items() if kind in TOLERATED]
 
 
 def _allowed(kind: Images, n: int) -> int:
