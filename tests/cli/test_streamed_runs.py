@@ -20,6 +20,7 @@ DATA = [
 SHORT = ["--trainer.accelerator", "cpu", "--trainer.logger", "false", "--trainer.enable_progress_bar", "false"]
 FEW = ["--evaluation.n", "12", "--evaluation.steps", "2", "--evaluation.eps", "[0, 2/255]"]
 FIT = [*DATA, *SHORT, "--model.network", "network/torchvision-resnet18", "--model.val_attack", "null"]
+FIT += ["--model.init_args.optimizer.init_args.lr", "0.01"]  # so few images do not bear more
 AUTOATTACK = [
     *("--trainer.callbacks+", "callback/autoattack", "--trainer.callbacks.n", "12"),
     *("--trainer.callbacks.attack.steps", "5", "--trainer.callbacks.attack.queries", "20"),
