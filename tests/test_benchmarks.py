@@ -86,6 +86,7 @@ def test_an_example_that_ends_otherwise_is_named(script):
     assert lines[1:] == ["example 1 is broken by qra alone"]
 
 
+@pytest.mark.slow
 def test_deploy_speed_has_a_row_for_each_engine_and_form(script, capsys):
     rows = script("deploy_speed").main(["--batch-size", "2", "--rounds", "1", "--images", "4"])
     assert len(rows) == 7

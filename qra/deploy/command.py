@@ -85,13 +85,18 @@ def _test(exported: Folder, settings: Namespace, data: ImageDataModule) -> None:
     write_json(exported.directory / "parity.json", content)
     write_bytes(exported.directory / "parity.html", page(exported.card.name, exported.card.label, content).encode())
     card.write(exported.directory, replace(exported.card, deployed=_without_details(content)))
-    console = Console()
+    console = _console()
     table = runs_table(content)
     console.print(table.terminal())
     for run in content["runs"]:
         _say(console, f"{run['name']}: {run['verdict']}: {'; '.join(run['reasons'])}")
     _say(console, table.note)
     _say(console, f"written to {exported.directory / 'parity.html'}, parity.json, decisions.npz and {card.TEXT}")
+
+
+def _console() -> Console:
+    """One that cuts no table, however narrow the terminal."""
+    return Console(width=max(Console().width, 120))
 
 
 def _say(console: Console, line: str) -> None:
@@ -196,7 +201,7 @@ def _bench(exported: Folder, settings: Namespace) -> None:
     speed = {**about, **found}
     write_json(exported.directory / "speed.json", speed)
     card.write(exported.directory, replace(exported.card, speed=speed))
-    console, table = Console(), speed_table(speed)
+    console, table = _console(), speed_table(speed)
     console.print(table.terminal())
     _say(console, table.note)
     if not speed["vnni"]:
