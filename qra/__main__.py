@@ -7,8 +7,15 @@ from qra.front.answer import answer
 from qra.runs.signals import Stoppable, Stopped
 
 
+PLATFORMS = ("linux", "darwin")
+"""Where locks of files and signals are what commands rely on."""
+
+
 def main() -> None:
     """Run one command; the console script."""
+    if sys.platform not in PLATFORMS:
+        print(f"qra: error: qra runs on Linux and macOS, not on {sys.platform}", file=sys.stderr)
+        raise SystemExit(2)
     if answer(sys.argv[1:]):
         return
     try:

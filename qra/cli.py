@@ -58,6 +58,7 @@ from qra.renamed import present
 from qra.resume import check_resumable, resume_settings
 from qra.running import callbacks_of
 from qra.runs.command import RunningCommand
+from qra.runs.ranks import is_first_node
 from qra.trainer import PipelineTrainer
 from qra.types import Pixels, format_pixels
 from qra.writing import write_bytes
@@ -309,7 +310,8 @@ def _with_checkpoint_files(plugins: Any, resume: bool) -> list[Any]:
 
 
 def _is_first_process() -> bool:
-    return int(getattr(rank_zero_only, "rank", 0)) == 0
+    """Whether this is rank 0 of all machines; a machine's first process does not know its rank before the trainer."""
+    return int(getattr(rank_zero_only, "rank", 0)) == 0 and is_first_node()
 
 
 def run_directory(config: Namespace) -> Path:

@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any
 
 from qra.runs.directory import Claim
-from qra.runs.ranks import Forwarding, Watch, first_rank
+from qra.runs.ranks import Forwarding, Watch, first_rank, lost_rank
 from qra.runs.signals import Stoppable
 
 
@@ -72,6 +72,9 @@ class RunningCommand:
             self._claim.release(keep=value is None or self.begun)
         self._end_others()
         self._watch.stop()
+        if value is not None and lost_rank(value):
+            gone = "another rank is gone, or cannot be reached, so this one ends too"
+            raise ConnectionError(f"{gone}; {self.how_to_go_on()}") from None
         if isinstance(value, OSError) and value.errno in (errno.ENOSPC, errno.EDQUOT):
             where = f"{value.filename or self._directory}: no space left on the disk"
             raise OSError(f"{where}; what is done stays: make room and {self.how_to_go_on()}") from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,6 +18,11 @@ from qra.runs.signals import EXIT_CODE, Stoppable
 _FIRST = "QRA_FIRST_RANK"
 """Environment variable by which rank 0 tells the processes that it starts who it is."""
 
+_LOST = re.compile(
+    r"Connection (closed|reset) by peer|[Rr]emote process exited|Socket closed|Broken pipe|Software caused connection"
+    r"|NCCL (communicator|error).*(abort|remote)|failed to connect|store->get"
+)
+"""What gloo, NCCL and their stores say then."""
 _POLL = 0.2
 """Seconds between looks at the other processes."""
 _PATIENCE = 5.0
@@ -29,6 +35,16 @@ def first_rank() -> int | None:
     """The process of rank 0, if that has started this one as another rank."""
     parent = os.environ.get(_FIRST)
     return int(parent) if parent is not None and parent == str(os.getppid()) else None
+
+
+def is_first_node() -> bool:
+    """Whether this machine is the first of those that work on one command, as far as its environment tells."""
+    return int(os.environ.get("NODE_RANK") or os.environ.get("GROUP_RANK") or 0) == 0
+
+
+def lost_rank(error: BaseException) -> bool:
+    """Whether an error says that a process on another machine is gone, or cannot be reached."""
+    return isinstance(error, RuntimeError) and _LOST.search(str(error)) is not None
 
 
 class Forwarding(Stoppable):
