@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from qra.front.answer import answer
 from qra.runs.signals import Stoppable, Stopped
 
-
 PLATFORMS = ("linux", "darwin")
 """Where locks of files and signals are what commands rely on."""
 

@@ -2,9 +2,11 @@
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -143,9 +145,8 @@ def test_a_machine_that_is_lost_ends_the_other_with_a_line_and_the_training_goes
     output = first.communicate(timeout=120)[0]
     assert first.returncode != 0
     said = [line for line in output.splitlines() if line.startswith("qra: error: ")]
-    assert len(said) == 1, output
-    assert "is gone" in said[0]
-    assert said[0].endswith("--ckpt_path last")
+    assert any("another rank is gone" in line for line in said), output
+    assert all(line.endswith("--ckpt_path last") for line in said), output
     second.communicate()
     epochs = torch.load("two/last.ckpt", weights_only=True)["epoch"] + 2
     on_two_nodes(by_hand, *FIT, *NODES, "--run", "two", "--trainer.max_epochs", epochs, "--ckpt_path", "last")
