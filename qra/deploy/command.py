@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from qra import checkpoint, environment
-from qra.attacks import PGD, Attack, AutoAttack
+from qra.attacks import PGD, Attack, AutoAttack, RoundingCascade
 from qra.checks import check_count
 from qra.data import ImageDataModule
 from qra.deploy import card, folder
@@ -104,6 +104,8 @@ def _say(console: Console, line: str) -> None:
 
 
 def _white_box(settings: Namespace) -> Attack:
+    if settings.cascade:
+        return RoundingCascade(settings.eps)
     if settings.autoattack:
         return AutoAttack(settings.eps)
     return PGD(settings.eps, settings.eps / 4, 20, early_stop=True)

@@ -35,6 +35,7 @@ from qra.deploy.program import (
 from qra.precision import float32
 from qra.quant.activations import ActivationQuantizer, State
 from qra.quant.fused import widened
+from qra.quant.grid import Grid
 from qra.quant.layers import ActivationFakeQuantizer
 from qra.quant.rounding import GradientMode, straight_through
 
@@ -68,6 +69,11 @@ class Codes(ActivationQuantizer):
         rounded = x.round()
         codes = rounded.clamp(low, high) + self.zero_point
         return codes if gradient == "hard" else straight_through(self._carrier(x, gradient == "ste_soft"), codes)
+
+    def grid(self, bit_width: int, state: State, dtype: torch.dtype = torch.float32) -> Grid:
+        if self.zero_point:
+            raise ValueError("codes with a zero point are no steps of what they are made of")
+        return Grid(torch.ones((), dtype=dtype), range(self.low, self.high + 1))
 
     def _carrier(self, x: Tensor, soft: bool) -> Tensor:
         """What the gradient passes through; a range without zero point is symmetric, half a step beyond its end."""

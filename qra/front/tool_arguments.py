@@ -141,11 +141,11 @@ def add_deploy_test(parser: Parser, pixels: Callable[[str], float] = float) -> N
     _add_engines(parser)
     parser.add_argument("--threads", type=int, default=1, metavar="N", help="threads of engines and of the program")
     parser.add_argument("--eps", type=pixels, default=8 / 255, metavar="PIXELS", help="the budget (default: 8/255)")
-    parser.add_argument(
-        "--autoattack",
-        action="store_true",
-        help="attack the program with AutoAttack instead of PGD-20, which takes long",
-    )
+    stronger = parser.add_mutually_exclusive_group()
+    for name, attack in (("autoattack", "AutoAttack"), ("cascade", "the rounding cascade")):
+        stronger.add_argument(
+            f"--{name}", action="store_true", help=f"attack the program with {attack} instead of PGD-20: takes long"
+        )
     parser.add_argument("--queries", type=int, default=1000, metavar="N", help="queries of Square on each engine")
     parser.add_argument(
         "--engine_defaults", type=truth, default=False, metavar="true|false", help="also run engines as they come"

@@ -1,6 +1,7 @@
 """``qra deploy`` from the words of a command line to its files, and what it refuses."""
 
 import json
+from argparse import Namespace
 
 import pytest
 from deploy import small
@@ -8,10 +9,11 @@ from deploy.exports import export
 
 import qra.cli  # noqa: F401, which silences what jsonargparse says of its own names
 from qra.deploy import card
-from qra.deploy.command import main
+from qra.deploy.command import _white_box, main
 
 DATA = ["--data", "qra.data.SyntheticDataModule", "--data.image_size", "16", "--data.train_size", "40",
         "--data.test_size", "20", "--data.val_size", "10", "--data.calibration_size", "10"]  # fmt: skip
+OFF = {"autoattack": False, "cascade": False}
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +39,11 @@ def test_a_test_writes_parity_a_page_every_decision_and_the_card(directory, caps
     assert "robust" in capsys.readouterr().out
 
 
+def test_white_box_attacks_are_chosen_by_a_word():
+    titles = {word: _white_box(Namespace(**{**OFF, word: True}, eps=8 / 255)).title for word in OFF}
+    assert titles == {"autoattack": "AutoAttack", "cascade": "rounding cascade"}
+
+
 def test_a_bench_writes_times_into_the_card(directory, capsys):
     main(["bench", str(directory), "--batch", "[2]", "--rounds", "1", "--engines", "onnxruntime"])
     rows = card.read(directory).speed["rows"]
@@ -50,6 +57,7 @@ def test_a_bench_writes_times_into_the_card(directory, capsys):
         ([], "give the test images by --data"),
         ([*DATA, "--engines", "[tensorrt]"], "there is no engine 'tensorrt'"),
         ([*DATA, "--n", "0"], "n is 0"),
+        ([*DATA, "--autoattack", "--cascade"], "not allowed with"),
         ([*DATA, "--set", "onnxruntime.session.disable_quant_qdq=0"], "changes decisions"),
         ([*DATA, "--set", "threads=1"], "write ENGINE.NAME=VALUE"),
         ([*DATA, "--data.image_size", "32"], "export the network for this resolution"),

@@ -14,7 +14,7 @@ from qra.deploy.bounds import saturates_without_vnni
 from qra.deploy.program import Convolution, Linear, Program
 from qra.deploy.twin import IntegerNetwork, Sums
 from qra.describe import describe
-from qra.quant import freeze, gradient_mode
+from qra.quant import freeze, gradient_mode, unrounded
 
 
 @pytest.fixture(scope="module")
@@ -92,6 +92,15 @@ def test_the_attack_time_copy_of_a_twin_is_the_twin(program, recwarn):
     twin, x = IntegerNetwork(program).eval(), images(4)
     assert torch.equal(freeze(twin)(x), twin(x))
     assert not recwarn.list
+
+
+@pytest.mark.parametrize("scheme", ["W4A4-DoReFa", "uniform"])
+def test_without_rounding_the_twin_is_the_network_without_rounding(scheme):
+    network = trained(TRAINED[scheme]) if scheme in TRAINED else calibrated(CALIBRATED[scheme])
+    x = images(4)
+    expected = unrounded(in_float64(network))(x.double())
+    found = unrounded(programmed(network)[1])(x)
+    assert (found - expected).abs().max() < 1e-4 * expected.abs().max()
 
 
 def test_gradient_modes_reach_the_twin(program):
