@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 DISTRIBUTION = "quantization-robustness"
 """What ``pip install`` knows this package as; ``qra`` on the package index is another project."""

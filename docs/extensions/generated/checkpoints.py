@@ -23,6 +23,7 @@ class Card(NamedTuple):
     """PGD-20, by budget."""
     n: str
     autoattack: str
+    cascade: str
 
 
 def pages() -> dict[str, str]:
@@ -45,18 +46,24 @@ def _card(name: str, text: str) -> Card:
     titles, values = ([cell.strip() for cell in line.strip("| ").split("|")] for line in (head, row))
     budgets = (re.search(r"[\d.]+/255", title) for title in titles)
     robust = {budget[0]: value for budget, value in zip(budgets, values, strict=True) if budget}
-    attacked = re.search(r"AutoAttack at 8/255 \(n = ([\d,]+)\): (.*)\.\n", part)
     n = re.search(r"PGD-20.*\(n = ([\d,]+)\)", head)
-    strongest = f"{attacked[2]} (n = {attacked[1]})" if attacked else ""
-    return Card(name, digest[1], values[0], robust, n[1] if n else "", strongest)
+    strongest = (_found(part, attack) for attack in ("AutoAttack", "Rounding cascade"))
+    return Card(name, digest[1], values[0], robust, n[1] if n else "", *strongest)
 
 
-RESULTS = ("network", "clean (n = 10,000)", *(f"PGD-20, {eps}" for eps in SHOWN), "AutoAttack, 8/255")
+def _found(part: str, attack: str) -> str:
+    """What a card says of an attack at 8/255; empty if nothing."""
+    found = re.search(rf"{attack} at 8/255 \(n = ([\d,]+)\): ([^\]]*\])", part)
+    return f"{found[2]} (n = {found[1]})" if found else ""
+
+
+BUDGETS = (f"PGD-20, {eps}" for eps in SHOWN)
+RESULTS = ("network", "clean (n = 10,000)", *BUDGETS, "AutoAttack, 8/255", "rounding cascade, 8/255")
 
 
 def _results(card: Card) -> tuple[str, ...]:
     shown = (f"{card.robust[eps]} (n = {card.n})" for eps in SHOWN)
-    return f"`{card.name.removesuffix('.ckpt')}`", *map(_two_lines, (card.clean, *shown, card.autoattack))
+    return f"`{card.name.removesuffix('.ckpt')}`", *map(_two_lines, (card.clean, *shown, card.autoattack, card.cascade))
 
 
 def _two_lines(text: str) -> str:
