@@ -123,7 +123,7 @@ def test_autoattack_that_is_stopped_keeps_its_chunks_and_goes_on_from_them(whole
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=stop, daemon=True).start()
-    output, code = qra("test", "--ckpt_path", whole / "best.ckpt", *ENDLESS, "5000", "--run", "run")
+    output, code = qra("test", "--ckpt_path", whole / "best.ckpt", *ENDLESS, "30", "--run", "run")
     assert code == 143, output
     place, command = last_line(output)
     assert place == "stopped by SIGTERM during test"
