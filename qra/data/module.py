@@ -170,13 +170,15 @@ class ImageDataModule(LightningDataModule, ABC):
     @cached_property
     def _split(self) -> tuple[Tensor, Tensor]:
         """Sorted positions of the training images before ``fraction``, and of the validation images."""
-        labels = self.labels("train")
-        if len(labels) == 0:
+        self._check_trains()
+        return val_split(self.labels("train"), self.val_size, self.split_seed)
+
+    def _check_trains(self) -> None:
+        if self.size("train") == 0:
             raise ValueError(
                 "the data has no training images: it can be tested, but to train, validate or calibrate give a data "
                 "set that has some (images in folders: train/<class>/*)"
             )
-        return val_split(labels, self.val_size, self.split_seed)
 
     @property
     def val_indices(self) -> Tensor:
@@ -235,7 +237,11 @@ class ImageDataModule(LightningDataModule, ABC):
         Returns:
             Those of training images, up to :attr:`measured_images` of them, in pixel units; None for those that
             networks have anyway.
+
+        Raises:
+            ValueError: If there are no training images.
         """
+        self._check_trains()
         images = self.choose("train", self.measured_images)
         return mean_and_std(self.fetch("train", some).x for some in torch.split(images, 250))
 

@@ -19,8 +19,8 @@ def check_commands(cells: Iterable[Cell], parse: Parse) -> None:
     """Parse the commands of cells; of commands that differ only in values that were parsed already, the first.
 
     Args:
-        cells: Those that are to be run.
-        parse: Parses a command.
+        cells: Cells of a study that are to be run.
+        parse: Function that parses the words of a command, and refuses wrong ones.
 
     Raises:
         ValueError: If a command cannot be parsed, with the cell and what is wrong.
