@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, get_args
 
+import torch
 from torch import Tensor
 
 from qra.checks import check_choice
@@ -159,13 +160,18 @@ class SAWB(WeightQuantizer):
 
 @dataclass(frozen=True)
 class LSQ(WeightQuantizer):
-    """Learned step size, one for each layer (Esser et al. 2020, arXiv 1902.08153)."""
+    """Learned step size, one for each layer (Esser et al. 2020, arXiv 1902.08153).
+
+    A layer whose weights are all zero, such as the last one of a new ViT, starts from a step of 0.01.
+    """
 
     replayable: ClassVar[bool] = True
 
     state_depends_on_bits: ClassVar[bool] = True
 
     def start(self, w: Tensor, bit_width: int) -> dict[str, Tensor]:
+        if not w.any():
+            return {"step": torch.full((), 0.01, dtype=at_least_float32(w).dtype, device=w.device)}
         return {"step": lsq_initial_step(w, bit_width, signed=True)}
 
     def quantize(self, w: Tensor, bit_width: int, learned: Mapping[str, Tensor]) -> Tensor:

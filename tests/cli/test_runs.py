@@ -35,7 +35,8 @@ LONG = ("qat-at", "qat-transfer")
 
 
 def marked(names):
-    return [pytest.param(name, marks=pytest.mark.slow) if name in LONG else name for name in names]
+    slow = pytest.mark.slow
+    return [pytest.param(each, marks=slow) if each in LONG or each.startswith("imagenet") else each for each in names]
 
 
 @pytest.mark.parametrize("name", marked(name for name in PIPELINES if not name.startswith("ptq")))

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qra.quant import LSQActivation, lsq, lsq_initial_step
+from qra.quant import LSQ, LSQActivation, lsq, lsq_initial_step
 
 
 def normal(seed: int, *shape: int) -> torch.Tensor:
@@ -110,3 +110,9 @@ def test_an_initial_step_of_zeros_is_refused():
 def test_the_step_must_be_finite_and_positive(bad):
     with pytest.raises(ValueError, match="step is"):
         lsq(torch.zeros(3), torch.tensor(bad), 4, True)
+
+
+def test_a_layer_of_zeros_starts_from_a_step_of_its_own():
+    step = LSQ().start(torch.zeros(10, 4), 4)["step"]
+    assert step.item() == pytest.approx(0.01)
+    assert torch.equal(LSQ().quantize(torch.zeros(10, 4), 4, {"step": step}), torch.zeros(10, 4))
