@@ -66,7 +66,7 @@ class ImageClassifier(LightningModule):
     selection_metric: ClassVar[str] = "val/clean_acc"
     """The validation metric that chooses the best checkpoint, higher being better."""
     is_adversarial: ClassVar[bool] = False
-    """Whether it trains on adversarial examples: studies compare such networks with others of the kind."""
+    """Whether it trains on adversarial examples; studies compare such networks with others of the kind."""
 
     def __init__(
         self,
