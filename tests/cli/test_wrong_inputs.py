@@ -78,7 +78,7 @@ WRONG = {
     f"fit {SYNTHETIC} --run plain-file": "run: plain-file is a file",
     f"fit {SYNTHETIC} --run plain-file/below": "run: plain-file is a file",
     f"fit {AT} --jobs 2": "fit has no option --jobs: it is one of qra study run",
-    f"fit {AT} --seeds": "fit has no option --seeds: it is one of qra compare",
+    f"fit {AT} --seeds": "fit has no option --seeds: it is one of qra study list, study status, study run, compare",
     f"fit {AT} --trainer.max_epoch 3": "fit has no option --trainer.max_epoch: did you mean --trainer.max_epochs?",
     f"fit {AT} --trainer.nonsense 3": "fit has no option --trainer.nonsense",
     f"fit {AT} {ATTACK}.ep 3": "unknown key 'model.attack.ep': did you mean --model.attack.eps?",
