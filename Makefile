@@ -46,17 +46,17 @@ lint: .venv/installed-dev
 	$(BIN)/mypy
 
 test: lint
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 test-all: lint .venv/installed-docs
-	$(BIN)/python -m pytest -n 2 -m 'not gpu'
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m 'not gpu'
 
 # With the lowest versions that setup.cfg allows; PYTHON is best the lowest as well.
 test-minimum:
 	$(PYTHON) -m venv .venv-minimum
 	sed -nE 's/^ +([A-Za-z0-9_-]+)(\[[a-z]+\])?>=([0-9.]+).*/\1==\3/p' setup.cfg > .venv-minimum/lowest.txt
 	.venv-minimum/bin/pip install --quiet --disable-pip-version-check -c .venv-minimum/lowest.txt -e '.[dev]'
-	.venv-minimum/bin/python -m pytest -n 2
+	.venv-minimum/bin/python -m pytest -n 2 --dist worksteal
 
 # Installs nothing: what PYTHON lacks beside pytest may lie in the folder PACKAGES. IMAGES: CIFAR-10 as image folders.
 test-gpu:

@@ -122,7 +122,7 @@ class QraCLI(LightningCLI):
     """Lightning's command line with the project's defaults, run directories and one-line errors."""
 
     def __init__(self, args: list[str], command: RunningCommand) -> None:
-        self.command = command
+        self.command, self.words = command, args
         super().__init__(
             ImageClassifier,
             ImageDataModule,
@@ -137,6 +137,11 @@ class QraCLI(LightningCLI):
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
         )
+
+    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
+        """Those that the command line names, since a parser of every option takes a while to make; else all."""
+        known = super().subcommands()
+        return {name: skipped for name, skipped in known.items() if name in self.words} or known
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
         self.parser_class = OneLineParser

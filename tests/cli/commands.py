@@ -16,6 +16,8 @@ TINY = [
     *(word for name, value in SMALL_DATA.items() for word in (f"--data.init_args.{name}", str(value))),
     "--trainer.accelerator",
     "cpu",
+    "--trainer.logger",  # whose figures take longer than what is run
+    "false",
     "--evaluation.n",
     "10",
     "--evaluation.steps",
@@ -23,6 +25,7 @@ TINY = [
     "--evaluation.eps",
     "[0, 2/255, 8/255]",
 ]
+LOGGED = ["--trainer.logger", "true"]
 TINY_FIT = [*TINY, "--trainer.max_epochs", "2", "--trainer.enable_progress_bar", "false"]
 
 

@@ -1,5 +1,5 @@
 import pytest
-from commands import TINY_FIT, pipeline, qra
+from commands import LOGGED, TINY_FIT, pipeline, qra
 
 
 @pytest.fixture(autouse=True)
@@ -11,6 +11,6 @@ def _in_an_empty_directory(tmp_path, monkeypatch):
 def plain_run(tmp_path_factory):
     """A finished run of plain training: its directory."""
     run = tmp_path_factory.mktemp("plain") / "run"
-    output, code = qra("fit", *pipeline("float-plain"), *TINY_FIT, "--run", run)
+    output, code = qra("fit", *pipeline("float-plain"), *TINY_FIT, *LOGGED, "--run", run)
     assert code == 0, output
     return run

@@ -10,7 +10,7 @@ from pathlib import Path
 import gone
 import numpy as np
 import pytest
-from commands import CONFIGS, TINY, TINY_FIT, crashed, pipeline, qra, refused, teacher, trained
+from commands import CONFIGS, LOGGED, TINY, TINY_FIT, crashed, pipeline, qra, refused, teacher, trained
 from lightning.pytorch.strategies import Strategy
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -22,7 +22,8 @@ NETWORK = ["--model.init_args.network", str(Path(__file__).with_name("tiny-netwo
 AUTOATTACK = ["--trainer.callbacks+", str(CONFIGS / "callback/autoattack.yaml"), "--trainer.callbacks.n", "10"]
 AUTOATTACK += ["--trainer.callbacks.attack.steps", "2", "--trainer.callbacks.attack.queries", "5"]
 AUTOATTACK += ["--trainer.callbacks.attack.eps", "1/255"]
-FIT = [*TINY_FIT, *NETWORK, *AUTOATTACK, "--trainer.max_epochs", "1", "--model.init_args.val_attack.steps", "1"]
+FIT = [*TINY_FIT, *LOGGED, *NETWORK, *AUTOATTACK]
+FIT += ["--trainer.max_epochs", "1", "--model.init_args.val_attack.steps", "1"]
 PTQ = ["--trainer.callbacks+", str(CONFIGS / "callback/ptq-uniform.yaml")]
 
 

@@ -99,7 +99,7 @@ def parsers():
 
     cli.quiet()
     with pytest.raises(cli.ParsingError):
-        Kept(["fit", "--nonsense", "1"], ["fit"])
+        Kept(["fit", "--nonsense", *options.RUNS], ["fit"])
     return made
 
 

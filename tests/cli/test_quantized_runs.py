@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from commands import CONFIGS, TINY, TINY_FIT, pipeline, qra, refused, trained
+from commands import CONFIGS, LOGGED, TINY, TINY_FIT, pipeline, qra, refused, trained
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import qra as package
@@ -127,7 +127,7 @@ def test_square_is_an_outcome_of_its_own_and_hidden_gradients_are_reported(quant
     check = ["--trainer.callbacks+", CONFIGS / "callback/masking.yaml", "--trainer.callbacks.n", 20]
     fast = {"steps": 4, "restarts": 1, "queries": 2}
     check += [word for name, value in fast.items() for word in (f"--trainer.callbacks.settings.{name}", value)]
-    output, code = qra("test", "--ckpt_path", quantized_run / "best.ckpt", "--run", "here", *gradients, *check)
+    output, code = qra("test", "--ckpt_path", quantized_run / "best.ckpt", "--run", "here", *LOGGED, *gradients, *check)
     assert code == 0, output
     found = outcomes("here")
     assert list(found) == ["clean", "pgd2_8", "square_8", "worst_8"]

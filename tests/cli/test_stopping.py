@@ -22,7 +22,7 @@ from qra.runs.directory import LOCK
 
 NETWORK = ["--model.init_args.network", str(CONFIGS.parent / "tests/cli/tiny-network.yaml")]
 FIT = ["fit", *pipeline("float-plain"), *TINY_FIT, *NETWORK, "--model.init_args.val_attack.steps", "1"]
-FIT += ["--trainer.max_epochs", "3", "--trainer.logger", "false"]
+FIT += ["--trainer.max_epochs", "3"]
 CALIBRATION = ["--trainer.callbacks+", str(CONFIGS / "callback/ptq-uniform.yaml")]
 ENDLESS = ["--trainer.callbacks+", str(CONFIGS / "callback/autoattack.yaml"), "--trainer.callbacks.n", "20"]
 ENDLESS += ["--trainer.callbacks.chunk_size", "2", "--trainer.callbacks.attack.eps", "0.1/255"]
