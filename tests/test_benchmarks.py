@@ -44,6 +44,7 @@ def test_training_speed_has_a_row_for_each_step_and_setting(script, capsys):
     assert "of a plain step in float32" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_strategy_cost_has_a_row_for_each_strategy_and_student(script, capsys):
     rows = script("strategy_cost").main(["--batch-size", "2", "--rounds", "1", "--inner-steps", "1"])
     strategies = ["plain", "adversarial", "TRADES", "MART", "RSLAD", "ARD", "ARD, kd_weight 0.5", "IAD", "AdaAD"]
