@@ -11,25 +11,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from matplotlib.figure import Figure
+from results_page import NETWORKS, PAGE, PARENT, ROOT, between_marks, missing
 
 from qra.evaluation.outcome import Examples, read_correct
 from qra.evaluation.statistics import mcnemar, shared, wilson_interval
 from qra.palette import BLACK, BLUE, ORANGE
 
-ROOT = Path(__file__).parents[1]
-PAGE, FIGURE = ROOT / "docs/results.md", ROOT / "docs/results/rounding-cascade.png"
-BEGIN, END = "<!-- cascade_table.py -->\n", "<!-- end -->\n"
-PARENT = "float-at"
-NETWORKS = {
-    "w2a2": ("PACT", "W2A2"),
-    "w3a3": ("PACT", "W3A3"),
-    "pact-w4a4-at": ("PACT, published", "W4A4"),
-    "w8a8": ("PACT", "W8A8"),
-    "lsq-w4a4": ("LSQ", "W4A4"),
-    "pwlq-w4a4": ("PWLQ", "W4A4"),
-    "pwlq-w4a8": ("PWLQ", "W4A8"),
-    PARENT: ("the float parent", "W32A32"),
-}
+FIGURE = ROOT / "docs/results/rounding-cascade.png"
 ATTACKS = {"pgd20_8": "PGD-20", "autoattack_8": "AutoAttack", "rounding_cascade_8": "rounding cascade"}
 
 Found = Mapping[str, Mapping[str, Examples]]
@@ -38,11 +26,8 @@ Found = Mapping[str, Mapping[str, Examples]]
 def main(runs: Path) -> None:
     files = {name: runs / name / "correct.npz" for name in NETWORKS}
     found = {name: read_correct(file) for name, file in files.items() if file.exists()}
-    lines = ["", *left(found), "", *against_parent(found), ""]
-    if missing := [f"{quantizer} {bits}" for name, (quantizer, bits) in NETWORKS.items() if name not in found]:
-        lines += [f"Not measured yet: {', '.join(missing)}.", ""]
-    before, _, rest = PAGE.read_text().partition(BEGIN)
-    PAGE.write_text(before + BEGIN + "\n".join(lines) + "\n" + END + rest.partition(END)[2])
+    tables = [*left(found), "", *against_parent(found), *missing(found)]
+    between_marks(PAGE, Path(__file__).name, tables)
     drawn(found).savefig(FIGURE, dpi=150)
 
 
