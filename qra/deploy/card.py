@@ -1,4 +1,4 @@
-"""The card of an exported network: one schema, one text made of it, both written by what measures, never by hand."""
+"""The card of a network: one schema, one text made of it, both written by what measures, never by hand."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 
 from qra.checkpoint import sha256
 from qra.deploy import card_text
+from qra.evaluation.measured import PixelContract
 from qra.evaluation.robustbench import model_info
 from qra.files import plain, read_json
 from qra.writing import write_bytes, write_json
@@ -23,21 +24,23 @@ TWIN, MODEL, INTEGER = "twin.safetensors", "model.onnx", "model.integer.onnx"
 
 @dataclass(frozen=True)
 class Card:
-    """What is to be known of an exported network.
+    """What is to be known of a network that is published: exported for engines, or as a checkpoint.
 
     Args:
         name: Name of the network, such as that of its run.
         label: Quantization for people, such as ``W4A4 (DoReFa weights, PACT activations)``.
         network: Description of the architecture; None if it is not known.
         scheme: Description of the quantization scheme.
-        checkpoint: Name and ``sha256`` of the file that was exported.
+        checkpoint: Name and ``sha256`` of the checkpoint.
         image_shape: Channels, height and width.
         parameters: Number of parameters.
         multiply_adds: Multiply-adds for one image, by what is multiplied, such as ``uint8 x int8`` or ``float32``.
         saturates_without_vnni: Layers whose sums may saturate on x86 processors without VNNI.
-        export: Options of the export and versions of what made it.
+        export: Options of the export and versions of what made it; empty for a checkpoint.
         training: What is known of the training; empty if nothing is.
         limits: What a user must know before relying on it, a sentence each.
+        cost: ``size_in_bits`` of all parameters at their bits, and ``bit_ops`` for one image.
+        tested: Accuracies of the checkpoint, from ``qra test``, see :func:`qra.deploy.checkpoint_card.tested`.
         deployed: Accuracies of the deployed network, from ``qra deploy test``.
         speed: Times of the deployed network, from ``qra deploy bench``.
     """
@@ -54,20 +57,26 @@ class Card:
     export: Mapping[str, Any] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)
     limits: Sequence[str] = ()
+    cost: Mapping[str, int] = field(default_factory=dict)
+    tested: Mapping[str, Any] | None = None
     deployed: Mapping[str, Any] | None = None
     speed: Mapping[str, Any] | None = None
 
     @property
     def robustbench(self) -> dict[str, Any]:
-        """The fields of a RobustBench ``model_info``, with the deployed accuracies as what is robust."""
-        deployed = self.deployed or {}
-        result = {
-            "outcomes": deployed.get("outcomes", {}),
-            "data": deployed.get("data", {"class": None}),
-            "checkpoint": dict(self.checkpoint),
-            "scheme": self.scheme,
-        }
-        return model_info(result, self.name, (self.network or {}).get("class_path"), pixels="bytes")
+        """The fields of a RobustBench ``model_info``: the accuracies as deployed, or else those of the checkpoint."""
+        found = {"outcomes": {}, "data": {"class": None}, **(self.deployed or self.tested or {})}
+        known = {"checkpoint": dict(self.checkpoint), "scheme": self.scheme, "cost": dict(self.cost)}
+        pixels: PixelContract = "bytes" if self.deployed else "float"
+        return model_info({**found, **known}, self.name, (self.network or {}).get("class_path"), pixels)
+
+    def content(self, files: Mapping[str, Any]) -> dict[str, Any]:
+        """What ``card.json`` holds.
+
+        Args:
+            files: Size and hash of each file that the card is of, by name.
+        """
+        return {"schema": SCHEMA, **dataclasses.asdict(self), "files": files, "robustbench": self.robustbench}
 
 
 def write(directory: Path, card: Card) -> None:
@@ -77,8 +86,7 @@ def write(directory: Path, card: Card) -> None:
         directory: Directory of the export, which holds its other files.
         card: All that is known.
     """
-    content = {**dataclasses.asdict(card), "files": files(directory), "robustbench": card.robustbench}
-    content = {"schema": SCHEMA, **content}
+    content = card.content(files(directory))
     write_json(directory / FILE, content)
     write_bytes(directory / TEXT, card_text.markdown(content).encode())
 
@@ -94,18 +102,25 @@ def read(directory: Path) -> Card:
         content = read_json(path, follow=False)
     except FileNotFoundError:
         raise ValueError(f"{directory}: is no export, for it has no {FILE}; qra export makes one") from None
-    names = [each.name for each in dataclasses.fields(Card)]
-    if not isinstance(content, dict) or content.get("schema") != SCHEMA or not set(names) <= content.keys():
+    if not isinstance(content, dict) or content.get("schema") != SCHEMA:
         raise ValueError(f"{path}: is no card of schema {SCHEMA}; export the network again")
+    content = {"cost": {}, "tested": None, **content}  # which the first cards did not have
     _check_types(path, content)
     _check_files(directory, content["files"])
-    return Card(**{name: content[name] for name in names})
+    names = {each.name for each in dataclasses.fields(Card)}
+    card = Card(**{name: value for name, value in content.items() if name in names})
+    try:
+        card_text.markdown(card.content(content["files"]))
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as reason:
+        raise ValueError(f"{path}: is damaged ({type(reason).__name__}); export the network again") from None
+    return card
 
 
 _KINDS: Mapping[str, tuple[type, ...]] = {
     "name": (str,),
     "label": (str,),
     "network": (dict, type(None)),
+    "scheme": (dict, type(None)),
     "checkpoint": (dict,),
     "image_shape": (list,),
     "parameters": (int,),
@@ -114,6 +129,8 @@ _KINDS: Mapping[str, tuple[type, ...]] = {
     "export": (dict,),
     "training": (dict,),
     "limits": (list,),
+    "cost": (dict,),
+    "tested": (dict, type(None)),
     "deployed": (dict, type(None)),
     "speed": (dict, type(None)),
     "files": (dict,),
@@ -129,7 +146,12 @@ def _check_types(path: Path, content: Mapping[str, Any]) -> None:
 def files(directory: Path) -> dict[str, dict[str, Any]]:
     """Size and hash of each file of an export that is there, by name."""
     found = (directory / name for name in (MODEL, INTEGER, TWIN))
-    return {path.name: {"bytes": path.stat().st_size, "sha256": sha256(path)} for path in found if path.exists()}
+    return {path.name: about_file(path) for path in found if path.exists()}
+
+
+def about_file(path: Path) -> dict[str, Any]:
+    """Size and hash of a file."""
+    return {"bytes": path.stat().st_size, "sha256": sha256(path)}
 
 
 def _check_files(directory: Path, stated: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""The card of an exported network as a page of Markdown."""
+"""The card of a network as Markdown."""
 
 from __future__ import annotations
 
@@ -6,83 +6,113 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from qra.deploy.evaluation import accuracy_of
+from qra.evaluation.doubt import doubt_of
+from qra.evaluation.measured import read_measured
+from qra.files import plain
 from qra.report.tables import Entry, Number, Table, markdown_text
 
 KIB = 1024
 _MEANINGS = {
     "model.onnx": "the model to ship",
     "model.integer.onnx": "the same network in integers alone, exact on onnxruntime: the reference",
-    "twin.safetensors": "the same network for attacks: `qra test --ckpt_path twin.safetensors`",
+    "twin.safetensors": "the same network for attacks: qra test --ckpt_path twin.safetensors",
 }
 
 
-def markdown(content: Mapping[str, Any]) -> str:
-    """The page.
+def markdown(content: Mapping[str, Any], level: int = 1) -> str:
+    """The card as a page, or as a section of one.
 
     Args:
         content: Content of ``card.json``.
+        level: Level of its title.
     """
-    channels, height, width = content["image_shape"]
-    parts = [
-        f"# {markdown_text(content['name'])}\n",
-        "Written by `qra export`, `qra deploy test` and `qra deploy bench`; do not edit it, run them again.\n",
-        f"{markdown_text(content['label'])}. Input `image`: {_input(content)}, (n, {channels}, {height}, {width}). "
-        "Output `logits`: float32.\n",
-        "## Trained\n",
-        *_trained(content),
-        "## Files\n",
-        _files(content["files"]).markdown(),
-        "## Cost of one image\n",
-        *_cost(content),
-        "## Deployed accuracy\n",
-        *(_accuracy(content["deployed"]) if content["deployed"] else [_absent("measured", "test")]),
-        "## Speed\n",
-        *(_speed(content["speed"]) if content["speed"] else [_absent("timed", "bench")]),
-        "## Limits\n",
-        *(f"- {markdown_text(sentence)}" for sentence in content["limits"] or ["None is known."]),
-    ]
+    exported = bool(content["export"])
+    title = "#" * level
+    sections = {
+        "Trained": _trained(content),
+        "Files" if exported else "File": [_files(content["files"]).markdown()],
+        "Cost of one image": _cost(content, exported),
+        "Accuracy of the checkpoint": _tested(content["tested"]) if content["tested"] else (),
+        "Deployed accuracy": _accuracy(content["deployed"]) if exported else (),
+        "Speed": _speed(content["speed"]) if exported else (),
+        "Limits": [f"- {markdown_text(sentence)}" for sentence in content["limits"]],
+    }
+    written = {name: "\n".join(lines) for name, lines in sections.items()}
+    parts = [f"{title} {markdown_text(content['name'])}\n", *_about(content, exported)]
+    parts += [f"{title}# {name}\n\n{text}" for name, text in written.items() if text]
     return "\n".join(parts) + "\n"
+
+
+def _about(content: Mapping[str, Any], exported: bool) -> Iterator[str]:
+    channels, height, width = content["image_shape"]
+    if exported:
+        yield "Written by `qra export`, `qra deploy test` and `qra deploy bench`; do not edit it, run them again.\n"
+        taken = "float32 in [0, 1], which is rounded to bytes" if content["export"].get("input") == "float" else "uint8"
+        inputs = f"Input `image`: {taken}, (n, {channels}, {height}, {width}). Output `logits`: float32."
+    else:
+        inputs = f"Input: pixels in [0, 1], float32, (n, {channels}, {height}, {width}). Output: logits."
+    yield f"{markdown_text(content['label'])}. {inputs}\n"
 
 
 def _absent(done: str, command: str) -> str:
     return f"Not {done} yet: `qra deploy {command} DIR`.\n"
 
 
-def _input(content: Mapping[str, Any]) -> str:
-    if content["export"].get("input") == "float":
-        return "float32 in [0, 1], which is rounded to bytes"
-    return "uint8"
-
-
 def _trained(content: Mapping[str, Any]) -> Iterator[str]:
-    network = (content["network"] or {}).get("class_path", "not described")
-    checkpoint = content["checkpoint"]
-    yield f"- network: `{_code(network)}`, {content['parameters']:,} parameters"
+    network, checkpoint = content["network"] or {"class_path": "not described"}, content["checkpoint"]
+    settings = ", ".join(f"{name}={value}" for name, value in network.get("init_args", {}).items())
+    made = f"{network['class_path']}({settings})" if settings else network["class_path"]
+    yield f"- network: `{_code(made)}`, {content['parameters']:,} parameters"
     yield f"- checkpoint: `{_code(checkpoint.get('file'))}`, sha256 `{_code(checkpoint.get('sha256'))}`"
     for name, value in content["training"].items():
-        yield f"- {markdown_text(name)}: {markdown_text(value)}"
+        if name != "command":
+            yield f"- {markdown_text(name)}: {markdown_text(value)}"
+    if lines := content["training"].get("command"):
+        yield "\n```console\n$ " + "\n    ".join(_code(line) for line in lines) + "\n```"
     yield ""
 
 
 def _files(files: Mapping[str, Any]) -> Table:
     rows = [
-        (name, _MEANINGS.get(name, "").replace("`", ""), Number(about["bytes"] / KIB), about["sha256"])
+        (name, _MEANINGS.get(name, "the checkpoint"), Number(about["bytes"] / KIB), about["sha256"])
         for name, about in files.items()
     ]
     return Table("files", "Files", ("file", "what it is", "KiB", "sha256"), tuple(rows))
 
 
-def _cost(content: Mapping[str, Any]) -> Iterator[str]:
+def _cost(content: Mapping[str, Any], exported: bool) -> Iterator[str]:
     counts = content["multiply_adds"]
     total = sum(counts.values()) or 1
     rows = tuple((kind, f"{count:,}", f"{100 * count / total:.1f} %") for kind, count in counts.items())
     yield Table("cost", "Multiply-adds", ("multiply-adds", "number", "share"), rows).markdown()
+    if content["cost"]:
+        size, bit_ops = content["cost"]["size_in_bits"] / 8 / KIB, content["cost"]["bit_ops"] / 1e9
+        yield f"Parameters at their bits: {size:.0f} KiB. {bit_ops:.2f} GBitOPs.\n"
     layers = content["saturates_without_vnni"]
     if layers:
         shown = ", ".join(map(str, layers[:5])) + (f" and {len(layers) - 5} more" if len(layers) > 5 else "")
         yield f"Sums of {len(layers)} layers may saturate on x86 processors without VNNI: {markdown_text(shown)}.\n"
-    else:
+    elif exported:
         yield "No sum can saturate on x86 processors without VNNI.\n"
+
+
+def _tested(tested: Mapping[str, Any]) -> Iterator[str]:
+    """What ``qra test`` found of the checkpoint."""
+    found = [read_measured(name, summary) for name, summary in tested["outcomes"].items()]
+    found.sort(key=lambda each: (each.threat_model.pixels == "bytes", each.threat_model, each.role == "worst"))
+    bounds = [each.threat_model.title if each.threat_model.eps else "" for each in found]
+    rows = tuple((each.kind, title, each.accuracy) for each, title in zip(found, bounds, strict=True))
+    yield Table("tested", "Accuracy", ("images", "bounds", "accuracy"), rows).markdown()
+    doubt, data = doubt_of(tested), tested["data"]
+    reasons = f", for {'; '.join(doubt.reasons)}" if doubt.reasons else ""
+    yield f"Gradients: {markdown_text(doubt.words + reasons)}. Settings of each attack are in the card as JSON.\n"
+    when = "; ".join(dict.fromkeys(_when(test) for test in tested["tests"]))
+    yield markdown_text(f"Data: {data.get('class')}, sha256 {data.get('sha256')}. Tested {when}.") + "\n"
+
+
+def _when(test: Mapping[str, Any]) -> str:
+    versions = test["versions"]
+    return f"{test['date'][:10]} on {test['device']}, torch {versions['torch']}, qra {versions['qra']}"
 
 
 def runs_table(deployed: Mapping[str, Any]) -> Table:
@@ -105,7 +135,9 @@ def runs_table(deployed: Mapping[str, Any]) -> Table:
     return Table("accuracy", "Deployed accuracy", ("run by", "clean", "robust", "verdict"), tuple(rows), note)
 
 
-def _accuracy(deployed: Mapping[str, Any]) -> Sequence[str]:
+def _accuracy(deployed: Mapping[str, Any] | None) -> Sequence[str]:
+    if not deployed:
+        return [_absent("measured", "test")]
     table = runs_table(deployed)
     lines = [table.markdown(), f"{markdown_text(table.note)}\n"]
     lines += [f"- {markdown_text(run['name'])}: {markdown_text('; '.join(run['reasons']))}" for run in deployed["runs"]]
@@ -138,10 +170,13 @@ def speed_table(speed: Mapping[str, Any]) -> Table:
     return Table("speed", "Speed", columns, rows, note)
 
 
-def _speed(speed: Mapping[str, Any]) -> Sequence[str]:
+def _speed(speed: Mapping[str, Any] | None) -> Sequence[str]:
+    if not speed:
+        return [_absent("timed", "bench")]
     table = speed_table(speed)
     return [table.markdown(), f"{markdown_text(table.note)}\n"]
 
 
 def _code(text: object) -> str:
-    return "".join(sign for sign in markdown_text(str(text)) if sign not in "`\\")
+    """A text between backticks, which it therefore has none of."""
+    return plain(text).replace("`", "")

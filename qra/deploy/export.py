@@ -4,23 +4,22 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from torch import nn
 
 from qra import checkpoint, environment
 from qra.deploy import card
 from qra.deploy.bounds import ranges, saturates_without_vnni, shapes
+from qra.deploy.checkpoint_card import card_of_checkpoint
 from qra.deploy.engine import needed
 from qra.deploy.lower import PiecewiseLinear, lower
 from qra.deploy.program import IMAGE, Convolution, Linear, Program
-from qra.describe import describe
 from qra.front.shipped import checkpoint_file
 from qra.front.tool_arguments import export as arguments_of_export
-from qra.quant.cost import cost, label
 from qra.quant.network import quant_layers
 from qra.writing import write_bytes
 
@@ -89,18 +88,9 @@ def export(path: str | Path, out: str | Path, choices: Choices = Choices()) -> P
 
 
 def _card(network: nn.Module, program: Program, path: Path, choices: Choices) -> card.Card:
-    content = checkpoint.read(path)
-    scheme = checkpoint.rebuild_scheme(content)
-    found = cost(network, program.image_shape)
     versions = {name: environment.versions()[name] for name in ("qra", "python", "torch")}
-    return card.Card(
-        name=path.parent.name if path.stem in ("best", "last", "calibrated") else path.stem,
-        label=str(scheme) if scheme is None else label(scheme, found),
-        network=describe(network),
-        scheme=describe(scheme),
-        checkpoint={"file": path.name, "sha256": checkpoint.sha256(path)},
-        image_shape=list(program.image_shape),
-        parameters=found.parameters,
+    return replace(
+        card_of_checkpoint(network, path, program.image_shape),
         multiply_adds=multiply_adds(program),
         saturates_without_vnni=list(saturates_without_vnni(program)),
         export={
@@ -112,17 +102,8 @@ def _card(network: nn.Module, program: Program, path: Path, choices: Choices) ->
             "program": program.sha256,
             "versions": {**versions, "onnx": metadata.version("onnx")},
         },
-        training=_calibration(content),
         limits=_limits(network, program, choices),
     )
-
-
-def _calibration(content: Mapping[str, Any]) -> dict[str, Any]:
-    """What a quantization after training depended on, beside the scheme."""
-    about = (content.get(checkpoint.KEY) or {}).get("calibration") or {}
-    settings = about.get("init_args") if isinstance(about, dict) else None
-    plain = {name: value for name, value in (settings or {}).items() if isinstance(value, str | int | float)}
-    return {f"calibration: {name}": value for name, value in plain.items()}
 
 
 def _has_pieces(network: nn.Module) -> bool:

@@ -7,24 +7,16 @@ from pathlib import Path
 import onnx
 import pytest
 import torch
+from deploy.exports import checkpoint
 from small import CALIBRATED, TRAINED, calibrated, images, resnet, run, trained
 
 import qra
-from qra.checkpoint import KEY
 from qra.deploy import card
 from qra.deploy.export import main
 from qra.deploy.program import Program
-from qra.describe import describe
 from qra.quant import Fixed
 
 FILES = {"model.onnx", "model.integer.onnx", "twin.safetensors", "card.json", "README.md"}
-
-
-def checkpoint(path, network, scheme):
-    about = {"network": describe(network), "scheme": describe(scheme), "calibration": None}
-    state = {f"network.{name}": value for name, value in network.state_dict().items()}
-    torch.save({"state_dict": state, KEY: about}, path)
-    return str(path)
 
 
 @pytest.fixture(scope="module")

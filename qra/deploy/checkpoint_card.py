@@ -1,0 +1,129 @@
+"""The card of a checkpoint: what its file says, and what ``qra test`` found of it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from qra import checkpoint
+from qra.deploy.card import Card
+from qra.describe import describe
+from qra.evaluation.doubt import CHECK, doubt_of
+from qra.evaluation.identity import tested as network_id
+from qra.evaluation.measured import read_measured
+from qra.evaluation.outcome import read_result
+from qra.evaluation.store import RESULT, read_examples
+from qra.quant.cost import Cost, cost, label
+from qra.quant.scheme import OFF
+
+_SHEET = ("date", "device", "versions")
+
+
+def tested(result: Mapping[str, Any]) -> dict[str, Any]:
+    """What a card keeps of a result.
+
+    Args:
+        result: Content of ``result.json``, an untrusted file.
+
+    Returns:
+        Outcomes that are no parts of others, the data, what is known of the gradients, and when and on what it was
+        measured: no paths.
+
+    Raises:
+        ValueError: If an outcome cannot be read.
+    """
+    outcomes = {
+        name: {key: value for key, value in summary.items() if key not in ("test", "examples")}
+        for name, summary in result["outcomes"].items()
+        if read_measured(name, summary).role in ("clean", "robust", "worst")
+    }
+    doubt = doubt_of(result).summary()
+    return {
+        "outcomes": outcomes,
+        "data": result["data"],
+        CHECK: {"verdict": doubt.pop("state"), **doubt},
+        "tests": [{key: test.get(key) for key in _SHEET} for test in result.get("tests") or [result]],
+    }
+
+
+def card_of_checkpoint(network: nn.Module, path: Path, image_shape: Sequence[int]) -> Card:
+    """The card of a checkpoint, with what ``qra test`` found of it where its result lies in the same directory.
+
+    Args:
+        network: The network that it describes.
+        path: The file, untrusted.
+        image_shape: Channels, height and width.
+
+    Raises:
+        ValueError: If the result is damaged.
+    """
+    content = checkpoint.read(path)
+    scheme, described = checkpoint.rebuild_scheme(content), content.get(checkpoint.KEY) or {}
+    found, sha256 = cost(network, image_shape), checkpoint.sha256(path)
+    calibration = described.get("calibration")
+    return Card(
+        name=path.parent.name if path.stem in ("best", "last", "calibrated") else path.stem,
+        label="float" if scheme is None else label(scheme, found),
+        network=describe(network),
+        scheme=describe(scheme),
+        checkpoint={"file": path.name, "sha256": sha256},
+        image_shape=list(image_shape),
+        parameters=found.parameters,
+        multiply_adds=_multiply_adds(found),
+        training={**_epochs(content), **_calibration(calibration)},
+        cost={"size_in_bits": found.size_in_bits, "bit_ops": found.bit_ops},
+        tested=tested_beside(path, network_id(network, sha256, describe(scheme), calibration, False)),
+    )
+
+
+def _multiply_adds(found: Cost) -> dict[str, int]:
+    """Multiply-adds for one image, by the bits of inputs and weights."""
+    counts = Counter[str]()
+    for layer in found.layers:
+        counts[f"{_bits(layer.input_bits)} x {_bits(layer.weight_bits)}"] += layer.multiply_adds
+    return dict(counts)
+
+
+def _bits(count: int) -> str:
+    return "float32" if count == OFF else f"{count} bits"
+
+
+def _epochs(content: Mapping[str, Any]) -> dict[str, int]:
+    """How long a checkpoint was trained, as far as it says."""
+    epoch, steps = content.get("epoch"), content.get("global_step")
+    if type(epoch) is not int or type(steps) is not int or not steps:
+        return {}
+    return {"epochs before these weights": epoch + 1, "steps before these weights": steps}
+
+
+def _calibration(about: Any) -> dict[str, Any]:
+    """What a quantization after training depended on, beside the scheme."""
+    settings = about.get("init_args") if isinstance(about, dict) else None
+    plain = {name: value for name, value in (settings or {}).items() if isinstance(value, str | int | float)}
+    return {f"calibration: {name}": value for name, value in plain.items()}
+
+
+def tested_beside(path: Path, network: str) -> dict[str, Any] | None:
+    """What ``qra test`` found of a checkpoint, from the result in its directory.
+
+    Args:
+        path: Checkpoint.
+        network: Id of its network, see :func:`qra.evaluation.identity.tested`.
+
+    Returns:
+        What the card keeps; None if there is no result, or it is of another network.
+
+    Raises:
+        ValueError: If the result is damaged.
+    """
+    if not (path.parent / RESULT).exists():
+        return None
+    result = read_result(path.parent / RESULT)
+    if result.get("network") != network:
+        return None
+    read_examples(path.parent, result)  # which have to agree with it
+    return tested(result)
