@@ -1,10 +1,16 @@
+from __future__ import annotations
+
 import os
 import signal
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from qra.front.answer import answer
 from qra.runs.signals import Stoppable, Stopped
+
+if TYPE_CHECKING:
+    from qra.plan import Plan
 
 PLATFORMS = ("linux", "darwin")
 """Where locks of files and signals are what commands rely on."""
@@ -23,7 +29,7 @@ def main() -> None:
             from qra.memory import keep_memory
 
             keep_memory()
-            if not tools.run(sys.argv[1:], _parse):
+            if not tools.run(sys.argv[1:], _parse, _plan):
                 from qra.cli import main as run_lightning
 
                 run_lightning()
@@ -37,6 +43,13 @@ def _parse(words: Sequence[str]) -> None:
     from qra.cli import parse_command
 
     parse_command(words)
+
+
+def _plan(words: Sequence[str], threads: int) -> Plan:
+    """Say what a command of a study would do, which takes Lightning."""
+    from qra.cli import plan_command
+
+    return plan_command(words, threads)
 
 
 def _again(number: signal.Signals) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import os
 import re
@@ -49,11 +50,14 @@ from qra.dryrun import dry_run, link_normalization, link_to_data
 from qra.errors import fail
 from qra.front.answer import answer
 from qra.front.arguments import prepared
-from qra.front.run_config import check_place, check_weights, with_absolute_paths
+from qra.front.run_config import check_dry_run, check_place, check_weights, with_absolute_paths
 from qra.front.traces import traceback_kept
 from qra.front.usage import explained
-from qra.modules import ImageClassifier
+from qra.modules import ImageClassifier, RobustTransfer
+from qra.plan import Plan, make_plan
+from qra.probe import Probe
 from qra.progress import progress_display
+from qra.quant import freeze
 from qra.renamed import present
 from qra.resume import check_resumable, resume_settings
 from qra.running import callbacks_of
@@ -167,6 +171,12 @@ class QraCLI(LightningCLI):
             default=False,
             help="Whether a network may be tested that no checkpoint gives weights to.",
         )
+        parser.add_argument(
+            "--dry_run",
+            type=bool,
+            default=False,
+            help="Whether to say what would be done and how long that takes, and write nothing; of fit and test.",
+        )
         parser.add_lightning_class_args(RobustnessEvaluation, "evaluation")
         parser.add_lightning_class_args(AdversarialExamples, "examples")
 
@@ -190,7 +200,10 @@ class QraCLI(LightningCLI):
                 raise ValueError(f"{config.ckpt_path}: there is no such checkpoint; qra fit writes it, after an epoch")
         if self.subcommand != "fit":
             check_weights(config, str(self.subcommand))
-        self.command.work_in(self.directory, _is_first_process())
+        if config.dry_run:
+            check_dry_run(config, str(self.subcommand))
+        else:
+            self.command.work_in(self.directory, _is_first_process())
         taken = self.directory / "last.ckpt"
         if self.subcommand == "fit" and config.ckpt_path is None and _is_first_process() and taken.exists():
             raise ValueError(
@@ -200,7 +213,7 @@ class QraCLI(LightningCLI):
 
     def after_instantiate_classes(self) -> None:
         config = self.config[self.subcommand]
-        content = {} if config.ckpt_path is None else checkpoint.read(config.ckpt_path)
+        self.content = content = {} if config.ckpt_path is None else checkpoint.read(config.ckpt_path)
         if "network" in config.model.init_args:  # else the checkpoint describes it
             self._link(config.model.init_args.network, content)
             self.model.network.description = _plain(config.model.init_args.network.as_dict())
@@ -251,6 +264,11 @@ class QraCLI(LightningCLI):
         vars(self.model.network)["outputs"] = dry_run(self.model.network, x, data.num_classes, self.subcommand == "fit")
 
     def _run_subcommand(self, subcommand: str) -> None:
+        if self.config[subcommand].dry_run:
+            probe = Probe()
+            plan = make_plan(subcommand, self.trainer, self.model, self.datamodule, self.content, probe)
+            plan.print(subcommand, self.directory, probe.seconds)
+            return
         with traceback_kept(self.directory, lambda: self.command.begun and _is_first_process()):
             super()._run_subcommand(subcommand)
 
@@ -414,6 +432,46 @@ def parse_command(words: Sequence[str]) -> None:
         raise explained(reason, arguments) from None
 
 
+class _PlannedOnly(QraCLI):
+    """A command of a study up to its plan, before the checkpoints are there that it starts and learns from."""
+
+    def before_instantiate_classes(self) -> None:
+        self.directory = Path(self.config[self.subcommand].run)
+
+    def after_instantiate_classes(self) -> None:
+        network, data = self.config[self.subcommand].model.init_args.get("network"), self.datamodule
+        data.prepare_data()
+        if isinstance(network, Namespace) and link_to_data(network, data.num_classes, data.image_shape[0]):
+            self.instantiate_classes()
+        data.setup(self.subcommand)
+        self.datamodule = data
+        if isinstance(self.model, RobustTransfer):
+            self.model.learn_from(freeze(copy.deepcopy(self.model.network)))
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        pass
+
+
+_probe = cache(Probe)
+
+
+def plan_command(words: Sequence[str], threads: int) -> Plan:
+    """Plan a command of a study without running it.
+
+    Args:
+        words: What follows ``qra`` on the command line.
+        threads: Threads that it is to run on.
+
+    Raises:
+        ValueError: If what it would do cannot be told.
+    """
+    quiet()
+    torch.set_num_threads(threads)
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)  # each trainer's devices
+    planned = _PlannedOnly(prepared(words), RunningCommand(list(words)))
+    return make_plan(words[0], planned.trainer, planned.model, planned.datamodule, {}, _probe())
+
+
 def main(args: Sequence[str] | None = None) -> None:
     """Run one command.
 
@@ -421,7 +479,7 @@ def main(args: Sequence[str] | None = None) -> None:
         args: What follows ``qra`` on the command line; that of this process if not given.
     """
     arguments = list(sys.argv[1:] if args is None else args) or ["--help"]
-    if answer(arguments) or tools.run(arguments, parse_command):
+    if answer(arguments) or tools.run(arguments, parse_command, plan_command):
         return
     quiet()
     words: list[str] = []

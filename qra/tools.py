@@ -10,6 +10,7 @@ from qra.errors import fail
 from qra.front.usage import explained_option
 
 if TYPE_CHECKING:
+    from qra.study.forecast import Foresee
     from qra.study.grid import Cell
 
 TOOLS = {
@@ -31,18 +32,20 @@ def _decidable(cells: Sequence[Cell]) -> list[str]:
     return claims
 
 
-def run(arguments: Sequence[str], parse: Callable[[Sequence[str]], None]) -> bool:
+def run(arguments: Sequence[str], parse: Callable[[Sequence[str]], None], foresee: Foresee) -> bool:
     """Run a command if it is a tool; return whether it was one.
 
     Args:
         arguments: The command and its options.
         parse: Parses a command of a study without running it.
+        foresee: Says what a command of a study would do.
     """
     if not arguments or arguments[0] not in TOOLS:
         return False
     try:
         main = import_module(TOOLS[arguments[0]]).main
-        main(arguments[1:], parse, _decidable) if arguments[0] == "study" else main(arguments[1:])
+        study = (parse, foresee, _decidable) if arguments[0] == "study" else ()
+        main(arguments[1:], *study)
     except Exception as reason:
         fail(explained_option(reason, arguments))
     return True

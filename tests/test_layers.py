@@ -35,7 +35,8 @@ LAYERS = (
     ("evaluation", "checkpoint", "rebuild", "weights", "dryrun"),
     ("modules",),
     ("callbacks", "resume"),
-    ("compare", "doctor", "study", "report", "trainer"),
+    ("compare", "doctor", "study", "report", "trainer", "probe"),
+    ("plan",),
     ("deploy",),
     ("tools",),
     ("cli",),
@@ -52,7 +53,7 @@ NEIGHBOURS = {
     ("checkpoint", "rebuild"),
     ("checkpoint", "weights"),
 }
-LIGHTNING = {"progress", "running", "resume", "modules", "callbacks", "data", "trainer", "cli"}
+LIGHTNING = {"progress", "running", "resume", "modules", "callbacks", "data", "trainer", "probe", "plan", "cli"}
 
 
 def imported(tree):

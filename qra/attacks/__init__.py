@@ -7,6 +7,7 @@ from qra.attacks.disagreement import DisagreementPGD, SideBySide
 from qra.attacks.fab import FAB
 from qra.attacks.fgsm import FGSM
 from qra.attacks.fmn import FMN
+from qra.attacks.passes import Passes
 from qra.attacks.pgd import PGD
 from qra.attacks.polish import Polish
 from qra.attacks.rounding import RoundingCascade, UnroundedAPGD
@@ -27,6 +28,7 @@ __all__ = [
     "DisagreementPGD",
     "EvaluationAttack",
     "GaussianStart",
+    "Passes",
     "Polish",
     "RoundingCascade",
     "SideBySide",

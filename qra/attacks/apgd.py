@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from qra import losses
 from qra.attacks.base import EvaluationAttack, replayed
+from qra.attacks.passes import GRADIENT, Passes
 from qra.attacks.state import AttackState, length, margin_of, unit
 from qra.checks import check_choice, check_count, pixel_length
 from qra.losses import prediction
@@ -19,7 +20,6 @@ APGDLoss = Literal["cross_entropy", "dlr", "targeted_dlr"]
 
 _MOMENTUM = 0.75
 _RHO = 0.75
-_PASSES = 3.0  # what a gradient costs in forward passes, roughly
 
 
 @dataclass(frozen=True)
@@ -79,8 +79,8 @@ class APGD(EvaluationAttack):
                 return
             self._climb(state, Climb(self, state, left, rank, self._start(state.x[left], generator)))
 
-    def work(self, classes: int) -> float:
-        return _PASSES * self.steps * len(self._ranks(classes))
+    def passes(self, classes: int) -> Passes:
+        return GRADIENT.times(self.steps * len(self._ranks(classes)))
 
     def objective(self, logits: Tensor, y: Tensor, target: Tensor | None) -> Tensor:
         """What is increased, for each example: (N, classes) to (N,)."""
@@ -110,7 +110,7 @@ class APGD(EvaluationAttack):
         for step in range(self.steps + 1):
             if step:
                 climb.move(last=step == self.steps)
-                state.on_step(_PASSES)
+                state.on_step(GRADIENT.work)
             kept = state.record_success(climb.left, climb.fooled, climb.x_adv, margin=climb.margin)
             if kept is not None:
                 climb.keep(kept)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass, replace
+from functools import reduce
 from typing import Any, get_args
 
 from qra.attacks.apgd import APGD
 from qra.attacks.base import Attack, EvaluationAttack
 from qra.attacks.fab import FAB
+from qra.attacks.passes import Passes
 from qra.attacks.square import Square
 from qra.attacks.state import AttackState
 from qra.checks import check_choice, check_count, pixel_length
@@ -32,8 +34,8 @@ class Cascade(EvaluationAttack):
         for member in self.members().values():
             member.run(state)
 
-    def work(self, classes: int) -> float:
-        return sum(member.work(classes) for member in self.members().values())
+    def passes(self, classes: int) -> Passes:
+        return reduce(Passes.plus, (member.passes(classes) for member in self.members().values()))
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from qra.attacks.inputs import check_classes, check_images, is_wrong, largest_label
+from qra.attacks.passes import Passes
 from qra.attacks.state import AttackState
 from qra.losses import prediction
 from qra.parts import Parts
@@ -188,9 +189,13 @@ class Attack(ABC):
         """The attack as it runs on a chunk of examples: one that draws for chunks draws something else for each."""
         return self
 
+    def passes(self, classes: int) -> Passes:
+        """How often it runs the network for an example that is not broken; for progress bars and dry runs only."""
+        return Passes(1)
+
     def work(self, classes: int) -> float:
-        """What it costs for an example that is not broken, in forward passes; only progress bars use it."""
-        return 1.0
+        """What that costs, in forward passes."""
+        return self.passes(classes).work
 
     def unsuited(self, state: AttackState) -> str | None:
         """Why it does not suit the network or its examples; None if it does."""
@@ -247,6 +252,3 @@ class EvaluationAttack(Attack):
 
     @abstractmethod
     def run(self, state: AttackState) -> None: ...
-
-    @abstractmethod
-    def work(self, classes: int) -> float: ...

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from qra.attacks.base import EvaluationAttack, replayed
+from qra.attacks.passes import Passes
 from qra.attacks.state import AttackState, length
 from qra.checks import check_choice, check_count, pixel_length
 from qra.losses import prediction
@@ -17,7 +18,7 @@ from qra.types import Norm, Pixels
 _ALPHA_MAX = 0.1
 _ETA = 1.05
 _BETA = 0.9
-_PASSES = 4.0  # what a step costs in forward passes, roughly
+_STEP = Passes(2, 1)
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ class FAB(EvaluationAttack):
             return
         positions = left.repeat(len(ranks))
         targets = torch.cat([state.targets(left, rank) for rank in ranks])
-        share = _PASSES / len(left)
+        share = _STEP.work / len(left)
         while len(positions):
             batch = len(state.x)  # what the caller holds fit for the memory
             self._approach(state, positions[:batch], targets[:batch], share)
@@ -72,8 +73,8 @@ class FAB(EvaluationAttack):
             alive = ~state.broken[positions]
             positions, targets = positions[alive], targets[alive]
 
-    def work(self, classes: int) -> float:
-        return _PASSES * self.steps * min(self.targets, classes - 1)
+    def passes(self, classes: int) -> Passes:
+        return _STEP.times(self.steps * min(self.targets, classes - 1))
 
     def _approach(self, state: AttackState, positions: Tensor, targets: Tensor, share: float) -> None:
         x, y = state.x[positions], state.y[positions]

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from qra.attacks.base import EvaluationAttack, replayed
+from qra.attacks.passes import Passes
 from qra.attacks.state import AttackState, length, margin_of, unit
 from qra.checks import check_choice, check_count, check_in, pixel_length
 from qra.types import Norm, Pixels
@@ -19,7 +20,7 @@ _LAST_STEP = 0.01
 _LAST_GAMMA = 0.001
 _BEYOND = 1e-4
 """How much farther a step goes than the boundary seems to be, as a share."""
-_PASSES = 4.0  # what a step costs in forward passes, roughly, that of the judge among them
+_STEP = Passes(2, 1)  # a gradient and the judge
 
 
 @dataclass(frozen=True)
@@ -67,8 +68,8 @@ class FMN(EvaluationAttack):
     def key(self) -> str:
         return "fmn"
 
-    def work(self, classes: int) -> float:
-        return _PASSES * self.steps
+    def passes(self, classes: int) -> Passes:
+        return _STEP.times(self.steps)
 
     def run(self, state: AttackState) -> None:
         left = state.survivors()
@@ -85,7 +86,7 @@ class FMN(EvaluationAttack):
         delta, nearest = torch.zeros_like(x), x
         eps, best = torch.zeros_like(limit), torch.full_like(limit, math.inf)
         for step in range(self.steps):
-            state.on_step(_PASSES)
+            state.on_step(_STEP.work)
             margin, gradient = replayed(state.search, _Margin(), x + delta, state.y[positions])
             images, wrong = state.try_only(positions, x + delta)
             wrong, distance = _like(wrong, x), length(images - x, self.norm)

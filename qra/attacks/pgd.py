@@ -10,14 +10,13 @@ from torch import Tensor, nn
 
 from qra import losses
 from qra.attacks.base import Aim, Attack, in_parts, replayed
+from qra.attacks.passes import GRADIENT, Passes
 from qra.attacks.start import Start, UniformStart
 from qra.attacks.state import AttackState, margin_of
 from qra.checks import check_choice, check_count, pixel_length
 from qra.types import Norm, Pixels
 
 AttackLoss = Literal["cross_entropy", "dlr", "cw_margin", "kl"]
-
-_PASSES = 3.0  # what a gradient costs in forward passes, roughly
 
 _LOSSES = {
     "cross_entropy": losses.cross_entropy,
@@ -101,8 +100,8 @@ class PGD(Attack):
         self.run(state)
         return state.x_adv
 
-    def work(self, classes: int) -> float:
-        return _PASSES * self.steps * self.restarts
+    def passes(self, classes: int) -> Passes:
+        return GRADIENT.times(self.steps * self.restarts)
 
     def run(self, state: AttackState) -> None:
         if not self.early_stop or self.eps == 0:
@@ -182,7 +181,7 @@ class PGD(Attack):
             for step in range(steps.count):
                 kept = state.record_success(left, fooled[:, step], iterates[:, step], margin=margins[:, step])
             kept = state.judge() if kept is None else kept
-            state.on_step(_PASSES * steps.count)
+            state.on_step(GRADIENT.times(steps.count).work)
             if kept is not None:
                 left, x, y, x_adv = (tensor[kept] for tensor in (left, x, y, x_adv))
                 if len(left) == 0:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from qra.attacks.apgd import APGD
 from qra.attacks.autoattack import AutoAttack, Cascade, unsuited
 from qra.attacks.base import Attack, EvaluationAttack
+from qra.attacks.passes import Passes
 from qra.attacks.polish import Polish
 from qra.attacks.state import AttackState
 from qra.checks import check_count, pixel_length
@@ -63,8 +64,8 @@ class UnroundedAPGD(EvaluationAttack):
             for start in range(self.starts):
                 APGD(self.eps, steps=self.steps, seed=self.seed + start).run(state)
 
-    def work(self, classes: int) -> float:
-        return self.starts * APGD(self.eps, steps=self.steps).work(classes)
+    def passes(self, classes: int) -> Passes:
+        return APGD(self.eps, steps=self.steps).passes(classes).times(self.starts)
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from qra.attacks.pixels import PixelType
 from qra.callbacks.base import Order
 from qra.callbacks.best import restore_best
 from qra.callbacks.measurement import Measurement
+from qra.callbacks.workload import Workload, attack_workload
 from qra.checks import check_count
 from qra.data import ImageDataModule, data_of
 from qra.describe import describe
@@ -90,6 +91,10 @@ class ChunkedEvaluation(Measurement):
     def check(self, module: ImageClassifier, data: ImageDataModule, world_size: int) -> None:
         check_n(self.n, data.size("test"), type(self).__name__)
         self.protocol.check(module.network)
+
+    def workload(self, network: nn.Module, data: ImageDataModule) -> Iterator[Workload]:
+        if self.protocol.source != UNROUNDED or self.protocol.skipped(network) is None:
+            yield attack_workload(self.protocol.words, self.n, self.protocol.attack, data)
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.measure(trainer, pl_module)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from enum import IntEnum
 from typing import Any, ClassVar
 
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, Checkpoint
+from torch import Tensor, nn
 
+from qra.callbacks.workload import Workload
 from qra.data import ImageDataModule, data_of
 from qra.modules import ImageClassifier
 
@@ -55,6 +58,23 @@ class PipelineCallback(Callback):
 
         Raises:
             ValueError: With what is wrong and what to do.
+        """
+
+    def workload(self, network: nn.Module, data: ImageDataModule) -> Iterable[Workload]:
+        """What it runs through the network, for dry runs.
+
+        Args:
+            network: What is trained or tested.
+            data: Set up.
+        """
+        return ()
+
+    def preview(self, network: nn.Module, images: Tensor) -> None:
+        """Make the other network that it tests of a copy, in place, for dry runs.
+
+        Args:
+            network: A copy of the network, in eval mode.
+            images: A few of the data, in [0, 1], (N, C, H, W), for what takes hundreds in a test.
         """
 
     def record(self) -> dict[str, Any]:

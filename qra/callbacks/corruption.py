@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -10,9 +10,12 @@ from lightning import LightningModule, Trainer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from torch import nn
 
+from qra.attacks import Passes
 from qra.callbacks.evaluation import gather
 from qra.callbacks.measurement import Measurement
+from qra.callbacks.workload import Workload, test_images
 from qra.checks import check_count
 from qra.data import CorruptedDataModule, ImageDataModule, corruptions
 from qra.evaluation.robustness import is_correct
@@ -81,6 +84,11 @@ class CorruptionEvaluation(Measurement):
             )
         if self.n is not None and self.n > first.size("test"):
             raise ValueError(f"n is {self.n}, but {self.root} has {first.size('test')} images of a severity")
+
+    def workload(self, network: nn.Module, data: ImageDataModule) -> Iterator[Workload]:
+        shifts = self._shifts()
+        images = test_images(self.n, self._data(shifts[0]))
+        yield Workload(f"{len(shifts)} sets of corrupted images", len(shifts) * images, Passes(1))
 
     def _shifts(self) -> list[Shift]:
         there = corruptions(self.root)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Literal, get_args
 
 import torch
@@ -8,8 +9,9 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import nn
 
 from qra import checkpoint
-from qra.attacks import PGD, Attack
+from qra.attacks import PGD, Attack, Passes
 from qra.callbacks.base import PipelineCallback
+from qra.callbacks.workload import Workload, passes_of
 from qra.checks import check_choice, check_count, check_in
 from qra.data import ImageDataModule, data_of
 from qra.evaluation.robustness import is_correct, robust
@@ -93,6 +95,11 @@ class TeacherDistillation(PipelineCallback):
                 )
             self._teacher = network, freeze(network)
         module.learn_from(self._teacher[1])
+
+    def workload(self, network: nn.Module, data: ImageDataModule) -> Iterator[Workload]:
+        images = min(self.n, len(data.val_indices))
+        passes = passes_of(self.attack, data.num_classes).plus(Passes(2))
+        yield Workload(f"the teacher: {self.attack.title}", images, passes)
 
     def record(self) -> dict[str, Any]:
         return {"teacher": {"path": self.path, "sha256": self._digest, **self.accuracy}} if self._digest else {}

@@ -14,11 +14,12 @@ from rich.markup import escape
 from torch import Tensor, nn
 
 from qra import checkpoint
-from qra.attacks import PGD, Attack, Square, UniformStart
+from qra.attacks import PGD, Attack, Passes, Square, UniformStart
 from qra.attacks.pixels import PixelType, levels
 from qra.callbacks.attack_evaluation import USUAL_N, ChunkedEvaluation, check_n
 from qra.callbacks.measurement import Measurement
 from qra.callbacks.subset import Subset
+from qra.callbacks.workload import Workload, test_images
 from qra.checks import check_count
 from qra.data import ImageDataModule, data_of
 from qra.evaluation.doubt import SIGNS
@@ -200,6 +201,14 @@ class RobustnessEvaluation(Measurement):
 
     def check(self, module: ImageClassifier, data: ImageDataModule, world_size: int) -> None:
         check_n(self.n, data.size("test"), type(self).__name__)
+
+    def workload(self, network: nn.Module, data: ImageDataModule) -> Iterator[Workload]:
+        targets = attack_networks(network, self.gradients, self._surrogate)
+        for budget in self._budgets:
+            ways = {(each.protocol.attack, id(targets[gradient])): each for gradient, each in budget.items()}
+            for evaluation in ways.values():
+                yield from evaluation.workload(network, data)
+        yield Workload("signs of hidden gradients", min(EXAMPLES, test_images(self.n, data)), Passes(2, 1))
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._clean, self.outcomes, self._signs = [], {}, None

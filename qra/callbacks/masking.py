@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,14 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from qra import checkpoint
+from qra.attacks import Passes
 from qra.callbacks.evaluation import Evaluation, gather_examples
 from qra.callbacks.loggers import log_figure
+from qra.callbacks.workload import Workload, test_images
+from qra.data import ImageDataModule
 from qra.evaluation.figures import loss_curve
 from qra.evaluation.indicators import ORIGIN, MaskingReport, judge
-from qra.evaluation.masking import MaskingSettings, measure, why_no_unrounded
+from qra.evaluation.masking import MaskingSettings, measure, trials, why_no_unrounded
 from qra.evaluation.outcome import Outcome
 from qra.evaluation.sources import attack_networks, check_classes
 from qra.modules import ImageClassifier
@@ -61,6 +65,11 @@ class MaskingCheck(Evaluation):
         self.gradient = gradient
         self.report: MaskingReport | None = None
         self._surrogate = None if surrogate is None else checkpoint.load(surrogate, surrogate_network)
+
+    def workload(self, network: nn.Module, data: ImageDataModule) -> Iterator[Workload]:
+        tried = trials(network, self.settings, data.num_classes, self._surrogate is not None)
+        passes = reduce(Passes.plus, (trial.attack.passes(data.num_classes) for trial in tried))
+        yield Workload(f"hidden gradients? {len(tried)} attacks", test_images(self.n, data), passes)
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         network: nn.Module = pl_module.network  # type: ignore[assignment]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,12 @@ import torch
 from lightning import LightningModule, Trainer
 from torch import Tensor, nn
 
-from qra.attacks import Attack
+from qra.attacks import Attack, Passes
 from qra.callbacks.base import Order
 from qra.callbacks.best import restore_best
 from qra.callbacks.evaluation import gather
 from qra.callbacks.measurement import Measurement
+from qra.callbacks.workload import Workload, passes_of
 from qra.checks import check_count
 from qra.data import ImageDataModule, data_of
 from qra.describe import describe, differences
@@ -24,6 +26,7 @@ from qra.evaluation.robustness import is_correct
 from qra.modules import ImageClassifier
 from qra.precision import float32
 from qra.quant import PWLQ, CalibratedUniform, QuantScheme, Uniform, quantize_after_training
+from qra.quant.network import quant_layers
 from qra.types import Batch
 
 _DEFAULT = QuantScheme(PWLQ(), CalibratedUniform(), weight_bit_width=4, act_bit_width=8, first_last_bit_width=None)
@@ -76,6 +79,14 @@ class PWLQCalibration(Measurement):
             )
         if module.scheme is None:
             data.check_calibration()
+
+    def workload(self, network: nn.Module, data: ImageDataModule) -> Iterator[Workload]:
+        made = Passes(0) if self.attack is None else passes_of(self.attack, data.num_classes)
+        yield Workload("calibration", data.calibration_size, made.plus(Passes(1)))
+
+    def preview(self, network: nn.Module, images: Tensor) -> None:
+        if not quant_layers(network):  # else a calibrated checkpoint
+            quantize_after_training(network, self.scheme, list(torch.split(images, self.batch_size)))
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, ImageClassifier)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from lightning import LightningModule, Trainer
+from torch import Tensor, nn
 
+from qra.attacks import Passes
 from qra.callbacks.base import Order, PipelineCallback
+from qra.callbacks.workload import Workload
 from qra.data import ImageDataModule
 from qra.describe import describe
 from qra.modules import ImageClassifier
-from qra.quant import QuantScheme
+from qra.quant import QuantScheme, requantize
 
 
 class Requantization(PipelineCallback):
@@ -36,6 +40,12 @@ class Requantization(PipelineCallback):
         if module.scheme is None or module.scheme.is_fixed:
             kind = "float" if module.scheme is None else "quantized after training, which leaves no float weights"
             raise ValueError(f"the network is {kind}: other bits need one that was trained through quantization")
+
+    def workload(self, network: nn.Module, data: ImageDataModule) -> Iterator[Workload]:
+        yield Workload("BatchNorm statistics", data.calibration_size, Passes(1))
+
+    def preview(self, network: nn.Module, images: Tensor) -> None:
+        requantize(network, self.scheme)
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, ImageClassifier)

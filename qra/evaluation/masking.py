@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,8 @@ from qra.evaluation.robustness import is_correct, robust
 from qra.precision import float32
 from qra.quant import unrounded
 from qra.types import Batch, Pixels
+
+_WHITE_BOX = ("more_steps", "more_restarts", "other_loss", "apgd", "scaled_logits")
 
 
 @dataclass(frozen=True)
@@ -93,34 +95,65 @@ def measure(
         found |= _gradients(target, x, y, _other_loss(classes))
         found |= _trace(network, target, batch, settings)
 
-    def survive(name: str, what: str, among: Tensor, attack: Attack, attacked: nn.Module = target) -> None:
-        on_part(what, None)
-        found[name], left = among.clone(), among.nonzero().squeeze(1)
+    def survive(trial: Trial, attacked: nn.Module = target) -> None:
+        on_part(trial.what, None)
+        among = found[trial.among]
+        found[trial.name], left = among.clone(), among.nonzero().squeeze(1)
         if len(left):
-            found[name][left] = robust(network, attack, x[left], y[left], indices[left], attack_network=attacked)
-        on_part(what, found[name])
+            correct = robust(network, trial.attack, x[left], y[left], indices[left], attack_network=attacked)
+            found[trial.name][left] = correct
+        on_part(trial.what, found[trial.name])
 
-    survive("pgd", "PGD", found["correct"], settings.pgd())
-    survive("pgd_small", "PGD, a quarter of eps", found["correct"], settings.pgd(settings.eps / 4))
-    survive("pgd_large", "PGD, large eps", found["correct"], settings.pgd(settings.large_eps))
-    whole_range = PGD(1.0, 0.05, 2 * settings.steps, start=UniformStart(settings.seed), early_stop=True)
-    survive("unbounded", "PGD without bound", found["correct"], whole_range)
-    survive("more_steps", "PGD, more steps", found["pgd"], settings.pgd(steps=5 * settings.steps))
-    survive("more_restarts", "PGD, more starts", found["pgd"], settings.pgd(restarts=1 + settings.restarts))
-    survive("other_loss", "PGD, another loss", found["pgd"], settings.pgd(loss=_other_loss(classes)))
-    survive("apgd", "APGD", found["pgd"], APGD(settings.eps, steps=2 * settings.steps, seed=settings.seed))
-    softer = ScaledLogits(target, found["margin"][found["correct"]])
-    survive("scaled_logits", "PGD, logits scaled down", found["pgd"], settings.pgd(), softer)
-    members = ("more_steps", "more_restarts", "other_loss", "apgd", "scaled_logits")
-    found["white_box"] = torch.stack([found[name] for name in members]).all(0)
-    square = Square(settings.eps, queries=settings.queries, seed=settings.seed)
-    survive("square", "Square", found["white_box"], square)
-    if not why_no_unrounded(network):
-        on_unrounded = UnroundedAPGD(settings.eps, 2 * settings.steps, seed=settings.seed)
-        survive("unrounded", "APGD, unrounded", found["white_box"], on_unrounded)
-    survive("polish", "Polish", found["white_box"], _PolishedAPGD(settings))
+    others: dict[str, nn.Module] = {"scaled_logits": ScaledLogits(target, found["margin"][found["correct"]])}
     if surrogate is not None:
-        survive("transfer", "transfer", found["white_box"], settings.pgd(early_stop=False), surrogate)
+        others["transfer"] = surrogate
+    found["white_box"] = found["correct"]
+    for trial in trials(network, settings, classes, surrogate is not None):
+        survive(trial, others.get(trial.name, target))
+        if trial.name in _WHITE_BOX:
+            found["white_box"] = found["white_box"] & found[trial.name]
+    return found
+
+
+class Trial(NamedTuple):
+    """An attack on the examples that are still correct after another one."""
+
+    name: str
+    what: str
+    """For people."""
+    among: str
+    """Name of the other one; ``correct`` for all examples that the network gets right."""
+    attack: Attack
+
+
+def trials(network: nn.Module, settings: MaskingSettings, classes: int, transfers: bool) -> list[Trial]:
+    """All attacks that are tried, in their order.
+
+    Args:
+        network: The network.
+        settings: What to try.
+        classes: How many the network tells apart.
+        transfers: Whether examples are made on another network, too.
+    """
+    eps, steps, seed = settings.eps, settings.steps, settings.seed
+    pgd, whole_range = settings.pgd, PGD(1.0, 0.05, 2 * steps, start=UniformStart(seed), early_stop=True)
+    found = [
+        Trial("pgd", "PGD", "correct", pgd()),
+        Trial("pgd_small", "PGD, a quarter of eps", "correct", pgd(eps / 4)),
+        Trial("pgd_large", "PGD, large eps", "correct", pgd(settings.large_eps)),
+        Trial("unbounded", "PGD without bound", "correct", whole_range),
+        Trial("more_steps", "PGD, more steps", "pgd", pgd(steps=5 * steps)),
+        Trial("more_restarts", "PGD, more starts", "pgd", pgd(restarts=1 + settings.restarts)),
+        Trial("other_loss", "PGD, another loss", "pgd", pgd(loss=_other_loss(classes))),
+        Trial("apgd", "APGD", "pgd", APGD(eps, steps=2 * steps, seed=seed)),
+        Trial("scaled_logits", "PGD, logits scaled down", "pgd", pgd()),
+        Trial("square", "Square", "white_box", Square(eps, queries=settings.queries, seed=seed)),
+    ]
+    if not why_no_unrounded(network):
+        found.append(Trial("unrounded", "APGD, unrounded", "white_box", UnroundedAPGD(eps, 2 * steps, seed=seed)))
+    found.append(Trial("polish", "Polish", "white_box", _PolishedAPGD(settings)))
+    if transfers:
+        found.append(Trial("transfer", "transfer", "white_box", pgd(early_stop=False)))
     return found
 
 

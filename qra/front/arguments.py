@@ -15,6 +15,7 @@ from qra.front.yaml_files import check_config, check_part, is_config, read_yaml
 
 CONFIG = ("--config", "-c")
 FLAGS = ("--help", "-h", "--print_config")
+DRY_RUN = "--dry_run"
 CHECKPOINTS = ("ckpt_path", "init_from", "teacher", "surrogate", "checkpoint")
 """Options whose value is a checkpoint."""
 FROM_CHECKPOINT = "qra.modules.FromCheckpoint"
@@ -87,7 +88,9 @@ def _options(command: str, words: Sequence[str]) -> Iterator[Option]:
         if name in FLAGS or name.endswith(".help"):
             yield Option(word, left.pop(0) if name.endswith(".help") and left and not _OPTION.match(left[0]) else None)
             continue
-        if not equals:
+        if name == DRY_RUN and not equals:
+            value = left.pop(0) if left and left[0] in ("true", "false") else "true"
+        elif not equals:
             if not left or _OPTION.match(left[0]):
                 if name not in all_options(command):
                     raise ValueError(f"{command} has no option {name}: {advice(name, command)}")

@@ -44,6 +44,7 @@ OWN = (
     Option("--run", "DIR", "where everything is written; runs/NAME for a config NAME if not given"),
     Option("--ckpt_path", "FILE", ""),
     Option("--untrained", "true|false", "measure random weights, without a checkpoint", "false"),
+    Option("--dry_run", "", "say what would be done, how long that takes and where it writes, and stop"),
     Option("--seed_everything", "N", "seed of the weights that a training starts from", "0"),
     Option("--print_config", "", "print the whole config and stop"),
     Option("--help", "", "show this and stop; --model.help CLASS what a class takes"),
@@ -62,6 +63,7 @@ def run_options(command: str) -> list[Option]:
     """
     found = [o._replace(text=CKPT_PATH.get(command, CKPT_PATH[""])) if o.name == "--ckpt_path" else o for o in OWN]
     found = [each for each in found if each.name != "--untrained" or command != "fit"]
+    found = [each for each in found if each.name != "--dry_run" or command in ("fit", "test")]
     for key, base, text in (
         ("model", "ImageClassifier", "how it is trained: a class of qra.modules or of your own"),
         ("data", "ImageDataModule", "the images: a config such as data/cifar10, or a class"),

@@ -48,6 +48,20 @@ def check_weights(config: Namespace, command: str) -> None:
         config.model.init_args.init_from = None
 
 
+def check_dry_run(config: Namespace, command: str) -> None:
+    """Refuse a dry run that could tell nothing.
+
+    Raises:
+        ValueError: If the command has none, or is a rehearsal itself.
+    """
+    if command not in ("fit", "test"):
+        raise ValueError(
+            f"--dry_run is of qra fit, qra test and qra study run: qra {command} takes no time to speak of"
+        )
+    if config.trainer.fast_dev_run:
+        raise ValueError("--dry_run writes and trains nothing, --trainer.fast_dev_run tries a few batches: give one")
+
+
 def with_absolute_paths(value: Any) -> Any:
     """A config whose relative paths of what is there are absolute, so that it works from any directory."""
     if isinstance(value, MutableMapping | Namespace):

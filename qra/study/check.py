@@ -27,7 +27,7 @@ def check_commands(cells: Iterable[Cell], parse: Parse) -> None:
     """
     known: set[tuple[str, str]] = set()
     for cell in cells:
-        for words in _commands(cell):
+        for words in without_checkpoints(cell):
             options = set(_told_apart(words))
             if not options <= known:
                 try:
@@ -37,7 +37,7 @@ def check_commands(cells: Iterable[Cell], parse: Parse) -> None:
             known |= options
 
 
-def _commands(cell: Cell) -> Iterator[list[str]]:
+def without_checkpoints(cell: Cell) -> Iterator[list[str]]:
     """The commands of a cell as they can be parsed before it has a checkpoint: with the pipeline of its training."""
     first = cell.commands[0]
     yield [first[0], *_there(first[1:])]
@@ -48,17 +48,23 @@ def _commands(cell: Cell) -> Iterator[list[str]]:
 def _there(options: Sequence[str]) -> list[str]:
     """Options without those that name a checkpoint which an earlier cell will make."""
     pairs = zip(options[::2], options[1::2], strict=True)
+    starts = ("--ckpt_path", "--model.init_args.init_from")
     return [
         word
         for name, value in pairs
-        if name != "--ckpt_path" and (not value.endswith(".ckpt") or Path(value).exists())
+        if name not in starts and (not value.endswith(".ckpt") or Path(value).exists())
         for word in (name, value)
     ]
 
 
+def options_of(words: Sequence[str]) -> list[tuple[str, str]]:
+    """The options of a command, each with its value."""
+    return list(zip(words[1::2], words[2::2], strict=True))
+
+
 def _told_apart(words: Sequence[str]) -> Iterator[tuple[str, str]]:
     """The options of a command, without values that are checked elsewhere."""
-    options = list(zip(words[1::2], words[2::2], strict=True))
+    options = options_of(words)
     place = " ".join([words[0], *(value for name, value in options if name == "--config")])
     for name, value in options:
         yield f"{place} {name}", "" if name.rpartition(".")[2].lstrip("-") in (*_NUMBERS, "seed_everything") else value

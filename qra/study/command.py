@@ -17,6 +17,7 @@ from qra.runs.signals import Stoppable
 from qra.study.cell import State, Task
 from qra.study.check import Parse, check_commands
 from qra.study.definition import load_study
+from qra.study.forecast import Forecast, Forecaster, Foresee
 from qra.study.grid import Cell, Study, expand, select
 from qra.study.ray import RayWorkers
 from qra.study.runner import Estimate, LocalWorkers, check_versions, run, states, tasks, times
@@ -25,12 +26,15 @@ _GRACE = 20.0
 """Seconds that the cells have to end before the process is ended."""
 
 
-def main(arguments: Sequence[str], parse: Parse, decidable: Callable[[Sequence[Cell]], list[str]]) -> None:
+def main(
+    arguments: Sequence[str], parse: Parse, foresee: Foresee, decidable: Callable[[Sequence[Cell]], list[str]]
+) -> None:
     """Run one of the three commands; exit code 1 if a cell failed.
 
     Args:
         arguments: What follows ``qra study``.
         parse: Parses a command of a cell without running it.
+        foresee: Says what a command of a cell would do.
         decidable: Says what cells can tell about each claim, a line each.
     """
     options = arguments_of_study().parse_args(list(arguments))
@@ -38,7 +42,7 @@ def main(arguments: Sequence[str], parse: Parse, decidable: Callable[[Sequence[C
     if options.seeds:
         study = dataclasses.replace(study, seed=options.seeds)
     if options.command == "run":
-        _run(study, options, parse)
+        _run(study, options, parse, foresee)
         return
     cells = expand(study, options.runs)
     chosen = {cell.name for cell in select(cells, options.only, _shard(options.shard))}
@@ -61,7 +65,7 @@ def _shard(text: str) -> tuple[int, int]:
     return int(number), int(shards)
 
 
-def _run(study: Study, options: argparse.Namespace, parse: Parse) -> None:
+def _run(study: Study, options: argparse.Namespace, parse: Parse, foresee: Foresee) -> None:
     if options.gpus is not None:
         study = dataclasses.replace(study, gpus=options.gpus)
     cells = expand(study, options.runs)
@@ -73,7 +77,7 @@ def _run(study: Study, options: argparse.Namespace, parse: Parse) -> None:
     left = [task.cell for name, task in work.items() if found[name].name != "done"]
     check_commands(left, parse)
     if options.dry_run:
-        _print_plan(work, found)
+        _print_plan(work, found, Forecaster(foresee, study.threads))
         return
     console = Console()
     with Stoppable(_stopped, grace=_GRACE), _workers(study, options) as workers:
@@ -84,21 +88,23 @@ def _run(study: Study, options: argparse.Namespace, parse: Parse) -> None:
         raise SystemExit(1)
 
 
-def _print_plan(work: Mapping[str, Task], found: Mapping[str, State]) -> None:
-    """What a run would do: each cell that is left, its commands, where it writes; the time as far as it is known."""
-    estimate = Estimate()
-    left: list[Cell] = []
-    for name, task in work.items():
-        if found[name].name == "done":
-            estimate.measured(task.cell.stage, found[name])
-        else:
-            left.append(task.cell)
-            steps = " and ".join(command[0] for command in task.cell.commands)
-            print(f"{name}: {steps}, in {task.cell.directory}")
-    seconds = estimate.total(left) if left else 0.0
-    known = "no time is known before a cell is done" if seconds is None else f"about {duration(seconds)} one by one"
+def _print_plan(work: Mapping[str, Task], found: Mapping[str, State], forecaster: Forecaster) -> None:
+    """What a run would do: each cell that is left, where it writes, and its time."""
+    left = [task.cell for name, task in work.items() if found[name].name != "done"]
+    whole = Forecast()
+    for cell in left:
+        forecast = forecaster.of(cell)
+        whole = whole.plus(forecast)
+        steps = " and ".join(command[0] for command in cell.commands)
+        time = "not known how long" if forecast.unknown else f"about {duration(forecast.seconds)}"
+        print(f"{cell.name}: {steps}, {time}, in {cell.directory}")
+    for reason in whole.unknown:
+        print(f"not counted: {reason}")
     commands = sum(len(cell.commands) for cell in left)
-    print(f"{len(left)} of {len(work)} cells, {commands} commands, all of which can be parsed; {known}")
+    print(f"{len(left)} of {len(work)} cells, {commands} commands, all of which can be parsed; nothing was written")
+    if left:
+        print(f"{whole.forward:,.0f} forward and {whole.backward:,.0f} backward passes of an image: one cell at a time")
+        print(f"about {duration(whole.seconds)} on this machine, by passes tried now; less where attacks break images")
 
 
 def _stopped(number: signal.Signals) -> str:

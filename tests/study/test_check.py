@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import tiny_study as tiny
@@ -9,6 +10,7 @@ import tiny_study as tiny
 from qra.cli import main
 from qra.study.check import check_commands
 from qra.study.definition import load_study
+from qra.study.forecast import Forecast, Forecaster
 from qra.study.grid import expand
 
 
@@ -57,8 +59,14 @@ def test_a_dry_run_tells_what_would_run_and_where_and_writes_nothing(capsys):
     tiny.write()
     main(["study", "run", "tiny.yaml", "--dry_run"])
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "float-calibration20: fit and test, in runs/tiny/float-calibration20"
-    assert lines[-1].startswith("4 of 4 cells, 6 commands, all of which can be parsed; no time is known")
+    assert re.fullmatch(r"float-calibration20: fit and test, about .* s, in runs/tiny/float-calibration20", lines[0])
+    assert lines[-3] == "4 of 4 cells, 6 commands, all of which can be parsed; nothing was written"
+    forward, backward = (int(word.replace(",", "")) for word in lines[-2].split() if word[0].isdigit())
+    train = 2 * 60 + 2 * 20 * 3  # two epochs, each with a validation under one step of PGD
+    test = 40 + 2 * 10 * 2 + 2 * 10  # clean, two budgets, signs of hidden gradients
+    assert forward == 2 * (train + test) + 2 * (test + 20)  # the quantized ones are calibrated on 20 images
+    assert backward == 2 * (2 * 60 + 2 * 20) + 4 * (2 * 10 * 2 + 10)
+    assert lines[-1].startswith("about ")
     assert not Path("runs").exists()
 
 
@@ -137,3 +145,32 @@ def test_seeds_are_an_option(capsys):
     tiny.write()
     main(["study", "list", "tiny.yaml", "--seeds", "0", "1", "2"])
     assert capsys.readouterr().out.count("# float-calibration20-seed") == 2
+
+
+def test_a_start_from_a_checkpoint_that_is_there_can_be_parsed(capsys):
+    Path("x.ckpt").write_bytes(b"")
+    tiny.write(sources={"plain": "x.ckpt"})
+    main(["study", "run", "tiny.yaml", "--only", "qat*", "--dry_run"])
+    assert "1 of 1 cells, 2 commands, all of which can be parsed" in capsys.readouterr().out
+
+
+class Told(NamedTuple):
+    seconds: float
+    passes: tuple[float, float]
+
+
+def test_a_dry_run_tries_commands_that_are_alike_once():
+    asked = []
+    forecaster = Forecaster(lambda words, threads: asked.append(words) or Told(2.0, (30, 10)), 1)
+    found = [forecaster.of(cell) for cell in cells(stages={1: {"bits": ["W4A8", "W2A8", "W32A8"]}}, seed=[0, 1])]
+    assert len(asked) == 6  # fit and test of float and qat, test of ptq with weights and without
+    assert found[0] == Forecast(4.0, 60, 20)
+    assert sum(forecast.seconds for forecast in found) == 2 * (4 + 3 * 2 + 4)
+
+
+def test_a_dry_run_says_what_it_cannot_count(capsys):
+    tiny.write(stages={2: {"options": {"model": "qra.modules.ImageClassifier"}}})
+    main(["study", "run", "tiny.yaml", "--only", "qat*", "--dry_run"])
+    output = capsys.readouterr().out
+    assert "qat-plain-pact-w4a4-calibration20: fit and test, not known how long" in output
+    assert "not counted: the training step cannot be tried" in output

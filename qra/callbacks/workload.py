@@ -1,0 +1,50 @@
+"""What a command would do, counted beforehand for dry runs."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from qra.attacks import Attack, Passes
+from qra.data import ImageDataModule
+
+
+class Workload(NamedTuple):
+    """Images that are run through a network."""
+
+    what: str
+    """For people."""
+    images: int
+    passes: Passes
+    """Of each image, as long as no attack breaks it."""
+
+
+def passes_of(attack: Attack, classes: int) -> Passes:
+    """Passes of an image that the attack does not break; none where its ball is a point.
+
+    An attack that says nothing of its passes, but of its work, is taken to run forward only.
+
+    Args:
+        attack: The attack.
+        classes: How many the network tells apart.
+    """
+    if getattr(attack, "eps", None) == 0:
+        return Passes(0)
+    only_work = not _says_passes(attack) and type(attack).work is not Attack.work
+    return Passes(attack.work(classes)) if only_work else attack.passes(classes)
+
+
+def attack_workload(what: str, n: int | None, attack: Attack, data: ImageDataModule) -> Workload:
+    """An attack on ``n`` test images, or all."""
+    known = _says_passes(attack) or type(attack).work is not Attack.work
+    doubt = "" if known else f" (counted as one pass: {type(attack).__name__} does not say how many it takes)"
+    return Workload(what + doubt, test_images(n, data), passes_of(attack, data.num_classes))
+
+
+def _says_passes(attack: Attack) -> bool:
+    return type(attack).passes is not Attack.passes
+
+
+def test_images(n: int | None, data: ImageDataModule) -> int:
+    """How many test images an evaluation of ``n``, or of all, chooses."""
+    size = data.size("test")
+    return size if n is None else min(n, size)
