@@ -14,7 +14,7 @@ import torch
 from lightning import Trainer
 from rich.table import Table
 
-from qra.attacks import Passes
+from qra.attacks import PassCount
 from qra.callbacks import PipelineCallback
 from qra.callbacks.measurement import Measurement
 from qra.callbacks.workload import Workload, passes_of
@@ -35,7 +35,7 @@ class Line(NamedTuple):
 
     what: str
     images: int
-    passes: Passes
+    passes: PassCount
     """Of all images."""
     seconds: float
 
@@ -45,7 +45,7 @@ class Plan:
     """What a command would do.
 
     Args:
-        lines: Its parts, in their order.
+        lines: Parts of it, in their order.
         notes: What their sum leaves out, a sentence each.
         device: Where it would run.
     """
@@ -60,9 +60,9 @@ class Plan:
         return sum(line.seconds for line in self.lines)
 
     @property
-    def passes(self) -> Passes:
-        """Passes of all parts."""
-        return reduce(Passes.plus, (line.passes for line in self.lines), Passes(0))
+    def passes(self) -> PassCount:
+        """PassCount of all parts."""
+        return reduce(PassCount.plus, (line.passes for line in self.lines), PassCount(0))
 
     def print(self, command: str, directory: Path, probed: float) -> None:
         """Show it on the terminal.
@@ -88,7 +88,7 @@ class Plan:
         print(*self.notes, f"it would write to {directory}; nothing was written", sep="\n")
 
 
-def _numbers(passes: Passes) -> tuple[str, str]:
+def _numbers(passes: PassCount) -> tuple[str, str]:
     return f"{passes.forward:,.0f}", f"{passes.backward:,.0f}"
 
 
@@ -123,13 +123,8 @@ def make_plan(
 
     lines = []
     if command == "test":
-        lines.append(
-            line(
-                Workload(
-                    "clean images", _limited(data.size("test"), trainer.limit_test_batches, data.batch_size), Passes(1)
-                )
-            )
-        )
+        images = _limited(data.size("test"), trainer.limit_test_batches, data.batch_size)
+        lines.append(line(Workload("clean images", images, PassCount(1))))
     elif length := _length(trainer, data, checkpoint):
         lines.append(line(length.validation(trainer, module, data)))
         step = probe.step(trained, data, trainer)
@@ -179,9 +174,9 @@ class Length(NamedTuple):
         """All its validations."""
         count = self.epochs // (trainer.check_val_every_n_epoch or 1)
         images = _limited(len(data.val_indices), trainer.limit_val_batches, data.batch_size)
-        passes, under = Passes(1), ""
+        passes, under = PassCount(1), ""
         if (attack := module.val_attack) is not None:
-            passes, under = passes_of(attack, data.num_classes).plus(Passes(2)), f", {attack.title}"
+            passes, under = passes_of(attack, data.num_classes).plus(PassCount(2)), f", {attack.title}"
         return Workload(f"{count} validations{under}", count * images, passes)
 
 

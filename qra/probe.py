@@ -12,7 +12,7 @@ from lightning import Trainer
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
-from qra.attacks import PGD, Passes
+from qra.attacks import PGD, PassCount
 from qra.data import ImageDataModule, Part
 from qra.modules import ImageClassifier, RobustTransfer
 from qra.precision import float32
@@ -37,7 +37,7 @@ class Speed(NamedTuple):
     gradient: float
     """A forward and a backward pass."""
 
-    def of(self, passes: Passes) -> float:
+    def of(self, passes: PassCount) -> float:
         """Seconds of an image that takes some passes."""
         return passes.forward * self.forward + passes.backward * max(0.0, self.gradient - self.forward)
 
@@ -45,7 +45,7 @@ class Speed(NamedTuple):
 class Step(NamedTuple):
     """What one image takes in a training step."""
 
-    passes: Passes
+    passes: PassCount
     seconds: float
 
 
@@ -156,7 +156,7 @@ class _Counted:
     """Counts the images that pass through a network, and through attack-time copies of any, inside of the block."""
 
     def __init__(self, network: nn.Module) -> None:
-        self.passes = Passes(0)
+        self.passes = PassCount(0)
         self._network, self._depth = network, 0
 
     def __enter__(self) -> _Counted:
@@ -176,14 +176,14 @@ class _Counted:
     def _end(self, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
         self._depth -= self._counts(module)
         if self._counts(module) and self._depth == 0:
-            self._add(Passes(len(args[0])))
+            self._add(PassCount(len(args[0])))
             if output.requires_grad:
                 output.register_hook(self._add_backward)  # type: ignore[no-untyped-call]
 
     def _add_backward(self, gradient: Tensor) -> None:
-        self._add(Passes(0, len(gradient)))
+        self._add(PassCount(0, len(gradient)))
 
-    def _add(self, passes: Passes) -> None:
+    def _add(self, passes: PassCount) -> None:
         self.passes = self.passes.plus(passes)
 
 

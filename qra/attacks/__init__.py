@@ -7,7 +7,7 @@ from qra.attacks.disagreement import DisagreementPGD, SideBySide
 from qra.attacks.fab import FAB
 from qra.attacks.fgsm import FGSM
 from qra.attacks.fmn import FMN
-from qra.attacks.passes import Passes
+from qra.attacks.pass_count import PassCount
 from qra.attacks.pgd import PGD
 from qra.attacks.polish import Polish
 from qra.attacks.rounding import RoundingCascade, UnroundedAPGD
@@ -28,7 +28,7 @@ __all__ = [
     "DisagreementPGD",
     "EvaluationAttack",
     "GaussianStart",
-    "Passes",
+    "PassCount",
     "Polish",
     "RoundingCascade",
     "SideBySide",

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from qra import losses
 from qra.attacks.base import EvaluationAttack, replayed
-from qra.attacks.passes import GRADIENT, Passes
+from qra.attacks.pass_count import GRADIENT, PassCount
 from qra.attacks.state import AttackState, length, margin_of, unit
 from qra.checks import check_choice, check_count, pixel_length
 from qra.losses import prediction
@@ -79,7 +79,7 @@ class APGD(EvaluationAttack):
                 return
             self._climb(state, Climb(self, state, left, rank, self._start(state.x[left], generator)))
 
-    def passes(self, classes: int) -> Passes:
+    def passes(self, classes: int) -> PassCount:
         return GRADIENT.times(self.steps * len(self._ranks(classes)))
 
     def objective(self, logits: Tensor, y: Tensor, target: Tensor | None) -> Tensor:

@@ -10,7 +10,7 @@ from typing import Any, get_args
 from qra.attacks.apgd import APGD
 from qra.attacks.base import Attack, EvaluationAttack
 from qra.attacks.fab import FAB
-from qra.attacks.passes import Passes
+from qra.attacks.pass_count import PassCount
 from qra.attacks.square import Square
 from qra.attacks.state import AttackState
 from qra.checks import check_choice, check_count, pixel_length
@@ -34,8 +34,8 @@ class Cascade(EvaluationAttack):
         for member in self.members().values():
             member.run(state)
 
-    def passes(self, classes: int) -> Passes:
-        return reduce(Passes.plus, (member.passes(classes) for member in self.members().values()))
+    def passes(self, classes: int) -> PassCount:
+        return reduce(PassCount.plus, (member.passes(classes) for member in self.members().values()))
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from qra.attacks.inputs import check_classes, check_images, is_wrong, largest_label
-from qra.attacks.passes import Passes
+from qra.attacks.pass_count import PassCount
 from qra.attacks.state import AttackState
 from qra.losses import prediction
 from qra.parts import Parts
@@ -189,9 +189,9 @@ class Attack(ABC):
         """The attack as it runs on a chunk of examples: one that draws for chunks draws something else for each."""
         return self
 
-    def passes(self, classes: int) -> Passes:
+    def passes(self, classes: int) -> PassCount:
         """How often it runs the network for an example that is not broken; for progress bars and dry runs only."""
-        return Passes(1)
+        return PassCount(1)
 
     def work(self, classes: int) -> float:
         """What that costs, in forward passes."""

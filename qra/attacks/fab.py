@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from qra.attacks.base import EvaluationAttack, replayed
-from qra.attacks.passes import Passes
+from qra.attacks.pass_count import PassCount
 from qra.attacks.state import AttackState, length
 from qra.checks import check_choice, check_count, pixel_length
 from qra.losses import prediction
@@ -18,7 +18,7 @@ from qra.types import Norm, Pixels
 _ALPHA_MAX = 0.1
 _ETA = 1.05
 _BETA = 0.9
-_STEP = Passes(2, 1)
+_STEP = PassCount(2, 1)
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class FAB(EvaluationAttack):
             alive = ~state.broken[positions]
             positions, targets = positions[alive], targets[alive]
 
-    def passes(self, classes: int) -> Passes:
+    def passes(self, classes: int) -> PassCount:
         return _STEP.times(self.steps * min(self.targets, classes - 1))
 
     def _approach(self, state: AttackState, positions: Tensor, targets: Tensor, share: float) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from torch import Tensor, nn
 
 from qra.attacks.base import Attack
-from qra.attacks.passes import GRADIENT, Passes
+from qra.attacks.pass_count import GRADIENT, PassCount
 from qra.attacks.pgd import PGD
 from qra.attacks.start import Start, ZeroStart
 from qra.types import Norm, Pixels
@@ -50,7 +50,7 @@ class FGSM(Attack):
     def title(self) -> str:
         return "FGSM" if isinstance(self.start, ZeroStart) else "FGSM from random starts"
 
-    def passes(self, classes: int) -> Passes:
+    def passes(self, classes: int) -> PassCount:
         return GRADIENT
 
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, index: Tensor, epoch: int) -> Tensor:

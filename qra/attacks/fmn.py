@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from qra.attacks.base import EvaluationAttack, replayed
-from qra.attacks.passes import Passes
+from qra.attacks.pass_count import PassCount
 from qra.attacks.state import AttackState, length, margin_of, unit
 from qra.checks import check_choice, check_count, check_in, pixel_length
 from qra.types import Norm, Pixels
@@ -20,7 +20,7 @@ _LAST_STEP = 0.01
 _LAST_GAMMA = 0.001
 _BEYOND = 1e-4
 """How much farther a step goes than the boundary seems to be, as a share."""
-_STEP = Passes(2, 1)  # a gradient and the judge
+_STEP = PassCount(2, 1)  # a gradient and the judge
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class FMN(EvaluationAttack):
     def key(self) -> str:
         return "fmn"
 
-    def passes(self, classes: int) -> Passes:
+    def passes(self, classes: int) -> PassCount:
         return _STEP.times(self.steps)
 
     def run(self, state: AttackState) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from qra import losses
 from qra.attacks.base import Aim, Attack, in_parts, replayed
-from qra.attacks.passes import GRADIENT, Passes
+from qra.attacks.pass_count import GRADIENT, PassCount
 from qra.attacks.start import Start, UniformStart
 from qra.attacks.state import AttackState, margin_of
 from qra.checks import check_choice, check_count, pixel_length
@@ -100,7 +100,7 @@ class PGD(Attack):
         self.run(state)
         return state.x_adv
 
-    def passes(self, classes: int) -> Passes:
+    def passes(self, classes: int) -> PassCount:
         return GRADIENT.times(self.steps * self.restarts)
 
     def run(self, state: AttackState) -> None:

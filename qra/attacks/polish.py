@@ -9,7 +9,7 @@ from torch import Tensor
 
 from qra import noise
 from qra.attacks.base import EvaluationAttack
-from qra.attacks.passes import Passes
+from qra.attacks.pass_count import PassCount
 from qra.attacks.search import SearchInSquares, squares
 from qra.attacks.state import AttackState
 from qra.checks import check_count, pixel_length
@@ -57,8 +57,8 @@ class Polish(EvaluationAttack):
         if len(left) and self.eps:
             _Polishing(self, state, left).run(state, self.queries)
 
-    def passes(self, classes: int) -> Passes:
-        return Passes(self.queries)
+    def passes(self, classes: int) -> PassCount:
+        return PassCount(self.queries)
 
     def side(self, query: int) -> int:
         """Side of the square in a query, in pixels."""

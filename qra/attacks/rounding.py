@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from qra.attacks.apgd import APGD
 from qra.attacks.autoattack import AutoAttack, Cascade, unsuited
 from qra.attacks.base import Attack, EvaluationAttack
-from qra.attacks.passes import Passes
+from qra.attacks.pass_count import PassCount
 from qra.attacks.polish import Polish
 from qra.attacks.state import AttackState
 from qra.checks import check_count, pixel_length
@@ -64,7 +64,7 @@ class UnroundedAPGD(EvaluationAttack):
             for start in range(self.starts):
                 APGD(self.eps, steps=self.steps, seed=self.seed + start).run(state)
 
-    def passes(self, classes: int) -> Passes:
+    def passes(self, classes: int) -> PassCount:
         return APGD(self.eps, steps=self.steps).passes(classes).times(self.starts)
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from qra.attacks.base import EvaluationAttack
-from qra.attacks.passes import Passes
+from qra.attacks.pass_count import PassCount
 from qra.attacks.search import Search, SearchInSquares, squares
 from qra.attacks.state import AttackState, length, margin_of, unit
 from qra.checks import check_choice, check_count, pixel_length
@@ -68,8 +68,8 @@ class Square(EvaluationAttack):
         search = _Squares if self.norm == "linf" else _Bumps
         search(self, state, left).run(state, self.queries)
 
-    def passes(self, classes: int) -> Passes:
-        return Passes(self.queries)
+    def passes(self, classes: int) -> PassCount:
+        return PassCount(self.queries)
 
     def share(self, query: int) -> float:
         """Share of the image that a square covers in a query, counted from 0."""

@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 from torch import nn
 
-from qra.attacks import Passes
+from qra.attacks import PassCount
 from qra.callbacks.evaluation import gather
 from qra.callbacks.measurement import Measurement
 from qra.callbacks.workload import Workload, test_images
@@ -88,7 +88,7 @@ class CorruptionEvaluation(Measurement):
     def workload(self, network: nn.Module, data: ImageDataModule) -> Iterator[Workload]:
         shifts = self._shifts()
         images = test_images(self.n, self._data(shifts[0]))
-        yield Workload(f"{len(shifts)} sets of corrupted images", len(shifts) * images, Passes(1))
+        yield Workload(f"{len(shifts)} sets of corrupted images", len(shifts) * images, PassCount(1))
 
     def _shifts(self) -> list[Shift]:
         there = corruptions(self.root)

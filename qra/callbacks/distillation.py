@@ -9,7 +9,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import nn
 
 from qra import checkpoint
-from qra.attacks import PGD, Attack, Passes
+from qra.attacks import PGD, Attack, PassCount
 from qra.callbacks.base import PipelineCallback
 from qra.callbacks.workload import Workload, passes_of
 from qra.checks import check_choice, check_count, check_in
@@ -98,7 +98,7 @@ class TeacherDistillation(PipelineCallback):
 
     def workload(self, network: nn.Module, data: ImageDataModule) -> Iterator[Workload]:
         images = min(self.n, len(data.val_indices))
-        passes = passes_of(self.attack, data.num_classes).plus(Passes(2))
+        passes = passes_of(self.attack, data.num_classes).plus(PassCount(2))
         yield Workload(f"the teacher: {self.attack.title}", images, passes)
 
     def record(self) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from rich.markup import escape
 from torch import Tensor, nn
 
 from qra import checkpoint
-from qra.attacks import PGD, Attack, Passes, Square, UniformStart
+from qra.attacks import PGD, Attack, PassCount, Square, UniformStart
 from qra.attacks.pixels import PixelType, levels
 from qra.callbacks.attack_evaluation import USUAL_N, ChunkedEvaluation, check_n
 from qra.callbacks.measurement import Measurement
@@ -208,7 +208,7 @@ class RobustnessEvaluation(Measurement):
             ways = {(each.protocol.attack, id(targets[gradient])): each for gradient, each in budget.items()}
             for evaluation in ways.values():
                 yield from evaluation.workload(network, data)
-        yield Workload("signs of hidden gradients", min(EXAMPLES, test_images(self.n, data)), Passes(2, 1))
+        yield Workload("signs of hidden gradients", min(EXAMPLES, test_images(self.n, data)), PassCount(2, 1))
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._clean, self.outcomes, self._signs = [], {}, None

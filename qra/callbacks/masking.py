@@ -14,7 +14,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from qra import checkpoint
-from qra.attacks import Passes
+from qra.attacks import PassCount
 from qra.callbacks.evaluation import Evaluation, gather_examples
 from qra.callbacks.loggers import log_figure
 from qra.callbacks.workload import Workload, test_images
@@ -68,7 +68,7 @@ class MaskingCheck(Evaluation):
 
     def workload(self, network: nn.Module, data: ImageDataModule) -> Iterator[Workload]:
         tried = trials(network, self.settings, data.num_classes, self._surrogate is not None)
-        passes = reduce(Passes.plus, (trial.attack.passes(data.num_classes) for trial in tried))
+        passes = reduce(PassCount.plus, (trial.attack.passes(data.num_classes) for trial in tried))
         yield Workload(f"hidden gradients? {len(tried)} attacks", test_images(self.n, data), passes)
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

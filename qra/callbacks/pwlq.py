@@ -12,7 +12,7 @@ import torch
 from lightning import LightningModule, Trainer
 from torch import Tensor, nn
 
-from qra.attacks import Attack, Passes
+from qra.attacks import Attack, PassCount
 from qra.callbacks.base import Order
 from qra.callbacks.best import restore_best
 from qra.callbacks.evaluation import gather
@@ -81,8 +81,8 @@ class PWLQCalibration(Measurement):
             data.check_calibration()
 
     def workload(self, network: nn.Module, data: ImageDataModule) -> Iterator[Workload]:
-        made = Passes(0) if self.attack is None else passes_of(self.attack, data.num_classes)
-        yield Workload("calibration", data.calibration_size, made.plus(Passes(1)))
+        made = PassCount(0) if self.attack is None else passes_of(self.attack, data.num_classes)
+        yield Workload("calibration", data.calibration_size, made.plus(PassCount(1)))
 
     def preview(self, network: nn.Module, images: Tensor) -> None:
         if not quant_layers(network):  # else a calibrated checkpoint

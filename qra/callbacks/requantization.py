@@ -9,7 +9,7 @@ import torch
 from lightning import LightningModule, Trainer
 from torch import Tensor, nn
 
-from qra.attacks import Passes
+from qra.attacks import PassCount
 from qra.callbacks.base import Order, PipelineCallback
 from qra.callbacks.workload import Workload
 from qra.data import ImageDataModule
@@ -42,7 +42,7 @@ class Requantization(PipelineCallback):
             raise ValueError(f"the network is {kind}: other bits need one that was trained through quantization")
 
     def workload(self, network: nn.Module, data: ImageDataModule) -> Iterator[Workload]:
-        yield Workload("BatchNorm statistics", data.calibration_size, Passes(1))
+        yield Workload("BatchNorm statistics", data.calibration_size, PassCount(1))
 
     def preview(self, network: nn.Module, images: Tensor) -> None:
         requantize(network, self.scheme)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from qra.attacks import Attack, Passes
+from qra.attacks import Attack, PassCount
 from qra.data import ImageDataModule
 
 
@@ -14,12 +14,12 @@ class Workload(NamedTuple):
     what: str
     """For people."""
     images: int
-    passes: Passes
+    passes: PassCount
     """Of each image, as long as no attack breaks it."""
 
 
-def passes_of(attack: Attack, classes: int) -> Passes:
-    """Passes of an image that the attack does not break; none where its ball is a point.
+def passes_of(attack: Attack, classes: int) -> PassCount:
+    """PassCount of an image that the attack does not break; none where its ball is a point.
 
     An attack that says nothing of its passes, but of its work, is taken to run forward only.
 
@@ -28,9 +28,9 @@ def passes_of(attack: Attack, classes: int) -> Passes:
         classes: How many the network tells apart.
     """
     if getattr(attack, "eps", None) == 0:
-        return Passes(0)
+        return PassCount(0)
     only_work = not _says_passes(attack) and type(attack).work is not Attack.work
-    return Passes(attack.work(classes)) if only_work else attack.passes(classes)
+    return PassCount(attack.work(classes)) if only_work else attack.passes(classes)
 
 
 def attack_workload(what: str, n: int | None, attack: Attack, data: ImageDataModule) -> Workload:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 
-class Passes(NamedTuple):
-    """Passes of one example through a network."""
+class PassCount(NamedTuple):
+    """PassCount of one example through a network."""
 
     forward: float
     backward: float = 0.0
@@ -16,14 +16,14 @@ class Passes(NamedTuple):
         """What they cost in forward passes, roughly."""
         return self.forward + 2 * self.backward
 
-    def times(self, count: float) -> Passes:
+    def times(self, count: float) -> PassCount:
         """As many passes, so many times."""
-        return Passes(self.forward * count, self.backward * count)
+        return PassCount(self.forward * count, self.backward * count)
 
-    def plus(self, other: Passes) -> Passes:
+    def plus(self, other: PassCount) -> PassCount:
         """These and others."""
-        return Passes(self.forward + other.forward, self.backward + other.backward)
+        return PassCount(self.forward + other.forward, self.backward + other.backward)
 
 
-GRADIENT = Passes(1, 1)
+GRADIENT = PassCount(1, 1)
 """What a gradient takes."""
