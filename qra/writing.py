@@ -6,6 +6,7 @@ import fcntl
 import glob
 import json
 import os
+import shutil
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
@@ -66,9 +67,38 @@ def _remove_stale(path: Path) -> None:
             descriptor = os.open(left, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                left.unlink()
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
             finally:
                 os.close(descriptor)
+
+
+@contextmanager
+def filling(directory: str | Path) -> Iterator[Path]:
+    """A directory to write files into that all come to be in ``directory`` once they are whole, or none of them.
+
+    Args:
+        directory: Directory that is new or empty; those above it are made.
+    """
+    directory = Path(directory).resolve()
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    _remove_stale(directory)
+    partial = directory.with_name(f".{directory.name}.{uuid.uuid4().hex[:12]}{PARTIAL}")
+    partial.mkdir()
+    descriptor = os.open(partial, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # there are file systems without locks
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield partial
+        if directory.exists():  # it may be somebody's working directory, or have rights of its own
+            for file in partial.iterdir():
+                os.replace(file, directory / file.name)
+        else:
+            os.replace(partial, directory)
+        _sync(directory)
+        _sync(directory.parent)
+    finally:
+        os.close(descriptor)
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _sync(directory: Path) -> None:

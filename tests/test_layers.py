@@ -30,6 +30,7 @@ LAYERS = (
     ),
     ("checks", "progress", "timing"),
     ("schedules", "environment", "front", "runs", "losses", "attacks", "quant", "models", "data"),
+    ("deploy.ops",),
     ("deploy.program", "deploy.bounds"),
     ("deploy.twin",),
     ("evaluation", "checkpoint", "rebuild", "weights", "dryrun"),

@@ -12,13 +12,20 @@ import light
 import numpy as np
 import pytest
 
-from qra.writing import PARTIAL, replacing, write_arrays, write_bytes
+from qra.writing import PARTIAL, filling, replacing, write_arrays, write_bytes
 
 ENDLESS = """
 import sys
 from qra.writing import write_bytes
 for number in range(1_000_000):
     write_bytes(sys.argv[1], bytes([number % 256]) * 300_000)
+"""
+FILLING = """
+import sys, time
+from qra.writing import filling
+with filling(sys.argv[1]) as directory:
+    (directory / "first").touch()
+    time.sleep(60)
 """
 
 
@@ -96,3 +103,38 @@ def test_a_killed_writer_leaves_a_whole_file(tmp_path):
         target.unlink()
     write_bytes(target, b"new")
     assert names(tmp_path) == ["file"]
+
+
+def test_files_come_to_be_in_a_directory_together(tmp_path):
+    with filling(tmp_path / "above" / "out") as partial:
+        (partial / "file").touch()
+        assert not (tmp_path / "above" / "out").exists()
+    assert names(tmp_path / "above") == ["out"]
+    assert names(tmp_path / "above" / "out") == ["file"]
+
+
+def test_a_directory_that_fails_midway_is_not_made(tmp_path):
+    with pytest.raises(TypeError), filling(tmp_path / "out") as partial:
+        (partial / "file").write_text(1)
+    assert not names(tmp_path)
+
+
+def test_an_empty_directory_is_filled_and_stays_the_same_one(tmp_path):
+    number = tmp_path.stat().st_ino
+    with filling(tmp_path) as partial:
+        (partial / "file").touch()
+    assert (tmp_path.stat().st_ino, names(tmp_path)) == (number, ["file"])
+
+
+def test_a_killed_writer_leaves_no_directory_and_the_next_removes_what_it_left(tmp_path):
+    with light.start(FILLING, tmp_path / "out") as writer:
+        while not list(tmp_path.glob(f".out.*{PARTIAL}/first")):
+            time.sleep(0.001)
+        with filling(tmp_path / "out"):  # which leaves alone what is being written
+            assert len(names(tmp_path)) == 2
+        (tmp_path / "out").rmdir()
+        writer.kill()
+    assert not (tmp_path / "out").exists()
+    with filling(tmp_path / "out"):
+        pass
+    assert names(tmp_path) == ["out"]

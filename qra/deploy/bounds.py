@@ -2,48 +2,131 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Container, Iterator, Mapping, Sequence
 
-from qra.deploy.program import (
+from qra.deploy.ops import (
     IMAGE,
+    LOGITS,
     Combine,
     Convolution,
     Flatten,
     Linear,
+    Op,
     Pair,
-    Program,
     Requantize,
     Shortcut,
     WindowMax,
     WindowSum,
 )
+from qra.deploy.program import Program
+
+LARGEST = 2**27
+"""Most numbers of a value for one image; usual networks have a hundredth of it."""
+
+Shape = tuple[int, ...]
 
 
-def shapes(program: Program) -> dict[str, tuple[int, ...]]:
-    """The shape of each value without the batch, by name: (C, H, W), or (C,)."""
-    found: dict[str, tuple[int, ...]] = {IMAGE: program.image_shape}
+def check(program: Program) -> None:
+    """Refuse operations that do not fit what they take, or are too large, as a file of others may hold.
+
+    Raises:
+        ValueError: With the name of the operation.
+    """
+    found: dict[str, Shape] = {IMAGE: program.image_shape}
+    codes, layers = {IMAGE}, set[str]()
     for op in program.ops:
-        before = found[op.sources[0]]
-        if isinstance(op, Convolution):
-            reach = [d * (n - 1) + 1 for d, n in zip(op.dilation, op.weight.shape[2:], strict=True)]
-            found[op.name] = (len(op.weight), *_places(before, reach, op.stride, op.padding))
-        elif isinstance(op, WindowSum | WindowMax):
-            found[op.name] = (before[0], *_places(before, op.kernel, op.stride, op.padding))
-        elif isinstance(op, Shortcut):
-            rows, columns = (-(-length // step) for length, step in zip(before[1:], op.step, strict=True))
-            found[op.name] = (before[0] + sum(op.channels), rows, columns)
-        elif isinstance(op, Linear):
-            found[op.name] = (len(op.weight),)
-        elif isinstance(op, Combine):
-            found[op.name] = (op.factors.shape[1], *before[1:])
-        else:
-            assert isinstance(op, Flatten)
-            found[op.name] = (before[0] * before[1] * before[2],) if len(before) == 3 else before
+        try:
+            shape = _shape(op, found) if _fits(op, found, codes, layers) else ()
+        except (IndexError, ZeroDivisionError):
+            shape = ()
+        if not shape or not 0 < min(shape) <= math.prod(shape) <= LARGEST:
+            raise ValueError(f"the operation {op.name[:100]} does not fit what it takes, or is too large")
+        found[op.name] = shape
+        if isinstance(op, Convolution | Linear):
+            layers.add(op.name)
+        elif isinstance(op, Requantize) or (not isinstance(op, Combine) and op.sources[0] in codes):
+            codes.add(op.name)
+    if len(found[LOGITS]) != 1:
+        raise ValueError(f"its logits are of shape {found[LOGITS]}")
+    if beyond := [name for name, bound in sums(program) if bound >= 2**31]:
+        raise ValueError(f"sums of {beyond[0][:100]} are beyond 32 bits")
+
+
+def _fits(op: Op, shape_of: Mapping[str, Shape], codes: Container[str], layers: Container[str]) -> bool:
+    """Whether an operation can be computed on values of such shapes, which are codes, sums of layers, or float."""
+    source, before = op.sources[0], shape_of[op.sources[0]]
+    if isinstance(op, Combine):
+        return _combines(op, shape_of, layers)
+    if isinstance(op, Convolution):
+        steps = min(*op.stride, *op.dilation, op.groups)
+        whole = op.weight.ndim == 4 and before[0] == op.weight.shape[1] * op.groups and len(op.weight) % op.groups == 0
+        return source in codes and len(before) == 3 and steps > 0 and whole
+    if isinstance(op, Linear):
+        return source in codes and op.weight.ndim == 2 and before == tuple(op.weight.shape[1:])
+    if isinstance(op, WindowSum | WindowMax):
+        inside = all(2 * pad <= length for pad, length in zip(op.padding, op.kernel, strict=True))
+        known = source in codes or (isinstance(op, WindowMax) and source not in layers)
+        return known and len(before) == 3 and min(*op.stride, *op.kernel) > 0 and inside
+    return source not in layers and (len(before) == 3 or isinstance(op, Flatten))
+
+
+def _combines(op: Combine, shape_of: Mapping[str, Shape], layers: Container[str]) -> bool:
+    """Whether parts can be summed: of layers so many channels as the sum has, or one; of all else the whole."""
+    channels = op.factors.shape[1] if op.factors.ndim == 2 else 0
+    places = shape_of[op.sources[0]][1:]
+    for part in op.parts:
+        shape, count = shape_of[part.source], part.stop - part.start
+        whole = (part.start, part.stop) == (0, shape[0]) if part.source not in layers else part.stop <= shape[0]
+        if count not in (1, channels) or not whole or shape[1:] != places:
+            return False
+    if isinstance(op, Requantize):
+        within = are_bytes(op.low, op.high) and op.low <= op.zero_point <= op.high
+        if not within or not 0 < op.scale < math.inf:
+            return False
+    return len(op.parts) == len(op.factors) > 0 and tuple(op.offset.shape) in ((channels,), (channels, *places))
+
+
+def are_bytes(low: int, high: int) -> bool:
+    """Whether codes between two ends fit uint8 or int8."""
+    return 0 <= low <= high <= 255 or -128 <= low <= high <= 127
+
+
+def shapes(program: Program) -> dict[str, Shape]:
+    """The shape of each value without the batch, by name: (C, H, W), or (C,)."""
+    found: dict[str, Shape] = {IMAGE: program.image_shape}
+    for op in program.ops:
+        found[op.name] = _shape(op, found)
     return found
 
 
-def _places(shape: Sequence[int], reach: Sequence[int], stride: Pair, padding: Pair) -> tuple[int, int]:
-    """Rows and columns of windows."""
+def _shape(op: Op, found: Mapping[str, Shape]) -> Shape:
+    before = found[op.sources[0]]
+    if isinstance(op, Convolution):
+        reach = [d * (n - 1) + 1 for d, n in zip(op.dilation, op.weight.shape[2:], strict=True)]
+        return len(op.weight), *places(before, reach, op.stride, op.padding)
+    if isinstance(op, WindowSum | WindowMax):
+        return before[0], *places(before, op.kernel, op.stride, op.padding)
+    if isinstance(op, Shortcut):
+        rows, columns = (-(-length // step) for length, step in zip(before[1:], op.step, strict=True))
+        return before[0] + sum(op.channels), rows, columns
+    if isinstance(op, Linear):
+        return (len(op.weight),)
+    if isinstance(op, Combine):
+        return op.factors.shape[1], *before[1:]
+    assert isinstance(op, Flatten)
+    return (math.prod(before),)
+
+
+def places(shape: Sequence[int], reach: Sequence[int], stride: Pair, padding: Pair) -> tuple[int, int]:
+    """Rows and columns of windows.
+
+    Args:
+        shape: Channels, rows and columns of what they lie on.
+        reach: Rows and columns of a window.
+        stride: Rows and columns from one window to the next.
+        padding: Rows and columns on each side.
+    """
     rows, columns = ((shape[1 + i] + 2 * padding[i] - reach[i]) // stride[i] + 1 for i in (0, 1))
     return rows, columns
 

@@ -71,6 +71,7 @@ def main(arguments: Sequence[str]) -> None:
 
 def _test(exported: Folder, settings: Namespace, data: ImageDataModule) -> None:
     check_count("n", settings.n)
+    check_count("threads", settings.threads)
     torch.set_num_threads(settings.threads)
     runs = folder.runs(exported, settings.engines, settings.threads, options_of(settings.set), settings.engine_defaults)
     data.prepare_data()

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from qra.deploy.engine import Engine
+from qra.deploy.ops import Requantize
 from qra.deploy.parity import Changes, CodeDifferences, Images, add_codes, changes, judge
-from qra.deploy.program import Program, Requantize
+from qra.deploy.program import Program
 from qra.deploy.robustness import Replayed, Threat, Tried, decide, replay, together
 from qra.deploy.twin import IntegerNetwork
 from qra.evaluation.measured import Accuracy
@@ -179,7 +180,8 @@ class Evaluation:
         """Clean accuracy, robustness of the program, and the worst case over it and all engines that are attacked."""
         order = self.indices.argsort()
         indices = self.indices[order]
-        runs = [together(run.parts) for run in self.runs if run.attacked and not run.engine.engine_defaults]
+        deployed = [run for run in self.runs if run.attacked and not run.engine.engine_defaults]
+        runs = [together(run.parts) for run in deployed]
         clean = torch.cat([tried.decisions["clean"] == tried.batch.y for tried in self._tried])[order]
         robust = torch.cat([tried.correct for tried in self._tried])[order]
         protocol = self.what.white_box
@@ -191,9 +193,9 @@ class Evaluation:
         worst = robust.clone()
         for run in runs:
             worst &= run.correct[order]
-        deployed = {**fields, "standard": "", "gradient": "", "role": "worst"}
-        members = (name, *(f"{run.name}: replayed, Square" for run in self.runs if run.attacked))
-        yield Outcome("deployed", "worst case as deployed", {}, indices, worst, members=members, **deployed)
+        about = {**fields, "standard": "", "gradient": "", "role": "worst"}
+        members = (name, *(f"{run.name}: replayed, Square" for run in deployed))
+        yield Outcome("deployed", "worst case as deployed", {}, indices, worst, members=members, **about)
 
     def decisions(self) -> dict[str, Tensor]:
         """Every decision: images by kind and executor, with positions in the test set and labels."""

@@ -17,11 +17,13 @@ from qra.deploy.bounds import ranges, saturates_without_vnni, shapes
 from qra.deploy.checkpoint_card import card_of_checkpoint
 from qra.deploy.engine import needed
 from qra.deploy.lower import PiecewiseLinear, lower
-from qra.deploy.program import IMAGE, Convolution, Linear, Program
+from qra.deploy.ops import IMAGE, Convolution, Linear
+from qra.deploy.program import Program
+from qra.deploy.twin import IntegerNetwork
 from qra.front.shipped import checkpoint_file
 from qra.front.tool_arguments import export as arguments_of_export
 from qra.quant.network import quant_layers
-from qra.writing import write_bytes
+from qra.writing import filling, write_bytes
 
 Forms = Literal["qdq", "integer", "both"]
 _MODELS: Mapping[str, Literal["qdq", "integer"]] = {card.MODEL: "qdq", card.INTEGER: "integer"}
@@ -67,9 +69,12 @@ def export(path: str | Path, out: str | Path, choices: Choices = Choices()) -> P
 
     directory = Path(out)
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-        raise ValueError(f"{directory}: is not empty: name a new directory by --out")
+        kind = "not empty" if directory.is_dir() else "no directory"
+        raise ValueError(f"{directory}: is {kind}: name a new one by --out")
     network = checkpoint.load(path)
     try:
+        if isinstance(network, IntegerNetwork):
+            raise ValueError("is the twin of an export: export the checkpoint that it was made of")
         program = lower(network, choices.resolution, choices.pwlq)
         models = {
             name: to_onnx(program, form, choices.pack, choices.opset, choices.input).SerializeToString()
@@ -79,11 +84,11 @@ def export(path: str | Path, out: str | Path, choices: Choices = Choices()) -> P
         about = _card(network, program, Path(path), choices)
     except ValueError as reason:
         raise ValueError(f"{path}: {reason}") from None
-    directory.mkdir(parents=True, exist_ok=True)
-    for name, content in models.items():
-        write_bytes(directory / name, content)
-    program.save(directory / card.TWIN)
-    card.write(directory, about)
+    with filling(directory) as partial:
+        for name, content in models.items():
+            write_bytes(partial / name, content)
+        program.save(partial / card.TWIN)
+        card.write(partial, about)
     return program
 
 

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qra.deploy.form import Floats
-from qra.deploy.program import Part, Requantize
+from qra.deploy.ops import Part, Requantize
 from qra.deploy.qdq_form import QDQForm
 
 

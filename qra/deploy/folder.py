@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from qra.deploy import card
+from qra.deploy.bounds import check
 from qra.deploy.card import INTEGER, MODEL, TWIN, Card
 from qra.deploy.engine import RUNTIMES, Engine, OnnxRuntime, needed, read_model
 from qra.deploy.evaluation import Run
@@ -49,9 +50,26 @@ def read(directory: Path) -> Folder:
     """
     found = card.read(directory)
     folder = Folder(directory, found, Program.load(directory / TWIN))
+    try:
+        check(folder.program)
+    except ValueError as reason:
+        raise ValueError(f"{directory / TWIN}: {reason}") from None
     if not (directory / folder.shipped).exists():
         raise ValueError(f"{directory}: has no model for engines; export the network again")
+    for name in filter(None, (folder.shipped, folder.reference)):
+        _check_model(directory / name, folder.program)
     return folder
+
+
+def _check_model(path: Path, program: Program) -> None:
+    """Refuse a model of another program."""
+    onnx = needed("onnx", "deploy")
+    try:
+        model = onnx.load_model_from_string(read_model(path))
+    except Exception:  # whatever protobuf raises
+        raise ValueError(f"{path}: is no model of ONNX; export the network again") from None
+    if program.sha256 not in {entry.value for entry in model.metadata_props if entry.key == "program"}:
+        raise ValueError(f"{path}: is of another program than {TWIN} beside it; export the network again")
 
 
 def runs(

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from qra.deploy.bounds import ranges, shapes, sums
 from qra.deploy.graph import INT8, UINT8, Graph
-from qra.deploy.program import (
+from qra.deploy.ops import (
     IMAGE,
     Combine,
     Convolution,
@@ -19,13 +19,13 @@ from qra.deploy.program import (
     Linear,
     Op,
     Part,
-    Program,
     Real,
     Requantize,
     Shortcut,
     WindowMax,
     WindowSum,
 )
+from qra.deploy.program import Program
 
 Floats = NDArray[np.float32]
 

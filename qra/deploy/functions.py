@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from qra.deploy.modules import adaptive_average, flatten, pair, window_max, window_sum
-from qra.deploy.program import Shortcut
+from qra.deploy.ops import Shortcut
 from qra.deploy.symbolic import Builder, Value, number
 
 
@@ -113,8 +113,12 @@ def _contiguous(builder: Builder, name: str, value: Value, **_: Any) -> Value:
     return value
 
 
-def _dropout(builder: Builder, name: str, value: Value, *_: Any, **__: Any) -> Value:
-    return value  # in eval mode
+def _dropout(
+    builder: Builder, name: str, value: Value, p: float = 0.5, training: bool = True, inplace: bool = False
+) -> Value:
+    if training:
+        raise ValueError(f"{name} drops values in eval mode too: call F.dropout(x, training=self.training)")
+    return value
 
 
 def _adaptive_call(builder: Builder, name: str, value: Value, output_size: Any) -> Value:

@@ -34,6 +34,7 @@ class Graph:
         self.nodes: list[onnx.NodeProto] = []
         self.constants: list[onnx.TensorProto] = []
         self._known: dict[tuple[Any, ...], str] = {}
+        self._layers: set[str] = set()
         self._count = 0
 
     def constant(self, value: ArrayLike, dtype: Any = np.float32) -> str:
@@ -46,8 +47,17 @@ class Graph:
         return self._known[key]
 
     def weights(self, codes: NDArray[np.int64], name: str) -> str:
-        """Weights of 8 bits, int8 to the nodes behind them, packed in the file; their name."""
-        initializer = f"{name}.weight"
+        """Weights of 8 bits, int8 to the nodes behind them, packed in the file; their name.
+
+        A layer whose sums are used twice is written twice, with the same weights or with other signs of them.
+        """
+        key = (name, codes.shape, codes.tobytes())
+        if key not in self._known:
+            self._known[key] = self._weights(codes, f"{name}.weight" + f"_{len(self._known)}" * (name in self._layers))
+            self._layers.add(name)
+        return self._known[key]
+
+    def _weights(self, codes: NDArray[np.int64], initializer: str) -> str:
         tensor, table = pack(codes, initializer, self.opset, self.packed)
         self.constants.append(tensor)
         if table is not None:

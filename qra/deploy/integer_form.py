@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from qra.deploy.form import Form, fits, halves, spread_of
 from qra.deploy.graph import DOUBLE, FLOAT
-from qra.deploy.program import EXACT, Combine, Convolution, Linear, Requantize, WindowSum
+from qra.deploy.ops import EXACT, Combine, Convolution, Linear, Requantize, WindowSum
 
 
 class IntegerForm(Form):

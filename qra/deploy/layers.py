@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from qra.deploy.program import Convolution, Linear, Part
+from qra.deploy.ops import Convolution, Linear, Part
 from qra.deploy.symbolic import Builder, Value, number
 from qra.quant.layers import QuantConv2d, QuantLayer, QuantLinear
 

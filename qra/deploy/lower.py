@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, fx, nn
 
 from qra.checks import check_choice
-from qra.deploy.bounds import ranges, sums
+from qra.deploy.bounds import are_bytes, ranges, sums
 from qra.deploy.functions import CALLS
 from qra.deploy.modules import KNOWN, MODULES
-from qra.deploy.program import IMAGE, LOGITS, Convolution, Program, WindowSum
+from qra.deploy.ops import EXACT, IMAGE, LOGITS, Convolution, Requantize, WindowSum
+from qra.deploy.program import Program
 from qra.deploy.symbolic import Builder, Value, number
 from qra.quant.network import fake_quantizers
 from qra.quant.trace import copied, enclosing_module, find_graph
@@ -131,9 +132,12 @@ def _check_sizes(program: Program) -> None:
     """
     codes = ranges(program)
     for op in program.ops:
-        taken = codes[op.source] if isinstance(op, Convolution | WindowSum) else (0, 0)
-        if taken[1] > 255 or taken[0] < -128:
+        if isinstance(op, Requantize) and not are_bytes(op.low, op.high):
+            raise ValueError(f"{op.name} has codes from {op.low} to {op.high}: engines have 8 bits for them at most")
+        if isinstance(op, Convolution | WindowSum) and not are_bytes(*codes[op.source]):
             raise ValueError(f"{op.name} takes averages that are not quantized: they are no bytes; quantize its input")
+        if isinstance(op, WindowSum) and max(map(abs, codes[op.name])) >= EXACT:
+            raise ValueError(f"{op.name}: sums of codes over {op.kernel} are beyond what float32 holds exactly")
     for name, bound in sums(program):
         if bound >= 2**31:
             raise ValueError(f"{name}: its sums reach {bound}, which no engine's 32 bits hold")

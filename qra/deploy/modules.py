@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from qra.deploy.bounds import places
 from qra.deploy.layers import convolve, multiply
-from qra.deploy.program import Flatten, WindowMax, WindowSum
+from qra.deploy.ops import Flatten, WindowMax, WindowSum
 from qra.deploy.symbolic import Builder, Value, number
 from qra.quant.layers import ActivationFakeQuantizer, QuantConv2d, QuantLinear, QuantPool
 
@@ -107,10 +108,13 @@ def window_sum(
     """An average as a sum of codes, whose division is left to what takes it."""
     source, factor = builder.single(value, name)
     if builder.made[source].kind != "codes":
-        raise ValueError(f"{name} averages float values, whose sums are not exact: quantize its input")
+        raise ValueError(
+            f"{name} averages float values, whose sums are not exact: quantize what it takes, as PACT and LSQ do in "
+            "the place of the ReLU before it, and CalibratedUniform at its input"
+        )
     if float(value.offset.abs().max()) and padding != (0, 0):
         raise ValueError(f"{name}: an average over a border of zeros of values with a zero point has no integer form")
-    shape = _windows(value.shape, kernel, stride, padding)
+    shape = (value.shape[0], *places(value.shape, kernel, stride, padding))
     made = builder.add(WindowSum(name, source, kernel, stride, padding), "codes", shape)
     count = kernel[0] * kernel[1]
     share = number(count / (divisor or count))
@@ -139,15 +143,8 @@ def window_max(
         raise ValueError(f"{name}: a dilated largest value has no integer form")
     source, factor = builder.single(value, name)
     kind = builder.made[source].kind
-    shape = _windows(value.shape, kernel, steps, padding)
+    shape = (value.shape[0], *places(value.shape, kernel, steps, padding))
     return builder.add(WindowMax(name, source, kernel, steps, padding), kind, shape).scaled(factor).moved(value.offset)
-
-
-def _windows(
-    shape: tuple[int, ...], kernel: tuple[int, int], stride: tuple[int, int], padding: tuple[int, int]
-) -> tuple[int, int, int]:
-    rows, columns = ((shape[1 + i] + 2 * padding[i] - kernel[i]) // stride[i] + 1 for i in (0, 1))
-    return shape[0], rows, columns
 
 
 def flatten(builder: Builder, name: str, value: Value, start_dim: int = 0, end_dim: int = -1) -> Value:

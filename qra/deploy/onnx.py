@@ -13,7 +13,8 @@ from qra.deploy.float_form import FloatForm
 from qra.deploy.form import Form as Writer
 from qra.deploy.graph import FLOAT, Graph
 from qra.deploy.integer_form import IntegerForm
-from qra.deploy.program import IMAGE, LOGITS, Program, Requantize
+from qra.deploy.ops import IMAGE, LOGITS, Requantize
+from qra.deploy.program import Program
 from qra.deploy.qdq_form import QDQForm
 
 Form = Literal["integer", "qdq", "float"]

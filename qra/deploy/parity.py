@@ -25,7 +25,7 @@ MASKED = 0.002
 """Share of images beyond which what Square alone finds says that gradients of the program mislead."""
 ENOUGH_QUERIES = 1000
 """Queries of Square below which its finding nothing says nothing."""
-_HALVINGS = 17  # 3 x 32 x 32 pixels that change by 16 levels are about 2 ** 16 steps of one level
+_LEVELS_MOVED = 16  # of a pixel between two images, as a rule
 
 
 class Changes(NamedTuple):
@@ -149,7 +149,7 @@ def boundary(
         return (clean + moved.sign() * step) / LEVELS
 
     usual = decide(x)
-    for _ in range(_HALVINGS):
+    for _ in range((x.shape[1:].numel() * _LEVELS_MOVED).bit_length() + 1):
         middle = (inside + outside) / 2
         same = (decide(image(middle)) == usual).cpu()
         inside, outside = torch.where(same, middle, inside), torch.where(same, outside, middle)

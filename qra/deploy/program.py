@@ -1,8 +1,6 @@
 """A quantized network as a program of integers: what is deployed, and what is evaluated.
 
-A program is an ordered list of operations with their tensors, from the bytes of an image to logits. Its numerics are
-defined to the last bit, so that whoever runs it gets the same codes: sums of products of integers are exact;
-:class:`Combine` is single operations in float32, each rounded by itself.
+A program is an ordered list of operations with their tensors, see :mod:`qra.deploy.ops`; here is how files hold it.
 """
 
 from __future__ import annotations
@@ -14,7 +12,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -22,210 +20,16 @@ from safetensors.torch import load as parse_tensors
 from safetensors.torch import save as pack_tensors
 from torch import Tensor
 
+from qra.deploy.ops import IMAGE, KINDS, LOGITS, Op, Part, Real
 from qra.files import open_regular, safetensors_metadata
 from qra.writing import write_bytes
 
-IMAGE = "image"
-"""Name of the input: bytes, (N, C, H, W)."""
-LOGITS = "logits"
-"""Name of the last operation."""
 TWIN = "qra.deploy.twin.IntegerNetwork"
 """The network that runs a program."""
 LIMIT = 2**31
 """Bytes of a file of a program."""
-EXACT = 2**24
-"""Whole numbers below it are exact in float32."""
 _DTYPES = {"int8": torch.int8, "int16": torch.int16, "float32": torch.float32}
 _NAME = re.compile(r"[A-Za-z0-9_]{1,80}(\.[A-Za-z0-9_]{1,80}){0,20}")
-
-Pair = tuple[int, int]
-
-
-class Part(NamedTuple):
-    """Some channels of a value.
-
-    Attributes:
-        source: Name of the operation that made it.
-        start: First channel.
-        stop: Channel behind the last. A single channel stands for all channels of a sum.
-    """
-
-    source: str
-    start: int
-    stop: int
-
-
-@dataclass(frozen=True)
-class Op:
-    """One operation.
-
-    Args:
-        name: Name of its result: that of the module of the network that it was made of, where there is one.
-    """
-
-    tensors: ClassVar[tuple[str, ...]] = ()
-    """Names of the fields that hold tensors."""
-
-    name: str
-
-    @property
-    def sources(self) -> tuple[str, ...]:
-        """Names of what it takes."""
-        return (vars(self)["source"],)
-
-
-@dataclass(frozen=True)
-class Convolution(Op):
-    """Sums of products of codes and integer weights; beyond the border, codes are 0.
-
-    Args:
-        source: Name of the codes, (N, I, H, W).
-        weight: Whole numbers, int8 or int16, (O, I / groups, height, width).
-        stride: Rows and columns from one sum to the next.
-        padding: Rows and columns of zeros on each side.
-        dilation: Rows and columns from one weight to the next.
-        groups: Number of groups of channels.
-    """
-
-    tensors: ClassVar[tuple[str, ...]] = ("weight",)
-
-    source: str
-    weight: Tensor
-    stride: Pair = (1, 1)
-    padding: Pair = (0, 0)
-    dilation: Pair = (1, 1)
-    groups: int = 1
-
-
-@dataclass(frozen=True)
-class Linear(Op):
-    """Sums of products of whole numbers.
-
-    Args:
-        source: Name of the whole numbers, (N, I).
-        weight: Whole numbers, int8 or int16, (O, I).
-    """
-
-    tensors: ClassVar[tuple[str, ...]] = ("weight",)
-
-    source: str
-    weight: Tensor
-
-
-@dataclass(frozen=True)
-class WindowSum(Op):
-    """Sums of codes over windows, (N, C, H, W) to (N, C, rows, columns); the division of an average comes later.
-
-    Args:
-        source: Name of the codes.
-        kernel: Rows and columns of a window.
-        stride: Rows and columns from one window to the next.
-        padding: Rows and columns of zeros on each side.
-    """
-
-    source: str
-    kernel: Pair
-    stride: Pair
-    padding: Pair = (0, 0)
-
-
-@dataclass(frozen=True)
-class WindowMax(Op):
-    """Largest value of windows.
-
-    Args:
-        source: Name of codes or float values, (N, C, H, W).
-        kernel: Rows and columns of a window.
-        stride: Rows and columns from one window to the next.
-        padding: Rows and columns on each side that are smaller than anything.
-    """
-
-    source: str
-    kernel: Pair
-    stride: Pair
-    padding: Pair = (0, 0)
-
-
-@dataclass(frozen=True)
-class Shortcut(Op):
-    """Every so many pixels, and channels of zeros.
-
-    Args:
-        source: Name of codes or float values, (N, C, H, W).
-        step: Rows and columns from one pixel to the next.
-        channels: Channels of zeros in front and behind.
-    """
-
-    source: str
-    step: Pair
-    channels: Pair
-
-
-@dataclass(frozen=True)
-class Flatten(Op):
-    """All values of an image in one row.
-
-    Args:
-        source: Name of the values, (N, C, H, W).
-    """
-
-    source: str
-
-
-@dataclass(frozen=True)
-class Combine(Op):
-    """``u = p_0 f_0 + offset + p_1 f_1 + ...``, from the left, each product and each sum rounded to float32.
-
-    Args:
-        parts: What is summed; whole numbers are rounded to float32 first.
-        factors: Factor of each part and channel, float32, (parts, C).
-        offset: Summand of each channel, (C,), or of each channel and place, (C, H, W); float32.
-    """
-
-    tensors: ClassVar[tuple[str, ...]] = ("factors", "offset")
-
-    parts: tuple[Part, ...]
-    factors: Tensor
-    offset: Tensor
-
-    @property
-    def sources(self) -> tuple[str, ...]:
-        return tuple(part.source for part in self.parts)
-
-
-@dataclass(frozen=True)
-class Requantize(Combine):
-    """Codes: ``u`` rounded, ties to even, plus the zero point, and clipped.
-
-    Args:
-        low: Smallest code.
-        high: Largest code.
-        scale: Value of one step, in the units of the network.
-        zero_point: Code that stands for zero.
-    """
-
-    low: int = 0
-    high: int = 255
-    scale: float = 1.0
-    zero_point: int = 0
-
-
-@dataclass(frozen=True)
-class Real(Combine):
-    """Float values: ``u``, clipped.
-
-    Args:
-        low: Smallest value: 0 for a ReLU; None for no limit.
-        high: Largest value.
-    """
-
-    low: float | None = None
-    high: float | None = None
-
-
-KINDS: Mapping[str, type[Op]] = {
-    kind.__name__: kind for kind in (Convolution, Linear, WindowSum, WindowMax, Shortcut, Flatten, Requantize, Real)
-}
 
 
 @dataclass(frozen=True)
@@ -233,7 +37,7 @@ class Program:
     """A network from bytes to logits; see the module.
 
     Args:
-        ops: The operations in their order; the last is a :class:`Real` named ``logits``.
+        ops: The operations in their order; the last is a :class:`qra.deploy.ops.Real` named ``logits``.
         image_shape: Channels, height and width of an image.
 
     Raises:
@@ -344,7 +148,7 @@ def assemble(lines: Sequence[str], image_shape: Sequence[int], tensors: Mapping[
     try:
         ops = tuple(_made(json.loads(line), tensors) for line in lines)
         channels, height, width = (_natural(length) for length in image_shape)
-    except (TypeError, KeyError, AttributeError, RecursionError, json.JSONDecodeError) as reason:
+    except (TypeError, LookupError, AttributeError, RecursionError, json.JSONDecodeError) as reason:
         raise ValueError(f"holds an operation that is none ({type(reason).__name__})") from None
     program = Program(ops, (channels, height, width))
     if tensors is not None and (extra := tensors.keys() - program.tensors.keys()):

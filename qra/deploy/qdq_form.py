@@ -7,17 +7,8 @@ from numpy.typing import NDArray
 
 from qra.deploy.form import Floats, Form, fits, halves, spread_of
 from qra.deploy.graph import FLOAT, Graph
-from qra.deploy.program import (
-    IMAGE,
-    Combine,
-    Convolution,
-    Linear,
-    Op,
-    Part,
-    Program,
-    Requantize,
-    WindowSum,
-)
+from qra.deploy.ops import IMAGE, Combine, Convolution, Linear, Op, Part, Requantize, WindowSum
+from qra.deploy.program import Program
 
 _TINY = 1e-30
 """Scale of channels that nothing is left of, for engines want scales above 0."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -9,7 +10,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from qra.deploy.program import IMAGE, LOGITS, Op, Part, Real, Requantize
+from qra.deploy.bounds import LARGEST
+from qra.deploy.ops import IMAGE, LOGITS, Op, Part, Real, Requantize
 from qra.quant.grid import Grid
 
 MOST_PARTS = 8
@@ -99,7 +101,13 @@ class Builder:
         self.made: dict[str, Made] = {IMAGE: Made("codes", image_shape)}
 
     def add(self, op: Op, kind: Kind, shape: Sequence[int]) -> Value:
-        """Append an operation; its result, as it is."""
+        """Append an operation; its result, as it is.
+
+        Raises:
+            ValueError: If it makes more numbers than any network should.
+        """
+        if math.prod(shape) > LARGEST:
+            raise ValueError(f"{op.name} makes {math.prod(shape):,} values of an image: that is too large a resolution")
         self.ops.append(op)
         self.made[op.name] = Made(kind, tuple(shape))
         return self.whole(op.name)

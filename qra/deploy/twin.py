@@ -11,27 +11,23 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from qra.deploy.bounds import ranges, shapes, sums
-from qra.deploy.program import (
+from qra.deploy.bounds import check, ranges, shapes, sums
+from qra.deploy.ops import (
     EXACT,
     IMAGE,
     LOGITS,
-    TAMPERED,
-    TWIN,
     Combine,
     Convolution,
     Flatten,
     Linear,
     Op,
-    Program,
     Real,
     Requantize,
     Shortcut,
     WindowMax,
     WindowSum,
-    assemble,
-    digest,
 )
+from qra.deploy.program import TAMPERED, TWIN, Program, assemble, digest
 from qra.precision import float32
 from qra.quant.activations import ActivationQuantizer, State
 from qra.quant.fused import widened
@@ -191,7 +187,7 @@ def _integer_sums(op: Convolution | Linear, weight: Tensor, x: Tensor) -> Tensor
 
 
 class Combination(nn.Module):
-    """A weighted sum that may be rounded to codes, see :class:`qra.deploy.program.Combine`.
+    """A weighted sum that may be rounded to codes, see :class:`qra.deploy.ops.Combine`.
 
     Args:
         op: The operation.
@@ -250,10 +246,14 @@ class IntegerNetwork(nn.Module):
 
     Attributes:
         description: How a file describes it.
+
+    Raises:
+        ValueError: If operations of the program do not fit one another.
     """
 
     def __init__(self, program: Program, sha256: str | None = None) -> None:
         super().__init__()
+        check(program)
         self._expected = sha256
         self._exact_on: torch.device | None = None
         self._lines, self.image_shape = program.lines, program.image_shape

@@ -3,6 +3,7 @@
 import onnxruntime
 import pytest
 import torch
+from batch_norms import trained_like
 from torch import nn
 
 from qra import models
@@ -67,13 +68,8 @@ def resnet(projection=False):
 
 def spread_statistics(network):
     """Statistics as training leaves them; some gains are negative, and one of each is zero."""
-    generator = torch.Generator().manual_seed(1)
-    for module in network.modules():
+    for module in trained_like(network, 1).modules():
         if isinstance(module, nn.BatchNorm2d):
-            for tensor in (module.weight.data, module.running_var):
-                tensor.copy_(0.5 + torch.rand(tensor.shape, generator=generator))
-            for tensor in (module.bias.data, module.running_mean):
-                tensor.copy_(torch.randn(tensor.shape, generator=generator) / 2)
             module.weight.data[1::3] *= -1
             module.weight.data[0] = 0
 

@@ -80,6 +80,23 @@ def test_a_card_with_values_of_another_kind_is_refused(directory):
         card.read(directory)
 
 
+@pytest.mark.parametrize("change", [{"deployed": {"n": 1}}, {"multiply_adds": {"a": "b"}}, {"image_shape": [3]}])
+def test_a_card_that_cannot_be_shown_is_refused(directory, change):
+    content = json.loads((directory / card.FILE).read_text())
+    (directory / card.FILE).write_text(json.dumps({**content, **change}))
+    with pytest.raises(ValueError, match=r"card.json: is damaged"):
+        card.read(directory)
+
+
+def test_a_model_of_another_program_is_refused(directory, tmp_path):
+    export(tmp_path / "other", small.trained(small.TRAINED["W4A4-DoReFa"]))
+    (directory / card.MODEL).write_bytes((tmp_path / "other" / card.MODEL).read_bytes())
+    content = json.loads((directory / card.FILE).read_text())
+    (directory / card.FILE).write_text(json.dumps({**content, "files": card.files(directory)}))
+    with pytest.raises(ValueError, match=r"model.onnx: is of another program than twin.safetensors beside it"):
+        folder.read(directory)
+
+
 def test_a_directory_without_a_card_is_no_export(tmp_path):
     with pytest.raises(ValueError, match="is no export"):
         folder.read(tmp_path)

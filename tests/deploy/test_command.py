@@ -57,6 +57,7 @@ def test_a_bench_writes_times_into_the_card(directory, capsys):
         ([], "give the test images by --data"),
         ([*DATA, "--engines", "[tensorrt]"], "there is no engine 'tensorrt'"),
         ([*DATA, "--n", "0"], "n is 0"),
+        ([*DATA, "--threads", "0"], "threads is 0"),
         ([*DATA, "--autoattack", "--cascade"], "not allowed with"),
         ([*DATA, "--set", "onnxruntime.session.disable_quant_qdq=0"], "changes decisions"),
         ([*DATA, "--set", "threads=1"], "write ENGINE.NAME=VALUE"),

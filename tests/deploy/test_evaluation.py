@@ -75,6 +75,7 @@ def test_deployed_accuracy_is_the_worst_over_program_and_engines(coarse):
     attacked = [run for run in content["runs"] if run["square"] is not None and not run["engine"]["engine_defaults"]]
     assert worst <= min(run["robust"]["accuracy"] for run in attacked)
     assert worst <= content["program"]["robust"]["accuracy"] < content["program"]["clean"]["accuracy"]
+    assert content["outcomes"]["deployed"]["members"] == ["pgd5_8_bytes", "onnxruntime: replayed, Square"]
 
 
 def test_images_at_a_boundary_are_told_apart_by_the_program(coarse):

@@ -77,6 +77,7 @@ def test_piecewise_linear_weights_become_one_convolution_or_several(way, terms, 
         (["--resolution", "0"], "--resolution"),
         (["--form", "other"], "--form"),
         (["--ckpt_path", "nowhere.ckpt"], "there is no such checkpoint"),
+        (["--resolution", "100000"], "small.ckpt: conv1 makes 240,000,000,000 values of an image"),
     ],
 )
 def test_what_cannot_be_written_leaves_nothing(trained_file, tmp_path, options, reason):
@@ -93,6 +94,28 @@ def test_a_float_checkpoint_is_refused(tmp_path):
 
 def test_a_directory_that_is_not_empty_is_refused(trained_file, tmp_path):
     Path(tmp_path / "kept").write_text("mine")
-    with pytest.raises(ValueError, match="is not empty: name a new directory"):
+    with pytest.raises(ValueError, match="is not empty: name a new one by --out"):
         export(trained_file, tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"kept"}
+
+
+def test_a_file_in_the_place_of_the_directory_is_refused(trained_file, tmp_path):
+    (tmp_path / "out").write_text("mine")
+    with pytest.raises(ValueError, match="is no directory: name a new one by --out"):
+        export(trained_file, tmp_path / "out")
+    assert (tmp_path / "out").read_text() == "mine"
+
+
+def test_an_export_that_breaks_off_leaves_nothing(trained_file, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(card, "write", full)
+    with pytest.raises(OSError, match="No space left"):
+        export(trained_file, tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_twin_is_not_exported_again(exported, tmp_path):
+    with pytest.raises(ValueError, match="is the twin of an export: export the checkpoint that it was made of"):
+        export(str(exported[0] / "twin.safetensors"), tmp_path / "out")

@@ -22,6 +22,8 @@ from small import (
     usual,
 )
 from torch import nn
+from torch.nn import functional as F
+from zoo import PreAct
 
 from qra.deploy.lower import lower
 from qra.deploy.onnx import to_onnx
@@ -90,6 +92,16 @@ def test_with_one_mean_and_one_deviation_the_first_layer_is_an_ordinary_one():
     check(network)
 
 
+@pytest.mark.filterwarnings("ignore:ReLUs that are called as functions")
+@torch.no_grad()
+def test_sums_that_are_used_twice_are_lowered():
+    network = trained(TRAINED["W4A4-DoReFa"], normalized(lambda: PreAct((4, 4), 2)))
+    check(network)
+    program, twin = programmed(network)
+    logits = run(to_onnx(program, "qdq"), images(8), options=[("session.disable_quant_qdq", "1")])[0]
+    assert torch.equal(logits.argmax(1), twin(images(8)).argmax(1))
+
+
 @given(st.data())
 @settings(max_examples=8, deadline=None)
 @torch.no_grad()
@@ -138,6 +150,7 @@ CHANGES = {
     "two outputs": (lambda n, x: (forward(n, x), x), "several outputs"),
     "a product": (lambda n, x: forward(n, x) * forward(n, x), "more than one place|products of two values"),
     "a tensor made on the way": (lambda n, x: forward(n, x + torch.ones(3, 16, 16)), "make it a buffer"),
+    "dropout that is always on": (lambda n, x: F.dropout(forward(n, x)), "in eval mode too"),
     "odd slices": (lambda n, x: forward(n, x[:, :, 1:, 1:]), "every so many rows"),
 }
 

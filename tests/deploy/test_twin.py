@@ -1,6 +1,7 @@
 """The twin is an ordinary network: it is saved, loaded, refused where it was changed, and differentiated like one."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,7 +12,8 @@ from torch.nn import functional as F
 
 import qra
 from qra.deploy.bounds import saturates_without_vnni
-from qra.deploy.program import Convolution, Linear, Program
+from qra.deploy.ops import Convolution, Linear
+from qra.deploy.program import Program
 from qra.deploy.twin import IntegerNetwork, Sums
 from qra.describe import describe
 from qra.quant import freeze, gradient_mode, unrounded
@@ -153,3 +155,29 @@ def test_it_is_known_which_sums_saturate_without_vnni():
     assert saturates_without_vnni(programmed(trained(TRAINED["W4A4-DoReFa"]))[0]) == ("conv1",)
     wide = saturates_without_vnni(programmed(trained(TRAINED["W8A8-SAWB"]))[0])
     assert wide == ("conv1", *(f"stages.{stage}.0.conv{layer}" for stage in (0, 1) for layer in (1, 2)))
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("conv1", {"groups": 2}),
+        ("conv1", {"stride": (0, 1)}),
+        ("conv1", {"padding": (2**20, 2**20)}),
+        ("stages.0.0.conv1", {"source": "conv1"}),
+        ("fc", {"weight": torch.ones(10, 3, dtype=torch.int8)}),
+        ("pool", {"kernel": (0, 4)}),
+        ("relu1", {"high": 2**20}),
+        ("relu1", {"scale": float("nan")}),
+        ("logits", {"factors": torch.ones(2, 10)}),
+        ("logits", {"offset": torch.ones(10, 4, 4)}),
+    ],
+)
+def test_operations_that_do_not_fit_one_another_are_refused_by_name(program, name, change):
+    ops = [replace(op, **change) if op.name == name else op for op in program.ops]
+    with pytest.raises(ValueError, match=f"the operation {name} does not fit what it takes, or is too large"):
+        IntegerNetwork(Program(tuple(ops), program.image_shape))
+
+
+def test_an_image_of_any_size_is_refused_before_memory_is_taken(program):
+    with pytest.raises(ValueError, match="too large"):
+        IntegerNetwork(Program(program.ops, (3, 2**30, 2**30)))

@@ -3,23 +3,11 @@ import copy
 import pytest
 import torch
 import torchvision
+from batch_norms import trained_like
 from torch import nn
 
 from qra import models
 from qra.quant.freeze import freeze
-
-
-def trained_like(network):
-    """Weights and statistics that are far from their initial values."""
-    generator = torch.Generator().manual_seed(0)
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            for tensor in (module.weight.data, module.running_var):
-                tensor.copy_(0.5 + torch.rand(tensor.shape, generator=generator))
-            for tensor in (module.bias.data, module.running_mean):
-                tensor.copy_(torch.randn(tensor.shape, generator=generator) / 2)
-    return network
-
 
 NETWORKS = {
     "resnet20": models.resnet20,
