@@ -97,6 +97,14 @@ def test_deploy_speed_has_a_row_for_each_engine_and_form(script, capsys):
     assert "model" not in capsys.readouterr().err
 
 
+def test_images_that_a_network_gets_right_under_fewer_and_more_changes_than_its_parent_are_counted(script):
+    table = script("corruption_table")
+    indices = torch.arange(6)
+    parent = {shift: (indices, torch.tensor([1, 1, 1, 0, 0, 0]).bool()) for shift in table.SHIFTS}
+    own = {shift: (indices.flip(0), torch.tensor([0, 0, 1, 1, 0, 0]).bool()) for shift in table.SHIFTS}
+    assert table.beside_parent(parent, own).startswith("2 / 1, ")
+
+
 def test_contestants_take_turns_and_the_first_round_is_not_counted(script):
     calls = []
     contestants = {name: lambda name=name: calls.append(name) for name in "ab"}
