@@ -11,7 +11,7 @@ import struct
 import warnings
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -243,6 +243,23 @@ def check_scheme(checkpoint: Mapping[str, Any], scheme: QuantScheme | None, path
         f"{path}: is a checkpoint of another quantization scheme ({reason}): set the model's scheme to that of the "
         "checkpoint, or train from its weights by init_from"
     )
+
+
+def check_classes(checkpoint: Mapping[str, Any], class_names: Sequence[str], path: str | Path) -> None:
+    """Refuse data in which a class has another number than when the network was trained, as far as a checkpoint says.
+
+    Raises:
+        ValueError: With the first such class.
+    """
+    stored = (checkpoint.get(KEY) or {}).get("classes")
+    names = enumerate(stored if isinstance(stored, list) else [])
+    numbers = {name: number for number, name in names if isinstance(name, str)}
+    for number, name in enumerate(class_names):
+        if numbers.get(name, number) != number:
+            raise ValueError(
+                f"{path}: was trained with the class {name!r} as number {numbers[name]}, but in the data it is number "
+                f"{number}: give data of the same classes in the same order"
+            )
 
 
 def load(path: str | Path, network: nn.Module | None = None, weights_key: str | None = None) -> nn.Module:

@@ -229,6 +229,7 @@ class QraCLI(LightningCLI):
         if _is_first_process():  # Lightning would write into the run directory before it finds what is wrong here
             self.datamodule.prepare_data()
             self.datamodule.setup(self.subcommand)
+            checkpoint.check_classes(content, self.datamodule.class_names, config.ckpt_path)
             self._dry_run()
             check_names(callbacks_of(self.trainer, Callback), str(self.subcommand))
             for callback in callbacks_of(self.trainer, PipelineCallback):
@@ -261,7 +262,13 @@ class QraCLI(LightningCLI):
     def _dry_run(self) -> None:
         data = self.datamodule
         x = data.batch("test", torch.arange(min(2, data.size("test")))).x
-        vars(self.model.network)["outputs"] = dry_run(self.model.network, x, data.num_classes, self.subcommand == "fit")
+        outputs = dry_run(self.model.network, x, data.num_classes, self.subcommand == "fit")
+        vars(self.model.network)["outputs"] = outputs
+        if outputs > data.num_classes:
+            first = data.class_names[0]
+            print(
+                f"the network tells {outputs} classes apart, the data {data.num_classes}: its first is {first!r} here"
+            )
 
     def _run_subcommand(self, subcommand: str) -> None:
         if self.config[subcommand].dry_run:

@@ -15,7 +15,7 @@ from torchmetrics import MeanMetric
 
 from qra import checkpoint
 from qra.attacks import PGD, Attack
-from qra.data import data_of
+from qra.data import ImageDataModule, data_of
 from qra.describe import describe
 from qra.losses import prediction
 from qra.modules import averaging
@@ -332,10 +332,15 @@ class ImageClassifier(LightningModule):
             "network": describe(self.network),
             "scheme": describe(self.scheme),
             "calibration": self.calibration,
+            "classes": self._class_names(),
         }
         checkpoint_["rng_state"] = torch.get_rng_state()
         if "optimizer_states" not in checkpoint_ and self.weights is None and self._trainer is not None:
             averaging.store(self._trainer, self, checkpoint_)
+
+    def _class_names(self) -> list[str]:
+        data = getattr(self._trainer, "datamodule", None)
+        return list(data.class_names) if isinstance(data, ImageDataModule) else []
 
     def adopt(self, checkpoint_: dict[str, Any], path: str) -> None:
         """Get ready for the state of a checkpoint. One that was quantized after training brings its scheme.

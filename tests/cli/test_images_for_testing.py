@@ -1,6 +1,7 @@
 """Images without a training set: tested, attacked and compared on, and refused where training images are needed."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from commands import CONFIGS, qra, refused
 from PIL import Image
 
 from qra.data import SyntheticDataModule
+from qra.data.synthetic import class_name
 
 pytestmark = pytest.mark.filterwarnings("ignore:epoch")
 
@@ -37,10 +39,27 @@ def test_they_are_tested_attacked_and_written(plain_run, images):
     }  # fmt: skip
 
 
-def test_adversarial_images_are_made_of_them(plain_run, images):
+def test_a_class_with_another_number_than_in_training_is_refused(plain_run, images, tmp_path):
+    trained = [class_name(number) for number in range(10)]
+    root = shutil.copytree(images[-1], tmp_path / "others")
+    for number, folder in enumerate(sorted((root / "test").iterdir())):
+        folder.rename(folder.with_name(trained[number]))
+    shutil.rmtree(root / "test" / sorted(trained)[0])
+    others = [*images[:-1], str(root)]
+    first = next(name for number, name in enumerate(sorted(trained)[1:]) if number != trained.index(name))
+    reason = refused("test", "--ckpt_path", plain_run / "best.ckpt", *others, *FEW, "--run", "here")
+    assert f"best.ckpt: was trained with the class {first!r} as number {trained.index(first)}, but in the" in reason
+    assert not Path("here").exists() or not list(Path("here").iterdir())
+
+
+def test_adversarial_images_are_made_of_some_of_the_classes(plain_run, images, tmp_path):
     few = ["--examples.n", "5", "--examples.attack.init_args.steps", "1"]
-    output, code = qra("predict", "--ckpt_path", plain_run / "best.ckpt", *images, *few, "--run", "here")
+    root = shutil.copytree(images[-1], tmp_path / "some")
+    shutil.rmtree(root / "test/class0")
+    some = [*images[:-1], str(root)]
+    output, code = qra("predict", "--ckpt_path", plain_run / "best.ckpt", *some, *few, "--run", "here")
     assert code == 0, output
+    assert "the network tells 10 classes apart and the data 9: its first is 'class1'" in output
     assert "5 adversarial examples written to here/adversarial.npz" in output
 
 
