@@ -11,12 +11,14 @@ from typing import NamedTuple
 import torch
 
 from qra import environment
-from qra.data import CIFAR10DataModule, ImageFolderDataModule
-from qra.data.cifar10 import CIFAR10_ARCHIVE as ARCHIVE
+from qra.data import CIFAR10DataModule, ImageDataModule
+from qra.data.recognize import data_sets
 from qra.files import plain
 from qra.front.tool_arguments import doctor as arguments_of_doctor
 
 GIB = 2**30
+NAMED = 20
+"""Images that cannot be decoded of which a line tells."""
 
 
 class Finding(NamedTuple):
@@ -28,8 +30,13 @@ class Finding(NamedTuple):
     remedy: str = ""
 
 
-def findings(root: str) -> Iterator[Finding]:
-    """Look at the installation, the machine and the data under ``root``."""
+def findings(root: str, full: bool = False) -> Iterator[Finding]:
+    """Look at the installation, the machine and the data.
+
+    Args:
+        root: Directory or file of the data.
+        full: Whether to decode all images where some are enough to begin a run.
+    """
     for name, version in environment.versions().items():
         yield Finding(name, version)
     yield Finding("commit", environment.commit() or "not known")
@@ -41,7 +48,7 @@ def findings(root: str) -> Iterator[Finding]:
     yield from _cuda()
     compiler = shutil.which("g++") or shutil.which("c++")
     yield Finding("C++ compiler", compiler or "none", True if compiler else None, "needed by compile: true on the CPU")
-    yield _data(root)
+    yield from _data(Path(root).expanduser(), full)
 
 
 def _memory() -> str:
@@ -74,21 +81,34 @@ def _cuda() -> Iterator[Finding]:
         yield Finding(f"CUDA device {number}", f"{name}, {free / GIB:.1f} of {total / GIB:.1f} GiB free, {bf16}")
 
 
-def _data(root: str) -> Finding:
-    is_folder = any(Path(root, part).is_dir() for part in ("train", "test"))
-    data = ImageFolderDataModule(root) if is_folder else CIFAR10DataModule(root)
-    try:
-        data.prepare_data()
-    except (ValueError, OSError) as reason:
-        is_there = is_folder or any(Path(root, name).exists() for name in (ARCHIVE.name, ARCHIVE.folder))
-        return Finding(f"data in {root}", "not sound" if is_there else "none", False if is_there else None, str(reason))
+def _data(root: Path, full: bool) -> Iterator[Finding]:
+    sets = data_sets(root)
+    if not sets:
+        there = "no data that is known" if root.exists() else "none"
+        yield Finding(f"data in {root}", there, None, CIFAR10DataModule.archive.absent(root))
+    for path, data in sets.items():
+        try:
+            yield from _of_set(f"data in {path}", data, full)
+        except (ValueError, OSError) as reason:
+            yield Finding(f"data in {path}", "not sound", False, str(reason))
+
+
+def _of_set(what: str, data: ImageDataModule, full: bool) -> Iterator[Finding]:
+    data.prepare_data()
+    data.setup("test")
     sizes = f"{data.size('train')} + {data.size('test')} images, {data.num_classes} classes"
-    return Finding(f"data in {root}", f"{sizes}, sha256 {data.data_hash}")
+    sha256, faults = data.inspect(full)
+    yield Finding(what, sizes if faults else f"{sizes}, sha256 {sha256}")
+    for fault in faults[:NAMED]:
+        yield Finding("image", fault, False)
+    if more := len(faults[NAMED:]):
+        yield Finding("images", f"{more} more cannot be decoded", False)
 
 
 def main(arguments: list[str]) -> None:
     """Print the findings, each whole; exit code 1 if there is a fault."""
-    found = list(findings(arguments_of_doctor().parse_args(list(arguments)).data))
+    given = arguments_of_doctor().parse_args(list(arguments))
+    found = list(findings(given.data, given.full))
     marks = {True: "ok", None: "-", False: "FAULT"}
     width = max(len(finding.what) for finding in found)
     for finding in found:

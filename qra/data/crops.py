@@ -13,7 +13,6 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as F
 
 from qra import noise
-from qra.data.decoding import open_image
 
 Interpolation = Literal["bilinear", "bicubic"]
 Library = Literal["torchvision", "pillow"]
@@ -28,7 +27,7 @@ TRIES = 10
 
 @dataclass(frozen=True)
 class Crops:
-    """What is done with an image file until it is an image of a batch.
+    """What is done with a decoded image until it is an image of a batch.
 
     Attributes:
         size: Height and width of the result, in pixels.
@@ -44,38 +43,34 @@ class Crops:
     library: Library
     channels: int
 
-    def whole(self, file: str, size: int) -> Tensor:
+    def whole(self, image: Image.Image) -> Tensor:
         """Scale an image and cut out its middle.
 
         Args:
-            file: The image file.
-            size: Bytes that it must have.
+            image: The decoded image.
 
         Returns:
             uint8, (C, size, size).
         """
-        image = F.resize(self._read(file, size), [self.resize], self._scaling, antialias=True)
-        return _bytes(F.center_crop(image, [self.size, self.size]))
+        scaled = F.resize(self._scalable(image), [self.resize], self._scaling, antialias=True)
+        return _bytes(F.center_crop(scaled, [self.size, self.size]))
 
-    def random(self, file: str, size: int, draws: list[float]) -> Tensor:
+    def random(self, image: Image.Image, draws: list[float]) -> Tensor:
         """Scale a random cut of an image, mirrored or not.
 
         Args:
-            file: The image file.
-            size: Bytes that it must have.
+            image: The decoded image.
             draws: Numbers from U[0, 1), see :func:`draw`.
 
         Returns:
             uint8, (C, size, size).
         """
-        image = self._read(file, size)
-        width, height = image.size if isinstance(image, Image.Image) else (image.shape[2], image.shape[1])
-        box = random_box(height, width, draws[1:])
-        cut = F.resized_crop(image, *box, [self.size, self.size], self._scaling, antialias=True)
+        box = random_box(image.height, image.width, draws[1:])
+        sides = [self.size, self.size]
+        cut = F.resized_crop(self._scalable(image), *box, sides, self._scaling, antialias=True)
         return _bytes(F.hflip(cut) if draws[0] < 0.5 else cut)
 
-    def _read(self, file: str, size: int) -> Any:
-        image = open_image(file, self.channels, size)
+    def _scalable(self, image: Image.Image) -> Any:
         return image if self.library == "pillow" else F.pil_to_tensor(image)
 
     @property

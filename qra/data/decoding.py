@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from PIL.ImageFile import ImageFile
 
 from qra.files import IMAGE_LIMIT, open_regular
@@ -78,6 +78,8 @@ def _open(content: bytes) -> ImageFile:
 
 def _short(error: Exception) -> str:
     """What a library says, in one line."""
+    if isinstance(error, UnidentifiedImageError):  # of which Pillow says where in memory the bytes lie
+        return "its content is that of no known kind of image"
     text = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)
     return " ".join(text.split())
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,7 +16,7 @@ from rich.progress import track
 from qra.checks import check_count
 from qra.data.decoding import check_channels, open_image
 from qra.data.image_cache import ImageCache, Pixels8
-from qra.data.listing import ImageFiles, list_images, say_passed_over
+from qra.data.listing import ImageFiles, fingerprint, list_images, say_passed_over
 from qra.data.tensors import ImageData, ImageSet, TensorDataModule
 
 CHUNK = 256
@@ -76,7 +74,7 @@ class ImageFolderDataModule(TensorDataModule):
         return ImageData(sets.get("train"), sets["test"], test.class_names)
 
     def _decoded(self, parts: Mapping[str, ImageFiles]) -> Mapping[str, Pixels8]:
-        key = _fingerprint(parts, self.image_size, self.channels)
+        key = fingerprint(parts, self.image_size, self.channels)
         kind = "" if self.channels == 3 else "-grey"
         cache = ImageCache(self.root, f"images-{self.image_size or 'as-stored'}{kind}.npz")
         images = cache.read(key)
@@ -138,12 +136,3 @@ def check_same_classes(root: Path, train: tuple[str, ...], test: tuple[str, ...]
     if train != test:
         odd = sorted(set(train) ^ set(test))
         raise ValueError(f"{root}: train and test must have the same class folders, but only one has {odd}")
-
-
-def _fingerprint(parts: Mapping[str, ImageFiles], image_size: int | None, channels: int) -> str:
-    """sha256 over what decoded images depend on: names, sizes and times of change of all files, and settings."""
-    digest = hashlib.sha256(f"format 2, image_size {image_size}, channels {channels}".encode())
-    for part, files in parts.items():
-        for i in range(len(files)):
-            digest.update(os.fsencode(f"\n{part}/{files.name(i)}\0{files.size(i)}\0{files.time(i)}"))
-    return digest.hexdigest()

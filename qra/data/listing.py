@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -149,6 +150,21 @@ def _scan(directory: Path, inside: str, shown: str, passed_over: PassedOver) -> 
                 yield inside + entry.name, entry.stat()
             else:
                 passed_over.add(shown + entry.name)
+
+
+def fingerprint(parts: Mapping[str, ImageFiles], image_size: int | None, channels: int) -> str:
+    """sha256 over what decoded images depend on: names, sizes and times of change of all files, and settings.
+
+    Args:
+        parts: Image files by part.
+        image_size: Height and width that images are scaled to, if they are.
+        channels: Channels that they are decoded to.
+    """
+    digest = hashlib.sha256(f"format 2, image_size {image_size}, channels {channels}".encode())
+    for part, files in parts.items():
+        for i in range(len(files)):
+            digest.update(os.fsencode(f"\n{part}/{files.name(i)}\0{files.size(i)}\0{files.time(i)}"))
+    return digest.hexdigest()
 
 
 @rank_zero_only

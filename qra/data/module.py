@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from qra.checks import check_choice, check_count, check_in
 from qra.data.augment import random_crop_flip, to_pixels
 from qra.data.brightness import mean_and_std
+from qra.data.inspection import Inspection
 from qra.data.sampling import IndexBatches, balanced_subset, nested_subset, stratified_prefix, val_split
 from qra.types import Batch
 
@@ -128,6 +129,14 @@ class ImageDataModule(LightningDataModule, ABC):
     def training_hash(self) -> str:
         """sha256 that changes with any image that a training depends on; tests may need fewer."""
         return self.data_hash
+
+    def inspect(self, full: bool) -> Inspection:
+        """Read what is read only when it is needed, and say what is wrong there; nothing if all was read.
+
+        Args:
+            full: Whether to read all images, where some are enough to begin a run.
+        """
+        return Inspection(self.data_hash, [])
 
     # ----- what an index is -----
 
@@ -346,7 +355,8 @@ class ImageDataModule(LightningDataModule, ABC):
         """How often the training images were gone through: what is drawn for an image changes with it."""
         if self._epoch_length is None:
             return trainer.current_epoch
-        return trainer.global_step * self.batch_size // len(self.train_indices)
+        begun = trainer.current_epoch * self._epoch_length + trainer.fit_loop.epoch_loop.batch_progress.current.ready
+        return begun * self.batch_size // len(self.train_indices)
 
 
 def data_of(trainer: Trainer) -> ImageDataModule:

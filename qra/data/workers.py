@@ -7,12 +7,13 @@ import os
 import signal
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -47,11 +48,13 @@ class DecodedBatches(Dataset[Batch]):
 
     Attributes:
         files: Image files of the part.
+        decoded: Gives the decoded image of an index.
         crops: What is done with an image.
         seed: Seed of random cuts; the middle of each image is taken if there is none.
     """
 
     files: ImageFiles
+    decoded: Callable[[int], Image.Image]
     crops: Crops
     seed: int | None = None
 
@@ -65,14 +68,11 @@ class DecodedBatches(Dataset[Batch]):
         if self.seed is None:
             return [self.image(i) for i in numbers]
         drawn = draw(indices, self.seed, number)
-        return [
-            self.crops.random(self.files.path(i), self.files.size(i), draws)
-            for i, draws in zip(numbers, drawn, strict=True)
-        ]
+        return [self.crops.random(self.decoded(i), draws) for i, draws in zip(numbers, drawn, strict=True)]
 
     def image(self, index: int) -> Tensor:
         """The middle of an image, uint8, (C, H, W)."""
-        return self.crops.whole(self.files.path(index), self.files.size(index))
+        return self.crops.whole(self.decoded(index))
 
 
 class WorkerLoader(DataLoader[Batch]):

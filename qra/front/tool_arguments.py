@@ -70,8 +70,13 @@ def doctor() -> Parser:
         "qra doctor", description="Look at the installation, the machine and the data; exit code 1 if one is at fault."
     )
     parser.add_argument(
-        "--data", default="data", metavar="DIR", help="directory of CIFAR-10 or of a tree {train,test}/CLASS/IMAGE"
+        "--data",
+        default="data",
+        metavar="PATH",
+        help="directory of CIFAR-10 or -100, of a tree {train,test}/CLASS/IMAGE or {train,val}/CLASS/IMAGE, or of .npy "
+        "and .npz files, or one of these",
     )
+    parser.add_argument("--full", action="store_true", help="decode all images where a run decodes them when needed")
     return parser
 
 

@@ -308,12 +308,13 @@ def test_data_of_another_form_are_refused(make, reason):
         make()
 
 
-def steps_of(**settings):
+def steps_of(accumulated=1, **settings):
     """What a run of 2 epochs was given: its recorder."""
     recorder = Recorder()
     trainer = Trainer(
         accelerator="cpu", max_epochs=2, enable_progress_bar=False, enable_model_summary=False, logger=False,
         enable_checkpointing=False, limit_val_batches=0, use_distributed_sampler=False,
+        accumulate_grad_batches=accumulated,
     )  # fmt: skip
     trainer.fit(recorder, made(**settings))
     return recorder.batches
@@ -337,6 +338,12 @@ def test_with_a_budget_of_epochs_a_fraction_takes_fewer_steps():
 
 def test_the_whole_set_is_served_alike_under_both_budgets():
     one, other = (steps_of(budget=budget) for budget in ("epochs", "steps"))
+    for key, batches in one.items():
+        assert all(torch.equal(a.x, b.x) for a, b in zip(batches, other[key], strict=True))
+
+
+def test_a_pass_is_counted_by_batches_not_by_steps_of_the_optimizer():
+    one, other = (steps_of(accumulated, fraction=0.2, budget="steps") for accumulated in (1, 2))
     for key, batches in one.items():
         assert all(torch.equal(a.x, b.x) for a, b in zip(batches, other[key], strict=True))
 

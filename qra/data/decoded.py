@@ -1,0 +1,102 @@
+"""Where image files are decoded: each time one is needed, or once, into a file that processes share."""
+
+from __future__ import annotations
+
+import math
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from rich.console import Console
+from rich.progress import track
+
+from qra.data.decoding import open_image
+from qra.data.listing import ImageFiles, fingerprint
+from qra.writing import replacing
+
+AT_ONCE = 256
+"""Images that are decoded before they are written."""
+_MAGIC = b"qra decoded images 1 "
+
+
+@dataclass(frozen=True)
+class FromFiles:
+    """Decodes an image file whenever it is asked for.
+
+    Attributes:
+        files: Image files of a part.
+        channels: Channels that they are decoded to.
+    """
+
+    files: ImageFiles
+    channels: int
+
+    def __call__(self, index: int) -> Image.Image:
+        """The decoded image of an index."""
+        return open_image(self.files.path(index), self.channels, self.files.size(index))
+
+
+class FromCache:
+    """Decoded images in one file that is mapped into memory: processes share it, and the system may drop it.
+
+    Args:
+        path: The file, see :func:`write_cache`.
+        images: What it is a cache of.
+
+    Raises:
+        ValueError: If it is a cache of something else.
+    """
+
+    def __init__(self, path: Path, images: FromFiles) -> None:
+        self.path, self.images = path, images
+        header = _header(images)
+        self._bytes = np.asarray(np.memmap(path, np.uint8, "r"))
+        places = 3 * np.dtype(np.int64).itemsize * len(images.files)
+        if self._bytes[: len(header)].tobytes() != header or len(self._bytes) < len(header) + places:
+            raise ValueError(
+                f"{path} is a cache of other images, or of images decoded otherwise: delete it, or give another "
+                "directory or null by --data.cache"
+            )
+        self._places = self._bytes[-places:].view(np.int64).reshape(-1, 3)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return FromCache, (self.path, self.images)  # a process that is sent this maps the file by itself
+
+    def __call__(self, index: int) -> Image.Image:
+        """The decoded image of an index."""
+        start, height, width = self._places[index].tolist()
+        shape = (height, width, 3) if self.images.channels == 3 else (height, width)
+        return Image.fromarray(self._bytes[start : start + math.prod(shape)].reshape(shape))
+
+
+def write_cache(path: Path, images: FromFiles) -> None:
+    """Decode image files into one, which is written whole or not at all.
+
+    It begins with what its images were decoded from; then come their pixels, and at its end where each begins, its
+    height and its width.
+
+    Args:
+        path: The file to write; its directory is made.
+        images: What it is to be a cache of.
+
+    Raises:
+        ValueError: If an image cannot be decoded.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    count = len(images.files)
+    places: list[tuple[int, int, int]] = []
+    starts, console = range(0, count, AT_ONCE), Console(stderr=True)
+    with replacing(path) as file, ThreadPoolExecutor() as pool:
+        file.write(_header(images))
+        for start in track(starts, "Decoding images", console=console, transient=True, disable=len(starts) < 8):
+            for image in pool.map(images, range(start, min(start + AT_ONCE, count))):
+                places.append((file.tell(), image.height, image.width))
+                file.write(image.tobytes())
+        file.write(np.array(places, np.int64).tobytes())
+
+
+def _header(images: FromFiles) -> bytes:
+    return _MAGIC + fingerprint({"": images.files}, None, images.channels).encode()
