@@ -20,9 +20,8 @@ NETWORK = ["--model.init_args.network", str(CONFIGS.parent / "tests/cli/tiny-net
 FIT = ["fit", *pipeline("float-at"), *TINY_FIT, *NETWORK, "--trainer.logger", "false"]
 DDP = ["--trainer.accelerator", "cpu", "--trainer.strategy", "ddp", "--trainer.devices"]
 NODES = [*DDP, "2", "--trainer.num_nodes", "2"]
-CHUNKS = ["--trainer.callbacks+", str(CONFIGS / "callback/autoattack.yaml"), "--trainer.callbacks.n", "40"]
-CHUNKS += ["--trainer.callbacks.chunk_size", "4", "--trainer.callbacks.attack.eps", "2/255"]
-CHUNKS += ["--trainer.callbacks.attack.steps", "5", "--trainer.callbacks.attack.queries", "20"]
+CHUNKS = ["--trainer.callbacks+", str(CONFIGS / "callback/autoattack.yaml"), "--trainer.callbacks.n", "8"]
+CHUNKS += ["--trainer.callbacks.chunk_size", "2"]
 
 
 @pytest.fixture(autouse=True)
@@ -80,7 +79,7 @@ def start(launch, *arguments):
 
 
 def end(processes):
-    return [process.communicate(timeout=300)[0] for process in processes]
+    return [process.communicate(timeout=1200)[0] for process in processes]
 
 
 def on_two_nodes(launch, *arguments):
@@ -116,7 +115,7 @@ def trained(tmp_path_factory):
     return directory / "run"
 
 
-@pytest.mark.parametrize("launch", [by_torchrun, by_hand, by_slurm], ids=lambda launch: launch.__name__)
+@pytest.mark.parametrize("launch", [by_torchrun, by_slurm], ids=lambda launch: launch.__name__)
 def test_two_nodes_of_two_train_what_one_node_of_four_trains(launch, trained):
     outputs = on_two_nodes(launch, *FIT, *NODES, "--run", "two")
     expected = weights(trained)
@@ -125,15 +124,14 @@ def test_two_nodes_of_two_train_what_one_node_of_four_trains(launch, trained):
     assert sum("holds a run already" in output or "another command" in output for output in outputs) == 0
 
 
-@pytest.mark.parametrize("launch", [by_torchrun, by_hand], ids=lambda launch: launch.__name__)
-def test_two_nodes_of_two_find_what_one_process_finds(launch, trained):
+def test_two_nodes_of_two_find_what_one_process_finds(trained):
     test = ["test", "--config", trained / "config.yaml", "--ckpt_path", trained / "best.ckpt", *TINY, *CHUNKS]
     alone(*test, *DDP, "1", "--trainer.num_nodes", "1", "--run", "one")
-    on_two_nodes(launch, *test, *NODES, "--run", "two")
+    on_two_nodes(by_hand, *test, *NODES, "--run", "two")
     (one, outcomes, examples), (four, *rest) = found("one"), found("two")
     assert (one, four) == (1, 4)
     assert rest == [outcomes, examples]
-    assert len(list(Path("two/chunks").glob("autoattack_2-*/chunk-*.npz"))) == 10
+    assert len(list(Path("two/chunks").glob("autoattack_8-*/chunk-*.npz"))) == 4
 
 
 def test_a_machine_that_is_lost_ends_the_other_with_a_line_and_the_training_goes_on(trained):
@@ -142,7 +140,7 @@ def test_a_machine_that_is_lost_ends_the_other_with_a_line_and_the_training_goes
         assert first.poll() is None, first.communicate()[0]
         time.sleep(0.1)
     os.killpg(second.pid, signal.SIGKILL)
-    output = first.communicate(timeout=120)[0]
+    output = first.communicate(timeout=600)[0]
     assert first.returncode != 0
     said = [line for line in output.splitlines() if line.startswith("qra: error: ")]
     assert any("another rank is gone" in line for line in said), output
