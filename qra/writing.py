@@ -126,4 +126,4 @@ def write_arrays(path: str | Path, arrays: Mapping[str, ArrayLike], compressed: 
     """Write arrays, by name, as an ``npz`` file, whole or not at all."""
     with replacing(path) as file:
         save = np.savez_compressed if compressed else np.savez
-        save(file, allow_pickle=False, **arrays)
+        save(file, **arrays)

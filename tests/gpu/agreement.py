@@ -58,4 +58,4 @@ def outcomes(directory):
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as directory:
-        np.savez_compressed(STORED, allow_pickle=False, **measure(sys.argv[1], "cpu", directory))
+        np.savez_compressed(STORED, **measure(sys.argv[1], "cpu", directory))
