@@ -132,6 +132,8 @@ def runs_table(deployed: Mapping[str, Any]) -> Table:
         f"{deployed['threat_model']['title']}. Robust: right under {deployed['white_box']['title']} on the program, on "
         f"all its images on the engine too, and under {deployed['square']['title']} on the engine."
     )
+    if alone := [run["name"] for run in deployed["runs"] if run["square"] is None]:
+        note += f" {', '.join(alone)}: replayed, without Square."
     return Table("accuracy", "Deployed accuracy", ("run by", "clean", "robust", "verdict"), tuple(rows), note)
 
 

@@ -25,6 +25,7 @@ MASKED = 0.002
 """Share of images beyond which what Square alone finds says that gradients of the program mislead."""
 ENOUGH_QUERIES = 1000
 """Queries of Square below which its finding nothing says nothing."""
+_LITTLE = 0.02  # of the end of an interval, beyond which a known-bad engine of 4 bits would lie
 _LEVELS_MOVED = 16  # of a pixel between two images, as a rule
 
 
@@ -222,7 +223,8 @@ def judge(decisions: Mapping[Images, Changes], square: SquareFinding | None) -> 
     reasons = wrong + ([square.words] if square is not None else [])
     if not wrong:
         whole = Changes(*map(sum, zip(*(decisions[kind] for kind in TOLERATED), strict=True)))
-        reasons.insert(0, f"{whole}, within the tolerance")
+        few = f", but {whole.n} say little" if whole.interval[1] > _LITTLE else ""
+        reasons.insert(0, f"{whole}, within the tolerance{few}")
     return Judgement("unfaithful" if wrong else "masked" if masked else "faithful", tuple(reasons))
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from qra.attacks import PGD, Square
 from qra.attacks.pixels import LEVELS, OnBytes, on_bytes, to_bytes
+from qra.attacks.state import length
 from qra.deploy.parity import Changes, Images, SquareFinding, boundary, changes
 from qra.evaluation.chunks import ChunkFiles
 from qra.evaluation.protocol import Protocol
@@ -20,6 +21,8 @@ from qra.files import read_npz
 from qra.losses import prediction
 from qra.types import Batch
 from qra.writing import write_arrays
+
+_SLACK = 1e-6  # of distances in float32
 
 
 class Threat(NamedTuple):
@@ -155,11 +158,19 @@ def white_box_images(
         The images that the attack stopped at, multiples of 1/255; the label of one that stayed correct is kept.
     """
     kept = files.images(number)
-    if kept is None:
+    if kept is None or not _is_within(kept, batch.x, protocol):
         found = attack_examples(program, protocol.attack.in_chunk(number), batch, None, "bytes", watch)
         kept = (found.x_adv * LEVELS).round().to(torch.uint8).cpu()
         files.keep(number, found.first_broken_by.cpu(), kept)
     return kept.to(batch.x) / LEVELS
+
+
+def _is_within(kept: Tensor, x: Tensor, protocol: Protocol) -> bool:
+    """Whether images of a file are those of a chunk, within the ball: an export may come from others."""
+    if kept.shape != x.shape:
+        return False
+    apart = length(kept.to(x) / LEVELS - x, protocol.attack.norm)
+    return bool((apart <= protocol.eps + _SLACK).all())
 
 
 class Replayed(NamedTuple):

@@ -35,9 +35,9 @@ def export(directory, network, forms=("qdq", "integer"), **facts):
     return program
 
 
-def checkpoint(path, network, scheme):
+def checkpoint(path, network, scheme, description=None):
     """Write a checkpoint that describes its network; return its path."""
-    about = {"network": describe(network), "scheme": describe(scheme), "calibration": None}
+    about = {"network": description or describe(network), "scheme": describe(scheme), "calibration": None}
     state = {f"network.{name}": value for name, value in network.state_dict().items()}
     torch.save({"state_dict": state, KEY: about}, path)
     return str(path)

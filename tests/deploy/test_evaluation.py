@@ -94,13 +94,19 @@ def test_every_image_that_is_tried_is_of_bytes_within_the_ball(coarse):
         assert apart.abs().max() <= 8 + 1e-3
 
 
-def test_a_chunk_that_was_attacked_is_read_and_not_attacked_again(coarse):
-    _, files, batch, x_adv = coarse
+class Attacked(torch.nn.Module):
+    """A network that says when it is asked."""
 
-    def attacked(*_):
+    def forward(self, x):
         raise AssertionError("attacked again")
 
-    assert torch.equal(white_box_images(attacked, PROTOCOL, files, batch, 0), x_adv)
+
+def test_a_chunk_that_was_attacked_is_read_and_not_attacked_again(coarse):
+    _, files, batch, x_adv = coarse
+    assert torch.equal(white_box_images(Attacked(), PROTOCOL, files, batch, 0), x_adv)
+    for foreign in (batch._replace(x=1 - batch.x), batch._replace(x=batch.x[..., :8])):  # of which they are no chunk
+        with pytest.raises(AssertionError, match="attacked again"):
+            white_box_images(Attacked(), PROTOCOL, files, foreign, 0)
     (files.directory / "images-00000.npz").unlink()
     assert files.images(0) is None
 

@@ -11,10 +11,12 @@ from deploy.exports import checkpoint
 from small import CALIBRATED, TRAINED, calibrated, images, resnet, run, trained
 
 import qra
-from qra.deploy import card
+from qra.deploy import card, folder
 from qra.deploy.export import main
 from qra.deploy.program import Program
+from qra.deploy.twin import IntegerNetwork
 from qra.quant import Fixed
+from qra.rebuild import rebuild
 
 FILES = {"model.onnx", "model.integer.onnx", "twin.safetensors", "card.json", "README.md"}
 
@@ -119,3 +121,25 @@ def test_an_export_that_breaks_off_leaves_nothing(trained_file, tmp_path, monkey
 def test_a_twin_is_not_exported_again(exported, tmp_path):
     with pytest.raises(ValueError, match="is the twin of an export: export the checkpoint that it was made of"):
         export(str(exported[0] / "twin.safetensors"), tmp_path / "out")
+
+
+RESNETS = {depth: {"class_path": f"qra.models.resnet{depth}", "init_args": {}} for depth in (44, 56)}
+TORCHVISION = {
+    "class_path": "qra.models.Normalized",
+    "init_args": {"network": {"class_path": "torchvision.models.resnet18", "init_args": {"num_classes": 10}}},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:ReLUs that are called as functions")
+@pytest.mark.parametrize("description", [RESNETS[44], RESNETS[56], TORCHVISION])
+def test_deep_networks_are_exported_for_both_engines(description, tmp_path):
+    torch.manual_seed(0)
+    scheme, made = TRAINED["W4A4-DoReFa"], rebuild(description)
+    export(checkpoint(tmp_path / "deep.ckpt", trained(scheme, made.eval()), scheme, description), tmp_path / "out")
+    exported, x = folder.read(tmp_path / "out"), images(4)
+    expected = IntegerNetwork(exported.program)(x).argmax(1)
+    runs = folder.runs(exported, ["onnxruntime", "openvino"])
+    assert [each.name for each in runs] == ["onnxruntime", "openvino", "onnxruntime, integer form"]
+    for each in runs:
+        assert torch.equal(each.engine(x).argmax(1), expected)
