@@ -13,6 +13,7 @@ from torchvision.datasets import CIFAR10, CIFAR100
 
 from qra.data import CIFAR10DataModule, CIFAR100DataModule
 from qra.data.cifar10 import CIFAR10_ARCHIVE, CIFAR100_ARCHIVE
+from qra.data.recognize import data_sets
 
 ABSENT = "file:///nonexistent/cifar-10-python.tar.gz"
 NAMES = ["cat", "dog"]
@@ -203,6 +204,12 @@ def test_cifar_100_is_read_like_cifar_10(tmp_path, monkeypatch):
     assert data.class_names == ("ant", "bee", "cod")
     (folder / "train").write_bytes(b"something else")
     assert "wrong md5" in error_of(module)
+
+
+@pytest.mark.parametrize("kind", [CIFAR10DataModule, CIFAR100DataModule])
+def test_an_archive_is_known_by_its_name(root, kind):
+    (root / kind.archive.name).touch()
+    assert [type(data) for data in data_sets(root).values()] == [kind]
 
 
 def test_only_cifar_10_leaves_normalization_to_networks(tmp_path):

@@ -86,7 +86,7 @@ def test_test_images_are_those_of_torchvisions_weights(made, decode):
         assert torch.equal(ours, weights(content)), file.name
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_batches_are_the_same_with_any_number_of_workers(made, workers):
     alone, helped = (streamed(made, workers=count) for count in (0, workers))
     assert are_equal(collected(alone.train_dataloader(), 2), collected(helped.train_dataloader(), 2))

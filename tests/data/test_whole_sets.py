@@ -24,9 +24,10 @@ def offences(source):
                 yield "takes trainer.datamodule instead of data_of(trainer)"
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_nothing_outside_touches_a_whole_set(path):
-    assert list(offences(path.read_text())) == []
+def test_nothing_outside_touches_a_whole_set():
+    found = {str(path.relative_to(PACKAGE)): list(offences(path.read_text())) for path in FILES}
+    assert len(found) > 100
+    assert {path: seen for path, seen in found.items() if seen} == {}
 
 
 @pytest.mark.parametrize(
