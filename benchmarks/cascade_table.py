@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from textwrap import fill
 
 from matplotlib.figure import Figure
 from results_page import NETWORKS, PAGE, PARENT, ROOT, between_marks, missing
@@ -68,7 +69,7 @@ def against_parent(found: Found) -> Iterator[str]:
 
 def drawn(found: Found) -> Figure:
     """Robust accuracy by bit width under the three attacks, with intervals at 95 %."""
-    figure = Figure(figsize=(8, 4), layout="constrained")
+    figure = Figure(figsize=(6.5, 4.2), layout="constrained")
     axes = figure.add_subplot(ylabel="robust accuracy at 8/255 (%)")
     styles = zip(ATTACKS.items(), (BLACK, BLUE, ORANGE), ("s", "o", "D"), strict=True)
     for place, ((attack, title), colour, marker) in enumerate(styles):
@@ -82,11 +83,11 @@ def drawn(found: Found) -> Figure:
         places = [number + 0.2 * (place - 1) for number in range(len(found))]
         axes.errorbar(places, values, errors, fmt=marker, color=colour, capsize=3, label=title)
     sizes = {name: len(examples["pgd20_8"][1]) for name, examples in found.items()}
-    labels = [f"{NETWORKS[name][1]}\n{NETWORKS[name][0]}\nn = {n}" for name, n in sizes.items()]
-    axes.set_xticks(range(len(found)), labels, fontsize=8)
+    labels = [f"{NETWORKS[name][1]}\n{fill(NETWORKS[name][0], 10)}\nn = {n}" for name, n in sizes.items()]
+    axes.set_xticks(range(len(found)), labels)
     axes.set_ylim(bottom=0)
     axes.grid(axis="y", alpha=0.3)
-    axes.legend(frameon=False)
+    figure.legend(loc="outside upper center", ncols=3, frameon=False)
     return figure
 
 
