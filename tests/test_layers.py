@@ -53,6 +53,7 @@ NEIGHBOURS = {
     ("deploy.bounds", "deploy.program"),
     ("checkpoint", "rebuild"),
     ("checkpoint", "weights"),
+    ("evaluation", "dryrun"),
 }
 LIGHTNING = {"progress", "running", "resume", "modules", "callbacks", "data", "trainer", "probe", "plan", "cli"}
 

@@ -20,6 +20,7 @@ from qra.attacks.inputs import check_images
 from qra.attacks.pixels import PixelType
 from qra.checks import check_choice, check_count
 from qra.describe import describe
+from qra.dryrun import dry_run
 from qra.evaluation.chunks import shuffled
 from qra.evaluation.identity import contents_hash, network_id
 from qra.evaluation.outcome import SCHEMA, Outcome
@@ -121,6 +122,8 @@ def evaluate(
         raise ValueError(f"two attacks are called the same: {', '.join(protocol.name for protocol in protocols)}")
     device = next((parameter.device for parameter in network.parameters()), x.device)
     chunks = torch.split(shuffled(torch.arange(len(x)), seed), chunk_size)
+
+    dry_run(network, x[:2].to(device), 2, exactly=False)
 
     def batch(indices: Tensor) -> Batch:
         return Batch(x[indices].to(device), y[indices].to(device), indices.to(device))

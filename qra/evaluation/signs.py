@@ -52,6 +52,8 @@ class Signs:
         if self.reasons:
             return f"gradients: SUSPECT, robust accuracies may be too high: {'; '.join(self.reasons)}"
         values = [f"{i.name.replace('_', ' ')} {i.value:.1%}" for i in self.indicators if i.value is not None]
+        if not values:
+            return f"gradients: not looked at, for none of {self.n} examples is classified correctly"
         found = f"no sign of hidden ones on {self.n} examples ({', '.join(values)})"
         return f"gradients: {found}; the masking check looks closer"
 

@@ -89,6 +89,8 @@ def fish() -> str:
     for name, options in commands().items():
         texts = {o.name: first_sentence(o.text) for o in run_options(name)} if name in RUNS else {}
         seen = " ; and ".join(f"__fish_seen_subcommand_from {word}" for word in name.split())
+        if above := [outer for outer, below in _nested().items() if name in below]:  # of which it is another command
+            seen += f" ; and not __fish_seen_subcommand_from {' '.join(above)}"
         for option in options:
             line = f"complete -c qra -n {_quoted(seen)} -l {option.removeprefix('--')}"
             if names := _names(*FOLDERS.get(option.removeprefix("--").rpartition(".")[2], ())):

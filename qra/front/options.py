@@ -43,6 +43,7 @@ OWN = (
     Option("--config", "CONFIG", "config of the run, by path or name (qra configs); of several, a later one wins"),
     Option("--run", "DIR", "where everything is written; runs/NAME for a config NAME if not given"),
     Option("--ckpt_path", "FILE", ""),
+    Option("--weights_key", "KEY", "where in the checkpoint the weights lie, if several places fit"),
     Option("--untrained", "true|false", "measure random weights, without a checkpoint", "false"),
     Option("--dry_run", "", "say what would be done, how long that takes and where it writes, and stop"),
     Option("--seed_everything", "N", "seed of the weights that a training starts from", "0"),
@@ -186,9 +187,8 @@ def advice(name: str, command: str) -> str:
     """
     plain = name.replace(".init_args", "").partition("=")[0]
     if plain in commands().get(command, ()):
-        return (
-            f"a class that was not chosen has it: qra {command} {plain.partition('.')[0]}.help CLASS lists one's keys"
-        )
+        whole = "--trainer.callbacks" if plain.startswith("--trainer.") else plain.partition(".")[0]
+        return f"a class that was not chosen has it: qra {command} {whole}.help CLASS lists one's keys"
     others = [other for other, known in commands().items() if plain in known and not other.startswith(command)]
     if others:
         return f"it is one of qra {', '.join(others)}"

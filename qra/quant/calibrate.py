@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from dataclasses import replace
 
@@ -88,7 +89,8 @@ def quantize_after_training(
 ) -> QuantScheme:
     """Fold BatchNorm, calibrate activations in float, then quantize weights for good, in place.
 
-    Folding keeps all keys: the shift remains in each BatchNorm ("remain BN").
+    Folding keeps all keys: the shift remains in each BatchNorm ("remain BN"). One that cannot be folded, because the
+    convolution's output goes elsewhere too or either is used twice, stays as it is, which is said in a line.
 
     Args:
         network: A trained float network.
@@ -106,18 +108,20 @@ def quantize_after_training(
         kind = type(scheme.activation).__name__
         raise ValueError(f"{kind} learns in training: after training quantize activations with CalibratedUniform")
     batches = list(batches)
-    check_foldable(network)
+    staying = check_foldable(network)
     convert(network, scheme)
     for x in batches[:1]:
         check_run(network, scheme, x)
     fold(network)
     calibrate(network, batches)
-    fixed = Fixed(scheme.weight, bias_corrected)
     for layer in quant_layers(network).values():
         if layer.weight_quantizer is not None:
             layer.weight_quantizer.restart(layer.weight)  # folding has changed it
-            _fix(layer, layer.weight_quantizer, fixed)
-    return replace(scheme, weight=fixed)
+            _fix(layer, layer.weight_quantizer, Fixed(layer.weight_quantizer.settings, bias_corrected))
+    if staying:
+        names = ", ".join(f"{bn} (behind {conv})" for conv, bn in staying)
+        logging.getLogger("qra").warning("batch normalization that cannot be folded stays as it is: %s", names)
+    return replace(scheme, weight=Fixed(scheme.weight, bias_corrected))
 
 
 @torch.no_grad()

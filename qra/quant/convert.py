@@ -11,9 +11,28 @@ from qra.quant.activations import ActivationQuantizer
 from qra.quant.attention import join_attention, split_attention
 from qra.quant.follow import Flow, follow
 from qra.quant.gaps import check_gaps, check_patterns, find_gaps, is_allowed
-from qra.quant.layers import ActivationFakeQuantizer, QuantLayer, QuantPool, WeightFakeQuantizer, is_plain, quant_layer
+from qra.quant.layers import (
+    ActivationFakeQuantizer,
+    QuantLayer,
+    QuantPool,
+    WeightFakeQuantizer,
+    is_changed,
+    is_plain,
+    quant_layer,
+)
 from qra.quant.network import activation_quantizers, fake_quantizers
-from qra.quant.relus import clip_of, is_relu, join_relus, relu_called, relu_module, say_split, split_relus
+from qra.quant.relus import (
+    added_relus,
+    clip_of,
+    is_inplace,
+    is_relu,
+    join_relus,
+    readers_after,
+    relu_called,
+    relu_module,
+    say_split,
+    split_relus,
+)
 from qra.quant.scheme import OFF, QuantScheme
 from qra.quant.trace import calls, enclosing_module, trace
 from qra.quant.weights import WeightQuantizer
@@ -60,6 +79,8 @@ def convert(network: nn.Module, scheme: QuantScheme) -> list[Site]:
     try:
         graph = trace(network, "what stays float in it can be seen in a run alone")
         first, last = _ends(network, graph)
+        if at_relus and graph is not None:
+            _check_called(graph)
         names = _activation_names(network, scheme, graph)
         scheme.check_names([*_layers(network)], names)
         sites = [*_weight_sites(network, scheme, {first, last}), *_activation_sites(names, scheme)]
@@ -128,7 +149,8 @@ def _activation_names(network: nn.Module, scheme: QuantScheme, graph: fx.Graph |
     """Names of the modules at which activations can be quantized."""
     settings = scheme.activation
     if settings.replaces_relu:
-        return [name for name, module in network.named_modules() if is_relu(module)]
+        idle = set() if graph is None else added_relus(network) - calls(graph).keys()
+        return [name for name, module in network.named_modules() if is_relu(module) and name not in idle]
     images = set() if settings.quantizes_image else _image_layers(network, graph)
     kinds = settings.inputs_of
     return [name for name, module in network.named_modules() if isinstance(module, kinds) and name not in images]
@@ -179,11 +201,28 @@ def _check_reachable(network: nn.Module, graph: fx.Graph | None, sites: list[Sit
         raise ValueError(
             f"the network uses modules in more than one place: {', '.join(shared)}; give each place a module of its own"
         )
-    if any(site.kind == "activation" for site in sites):
-        calls_of = [node for node in (graph.nodes if graph else ()) if node.op in ("call_function", "call_method")]
-        if found := [node for node in calls_of if relu_called(node) is not None]:
-            places = ", ".join(f"{node.name} in {enclosing_module(node)}" for node in found)
-            raise ValueError(f"ReLUs are called as functions that cannot become modules: {places}; call nn.ReLU there")
+    _check_replaced(network, graph, {site.name: names[site.name] for site in sites if site.kind == "activation"})
+
+
+def _check_called(graph: fx.Graph) -> None:
+    """Refuse ReLUs that are called as functions still."""
+    calls_of = [node for node in graph.nodes if node.op in ("call_function", "call_method")]
+    if found := [node for node in calls_of if relu_called(node) is not None]:
+        places = ", ".join(f"{node.name} in {enclosing_module(node)}" for node in found)
+        raise ValueError(f"ReLUs are called as functions that cannot become modules: {places}; call nn.ReLU there")
+
+
+def _check_replaced(network: nn.Module, graph: fx.Graph | None, relus: dict[str, nn.Module]) -> None:
+    """Refuse ReLUs that do more than what a quantizer does in their place."""
+    if changed := [name for name, relu in relus.items() if is_changed(relu)]:
+        raise ValueError(f"hooks change what {', '.join(changed)} computes: remove them before quantization")
+    for node in graph.nodes if graph else ():
+        its_own = node.op == "call_module" and str(node.target) in relus
+        if its_own and is_inplace(node, network) and (later := readers_after(node)):
+            raise ValueError(
+                f"{node.target} changes its input in place, which no quantizer does, and {later[0].name} reads that "
+                "input afterwards: let it read what the ReLU returns"
+            )
 
 
 def _check_own_weights(network: nn.Module, sites: dict[str, nn.Module]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -102,6 +102,9 @@ class Fixed(WeightQuantizer):
 
     def quantize(self, w: Tensor, bit_width: int, learned: Mapping[str, Tensor]) -> Tensor:
         return straight_through(w, self.grid(w, bit_width, learned).dequantize(w.dtype)) if self.has_grid else w
+
+    def for_last_layer(self) -> Fixed:
+        return replace(self, quantizer=self.quantizer.for_last_layer())
 
     def stored_bits(self, bit_width: int) -> int:
         return self.quantizer.stored_bits(bit_width)

@@ -159,12 +159,13 @@ def before_module(name: str, sites: Mapping[str, int], sources: Iterable[Source 
 
 def quantizer_sites(network: nn.Module) -> dict[str, int]:
     """The activation quantizers of a network and the layers that have one at their inputs, each with its bits."""
-    found = {}
+    found, inside = {}, set[str]()
     for name, module in network.named_modules():
-        if isinstance(module, ActivationFakeQuantizer):
+        if isinstance(module, ActivationFakeQuantizer) and name not in inside:
             found[name] = module.bit_width
         elif isinstance(module, QuantLayer) and module.input_quantizer is not None:
             found[name] = module.input_quantizer.bit_width
+            inside.add(f"{name}.input_quantizer")
     return found
 
 

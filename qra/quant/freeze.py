@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections import Counter
 from collections.abc import Callable
-from typing import cast
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, fx, nn
@@ -23,6 +23,9 @@ from qra.quant.trace import calls, copied, find_graph, trace
 from qra.quant.unrounded import unrounded
 
 ConvBN = tuple[str, str]
+Folding = Literal["folds", "stays", "unknown"]
+"""Whether a batch normalization and the convolution before it are one convolution; ``stays``: both are plain, but
+the convolution's output goes elsewhere too, or one is used twice."""
 
 
 class FrozenNetwork(nn.Module):
@@ -237,37 +240,38 @@ def conv_bn_pairs(network: nn.Module) -> list[ConvBN]:
         Names of convolution and batch normalization. Empty, with a warning, where ``torch.fx`` cannot trace.
     """
     graph = trace(network, "batch normalization is not folded")
-    return [] if graph is None else [pair for pair, folds in _candidates(network, graph).items() if folds]
+    return [] if graph is None else [pair for pair, found in _candidates(network, graph).items() if found == "folds"]
 
 
-def check_foldable(network: nn.Module) -> None:
-    """Refuse a network with a batch normalization behind a convolution that cannot be folded, or not be found.
+def check_foldable(network: nn.Module) -> list[ConvBN]:
+    """Refuse a network with a batch normalization behind a convolution of which nobody knows what they compute.
+
+    Returns:
+        The pairs of plain ones that stay two.
 
     Raises:
         ValueError: With the names.
     """
     norms = [name for name, module in network.named_modules() if isinstance(module, nn.BatchNorm2d)]
     if not norms:
-        return
+        return []
     try:
         candidates = _candidates(network, find_graph(network))
     except ValueError as reason:
         raise ValueError(f"{', '.join(norms)} cannot be folded for quantization after training, for {reason}") from None
-    stuck = [f"{bn} (behind {conv})" for (conv, bn), folds in candidates.items() if not folds]
-    if stuck:
-        raise ValueError(
-            f"{', '.join(stuck)} cannot be folded for quantization after training: give each a plain nn.Conv2d of its "
-            "own, whose output goes nowhere else"
-        )
+    if stuck := [f"{bn} (behind {conv})" for (conv, bn), found in candidates.items() if found == "unknown"]:
+        names = ", ".join(stuck)
+        raise ValueError(f"{names} cannot be folded for quantization after training: put a plain nn.Conv2d before each")
+    return [pair for pair, found in candidates.items() if found == "stays"]
 
 
-def _candidates(network: nn.Module, graph: fx.Graph) -> dict[ConvBN, bool]:
+def _candidates(network: nn.Module, graph: fx.Graph) -> dict[ConvBN, Folding]:
     """Each batch normalization of a convolution's output, and whether the two are one convolution."""
     modules = dict(network.named_modules())
     count = calls(graph)
     uses = Counter(id(value) for _, value in network.named_parameters(remove_duplicate=False))
     read = {str(node.target).rpartition(".")[0] for node in graph.nodes if node.op == "get_attr"}
-    found = {}
+    found: dict[ConvBN, Folding] = {}
     for node in graph.nodes:
         bn = modules.get(str(node.target)) if node.op == "call_module" else None
         before = node.args[0] if isinstance(bn, nn.BatchNorm2d) and node.args else None
@@ -279,7 +283,8 @@ def _candidates(network: nn.Module, graph: fx.Graph) -> dict[ConvBN, bool]:
             exact = type(conv) in (nn.Conv2d, QuantConv2d) and type(bn) is nn.BatchNorm2d
             tracked = bn.running_mean is not None
             own = all(is_plain(module) and _are_own(module, uses) for module in (conv, bn))
-            found[names] = alone and exact and tracked and own
+            known = exact and tracked and own
+            found[names] = "unknown" if not known else "folds" if alone else "stays"
     return found
 
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+_BLOCK = 2**14
+"""Values that a processor's cache holds several times over in float64."""
 
 
 class Grid(NamedTuple):
@@ -112,10 +116,21 @@ class WeightGrid(NamedTuple):
         Args:
             dtype: Type of the result.
         """
-        first, *others = (term.grid.dequantize(term.codes) for term in self.terms)
+        codes = [term.codes for term in self.terms]
+        if any(isinstance(term.grid.zero_point, Tensor) for term in self.terms):
+            return self._sum(codes, [term.grid.scale for term in self.terms]).to(dtype)
+        result = torch.empty_like(codes[0], dtype=dtype)
+        for out, *parts in in_blocks(result, *codes, *(term.grid.scale for term in self.terms)):
+            out.copy_(self._sum(parts[: len(codes)], parts[len(codes) :]))
+        return result
+
+    def _sum(self, codes: Sequence[Tensor], scales: Sequence[Tensor]) -> Tensor:
+        """The sum of all terms, of some rows."""
+        parts = zip(self.terms, codes, scales, strict=True)
+        first, *others = (term.grid._replace(scale=scale).dequantize(code) for term, code, scale in parts)
         for other in others:
             first = first + other
-        return first.to(dtype)
+        return first
 
     @property
     def scales(self) -> int:
@@ -131,3 +146,21 @@ def one_grid(codes: Tensor, scale: Tensor, levels: range) -> WeightGrid:
 def most_exact(device: torch.device) -> torch.dtype:
     """The dtype of scales that are more exact than float32, where the device has one."""
     return torch.float32 if device.type == "mps" else torch.float64
+
+
+def in_blocks(x: Tensor, *others: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Cut tensors along the first axis into blocks that stay in a CPU's cache while several passes go over them.
+
+    Args:
+        x: Any shape, (C, ...).
+        others: Tensors that broadcast over ``x``; those of a single row are in each block.
+    """
+    if x.device.type != "cpu" or x.numel() <= _BLOCK or len(x) < 2 or torch.compiler.is_compiling():
+        return iter([(x, *others)])
+    rows = max(1, _BLOCK * len(x) // x.numel())
+    count = -(-len(x) // rows)
+    parts = (
+        torch.split(each, rows) if each.ndim == x.ndim and len(each) == len(x) else (each,) * count
+        for each in (x, *others)
+    )
+    return zip(*parts, strict=True)

@@ -109,9 +109,9 @@ class ActivationFakeQuantizer(nn.Module):
         start = settings.start(bit_width) if clip is None else settings.start_below(bit_width, clip)
         for name, value in start.items():
             if settings.learned:
-                self.register_parameter(name, nn.Parameter(torch.tensor(value)))
+                self.register_parameter(name, nn.Parameter(torch.tensor(float(value))))
             else:
-                self.register_buffer(name, torch.tensor(value))
+                self.register_buffer(name, torch.tensor(float(value)))
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.enabled:
@@ -320,5 +320,10 @@ def quantized_weight(layer: QuantLayer) -> Tensor:
 def is_plain(layer: nn.Module) -> bool:
     """Whether a layer of torch's computes with parameters that it holds: nothing computes them, no hook runs."""
     held = all(name in layer._parameters for name in ("weight", "bias"))
-    changed = layer._forward_hooks or layer._forward_pre_hooks or {"forward", "_conv_forward"} & vars(layer).keys()
-    return held and not changed and not is_parametrized(layer)
+    return held and not is_changed(layer) and not is_parametrized(layer)
+
+
+def is_changed(module: nn.Module) -> bool:
+    """Whether hooks, or functions of this one object, make something else of what a module computes."""
+    own = {"forward", "_conv_forward"} & vars(module).keys()
+    return bool(module._forward_hooks or module._forward_pre_hooks or own)

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from qra.quant.grid import Grid, Term, WeightGrid
+from qra.quant.grid import Grid, Term, WeightGrid, in_blocks
 from qra.quant.rounding import check_bit_width, like, step
 from qra.quant.uniform import symmetric_grid
 
@@ -48,10 +48,13 @@ def piecewise_linear_quantize(
     Raises:
         ValueError: If ``bit_width`` is not in 2..8.
     """
-    grid = piecewise_linear_grid(
-        w, bit_width, breakpoint, max_abs=max_abs, overlapping=overlapping, convention=convention
-    )
-    return grid.dequantize(w.dtype)
+    check_bit_width(bit_width)
+    x, quantized = w.detach().double(), torch.empty_like(w, requires_grad=False)
+    p = like(breakpoint, x)
+    m = _end(x, p) if max_abs is None else like(max_abs, x)
+    for out, part, inner, outer in in_blocks(quantized, x, p, m):
+        out.copy_(_grid(part, bit_width, inner, outer, overlapping, convention).dequantize(w.dtype))
+    return quantized
 
 
 def piecewise_linear_grid(
@@ -74,24 +77,32 @@ def piecewise_linear_grid(
     check_bit_width(bit_width)
     x = w.detach().double()
     p = like(breakpoint, x)
-    if max_abs is None:
-        max_abs = x.abs().amax(tuple(range(1, x.ndim)), keepdim=True) if p.numel() > 1 else x.abs().max()
-    m = like(max_abs, x)
+    return _grid(x, bit_width, p, _end(x, p) if max_abs is None else like(max_abs, x), overlapping, convention)
+
+
+def _end(x: Tensor, p: Tensor) -> Tensor:
+    """The largest ``|x|``, of each channel if there are several breakpoints."""
+    return x.abs().amax(tuple(range(1, x.ndim)), keepdim=True) if p.numel() > 1 else x.abs().max()
+
+
+def _grid(x: Tensor, bit_width: int, p: Tensor, m: Tensor, overlapping: bool, convention: Convention) -> WeightGrid:
     top = 2 ** (bit_width - 1) - 1
-    is_centre = (x.abs() < p) | (x == 0)
+    # parts are chosen by products with 0 and 1, for which a CPU takes a tenth of the time of torch.where
+    is_tail, is_positive = ((x.abs() >= p) & (x != 0)).to(x), (x > 0).to(x)
+    is_centre, is_negative = 1 - is_tail, 1 - is_positive
     centre = Grid(step(p, top) if convention == "paper" else step(2 * p, 2**bit_width - 1), range(-top, top + 1))
-    centre_term = Term(centre.codes(x).where(is_centre, 0), centre)
+    centre_term = Term(centre.codes(x).mul_(is_centre), centre)
     if overlapping:
         whole = symmetric_grid(m, bit_width)
-        return WeightGrid((centre_term, Term(whole.codes(x).where(~is_centre, 0), whole)))
+        return WeightGrid((centre_term, Term(whole.codes(x).mul_(is_tail), whole)))
     tail = Grid(step(m - p, top), range(-top, top + 1))
     if convention == "paper":
-        codes = tail.codes(torch.where(x > 0, x - p, x + p))
+        codes = tail.codes(x + p * (is_negative - is_positive))
     else:  # the left tail is counted from its far end
-        steps = (torch.where(x > 0, x - p, x + m) / tail.scale).round_().clamp_(0, top)
-        codes = torch.where(x > 0, steps, steps - top)
-    sign = Grid(p, range(-1, 2))
-    return WeightGrid((centre_term, Term(codes.where(~is_centre, 0), tail), Term(x.sign().where(~is_centre, 0), sign)))
+        from_end = x + (m * is_negative - p * is_positive)
+        codes = (from_end / tail.scale).round_().clamp_(0, top).sub_(top * is_negative)
+    sign = Term(x.sign().mul_(is_tail), Grid(p, range(-1, 2)))
+    return WeightGrid((centre_term, Term(codes.mul_(is_tail), tail), sign))
 
 
 def error_slope(p: Tensor, m: Tensor, distribution: Distribution = "gaussian", overlapping: bool = False) -> Tensor:

@@ -39,6 +39,9 @@ def quantize(network: nn.Module, scheme: QuantScheme | str, calibration: Tensor 
     """
     scheme = _scheme(scheme) if isinstance(scheme, str) else scheme
     like = next(network.parameters(), torch.empty(0))
+    if like.dtype in (torch.float16, torch.bfloat16):
+        kind = str(like.dtype).removeprefix("torch.")
+        raise ValueError(f"the network is {kind}: make it float32, by network.float()")
     batches = [_pixels(x).to(like) for x in _batches(calibration) if len(x)]
     if not batches:
         raise ValueError("calibration holds no images: give a few hundred of the training set")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import inspect
 import itertools
 import logging
@@ -11,6 +12,8 @@ from collections.abc import Iterator
 from typing import Any, cast
 
 from torch import fx, nn
+
+from qra.quant.trace import defaults_of, traced
 
 ReLU = nn.ReLU | nn.Hardtanh  # nn.ReLU6 is one of the latter
 
@@ -22,7 +25,7 @@ def is_relu(module: nn.Module) -> bool:
 
 def clip_of(module: nn.Module) -> float | None:
     """The largest output of a ReLU; None for no limit."""
-    return module.max_val if isinstance(module, nn.Hardtanh) else None
+    return float(module.max_val) if isinstance(module, nn.Hardtanh) else None
 
 
 def relu_module(clip: float | None, inplace: bool = False) -> ReLU:
@@ -37,7 +40,8 @@ def split_relus(network: nn.Module) -> list[str]:
 
     The forward passes of modules that call ``relu``, ``relu6`` or ``clamp`` (from zero) as a function or a method, or a
     ReLU module twice, are traced by ``torch.fx`` with all modules inside left whole, and call modules instead. What
-    cannot be traced, or depends on the mode in other ways than dropout does, is left as it is.
+    cannot be traced, depends on the mode in other ways than dropout does, or is called with other than the default
+    arguments, is left as it is.
 
     Returns:
         Names of the modules whose forward pass was changed; :func:`join_relus` changes it back.
@@ -64,6 +68,15 @@ def join_relus(network: nn.Module) -> None:
             for name in getattr(type(module), _ADDED):
                 delattr(module, name)
             module.__class__ = type(module).__mro__[1]
+
+
+def added_relus(network: nn.Module) -> set[str]:
+    """Names of the modules that :func:`split_relus` added. One does not run if its function is not called."""
+    return {
+        f"{name}.{added}" if name else added
+        for name, module in network.named_modules()
+        for added in getattr(type(module), _ADDED, ())
+    }
 
 
 def say_split(names: list[str]) -> None:
@@ -110,8 +123,26 @@ def _rewritten(module: nn.Module) -> tuple[Any, dict[str, ReLU]] | None:
         name = next(name for i in itertools.count(1) if not hasattr(holder, name := f"{base}_{i}"))
         added[name] = relu
         holder.add_module(name, relu)
-        _replace(graph, node, name)
-    return cast(Any, type(fx.GraphModule(holder, graph))).forward, added
+        _replace(graph, node, name, is_inplace(node, holder))
+    rewritten = cast(Any, type(fx.GraphModule(holder, graph))).forward
+    return _by_default(type(module).forward, rewritten), added
+
+
+def _by_default(original: Any, rewritten: Any) -> Any:
+    """A forward pass that is rewritten for the default arguments, and the original one for others."""
+    signature, defaults = inspect.signature(original), defaults_of(original)
+    if not defaults:
+        return rewritten
+
+    @functools.wraps(original)
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        given = signature.bind(*args, **kwargs).arguments
+        chosen = {name: given.pop(name) for name in defaults if name in given}
+        if all(type(value) is type(defaults[name]) and value == defaults[name] for name, value in chosen.items()):
+            return rewritten(*given.values())
+        return original(*args, **kwargs)
+
+    return forward
 
 
 class _Shallow(fx.Tracer):
@@ -133,9 +164,7 @@ def _double(module: nn.Module, training: bool) -> nn.Module:
 def _trace(module: nn.Module, training: bool) -> fx.Graph | None:
     """The graph of a module's own forward pass, its arguments at their defaults; None if there is none."""
     try:
-        parameters = inspect.signature(module.forward).parameters.values()
-        fixed = {p.name: p.default for p in parameters if p.default is not inspect.Parameter.empty}
-        return _Shallow().trace(_double(module, training), fixed)
+        return traced(_Shallow(), _double(module, training))
     except Exception:  # all that a forward pass raises that is given no tensors
         return None
 
@@ -203,15 +232,32 @@ def relu_called(node: fx.Node) -> ReLU | None:
     return relu_module(high)
 
 
-def _replace(graph: fx.Graph, node: fx.Node, name: str) -> None:
-    """Call a module in the place of a function, also for those who later read what a function changed in place."""
+def is_inplace(node: fx.Node, module: nn.Module) -> bool:
+    """Whether a call of a ReLU changes what it is given.
+
+    Args:
+        node: The call.
+        module: The module whose forward pass it is in.
+    """
+    if node.op == "call_module":
+        return bool(getattr(module.get_submodule(str(node.target)), "inplace", False))
+    call = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+    return bool(call.endswith("_") or node.kwargs.get("inplace", node.args[1:2] == (True,)))
+
+
+def readers_after(node: fx.Node) -> list[fx.Node]:
+    """The nodes that read what a call is given once more, after it."""
+    order = {each: place for place, each in enumerate(node.graph.nodes)}
+    return [user for user in node.all_input_nodes[0].users if order[user] > order[node]]
+
+
+def _replace(graph: fx.Graph, node: fx.Node, name: str, inplace: bool) -> None:
+    """Call a module in the place of a ReLU, also for those who later read what it changed in place."""
     before = cast(fx.Node, node.args[0])
     with graph.inserting_after(node):
         new = graph.call_module(name, (before,))
-    call = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
-    inplace = call.endswith("_") or node.kwargs.get("inplace", node.args[1:2] == (True,))
-    order = {each: place for place, each in enumerate(graph.nodes)}
     node.replace_all_uses_with(new)
-    if inplace and node.op != "call_module":
-        before.replace_all_uses_with(new, delete_user_cb=lambda user: order[user] > order[new])
+    if inplace:
+        later = readers_after(new)
+        before.replace_all_uses_with(new, delete_user_cb=lambda user: user in later)
     graph.erase_node(node)

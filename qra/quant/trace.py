@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import warnings
 from collections import Counter
-from typing import TypeVar
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, fx, nn
@@ -44,10 +46,35 @@ def find_graph(network: nn.Module) -> fx.Graph:
     """
     try:
         with torch.random.fork_rng(devices=[]):
-            return _Tracer().trace(copied(network).eval())
+            return traced(_Tracer(), copied(network).eval())
     except Exception as reason:  # all that a forward pass raises that is given no tensors
         message = " ".join(str(reason).split())[:200] or type(reason).__name__
         raise ValueError(f"the network cannot be traced: {message}") from None
+
+
+def defaults_of(forward: Callable[..., Any]) -> dict[str, Any]:
+    """The arguments of a forward pass that have defaults, with these."""
+    parameters = inspect.signature(forward).parameters.values()
+    return {p.name: p.default for p in parameters if p.default is not inspect.Parameter.empty}
+
+
+def traced(tracer: fx.Tracer, module: nn.Module) -> fx.Graph:
+    """The graph of a forward pass that is given no argument which has a default."""
+    fixed = defaults_of(module.forward)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of defaults that no assertion can hold a caller to
+        graph = tracer.trace(module, fixed)
+    inputs = [node for node in graph.nodes if node.op == "placeholder"]
+    for node in inputs[len(inputs) - len(fixed) :]:
+        _erase(graph, node)
+    return graph
+
+
+def _erase(graph: fx.Graph, node: fx.Node) -> None:
+    """Erase a node and what is made of it."""
+    for user in list(node.users):
+        _erase(graph, user)
+    graph.erase_node(node)
 
 
 def trace(network: nn.Module, consequence: str) -> fx.Graph | None:

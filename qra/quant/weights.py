@@ -18,6 +18,7 @@ from qra.quant.pwlq import (
     Convention,
     Distribution,
     piecewise_linear_grid,
+    piecewise_linear_quantize,
     search_breakpoint,
     weight_breakpoint,
 )
@@ -252,11 +253,11 @@ class PWLQ(WeightQuantizer):
             overlapping=self.overlapping,
         )
 
+    def quantize(self, w: Tensor, bit_width: int, learned: Mapping[str, Tensor]) -> Tensor:
+        w, p = at_least_float32(w), self.find_breakpoint(w, bit_width)
+        quantized = piecewise_linear_quantize(w, bit_width, p, overlapping=self.overlapping, convention=self.convention)
+        return straight_through(w, quantized)
+
     def grid(self, w: Tensor, bit_width: int, learned: Mapping[str, Tensor]) -> WeightGrid:
-        return piecewise_linear_grid(
-            w.detach(),
-            bit_width,
-            self.find_breakpoint(w, bit_width),
-            overlapping=self.overlapping,
-            convention=self.convention,
-        )
+        p = self.find_breakpoint(w, bit_width)
+        return piecewise_linear_grid(w.detach(), bit_width, p, overlapping=self.overlapping, convention=self.convention)

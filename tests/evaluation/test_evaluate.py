@@ -64,10 +64,10 @@ def test_several_attacks_have_a_worst_case():
     assert list(found.outcomes)[-1] == "worst_12.75"
 
 
-def test_the_standard_autoattack_has_its_name(monkeypatch):
+def test_the_standard_autoattack_has_its_name():
     model = network()
     images, labels = examples(model, 6)
-    found = qra.evaluate(model, images, labels, "autoattack", eps=0.5 / 255)
+    found = qra.evaluate(model, images, (labels + 1) % 5, "autoattack", eps=0.5 / 255)  # nothing is left to attack
     assert found["autoattack_0.5"].standard == "AutoAttack"
     assert found["autoattack_0.5.apgd_ce"].role == "part"
 
@@ -122,6 +122,21 @@ def test_what_does_not_fit_is_named(change, reason):
     images, labels = examples(model)
     with pytest.raises(ValueError, match=reason):
         qra.evaluate(model, **{"images": images, "labels": labels, **change})
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda model: model.half(), "is float16: make it float32"),
+        (lambda model: nn.Sequential(model, nn.Flatten(0)), r"of shape \(10,\).*must return logits"),
+        (lambda model: nn.Sequential(model, nn.Linear(5, 1)), "tells 1 classes apart"),
+    ],
+)
+def test_a_network_that_returns_no_logits_is_refused(change, reason):
+    model = network()
+    images, labels = examples(model)
+    with pytest.raises(ValueError, match=reason):
+        qra.evaluate(change(model), images, labels)
 
 
 def test_a_result_can_be_compared_example_by_example():

@@ -1,11 +1,13 @@
 """What every test looks at, without a masking check."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
 
 from qra.evaluation.outcome import Outcome
-from qra.evaluation.signs import look
+from qra.evaluation.signs import Signs, look
 from qra.types import Batch
 
 
@@ -33,6 +35,12 @@ def test_a_plain_network_shows_no_sign_and_is_not_called_sound():
     assert found.reasons == []
     assert found.verdict == "not judged"
     assert "no sign of hidden ones on 60 examples" in found.line
+
+
+def test_where_nothing_is_correct_nothing_was_looked_at():
+    assert Signs(tuple(replace(i, value=None) for i in signs(Scaled(1.0)).indicators), 60).line == (
+        "gradients: not looked at, for none of 60 examples is classified correctly"
+    )
 
 
 def test_saturated_logits_are_suspect():

@@ -1,5 +1,6 @@
 """The attack-time copy is the same function as the network, whatever computes the network's kernels."""
 
+import copy
 import types
 import warnings
 
@@ -11,7 +12,17 @@ from torch.nn.utils import parametrizations, prune
 
 from qra.attacks import PGD, UniformStart
 from qra.evaluation.robustness import robust
-from qra.quant import PACT, SAWB, CalibratedUniform, QuantScheme, Uniform, convert, freeze, quantize_after_training
+from qra.quant import (
+    PACT,
+    SAWB,
+    CalibratedUniform,
+    MinMax,
+    QuantScheme,
+    Uniform,
+    convert,
+    freeze,
+    quantize_after_training,
+)
 
 EPS = 4 / 255
 GENERATOR = torch.Generator().manual_seed(0)
@@ -272,6 +283,28 @@ def test_quantization_after_training_refuses_by_name_what_it_cannot_fold(make, r
     with pytest.raises(ValueError, match=reason):
         quantize_after_training(network, QuantScheme(Uniform(), CalibratedUniform(), 4, 4), [X])
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+
+
+class Shortcut(nn.Module):
+    """A convolution that is normalized on one way and not on the other."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.norm = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
+        self.conv, self.fc = nn.Conv2d(4, 4, 3, padding=1), nn.Linear(4, 5)
+
+    def forward(self, x):
+        x = self.stem(x)
+        return self.fc((x + self.conv(self.norm(x).relu())).mean((2, 3)))
+
+
+def test_quantization_after_training_leaves_a_norm_alone_that_cannot_be_folded(caplog):
+    network = trained_like(Shortcut())
+    before = copy.deepcopy(network)
+    quantize_after_training(network, QuantScheme(Uniform(), CalibratedUniform(MinMax()), 8, 32, None), [X])
+    assert caplog.messages == ["batch normalization that cannot be folded stays as it is: norm (behind stem)"]
+    assert torch.equal(network.norm.running_var, before.norm.running_var)
+    torch.testing.assert_close(network(X), before(X), rtol=0.02, atol=0.02)
 
 
 def test_quantization_after_training_names_a_module_that_never_runs():

@@ -1,5 +1,7 @@
 """What would stay float is refused by name, or allowed by name and told."""
 
+import copy
+
 import pytest
 import torch
 import torchvision
@@ -7,7 +9,7 @@ from nets import images
 from torch import nn
 from torch.nn import functional as F
 
-from qra.quant import CalibratedUniform, DoReFa, LSQPlus, MinMax, QuantScheme, Uniform, convert, cost
+from qra.quant import LSQ, CalibratedUniform, DoReFa, LSQPlus, MinMax, QuantScheme, Uniform, convert, cost
 from qra.quant import quantize_after_training as quantize
 from qra.quant.cost import float_layers, label
 from qra.quant.watch import check_run, watch
@@ -170,6 +172,20 @@ def test_a_run_decides_where_tracing_fails():
     convert(network, scheme)
     check_run(network, scheme, images())
     assert [layer.input_bits for layer in cost(network, (3, 8, 8)).layers] == [8, 4]
+
+
+@pytest.mark.filterwarnings("ignore:.*cannot be traced")
+@pytest.mark.parametrize(
+    "scheme", [QuantScheme(LSQ(), LSQPlus()), QuantScheme(Uniform(), CalibratedUniform())], ids=str
+)
+def test_a_run_decides_about_quantizers_at_inputs(scheme):
+    network = Untraceable(nn.SiLU())
+    convert(network, scheme)
+    check_run(network, scheme, images())
+    assert {layer.input_bits for layer in cost(network, (3, 8, 8)).layers} <= {4, 8}
+    network.spare = copy.deepcopy(network.second)
+    with pytest.raises(ValueError, match="Conv2d spare never runs"):
+        check_run(network, scheme, images())
 
 
 @pytest.mark.filterwarnings("ignore:.*cannot be traced")

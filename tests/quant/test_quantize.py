@@ -1,12 +1,14 @@
 """``qra.quantize`` gives a quantized copy, of images in any of the usual forms."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
 
 import qra
 from qra.models import resnet20
-from qra.quant import PACT, PWLQ, CalibratedUniform, QuantScheme, quantize_after_training
+from qra.quant import PACT, PWLQ, CalibratedUniform, DoReFa, QuantScheme, dorefa_weight, quantize_after_training
 
 
 @pytest.fixture
@@ -60,6 +62,21 @@ def test_a_scheme_that_learns_gives_the_start_of_a_training(network):
 def test_what_does_not_fit_is_refused(network, scheme, calibration, said):
     with pytest.raises(ValueError, match=said):
         qra.quantize(network, scheme, calibration)
+
+
+@pytest.mark.parametrize("scheme", ["W4A8", QuantScheme()], ids=str)
+def test_half_precision_is_refused(network, scheme):
+    with pytest.raises(ValueError, match=r"is float16: make it float32, by network\.float\(\)"):
+        qra.quantize(copy.deepcopy(network).half(), scheme, IMAGES)
+
+
+@pytest.mark.parametrize("weight", [DoReFa(), DoReFa(scale_preserving="all")], ids=str)
+def test_the_last_layer_keeps_its_scale_after_training_too(network, weight):
+    scheme = QuantScheme(weight, CalibratedUniform(), 8, 32, None)
+    quantized = qra.quantize(network, scheme, IMAGES)
+    last, name = [(m, name) for name, m in quantized.named_modules() if isinstance(m, nn.Linear)][-1]
+    expected = dorefa_weight(network.get_submodule(name).weight, 8, scale_preserving=True)
+    torch.testing.assert_close(last.weight, expected.detach())
 
 
 def test_a_quantized_network_is_refused(network):

@@ -179,6 +179,90 @@ def test_optional_arguments_keep_their_defaults():
     assert torch.equal(network(images()), before)
 
 
+class Optional(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 1)
+
+    def forward(self, x, relu=True):
+        return F.relu(self.conv(x)) if relu else self.conv(x)
+
+
+class Choosing(nn.Module):
+    def __init__(self, **arguments):
+        super().__init__()
+        self.first, self.second, self.arguments = Optional(), Optional(), arguments
+
+    def forward(self, x, features=False):
+        x = self.second(self.first(x), **self.arguments)
+        return (x, x) if features else x
+
+
+@pytest.mark.parametrize("arguments", [{}, {"relu": True}, {"relu": False}], ids=str)
+def test_a_call_with_other_arguments_than_the_defaults_computes_what_it_did(arguments):
+    network = Choosing(**arguments)
+    x = images()
+    before = network(x)
+    sites = [site.name for site in convert(network, AT_RELUS)]
+    assert sites == ["first.relu_1", "second.relu_1"][: 1 if arguments == {"relu": False} else 2]
+    with float_mode(network):
+        assert torch.equal(network(x), before)
+        assert len(network(x, features=True)) == 2
+
+
+class Overwriting(nn.Module):
+    """A ReLU that works in place, and what reads its input afterwards."""
+
+    def __init__(self, calls):
+        super().__init__()
+        self.conv, self.relu, self.calls = nn.Conv2d(3, 3, 1), nn.ReLU(inplace=True), calls
+
+    def forward(self, x):
+        x = self.conv(x)
+        for _ in range(self.calls - 1):
+            x = self.conv(self.relu(x))
+        return self.relu(x) - 2 * x
+
+
+class Residual(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Conv2d(3, 3, 1)
+        self.inner = nn.Sequential(nn.ReLU(inplace=True), nn.Conv2d(3, 3, 1))
+
+    def forward(self, x):
+        x = self.first(x)
+        return x + self.inner(x)
+
+
+@pytest.mark.parametrize(("make", "name"), [(lambda: Overwriting(1), "relu"), (Residual, r"inner\.0")])
+def test_a_relu_in_place_whose_input_is_read_again_is_refused(make, name):
+    with pytest.raises(ValueError, match=f"^{name} changes its input in place.* (mul|add) reads that input afterwards"):
+        convert(make(), AT_RELUS)
+
+
+def test_the_second_call_of_a_relu_in_place_changes_what_is_read_later():
+    network = Overwriting(2)
+    x = images()
+    before = network(x)
+    convert(network, AT_RELUS)
+    with float_mode(network):
+        assert torch.equal(network(x), before)
+
+
+def test_hooks_on_a_relu_are_refused():
+    network = nn.Sequential(nn.Conv2d(3, 3, 1), nn.ReLU())
+    network[1].register_forward_hook(lambda module, args, result: 2 * result)
+    with pytest.raises(ValueError, match="hooks change what 1 computes"):
+        convert(network, AT_RELUS)
+
+
+def test_a_limit_that_is_a_whole_number_is_a_clip_level():
+    network = nn.Sequential(nn.Conv2d(3, 3, 1), nn.Hardtanh(0, 1))
+    convert(network, AT_RELUS)
+    assert network[1].alpha.item() == 1.0
+
+
 def test_a_relu_that_two_modules_hold_is_split():
     relu = nn.ReLU()
     network = nn.Sequential(nn.Conv2d(3, 3, 1), relu, nn.Conv2d(3, 3, 1), relu)
