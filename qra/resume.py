@@ -24,7 +24,7 @@ KEY = "training"
 """Where a checkpoint keeps the settings that a resumption is to agree with."""
 
 _OF_DATA = ("batch_size", "val_size", "fraction", "budget", "split_seed", "seed", "augment")
-_OF_TRAINER = ("accumulate_grad_batches", "gradient_clip_val", "gradient_clip_algorithm")
+_OF_TRAINER = ("accumulate_grad_batches", "gradient_clip_val", "gradient_clip_algorithm", "limit_train_batches")
 _EPOCHS = "max_epochs"
 """A training may go on for longer than it was to be."""
 _FREE = ("init_from", "channels_last", "compile")
@@ -46,7 +46,8 @@ def resume_settings(config: Mapping[str, Any], data: ImageDataModule) -> dict[st
         "seed_everything": config["seed_everything"],
         "model": {"class_path": config["model"]["class_path"], "init_args": init_args},
         "data": {name: getattr(data, name) for name in _OF_DATA} | {"sha256": data.training_hash},
-        "trainer": {name: config["trainer"][name] for name in _OF_TRAINER},
+        "trainer": {name: config["trainer"][name] for name in _OF_TRAINER}
+        | {"precision": config["trainer"]["precision"] or "32-true"},
         _EPOCHS: config["trainer"][_EPOCHS],
     }
     plain: dict[str, Any] = json.loads(json.dumps(settings, default=str))

@@ -36,9 +36,8 @@ class _LsqPlus(Function):
         x_grad = grad if ctx.soft else grad * inside
         if not ctx.needs_input_grad[1]:
             return x_grad, None, None, None, None, None
-        zero_point = _zero_point(step, offset)
         codes = steps.round().clamp_(low, high)
-        slope = torch.where(inside, codes - steps, codes - zero_point)
+        slope = torch.where(inside, codes - steps, codes - low)
         step_grad = (slope * grad).sum() * ctx.gradient_scale
         offset_grad = (grad * ~inside).sum() * ctx.gradient_scale * offset.ne(0)
         return x_grad, step_grad.view_as(step), offset_grad.view_as(offset), None, None, None
@@ -49,20 +48,16 @@ def lsq_plus_grid(step: Tensor, offset: Tensor, bit_width: int) -> Grid:
 
     Args:
         step: One value, float32 or float64.
-        offset: One value, at most 0.
+        offset: One value; above 0 it acts as 0.
         bit_width: 2 to 8.
     """
-    return Grid(step, range(2**bit_width), -_zero_point(step, offset))
-
-
-def _zero_point(step: Tensor, offset: Tensor) -> Tensor:
-    """The offset in whole steps."""
-    return (offset / step).round()
+    low, _ = _codes(step, offset, 2**bit_width - 1)
+    return Grid(step, range(2**bit_width), -low)
 
 
 def _codes(step: Tensor, offset: Tensor, levels: int) -> tuple[Tensor, Tensor]:
-    """The smallest and the largest multiple of the step."""
-    low = _zero_point(step, offset)
+    """The smallest and the largest multiple of the step, between which zero lies, wherever training took the offset."""
+    low = (offset / step).round().clamp(-levels, 0)
     return low, low + levels
 
 
@@ -82,7 +77,7 @@ def lsq_plus(
 ) -> Tensor:
     """Quantize to ``2**bit_width`` levels, one step apart, the lowest at ``offset`` (equations 3 to 6).
 
-    The offset acts as the nearest multiple of the step, so that zero, with which convolutions pad, is a level (in the
+    The offset acts as the nearest multiple of the step that lets zero, with which convolutions pad, be a level (in the
     paper it is not). Gradients are the paper's. With respect to ``x``: 1 between the lowest and the highest level, 0
     elsewhere. With respect to ``step``, ``v = (x - offset) / step``: ``round(v) - v`` there, and 0 below and
     ``2**bit_width - 1`` above. With respect to ``offset``: 0 there and 1 elsewhere. The latter two are divided by the
@@ -91,7 +86,7 @@ def lsq_plus(
     Args:
         x: Activations, any shape. Half precision is computed, and returned, in float32.
         step: One value, above 0.
-        offset: One value, at most 0.
+        offset: One value; above 0 it acts as 0.
         bit_width: 2 to 8.
         features: Count of the numbers of one example; ``x[0].numel()`` by default.
         gradient: How to differentiate; ``ste_soft`` by the identity, ``hard`` by zero.

@@ -61,8 +61,9 @@ def unrounded(network: nn.Module) -> nn.Module | None:
     if not clips:
         return None
     copy = copied(network)
+    device = next((parameter.device for parameter in network.parameters()), None)
     for name, clip in clips.items():
-        copy.set_submodule(name, clip.train(network.training))
+        copy.set_submodule(name, clip.train(network.training).to(device))  # calibrated limits are numbers, on no device
     return copy
 
 

@@ -20,6 +20,8 @@ pytestmark = pytest.mark.filterwarnings(
     "ignore:epoch", "ignore:.*not robust", "ignore:You're resuming"
 )  # a tiny run learns little
 
+NETWORK = ["--model.init_args.network", Path(__file__).with_name("tiny-network.yaml")]
+FIT = [*TINY_FIT, *NETWORK]
 PIPELINES = sorted(path.stem for path in (CONFIGS / "pipeline").glob("*.yaml"))
 
 
@@ -39,12 +41,21 @@ def marked(names):
     return [pytest.param(each, marks=slow) if each in LONG or each.startswith("imagenet") else each for each in names]
 
 
+@pytest.fixture(scope="module")
+def tiny_run(tmp_path_factory):
+    """A finished run of plain training of a tiny network: its directory."""
+    run = tmp_path_factory.mktemp("tiny") / "run"
+    output, code = qra("fit", *pipeline("float-plain"), *FIT, "--run", run)
+    assert code == 0, output
+    return run
+
+
 @pytest.mark.parametrize("name", marked(name for name in PIPELINES if not name.startswith("ptq")))
 def test_every_pipeline_trains_and_is_tested(name):
     extra = ["--trainer.max_epochs", 1, "--model.init_args.val_attack.steps", 1]
     extra += teacher() if name.endswith("transfer") else []
     extra += QUICK.get(name, [])
-    output, code = qra("fit", *pipeline(name), *TINY_FIT, *extra)
+    output, code = qra("fit", *pipeline(name), *(TINY_FIT if name.startswith("imagenet") else FIT), *extra)
     assert code == 0, output
     output, code = qra("test", "--ckpt_path", f"runs/{name}/last.ckpt", *TINY)
     assert code == 0, output
@@ -52,13 +63,14 @@ def test_every_pipeline_trains_and_is_tested(name):
 
 
 @pytest.mark.parametrize("name", [name for name in PIPELINES if name.startswith("ptq")])
-def test_every_pipeline_quantizes_after_training_and_its_checkpoint_tests_the_same(name, plain_run):
-    bits = ["--trainer.callbacks.scheme.weight_bit_width", 3]
-    output, code = qra("test", *pipeline(name), *TINY, *bits, "--ckpt_path", plain_run / "best.ckpt", "--run", "ptq")
+def test_every_pipeline_quantizes_after_training_and_its_checkpoint_tests_the_same(name, tiny_run):
+    bits = [*NETWORK, "--trainer.callbacks.scheme.weight_bit_width", 3]
+    output, code = qra("test", *pipeline(name), *TINY, *bits, "--ckpt_path", tiny_run / "best.ckpt", "--run", "ptq")
     assert code == 0, output
     first = json.loads(Path("ptq/result.json").read_text())["outcomes"]
     first.pop("clean_uniform4", None)  # needs the float network
-    output, code = qra("test", *pipeline("float-plain"), *TINY, "--ckpt_path", "ptq/calibrated.ckpt", "--run", "again")
+    again = ["--ckpt_path", "ptq/calibrated.ckpt", "--run", "again"]
+    output, code = qra("test", *pipeline("float-plain"), *TINY, *NETWORK, *again)
     assert code == 0, output
     assert json.loads(Path("again/result.json").read_text())["outcomes"] == first
 
@@ -81,12 +93,12 @@ def test_a_run_directory_holds_what_the_readme_says(plain_run):
     assert len(sheet["data"]["sha256"]) == 64
 
 
-def test_the_saved_config_names_every_setting_and_repeats_the_run(plain_run):
-    config = yaml.safe_load((plain_run / "config.yaml").read_text())
+def test_the_saved_config_names_every_setting_and_repeats_the_run(tiny_run):
+    config = yaml.safe_load((tiny_run / "config.yaml").read_text())
     assert config["model"]["init_args"]["val_attack"]["init_args"]["eps"] == "8/255"
-    output, code = qra("fit", "--config", plain_run / "config.yaml", "--run", "again")
+    output, code = qra("fit", "--config", tiny_run / "config.yaml", "--run", "again")
     assert code == 0, output
-    first, second = (torch.load(path / "last.ckpt", weights_only=True) for path in (plain_run, Path("again")))
+    first, second = (torch.load(path / "last.ckpt", weights_only=True) for path in (tiny_run, Path("again")))
     assert all(torch.equal(value, second["state_dict"][name]) for name, value in first["state_dict"].items())
 
 
@@ -188,12 +200,12 @@ def test_a_foreign_network_is_trained_and_loaded_again():
 
 @pytest.mark.parametrize("arguments", [["--trainer.logger", "false"], ["--trainer.fast_dev_run", "true"]])
 def test_lightnings_own_switches_work(arguments):
-    output, code = qra("fit", *pipeline("float-plain"), *TINY_FIT, *arguments)
+    output, code = qra("fit", *pipeline("float-plain"), *FIT, *arguments)
     assert code == 0, output
 
 
 def test_progress_in_a_log_is_one_line_an_epoch():
-    output, code = qra("fit", *pipeline("float-plain"), *TINY_FIT, "--trainer.enable_progress_bar", "true")
+    output, code = qra("fit", *pipeline("float-plain"), *FIT, "--trainer.enable_progress_bar", "true")
     assert code == 0, output
     lines = [line for line in output.splitlines() if line.startswith("epoch ")]
     assert [line.split()[1] for line in lines] == ["1/2", "2/2"]
@@ -201,7 +213,7 @@ def test_progress_in_a_log_is_one_line_an_epoch():
 
 
 def test_the_config_of_a_resumed_run_resumes_nothing():
-    fit = ["fit", *pipeline("float-plain"), *TINY_FIT, "--run", "run"]
+    fit = ["fit", *pipeline("float-plain"), *FIT, "--run", "run"]
     for more in ([], ["--ckpt_path", "last", "--trainer.max_epochs", 3]):
         output, code = qra(*fit, *more)
         assert code == 0, output

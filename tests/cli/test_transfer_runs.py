@@ -31,8 +31,13 @@ def tiny_teacher(tmp_path_factory):
     return trained(tmp_path_factory.mktemp("teacher"), *FIT)
 
 
+ALIKE = [("float", "lwf"), ("float", "rslad"), *(("qat", name) for name in TRANSFERS)]
+"""Students; losses of all transfers are compared with others' elsewhere."""
+LONG = [("qat", name) for name in ("ard", "iad", "rrm")]
+
+
 @pytest.mark.parametrize(
-    ("kind", "name"), [("float", "lwf"), ("float", "rslad"), *(("qat", name) for name in TRANSFERS)]
+    ("kind", "name"), [pytest.param(*each, marks=[pytest.mark.slow] if each in LONG else []) for each in ALIKE]
 )
 def test_every_transfer_trains_float_and_quantized_students_alike(tiny_teacher, kind, name):
     config = CONFIGS / f"transfer/{name}.yaml"

@@ -42,6 +42,7 @@ def resume(run, *options):
         (["--data.init_args.batch_size", "10"], "data.batch_size was 20 and is 10"),
         (["--data.init_args.train_size", "100"], "data.sha256 was "),
         (["--seed_everything", "1"], "seed_everything was 0 and is 1"),
+        (["--trainer.precision", "bf16-mixed"], "trainer.precision was 32-true and is bf16-mixed"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

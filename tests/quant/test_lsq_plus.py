@@ -41,7 +41,7 @@ def test_values_and_gradients_are_those_of_the_paper(gradients, bits, zero_point
 
 
 @settings(max_examples=20, deadline=None)
-@given(bits=st.integers(2, 8), offset=st.floats(-3, 0), seed=st.integers(0, 2**31))
+@given(bits=st.integers(2, 8), offset=st.floats(-9, 3), seed=st.integers(0, 2**31))
 def test_levels_are_whole_steps_with_zero_among_them(bits, offset, seed):
     step, offset = torch.tensor(4 / (2**bits - 1)), torch.tensor(offset)
     y = lsq_plus(normal(seed, 4, 500).float() * 3, step, offset, bits)

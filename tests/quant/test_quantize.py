@@ -7,14 +7,14 @@ import torch
 from torch import nn
 
 import qra
-from qra.models import resnet20
+from qra.models import ResNet
 from qra.quant import PACT, PWLQ, CalibratedUniform, DoReFa, QuantScheme, dorefa_weight, quantize_after_training
 
 
 @pytest.fixture
 def network():
     torch.manual_seed(0)
-    return resnet20().eval()
+    return ResNet((1, 1), (8, 16)).eval()
 
 
 BYTES = torch.randint(0, 256, (8, 3, 32, 32), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
