@@ -100,6 +100,12 @@ class CellResult:
         return found
 
     @property
+    def data(self) -> str:
+        """A hash of the images that it was tested on; empty if the files do not tell."""
+        data = self.sheet.get("data")
+        return plain(str(data.get("sha256", ""))) if isinstance(data, dict) else ""
+
+    @property
     def clean(self) -> Measured | None:
         """The accuracy on clean images, on most of them if it was measured several times."""
         found = (each for each in self.outcomes.values() if each.role == "clean")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
 from statistics import NormalDist
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -213,7 +213,7 @@ def _state(pipeline: Pipeline, measure: Measure) -> State:
 def matched(first: Pipeline, second: Pipeline) -> list[tuple[CellResult, CellResult]]:
     """Cells of two pipelines, paired by seed; none where they were tested on different data."""
     pairs = _by_seed(first.cells, second.cells)
-    return pairs if len({_data(cell) for pair in pairs for cell in pair}) == 1 else []
+    return pairs if len({cell.data for pair in pairs for cell in pair}) == 1 else []
 
 
 def _by_seed(first: Sequence[CellResult], second: Sequence[CellResult]) -> list[tuple[CellResult, CellResult]]:
@@ -221,11 +221,6 @@ def _by_seed(first: Sequence[CellResult], second: Sequence[CellResult]) -> list[
         return [(left, right) for left in first for right in second]
     seeds = {cell.coordinates.get(Axis.SEED): cell for cell in second}
     return [(cell, seeds[seed]) for cell in first if (seed := cell.coordinates.get(Axis.SEED)) in seeds]
-
-
-def _data(cell: CellResult) -> str:
-    data: Any = cell.sheet.get("data")
-    return str(data.get("sha256")) if isinstance(data, dict) else ""
 
 
 def centre_and_error(differences: NDArray[np.float64], share: float) -> tuple[float, float]:

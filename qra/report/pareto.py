@@ -45,7 +45,7 @@ def offers(results: Results, cost: str, unit: float) -> tuple[Offer, ...]:
         unit: How much of it is 1, such as 8192 bits for a KiB.
     """
     found = []
-    for pipeline in results.pipelines:
+    for pipeline in results.comparable:
         accuracy, amount = pipeline.robust(results.headline), pipeline.cost(cost)
         if accuracy is not None and amount is not None and amount > 0:
             found.append(Offer(pipeline, amount / unit, accuracy.value))

@@ -23,6 +23,8 @@ AXES = (Axis.INIT, Axis.QUANTIZER, Axis.TRAINING, Axis.WEIGHT_BITS, Axis.ACT_BIT
 """Coordinates that every report knows; a study may have more."""
 KIND = (Axis.ADVERSARIAL,)
 """Coordinates that say what a training is, and are no axes."""
+TESTED_ON = "test_images"
+"""Coordinate of pipelines where not all were tested on the same images."""
 FLOOR = 0.02
 """Robust accuracy below which nothing is left to compare."""
 _NUMBER = re.compile(r"(\d+(?:\.\d+)?(?:[eE][+-]?\d+)?)(?:/([1-9]\d*))?")
@@ -176,10 +178,30 @@ class Results:
         groups: dict[tuple[tuple[str, Value], ...], list[CellResult]] = {}
         for cell in self.cells:
             if cell.state == "done":
-                key = tuple(sorted((axis, value) for axis, value in cell.coordinates.items() if axis != Axis.SEED))
+                key = tuple(sorted((axis, value) for axis, value in self._place(cell).items() if axis != Axis.SEED))
                 groups.setdefault(key, []).append(cell)
         found = [Pipeline(dict(key), tuple(sorted(cells, key=_seed))) for key, cells in groups.items()]
         return tuple(sorted(found, key=_order))
+
+    @cached_property
+    def data(self) -> str:
+        """The hash of the images that most cells were tested on."""
+        counts = Counter(cell.data for cell in self.cells if cell.state == "done")
+        return max(counts, key=lambda each: (counts[each], each), default="")
+
+    @property
+    def on_other_data(self) -> tuple[CellResult, ...]:
+        """Cells that were tested on other images than most, so that they cannot be compared with those."""
+        return tuple(cell for cell in self.cells if cell.state == "done" and cell.data != self.data)
+
+    @property
+    def comparable(self) -> tuple[Pipeline, ...]:
+        """The pipelines that were tested on the same images as most."""
+        return tuple(pipeline for pipeline in self.pipelines if pipeline.cells[0].data == self.data)
+
+    def _place(self, cell: CellResult) -> Mapping[str, Value]:
+        """Coordinates of a cell, and what it was tested on where that is not the same for all."""
+        return {**cell.coordinates, TESTED_ON: f"of hash {cell.data[:8]}"} if self.on_other_data else cell.coordinates
 
     @cached_property
     def bounds(self) -> tuple[ThreatModel, ...]:

@@ -15,6 +15,8 @@ from qra.report.pareto import Choice
 from qra.report.pipelines import FLOOR, Pipeline, Results
 from qra.report.tables import percent
 
+_NAMED = 3
+"""Most cells that a sentence names."""
 FEW = 200
 """Examples below which intervals are wide enough to be worth a word."""
 
@@ -63,7 +65,7 @@ def summary(results: Results, findings: Mapping[str, Finding], best: Sequence[Ch
 def _by_treatment(results: Results) -> list[str]:
     """The most robust network of each way of training, and what it has left."""
     groups: dict[str, list[tuple[float, Pipeline]]] = {}
-    for pipeline in results.main:
+    for pipeline in (each for each in results.main if each in results.comparable):
         if (accuracy := pipeline.robust(results.headline)) is not None:
             groups.setdefault(pipeline.treatment, []).append((accuracy.value, pipeline))
     said = []
@@ -133,6 +135,14 @@ def _doubts(results: Results) -> tuple[str, ...]:
     states: Counter[State] = Counter(pipeline.state for pipeline in results.pipelines)
     limits = [cell.doubt.detection_limit for cell in done if cell.doubt.detection_limit is not None]
     said = [MADE_UP] if is_made_up(results) else []
+    if others := results.on_other_data:
+        names = ", ".join(cell.name for cell in others[:_NAMED]) + (", …" if len(others) > _NAMED else "")
+        said.append(f"{_count(len(others), 'cell')} of other test images, compared with none of the rest: {names}.")
+    if weaker := _attacked_less(results):
+        said.append(
+            f"{_count(len(weaker), 'pipeline')} met fewer attacks than others, which makes numbers higher: "
+            "compare them by verdicts and recommendations, which take the attacks that both have met."
+        )
     if counts:
         few = "few: differences of less than 10 points may be chance" if min(counts) < FEW else ""
         said.append(f"Robust accuracy is of n = {_span(counts)} images{f', {few}' if few else ''}.")
@@ -150,6 +160,15 @@ def _doubts(results: Results) -> tuple[str, ...]:
     if limits:
         said.append(f"An overstatement below {100 * max(limits):.1f} points would not have been noticed.")
     return tuple(said)
+
+
+def _attacked_less(results: Results) -> list[Pipeline]:
+    """Attacked pipelines of which not every seed met each attack of the headline that stands alone."""
+    bounds = results.headline
+    if bounds is None:
+        return []
+    alone = {kind for kind in results.kinds(bounds) if results.attacks(bounds, kind)[0].stands_alone}
+    return [each for each in results.comparable if each.robust(bounds) and not alone <= set(each.kinds(bounds))]
 
 
 def _span(values: Sequence[int] | set[int]) -> str:

@@ -119,3 +119,34 @@ def test_the_header_tells_data_network_images_seeds_and_dates(tmp_path):
         "seeds": "1 (3)",
         "date": "2026-01-01 to 2026-01-04",
     }
+
+
+PACT = {"training": "adversarial", "quantizer": "pact", "init": "robust"}
+
+
+def test_cells_of_other_test_images_are_said_and_recommended_against_nothing(tmp_path):
+    cell(tmp_path, "float", FLOAT, training="adversarial")
+    cell(tmp_path, "here", {"clean": 0.8, "pgd20_8": 0.3}, bits=(4, 4), **PACT)
+    cell(tmp_path, "else", {"clean": 0.95, "pgd20_8": 0.9}, bits=(2, 2), data="e", **PACT)
+    said = words(tmp_path)
+    assert "1 cell of other test images, compared with none of the rest: else." in said
+    assert "1 less robust" in said
+    assert "Most robust: float" in said
+    assert "90.0 %" not in said
+
+
+def test_seeds_that_were_tested_on_other_images_are_not_averaged(tmp_path):
+    for seed, (robust, data) in enumerate(((0.4, "d"), (0.4, "d"), (0.6, "other"))):
+        cell(tmp_path, f"seed{seed}", {"pgd20_8": robust}, training="adversarial", seed=seed, data=data)
+    results = Results("s", read_cells(tmp_path))
+    assert [len(pipeline.cells) for pipeline in results.pipelines] == [2, 1]
+    assert results.comparable[0].robust(results.headline).value == pytest.approx(0.4)
+
+
+def test_pipelines_that_met_fewer_attacks_are_counted(tmp_path):
+    both = {**FLOAT, "autoattack_8": 0.3}
+    cell(tmp_path, "float", both, training="adversarial")
+    cell(tmp_path, "w4", both, bits=(4, 4), **PACT)
+    assert "fewer attacks" not in words(tmp_path)
+    cell(tmp_path, "w2", {"clean": 0.8, "pgd20_8": 0.35}, bits=(2, 2), **PACT)
+    assert "1 pipeline met fewer attacks than others" in words(tmp_path)
