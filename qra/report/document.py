@@ -16,7 +16,7 @@ from qra.report.pareto import Choice, choices, offers, recommended
 from qra.report.pipelines import Results
 from qra.report.style import Drawing
 from qra.report.summary import Summary, summary
-from qra.report.tables import Table, markdown_text, percent
+from qra.report.tables import Table, in_words, markdown_text
 from qra.report.verdicts import evidence_table, verdict_table
 
 
@@ -90,7 +90,7 @@ def advise(results: Results, best: tuple[Choice, ...], budget_kib: float) -> str
     as_good = f"; {ties} more within the budget cannot be told apart from it" if ties else ""
     return (
         f"For up to {budget_kib:g} KiB use {results.label(use.pipeline)} ({use.cost:.1f} KiB): "
-        f"{percent(accuracy) if accuracy else ''} under {results.headline_title}, "
+        f"{in_words(accuracy) if accuracy else ''} under {results.headline_title}, "
         f"gradients {use.pipeline.gradients}{as_good}."
     )
 

@@ -7,13 +7,14 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from qra.evaluation.doubt import State
+from qra.evaluation.statistics import wilson_interval
 from qra.report.claims import CLAIMS, versus
 from qra.report.header import MADE_UP, is_made_up
 from qra.report.judging import Finding
 from qra.report.paired import Comparison, Effect
 from qra.report.pareto import Choice
 from qra.report.pipelines import FLOOR, Pipeline, Results
-from qra.report.tables import percent
+from qra.report.tables import in_words
 
 _NAMED = 3
 """Most cells that a sentence names."""
@@ -115,7 +116,7 @@ def _best(results: Results, best: Sequence[Choice]) -> str:
     use, ties = best[-1]
     accuracy = use.pipeline.robust(results.headline)
     also = f"; not told apart from it: {_count(len(ties), 'other network')}" if ties else ""
-    return f"Most robust: {results.label(use.pipeline)}, {percent(accuracy) if accuracy else ''}{also}."
+    return f"Most robust: {results.label(use.pipeline)}, {in_words(accuracy) if accuracy else ''}{also}."
 
 
 def _verdicts(findings: Mapping[str, Finding]) -> str:
@@ -144,7 +145,8 @@ def _doubts(results: Results) -> tuple[str, ...]:
             "compare them by verdicts and recommendations, which take the attacks that both have met."
         )
     if counts:
-        few = "few: differences of less than 10 points may be chance" if min(counts) < FEW else ""
+        low, high = wilson_interval(min(counts) // 2, min(counts))
+        few = f"few: each number is known to about {50 * (high - low):.0f} points" if min(counts) < FEW else ""
         said.append(f"Robust accuracy is of n = {_span(counts)} images{f', {few}' if few else ''}.")
     if seeds:
         said.append(

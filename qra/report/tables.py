@@ -172,6 +172,13 @@ def percent(accuracy: Accuracy, with_n: bool = True) -> str:
     return f"{100 * accuracy.value:.2f} [{100 * low:.1f}, {100 * high:.1f}]{worst}{n}"
 
 
+def in_words(accuracy: Accuracy) -> str:
+    """An accuracy in a sentence, such as ``41.3 % (38.2 to 44.4, n = 1,000)``."""
+    low, high = accuracy.interval
+    worst = "" if accuracy.worst is None else f"; {_seeds(accuracy)}"
+    return f"{100 * accuracy.value:.1f} % ({100 * low:.1f} to {100 * high:.1f}, n = {accuracy.n:,}{worst})"
+
+
 def _seeds(accuracy: Accuracy) -> str:
     """Each of a few seeds, the range of many."""
     values = [f"{100 * value:.2f}" for value in accuracy.seeds]

@@ -77,6 +77,10 @@ def test_a_resumed_fit_tells_what_is_left(plain_run):
             ["fit", "--trainer.fast_dev_run", "true", "--dry_run"],
             "--trainer.fast_dev_run tries a few batches: give one",
         ),
+        (
+            ["fit", "--dry_run", "--model", "qra.modules.ImageClassifier"],
+            "the training step cannot be tried: ImageClas",
+        ),
         (["fit", "--dry_run", "maybe"], "'maybe' belongs to no option"),
         (["fit", "--dry_run", "--trainer.max_epochs", "-1"], "a training without an end"),
         (["test", "--dry_run"], "nothing gives the network its weights"),

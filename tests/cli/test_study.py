@@ -28,7 +28,9 @@ def pipelines():
                 kind = (command[0], stages[cell.stage].pipeline, cell.coordinates["quantizer"], options)
                 if kind not in seen:
                     seen.add(kind)
-                    yield pytest.param(command, stages[cell.stage].pipeline, id=f"{path.stem}-{cell.name}-{command[0]}")
+                    name = f"{path.stem}-{cell.name}-{command[0]}"
+                    marks = () if path.stem == "quickstart" else pytest.mark.slow
+                    yield pytest.param(command, stages[cell.stage].pipeline, id=name, marks=marks)
 
 
 @pytest.mark.parametrize(("command", "pipeline"), list(pipelines()))
@@ -59,8 +61,12 @@ def test_status_tells_what_is_missing():
     assert "4 missing" in output
 
 
-def test_a_failed_cell_is_named_and_the_exit_code_says_so():
+def test_a_failed_cell_is_named_and_the_exit_code_says_so(tmp_path, monkeypatch):
     tiny.write(**BROKEN)
+    interpreter = tmp_path / "python"  # that of tests/study/test_runner.py is real, and takes seconds
+    interpreter.write_text("#!/bin/sh\necho 'qra: error: none.ckpt: there is no such checkpoint'\nexit 2\n")
+    interpreter.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(interpreter))
     output, code = qra("study", "run", "tiny.yaml")
     assert code == 1, output
     assert "failed   float-absent-calibration20: fit: none.ckpt: there is no such checkpoint" in output

@@ -71,6 +71,7 @@ def test_a_report_is_tables_figures_claims_and_a_page(made):
     assert "For up to 140 KiB use PACT W4/A4, robust start, adversarial (131.7 KiB)" in shown
 
 
+@pytest.mark.slow
 def test_the_same_cells_give_the_same_bytes(made, tmp_path):
     directory, _ = made
     main(["report", str(directory.parent), "--out", str(tmp_path), "--budget-kib", "140"])

@@ -48,7 +48,7 @@ def test_what_quantization_does_is_said_as_the_results_are(tmp_path, quantized, 
 def test_few_images_tell_nothing_apart(tmp_path):
     found = words(study(tmp_path, (0.36, 0.34), n=30, noise=0.3))
     assert "2 not told apart." in found
-    assert "n = 30 images, few" in found
+    assert "n = 30 images, few: each number is known to about 17 points." in found
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def test_what_plain_training_leaves_is_said_as_it_is(tmp_path, plain, said):
 
 
 def test_the_most_robust_network_is_named_with_what_ties(tmp_path):
-    assert "Most robust: PACT W4/A4, robust start, adversarial, 60.00" in words(study(tmp_path / "a", (0.3, 0.6)))
+    assert "Most robust: PACT W4/A4, robust start, adversarial, 60.0 % (" in words(study(tmp_path / "a", (0.3, 0.6)))
     tied = words(study(tmp_path / "b", (0.4, 0.4)))
     assert "not told apart from it: 2 other networks" in tied
 
