@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,11 +29,18 @@ def bootstrap_error(values: NDArray[np.float64]) -> float:
         Widened, so that 1.96 of it are the interval of Student's t with S - 1 degrees of freedom.
     """
     seeds, n = values.shape
+    of_seeds, of_examples = _resamples(seeds, n)
+    means = np.einsum("bs,bs->b", of_seeds, of_examples @ values.T) / (seeds * n)
+    return float(means.std()) * math.sqrt(seeds / (seeds - 1)) * _widening(seeds - 1)
+
+
+@lru_cache(maxsize=4)  # a report compares thousands of pairs on as many seeds and examples
+def _resamples(seeds: int, n: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """How often each seed and each example is drawn, (resamples, seeds) and (resamples, n)."""
     rng = np.random.default_rng(0)
     of_seeds = rng.multinomial(seeds, np.full(seeds, 1 / seeds), RESAMPLES)
     of_examples = rng.multinomial(n, np.full(n, 1 / n), RESAMPLES)
-    means = np.einsum("bs,bs->b", of_seeds, of_examples @ values.T) / (seeds * n)
-    return float(means.std()) * math.sqrt(seeds / (seeds - 1)) * _widening(seeds - 1)
+    return of_seeds.astype(np.float64), of_examples.astype(np.float64)
 
 
 def accuracy_error(accuracies: Sequence[float], n: int) -> float:

@@ -18,9 +18,10 @@ from qra.study.cell import State, Task
 from qra.study.check import Parse, check_commands
 from qra.study.definition import load_study
 from qra.study.forecast import Forecast, Forecaster, Foresee
-from qra.study.grid import Cell, Study, expand, select
+from qra.study.grid import Cell, expand, select
 from qra.study.ray import RayWorkers
 from qra.study.runner import Estimate, LocalWorkers, check_versions, run, states, tasks, times
+from qra.study.stages import Study
 
 _GRACE = 20.0
 """Seconds that the cells have to end before the process is ended."""

@@ -18,7 +18,8 @@ from qra.describe import digest, without_empty
 from qra.errors import one_line
 from qra.front.shipped import bare_name, configs, located
 from qra.front.yaml_files import is_config, read_yaml
-from qra.study.grid import TRAININGS, Cell, Stage, Study, owned_options, same_option
+from qra.study.grid import Cell
+from qra.study.stages import TRAININGS, Stage, Study, owned_options, same_option
 
 
 def load_study(path: str | Path, settings: Sequence[str] = ()) -> Study:

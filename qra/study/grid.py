@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import fnmatch
 import itertools
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -16,118 +14,13 @@ from qra.checks import check_count, check_in
 from qra.coordinates import Axis
 from qra.quant.bits import parse_bits
 from qra.quant.scheme import OFF
+from qra.study.commands import commands
+from qra.study.stages import FLOAT, OVERRIDES, RANDOM, Stage, Study, owned_options, same_option
 
 MOST = 16
 """Largest bit width of a quantizer; a scheme may take fewer."""
-FLOAT = "float"
-"""The quantizer that means: not quantized."""
-RANDOM = "random"
-"""The source that means: not trained before."""
-
-OVERRIDES = "overrides"
-"""The coordinate that says which layers have other bits; cells without such layers lack it."""
-
-TRAININGS = ("none", "plain", "adversarial", "transfer")
-"""The usual ways to train."""
 
 _BITS = re.compile(r"W(\d+)A(\d+)")
-_SOURCES = re.compile(r"\{(init|teacher)\}")
-
-
-@dataclass(frozen=True)
-class Stage:
-    """The cells of one pipeline: every combination of the values on its axes.
-
-    Args:
-        name: The cells' names begin with it.
-        pipeline: Config of the run, relative to the file of the study.
-        training: How the pipeline trains: ``plain``, ``adversarial``, ``transfer``, or a name of your own for a method
-            whose class says whether it ``is_adversarial``; ``none`` only tests the checkpoint it starts from, quantized
-            or not.
-        init: What the network starts from: ``random``, or sources of the study.
-        quantizer: ``float``, or quantizers of the study. A float cell has no bits and is made once.
-        bits: Bits of weights and activations, such as ``W4A8``; 32 leaves one of them float.
-        overrides: Bits of single layers by patterns on their names, such as ``{fc: W8}``; ``{}`` for none.
-        fraction: Shares of the training images; those of the study if not given.
-        calibration_size: Numbers of calibration images; those of the study if not given.
-        seed: Seeds, those of the study if not given: of initialization and of the order of the images where a stage
-            trains, of the choice of calibration images where it does not.
-        axes: Any further option of the command line, with its values.
-        teacher: The source that a transfer learns from.
-        options: Options of the pipeline's command, by name.
-        test: Options of the cells' ``qra test``, besides those of the study.
-        coordinates: What reports take its cells for, where the axes do not tell: the ``training`` of a checkpoint that
-            is only tested.
-    """
-
-    name: str
-    pipeline: str
-    training: str
-    init: list[str] = field(default_factory=lambda: [RANDOM])
-    quantizer: list[str] = field(default_factory=lambda: [FLOAT])
-    bits: list[str] = field(default_factory=lambda: ["W4A4"])
-    overrides: list[dict[str, str]] = field(default_factory=lambda: [{}])
-    fraction: list[float] | None = None
-    calibration_size: list[int] | None = None
-    seed: list[int] | None = None
-    axes: dict[str, list[Any]] = field(default_factory=dict)
-    teacher: str | None = None
-    options: dict[str, Any] = field(default_factory=dict)
-    test: dict[str, Any] = field(default_factory=dict)
-    coordinates: dict[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Study:
-    """A typed list of stages.
-
-    Options of the command line are written without the leading dashes. In their values ``{init}`` and ``{teacher}``
-    stand for the checkpoints that a cell starts and learns from, and paths of YAML files are relative to the study's.
-
-    Args:
-        name: Name of the directory under ``runs``; that of the file if not given.
-        stages: A stage may start from those before it.
-        sources: What cells start from or learn from, by name: a stage, or the path of a checkpoint.
-        quantizers: Config of each quantizer, by name: a scheme for stages that train, a callback for those that do not.
-        fraction: Shares of the training images.
-        calibration_size: Numbers of calibration images.
-        seed: Seeds, see :class:`Stage`.
-        options: Options of every pipeline's command.
-        test: Options of every ``qra test``: the attacks.
-        threads: Threads of a cell, on which results on the CPU depend.
-        gpus: Share of a GPU that a cell takes on a Ray cluster.
-    """
-
-    name: str
-    stages: list[Stage]
-    sources: dict[str, str] = field(default_factory=dict)
-    quantizers: dict[str, str] = field(default_factory=dict)
-    fraction: list[float] = field(default_factory=lambda: [1.0])
-    calibration_size: list[int] = field(default_factory=lambda: [512])
-    seed: list[int] = field(default_factory=lambda: [0])
-    options: dict[str, Any] = field(default_factory=dict)
-    test: dict[str, Any] = field(default_factory=dict)
-    threads: int = 1
-    gpus: float = 0.0
-
-    def __post_init__(self) -> None:
-        if not self.stages:
-            raise ValueError("the study has no stages")
-        check_count("threads", self.threads)
-        check_in("gpus", self.gpus, "[0, inf)")
-        if self.gpus > 1 and self.gpus != int(self.gpus):
-            raise ValueError(f"gpus is {self.gpus}: a cell takes a share of one GPU, up to 1, or whole ones")
-        for stage in self.stages:
-            _check_training(stage)
-        names = [stage.name for stage in self.stages]
-        for name in names:
-            if names.count(name) > 1:
-                raise ValueError(f"{names.count(name)} stages are named {name}")
-        for name, source in self.sources.items():
-            if source not in names and not source.endswith(".ckpt"):
-                raise ValueError(
-                    f"sources.{name}: no stage makes {source!r}; name a stage ({', '.join(names)}) or a .ckpt file"
-                )
 
 
 @dataclass(frozen=True)
@@ -207,40 +100,16 @@ def select(cells: Sequence[Cell], only: str = "*", shard: tuple[int, int] = (0, 
     return [cell for cell in cells if cell.name in wanted]
 
 
-def owned_options(stage: Stage) -> dict[str, str]:
-    """The options that keys of a stage set, which nothing else may set: their names with the key of each."""
-    owned = {
-        "seed_everything": Axis.SEED,
-        _seed(stage): Axis.SEED,
-        "data.init_args.fraction": Axis.FRACTION,
-        "data.init_args.calibration_size": Axis.CALIBRATION_SIZE,
-        "model.init_args.init_from": Axis.INIT,
-        "ckpt_path": Axis.INIT,
-        "trainer.callbacks.teacher": "teacher",
-        "config": "pipeline",
-        "run": "name",
-    }
-    for name in (Axis.WEIGHT_BITS, Axis.ACT_BITS):
-        owned[f"{_scheme(stage)}.{name}"] = "bits"
-    owned[f"{_scheme(stage)}.overrides"] = "overrides"
-    return owned
-
-
-def same_option(name: str) -> str:
-    """A spelling of an option that is the same for all spellings of it."""
-    return name.replace(".init_args", "")
-
-
-def _check_training(stage: Stage) -> None:
-    """Refuse a word that is a usual training, misspelled."""
-    meant = difflib.get_close_matches(stage.training, TRAININGS, 1, 0.75)
-    if meant and stage.training not in TRAININGS:
-        raise ValueError(f"stage {stage.name}: training {stage.training!r}: did you mean {meant[0]}?")
-
-
 def _check_options(study: Study, stage: Stage) -> None:
+    """Refuse an option that two keys set: one would win, and cells would not be what their names say."""
     owned = {same_option(name): axis for name, axis in owned_options(stage).items()}
-    for place, names in (("options", [*study.options, *stage.options]), ("axes", stage.axes)):
+    varied = {same_option(name): "axes" for name in stage.axes}
+    places = (
+        ("options", [*study.options, *stage.options], owned | varied),
+        ("test", [*study.test, *stage.test], owned | varied),
+        ("axes", stage.axes, owned),
+    )
+    for place, names, owned in places:
         for name in names:
             if same_option(name) in owned:
                 axis = owned[same_option(name)]
@@ -316,12 +185,6 @@ def _layers(stage: Stage, overrides: Mapping[str, str]) -> str:
     return ",".join(f"{pattern}={bits}" for pattern, bits in overrides.items())
 
 
-def _overrides(layers: str) -> dict[str, str]:
-    """What :func:`_layers` made a word of."""
-    pairs = (pair.split("=") for pair in layers.split(","))
-    return {pattern: bits for pattern, bits in pairs}  # noqa: C416
-
-
 def _cell(study: Study, stage: Stage, coordinates: dict[str, Any], runs: str, before: Sequence[Cell]) -> Cell:
     name = _name(stage, coordinates)
     directory = str(PurePosixPath(runs, study.name, name))
@@ -337,8 +200,8 @@ def _cell(study: Study, stage: Stage, coordinates: dict[str, Any], runs: str, be
             ancestor = _ancestor(stage, origin, coordinates, before)
             checkpoints[role] = ancestor.checkpoint
             needs += [ancestor.name] if ancestor.name not in needs else []
-    commands = _commands(study, stage, coordinates, directory, checkpoints)
-    return Cell(name, stage.name, coordinates | stage.coordinates, tuple(needs), commands, directory)
+    line = commands(study, stage, coordinates, directory, checkpoints)
+    return Cell(name, stage.name, coordinates | stage.coordinates, tuple(needs), line, directory)
 
 
 def _name(stage: Stage, coordinates: Mapping[str, Any]) -> str:
@@ -370,66 +233,3 @@ def _ancestor(stage: Stage, origin: str, coordinates: Mapping[str, Any], before:
         names = ", ".join(cell.name for cell in found)
         raise ValueError(f"stage {stage.name}: stage {origin} makes several cells that it could start from: {names}")
     return found[0]
-
-
-def _scheme(stage: Stage) -> str:
-    return "trainer.callbacks.scheme" if stage.training == "none" else "model.init_args.scheme"
-
-
-def _seed(stage: Stage) -> str:
-    return "data.init_args.split_seed" if stage.training == "none" else "data.init_args.seed"
-
-
-def _commands(
-    study: Study, stage: Stage, coordinates: Mapping[str, Any], directory: str, checkpoints: Mapping[str, str]
-) -> tuple[tuple[str, ...], ...]:
-    teacher = {} if stage.teacher is None else {"trainer.callbacks.teacher": "{teacher}"}
-    axes = {
-        "data.init_args.fraction": coordinates[Axis.FRACTION],
-        "data.init_args.calibration_size": coordinates[Axis.CALIBRATION_SIZE],
-        "seed_everything": coordinates[Axis.SEED],
-        _seed(stage): coordinates[Axis.SEED],
-        **{axis: coordinates[axis] for axis in stage.axes},
-    }
-    options = {**study.options, **stage.options}
-    test = {**study.test, **stage.test}
-    pipeline = [{"config": stage.pipeline, "run": directory}, teacher, options, axes]
-    pipeline.append(_quantization(study, stage, coordinates))
-    if stage.training == "none":
-        if Axis.INIT not in checkpoints:
-            raise ValueError(f"stage {stage.name}: training is none, so it needs a trained network: set init")
-        return (_argv("test", [*pipeline, {"ckpt_path": "{init}"}, test], checkpoints),)
-    if Axis.INIT in checkpoints:
-        pipeline.append({"model.init_args.init_from": "{init}"})
-    best = {"ckpt_path": f"{directory}/best.ckpt"}
-    return _argv("fit", pipeline, checkpoints), _argv("test", [best, test], checkpoints)
-
-
-def _quantization(study: Study, stage: Stage, coordinates: Mapping[str, Any]) -> dict[str, Any]:
-    scheme = _scheme(stage)
-    if coordinates[Axis.QUANTIZER] == FLOAT:
-        return {} if stage.training == "none" else {scheme: None}
-    place = "trainer.callbacks+" if stage.training == "none" else scheme
-    bits = {f"{scheme}.{name}": coordinates[name] for name in (Axis.WEIGHT_BITS, Axis.ACT_BITS)}
-    several = {f"{scheme}.{OVERRIDES}": _overrides(coordinates[OVERRIDES])} if OVERRIDES in coordinates else {}
-    return {place: study.quantizers[coordinates[Axis.QUANTIZER]], **bits, **several}
-
-
-def _argv(command: str, parts: Sequence[Mapping[str, Any]], checkpoints: Mapping[str, str]) -> tuple[str, ...]:
-    words = [command]
-    for name, value in itertools.chain.from_iterable(part.items() for part in parts):
-        for item in value if name.endswith("+") and isinstance(value, list) else [value]:
-            words += [f"--{name}", _word(item, name, checkpoints)]
-    return tuple(words)
-
-
-def _word(value: Any, name: str, checkpoints: Mapping[str, str]) -> str:
-    """A value as the command line reads it."""
-    text = value if isinstance(value, str) else json.dumps(value)
-
-    def checkpoint(match: re.Match[str]) -> str:
-        if match[1] not in checkpoints:
-            raise ValueError(f"{name}: {match[0]} stands for a checkpoint, but the cell has no {match[1]}")
-        return checkpoints[match[1]]
-
-    return _SOURCES.sub(checkpoint, text)

@@ -15,7 +15,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from qra.durations import duration
 from qra.study.cell import State, Task, run_cell, state
 from qra.study.definition import define
-from qra.study.grid import Cell, Study
+from qra.study.grid import Cell
+from qra.study.stages import Study
 
 
 class Workers(Protocol):

@@ -1,0 +1,158 @@
+"""What a study is: stages of one pipeline each, whose axes span cells."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass, field
+from typing import Any
+
+from qra.checks import check_count, check_in
+from qra.coordinates import Axis
+
+FLOAT = "float"
+"""The quantizer that means: not quantized."""
+RANDOM = "random"
+"""The source that means: not trained before."""
+
+OVERRIDES = "overrides"
+"""The coordinate that says which layers have other bits; cells without such layers lack it."""
+
+TRAININGS = ("none", "plain", "adversarial", "transfer")
+"""The usual ways to train."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """The cells of one pipeline: every combination of the values on its axes.
+
+    Args:
+        name: The cells' names begin with it.
+        pipeline: Config of the run, relative to the file of the study.
+        training: How the pipeline trains: ``plain``, ``adversarial``, ``transfer``, or a name of your own for a method
+            whose class says whether it ``is_adversarial``; ``none`` only tests the checkpoint it starts from, quantized
+            or not.
+        init: What the network starts from: ``random``, or sources of the study.
+        quantizer: ``float``, or quantizers of the study. A float cell has no bits and is made once.
+        bits: Bits of weights and activations, such as ``W4A8``; 32 leaves one of them float.
+        overrides: Bits of single layers by patterns on their names, such as ``{fc: W8}``; ``{}`` for none.
+        fraction: Shares of the training images; those of the study if not given.
+        calibration_size: Numbers of calibration images; those of the study if not given.
+        seed: Seeds, those of the study if not given: of initialization and of the order of the images where a stage
+            trains, of the choice of calibration images where it does not.
+        axes: Any further option of the command line, with its values.
+        teacher: The source that a transfer learns from.
+        options: Options of the pipeline's command, by name.
+        test: Options of the cells' ``qra test``, besides those of the study.
+        coordinates: What reports take its cells for, where the axes do not tell: the ``training`` of a checkpoint that
+            is only tested.
+    """
+
+    name: str
+    pipeline: str
+    training: str
+    init: list[str] = field(default_factory=lambda: [RANDOM])
+    quantizer: list[str] = field(default_factory=lambda: [FLOAT])
+    bits: list[str] = field(default_factory=lambda: ["W4A4"])
+    overrides: list[dict[str, str]] = field(default_factory=lambda: [{}])
+    fraction: list[float] | None = None
+    calibration_size: list[int] | None = None
+    seed: list[int] | None = None
+    axes: dict[str, list[Any]] = field(default_factory=dict)
+    teacher: str | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+    test: dict[str, Any] = field(default_factory=dict)
+    coordinates: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Study:
+    """A typed list of stages.
+
+    Options of the command line are written without the leading dashes. In their values ``{init}`` and ``{teacher}``
+    stand for the checkpoints that a cell starts and learns from, and paths of YAML files are relative to the study's.
+
+    Args:
+        name: Name of the directory under ``runs``; that of the file if not given.
+        stages: A stage may start from those before it.
+        sources: What cells start from or learn from, by name: a stage, or the path of a checkpoint.
+        quantizers: Config of each quantizer, by name: a scheme for stages that train, a callback for those that do not.
+        fraction: Shares of the training images.
+        calibration_size: Numbers of calibration images.
+        seed: Seeds, see :class:`Stage`.
+        options: Options of every pipeline's command.
+        test: Options of every ``qra test``: the attacks.
+        threads: Threads of a cell, on which results on the CPU depend.
+        gpus: Share of a GPU that a cell takes on a Ray cluster.
+    """
+
+    name: str
+    stages: list[Stage]
+    sources: dict[str, str] = field(default_factory=dict)
+    quantizers: dict[str, str] = field(default_factory=dict)
+    fraction: list[float] = field(default_factory=lambda: [1.0])
+    calibration_size: list[int] = field(default_factory=lambda: [512])
+    seed: list[int] = field(default_factory=lambda: [0])
+    options: dict[str, Any] = field(default_factory=dict)
+    test: dict[str, Any] = field(default_factory=dict)
+    threads: int = 1
+    gpus: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not self.stages:
+            raise ValueError("the study has no stages")
+        check_count("threads", self.threads)
+        check_in("gpus", self.gpus, "[0, inf)")
+        if self.gpus > 1 and self.gpus != int(self.gpus):
+            raise ValueError(f"gpus is {self.gpus}: a cell takes a share of one GPU, up to 1, or whole ones")
+        for stage in self.stages:
+            _check_training(stage)
+        names = [stage.name for stage in self.stages]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"{names.count(name)} stages are named {name}")
+        for name, source in self.sources.items():
+            if source not in names and not source.endswith(".ckpt"):
+                raise ValueError(
+                    f"sources.{name}: no stage makes {source!r}; name a stage ({', '.join(names)}) or a .ckpt file"
+                )
+
+
+def owned_options(stage: Stage) -> dict[str, str]:
+    """The options that keys of a stage set, which nothing else may set: their names with the key of each."""
+    owned = {
+        "seed_everything": Axis.SEED,
+        seed_option(stage): Axis.SEED,
+        "data.init_args.fraction": Axis.FRACTION,
+        "data.init_args.calibration_size": Axis.CALIBRATION_SIZE,
+        "model.init_args.init_from": Axis.INIT,
+        "ckpt_path": Axis.INIT,
+        "trainer.callbacks.teacher": "teacher",
+        "config": "pipeline",
+        "run": "name",
+    }
+    for name in (Axis.WEIGHT_BITS, Axis.ACT_BITS):
+        owned[f"{scheme_option(stage)}.{name}"] = "bits"
+    owned[f"{scheme_option(stage)}.overrides"] = "overrides"
+    return owned
+
+
+def same_option(name: str) -> str:
+    """A spelling of an option that is the same for all spellings of it."""
+    return name.replace(".init_args", "")
+
+
+def scheme_option(stage: Stage) -> str:
+    """The option that takes the scheme of a stage's cells."""
+    return "trainer.callbacks.scheme" if stage.training == "none" else "model.init_args.scheme"
+
+
+def seed_option(stage: Stage) -> str:
+    """The option of the data that takes the seed of a stage's cells."""
+    return "data.init_args.split_seed" if stage.training == "none" else "data.init_args.seed"
+
+
+def _check_training(stage: Stage) -> None:
+    """Refuse a word that is a usual training, misspelled."""
+    meant = difflib.get_close_matches(stage.training, TRAININGS, 1, 0.75)
+    if meant and stage.training not in TRAININGS:
+        raise ValueError(f"stage {stage.name}: training {stage.training!r}: did you mean {meant[0]}?")
