@@ -41,8 +41,8 @@ def one_line(error: BaseException) -> str:
     Parsing nests the reason of a wrong value in the dumps of everything around it: the exception that was raised first
     tells it, and an outer one names the key.
     """
-    messages = _messages(error)
-    reason = " ".join(messages[-1].split())
+    told = [message for message in _messages(error) if message.strip()]
+    reason = " ".join(told[-1].split()) if told else ""
     for pattern, replacement in _REWORDED:
         reason = pattern.sub(replacement, reason)
     key = key_of(error)

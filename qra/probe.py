@@ -129,7 +129,7 @@ def _step(module: ImageClassifier, data: ImageDataModule, trainer: Trainer) -> S
             run(some)  # copies are made and, after the first refresh, compared: not counted
     except Exception as reason:  # all that a training method of one's own raises
         name, why = type(module).__name__, " ".join(str(reason).split()) or type(reason).__name__
-        raise ValueError(f"the training step cannot be tried: {name}: {why}") from reason
+        raise ValueError(f"the training step cannot be tried: {name}: {why}") from None
     with _Counted(module.network) as count:
         run(some)
     module.to(device)
