@@ -124,6 +124,7 @@ def write_json(path: str | Path, content: Mapping[str, Any]) -> None:
 
 def write_arrays(path: str | Path, arrays: Mapping[str, ArrayLike], compressed: bool = False) -> None:
     """Write arrays, by name, as an ``npz`` file, whole or not at all."""
+    named: dict[str, Any] = dict(arrays)
     with replacing(path) as file:
         save = np.savez_compressed if compressed else np.savez
-        save(file, **arrays)
+        save(file, **named)
