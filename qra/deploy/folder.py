@@ -63,10 +63,10 @@ def read(directory: Path) -> Folder:
 
 def _check_model(path: Path, program: Program) -> None:
     """Refuse a model of another program."""
-    onnx = needed("onnx", "deploy")
+    onnx, message = needed("onnx", "deploy"), needed("google.protobuf.message", "deploy")
     try:
         model = onnx.load_model_from_string(read_model(path))
-    except Exception:  # whatever protobuf raises
+    except message.DecodeError:
         raise ValueError(f"{path}: is no model of ONNX; export the network again") from None
     if program.sha256 not in {entry.value for entry in model.metadata_props if entry.key == "program"}:
         raise ValueError(f"{path}: is of another program than {TWIN} beside it; export the network again")

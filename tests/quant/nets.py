@@ -1,6 +1,7 @@
 """Small networks and the schemes to quantize them with."""
 
 import torch
+from batch_norms import trained_like
 from torch import nn
 
 from qra import models
@@ -52,15 +53,7 @@ def images(n=8, size=16, seed=0, dtype=torch.float32):
 def small_resnet():
     """One block in each of two stages, with statistics as training leaves them."""
     torch.manual_seed(0)
-    network = models.ResNet((1, 1), (8, 16))
-    generator = torch.Generator().manual_seed(1)
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            for tensor in (module.weight.data, module.running_var):
-                tensor.copy_(0.5 + torch.rand(tensor.shape, generator=generator))
-            for tensor in (module.bias.data, module.running_mean):
-                tensor.copy_(torch.randn(tensor.shape, generator=generator) / 2)
-    return network.eval()
+    return trained_like(models.ResNet((1, 1), (8, 16)), seed=1).eval()
 
 
 def quantized(scheme, network=None):
