@@ -24,7 +24,7 @@ from qra.callbacks.workload import Workload, attack_workload
 from qra.checks import check_count
 from qra.data import ImageDataModule, data_of
 from qra.describe import describe
-from qra.evaluation.chunks import ChunkFiles, code_of, fingerprint, shuffled
+from qra.evaluation.chunks import CHUNKS, ChunkFiles, code_of, fingerprint, shuffled
 from qra.evaluation.outcome import Outcome
 from qra.evaluation.protocol import UNROUNDED, Protocol, Source, Unrounded, changed_radius
 from qra.evaluation.robustness import members
@@ -152,7 +152,7 @@ class ChunkedEvaluation(Measurement):
         assert isinstance(pl_module, ImageClassifier)
         indices = choose(trainer, self.n, self.subset, self.subset_seed)
         settings = self._settings(trainer, pl_module, indices)
-        chunks = Path(trainer.default_root_dir) / "chunks"
+        chunks = Path(trainer.default_root_dir) / CHUNKS
         return self.files(chunks, self.name, settings, self._chunks(indices), len(members(self.protocol.attack)))
 
     def _attack(

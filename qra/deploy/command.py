@@ -29,7 +29,7 @@ from qra.deploy.robustness import ImageChunks, attack_program, count_of, threat,
 from qra.deploy.speed import bench
 from qra.deploy.twin import IntegerNetwork
 from qra.errors import one_line
-from qra.evaluation.chunks import shuffled
+from qra.evaluation.chunks import CHUNKS, shuffled
 from qra.evaluation.outcome import examples_id
 from qra.evaluation.protocol import Protocol
 from qra.files import plain
@@ -150,7 +150,7 @@ def _attack(evaluation: Evaluation, program: Program, data: ImageDataModule, n: 
         "program": program.sha256,
         "version": __version__,
     }
-    files = ImageChunks(directory / "chunks", protocol.name, depends, chunks, count_of(protocol))
+    files = ImageChunks(directory / CHUNKS, protocol.name, depends, chunks, count_of(protocol))
     with float32(torch.device("cpu")), ChunkProgress(protocol.words, len(chunks), shown=True) as progress:
         for number, positions in enumerate(chunks):
             batch = data.batch("test", positions, torch.device("cpu"))

@@ -20,6 +20,9 @@ from qra.files import read_npz
 from qra.quant.network import activation_quantizers
 from qra.writing import write_arrays, write_json
 
+CHUNKS = "chunks"
+"""Folder of a run directory with what attacks left, chunk by chunk."""
+
 
 def shuffled(indices: Tensor, seed: int) -> Tensor:
     """Some examples in a random order, (n,), so that no chunk of a set that is sorted by class has but one class."""

@@ -157,11 +157,14 @@ def read_result(path: Path) -> dict[str, Any]:
         OSError: If it cannot be opened.
     """
     result = read_json(path, follow=False)
-    if not isinstance(result, dict) or result.get("schema") not in READABLE:
+    schema = result.get("schema") if isinstance(result, dict) else None
+    if type(schema) is int and schema > SCHEMA:
+        raise ValueError(f"{path}: is of schema {schema}, of a newer version of qra; this one reads {SCHEMA} and 1")
+    if type(schema) is not int or schema not in READABLE:
         raise ValueError(f"{path}: is no result of schema {SCHEMA} or 1")
     if not isinstance(result.get("outcomes"), dict):
         raise ValueError(f"{path}: outcomes is missing or no mapping")
-    return schema1.upgraded(result) if result["schema"] == 1 else result
+    return schema1.upgraded(result) if schema == 1 else result
 
 
 def agrees(correct: Tensor, accuracy: float, n: int) -> bool:

@@ -183,7 +183,7 @@ def _known(directory: Path, content: Mapping[str, Any]) -> tuple[Gathered, str]:
         reason = "is of another network or of other data"
     except (OSError, ValueError) as error:
         reason = str(error).removeprefix(f"{directory / RESULT}: ").removeprefix(f"{directory / CORRECT}: ")
-    return Gathered(), f"{plain(directory / RESULT)} {plain(reason)}: moved to {plain(_move_aside(directory))}"
+    return Gathered(), f"{plain(directory / RESULT)} {plain(reason)}: moved to {plain(move_aside(directory))}"
 
 
 def _as_gathered(result: Mapping[str, Any], examples: dict[str, Examples]) -> Gathered:
@@ -199,8 +199,15 @@ def _as_gathered(result: Mapping[str, Any], examples: dict[str, Examples]) -> Ga
     return Gathered(content, summaries, examples)
 
 
-def _move_aside(directory: Path) -> Path:
-    """Move a result and what belongs to it into a new folder."""
+def move_aside(directory: Path) -> Path:
+    """Move the result of a run and what belongs to it into a new folder.
+
+    Args:
+        directory: Directory of the run, which this process alone writes into.
+
+    Returns:
+        The folder.
+    """
     number = 1
     while (target := directory / EARLIER / str(number)).exists():
         number += 1

@@ -18,7 +18,9 @@ from pathlib import Path
 from typing import IO, Any
 
 from qra.describe import differences, digest, without_empty
+from qra.evaluation.chunks import CHUNKS
 from qra.evaluation.outcome import READABLE
+from qra.evaluation.store import EARLIER, move_aside
 from qra.files import read_json
 from qra.renamed import present
 from qra.runs import completion
@@ -46,7 +48,7 @@ class Task:
         definition: What defines it.
         threads: Threads of its processes.
         root: Directory that all paths are relative to.
-        redo: Whether to throw away what an earlier version of it, or a failure, has left.
+        redo: Whether to run it again where an earlier version of it, or a failure, has left something.
     """
 
     study: str
@@ -73,7 +75,7 @@ class State:
 
     Args:
         name: ``done``, ``running``, ``failed`` or ``missing``; ``stopped`` when a signal has just ended a command of
-            it; ``changed`` if made by another version of the study.
+            it; ``changed`` if made by another version of the study, ``foreign`` if by no study.
         reason: Why it failed, was stopped or is missing, what has changed.
         seconds: Time of each finished command.
     """
@@ -91,7 +93,7 @@ def state(task: Task) -> State:
         return State("changed", str(reason))
     if record is None:
         left = [name for name in ("last.ckpt", "result.json") if (task.directory / name).exists()]
-        return State("changed", f"{left[0]} is of no study") if left else State("missing")
+        return State("foreign", f"{left[0]} is of no study") if left else State("missing")
     seconds = record.get("seconds", {})
     if record.get("hash") != task.hash and record.get("state") == "failed" and not seconds:
         return State("missing", "another version of it failed")
@@ -131,7 +133,7 @@ def run_cell(task: Task, stopped: Callable[[], bool] = lambda: False) -> State:
         before = state(task)
         if before.name == "done":
             return before
-        if before.name == "changed" and not task.redo:
+        if before.name == "foreign" or (before.name == "changed" and not task.redo):
             raise ValueError(f"{task.cell.directory}: {before.reason}")
         if before.name == "changed" or (task.redo and before.name == "failed") or _is_of_another_version(task):
             _clear(task)
@@ -293,14 +295,20 @@ def _write(task: Task, found: State) -> State:
 
 
 def _clear(task: Task) -> None:
-    """Remove what another version has left; its training stays if that was the same and is done."""
+    """Remove what another version has left.
+
+    What was measured moves to ``earlier/``, chunks of attacks stay, and so does the training if it was the same and is
+    done.
+    """
     try:
         record = _record(task.directory) or {"seconds": {}}
     except ValueError:
         record = {"seconds": {}}
-    kept = {".lock", "log.txt"}
+    kept = {".lock", "log.txt", CHUNKS, EARLIER}
     if "fit" in record["seconds"] and task.definition.get("fit") == record["definition"].get("fit"):
         kept |= {"last.ckpt", "best.ckpt", "config.yaml", "run.json", completion.FILE, "cell.json", "tensorboard"}
+    if has_result(task.directory):
+        move_aside(task.directory)
     for path in task.directory.iterdir():
         if path.name not in kept:
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()

@@ -73,8 +73,7 @@ def _run(study: Study, options: argparse.Namespace, parse: Parse, foresee: Fores
     chosen = {cell.name for cell in select(cells, options.only, _shard(options.shard))}
     work = {name: task for name, task in tasks(study, cells, options.redo).items() if name in chosen}
     found = states(work)
-    if not options.redo:
-        check_versions(found, work)
+    check_versions(found, work, options.redo)
     left = [task.cell for name, task in work.items() if found[name].name != "done"]
     check_commands(left, parse)
     if options.dry_run:

@@ -35,7 +35,7 @@ def tasks(study: Study, cells: Sequence[Cell], redo: bool = False) -> dict[str, 
     Args:
         study: The study.
         cells: All its cells.
-        redo: Whether to throw away what an earlier version of a cell, or a failure, has left.
+        redo: Whether to run cells again where an earlier version of them, or a failure, has left something.
     """
     definitions = define(cells)
     root = os.getcwd()
@@ -63,14 +63,18 @@ def _failed_need(task: Task, found: Mapping[str, State]) -> str | None:
     return None
 
 
-def check_versions(found: Mapping[str, State], work: Mapping[str, Task]) -> None:
-    """Refuse directories that another version of the study made.
+def check_versions(found: Mapping[str, State], work: Mapping[str, Task], redo: bool = False) -> None:
+    """Refuse directories that no study or, unless cells are made again, another version of the study made.
 
     Raises:
         ValueError: If there is one, with what changed.
     """
+    for name in (name for name in work if found[name].name == "foreign"):
+        raise ValueError(
+            f"{work[name].cell.directory}: {found[name].reason}; move it away, or give the study another name"
+        )
     changed = [name for name in work if found[name].name == "changed"]
-    if changed:
+    if changed and not redo:
         first = work[changed[0]].cell.directory
         many = f"{len(changed)} cells are" if len(changed) > 1 else "1 cell is"
         raise ValueError(
@@ -115,8 +119,7 @@ def run(work: Mapping[str, Task], workers: Workers, console: Console) -> dict[st
         ValueError: If a directory is of another version of the study; nothing is run then.
     """
     found = {name: state(task) for name, task in work.items()}
-    if not any(task.redo for task in work.values()):
-        check_versions(found, work)
+    check_versions(found, work, any(task.redo for task in work.values()))
     ended = {name: place for name, place in found.items() if place.name == "done"}
     waiting = [name for name in work if name not in ended]
     running: dict[Future[State], str] = {}

@@ -47,6 +47,13 @@ def test_runs_are_paired_by_index_whatever_their_order():
     assert correct.tolist() == [[True, False, True], [False, True, True]]
 
 
+def test_runs_on_the_same_positions_are_put_in_order():
+    positions = RUNS[0][0]
+    indices, correct = shared([RUNS[0], (positions.clone(), torch.tensor([False, False, True, False]))])
+    assert indices.tolist() == [1, 3, 5, 7]
+    assert correct.tolist() == [[True, False, True, True], [False, False, True, False]]
+
+
 def test_the_worst_over_seeds_is_right_where_every_run_is():
     indices, correct = worst_over_seeds(RUNS)
     assert indices.tolist() == [1, 3, 7]

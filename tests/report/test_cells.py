@@ -44,6 +44,8 @@ def test_examples_are_those_of_the_accuracy(tmp_path):
         ("cell.json", "\xff\xfe", "cell.json is cut short or no JSON"),
         ("result.json", '{"schema": 1, "outc', "result.json is cut short or no JSON"),
         ("result.json", '{"schema": 1}', "outcomes is missing or no mapping"),
+        ("result.json", '{"schema": 3, "outcomes": {}}', "result.json is of schema 3, of a newer version of qra"),
+        ("result.json", '{"schema": true, "outcomes": {}}', "result.json is no result of schema 2 or 1"),
         ("result.json", None, "there is no result.json"),
     ],
 )

@@ -8,8 +8,8 @@ from made_up import cell, edit
 
 from qra.report import claims
 from qra.report.cells import read_cells
-from qra.report.claims import CLAIMS, judge_all
-from qra.report.judging import Claim
+from qra.report.claims import CLAIMS, judge_all, versus
+from qra.report.judging import Check, Claim, meets
 from qra.report.pipelines import Results
 
 ROOT = Path(__file__).parents[2]
@@ -296,3 +296,16 @@ def test_a_training_of_ones_own_is_compared_with_the_float_network_of_its_kind(t
     assert results.reference(quantized).cells[0].name == "float-trades"
     assert results.label(quantized) == "PACT W4/A4, robust start, trades"
     assert judge_all(results)["adversarial-keeps"].verdict == "contradicted"
+
+
+def test_a_claim_on_a_coordinate_that_no_cell_has_says_what_it_needs(tmp_path):
+    def hot(results):
+        for pipeline in results.pipelines:
+            if pipeline.number("temperature") is not None:
+                yield Check.of(results.label(pipeline), meets("higher"), versus(results, pipeline, pipeline, 8.0))
+
+    pact(tmp_path, "w4", at8(0.3))
+    claim = Claim("hot", "Hot teachers help.", "me", "it does", "students of several temperatures", hot)
+    found = claim.test(Results("made-up", read_cells(tmp_path)))
+    assert (found.verdict, found.judged) == ("undecided", ())
+    assert found.because == "The study has no cells for it: students of several temperatures."

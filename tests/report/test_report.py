@@ -146,6 +146,17 @@ def test_a_cell_without_a_result_is_named_with_its_reason(study, capsys):
     assert states == {"float-at": "done", "w2": "failed", "w4": "unreadable", "empty": "unreadable"}
 
 
+def test_a_result_of_the_last_schema_is_shown_beside_new_ones_and_one_of_the_next_is_named(study, capsys):
+    edit(study / "w2" / "result.json", lambda content: content.update(schema=3))
+    old = {name: {"accuracy": accuracy, "n": 1000} for name, accuracy in {**ROBUST, "pgd20_8": 0.39}.items()}
+    edit(study / "w4" / "result.json", lambda content: content.update(schema=1, outcomes=old))
+    table = rows(report(study) / "tables/outcomes.csv")
+    assert "w2: unreadable, result.json is of schema 3" in capsys.readouterr().out
+    found = {(row["cell"], row["outcome"]): float(row["accuracy"]) for row in table}
+    assert (found["float-at", "pgd20_8"], found["w4", "pgd20_8"]) == (40, 39)
+    assert not any(name == "w2" for name, _ in found)
+
+
 def test_a_study_of_failures_alone_has_a_report(study, capsys):
     for name in ("float-at", "w2", "w4"):
         (study / name / "cell.json").write_text("")

@@ -183,17 +183,27 @@ def test_a_cell_of_another_version_is_refused_with_what_changed(cell):
 
 
 @pytest.mark.slow
-def test_a_cell_of_another_version_is_made_anew_on_request(cell):
+def test_a_cell_of_another_version_is_made_anew_on_request_and_what_was_measured_stays(cell):
+    before = (cell / "result.json").read_bytes()
+    (cell / "chunks/fmn-0123").mkdir(parents=True)
     tiny.write(**OTHER_VERSION)
     assert run_cell(only_task(redo=True)).name == "done"
     assert json.loads((cell / "result.json").read_text())["outcomes"]["pgd2_8"]["n"] == 20
+    assert (cell / "earlier/1/result.json").read_bytes() == before
+    assert (cell / "earlier/1/correct.npz").exists()
+    assert (cell / "chunks/fmn-0123").exists()
 
 
-def test_a_run_that_is_of_no_study_is_left_alone(cell):
+@pytest.mark.parametrize("redo", [False, True])
+def test_a_run_that_is_of_no_study_is_left_alone(cell, redo):
     (cell / "cell.json").unlink()
-    assert state(only_task()).reason == "result.json is of no study"
+    task = only_task(redo=redo)
+    assert state(task) == State("foreign", "result.json is of no study")
+    with pytest.raises(ValueError, match=r"result\.json is of no study; move it away"):
+        check_versions({NAME: state(task)}, {NAME: task}, redo)
     with pytest.raises(ValueError, match=r"result\.json is of no study"):
-        run_cell(only_task())
+        run_cell(task)
+    assert (cell / "result.json").exists()
 
 
 @pytest.mark.parametrize(
