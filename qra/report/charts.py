@@ -18,7 +18,8 @@ from qra.palette import BLACK, GREY
 from qra.quant.scheme import OFF
 from qra.report.contents import GIGA, KIB, attack_kinds, costs
 from qra.report.pareto import Offer, choices, offers
-from qra.report.pipelines import Pipeline, Results, training_title
+from qra.report.pipelines import Pipeline, training_title
+from qra.report.results import Results
 from qra.report.style import (
     INITS,
     MARKS,

@@ -10,7 +10,8 @@ from qra.quant.scheme import OFF
 from qra.report import radii, shifts
 from qra.report.judging import Check, Claim, Finding, Judge, meets
 from qra.report.paired import CLEAN, Comparison, Effect, Measure, paired, strongest
-from qra.report.pipelines import FLOOR, STRONG, Pipeline, Results
+from qra.report.pipelines import Pipeline
+from qra.report.results import FLOOR, STRONG, Results
 
 WEAK = 2.0
 """Pixel levels up to which an attack is called weak."""

@@ -11,8 +11,9 @@ from qra.coordinates import Axis
 from qra.evaluation.measured import Measured
 from qra.report.cells import CellResult
 from qra.report.pareto import Choice, Offer, choices, offers
-from qra.report.pipelines import Pipeline, Results, axis_title
+from qra.report.pipelines import Pipeline, axis_title
 from qra.report.radii import distances
+from qra.report.results import Results
 from qra.report.shifts import corrupted
 from qra.report.tables import Entry, Number, Table, Time
 

@@ -15,7 +15,8 @@ from matplotlib.lines import Line2D
 from qra.evaluation.doubt import State
 from qra.palette import BLACK
 from qra.quant.scheme import OFF
-from qra.report.pipelines import Pipeline, Results
+from qra.report.pipelines import Pipeline
+from qra.report.results import Results
 from qra.report.style import MARKS, SERIES, Drawing, bits_style, budget_axis, face, label_width
 
 PANELS = 12

@@ -13,7 +13,7 @@ from qra.report.figures import drawings
 from qra.report.header import MADE_UP, Fact, header, is_made_up
 from qra.report.judging import Finding
 from qra.report.pareto import Choice, choices, offers, recommended
-from qra.report.pipelines import Results
+from qra.report.results import Results
 from qra.report.style import Drawing
 from qra.report.summary import Summary, summary
 from qra.report.tables import Table, in_words, markdown_text

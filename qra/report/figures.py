@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from qra.report.charts import attacks, clean_against_robust, cost_bars, pareto_fronts
 from qra.report.curves import heat_map, robustness_curves
-from qra.report.pipelines import Results
 from qra.report.radii import security_curves
+from qra.report.results import Results
 from qra.report.sensitivity import sensitivity
 from qra.report.style import Drawing, settings
 from qra.report.trends import trends

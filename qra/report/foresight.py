@@ -12,7 +12,7 @@ import yaml
 from qra.evaluation.measured import Accuracy, Measured, ThreatModel
 from qra.report.cells import CellResult
 from qra.report.claims import CLAIMS
-from qra.report.pipelines import Results
+from qra.report.results import Results
 from qra.types import parse_pixels
 
 BUDGETS = ("0.5/255", "1/255", "2/255", "4/255", "8/255", "16/255", "32/255")

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from qra.coordinates import Axis
 from qra.files import plain
 from qra.report.cells import CellResult
-from qra.report.pipelines import Results
+from qra.report.results import Results
 
 MADE_UP = (
     "Made-up images: what is seen here shows that the software works and what its reports look like. It says nothing "

@@ -8,7 +8,7 @@ from typing import Literal
 
 from qra.evaluation.doubt import State
 from qra.report.paired import MARGIN, Comparison, Effect
-from qra.report.pipelines import Results
+from qra.report.results import Results
 
 Verdict = Literal["supported", "contradicted", "undecided"]
 EXCEPTIONS = 0.1

@@ -9,7 +9,7 @@ from qra.report.claims import CLAIMS
 from qra.report.contents import doubts_of, state_counts
 from qra.report.document import Document
 from qra.report.judging import Claim, Finding
-from qra.report.pipelines import Results
+from qra.report.results import Results
 from qra.report.verdicts import METHOD, doubts, rests_on, short_evidence
 
 FIRST = "advice"

@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 from qra.evaluation.measured import ThreatModel
 from qra.report.paired import paired, strongest
-from qra.report.pipelines import FLOOR, Pipeline, Results
+from qra.report.pipelines import Pipeline
+from qra.report.results import FLOOR, Results
 
 
 class Offer(NamedTuple):

@@ -16,7 +16,8 @@ from qra.palette import BLACK
 from qra.report.cells import CellResult
 from qra.report.judging import Check, Claim, meets
 from qra.report.paired import Comparison, SeedPair, matched
-from qra.report.pipelines import Pipeline, Results
+from qra.report.pipelines import Pipeline
+from qra.report.results import Results
 from qra.report.style import SERIES, Drawing
 from qra.report.tables import Entry, Table
 

@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 from qra.evaluation.measured import Accuracy, ThreatModel
 from qra.palette import BLACK, GREY
 from qra.report.paired import CLEAN, paired, strongest
-from qra.report.pipelines import Pipeline, Results
+from qra.report.pipelines import Pipeline
+from qra.report.results import Results
 from qra.report.style import Drawing, label_width
 
 AXIS = "overrides"

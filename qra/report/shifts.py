@@ -16,7 +16,8 @@ from qra.evaluation.statistics import wilcoxon
 from qra.report.cells import CellResult
 from qra.report.judging import Check, Claim, meets
 from qra.report.paired import Comparison, SeedPair, centre_and_error, matched
-from qra.report.pipelines import Pipeline, Results
+from qra.report.pipelines import Pipeline
+from qra.report.results import Results
 from qra.report.tables import Entry, Number, Table
 
 

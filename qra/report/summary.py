@@ -13,7 +13,8 @@ from qra.report.header import MADE_UP, is_made_up
 from qra.report.judging import Finding
 from qra.report.paired import Comparison, Effect
 from qra.report.pareto import Choice
-from qra.report.pipelines import FLOOR, Pipeline, Results
+from qra.report.pipelines import Pipeline
+from qra.report.results import FLOOR, Results
 from qra.report.tables import in_words
 
 _NAMED = 3

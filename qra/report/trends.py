@@ -12,7 +12,8 @@ from matplotlib.figure import Figure
 from qra.coordinates import Axis
 from qra.evaluation.doubt import worst_state
 from qra.evaluation.measured import Accuracy
-from qra.report.pipelines import Pipeline, Results, axis_title
+from qra.report.pipelines import Pipeline, axis_title
+from qra.report.results import Results
 from qra.report.style import INITS, MARKS, Drawing, bits_color, face, training_marker, value_axis
 
 TITLES: dict[str, tuple[str, str]] = {

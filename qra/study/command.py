@@ -14,9 +14,9 @@ from rich.console import Console
 from qra.durations import duration
 from qra.front.tool_arguments import study as arguments_of_study
 from qra.runs.signals import Stoppable
-from qra.study.cell import State, Task
 from qra.study.check import Parse, check_commands
 from qra.study.definition import load_study
+from qra.study.directory import State, Task
 from qra.study.forecast import Forecast, Forecaster, Foresee
 from qra.study.grid import Cell, expand, select
 from qra.study.ray import RayWorkers

@@ -7,7 +7,8 @@ from concurrent.futures import Future
 from types import TracebackType
 from typing import Any
 
-from qra.study.cell import State, Task, run_cell
+from qra.study.cell import run_cell
+from qra.study.directory import State, Task
 from qra.version import extra
 
 RETRIES = 5

@@ -13,8 +13,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from qra.durations import duration
-from qra.study.cell import State, Task, run_cell, state
+from qra.study.cell import run_cell
 from qra.study.definition import define
+from qra.study.directory import State, Task, state
 from qra.study.grid import Cell
 from qra.study.stages import Study
 

@@ -9,7 +9,7 @@ from made_up import cell, edit
 from qra.evaluation.measured import ThreatModel
 from qra.report.cells import read_cell, read_cells
 from qra.report.contents import state_counts
-from qra.report.pipelines import Results
+from qra.report.results import Results
 
 AT_8 = ThreatModel("linf", 8 / 255)
 GOOD = {"clean": 0.9, "pgd20_8": 0.4}

@@ -10,7 +10,7 @@ from qra.report import claims
 from qra.report.cells import read_cells
 from qra.report.claims import CLAIMS, judge_all, versus
 from qra.report.judging import Check, Claim, meets
-from qra.report.pipelines import Results
+from qra.report.results import Results
 
 ROOT = Path(__file__).parents[2]
 CLAIM = {claim.key: claim for claim in CLAIMS}

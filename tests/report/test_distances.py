@@ -12,8 +12,8 @@ from qra.evaluation.outcome import Outcome, correct_arrays
 from qra.evaluation.radii import Radii, radii_arrays
 from qra.report.cells import read_cells
 from qra.report.command import write_report
-from qra.report.pipelines import Results
 from qra.report.radii import CLAIM
+from qra.report.results import Results
 from qra.writing import write_arrays, write_json
 
 N = 200

@@ -6,7 +6,7 @@ from made_up import cell, edit
 
 from qra.report.cells import read_cells
 from qra.report.figures import KINDS, drawings
-from qra.report.pipelines import Results
+from qra.report.results import Results
 from qra.report.style import SERIES, TRAININGS, WIDTHS
 
 CURVE = {"clean": 0.8, "pgd20_2": 0.6, "pgd20_8": 0.4, "pgd20_32": 0.01}

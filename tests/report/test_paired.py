@@ -7,7 +7,7 @@ from made_up import cell
 from qra.evaluation.measured import ThreatModel
 from qra.report.cells import read_cells
 from qra.report.paired import CLEAN, MARGIN, Effect, paired, strongest
-from qra.report.pipelines import Results
+from qra.report.results import Results
 
 numbers = st.floats(-1, 1)
 

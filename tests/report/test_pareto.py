@@ -6,7 +6,7 @@ from made_up import cell
 from qra.report.cells import read_cells
 from qra.report.contents import KIB, advice
 from qra.report.pareto import choices, offers, recommended
-from qra.report.pipelines import Results
+from qra.report.results import Results
 from qra.report.tables import Table
 
 

@@ -15,7 +15,7 @@ from qra.report.cells import read_cells
 from qra.report.claims import CLAIMS
 from qra.report.command import write_report
 from qra.report.document import advise
-from qra.report.pipelines import Results
+from qra.report.results import Results
 from qra.report.tables import markdown_text
 
 ROBUST = {"clean": 0.8, "pgd20_2": 0.7, "pgd20_8": 0.4}

@@ -11,7 +11,7 @@ from qra.evaluation.outcome import correct_arrays
 from qra.evaluation.shifts import Shift, shift_outcome
 from qra.report.cells import read_cells
 from qra.report.contents import corrupted
-from qra.report.pipelines import Results
+from qra.report.results import Results
 from qra.report.shifts import CLAIM
 from qra.writing import write_arrays, write_json
 

@@ -8,7 +8,7 @@ from qra.report.cells import read_cells
 from qra.report.claims import judge_all
 from qra.report.header import header, is_made_up
 from qra.report.pareto import choices, offers
-from qra.report.pipelines import Results
+from qra.report.results import Results
 from qra.report.summary import summary
 
 FLOAT = {"clean": 0.8, "pgd20_8": 0.4}

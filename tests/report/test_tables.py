@@ -13,7 +13,7 @@ from qra.evaluation.measured import Accuracy
 from qra.evaluation.statistics import wilson_interval
 from qra.report.cells import read_cells
 from qra.report.contents import accuracies, advice, costs, gradients, outcomes, tables
-from qra.report.pipelines import Results
+from qra.report.results import Results
 from qra.report.tables import Number, Table, Time, percent
 
 HOSTILE = "a|b <script>alert(1)</script> \\end{document} % & $x_1$ #~^ `c` [d](e)\n\x1b[31mred"

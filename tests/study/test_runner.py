@@ -16,8 +16,9 @@ import tiny_study as tiny
 from rich.console import Console
 
 from qra.study import expand
-from qra.study.cell import State, run_cell, state
+from qra.study.cell import run_cell
 from qra.study.definition import load_study
+from qra.study.directory import State, state
 from qra.study.runner import Estimate, LocalWorkers, check_versions, run, states, tasks
 
 CHECKPOINT = tiny.CONFIGS.parent / "checkpoints/float-plain.ckpt"

@@ -1,0 +1,200 @@
+"""All that a report is made from: the pipelines of a study, and which of them are compared."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from qra.coordinates import Axis
+from qra.evaluation.measured import Measured, ThreatModel
+from qra.report.cells import CellResult, Value
+from qra.report.pipelines import AXES, KIND, Pipeline
+
+STRONG = 8.0
+"""Pixel levels of the budget that robustness is usually stated at."""
+FLOOR = 0.02
+"""Robust accuracy below which nothing is left to compare."""
+TESTED_ON = "test_images"
+"""Coordinate of pipelines where not all were tested on the same images."""
+_LONGEST = 90
+"""Letters of a label, so that it fits into a figure."""
+
+
+@dataclass(frozen=True)
+class Results:
+    """Everything a report is made from.
+
+    Args:
+        name: Name of the study.
+        cells: Cells in any state.
+    """
+
+    name: str
+    cells: tuple[CellResult, ...]
+
+    @cached_property
+    def pipelines(self) -> tuple[Pipeline, ...]:
+        """Of the cells that are done; float ones first, then by their coordinates."""
+        groups: dict[tuple[tuple[str, Value], ...], list[CellResult]] = {}
+        for cell in self.cells:
+            if cell.state == "done":
+                key = tuple(sorted((axis, value) for axis, value in self._place(cell).items() if axis != Axis.SEED))
+                groups.setdefault(key, []).append(cell)
+        found = [Pipeline(dict(key), tuple(sorted(cells, key=_seed))) for key, cells in groups.items()]
+        return tuple(sorted(found, key=_order))
+
+    @cached_property
+    def data(self) -> str:
+        """The hash of the images that most cells were tested on."""
+        counts = Counter(cell.data for cell in self.cells if cell.state == "done")
+        return max(counts, key=lambda each: (counts[each], each), default="")
+
+    @property
+    def on_other_data(self) -> tuple[CellResult, ...]:
+        """Cells that were tested on other images than most, so that they cannot be compared with those."""
+        return tuple(cell for cell in self.cells if cell.state == "done" and cell.data != self.data)
+
+    @property
+    def comparable(self) -> tuple[Pipeline, ...]:
+        """The pipelines that were tested on the same images as most."""
+        return tuple(pipeline for pipeline in self.pipelines if pipeline.cells[0].data == self.data)
+
+    def _place(self, cell: CellResult) -> Mapping[str, Value]:
+        """Coordinates of a cell, and what it was tested on where that is not the same for all."""
+        return {**cell.coordinates, TESTED_ON: f"of hash {cell.data[:8]}"} if self.on_other_data else cell.coordinates
+
+    @cached_property
+    def bounds(self) -> tuple[ThreatModel, ...]:
+        """Threat models that robust accuracy was measured under: L-inf first, by ascending budget."""
+        found = {bounds for pipeline in self.pipelines for cell in pipeline.cells for bounds in cell.robust}
+        return tuple(sorted(found, key=lambda each: (each.norm != "linf", each.pixels != "float", each.eps)))
+
+    @cached_property
+    def levels(self) -> tuple[float, ...]:
+        """Budgets in L-inf that robust accuracy was measured at, in pixel levels, ascending."""
+        return tuple(each.levels for each in self.bounds if each.norm == "linf" and each.pixels == "float")
+
+    def at(self, level: float) -> ThreatModel | None:
+        """The threat model in L-inf with a budget in pixel levels; None if nothing was measured there."""
+        usual = (each for each in self.bounds if each.norm == "linf" and each.pixels == "float")
+        return next((each for each in usual if each.levels == level), None)
+
+    @cached_property
+    def headline(self) -> ThreatModel | None:
+        """The threat model that tables and figures show: 8 levels, or the largest below, or the smallest there is."""
+        usual = [level for level in self.levels if level <= STRONG]
+        return self.at(max(usual)) if usual else next(iter(self.bounds), None)
+
+    def kinds(self, bounds: ThreatModel) -> tuple[str, ...]:
+        """Kinds of attacks of a threat model that any pipeline has met, those of the usual kind first."""
+        cells = [cell for pipeline in self.pipelines for cell in pipeline.cells]
+        found = {kind: each for cell in cells for kind, each in cell.attacks.get(bounds, {}).items()}
+        return tuple(sorted(found, key=lambda kind: (found[kind].is_modified, kind)))
+
+    def attacks(self, bounds: ThreatModel, kind: str) -> list[Measured]:
+        """The attacks of a threat model that are of a kind, one of each cell that has met it."""
+        cells = [cell for pipeline in self.pipelines for cell in pipeline.cells]
+        return [cell.attacks[bounds][kind] for cell in cells if kind in cell.attacks.get(bounds, {})]
+
+    def measure_title(self, bounds: ThreatModel | None) -> str:
+        """Robust accuracy under a threat model for people: the attack, if there is but one, and the bounds."""
+        if bounds is None:
+            return "robust"
+        kinds = self.kinds(bounds)
+        return f"{kinds[0] if len(kinds) == 1 else 'worst case over attacks'}, {bounds.title}"
+
+    @property
+    def headline_title(self) -> str:
+        """The measure of robust accuracy that tables and figures show."""
+        return self.measure_title(self.headline)
+
+    @cached_property
+    def main(self) -> tuple[Pipeline, ...]:
+        """Those with the usual share of the data and the usual calibration size: what figures of other axes show.
+
+        The share of a network that was not trained here means nothing.
+        """
+        share = _commonest(pipeline.number(Axis.FRACTION) for pipeline in self.pipelines if pipeline.was_trained)
+        size = _commonest(pipeline.number(Axis.CALIBRATION_SIZE) for pipeline in self.pipelines)
+        return tuple(
+            pipeline
+            for pipeline in self.pipelines
+            if (not pipeline.was_trained or pipeline.number(Axis.FRACTION) in (None, share))
+            and pipeline.number(Axis.CALIBRATION_SIZE) in (None, size)
+        )
+
+    def reference(self, pipeline: Pipeline) -> Pipeline | None:
+        """The float network treated as a quantized one was."""
+        return self.float_of(pipeline.treatment, pipeline)
+
+    def float_of(self, treatment: str, like: Pipeline) -> Pipeline | None:
+        """The float pipeline so treated that is most like another; None if no further axis allows one.
+
+        A network that was only quantized is most like the one that it was made from, which started at random.
+        """
+        start = like.text(Axis.INIT) if like.was_trained else "random"
+
+        def differs(axis: str, other: Pipeline) -> bool:
+            return len({like.text(axis), other.text(axis)} - {""}) > 1
+
+        found = [
+            other
+            for other in self.pipelines
+            if other.is_float
+            and other.treatment == treatment
+            and not any(differs(axis, other) for axis in {*like.coordinates, *other.coordinates} - {*AXES, *KIND})
+        ]
+
+        def distance(other: Pipeline) -> int:
+            near = sum(differs(axis, other) for axis in (Axis.FRACTION, Axis.CALIBRATION_SIZE, Axis.ADVERSARIAL))
+            near += like.was_trained and differs(Axis.TRAINING, other)
+            return near + (other.text(Axis.INIT) not in ("", start))
+
+        return min(found, key=distance, default=None)
+
+    @cached_property
+    def _further(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Axes beyond start, quantizer, training and bits in which all pipelines differ, and those of ``main``."""
+        return _varying(self.pipelines), _varying(self.main)
+
+    def label(self, pipeline: Pipeline, in_main: bool = False) -> str:
+        """A pipeline in a few words.
+
+        Args:
+            pipeline: A pipeline of this study.
+            in_main: Whether the words need only tell it from the others of ``main``.
+        """
+        init = pipeline.text(Axis.INIT)
+        start = "" if init in ("", "none") or (pipeline.is_float and init == "random") else f"{init} start"
+        bits = "" if pipeline.is_float else f" {pipeline.bits_text}"
+        axes = [axis for axis in self._further[in_main] if axis != Axis.FRACTION or pipeline.was_trained]
+        further = [pipeline.word(axis) for axis in axes]
+        label = ", ".join(
+            filter(None, (f"{pipeline.quantizer}{bits}", pipeline.partly_float, start, pipeline.training, *further))
+        )
+        return label if len(label) <= _LONGEST else f"{label[: _LONGEST - 1]}…"
+
+
+def _commonest(values: Iterable[float | None]) -> float | None:
+    """Of several equally common ones the largest."""
+    counts = Counter(value for value in values if value is not None)
+    return max(counts, key=lambda value: (counts[value], value), default=None)
+
+
+def _varying(pipelines: Sequence[Pipeline]) -> tuple[str, ...]:
+    axes = sorted({axis for pipeline in pipelines for axis in pipeline.coordinates} - {*AXES[:5], *KIND})
+    return tuple(axis for axis in axes if len({pipeline.text(axis) for pipeline in pipelines} - {""}) > 1)
+
+
+def _seed(cell: CellResult) -> tuple[float, str]:
+    seed = cell.coordinates.get(Axis.SEED)
+    return (float(seed) if isinstance(seed, int | float) else 0.0, cell.name)
+
+
+def _order(pipeline: Pipeline) -> tuple[object, ...]:
+    known = [pipeline.text(axis) for axis in AXES[:3]]
+    bits = [-width for width in pipeline.bits]
+    sizes = [-(pipeline.number(axis) or 0.0) for axis in AXES[5:]]
+    return (not pipeline.is_float, *known, *bits, *sizes, str(sorted(pipeline.coordinates.items(), key=str)))
