@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from qra.coordinates import Axis
 from qra.files import plain, read_json
 from qra.front.yaml_files import read_yaml
 
@@ -31,6 +32,13 @@ _VALUES = {
     "seed": "seed_everything",
 }
 """Columns that hold a value of a config."""
+STUDY = "study/"
+"""Begin of the columns that hold a coordinate of a study."""
+_TEXTS = (Axis.INIT, Axis.QUANTIZER, Axis.TRAINING, Axis.ADVERSARIAL)
+COLUMNS = (*_PARTS, *_VALUES, "checkpoint", *(f"{STUDY}{axis}" for axis in Axis))
+"""All columns, but for those of the further axes of a study."""
+NUMBERS = ("lr", "epochs", "batch_size", "fraction", "seed", *(f"{STUDY}{a}" for a in Axis if a not in _TEXTS))
+"""Columns of numbers."""
 
 
 def hyperparameters(config: Mapping[str, Any], directory: Path) -> dict[str, Word]:
@@ -76,7 +84,7 @@ def _coordinates(directory: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     found = content.get("coordinates") if isinstance(content, dict) else None
-    return {f"study/{plain(str(axis))}": value for axis, value in found.items()} if isinstance(found, dict) else {}
+    return {f"{STUDY}{plain(str(axis))}": value for axis, value in found.items()} if isinstance(found, dict) else {}
 
 
 def _at(config: Any, path: str) -> Any:

@@ -15,7 +15,8 @@ from PIL import Image
 
 from qra.attacks import PGD
 from qra.callbacks.base import Order, PipelineCallback
-from qra.callbacks.hyperparameters import hyperparameters
+from qra.callbacks.hparams import hparams_summaries
+from qra.callbacks.hyperparameters import Word, hyperparameters
 from qra.callbacks.measurement import Measurement
 from qra.data import data_of
 from qra.evaluation.figures import adversarial_grid, robustness_curve
@@ -102,17 +103,20 @@ class RunLog(PipelineCallback):
         if not trainer.is_global_zero or not outcomes or is_rehearsal(trainer) or not trainer.loggers:
             return
         accuracies = {f"test/{name}_acc": outcome.accuracy for name, outcome in outcomes.items()}
+        values = self._hyperparameters(trainer)
         for logger in trainer.loggers:
+            if trainer.state.fn == "test":
+                logger.log_hyperparams(values)
             if isinstance(logger, TensorBoardLogger):
-                logger.log_hyperparams(self._hyperparameters(trainer), accuracies, step)
-            elif trainer.state.fn == "test":
-                logger.log_hyperparams(self._hyperparameters(trainer))
+                logger.log_metrics(accuracies, step)
+                for summary in hparams_summaries(values, accuracies):
+                    logger.experiment._get_file_writer().add_summary(summary, step)
         log_figure(trainer, "test/robustness", robustness_curve([each.measured for each in outcomes.values()]), step)
         log_figure(trainer, "test/adversarial", self._grid(trainer, pl_module), step)
         for logger in trainer.loggers:
             logger.save()
 
-    def _hyperparameters(self, trainer: Trainer) -> dict[str, Any]:
+    def _hyperparameters(self, trainer: Trainer) -> dict[str, Word]:
         return dict(hyperparameters(self.config, Path(trainer.default_root_dir)))
 
     def _grid(self, trainer: Trainer, pl_module: ImageClassifier) -> Figure:

@@ -11,6 +11,7 @@ import torch
 import yaml
 from commands import CONFIGS, TINY, TINY_FIT, pipeline, qra, refused, teacher
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 import qra as package
 from qra import checkpoint
@@ -239,5 +240,13 @@ def test_a_test_stands_at_the_step_of_its_checkpoint_beside_the_hyperparameters(
     events = EventAccumulator(f"{run}/tensorboard").Reload()
     assert {point.step for point in events.Scalars("test/clean_acc")} == {steps}
     assert events.Images("test/adversarial")[0].step == steps
-    assert "_hparams_/session_start_info" in events.summary_metadata
+    contents = [
+        events.SummaryMetadata(f"_hparams_/{tag}").plugin_data.content for tag in ("session_start_info", "experiment")
+    ]
+    row, table = (HParamsPluginData.FromString(content) for content in contents)
+    assert row.session_start_info.hparams["training"].string_value.startswith("VanillaTraining(")
+    columns = {column.name: column.differs for column in table.experiment.hparam_infos}
+    assert columns.keys() >= {"scheme", "transfer", "study/quantizer"}, "each run names the columns of all"
+    assert columns["scheme"]
+    assert not columns["checkpoint"]
     assert yaml.safe_load(Path(run, "tensorboard/hparams.yaml").read_text())["optimizer"].startswith("SGD(")
