@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from qra import losses
 from qra.attacks.base import EvaluationAttack, replayed
 from qra.attacks.pass_count import GRADIENT, PassCount
-from qra.attacks.state import AttackState, length, margin_of, unit
+from qra.attacks.state import AttackState, finite, length, margin_of, unit
 from qra.checks import check_choice, check_count, pixel_length
 from qra.losses import prediction
 from qra.types import Norm, Pixels
@@ -213,7 +213,7 @@ class _Look:
     def __call__(self, model: nn.Module, x_adv: Tensor, y: Tensor, target: Tensor | None = None) -> tuple[Tensor, ...]:
         with torch.set_grad_enabled(not self.last):
             x_adv = x_adv.detach().requires_grad_(not self.last)
-            logits = model(x_adv)
+            logits = losses.at_least_float32(model(x_adv))
             loss = self.attack.objective(logits, y, target)
         gradient = () if self.last else torch.autograd.grad(loss.sum(), x_adv)
         logits = logits.detach()
@@ -240,7 +240,7 @@ class _Step:
         target: Tensor | None = None,
     ) -> tuple[Tensor, ...]:
         attack = self.attack
-        direction = gradient.sign() if attack.norm == "linf" else unit(gradient, "l2")
+        direction = gradient.sign() if attack.norm == "linf" else unit(finite(gradient), "l2")
         ahead = attack.project(x_adv + step_size * direction, x)
         x_adv = attack.project(x_adv + (ahead - x_adv) * share + (x_adv - before) * (1 - share), x)
         return x_adv, *_Look(attack, self.last)(model, x_adv, y, target)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from qra.attacks.base import EvaluationAttack, replayed
 from qra.attacks.pass_count import PassCount
-from qra.attacks.state import AttackState, length
+from qra.attacks.state import AttackState, finite, length
 from qra.checks import check_choice, check_count, pixel_length
 from qra.losses import prediction
 from qra.types import Norm, Pixels
@@ -119,7 +119,7 @@ class _Boundary:
         logits = model(x_adv)
         gap = logits.gather(1, targets[:, None]) - logits.gather(1, y[:, None])
         (gradient,) = torch.autograd.grad(gap.sum(), x_adv)
-        return gap.detach()[:, 0], gradient
+        return gap.detach()[:, 0], finite(gradient)
 
 
 def project_onto_plane(points: Tensor, w: Tensor, offset: Tensor, norm: Norm) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from qra.attacks.base import EvaluationAttack, replayed
 from qra.attacks.pass_count import PassCount
-from qra.attacks.state import AttackState, length, margin_of, unit
+from qra.attacks.state import AttackState, finite, length, margin_of, unit
 from qra.checks import check_choice, check_count, check_in, pixel_length
 from qra.types import Norm, Pixels
 
@@ -111,7 +111,7 @@ class _Margin:
         logits = model(x_adv)
         margin = margin_of(logits, y)
         (gradient,) = torch.autograd.grad(-margin.sum(), x_adv)
-        return margin.detach(), gradient
+        return margin.detach(), finite(gradient)
 
 
 def largest_distance(x: Tensor, norm: Norm) -> Tensor:

@@ -12,7 +12,7 @@ from qra import losses
 from qra.attacks.base import Aim, Attack, in_parts, replayed
 from qra.attacks.pass_count import GRADIENT, PassCount
 from qra.attacks.start import Start, UniformStart
-from qra.attacks.state import AttackState, margin_of
+from qra.attacks.state import AttackState, finite, margin_of
 from qra.checks import check_choice, check_count, pixel_length
 from qra.types import Norm, Pixels
 
@@ -131,7 +131,7 @@ class PGD(Attack):
 
     def ascend(self, x_adv: Tensor, gradient: Tensor) -> Tensor:
         """Take one step; ``x_adv`` may be written to."""
-        direction = gradient.sign() if self.norm == "linf" else _unit(gradient)
+        direction = gradient.sign() if self.norm == "linf" else _unit(finite(gradient))
         return x_adv.add_(direction, alpha=self.step_size)
 
     def project(self, x_adv: Tensor, x: Tensor) -> Tensor:

@@ -124,8 +124,9 @@ class AttackState:
         return found
 
     def targets(self, positions: Tensor, rank: int) -> Tensor:
-        """The class of a rank in the clean logits, the most likely one having rank 1, for some examples."""
-        return self.clean_logits[positions].sort(1).indices[:, -rank]
+        """The class of a rank in the clean logits, the label having rank 1, for some examples."""
+        first = self.clean_logits[positions].scatter(1, self.y[positions, None], math.inf)  # also among equals
+        return first.sort(1).indices[:, -rank]
 
     @contextmanager
     def searching_on(self, network: nn.Module) -> Iterator[None]:
@@ -249,9 +250,12 @@ class AttackState:
 
 
 def margin_of(logits: Tensor, y: Tensor) -> Tensor:
-    """By how much the logit of the label ``y`` (N,) exceeds all others: (N, classes) to (N,)."""
+    """By how much the logit of the label ``y`` (N,) exceeds all others, (N, classes) to (N,).
+
+    It is minus infinity where not all logits are finite, which predict nothing.
+    """
     others = logits.scatter(1, y[:, None], -math.inf).amax(1)
-    return logits.gather(1, y[:, None])[:, 0] - others
+    return (logits.gather(1, y[:, None])[:, 0] - others).where(logits.isfinite().all(1), -math.inf)
 
 
 def length(v: Tensor, norm: Norm) -> Tensor:
@@ -264,3 +268,8 @@ def length(v: Tensor, norm: Norm) -> Tensor:
 def unit(v: Tensor, norm: Norm) -> Tensor:
     """Scale each example to norm 1; zero stays zero."""
     return v / (length(v, norm) + _TINY)
+
+
+def finite(gradient: Tensor) -> Tensor:
+    """A gradient with zeros where it is infinite or no number: a single such pixel would leave no direction at all."""
+    return gradient.nan_to_num(0.0, 0.0, 0.0)

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import nn
 
 from qra.describe import describe, digest, without_empty
@@ -24,11 +25,11 @@ def network_id(checkpoint: str | None, scheme: Any, calibration: Any, *further: 
 
 
 def contents_hash(network: nn.Module) -> str:
-    """A hash of the weights and buffers of a network."""
+    """A hash of the weights and buffers of a network, also of those that its ``state_dict`` leaves out."""
     digest = hashlib.sha256()
-    for name, value in network.state_dict().items():
+    for name, value in {**network.state_dict(), **dict(network.named_buffers())}.items():
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        digest.update(value.detach().cpu().contiguous().numpy().data)
+        digest.update(value.detach().cpu().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

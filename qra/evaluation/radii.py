@@ -45,7 +45,7 @@ class Radii(NamedTuple):
 
     def correct(self, eps: float) -> Tensor:
         """Whether the network is correct on all that was found within a radius, bool (n,)."""
-        return self.radius > eps + _SLACK
+        return (self.radius > eps + _SLACK) | ~self.found
 
     @property
     def median(self) -> float:

@@ -70,16 +70,18 @@ def reestimate_batch_norm(network: nn.Module, batches: Iterable[Tensor]) -> None
     """
     norms = [m for m in network.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
     momenta = [norm.momentum for norm in norms]
-    with evaluating(network):
-        for norm in norms:
-            norm.reset_running_stats()
-            norm.momentum = None
-            norm.train()
-        count = 0
-        for count, x in enumerate(batches, start=1):  # noqa: B007
-            network(x)
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
+    count = 0
+    try:
+        with evaluating(network):
+            for norm in norms:
+                norm.reset_running_stats()
+                norm.momentum = None
+                norm.train()
+            for count, x in enumerate(batches, start=1):  # noqa: B007
+                network(x)
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
     if not count:
         raise ValueError("BatchNorm statistics were to be estimated from no images: give at least one batch")
 

@@ -18,7 +18,9 @@ from qra.quant.layers import (
     WeightFakeQuantizer,
     is_changed,
     is_plain,
+    place,
     quant_layer,
+    uses_of_parameters,
 )
 from qra.quant.network import activation_quantizers, fake_quantizers
 from qra.quant.relus import (
@@ -233,8 +235,8 @@ def _check_own_weights(network: nn.Module, sites: dict[str, nn.Module]) -> None:
             f"something computes the weights, or changes the inputs or outputs, of {', '.join(computed)}: fuse weight "
             "norm, spectral norm or pruning into the weights and remove hooks before quantization"
         )
-    uses = Counter(id(value) for _, value in network.named_parameters(remove_duplicate=False))
-    if tied := [name for name, layer in layers.items() if uses[id(layer.weight)] > 1]:
+    uses = uses_of_parameters(network)
+    if tied := [name for name, layer in layers.items() if uses[place(layer.weight)] > 1]:
         raise ValueError(f"{', '.join(tied)} share their weights with others: give each layer weights of its own")
 
 

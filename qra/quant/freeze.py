@@ -15,7 +15,7 @@ from qra.graphs import Work
 from qra.parts import Parts
 from qra.precision import Precision, searching
 from qra.quant.agreement import Difference, difference
-from qra.quant.layers import QuantConv2d, is_plain, quantized_weight
+from qra.quant.layers import QuantConv2d, is_plain, place, quantized_weight, uses_of_parameters
 from qra.quant.network import activation_quantizers, eval_mode, gradient_modes, quant_layers
 from qra.quant.passes import Passes
 from qra.quant.rounding import GradientMode
@@ -247,7 +247,7 @@ def check_foldable(network: nn.Module) -> list[ConvBN]:
     """Refuse a network with a batch normalization behind a convolution of which nobody knows what they compute.
 
     Returns:
-        The pairs of plain ones that stay two.
+        The pairs of plain ones that stay two, also for want of a bias that could take up the shift.
 
     Raises:
         ValueError: With the names.
@@ -262,14 +262,15 @@ def check_foldable(network: nn.Module) -> list[ConvBN]:
     if stuck := [f"{bn} (behind {conv})" for (conv, bn), found in candidates.items() if found == "unknown"]:
         names = ", ".join(stuck)
         raise ValueError(f"{names} cannot be folded for quantization after training: put a plain nn.Conv2d before each")
-    return [pair for pair, found in candidates.items() if found == "stays"]
+    affine = {bn: cast(nn.BatchNorm2d, network.get_submodule(bn)).affine for _, bn in candidates}
+    return [pair for pair, found in candidates.items() if found == "stays" or not affine[pair[1]]]
 
 
 def _candidates(network: nn.Module, graph: fx.Graph) -> dict[ConvBN, Folding]:
     """Each batch normalization of a convolution's output, and whether the two are one convolution."""
     modules = dict(network.named_modules())
     count = calls(graph)
-    uses = Counter(id(value) for _, value in network.named_parameters(remove_duplicate=False))
+    uses = uses_of_parameters(network)
     read = {str(node.target).rpartition(".")[0] for node in graph.nodes if node.op == "get_attr"}
     found: dict[ConvBN, Folding] = {}
     for node in graph.nodes:
@@ -289,7 +290,7 @@ def _candidates(network: nn.Module, graph: fx.Graph) -> dict[ConvBN, Folding]:
 
 
 def _are_own(module: nn.Module, uses: Counter[int]) -> bool:
-    return all(uses[id(value)] == 1 for value in module.parameters())
+    return all(uses[place(value)] == 1 for value in module.parameters())
 
 
 def _folded(values: dict[str, Tensor], conv: str, bn: str, eps: float) -> tuple[Tensor, Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Hashable
 from typing import Any, TypeVar, cast
 
@@ -315,6 +316,16 @@ def quantized_weight(layer: QuantLayer) -> Tensor:
         return layer.weight
     weight: Tensor = layer.weight_quantizer(layer.weight)
     return weight
+
+
+def uses_of_parameters(network: nn.Module) -> Counter[int]:
+    """How often a network has the parameter at each :func:`place`."""
+    return Counter(place(value) for _, value in network.named_parameters(remove_duplicate=False))
+
+
+def place(value: Tensor) -> int:
+    """What tells parameters apart that are written to: where they lie, for two of them may share their memory."""
+    return value.data_ptr() or id(value)
 
 
 def is_plain(layer: nn.Module) -> bool:

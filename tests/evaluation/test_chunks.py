@@ -110,3 +110,11 @@ def test_a_fingerprint_is_that_of_weights_statistics_and_gradients(network):
     with gradient_mode(network, "ste_soft"):
         assert fingerprint(network) != quantized
     assert fingerprint(network) == quantized
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_fingerprint_knows_buffers_that_no_checkpoint_has(network, dtype):
+    network.register_buffer("offset", torch.zeros(3, dtype=dtype), persistent=False)
+    first = fingerprint(network)
+    network.offset += 1
+    assert fingerprint(network) != first

@@ -44,6 +44,10 @@ def test_an_example_at_the_budget_is_broken():
     assert radii([8.01]).correct(8 / 255).tolist() == [True]
 
 
+def test_an_example_for_which_nothing_was_found_is_correct_at_any_budget():
+    assert radii([math.inf, 3]).correct(1.0).tolist() == [True, False]
+
+
 def test_distances_of_several_tests_gather_and_keep_their_names(tmp_path):
     gathered_by(tmp_path, outcome("fmn_8", [1, 9]))
     found = gathered_by(tmp_path, outcome("fmn_8", [2, 10, 11], seed=1), attack("pgd", [1, 0], seed=5))

@@ -307,6 +307,12 @@ def test_quantization_after_training_leaves_a_norm_alone_that_cannot_be_folded(c
     torch.testing.assert_close(network(X), before(X), rtol=0.02, atol=0.02)
 
 
+def test_quantization_after_training_names_a_norm_that_has_no_bias_for_the_shift(caplog):
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, affine=False), nn.ReLU()).eval()
+    quantize_after_training(network, QuantScheme(Uniform(), CalibratedUniform(MinMax()), 8, 32, None), [X])
+    assert caplog.messages == ["batch normalization that cannot be folded stays as it is: 1 (behind 0)"]
+
+
 def test_quantization_after_training_names_a_module_that_never_runs():
     network = trained_like(Plain())
     network.spare = nn.Linear(3, 3)

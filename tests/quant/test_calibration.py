@@ -224,6 +224,14 @@ def test_statistics_of_no_images_are_refused():
         reestimate_batch_norm(small_resnet(), [])
 
 
+def test_statistics_that_cannot_be_estimated_leave_momenta_as_they_were():
+    network = small_resnet()
+    with pytest.raises(RuntimeError):
+        reestimate_batch_norm(network, [images()[:, :2]])
+    assert network.bn1.momentum == 0.1
+    assert network.bn1.training == network.training
+
+
 @pytest.mark.parametrize("edit", [lambda high: high.mul_(0.5), lambda high: high.data.mul_(0.5)], ids=["", "data"])
 def test_a_calibrated_range_that_is_edited_in_place_counts(edit):
     network = quantized(SCHEMES["uniform"])

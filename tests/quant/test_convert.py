@@ -214,6 +214,12 @@ def test_a_layer_under_two_names_is_refused():
     refused(nn.Sequential(conv, nn.ReLU(), conv, nn.ReLU()), QuantScheme(), "0 share their weights")
 
 
+def test_layers_of_one_memory_are_refused():
+    first, second = nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1)
+    second.weight = nn.Parameter(first.weight.data)
+    refused(nn.Sequential(first, nn.ReLU(), second, nn.ReLU()), QuantScheme(), "0, 2 share their weights")
+
+
 def test_a_layer_of_another_class_is_refused():
     class OwnConv(nn.Conv2d):
         pass
