@@ -16,6 +16,8 @@ from qra.quant.network import eval_mode, float_mode
 
 _SAME = 1e-5
 """Largest difference between two runs, relative to the largest logit."""
+_ALIKE = 1e-3
+"""The same of an image alone and beside another one, where sums may be taken in another order."""
 
 
 def dry_run(network: nn.Module, x: Tensor, num_classes: int, exactly: bool) -> int:
@@ -54,6 +56,12 @@ def dry_run(network: nn.Module, x: Tensor, num_classes: int, exactly: bool) -> i
             raise ValueError(
                 "the network gives other logits for the same images the second time, in eval mode too: turn its "
                 "dropout or noise off there, or attacks and accuracies mean nothing"
+            )
+        alone = _logits(network, x[:1], num_classes, exactly)
+        if (first[:1] - alone).abs().max() > _ALIKE * first.abs().max():
+            raise ValueError(
+                "the network gives an image other logits when another one lies beside it, in eval mode too (batch "
+                "normalization without running statistics does that): attacks and accuracies would depend on the batch"
             )
         reached = first.requires_grad and torch.autograd.grad(first.sum(), x, allow_unused=True)[0] is not None
     if not reached:

@@ -36,6 +36,12 @@ class CutOff(Net):
         return super().forward((x.detach() * 255).round() / 255)
 
 
+class OfTheBatch(Net):
+    def __init__(self):
+        super().__init__()
+        self.bn = nn.BatchNorm2d(6, track_running_stats=False)
+
+
 WRONG = {
     "tuple": (returning(lambda y: (y, y)), "returns a tuple for 2 images"),
     "dict": (returning(lambda y: {"logits": y}), "returns a dict for 2 images"),
@@ -49,6 +55,7 @@ WRONG = {
     "not finite": (returning(lambda y: y / 0), "not finite"),
     "dropout": (returning(lambda y: nn.functional.dropout(y, 0.5, training=True)), "other logits for the same images"),
     "noise": (returning(lambda y: y + torch.randn_like(y)), "other logits for the same images"),
+    "batch": (OfTheBatch, "an image other logits when another one lies beside it"),
     "cut off": (CutOff, "no gradient reaches the network's input"),
     "numpy": (returning(lambda y: torch.from_numpy(y.detach().numpy())), "no gradient reaches the network's input"),
     "any error": (returning(lambda y: {}[3]), "cannot take images of the data"),

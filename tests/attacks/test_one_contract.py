@@ -194,6 +194,14 @@ def test_in_fixed_chunks_the_order_of_work_does_not_matter(attack, examples):
         assert torch.equal(forward, attack_examples(model, attack, batch).correct)
 
 
+@pytest.mark.parametrize("attack", [attack for attack in ATTACKS if attack.needs_fixed_chunks], ids=named)
+def test_each_chunk_has_draws_of_its_own_and_a_cascade_those_of_its_members(attack):
+    assert attack.in_chunk(0) == attack
+    assert len({attack.in_chunk(number) for number in range(3)}) == 3
+    seeds = {getattr(member, "seed", 2) for member in attack.in_chunk(2).members().values()}
+    assert seeds <= {2}
+
+
 @evaluated_attack
 def test_what_is_broken_is_what_the_network_itself_gets_wrong(attack, examples):
     model, x, y, _, index = examples

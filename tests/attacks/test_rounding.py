@@ -102,6 +102,7 @@ def test_each_iterate_on_the_unrounded_network_is_tried_on_the_network():
     UnroundedAPGD(1e-4, steps=6, starts=2).run(state)
     assert len(state.survivors()) == len(x)
     assert len(watched.seen) == 2 * 7
+    assert not torch.equal(watched.seen[0], watched.seen[7])
     assert torch.equal(state.margin, torch.stack([margins(model, images, y) for images in watched.seen]).amin(0))
 
 

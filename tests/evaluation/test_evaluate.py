@@ -9,7 +9,9 @@ import torch
 from torch import nn
 
 import qra
-from qra.attacks import APGD, PGD, Attack, Square
+from qra.attacks import APGD, PGD, Attack, Square, UniformStart
+from qra.describe import describe
+from qra.quant import PACT, DoReFa, QuantScheme, convert
 
 ATTACKS = [PGD(0.05, 0.0125, 3, early_stop=True), Square(0.05, queries=10)]
 
@@ -42,6 +44,17 @@ def test_five_lines_give_clean_and_robust_accuracy_and_signs(tmp_path):
     assert found.signs.line in " ".join(str(found).split("\n"))
     found.write(tmp_path / "result.json")
     assert json.loads((tmp_path / "result.json").read_text())["outcomes"]["clean"]["n"] == 40
+
+
+def test_the_usual_attack_has_the_settings_that_are_asked_for():
+    model = network()
+    convert(model, QuantScheme(DoReFa(), PACT(alpha=1.0), 4, 4))
+    images, labels = examples(model, 12)
+    found = qra.evaluate(model, images, labels, eps="4/255", gradient="hard", seed=3)
+    expected = PGD("4/255", "1/255", 20, start=UniformStart(3), early_stop=True)
+    assert found["pgd20_4_hard"].settings == describe(expected)
+    assert "the input gradient of the cross-entropy is zero" in found.signs.reasons[0]
+    assert [each.name for each in found.signs.indicators][-1] == "left_at_large_eps"
 
 
 def test_the_network_is_left_as_it_was():

@@ -113,7 +113,7 @@ class Scaled(nn.Module):
 def test_saturated_logits_are_found_out(plain):
     found = suspects(report(Scaled(plain, 1e3)))
     assert {"zero_gradients_cross_entropy", "scaled_logits"} <= found
-    assert "zero_gradients_margin" not in found
+    assert not {"zero_gradients_margin", "square", "polish"} & found  # they find no more than all with gradients do
 
 
 class Random(nn.Module):

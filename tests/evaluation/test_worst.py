@@ -74,4 +74,6 @@ def test_the_robust_accuracy_is_the_worst_case_or_the_only_attack():
     known = [each.measured for each in (*outcomes, *worst(*outcomes))]
     found = {bounds.key: each.name for bounds, each in robust_accuracies(known).items()}
     assert found == {"1": "c", "8": "worst_8"}
+    without_examples = [each.measured for each in outcomes]
+    assert {each.name for each in robust_accuracies(without_examples).values()} == {"c", "b"}
     assert ThreatModel("l2", 0.5, "bytes").key == "l2_0.5_bytes"
