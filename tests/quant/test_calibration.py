@@ -188,6 +188,17 @@ def test_calibration_leaves_modes_and_statistics_alone():
     assert all(torch.equal(value, statistics[name]) for name, value in network.bn1.state_dict().items())
 
 
+def test_folding_takes_the_bias_of_a_convolution_along():
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).eval()
+    reestimate_batch_norm(network, [images()])
+    nn.init.uniform_(network[1].weight, -2, 2)
+    nn.init.uniform_(network[0].bias, 1, 2)
+    before = network(images())
+    fold(network)
+    torch.testing.assert_close(network(images()), before, rtol=1e-4, atol=1e-4)
+    assert torch.equal(network[1].weight, torch.ones(4))
+
+
 # ----- BatchNorm statistics -----
 
 
