@@ -186,9 +186,12 @@ def advice(name: str, command: str) -> str:
         command: The command as typed; ``study run`` is one.
     """
     plain = name.replace(".init_args", "").partition("=")[0]
+    whole = plain.partition(".")[0]
     if plain in commands().get(command, ()):
-        whole = "--trainer.callbacks" if plain.startswith("--trainer.") else plain.partition(".")[0]
+        whole = "--trainer.callbacks" if plain.startswith("--trainer.") else whole
         return f"a class that was not chosen has it: qra {command} {whole}.help CLASS lists one's keys"
+    if whole != plain and command not in RUNS and whole in commands().get(command, ()):
+        return f"{whole} takes one value here: qra {command} --help says which"
     others = [other for other, known in commands().items() if plain in known and not other.startswith(command)]
     if others:
         return f"it is one of qra {', '.join(others)}"

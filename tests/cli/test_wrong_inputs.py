@@ -133,6 +133,7 @@ WRONG = {
     "compare nowhere": "nowhere: there is no result here",
     "compare result.json": "result.json: ",
     "compare run": "run/result.json: ",
+    "doctor --data data/image_folder --data.root x": "doctor has no option --data.root: --data takes one value here",
     "compare --ckpt_path x": "compare has no option --ckpt_path: it is one of qra fit",
     "compare a b --transfer": "give the test images by --data",
     "compare a b --transfer --eps 8/0": "'8/0' is not a length in pixels",
