@@ -22,7 +22,7 @@ def evaluated(directory, network, engines=("onnxruntime",), defaults=False, n=60
     runs = folder.runs(exported, engines, defaults=defaults)
     twin = small.IntegerNetwork(exported.program).eval()
     x = small.images(n)
-    batch = Batch(x, twin(x).argmax(1), torch.arange(n))
+    batch = Batch(x, twin(x).argmax(1), torch.arange(n).flip(0))
     what = threat(PROTOCOL, queries, steps=5)
     evaluation = Evaluation(twin, runs, what, FakeQuantized(network, exported.program))
     files = ImageChunks(directory / "chunks", "pgd", {}, [batch.indices], count_of(PROTOCOL))
@@ -131,3 +131,33 @@ def test_an_example_is_robust_only_where_program_and_engine_are_right(coarse):
     assert not found.correct[::3].any()
     assert torch.equal(found.correct[1::3], tried.correct[1::3])
     assert found.changes["clean"].differ == found.changes["clean"].lost == 20
+
+
+class Knowing(torch.nn.Module):
+    """Right about all images that it is asked about, kind by kind."""
+
+    def __init__(self, tried):
+        super().__init__()
+        self.labels = [tried.labels(kind) for kind, images in tried.images.items() if len(images)]
+
+    def forward(self, x):
+        return torch.nn.functional.one_hot(self.labels.pop(0)).float()
+
+
+def test_what_breaks_the_program_counts_on_an_engine_that_it_does_not_break(coarse):
+    tried = coarse[0]._tried[0]
+    found = replay(Knowing(tried), coarse[0].program, tried, None)
+    assert found.clean.all()
+    assert torch.equal(found.correct, tried.correct)
+    assert not tried.correct.all()
+
+
+def test_outcomes_are_in_the_order_of_the_test_set(coarse):
+    evaluation, _, batch, _ = coarse
+    order = batch.indices.argsort()
+    (engine,) = (run for run in evaluation.runs if run.name == "onnxruntime")
+    clean, robust, deployed = evaluation.outcomes()
+    assert all(torch.equal(each.indices, batch.indices[order]) for each in (clean, robust, deployed))
+    assert torch.equal(robust.correct, evaluation._tried[0].correct[order])
+    assert torch.equal(deployed.correct, engine.parts[0].correct[order])
+    assert not torch.equal(deployed.correct, engine.parts[0].correct)
