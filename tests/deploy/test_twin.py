@@ -11,8 +11,8 @@ from small import CALIBRATED, TRAINED, calibrated, images, in_float64, programme
 from torch.nn import functional as F
 
 import qra
-from qra.deploy.bounds import saturates_without_vnni
-from qra.deploy.ops import Convolution, Linear
+from qra.deploy.bounds import saturates_without_vnni, sums
+from qra.deploy.ops import Convolution, Flatten, Linear, Part, Real, Requantize
 from qra.deploy.program import Program
 from qra.deploy.twin import IntegerNetwork, Sums
 from qra.describe import describe
@@ -181,3 +181,11 @@ def test_operations_that_do_not_fit_one_another_are_refused_by_name(program, nam
 def test_an_image_of_any_size_is_refused_before_memory_is_taken(program):
     with pytest.raises(ValueError, match="too large"):
         IntegerNetwork(Program(program.ops, (3, 2**30, 2**30)))
+
+
+def test_sums_are_bounded_by_the_code_of_largest_magnitude_of_either_sign():
+    codes = Requantize("codes", (Part("image", 0, 1),), torch.ones(1, 1), torch.zeros(1), low=-8, high=7)
+    weight = torch.tensor([[3, -3], [1, 0]], dtype=torch.int8)
+    logits = Real("logits", (Part("fc", 0, 2),), torch.ones(1, 2), torch.zeros(2))
+    program = Program((codes, Flatten("flat", "codes"), Linear("fc", "flat", weight), logits), (1, 1, 2))
+    assert dict(sums(program)) == {"fc": 8 * 6}

@@ -10,6 +10,7 @@ from qra.quant import (
     CalibratedUniform,
     DoReFa,
     LSQActivation,
+    LSQPlus,
     QuantScheme,
     Uniform,
     quantize_after_training,
@@ -39,6 +40,16 @@ def test_activations_keep_their_range_at_other_bits(scheme):
     after = network.get_submodule(site)
     assert after.bit_width == 2
     assert after(100 * images()).max().item() == pytest.approx(before, rel=1e-5)
+
+
+def test_a_learned_offset_keeps_the_lower_end_at_other_bits():
+    network = quantized(QuantScheme(LSQ(), LSQPlus(), 8, 8))
+    with torch.no_grad():
+        network.fc.input_quantizer.step.fill_(0.02)
+        network.fc.input_quantizer.offset.fill_(-1.0)
+    requantize(network, QuantScheme(LSQ(), LSQPlus(), 8, 4))
+    ends = network.fc.input_quantizer(torch.tensor([[-100.0, 100.0]]))[0]
+    assert ends.tolist() == pytest.approx([-1.0, 4.1], abs=0.5 * 5.1 / 15)
 
 
 def test_what_was_not_trained_so_is_refused():
