@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import MutableMapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,36 @@ from qra.front.arguments import CHECKPOINTS
 
 PLACES = ("root", "path", "directory", "folder", "file", *CHECKPOINTS)
 """Arguments that are files or directories by convention; those annotated as paths are too."""
+
+
+def run_directory(config: Namespace) -> Path:
+    """Where a command writes.
+
+    That is ``--run`` if given; for a checkpoint that lies in a run directory, that directory, unless the command
+    quantizes it, which makes another network of it; else ``runs/NAME``, where NAME is that of the first config file.
+    """
+    if config.run is not None:
+        return Path(config.run)
+    own = config.ckpt_path not in (None, "last", "best") and not _makes_another_network(config)
+    named = [config.ckpt_path] if own else []
+    for path in map(Path, (*named, *map(str, config.config or ()))):
+        is_run = (path.parent / "config.yaml").exists()
+        if is_run or path.suffix in (".yaml", ".yml", ".json"):
+            directory = path.parent if is_run else Path("runs", path.stem)
+            if own and (directory / "last.ckpt").exists() and Path(config.ckpt_path).parent != directory:
+                raise ValueError(f"{config.ckpt_path} is not of the run in {directory}: name a directory by --run")
+            return directory
+    if named:  # a checkpoint that describes itself, kept apart from a run of its name
+        path = Path(config.ckpt_path).resolve()
+        return Path("runs") / f"{path.parent.name}-{path.stem}"
+    raise ValueError("nothing names this run: give --run DIRECTORY, or a config by --config FILE")
+
+
+def _makes_another_network(config: Namespace) -> bool:
+    """Whether the command makes another network of the checkpoint's, such as a quantized one."""
+    paths = [callback.class_path.rpartition(".") for callback in config.trainer.callbacks or ()]
+    kinds = [getattr(import_module(module), name) for module, _, name in paths]
+    return any(getattr(kind, "makes_another_network", False) for kind in kinds)
 
 
 def check_place(directory: Path) -> None:
@@ -71,3 +102,10 @@ def with_absolute_paths(value: Any) -> Any:
     elif isinstance(value, list):
         value[:] = map(with_absolute_paths, value)
     return value
+
+
+def without_notes(config: Any) -> Any:
+    """A parsed config without what the parser notes in it, such as the paths of files."""
+    if isinstance(config, dict):
+        return {key: without_notes(value) for key, value in config.items() if not key.startswith("__")}
+    return [without_notes(item) for item in config] if isinstance(config, list | tuple) else config

@@ -13,9 +13,10 @@ from pathlib import Path
 
 import pytest
 from commands import CONFIGS, qra
+from lightning import Trainer
 
 import qra as package
-from qra import cli
+from qra import cli, tools
 from qra.front import help, options, shipped
 from qra.front.arguments import prepared
 from qra.front.signatures import PARTS, exported, signatures, trainer
@@ -78,9 +79,9 @@ def test_the_first_screen_fits_a_terminal_and_names_every_command():
 
 
 def test_the_first_screen_knows_the_commands_that_there_are():
-    tools = set(cli.tools.TOOLS)
-    assert set(help.COMMANDS) == {*options.RUNS, *tools, "configs", "completion"}
-    assert set(PARSERS) == {*tools, "configs", "completion"}
+    known = set(tools.TOOLS)
+    assert set(help.COMMANDS) == {*options.RUNS, *known, "configs", "completion"}
+    assert set(PARSERS) == {*known, "configs", "completion"}
 
 
 @pytest.mark.parametrize("command", options.RUNS)
@@ -138,7 +139,7 @@ def test_what_is_read_from_the_source_is_what_the_constructor_takes(name):
 
 
 def test_the_trainers_arguments_are_those_of_lightning():
-    assert {parameter.name for parameter in trainer()} == set(inspect.signature(cli.Trainer).parameters)
+    assert {parameter.name for parameter in trainer()} == set(inspect.signature(Trainer).parameters)
 
 
 def documented():

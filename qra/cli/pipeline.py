@@ -1,35 +1,21 @@
-"""The command line: ``qra fit | validate | test | predict`` by LightningCLI, and small tools beside them."""
+"""``qra fit | validate | test | predict`` by LightningCLI."""
 
 from __future__ import annotations
 
-import copy
-import logging
-import os
-import re
-import sys
-import warnings
-from argparse import Action
-from collections.abc import Mapping, Sequence
-from functools import cache
-from importlib import import_module
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NoReturn
-
-os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # of jsonargparse's names inside Lightning
+from typing import Any
 
 import torch
-import yaml
-from jsonargparse import DefaultHelpFormatter, Namespace, get_loader, set_loader
-from jsonargparse.typing import register_type
-from lightning import LightningModule, Trainer
+from jsonargparse import Namespace
+from lightning import Trainer
 from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins import CheckpointIO
-from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_only
 
-from qra import checkpoint, tools
+from qra import checkpoint
 from qra.callbacks import (
     AdversarialExamples,
     CheckpointFiles,
@@ -45,29 +31,20 @@ from qra.callbacks import (
 )
 from qra.callbacks.ending import BestFigures, ending
 from qra.callbacks.measurement import check_names
+from qra.cli.parser import OneLineParser, RunConfigCallback, read_present_names
 from qra.data import ImageDataModule
 from qra.dryrun import dry_run, link_normalization, link_to_data
-from qra.errors import fail
-from qra.front.answer import answer
-from qra.front.arguments import prepared
-from qra.front.run_config import check_dry_run, check_place, check_weights, with_absolute_paths
+from qra.front.run_config import check_dry_run, check_place, check_weights, run_directory, without_notes
 from qra.front.traces import traceback_kept
-from qra.front.usage import explained
-from qra.modules import ImageClassifier, RobustTransfer
-from qra.plan import Plan, make_plan
+from qra.modules import ImageClassifier
+from qra.plan import make_plan
 from qra.probe import Probe
 from qra.progress import progress_display
-from qra.quant import freeze
-from qra.renamed import present
 from qra.resume import check_resumable, resume_settings
 from qra.running import callbacks_of
 from qra.runs.command import RunningCommand
 from qra.runs.ranks import is_first_node
 from qra.trainer import PipelineTrainer
-from qra.types import Pixels, format_pixels
-from qra.writing import write_bytes
-
-register_type(Pixels, serializer=format_pixels, deserializer=Pixels)
 
 TRAINER_DEFAULTS: dict[str, Any] = {
     "inference_mode": False,  # attacks need gradients
@@ -77,49 +54,7 @@ TRAINER_DEFAULTS: dict[str, Any] = {
     "enable_model_summary": False,
 }
 
-_load_yaml = get_loader("yaml")
-
 PRECISIONS = ("32-true", "16-mixed", "bf16-mixed", "64-true")
-
-
-class RunConfigCallback(SaveConfigCallback):
-    """Save the whole config: ``config.yaml`` by fit, ``<subcommand>/config.yaml`` by the others."""
-
-    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        directory = Path(trainer.default_root_dir)
-        target = directory / ("" if stage == "fit" else TrainerFn(stage).value) / "config.yaml"
-        target.parent.mkdir(parents=True, exist_ok=True)
-        config = self.config.clone()
-        config.run = None  # a run directory may be moved
-        if stage == "fit":
-            config.ckpt_path = None  # another run of this config is no resumption
-        write_bytes(target, self.parser.dump(with_absolute_paths(config), skip_none=False).encode())
-
-
-class ShortHelp(DefaultHelpFormatter):
-    """Help on a class of one's own, without the hundreds of classes that an argument could be."""
-
-    def _expand_help(self, action: Action) -> str:
-        return re.sub(r", known subclasses: [^)]*", "", super()._expand_help(action))
-
-
-class OneLineParser(LightningArgumentParser):
-    """A parser that knows whole names only and raises what is wrong."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **{"allow_abbrev": False, "formatter_class": ShortHelp, **kwargs})
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        raise ParsingError(message) from ex
-
-
-def _present_names(text: str) -> Any:
-    """What a config, or the value of an option, says, in the names of this version."""
-    return present(_load_yaml(text))
-
-
-class ParsingError(ValueError):
-    """A command line or a config that is not understood."""
 
 
 class QraCLI(LightningCLI):
@@ -149,7 +84,7 @@ class QraCLI(LightningCLI):
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
         self.parser_class = OneLineParser
-        set_loader("yaml", _present_names, (yaml.YAMLError,))
+        read_present_names()
         return super().init_parser(**kwargs)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -216,7 +151,7 @@ class QraCLI(LightningCLI):
         self.content = content = {} if config.ckpt_path is None else checkpoint.read(config.ckpt_path)
         if "network" in config.model.init_args:  # else the checkpoint describes it
             self._link(config.model.init_args.network, content)
-            self.model.network.description = _plain(config.model.init_args.network.as_dict())
+            self.model.network.description = without_notes(config.model.init_args.network.as_dict())
         if self.trainer.precision not in PRECISIONS:
             raise ValueError(
                 f"trainer.precision is {self.trainer.precision}: networks are judged in float32, so their weights must "
@@ -237,7 +172,7 @@ class QraCLI(LightningCLI):
                     callback.check(self.model, self.datamodule, self.trainer.world_size)
             if self.subcommand == "fit":
                 self.model.check_fit()
-                self.record.settings = settings = resume_settings(_plain(config.as_dict()), self.datamodule)
+                self.record.settings = settings = resume_settings(without_notes(config.as_dict()), self.datamodule)
                 if config.ckpt_path is None:
                     self.model.initialize()
                 else:
@@ -304,7 +239,7 @@ class QraCLI(LightningCLI):
             QuantizationSummary(),
             QuantizationMonitor(),
             ResultWriter(),
-            RunLog(_plain(self.config[self.subcommand].as_dict())),
+            RunLog(without_notes(self.config[self.subcommand].as_dict())),
             TrainingDiagnostics(),
         ]
         if self._get(self.config_init, "trainer")["enable_progress_bar"] is not False:
@@ -326,13 +261,6 @@ class QraCLI(LightningCLI):
         return [*callbacks, BestFigures(), best, last]
 
 
-def _plain(config: Any) -> Any:
-    """A parsed config without what the parser notes in it, such as the paths of files."""
-    if isinstance(config, dict):
-        return {key: _plain(value) for key, value in config.items() if not key.startswith("__")}
-    return [_plain(item) for item in config] if isinstance(config, list | tuple) else config
-
-
 def _with_checkpoint_files(plugins: Any, resume: bool) -> list[Any]:
     """Plugins of the trainer and, unless one of them reads and writes checkpoints already, the one that does."""
     given = plugins if isinstance(plugins, list) else [] if plugins is None else [plugins]
@@ -342,159 +270,3 @@ def _with_checkpoint_files(plugins: Any, resume: bool) -> list[Any]:
 def _is_first_process() -> bool:
     """Whether this is rank 0 of all machines; a machine's first process does not know its rank before the trainer."""
     return int(getattr(rank_zero_only, "rank", 0)) == 0 and is_first_node()
-
-
-def run_directory(config: Namespace) -> Path:
-    """Where a command writes.
-
-    That is ``--run`` if given; for a checkpoint that lies in a run directory, that directory, unless the command
-    quantizes it, which makes another network of it; else ``runs/NAME``, where NAME is that of the first config file.
-    """
-    if config.run is not None:
-        return Path(config.run)
-    own = config.ckpt_path not in (None, "last", "best") and not _makes_another_network(config)
-    named = [config.ckpt_path] if own else []
-    for path in map(Path, (*named, *map(str, config.config or ()))):
-        is_run = (path.parent / "config.yaml").exists()
-        if is_run or path.suffix in (".yaml", ".yml", ".json"):
-            directory = path.parent if is_run else Path("runs", path.stem)
-            if own and (directory / "last.ckpt").exists() and Path(config.ckpt_path).parent != directory:
-                raise ValueError(f"{config.ckpt_path} is not of the run in {directory}: name a directory by --run")
-            return directory
-    if named:  # a checkpoint that describes itself, kept apart from a run of its name
-        path = Path(config.ckpt_path).resolve()
-        return Path("runs") / f"{path.parent.name}-{path.stem}"
-    raise ValueError("nothing names this run: give --run DIRECTORY, or a config by --config FILE")
-
-
-def _makes_another_network(config: Namespace) -> bool:
-    """Whether the command makes another network of the checkpoint's, such as a quantized one."""
-    paths = [callback.class_path.rpartition(".") for callback in config.trainer.callbacks or ()]
-    kinds = [getattr(import_module(module), name) for module, _, name in paths]
-    return any(getattr(kind, "makes_another_network", False) for kind in kinds)
-
-
-def quiet() -> None:
-    """Silence advice of Lightning's that does not apply here."""
-    warnings.filterwarnings("ignore", ".*does not have many workers.*")  # batches come from memory in one operation
-    warnings.filterwarnings("ignore", ".*args parameter is intended to run from within Python.*")
-    warnings.filterwarnings("ignore", ".*callbacks used to create the checkpoint need to be provided.*")
-    warnings.filterwarnings("ignore", ".*Checkpoint directory .* exists and is not empty.*")
-    warnings.filterwarnings("ignore", ".*could not find the monitored key.*")  # TrainingRecord says so
-    warnings.filterwarnings("ignore", ".*Total length of `list` across ranks is zero.*")  # no validation was asked for
-    warnings.filterwarnings("ignore", ".*smaller than the logging interval.*")  # epochs are logged anyway
-    warnings.filterwarnings("ignore", ".*treespec, LeafSpec.*")  # Lightning's use of torch
-    warnings.filterwarnings("ignore", ".*AccumulateGrad node's stream.*")  # Lightning makes DDP in one of its own
-    for name in ("pytorch.utilities.rank_zero", "fabric.utilities.rank_zero", "fabric.utilities.seed"):
-        logging.getLogger(f"lightning.{name}").addFilter(_applies)
-
-
-def _applies(record: logging.LogRecord) -> bool:
-    """Whether a message of Lightning's is neither advertisement nor noise, nor advice to lose precision on a GPU."""
-    noise = ("Tip:", "Tensor Cores", "TPU available", "Seed set to", "Loading `train_dataloader`")
-    return not any(words in record.getMessage() for words in noise)
-
-
-class _ParsedOnly(QraCLI):
-    """The command line up to its parser."""
-
-    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        self.config = Namespace(subcommand=None)  # type: ignore[no-untyped-call]
-
-    def _set_seed(self) -> None:
-        pass
-
-    def before_instantiate_classes(self) -> None:
-        pass
-
-    def instantiate_classes(self) -> None:
-        pass
-
-    def after_instantiate_classes(self) -> None:
-        pass
-
-    def _run_subcommand(self, subcommand: str) -> None:
-        pass
-
-
-@cache
-def _parser() -> LightningArgumentParser:
-    quiet()
-    return _ParsedOnly([], RunningCommand([])).parser
-
-
-def parse_command(words: Sequence[str]) -> None:
-    """Parse a command without running it.
-
-    Args:
-        words: What follows ``qra`` on the command line.
-
-    Raises:
-        ValueError: If it cannot be parsed, with the key that is wrong.
-    """
-    arguments = prepared(words)
-    try:
-        _parser().parse_args(arguments)
-    except ParsingError as reason:
-        raise explained(reason, arguments) from None
-
-
-class _PlannedOnly(QraCLI):
-    """A command of a study up to its plan, before the checkpoints are there that it starts and learns from."""
-
-    def before_instantiate_classes(self) -> None:
-        self.directory = Path(self.config[self.subcommand].run)
-
-    def after_instantiate_classes(self) -> None:
-        network, data = self.config[self.subcommand].model.init_args.get("network"), self.datamodule
-        data.prepare_data()
-        if isinstance(network, Namespace) and link_to_data(network, data.num_classes, data.image_shape[0]):
-            self.instantiate_classes()
-        data.setup(self.subcommand)
-        self.datamodule = data
-        if isinstance(self.model, RobustTransfer):
-            self.model.learn_from(freeze(copy.deepcopy(self.model.network)))
-
-    def _run_subcommand(self, subcommand: str) -> None:
-        pass
-
-
-_probe = cache(Probe)
-
-
-def plan_command(words: Sequence[str], threads: int) -> Plan:
-    """Plan a command of a study without running it.
-
-    Args:
-        words: What follows ``qra`` on the command line.
-        threads: Threads that it is to run on.
-
-    Raises:
-        ValueError: If what it would do cannot be told.
-    """
-    quiet()
-    torch.set_num_threads(threads)
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)  # each trainer's devices
-    planned = _PlannedOnly(prepared(words), RunningCommand(list(words)))
-    return make_plan(words[0], planned.trainer, planned.model, planned.datamodule, {}, _probe())
-
-
-def main(args: Sequence[str] | None = None) -> None:
-    """Run one command.
-
-    Args:
-        args: What follows ``qra`` on the command line; that of this process if not given.
-    """
-    arguments = list(sys.argv[1:] if args is None else args) or ["--help"]
-    if answer(arguments) or tools.run(arguments, parse_command, plan_command):
-        return
-    quiet()
-    words: list[str] = []
-    try:
-        words = prepared(arguments)
-        with RunningCommand(words) as command:
-            QraCLI(words, command)
-    except ParsingError as reason:
-        fail(explained(reason, words))
-    except Exception as reason:
-        fail(reason)

@@ -1,0 +1,40 @@
+"""The command line: ``qra fit | validate | test | predict`` by LightningCLI, and small tools beside them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from qra import tools
+from qra.cli.parser import ParsingError
+from qra.cli.pipeline import QraCLI
+from qra.cli.silence import quiet
+from qra.cli.unrun import parse_command, plan_command
+from qra.errors import fail
+from qra.front.answer import answer
+from qra.front.arguments import prepared
+from qra.front.usage import explained
+from qra.runs.command import RunningCommand
+
+__all__ = ["ParsingError", "QraCLI", "main", "parse_command", "plan_command", "quiet"]
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Run one command.
+
+    Args:
+        args: What follows ``qra`` on the command line; that of this process if not given.
+    """
+    arguments = list(sys.argv[1:] if args is None else args) or ["--help"]
+    if answer(arguments) or tools.run(arguments, parse_command, plan_command):
+        return
+    quiet()
+    words: list[str] = []
+    try:
+        words = prepared(arguments)
+        with RunningCommand(words) as command:
+            QraCLI(words, command)
+    except ParsingError as reason:
+        fail(explained(reason, words))
+    except Exception as reason:
+        fail(reason)

@@ -1,0 +1,71 @@
+"""The parser of a command line: whole names only, names of earlier versions too, and errors raised."""
+
+from __future__ import annotations
+
+import os
+import re
+from argparse import Action
+from pathlib import Path
+from typing import Any, NoReturn
+
+os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # of jsonargparse's names inside Lightning
+
+import yaml
+from jsonargparse import DefaultHelpFormatter, get_loader, set_loader
+from jsonargparse.typing import register_type
+from lightning import LightningModule, Trainer
+from lightning.pytorch.cli import LightningArgumentParser, SaveConfigCallback
+from lightning.pytorch.trainer.states import TrainerFn
+
+from qra.front.run_config import with_absolute_paths
+from qra.renamed import present
+from qra.types import Pixels, format_pixels
+from qra.writing import write_bytes
+
+register_type(Pixels, serializer=format_pixels, deserializer=Pixels)
+
+_load_yaml = get_loader("yaml")
+
+
+class ParsingError(ValueError):
+    """A command line or a config that is not understood."""
+
+
+class ShortHelp(DefaultHelpFormatter):
+    """Help on a class of one's own, without the hundreds of classes that an argument could be."""
+
+    def _expand_help(self, action: Action) -> str:
+        return re.sub(r", known subclasses: [^)]*", "", super()._expand_help(action))
+
+
+class OneLineParser(LightningArgumentParser):
+    """A parser that knows whole names only and raises what is wrong."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{"allow_abbrev": False, "formatter_class": ShortHelp, **kwargs})
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        raise ParsingError(message) from ex
+
+
+def read_present_names() -> None:
+    """Have what configs and options say read in the names of this version."""
+    set_loader("yaml", _present_names, (yaml.YAMLError,))
+
+
+def _present_names(text: str) -> Any:
+    return present(_load_yaml(text))
+
+
+class RunConfigCallback(SaveConfigCallback):
+    """Save the whole config: ``config.yaml`` by fit, ``<subcommand>/config.yaml`` by the others."""
+
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        directory = Path(trainer.default_root_dir)
+        target = directory / ("" if stage == "fit" else TrainerFn(stage).value) / "config.yaml"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        config = self.config.clone()
+        config.run = None  # a run directory may be moved
+        if stage == "fit":
+            config.ckpt_path = None  # another run of this config is no resumption
+        write_bytes(target, self.parser.dump(with_absolute_paths(config), skip_none=False).encode())

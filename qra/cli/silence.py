@@ -1,0 +1,27 @@
+"""What Lightning says that does not apply here."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+
+
+def quiet() -> None:
+    """Silence advice of Lightning's that does not apply here."""
+    warnings.filterwarnings("ignore", ".*does not have many workers.*")  # batches come from memory in one operation
+    warnings.filterwarnings("ignore", ".*args parameter is intended to run from within Python.*")
+    warnings.filterwarnings("ignore", ".*callbacks used to create the checkpoint need to be provided.*")
+    warnings.filterwarnings("ignore", ".*Checkpoint directory .* exists and is not empty.*")
+    warnings.filterwarnings("ignore", ".*could not find the monitored key.*")  # TrainingRecord says so
+    warnings.filterwarnings("ignore", ".*Total length of `list` across ranks is zero.*")  # no validation was asked for
+    warnings.filterwarnings("ignore", ".*smaller than the logging interval.*")  # epochs are logged anyway
+    warnings.filterwarnings("ignore", ".*treespec, LeafSpec.*")  # Lightning's use of torch
+    warnings.filterwarnings("ignore", ".*AccumulateGrad node's stream.*")  # Lightning makes DDP in one of its own
+    for name in ("pytorch.utilities.rank_zero", "fabric.utilities.rank_zero", "fabric.utilities.seed"):
+        logging.getLogger(f"lightning.{name}").addFilter(_applies)
+
+
+def _applies(record: logging.LogRecord) -> bool:
+    """Whether a message of Lightning's is neither advertisement nor noise, nor advice to lose precision on a GPU."""
+    noise = ("Tip:", "Tensor Cores", "TPU available", "Seed set to", "Loading `train_dataloader`")
+    return not any(words in record.getMessage() for words in noise)

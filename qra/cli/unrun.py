@@ -1,0 +1,110 @@
+"""Commands of a study that are only parsed, or only planned, before any of them runs."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from jsonargparse import Namespace
+from lightning.pytorch.cli import LightningArgumentParser
+
+from qra.cli.parser import ParsingError
+from qra.cli.pipeline import QraCLI
+from qra.cli.silence import quiet
+from qra.dryrun import link_to_data
+from qra.front.arguments import prepared
+from qra.front.usage import explained
+from qra.modules import RobustTransfer
+from qra.plan import Plan, make_plan
+from qra.probe import Probe
+from qra.quant import freeze
+from qra.runs.command import RunningCommand
+
+
+class _ParsedOnly(QraCLI):
+    """The command line up to its parser."""
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        self.config = Namespace(subcommand=None)  # type: ignore[no-untyped-call]
+
+    def _set_seed(self) -> None:
+        pass
+
+    def before_instantiate_classes(self) -> None:
+        pass
+
+    def instantiate_classes(self) -> None:
+        pass
+
+    def after_instantiate_classes(self) -> None:
+        pass
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        pass
+
+
+@cache
+def _parser() -> LightningArgumentParser:
+    quiet()
+    return _ParsedOnly([], RunningCommand([])).parser
+
+
+def parse_command(words: Sequence[str]) -> None:
+    """Parse a command without running it.
+
+    Args:
+        words: What follows ``qra`` on the command line.
+
+    Raises:
+        ValueError: If it cannot be parsed, with the key that is wrong.
+    """
+    arguments = prepared(words)
+    try:
+        _parser().parse_args(arguments)
+    except ParsingError as reason:
+        raise explained(reason, arguments) from None
+
+
+class _PlannedOnly(QraCLI):
+    """A command of a study up to its plan, before the checkpoints are there that it starts and learns from."""
+
+    def before_instantiate_classes(self) -> None:
+        self.directory = Path(self.config[self.subcommand].run)
+
+    def after_instantiate_classes(self) -> None:
+        network, data = self.config[self.subcommand].model.init_args.get("network"), self.datamodule
+        data.prepare_data()
+        if isinstance(network, Namespace) and link_to_data(network, data.num_classes, data.image_shape[0]):
+            self.instantiate_classes()
+        data.setup(self.subcommand)
+        self.datamodule = data
+        if isinstance(self.model, RobustTransfer):
+            self.model.learn_from(freeze(copy.deepcopy(self.model.network)))
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        pass
+
+
+_probe = cache(Probe)
+
+
+def plan_command(words: Sequence[str], threads: int) -> Plan:
+    """Plan a command of a study without running it.
+
+    Args:
+        words: What follows ``qra`` on the command line.
+        threads: Threads that it is to run on.
+
+    Raises:
+        ValueError: If what it would do cannot be told.
+    """
+    quiet()
+    torch.set_num_threads(threads)
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)  # each trainer's devices
+    planned = _PlannedOnly(prepared(words), RunningCommand(list(words)))
+    return make_plan(words[0], planned.trainer, planned.model, planned.datamodule, {}, _probe())
