@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from qra import rebuild, weights
 from qra.describe import describe, differences
-from qra.files import CHECKPOINT_LIMIT, open_regular, safetensors_metadata
+from qra.files import CHECKPOINT_LIMIT, open_regular, plain, safetensors_metadata
 from qra.quant import QuantScheme, convert
 from qra.quant.network import check_fixed, fake_quantizers, is_fixed, quantizer_keys, restart_weight_quantizers
 
@@ -57,8 +57,10 @@ def read(path: str | Path) -> dict[str, Any]:
         raise ValueError(f"{path}: there is no such checkpoint") from None
     except pickle.UnpicklingError as reason:
         found = re.search(r"(?:GLOBAL|class) ([\w.]+)", str(reason))
-        what = found[1] if found else "or is no checkpoint"
-        raise ValueError(f"{path}: holds pickled objects ({what}), which could run code when read: {_REMEDY}") from None
+        if found is None:
+            raise ValueError(f"{path}: is no checkpoint, neither of torch.save nor in the safetensors format") from None
+        held = f"holds pickled objects ({found[1]}), which could run code when read"
+        raise ValueError(f"{path}: {held}: {_REMEDY}") from None
     except (RecursionError, MemoryError):
         raise ValueError(f"{path}: cannot be read, it is larger or nests deeper than a checkpoint") from None
     except _UNREADABLE as reason:
@@ -159,7 +161,7 @@ def state_of(
     quantizers = quantizer_keys(network)
     fixed = {key for key, quantizer in quantizers.items() if is_fixed(quantizer)}
     if KEY in content and isinstance(content.get("state_dict"), Mapping):
-        weights_key = "state_dict"
+        weights_key = weights_key or "state_dict"
     try:
         match = weights.find(content, network.state_dict(), quantizers, weights_key)
         weights.check_finite(match.state, quantizers)
@@ -251,15 +253,36 @@ def check_classes(checkpoint: Mapping[str, Any], class_names: Sequence[str], pat
     Raises:
         ValueError: With the first such class.
     """
-    stored = (checkpoint.get(KEY) or {}).get("classes")
-    names = enumerate(stored if isinstance(stored, list) else [])
-    numbers = {name: number for number, name in names if isinstance(name, str)}
+    numbers = _class_numbers(checkpoint)
     for number, name in enumerate(class_names):
         if numbers.get(name, number) != number:
             raise ValueError(
                 f"{path}: was trained with the class {name!r} as number {numbers[name]}, but in the data it is number "
                 f"{number}: give data of the same classes in the same order"
             )
+
+
+def check_classes_of(path: str | Path, class_names: Sequence[str]) -> None:
+    """Refuse data as :func:`check_classes` does, for a checkpoint that lies in a file."""
+    check_classes(read(path), class_names, path)
+
+
+def other_class_names(checkpoint: Mapping[str, Any], class_names: Sequence[str]) -> str | None:
+    """A line for a user, where a checkpoint knows none of the data's classes by their names; None otherwise."""
+    stored = list(_class_numbers(checkpoint))
+    if not stored or set(stored) & set(class_names):
+        return None
+    trained, here = (
+        ", ".join(map(plain, [*names[:3], "..."] if len(names) > 3 else names)) for names in (stored, class_names)
+    )
+    return f"trained on the classes {trained}, tested on {here}: accuracies count only if these are the same, in order"
+
+
+def _class_numbers(checkpoint: Mapping[str, Any]) -> dict[str, int]:
+    """The number of each class name in a checkpoint, as far as it says."""
+    stored = (checkpoint.get(KEY) or {}).get("classes")
+    names = enumerate(stored if isinstance(stored, list) else [])
+    return {name: number for number, name in names if isinstance(name, str)}
 
 
 def load(path: str | Path, network: nn.Module | None = None, weights_key: str | None = None) -> nn.Module:
@@ -302,7 +325,7 @@ def normalization(checkpoint: Mapping[str, Any]) -> tuple[list[float], list[floa
     mean, std = (arguments.get(name) if isinstance(arguments, Mapping) else None for name in ("mean", "std"))
     if not (isinstance(mean, list | tuple) and isinstance(std, list | tuple)):
         return None
-    return (list(mean), list(std)) if all(isinstance(number, float) for number in (*mean, *std)) else None
+    return (list(mean), list(std)) if all(type(number) in (int, float) for number in (*mean, *std)) else None
 
 
 def sha256(path: str | Path) -> str:

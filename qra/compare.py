@@ -156,6 +156,8 @@ def _transfer(settings: Namespace, data: ImageDataModule) -> None:
     networks = [checkpoint.load(path).to(device) for path in settings.run]
     data.prepare_data()
     data.setup("test")
+    for path in settings.run:
+        checkpoint.check_classes_of(path, data.class_names)
     batches = list(data.batches("test", data.choose("test", settings.n), device=device))
     with torch.no_grad():
         for path, network in zip(settings.run, networks, strict=True):

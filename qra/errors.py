@@ -18,8 +18,10 @@ _REWORDED = (
     (re.compile(r"expected collections\.abc\.Sequence, got (.*)$"), r"expected a list, such as '[1, 2]', got \1"),
     (
         re.compile(r"Expected a dot import path string: (.*)$"),
-        r"expected a config (qra configs) or a class such as qra.models.resnet20, got \1",
+        r"expected a config (qra configs) or the path of a class, got \1",
     ),
+    (re.compile(r"Import path (\S+) does not correspond to a subclass of (\S+)$"), r"\1 is no \2"),
+    (re.compile(r"Expected '(\S+)' to be a subclass of <class '(\S+)'>\.$"), r"\1 is no \2"),
     (re.compile(r"No module named '([^']+)'$"), r"no module \1 is installed or in the working directory"),
     (
         re.compile(r"Subcommand '[^']*' does not accept option '([^']+)'"),

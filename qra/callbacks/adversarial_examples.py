@@ -17,6 +17,7 @@ from qra.data import data_of
 from qra.evaluation.figures import adversarial_grid
 from qra.losses import prediction
 from qra.modules import ImageClassifier
+from qra.modules.aims import check_attack
 from qra.precision import float32
 from qra.types import Batch
 from qra.writing import replacing, write_arrays
@@ -44,6 +45,7 @@ class AdversarialExamples(Callback):
     ) -> None:
         check_count("n", n)
         check_count("shown", shown)
+        check_attack(attack, on_logits=False, use="predict")
         self.attack = attack
         self.n = n
         self.seed = seed

@@ -91,6 +91,8 @@ class ChunkedEvaluation(Measurement):
     def check(self, module: ImageClassifier, data: ImageDataModule, world_size: int) -> None:
         check_n(self.n, data.size("test"), type(self).__name__)
         self.protocol.check(module.network)
+        if isinstance(self.protocol.source, Source):
+            checkpoint.check_classes_of(self.protocol.source.path, data.class_names)
 
     def workload(self, network: nn.Module, data: ImageDataModule) -> Iterator[Workload]:
         if self.protocol.source != UNROUNDED or self.protocol.skipped(network) is None:

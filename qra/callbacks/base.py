@@ -78,7 +78,10 @@ class PipelineCallback(Callback):
         """
 
     def record(self) -> dict[str, Any]:
-        """What ``result.json`` is to say of it, ready for JSON: keys of its own."""
+        """What ``result.json`` is to say of it, ready for JSON: keys of its own.
+
+        A run has one callback of a class that writes this.
+        """
         return {}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

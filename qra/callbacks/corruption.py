@@ -65,8 +65,9 @@ class CorruptionEvaluation(Measurement):
         for severity in severities:
             if not 1 <= severity <= file_severities:
                 raise ValueError(f"severity is {severity}: it must be in 1..{file_severities}")
-        if not severities:
-            raise ValueError("severities is empty: name at least one")
+        for name, chosen in (("severities", severities), ("corruptions", corruptions)):
+            if chosen is not None and not chosen:
+                raise ValueError(f"{name} is empty: name at least one")
         self.root = root
         self.corruptions = corruptions
         self.severities = sorted(set(severities))

@@ -87,6 +87,7 @@ class TeacherDistillation(PipelineCallback):
             self._digest = checkpoint.sha256(self.path)
             if self.sha256 is not None and self._digest != self.sha256.lower():
                 raise ValueError(f"{self.path}: is not the expected teacher: its sha256 is {self._digest}")
+            checkpoint.check_classes_of(self.path, data.class_names)
             with torch.no_grad():
                 classes = network(torch.zeros(1, *data.image_shape)).shape[1]
             if classes != data.num_classes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,7 @@ def ending(trainer: Trainer, directory: Path) -> list[str]:
     if path is None:
         return [f"trained {trainer.current_epoch} epochs; no best.ckpt was kept", f"everything lies in {directory}"]
     name = Path(directory, Path(path).name)
-    return [_best(trainer), f"everything lies in {directory}", f"next: qra test --ckpt_path {name}"]
+    return [_best(trainer), f"everything lies in {directory}", f"next: qra test --ckpt_path {shlex.quote(str(name))}"]
 
 
 def _best(trainer: Trainer) -> str:

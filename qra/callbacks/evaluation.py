@@ -169,7 +169,7 @@ class RobustnessEvaluation(Measurement):
         self.gradients = tuple(sorted(gradients, key=lambda gradient: gradient == "square"))
         self.search_precision = search_precision
         self._surrogate = None if surrogate is None else checkpoint.load(surrogate, surrogate_network)
-        origin = None if surrogate is None else Source(surrogate, checkpoint.sha256(surrogate))
+        self._origin = None if surrogate is None else Source(surrogate, checkpoint.sha256(surrogate))
         common: dict[str, Any] = {"n": n, "subset_seed": seed, "chunk_size": batch_size, "pixels": pixels}
         common["search_precision"] = search_precision
         budgets = sorted({parse_pixels(budget) for budget in eps})
@@ -184,7 +184,7 @@ class RobustnessEvaluation(Measurement):
             if gradient == "square":
                 return Protocol(Square(attack.eps, queries=queries, seed=seed), **searched)
             if gradient == "surrogate":
-                return Protocol(attack, source=origin, **searched)
+                return Protocol(attack, source=self._origin, **searched)
             return Protocol(attack, gradient, **searched)
 
         chosen: dict[str, Any] = {"n": n, "subset_seed": seed, "chunk_size": batch_size}
@@ -201,6 +201,8 @@ class RobustnessEvaluation(Measurement):
 
     def check(self, module: ImageClassifier, data: ImageDataModule, world_size: int) -> None:
         check_n(self.n, data.size("test"), type(self).__name__)
+        if self._origin is not None:
+            checkpoint.check_classes_of(self._origin.path, data.class_names)
 
     def workload(self, network: nn.Module, data: ImageDataModule) -> Iterator[Workload]:
         targets = attack_networks(network, self.gradients, self._surrogate)

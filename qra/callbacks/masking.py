@@ -65,6 +65,11 @@ class MaskingCheck(Evaluation):
         self.gradient = gradient
         self.report: MaskingReport | None = None
         self._surrogate = None if surrogate is None else checkpoint.load(surrogate, surrogate_network)
+        self._surrogate_path = surrogate
+
+    def check(self, module: ImageClassifier, data: ImageDataModule, world_size: int) -> None:
+        if self._surrogate_path is not None:
+            checkpoint.check_classes_of(self._surrogate_path, data.class_names)
 
     def workload(self, network: nn.Module, data: ImageDataModule) -> Iterator[Workload]:
         tried = trials(network, self.settings, data.num_classes, self._surrogate is not None)

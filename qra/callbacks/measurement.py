@@ -35,12 +35,17 @@ class Measurement(PipelineCallback):
 
 
 def check_names(callbacks: Iterable[Callback], stage: str) -> None:
-    """Refuse two evaluations whose outcomes would have one name.
+    """Refuse two evaluations whose outcomes would have one name, or callbacks that say the same in ``result.json``.
 
     Raises:
-        ValueError: With the name.
+        ValueError: With the name, or the class of the callbacks.
     """
-    measurements = [each for each in callbacks if isinstance(each, Measurement) and stage in each.stages]
-    count = Counter(name for each in measurements for name in each.names)
+    taking_part = [each for each in callbacks if isinstance(each, PipelineCallback) and stage in each.stages]
+    recording = Counter(type(each) for each in taking_part if type(each).record is not PipelineCallback.record)
+    if several := [kind.__name__ for kind, number in recording.items() if number > 1]:
+        raise ValueError(
+            f"there are two callbacks {several[0]}, and result.json has room for what one of them says: leave one out"
+        )
+    count = Counter(name for each in taking_part if isinstance(each, Measurement) for name in each.names)
     if twice := [name for name, number in count.items() if number > 1]:
         raise ValueError(f"two evaluations are called {twice[0]}: give one of them another name, or leave it out")

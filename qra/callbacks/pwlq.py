@@ -24,6 +24,7 @@ from qra.describe import describe, differences
 from qra.evaluation.outcome import Outcome
 from qra.evaluation.robustness import is_correct
 from qra.modules import ImageClassifier
+from qra.modules.aims import check_attack
 from qra.precision import float32
 from qra.quant import PWLQ, CalibratedUniform, QuantScheme, Uniform, quantize_after_training
 from qra.quant.network import quant_layers
@@ -61,6 +62,8 @@ class PWLQCalibration(Measurement):
         attack: Attack | None = None,
     ) -> None:
         check_count("batch_size", batch_size)
+        if attack is not None:
+            check_attack(attack, on_logits=False, use="calibration")
         if scheme.quantizes_activations and scheme.activation.learned:
             kind = type(scheme.activation).__name__
             raise ValueError(f"{kind} learns in training: calibrate CalibratedUniform activations instead")

@@ -34,7 +34,7 @@ from qra.callbacks.measurement import check_names
 from qra.cli.parser import OneLineParser, RunConfigCallback, read_present_names
 from qra.data import ImageDataModule
 from qra.dryrun import dry_run, link_normalization, link_to_data
-from qra.front.run_config import check_dry_run, check_place, check_weights, run_directory, without_notes
+from qra.front.run_config import check_dry_run, check_place, check_trainer, check_weights, run_directory, without_notes
 from qra.front.traces import traceback_kept
 from qra.modules import ImageClassifier
 from qra.plan import make_plan
@@ -122,6 +122,13 @@ class QraCLI(LightningCLI):
             parser.set_defaults({"verbose": False})  # ResultWriter prints the table
         return parser
 
+    def _set_seed(self) -> None:
+        try:
+            super()._set_seed()
+        except ValueError:
+            given = self.config[self.subcommand].seed_everything
+            raise ValueError(f"seed_everything is {given}: it must be a whole number from 0 to 2**32 - 1") from None
+
     def _parse_ckpt_path(self) -> None:
         """Let config and command line win over what a checkpoint stores."""
 
@@ -129,6 +136,7 @@ class QraCLI(LightningCLI):
         config = self.config[self.subcommand]
         self.directory = run_directory(config)
         check_place(self.directory)
+        check_trainer(config, str(self.subcommand))
         if config.ckpt_path in ("last", "best"):
             config.ckpt_path = str(self.directory / f"{config.ckpt_path}.ckpt")
             if not Path(config.ckpt_path).exists():
@@ -165,6 +173,8 @@ class QraCLI(LightningCLI):
             self.datamodule.prepare_data()
             self.datamodule.setup(self.subcommand)
             checkpoint.check_classes(content, self.datamodule.class_names, config.ckpt_path)
+            if line := checkpoint.other_class_names(content, self.datamodule.class_names):
+                print(f"{config.ckpt_path}: {line}")
             self._dry_run()
             check_names(callbacks_of(self.trainer, Callback), str(self.subcommand))
             for callback in callbacks_of(self.trainer, PipelineCallback):

@@ -57,6 +57,8 @@ class ImageData:
     def __post_init__(self) -> None:
         if len(self.class_names) < 2:
             raise ValueError(f"the data has the classes {list(self.class_names)}: at least 2 are needed")
+        if twice := [name for name in self.class_names if self.class_names.count(name) > 1]:
+            raise ValueError(f"two classes of the data are called {twice[0]!r}: give each a name of its own")
         if len(self.test) == 0:
             raise ValueError("the data has no test images: at least 1 is needed")
         labels = torch.cat([each.labels for each in self.sets])

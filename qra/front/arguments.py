@@ -15,7 +15,8 @@ from qra.front.yaml_files import check_config, check_part, is_config, read_yaml
 
 CONFIG = ("--config", "-c")
 FLAGS = ("--help", "-h", "--print_config")
-DRY_RUN = "--dry_run"
+ALONE = ("--dry_run", "--untrained")
+"""Options that mean ``true`` without a value."""
 CHECKPOINTS = ("ckpt_path", "init_from", "teacher", "surrogate", "checkpoint")
 """Options whose value is a checkpoint."""
 FROM_CHECKPOINT = "qra.modules.FromCheckpoint"
@@ -88,8 +89,8 @@ def _options(command: str, words: Sequence[str]) -> Iterator[Option]:
         if name in FLAGS or name.endswith(".help"):
             yield Option(word, left.pop(0) if name.endswith(".help") and left and not _OPTION.match(left[0]) else None)
             continue
-        if name == DRY_RUN and not equals:
-            value = left.pop(0) if left and left[0] in ("true", "false") else "true"
+        if name in ALONE and not equals:
+            value = left.pop(0) if left and left[0].lower() in ("true", "false") else "true"
         elif not equals:
             if not left or _OPTION.match(left[0]):
                 if name not in all_options(command):
@@ -122,8 +123,10 @@ def _located(option: Option) -> Option:
     name, value = option.name.replace(name, renamed.key(name)), renamed.class_path(option.value)
     if option.key in CHECKPOINTS:
         value = shipped.checkpoint_file(value)
-    elif shipped.takes_config(name, value):
-        value = shipped.located(value)
+    else:
+        shipped.check_folder(name, value)
+        if shipped.takes_config(name, value):
+            value = shipped.located(value)
     return Option(name, value)
 
 
@@ -137,7 +140,8 @@ def _refuse_init_from(command: str, options: Sequence[Option]) -> None:
 
 def _of_checkpoint(options: Sequence[Option]) -> list[Option]:
     """The options that stand for a checkpoint's own config, if nothing else says what the model is."""
-    path = next((Path(option.value or "") for option in options if option.name == "--ckpt_path"), None)
+    given = [option.value or "" for option in options if option.name == "--ckpt_path"]
+    path = Path(given[-1]) if given else None  # of an option that comes twice, the last counts
     if path is None or str(path) in ("last", "best") or any(map(_names_model, options)):
         return []
     if not path.exists():

@@ -10,22 +10,6 @@ from qra.front.options import RUNS, commands, run_options
 from qra.front.signatures import first_sentence
 from qra.front.tool_arguments import PARSERS, commands_of
 
-FOLDERS = {
-    "config": ("pipeline", "trainer"),
-    "data": ("data",),
-    "network": ("network",),
-    "scheme": ("quant",),
-    "attack": ("attack",),
-    "val_attack": ("attack",),
-    "transfer": ("transfer",),
-    "optimizer": ("optim",),
-    "schedule": ("optim",),
-    "callbacks": ("callback",),
-    "callbacks+": ("callback",),
-}
-"""Where the configs lie that an option may be given, by the last part of its name."""
-FIXED = {"": ("--help", "--version"), "completion": ("bash", "zsh", "fish")}
-
 
 def _names(*folders: str) -> str:
     """The names of the configs in some folders."""
@@ -46,7 +30,8 @@ def _nested() -> Mapping[str, Sequence[str]]:
 
 def bash() -> str:
     """For bash. Where it offers nothing, as after an option that takes a file, the shell offers files."""
-    values = "\n".join(f"    *.{key}|--{key}) words='{_names(*folders)}' ;;" for key, folders in FOLDERS.items())
+    folders_of = shipped.FOLDERS.items()
+    values = "\n".join(f"    *.{key}|--{key}) words='{_names(*folders)}' ;;" for key, folders in folders_of)
     options = "\n".join(f"    '{name}') words='{words}' ;;" for name, words in _words())
     nested = "\n".join(f"    '{name} {name}') words='{' '.join(below)}' ;;" for name, below in _nested().items())
     folders = " ".join(dict.fromkeys(name.partition("/")[0] for name in shipped.configs()))
@@ -93,7 +78,7 @@ def fish() -> str:
             seen += f" ; and not __fish_seen_subcommand_from {' '.join(above)}"
         for option in options:
             line = f"complete -c qra -n {_quoted(seen)} -l {option.removeprefix('--')}"
-            if names := _names(*FOLDERS.get(option.removeprefix("--").rpartition(".")[2], ())):
+            if names := _names(*shipped.FOLDERS.get(option.removeprefix("--").rpartition(".")[2], ())):
                 line += f" -r -F -a {_quoted(names)}"
             elif option not in ("--help", "--print_config"):
                 line += " -r"

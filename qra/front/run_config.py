@@ -57,6 +57,46 @@ def check_place(directory: Path) -> None:
             raise ValueError(f"run: {place} is a file, so nothing can be written to {directory}: give another by --run")
 
 
+_OURS = {
+    "default_root_dir": (None, "name the directory by --run"),
+    "enable_checkpointing": (None, "qra fit keeps best.ckpt and last.ckpt, other commands none: leave it out"),
+    "inference_mode": (False, "attacks need gradients: leave it out"),
+    "overfit_batches": (0, "learn a part of the images by heart by --config debug/overfit"),
+    "barebones": (False, "it would leave out checkpoints and results"),
+}
+"""Settings of the trainer that commands make themselves, with the one value that they may have and what to do."""
+_STEPS = ("max_epochs", "max_steps", "limit_train_batches")
+"""Settings of the trainer that train nothing where they are 0."""
+
+
+def check_trainer(config: Namespace, command: str) -> None:
+    """Refuse settings of Lightning's trainer that would be overruled in silence, or leave nothing to do.
+
+    Args:
+        config: Config of the command.
+        command: ``fit``, ``test``, ``validate`` or ``predict``.
+
+    Raises:
+        ValueError: With the first such setting and what to do.
+    """
+    trainer = config.trainer
+    for name, (usual, instead) in _OURS.items():
+        if trainer[name] not in (usual, None):
+            raise ValueError(f"trainer.{name} is {_word(trainer[name])}: {instead}")
+    if isinstance(trainer.callbacks, Namespace):
+        raise ValueError("trainer.callbacks is one callback, but a list is meant: add it by --trainer.callbacks+")
+    used = _STEPS if command == "fit" else (f"limit_{command.replace('validate', 'val')}_batches",)
+    for name in used:
+        if type(trainer[name]) in (int, float) and trainer[name] == 0:
+            raise ValueError(f"trainer.{name} is 0, so that there is nothing to {command}: raise it or leave it out")
+    if (clip := trainer.gradient_clip_val) is not None and not clip >= 0:
+        raise ValueError(f"trainer.gradient_clip_val is {clip}: it must be at least 0")
+
+
+def _word(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
 def check_weights(config: Namespace, command: str) -> None:
     """Refuse to measure weights that nothing was learned by, unless that is asked for.
 

@@ -15,6 +15,31 @@ PUBLISHED = "checkpoints/"
 SUFFIXES = (".yaml", ".yml")
 ELSEWHERE = ("study",)
 """Folders whose configs are no values of options."""
+FOLDERS = {
+    "config": ("pipeline", "trainer", "debug"),
+    "data": ("data",),
+    "network": ("network",),
+    "scheme": ("quant",),
+    "attack": ("attack",),
+    "val_attack": ("attack",),
+    "transfer": ("transfer",),
+    "optimizer": ("optim",),
+    "schedule": ("optim",),
+    "callbacks": ("callback",),
+    "callbacks+": ("callback",),
+}
+"""Where the configs lie that an option may be given, by the last part of its name."""
+_USES = {
+    "attack": "--model.attack",
+    "callback": "--trainer.callbacks+",
+    "data": "--data",
+    "network": "--model.network",
+    "optim": "--model.optimizer or --model.schedule",
+    "quant": "--model.scheme",
+    "study": "qra study run",
+    "transfer": "--model.transfer",
+}
+"""What takes the configs of a folder, where that is not ``--config``."""
 
 _NAME = re.compile(r"[\w-]+/[\w.-]+")
 _PLACES = ("run", "out", "runs", "root")
@@ -82,6 +107,22 @@ def takes_config(option: str, value: str) -> bool:
     key = option.lstrip("-").rstrip("+").rpartition(".")[2]
     folder = value.partition("/")[0]
     return key not in _PLACES and folder not in ELSEWHERE and (folder != "data" or key == "data")
+
+
+def check_folder(option: str, name: str) -> None:
+    """Refuse a shipped config that is of another kind than an option takes.
+
+    Args:
+        option: Name of the option with its dashes.
+        name: Value as it was typed.
+
+    Raises:
+        ValueError: If it is, with what takes it.
+    """
+    taken, folder = FOLDERS.get(option.lstrip("-").rpartition(".")[2]), name.partition("/")[0]
+    if taken and name in configs() and folder not in taken and not Path(name).exists():
+        use = _USES.get(folder, "--config")
+        raise ValueError(f"{option} takes configs of {' or '.join(taken)}: {name} is for {use}")
 
 
 def bare_name(path: str | Path) -> str | None:

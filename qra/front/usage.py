@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from qra.errors import key_of, one_line
 from qra.front.arguments import config_files
 from qra.front.options import advice
+from qra.front.shipped import FOLDERS
 from qra.front.yaml_files import where
 
 _UNKNOWN = re.compile(r"unrecognized arguments: (-[^\s;]+)")
@@ -17,6 +18,13 @@ MISSING = {
     "model": "--config pipeline/NAME (qra configs lists them)",
     "data": "--data data/cifar10, data/image_folder or data/synthetic",
 }
+
+HINTS = {
+    "overrides": "give layers by their names with their bits, such as '{fc: W2A2, \"stages.0.*\": W8}'",
+    "seed_everything": "give a whole number from 0 to 2**32 - 1",
+    "scheme": "give bits by --model.scheme.weight_bit_width and act_bit_width",
+}
+"""What a value of the wrong kind was meant to be, by the last part of a key."""
 
 
 class UsageError(ValueError):
@@ -41,7 +49,10 @@ def explained(error: BaseException, words: Sequence[str]) -> UsageError:
     if unknown := _KEY.search(reason):
         key = ".".join(filter(None, (key_of(error), unknown[1])))
         return UsageError(f"{_place(key, words)}unknown key {key!r}: {advice(f'--{key}', command)}{_age(key, words)}")
-    return UsageError(f"{_place(key_of(error), words)}{reason}")
+    last = key_of(error).rpartition(".")[2]
+    hint = HINTS.get(last)
+    reason = reason.replace("(qra configs)", f"(qra configs {' or '.join(FOLDERS.get(last, ()))})".replace(" )", ")"))
+    return UsageError(f"{_place(key_of(error), words)}{reason}{f': {hint}' if hint else ''}")
 
 
 def explained_option(error: Exception, words: Sequence[str]) -> Exception:

@@ -5,7 +5,8 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from qra.attacks import FGSM, PGD, Attack
+from qra.attacks import PGD, Attack
+from qra.modules.aims import check_attack
 from qra.modules.classifier import ImageClassifier
 from qra.types import Batch
 
@@ -32,16 +33,3 @@ class AdversarialTraining(ImageClassifier):
         logits = self(self.maximize(self.attack, batch))
         self.log_accuracy("robust_acc", logits, batch.y)
         return F.cross_entropy(logits, batch.y)
-
-
-def check_attack(attack: Attack, on_logits: bool) -> None:
-    """Refuse an attack that takes logits where labels are given, or the other way round, or is targeted.
-
-    Raises:
-        ValueError: If it does.
-    """
-    if attack.aim != ("logits" if on_logits else "labels"):
-        wanted = "moves away from logits: set its loss to kl" if on_logits else "is on labels: its loss cannot be kl"
-        named = isinstance(attack, PGD | FGSM) and attack.aim != "targets"
-        given = f"has the loss {getattr(attack, 'loss', 'cross_entropy')}" if named else f"takes {attack.aim}"
-        raise ValueError(f"the attack {given}, but the inner maximization of this method {wanted}")

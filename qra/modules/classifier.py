@@ -19,6 +19,7 @@ from qra.data import ImageDataModule, data_of
 from qra.describe import describe
 from qra.losses import prediction
 from qra.modules import averaging
+from qra.modules.aims import check_attack
 from qra.modules.means import EpochMeans
 from qra.modules.optimizers import fuse
 from qra.modules.replays import TrainingReplays
@@ -82,6 +83,8 @@ class ImageClassifier(LightningModule):
         super().__init__()
         if val_attack is None and self.selection_metric == "val/robust_acc":
             raise ValueError("val_attack is none, but robust accuracy in validation chooses the best checkpoint")
+        if val_attack is not None:
+            check_attack(val_attack, on_logits=False, use="validation")
         self.network = network
         self.scheme = scheme
         if scheme is not None:

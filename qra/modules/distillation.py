@@ -14,7 +14,7 @@ from qra.attacks import PGD, Attack, DisagreementPGD, GaussianStart, SideBySide
 from qra.checks import check_count, check_in
 from qra.losses import Reduction
 from qra.models import last_linear, with_features
-from qra.modules.adversarial import check_attack
+from qra.modules.aims import check_attack
 from qra.modules.classifier import ImageClassifier
 from qra.quant import FrozenNetwork
 from qra.types import Batch

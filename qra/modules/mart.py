@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from qra import losses
 from qra.attacks import PGD, Attack, GaussianStart
 from qra.checks import check_in
-from qra.modules.adversarial import check_attack
+from qra.modules.aims import check_attack
 from qra.modules.classifier import ImageClassifier
 from qra.types import Batch
 

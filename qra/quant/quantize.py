@@ -38,6 +38,8 @@ def quantize(network: nn.Module, scheme: QuantScheme | str, calibration: Tensor 
         ValueError: If the network cannot be quantized so, or calibration holds no images or others than these.
     """
     scheme = _scheme(scheme) if isinstance(scheme, str) else scheme
+    if not scheme.quantizes_anything:
+        raise ValueError(f"{scheme.bits_text} leaves the whole network float: give at most 8 bits, such as W4A8")
     like = next(network.parameters(), torch.empty(0))
     if like.dtype in (torch.float16, torch.bfloat16):
         kind = str(like.dtype).removeprefix("torch.")

@@ -120,7 +120,7 @@ def fit_refused(*arguments):
     [
         (["--trainer.callbacks", "[]"], "RobustTransfer has no teacher: add --trainer.callbacks+"),
         (["--trainer.callbacks.teacher", "none.ckpt"], "none.ckpt: there is no such checkpoint"),
-        (["--trainer.callbacks.teacher", __file__], "holds pickled objects (or is no checkpoint)"),
+        (["--trainer.callbacks.teacher", __file__], "is no checkpoint, neither of torch.save"),
         (["--trainer.callbacks.sha256", "00"], "is not the expected teacher: its sha256 is"),
         ([TRANSFER, str(CONFIGS / "transfer/ard.yaml"), f"{TRANSFER}.temperature", "0"], "temperature is 0.0"),
         ([TRANSFER, str(CONFIGS / "transfer/ard.yaml"), f"{TRANSFER}.kd_weight", "1.5"], "kd_weight is 1.5"),
