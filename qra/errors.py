@@ -15,7 +15,7 @@ _REWORDED = (
     (re.compile(r"Unexpected import path format: (.*\.(?:ya?ml|json))$"), r"there is no config file \1"),
     (re.compile(r"Expected a <class '([^']+)'>\. Got value: (.*)$"), r"expected \1, got \2"),
     (re.compile(r"Expected a typing\.Literal\[(.*)\]\. Got value: (.*)$"), r"expected one of \1, got \2"),
-    (re.compile(r"expected collections\.abc\.Sequence, got (.*)$"), r"expected a list, such as '[1, 2]', got \1"),
+    (re.compile(r"expected collections\.abc\.Sequence, got (.*)$"), r"expected a list, such as '[\1]', got \1"),
     (
         re.compile(r"Expected a dot import path string: (.*)$"),
         r"expected a config (qra configs) or the path of a class, got \1",

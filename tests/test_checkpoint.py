@@ -88,3 +88,40 @@ def test_weights_of_another_network_are_refused_whole(path, other, difference):
 def test_sha256_is_that_of_the_file(path):
     path.write_bytes(b"weights" * 1000)
     assert checkpoint.sha256(path) == hashlib.sha256(b"weights" * 1000).hexdigest()
+
+
+def test_a_key_of_weights_that_is_asked_for_is_taken_from_a_checkpoint_of_a_run_too(path):
+    network, average = models.resnet20(), models.resnet20()
+    state = {f"network.{name}": value for name, value in network.state_dict().items()}
+    torch.save({"state_dict": state, "average": average.state_dict(), "qra": {"network": network.description}}, path)
+    assert torch.equal(qra.load(path).conv1.weight, network.conv1.weight)
+    assert torch.equal(qra.load(path, weights_key="average").conv1.weight, average.conv1.weight)
+    with pytest.raises(ValueError, match="has no weights under other"):
+        qra.load(path, weights_key="other")
+
+
+def test_what_is_no_checkpoint_at_all_is_not_said_to_hold_objects(path):
+    path.write_text("{}")
+    with pytest.raises(ValueError, match=r"some.ckpt: is no checkpoint, neither of torch.save nor"):
+        checkpoint.read(path)
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (["cat", "dog"], None),
+        (["dog", "cat"], None),  # which is refused
+        (["ant", "bee"], "trained on the classes cat, dog, tested on ant, bee: accuracies count only if"),
+    ],
+)
+def test_classes_of_other_names_are_said(names, said):
+    line = checkpoint.other_class_names({"qra": {"classes": ["cat", "dog"]}}, names)
+    assert line is None if said is None else line.startswith(said)
+    assert checkpoint.other_class_names({"qra": {}}, names) is None
+
+
+def test_data_whose_classes_are_numbered_otherwise_is_refused_for_a_file_too(path):
+    torch.save({"state_dict": nn.Linear(3, 2).state_dict(), "qra": {"classes": ["cat", "dog"]}}, path)
+    checkpoint.check_classes_of(path, ["cat", "dog"])
+    with pytest.raises(ValueError, match=r"some.ckpt: was trained with the class 'dog' as number 1"):
+        checkpoint.check_classes_of(path, ["dog", "cat"])

@@ -33,7 +33,7 @@ LAYERS = (
     ("deploy.ops",),
     ("deploy.program", "deploy.bounds"),
     ("deploy.twin",),
-    ("evaluation", "checkpoint", "rebuild", "weights", "dryrun"),
+    ("evaluation", "checkpoint", "checkpoint_file", "rebuild", "weights", "dryrun"),
     ("modules",),
     ("callbacks", "resume"),
     ("compare", "doctor", "study", "report", "trainer", "probe"),
@@ -51,8 +51,11 @@ LAYER = {part: layer for layer, parts in enumerate(LAYERS) for part in parts}
 NEIGHBOURS = {
     ("attacks", "losses"),
     ("deploy.bounds", "deploy.program"),
+    ("checkpoint", "checkpoint_file"),
     ("checkpoint", "rebuild"),
     ("checkpoint", "weights"),
+    ("checkpoint_file", "rebuild"),
+    ("checkpoint_file", "weights"),
     ("evaluation", "dryrun"),
 }
 LIGHTNING = {"progress", "running", "resume", "modules", "callbacks", "data", "trainer", "probe", "plan", "cli"}

@@ -133,7 +133,7 @@ class RobustnessEvaluation(Measurement):
         surrogate: Checkpoint of the network whose examples ``surrogate`` transfers, such as the float one.
         surrogate_network: Architecture of the surrogate, if its checkpoint does not describe one that qra knows.
         queries: Number of queries of ``square``.
-        n: Number of test images, class-balanced; the default means all of them where there are fewer.
+        n: Number of test images, class-balanced; null for all, and so does the default where there are fewer.
         seed: Chooses the subset and the start noise.
         batch_size: Images of a chunk, which are attacked together.
         search_precision: What the attacks compute in. What they find counts only if the network itself is wrong in
@@ -151,7 +151,7 @@ class RobustnessEvaluation(Measurement):
         gradients: Sequence[GradientSource] = ("ste",),
         surrogate: str | None = None,
         queries: int = 5000,
-        n: int = USUAL_N,
+        n: int | None = USUAL_N,
         seed: int = 0,
         batch_size: int = 250,
         search_precision: Precision = "float32",
@@ -159,7 +159,8 @@ class RobustnessEvaluation(Measurement):
         pixels: PixelType = "float",
     ) -> None:
         super().__init__()
-        check_count("n", n)
+        if n is not None:
+            check_count("n", n)
         check_count("batch_size", batch_size)
         if not gradients or len(set(gradients)) != len(gradients):
             raise ValueError(f"gradients are {list(gradients)}: name at least one, and each once")
@@ -241,7 +242,9 @@ class RobustnessEvaluation(Measurement):
         """Cheap signs of hidden gradients, on some of the images, the same on every rank."""
         data, network = data_of(trainer), cast(nn.Module, pl_module.network)
         with torch.inference_mode(False):
-            batch = data.batch("test", data.choose("test", min(self.n, EXAMPLES), 0), pl_module.device)
+            batch = data.batch(
+                "test", data.choose("test", min(EXAMPLES, test_images(self.n, data)), 0), pl_module.device
+            )
         return look(network, target, batch, self.outcomes.values())
 
     def _targets(self, trainer: Trainer, pl_module: LightningModule) -> dict[GradientSource, FrozenNetwork]:

@@ -62,6 +62,8 @@ class PWLQCalibration(Measurement):
         attack: Attack | None = None,
     ) -> None:
         check_count("batch_size", batch_size)
+        if not scheme.quantizes_anything:
+            raise ValueError(f"{scheme.bits_text} quantizes nothing: give at most 8 bits, or leave the callback out")
         if attack is not None:
             check_attack(attack, on_logits=False, use="calibration")
         if scheme.quantizes_activations and scheme.activation.learned:

@@ -11,13 +11,14 @@ from typing import Any, NoReturn
 os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # of jsonargparse's names inside Lightning
 
 import yaml
-from jsonargparse import DefaultHelpFormatter, get_loader, set_loader
+from jsonargparse import DefaultHelpFormatter, Namespace, get_loader, set_loader
 from jsonargparse.typing import register_type
 from lightning import LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, SaveConfigCallback
 from lightning.pytorch.trainer.states import TrainerFn
 
 from qra.front.run_config import with_absolute_paths
+from qra.front.yaml_files import is_config, read_yaml
 from qra.renamed import present
 from qra.types import Pixels, format_pixels
 from qra.writing import write_bytes
@@ -38,11 +39,45 @@ class ShortHelp(DefaultHelpFormatter):
         return re.sub(r", known subclasses: [^)]*", "", super()._expand_help(action))
 
 
+def _whole(kind: type[Action]) -> type[Action]:
+    """An action that takes a config of an object as a whole: nothing that an earlier one said of the object stays."""
+
+    class Whole(kind):  # type: ignore[misc, valid-type]
+        def __call__(self, *args: Any, **kwargs: Any) -> Any:
+            if len(args) == 4 and is_config(args[2]) and not str(args[3]).endswith("+"):
+                _forget(args[1], str(args[3]).lstrip("-"), args[2])
+            return super().__call__(*args, **kwargs)
+
+    Whole.__name__ = kind.__name__
+    return Whole
+
+
+def _forget(config: Namespace, key: str, file: str) -> None:
+    """Drop what a config says of an object, where a file describes an object that is to take its place."""
+    content = read_yaml(file)
+    if not isinstance(content, dict) or "class_path" not in content:
+        return
+    *above, last = key.replace(".init_args", "").split(".")
+    place: Any = config
+    for name in above:
+        place = place.get(name) if isinstance(place, Namespace) else None
+        place = place[-1] if isinstance(place, list) and place else place  # of callbacks, options are of the last
+        place = place.get("init_args", place) if isinstance(place, Namespace) else None
+    if place is not None and last in place:
+        del place[last]
+
+
 class OneLineParser(LightningArgumentParser):
     """A parser that knows whole names only and raises what is wrong."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{"allow_abbrev": False, "formatter_class": ShortHelp, **kwargs})
+
+    def take_whole_objects(self) -> None:
+        """Let a config that an option names take the place of what earlier configs say of its key."""
+        for action in self._actions:
+            if hasattr(action, "_typehint"):
+                action.__class__ = _whole(type(action))
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         raise ParsingError(message) from ex

@@ -120,6 +120,8 @@ class QraCLI(LightningCLI):
         parser.set_defaults({"weights_only": True})  # checkpoints are untrusted files
         if subcommand == "test":
             parser.set_defaults({"verbose": False})  # ResultWriter prints the table
+        assert isinstance(parser, OneLineParser)
+        parser.take_whole_objects()
         return parser
 
     def _set_seed(self) -> None:

@@ -89,8 +89,8 @@ def _options(command: str, words: Sequence[str]) -> Iterator[Option]:
         if name in FLAGS or name.endswith(".help"):
             yield Option(word, left.pop(0) if name.endswith(".help") and left and not _OPTION.match(left[0]) else None)
             continue
-        if name in ALONE and not equals:
-            value = left.pop(0) if left and left[0].lower() in ("true", "false") else "true"
+        if name in ALONE and not equals and (not left or _OPTION.match(left[0])):
+            value = "true"
         elif not equals:
             if not left or _OPTION.match(left[0]):
                 if name not in all_options(command):
@@ -146,6 +146,8 @@ def _of_checkpoint(options: Sequence[Option]) -> list[Option]:
         return []
     if not path.exists():
         raise ValueError(f"{path}: there is no such checkpoint")
+    if path.is_dir():
+        raise ValueError(f"{path} is a directory: name a checkpoint in it, such as {path / 'best.ckpt'}")
     beside = path.parent / "config.yaml"
     if beside.exists():
         check_config(beside)

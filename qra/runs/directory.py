@@ -39,17 +39,18 @@ class Claim:
         with ExitStack() as undo:
             undo.callback(self._remove_directories)
             directory.mkdir(parents=True, exist_ok=True)
+            self._shared = any(directory.iterdir())  # it may be somebody's home
             self._file = self._lock(command)
             undo.pop_all()
-        self._before = set(_own(directory))
+        self._before = set(self._own())
         self._records = {path: path.read_bytes() for path in self._before if _is_record(path)}
 
     def release(self, keep: bool) -> None:
         """Let others write.
 
         Args:
-            keep: Whether what was written is worth keeping; else all files and directories that are new are removed,
-                and configs and records are what they were.
+            keep: Whether what was written is worth keeping; else files and directories that are new are removed, and
+                configs and records are what they were: all where the directory was empty, else those that runs write.
         """
         if not keep:
             self._remove_what_is_new()
@@ -85,9 +86,8 @@ class Claim:
         return file
 
     def _remove_what_is_new(self) -> None:
-        for path in sorted(
-            set(_own(self.directory)) - self._before, reverse=True
-        ):  # what is in a directory comes first
+        new = set(self._own()) - self._before
+        for path in sorted(new, reverse=True):  # what is in a directory comes first
             with suppress(OSError):  # of a directory that another run is in
                 path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
         for path, content in self._records.items():
@@ -100,19 +100,30 @@ class Claim:
             with suppress(OSError):
                 path.rmdir()
 
+    def _own(self) -> Iterator[Path]:
+        """What belongs to this run."""
+        for path in self.directory.iterdir():
+            if not self._shared or path.name in _WRITTEN or path.suffix == ".ckpt":
+                yield from _with_contents(path)
 
-def _own(directory: Path) -> Iterator[Path]:
-    """What lies in a run directory, without what belongs to other runs below it."""
-    for path in directory.iterdir():
-        if not path.is_dir() or path.is_symlink():
-            yield path
-        elif not any((path / name).exists() for name in _OF_RUNS):
-            yield path
-            yield from _own(path)
+
+def _with_contents(path: Path) -> Iterator[Path]:
+    """A file, or a directory and what lies in it, but for what belongs to other runs."""
+    if not path.is_dir() or path.is_symlink():
+        yield path
+    elif not any((path / name).exists() for name in _OF_RUNS):
+        yield path
+        for inner in path.iterdir():
+            yield from _with_contents(inner)
 
 
 _OF_RUNS = (LOCK, "run.json", "last.ckpt", "cell.json")
 """Files that a run directory is known by."""
+_WRITTEN = (
+    *("config.yaml", "run.json", "training.json", "result.json", "robustbench.json", "correct.npz", "radii.npz"),
+    *("error.txt", "hparams.yaml", "tensorboard", "chunks", "figures", "test", "validate", "predict"),
+)
+"""What a run writes into its directory, besides checkpoints."""
 _LARGEST_RECORD = 2**20
 _WAY_OUT = "wait for it or end it, or write to another directory by --run"
 _UNLOCKED = "this file system has no locks, so nothing keeps a second process from writing here too"

@@ -87,6 +87,19 @@ def test_what_was_there_before_stays(tmp_path):
     }
 
 
+def test_what_others_do_meanwhile_in_a_directory_that_was_theirs_stays(tmp_path):
+    (tmp_path / "notes.json").write_text("old")
+    claim = Claim(tmp_path, "qra fit")
+    (tmp_path / "notes.json").write_text("new")
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter.tex").write_text("new")
+    (tmp_path / "run.json").touch()
+    (tmp_path / "tensorboard").mkdir()
+    claim.release(keep=False)
+    assert {path.name for path in tmp_path.iterdir()} == {"notes.json", "thesis"}
+    assert (tmp_path / "notes.json").read_text() == (tmp_path / "thesis" / "chapter.tex").read_text() == "new"
+
+
 def test_of_many_that_want_a_directory_one_has_it_at_a_time(tmp_path):
     """Each writer removes the lock file when it is done, while others wait to open it."""
     script = f"""

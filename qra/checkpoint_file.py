@@ -1,0 +1,142 @@
+"""Reading files of checkpoints, which are untrusted: plain values and tensors, within limits, nothing run."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import mmap
+import pickle
+import re
+import struct
+import warnings
+import zipfile
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as parse_safetensors
+from torch import Tensor, nn
+
+from qra import rebuild, weights
+from qra.files import CHECKPOINT_LIMIT, open_regular, safetensors_metadata
+
+KEY = "qra"
+"""Where a checkpoint says what it holds: ``{"network": description, "scheme": description or None}``."""
+
+_REMEDY = (
+    "where you trust it, save its weights alone, by torch.save(torch.load(FILE, weights_only=False)[KEY], NEW) with "
+    "the KEY of its state_dict"
+)
+_UNREADABLE = (
+    *(RuntimeError, EOFError, OSError, KeyError, ValueError, TypeError, AttributeError, IndexError),
+    *(zipfile.BadZipFile, zlib.error),
+)
+
+
+def read(path: str | Path) -> dict[str, Any]:
+    """Read a checkpoint, or a file of weights of any layout, without running any code of it.
+
+    Args:
+        path: A file written by a run, by ``torch.save`` (also by its old versions), or in the safetensors format.
+
+    Raises:
+        ValueError: If there is no such file, or it is cut short, too large, holds pickled objects or no weights.
+    """
+    try:
+        with open_regular(path, CHECKPOINT_LIMIT) as file:
+            content = _parse(file)
+    except FileNotFoundError:
+        raise ValueError(f"{path}: there is no such checkpoint") from None
+    except pickle.UnpicklingError as reason:
+        found = re.search(r"(?:GLOBAL|class) ([\w.]+)", str(reason))
+        if found is None:
+            raise ValueError(f"{path}: is no checkpoint, neither of torch.save nor in the safetensors format") from None
+        held = f"holds pickled objects ({found[1]}), which could run code when read"
+        raise ValueError(f"{path}: {held}: {_REMEDY}") from None
+    except (RecursionError, MemoryError):
+        raise ValueError(f"{path}: cannot be read, it is larger or nests deeper than a checkpoint") from None
+    except _UNREADABLE as reason:
+        if str(path) in str(reason) and isinstance(reason, ValueError):
+            raise
+        raise ValueError(f"{path}: cannot be read, it may be cut short or no checkpoint ({type(reason).__name__})") from None
+    try:
+        return _checked(content)
+    except ValueError as reason:
+        raise ValueError(f"{path}: {reason}") from None
+
+
+def _parse(file: IO[bytes]) -> Any:
+    """The content of a file, by what its first bytes say of its format."""
+    start = file.read(10)
+    file.seek(0)
+    if len(start) == 10 and start[8:9] == b"{" and struct.unpack("<Q", start[:8])[0] < CHECKPOINT_LIMIT:
+        try:
+            return _described(file.read(CHECKPOINT_LIMIT))
+        except SafetensorError as reason:
+            raise EOFError(str(reason)) from None
+    if start.startswith(b"PK"):
+        _check_archive(file)
+    else:
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as whole:
+            _check_pickle(whole)
+    file.seek(0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of tensors of a kind that is refused below
+        return torch.load(file, map_location="cpu", weights_only=True)
+
+
+def _described(content: bytes) -> dict[str, Any]:
+    """The tensors of a file in the safetensors format, with what its header says of them."""
+    tensors, about = parse_safetensors(content), safetensors_metadata(content).get(KEY)
+    return tensors if about is None else {"state_dict": tensors, KEY: json.loads(about)}
+
+
+def _check_archive(file: IO[bytes]) -> None:
+    """Refuse an archive that unpacks to more than a checkpoint, or makes more of itself than it holds."""
+    with zipfile.ZipFile(file) as archive:
+        entries = archive.infolist()
+        if sum(entry.file_size for entry in entries) > CHECKPOINT_LIMIT or len(entries) > 10**6:
+            raise MemoryError
+        for entry in entries:
+            if entry.filename.endswith(".pkl"):
+                _check_pickle(archive.read(entry))
+
+
+def _check_pickle(content: bytes | mmap.mmap) -> None:
+    """Refuse the one thing that torch lets a pickle make of any size."""
+    if content.find(b"bytearray\n") >= 0:
+        raise MemoryError
+
+
+def _checked(content: Any) -> dict[str, Any]:
+    """Weights in a mapping, among other things, and a description that is plain.
+
+    Raises:
+        ValueError: If it is anything else.
+    """
+    if isinstance(content, nn.Parameter | Tensor) or not isinstance(content, Mapping | list | tuple):
+        raise ValueError("is no checkpoint of a run, for it has no state_dict")
+    if not isinstance(content, Mapping):
+        if not all(isinstance(pair, list | tuple) and len(pair) == 2 and isinstance(pair[0], str) for pair in content):
+            raise ValueError("is no checkpoint of a run, for it has no state_dict")
+        content = dict(content)
+    places = dict(weights.containers(content))
+    if not places:
+        raise ValueError("is no checkpoint of a run, for it has no state_dict")
+    if sum(tensor.numel() * tensor.element_size() for tensor in places[""].values()) > CHECKPOINT_LIMIT:
+        raise ValueError(f"its tensors take more than {CHECKPOINT_LIMIT} bytes")
+    about = content.get(KEY)
+    if about is not None:
+        if not isinstance(about, Mapping):
+            raise ValueError(f"says what it holds by a {type(about).__name__}, not by a mapping")
+        rebuild.check_plain(about)
+    return dict(content)
+
+
+def sha256(path: str | Path) -> str:
+    """The SHA-256 of a file, as hexadecimal digits."""
+    with open_regular(path, CHECKPOINT_LIMIT) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
