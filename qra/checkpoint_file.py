@@ -61,7 +61,8 @@ def read(path: str | Path) -> dict[str, Any]:
     except _UNREADABLE as reason:
         if str(path) in str(reason) and isinstance(reason, ValueError):
             raise
-        raise ValueError(f"{path}: cannot be read, it may be cut short or no checkpoint ({type(reason).__name__})") from None
+        what = f"it may be cut short or no checkpoint ({type(reason).__name__})"
+        raise ValueError(f"{path}: cannot be read, {what}") from None
     try:
         return _checked(content)
     except ValueError as reason:

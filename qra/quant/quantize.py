@@ -35,7 +35,8 @@ def quantize(network: nn.Module, scheme: QuantScheme | str, calibration: Tensor 
         quantized for good.
 
     Raises:
-        ValueError: If the network cannot be quantized so, or calibration holds no images or others than these.
+        ValueError: If the network cannot be quantized so, the scheme leaves all of it float, or calibration holds no
+            images or others than these.
     """
     scheme = _scheme(scheme) if isinstance(scheme, str) else scheme
     if not scheme.quantizes_anything:

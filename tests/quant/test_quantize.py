@@ -88,3 +88,9 @@ def test_a_quantized_network_is_refused(network):
 def test_a_network_without_layers_is_refused():
     with pytest.raises(ValueError, match=r"no nn\.Conv2d"):
         qra.quantize(nn.Flatten(), "W4", IMAGES)
+
+
+@pytest.mark.parametrize("scheme", ["W32A32", QuantScheme(weight_bit_width=32, act_bit_width=32)], ids=str)
+def test_a_scheme_that_quantizes_nothing_is_refused(network, scheme):
+    with pytest.raises(ValueError, match="W32A32 leaves the whole network float: give at most 8 bits, such as W4A8"):
+        qra.quantize(network, scheme, IMAGES)
