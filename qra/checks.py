@@ -40,7 +40,7 @@ def check_count(name: str, value: Any, least: int = 1) -> None:
     Raises:
         ValueError: If ``value`` is none.
     """
-    if not isinstance(value, int):
+    if not isinstance(value, int) or isinstance(value, bool):
         raise ValueError(f"{name} is {value!r}: it must be a whole number, at least {least}")
     if value < least:
         raise ValueError(f"{name} is {value}: it must be at least {least}")

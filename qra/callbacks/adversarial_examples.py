@@ -30,7 +30,7 @@ class AdversarialExamples(Callback):
     """Write adversarial test images during ``predict``.
 
     ``adversarial.npz`` holds ``x`` and ``x_adv`` (float32 in [0, 1], (n, C, H, W)), ``y``, ``clean_prediction``,
-    ``adversarial_prediction`` and ``indices`` (int64, (n,)), in the order of ``indices``; ``adversarial.png`` shows the
+    ``adversarial_prediction`` and ``indices`` (int64, (n,)), in the order of ``indices``; ``adversarial.png`` shows
     some that the attack broke. With several devices each rank writes its own files.
 
     Args:

@@ -34,6 +34,11 @@ class CatastrophicOverfittingGuard(Callback):
         self._accuracy = 0.0
         self._good: dict[str, torch.Tensor] = {}
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert isinstance(pl_module, ImageClassifier)
+        if self._accuracy:  # a training goes on, from the weights that had this accuracy
+            self._good = copy.deepcopy(pl_module.network.state_dict())
+
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int) -> None:
         if batch_idx == 0:
             self._batch = batch

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -44,8 +45,14 @@ class ImageCache:
         return None
 
     def write(self, key: str, images: Mapping[str, Pixels8]) -> None:
-        """Store arrays under a key, replacing what was there. A reader sees the old file or the new one."""
-        write_arrays(self._writable_path(), {"key": np.array(key), **images})
+        """Store arrays under a key, replacing what was there, or say in a line that they cannot be stored.
+
+        A reader sees the old file or the new one.
+        """
+        try:
+            write_arrays(self._writable_path(), {"key": np.array(key), **images})
+        except OSError as reason:  # no place to write to, or a full disk: the images are in memory
+            logging.getLogger("qra").warning("decoded images are not kept for the next run: %s", reason)
 
     def _writable_path(self) -> Path:
         beside_images, of_user = self.paths

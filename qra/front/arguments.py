@@ -17,7 +17,7 @@ CONFIG = ("--config", "-c")
 FLAGS = ("--help", "-h", "--print_config")
 ALONE = ("--dry_run", "--untrained")
 """Options that mean ``true`` without a value."""
-CHECKPOINTS = ("ckpt_path", "init_from", "teacher", "surrogate", "checkpoint")
+CHECKPOINTS = ("ckpt_path", "init_from", "teacher", "surrogate", "source", "checkpoint")
 """Options whose value is a checkpoint."""
 FROM_CHECKPOINT = "qra.modules.FromCheckpoint"
 """The model that is what its checkpoint says."""

@@ -258,7 +258,7 @@ class RobustTransfer(ImageClassifier):
         """
         if not self._teacher:
             raise ValueError(
-                "RobustTransfer has no teacher: add --trainer.callbacks+ configs/callback/teacher.yaml and give its "
+                "RobustTransfer has no teacher: add --trainer.callbacks+ callback/teacher and give its "
                 "checkpoint by --trainer.callbacks.teacher FILE"
             )
         return self._teacher[0]

@@ -54,7 +54,7 @@ def _described(path: str) -> tuple[nn.Module, QuantScheme | None]:
     """
     content = read(path)
     try:
-        network = rebuild(content.get(KEY, {}).get("network"))
+        network = rebuild((content.get(KEY) or {}).get("network"))
         scheme = rebuild_scheme(content)
     except ValueError as reason:
         raise ValueError(f"{path}: {reason}; or give its config by --config") from None

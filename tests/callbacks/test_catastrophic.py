@@ -14,11 +14,13 @@ class Collapsing(VanillaTraining):
 
     def training_loss(self, batch):
         loss = super().training_loss(batch)
-        return loss if self.current_epoch < 2 else -loss
+        return loss if self.current_epoch < 2 else -self.by * loss
 
 
-def collapsing():
-    return Collapsing(linear(), optimizer=lambda p: torch.optim.SGD(p, lr=0.05), val_attack=None)
+def collapsing(by=1):
+    module = Collapsing(linear(), optimizer=lambda p: torch.optim.SGD(p, lr=0.05), val_attack=None)
+    module.by = by
+    return module
 
 
 def test_a_collapse_stops_training_and_restores_the_last_good_weights():
@@ -36,6 +38,19 @@ def test_a_collapse_stops_training_and_restores_the_last_good_weights():
     collapse = run.current_epoch - 1
     assert 2 <= collapse < 8
     assert all(torch.equal(value, kept[collapse - 1][name]) for name, value in module.network.state_dict().items())
+
+
+def test_a_collapse_right_after_a_resumption_is_noticed(tmp_path):
+    first = trainer(max_epochs=2, callbacks=[CatastrophicOverfittingGuard()])
+    first.fit(collapsing(), data())
+    first.save_checkpoint(tmp_path / "last.ckpt")
+    module = collapsing(by=100)
+    with pytest.warns(UserWarning, match="catastrophic overfitting in epoch 2"):
+        trainer(max_epochs=3, callbacks=[CatastrophicOverfittingGuard()]).fit(
+            module, data(), ckpt_path=tmp_path / "last.ckpt"
+        )
+    good = first.lightning_module.network.state_dict()
+    assert all(torch.equal(value, good[name]) for name, value in module.network.state_dict().items())
 
 
 def test_a_run_without_collapse_is_left_alone():

@@ -97,6 +97,13 @@ def test_the_second_load_reads_the_cache(root):
     assert is_as_drawn(load(root))
 
 
+def test_where_no_cache_can_be_written_the_images_are_used_all_the_same(root, tmp_path, caplog):
+    (root / ".qra-cache").touch()
+    (tmp_path / "user-cache").touch()
+    assert is_as_drawn(load(root))
+    assert "decoded images are not kept for the next run" in caplog.text
+
+
 def test_an_untouched_tree_keeps_its_cache_file(root):
     load(root)
     before = cache_of(root).stat()
