@@ -83,7 +83,8 @@ def command(name: str) -> str:
     about, example = ABOUT[name]
     lines = [f"usage: qra {name} [OPTION VALUE ...]", "", *textwrap.wrap(
         f"{about} Every key of a config is an option; options win over configs wherever they stand, and the config of "
-        "an object takes the place of what earlier ones say of it. Lengths are in pixel units and may be written 8/255. In YAML the keys of a class stand below its init_args.", _width()
+        "an object takes the place of what earlier ones say of it. Lengths are in pixel units and may be 8/255. "
+        "In YAML the keys of a class stand below its init_args.", _width()
     ), "", f"  {example}"]  # fmt: skip
     found = options.run_options(name)
     for group, title in GROUPS.items():
