@@ -13,6 +13,7 @@ import torch
 from qra import environment
 from qra.data import CIFAR10DataModule, ImageDataModule
 from qra.data.recognize import data_sets
+from qra.errors import one_line
 from qra.files import plain
 from qra.front.tool_arguments import doctor as arguments_of_doctor
 
@@ -90,7 +91,7 @@ def _data(root: Path, full: bool) -> Iterator[Finding]:
         try:
             yield from _of_set(f"data in {path}", data, full)
         except (ValueError, OSError) as reason:
-            yield Finding(f"data in {path}", "not sound", False, str(reason))
+            yield Finding(f"data in {path}", "not sound", False, one_line(reason))
 
 
 def _of_set(what: str, data: ImageDataModule, full: bool) -> Iterator[Finding]:

@@ -170,7 +170,7 @@ def _matters(name: str, value: Tensor) -> bool:
 
 
 def check_finite(state: Mapping[str, Tensor], exempt: Iterable[str] = ()) -> None:
-    """Refuse weights that are infinite or no number.
+    """Refuse weights that are infinite or no number, and variances below 0, which make numbers into none.
 
     Raises:
         ValueError: With the name of the first.
@@ -180,6 +180,8 @@ def check_finite(state: Mapping[str, Tensor], exempt: Iterable[str] = ()) -> Non
         numbers = value.float() if value.element_size() == 1 else value
         if name not in exempt and value.is_floating_point() and not numbers.isfinite().all():
             raise ValueError(f"its {name} holds values that are not finite: its training diverged, or it is damaged")
+        if name.endswith("running_var") and (numbers < 0).any():
+            raise ValueError(f"its {name} holds variances below 0: it is damaged")
 
 
 def say(path: object, match: Match) -> None:

@@ -134,6 +134,7 @@ def changed(name, change):
 WRONG = {
     "nan": (changed("fc.bias", lambda v: v * torch.nan), "fc.bias holds values that are not finite"),
     "inf": (changed("bn1.running_var", lambda v: v / 0), "bn1.running_var holds values that are not finite"),
+    "variance": (changed("bn1.running_var", lambda v: -v), "bn1.running_var holds variances below 0: it is damaged"),
     "complex": (changed("fc.weight", lambda v: v * 1j), "fc.weight holds complex64"),
     "integer": (changed("fc.weight", lambda v: v.long()), "fc.weight holds int64"),
     "shape": (changed("fc.weight", lambda v: v[:3]), r"fc.weight has the shape \(3, 64\), not \(10, 64\)"),

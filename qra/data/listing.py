@@ -147,9 +147,16 @@ def _scan(directory: Path, inside: str, shown: str, passed_over: PassedOver) -> 
             elif entry.is_dir(follow_symlinks=False):
                 yield from _scan(Path(entry.path), f"{inside}{entry.name}/", f"{shown}{entry.name}/", passed_over)
             elif entry.name.lower().endswith(SUFFIXES):
-                yield inside + entry.name, entry.stat()
+                yield inside + entry.name, _status(entry)
             else:
                 passed_over.add(shown + entry.name)
+
+
+def _status(entry: os.DirEntry[str]) -> os.stat_result:
+    try:
+        return entry.stat()
+    except FileNotFoundError:
+        raise ValueError(f"{entry.path} is a link to a file that is not there: repair or remove it") from None
 
 
 def fingerprint(parts: Mapping[str, ImageFiles], image_size: int | None, channels: int) -> str:

@@ -104,6 +104,12 @@ def test_where_no_cache_can_be_written_the_images_are_used_all_the_same(root, tm
     assert "decoded images are not kept for the next run" in caplog.text
 
 
+def test_a_link_to_nothing_is_named(root):
+    (root / "train/a/9.png").symlink_to("nowhere.png")
+    with pytest.raises(ValueError, match=r"train/a/9.png is a link to a file that is not there"):
+        load(root)
+
+
 def test_an_untouched_tree_keeps_its_cache_file(root):
     load(root)
     before = cache_of(root).stat()
