@@ -114,6 +114,11 @@ def test_the_planned_work_is_done_where_nothing_breaks(attack, model, x, y):
     assert sum(done) == pytest.approx(attack.work(CLASSES), rel=1e-6)
 
 
+@pytest.mark.parametrize("attack", [APGD(loss="targeted_dlr", steps=7), FAB(steps=7)])
+def test_as_many_classes_are_aimed_at_as_there_are_wrong_ones_up_to_nine(attack):
+    assert [attack.passes(classes).backward for classes in (4, 10, 100)] == [21, 63, 63]
+
+
 @pytest.mark.parametrize("ball", [LINF, L2])
 def test_the_cascade_breaks_what_any_member_breaks(ball, model, x, y):
     cascade = AutoAttack(*ball, steps=4, queries=20)

@@ -103,6 +103,17 @@ def test_every_success_is_one_of_real_bytes_in_the_ball(attack):
     assert distance(real, x, attack.norm).max() <= attack.eps + 1e-6
 
 
+def test_an_attack_on_bytes_sees_nothing_but_bytes():
+    network, seen = SmallNet().eval(), []
+    search = SmallNet().eval()
+    search.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].detach() * 255))
+    x = (draw_images(3, 8) * 255).round() / 255
+    attack = PGD(3 / 255, 0.7 / 255, 4, early_stop=True)
+    attack_examples(network, attack, Batch(x, predict(network, x), torch.arange(8)), search, "bytes")
+    assert len(seen) >= 4
+    assert all((images - images.round()).abs().max() < 1e-9 for images in seen)
+
+
 class Terraces(nn.Module):
     """Between two bytes, everything is an error; on bytes only some are."""
 
