@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from argparse import ArgumentError
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,6 @@ from qra.attacks import PGD
 from qra.checks import check_count
 from qra.data import ImageDataModule
 from qra.describe import describe
-from qra.errors import one_line
 from qra.evaluation.figures import transfer_heat_map
 from qra.evaluation.measured import Accuracy
 from qra.evaluation.outcome import SCHEMA
@@ -28,8 +26,9 @@ from qra.evaluation.runs import Run, attacked_otherwise, read_run, worst_seed
 from qra.evaluation.statistics import mcnemar, shared
 from qra.evaluation.transfer import TransferMatrix, transfer
 from qra.files import plain
-from qra.front.shipped import checkpoint_file, located_after
+from qra.front.shipped import checkpoint_file
 from qra.front.tool_arguments import add_compare
+from qra.parsing import ABSENT, parse_with_images
 from qra.progress import EvaluationProgress
 from qra.runs import completion
 from qra.types import format_pixels, parse_pixels
@@ -203,25 +202,15 @@ def _write_transfer(directory: Path, content: Mapping[str, Any], matrix: Transfe
     Console().print(table, shown(f"written to {directory}/transfer.json, .csv and .png"))
 
 
-def _parser() -> ArgumentParser:
-    parser = ArgumentParser("qra compare", exit_on_error=False)
-    add_compare(parser, parse_pixels)
-    parser.add_subclass_arguments(ImageDataModule, "data", required=False)
-    return parser
-
-
 def main(arguments: Sequence[str]) -> None:
     """Print the comparison, or make the transfer matrix."""
-    parser = _parser()
-    try:
-        settings = parser.parse_args(located_after("--data", arguments))
-        data = parser.instantiate_classes(settings).data if settings.transfer else None
-    except ArgumentError as reason:
-        raise ValueError(one_line(reason)) from None
+    parser = ArgumentParser("qra compare", exit_on_error=False)
+    add_compare(parser, parse_pixels)
+    settings, data = parse_with_images(parser, arguments)
     if not settings.transfer:
         _compare(settings.run, settings.seeds)
         return
     if data is None:
-        raise ValueError("give the test images by --data, as for qra test: --data data/cifar10")
+        raise ValueError(ABSENT)
     check_count("n", settings.n)
     _transfer(settings, data)

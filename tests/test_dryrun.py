@@ -55,7 +55,7 @@ WRONG = {
     "not finite": (returning(lambda y: y / 0), "not finite"),
     "dropout": (returning(lambda y: nn.functional.dropout(y, 0.5, training=True)), "other logits for the same images"),
     "noise": (returning(lambda y: y + torch.randn_like(y)), "other logits for the same images"),
-    "batch": (OfTheBatch, "an image other logits when another one lies beside it"),
+    "batch": (OfTheBatch, "logits for an image depend on the one beside it"),
     "cut off": (CutOff, "no gradient reaches the network's input"),
     "numpy": (returning(lambda y: torch.from_numpy(y.detach().numpy())), "no gradient reaches the network's input"),
     "any error": (returning(lambda y: {}[3]), "cannot take images of the data"),

@@ -33,7 +33,7 @@ LAYERS = (
     ("deploy.ops",),
     ("deploy.program", "deploy.bounds"),
     ("deploy.twin",),
-    ("evaluation", "checkpoint", "checkpoint_file", "rebuild", "weights", "dryrun"),
+    ("evaluation", "checkpoint", "checkpoint_file", "rebuild", "weights", "dryrun", "parsing"),
     ("modules",),
     ("callbacks", "resume"),
     ("compare", "doctor", "study", "report", "trainer", "probe"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from argparse import ArgumentError
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -28,13 +27,13 @@ from qra.deploy.program import Program
 from qra.deploy.robustness import ImageChunks, attack_program, count_of, threat, white_box_images
 from qra.deploy.speed import bench
 from qra.deploy.twin import IntegerNetwork
-from qra.errors import one_line
 from qra.evaluation.chunks import CHUNKS, shuffled
 from qra.evaluation.outcome import examples_id
 from qra.evaluation.protocol import Protocol
 from qra.files import plain
-from qra.front.shipped import checkpoint_file, located_after
+from qra.front.shipped import checkpoint_file
 from qra.front.tool_arguments import add_deploy_bench, add_deploy_test
+from qra.parsing import ABSENT, parse, parse_with_images
 from qra.precision import float32
 from qra.progress import ChunkProgress
 from qra.types import parse_pixels
@@ -49,24 +48,21 @@ CHUNK = 50
 
 def main(arguments: Sequence[str]) -> None:
     """Run ``qra deploy test`` or ``qra deploy bench``."""
-    command, *words = [*arguments, ""]
+    command = arguments[0] if arguments else ""
     parser = ArgumentParser(f"qra deploy {command}", exit_on_error=False)
-    if command == "bench":
-        add_deploy_bench(parser)
-    elif command == "test":
+    if command == "test":
         add_deploy_test(parser, parse_pixels)
-        parser.add_subclass_arguments(ImageDataModule, "data", required=False)
+        settings, data = parse_with_images(parser, arguments[1:])
+        exported = folder.read(Path(settings.directory))
+        if data is None:
+            raise ValueError(ABSENT)
+        _test(exported, settings, data)
+    elif command == "bench":
+        add_deploy_bench(parser)
+        settings = parse(parser, arguments[1:])
+        _bench(folder.read(Path(settings.directory)), settings)
     else:
         raise ValueError("qra deploy takes test or bench; qra deploy --help tells of both")
-    try:
-        settings = parser.parse_args(located_after("--data", words[:-1]))
-        data = parser.instantiate_classes(settings).data if command == "test" else None
-    except ArgumentError as reason:
-        raise ValueError(one_line(reason)) from None
-    exported = folder.read(Path(settings.directory))
-    if data is None and command == "test":
-        raise ValueError("give the test images by --data, as for qra test: --data data/cifar10")
-    _test(exported, settings, data) if data is not None else _bench(exported, settings)
 
 
 def _test(exported: Folder, settings: Namespace, data: ImageDataModule) -> None:

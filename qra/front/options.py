@@ -187,10 +187,11 @@ def advice(name: str, command: str) -> str:
     """
     plain = name.replace(".init_args", "").partition("=")[0]
     whole = plain.partition(".")[0]
-    if plain in commands().get(command, ()):
+    own = commands().get(command, ())
+    if plain in own:
         whole = "--trainer.callbacks" if plain.startswith("--trainer.") else whole
         return f"a class that was not chosen has it: qra {command} {whole}.help CLASS lists one's keys"
-    if whole != plain and command not in RUNS and whole in commands().get(command, ()):
+    if whole != plain and whole in own and not any(each.startswith(f"{whole}.") for each in own):
         return f"{whole} takes one value here: qra {command} --help says which"
     others = [other for other, known in commands().items() if plain in known and not other.startswith(command)]
     if others:

@@ -83,7 +83,11 @@ def located(name: str) -> str:
 
 def located_after(option: str, words: Sequence[str]) -> list[str]:
     """The words of a command line, with the file in place of a name that is the value of an option."""
+    words = [part for word in words for part in (word.split("=", 1) if word.startswith(f"{option}=") else [word])]
     before = ["", *words]
+    for place, word in enumerate(words):
+        if before[place] == option:
+            check_folder(option, word)
     return [located(word) if before[place] == option else word for place, word in enumerate(words)]
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from qra.errors import key_of, one_line
 from qra.front.arguments import config_files
-from qra.front.options import advice
+from qra.front.options import RUNS, advice
 from qra.front.shipped import FOLDERS
 from qra.front.yaml_files import where
 
@@ -44,7 +44,8 @@ def explained(error: BaseException, words: Sequence[str]) -> UsageError:
     if required := _REQUIRED.search(reason):
         absent = [name.strip().partition(".")[2] or name.strip() for name in required[1].split(",")]
         missing = " and ".join(f"no {name}" for name in absent)
-        first = next((MISSING[name] for name in ("model", "data") if name in absent), f"--{absent[0]}")
+        option = f"--{absent[0]}" if command in RUNS else f"it after qra {command}"
+        first = next((MISSING[name] for name in ("model", "data") if name in absent), option)
         return UsageError(f"{command} has {missing}: give {first}")
     if unknown := _KEY.search(reason):
         key = ".".join(filter(None, (key_of(error), unknown[1])))

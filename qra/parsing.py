@@ -1,0 +1,52 @@
+"""The words of commands that have parsers of their own, with the test images that they take by ``--data``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from jsonargparse import ArgumentError, ArgumentParser, Namespace
+
+from qra.data import ImageDataModule
+from qra.front.shipped import located_after
+from qra.front.usage import explained
+
+ABSENT = "give the test images by --data, as for qra test: --data data/cifar10"
+
+
+def parse(parser: ArgumentParser, words: Sequence[str]) -> Namespace:
+    """Parse a command.
+
+    Args:
+        parser: Its parser, with the name of the command.
+        words: What follows the name.
+
+    Raises:
+        ValueError: If the words are wrong.
+    """
+    try:
+        settings: Namespace = parser.instantiate_classes(parser.parse_args(located_after("--data", words)))
+    except ArgumentError as reason:
+        raise explained(reason, [parser.prog.removeprefix("qra "), *words]) from None
+    return settings
+
+
+def parse_with_images(parser: ArgumentParser, words: Sequence[str]) -> tuple[Namespace, ImageDataModule | None]:
+    """Parse a command that takes test images.
+
+    Args:
+        parser: Parser of everything else, with the name of the command.
+        words: What follows the name.
+
+    Returns:
+        All settings, and the images if any are named.
+
+    Raises:
+        ValueError: If the words are wrong.
+    """
+    names = [word.partition("=")[0] for word in words]
+    keys = [name for name in names if name.startswith("--data.")]
+    if keys and "--data" not in names:
+        raise ValueError(f"nothing says of which images {keys[0]} is: {ABSENT}")
+    parser.add_subclass_arguments(ImageDataModule, "data", required=False)
+    settings = parse(parser, words)
+    return settings, settings.data
