@@ -1,4 +1,5 @@
 import contextlib
+import gc
 
 import torch
 
@@ -9,3 +10,9 @@ with contextlib.suppress(ModuleNotFoundError):  # the tests in tests/gpu do with
     settings.load_profile("repeatable")
 
 torch.set_num_threads(1)  # tests run side by side, one a core: their threads would only wait for each other
+
+
+def pytest_collection_finish():
+    """Keep the garbage collector from going through all that was imported again and again."""
+    gc.collect()
+    gc.freeze()

@@ -103,4 +103,5 @@ class RunConfigCallback(SaveConfigCallback):
         config.run = None  # a run directory may be moved
         if stage == "fit":
             config.ckpt_path = None  # another run of this config is no resumption
-        write_bytes(target, self.parser.dump(with_absolute_paths(config), skip_none=False).encode())
+        text = self.parser.dump(with_absolute_paths(config), skip_none=False, skip_validation=True)  # it was parsed
+        write_bytes(target, text.encode())

@@ -26,6 +26,7 @@ TINY = [
     "[0, 2/255, 8/255]",
 ]
 LOGGED = ["--trainer.logger", "true"]
+NETWORK = ["--model.init_args.network", str(Path(__file__).with_name("tiny-network.yaml"))]
 TINY_FIT = [*TINY, "--trainer.max_epochs", "2", "--trainer.enable_progress_bar", "false"]
 
 

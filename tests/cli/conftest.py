@@ -1,5 +1,5 @@
 import pytest
-from commands import LOGGED, TINY_FIT, pipeline, qra
+from commands import NETWORK, TINY_FIT, pipeline, qra
 
 
 @pytest.fixture(autouse=True)
@@ -9,8 +9,8 @@ def _in_an_empty_directory(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="session")
 def plain_run(tmp_path_factory):
-    """A finished run of plain training: its directory."""
+    """A finished run of plain training of a tiny network: its directory."""
     run = tmp_path_factory.mktemp("plain") / "run"
-    output, code = qra("fit", *pipeline("float-plain"), *TINY_FIT, *LOGGED, "--run", run)
+    output, code = qra("fit", *pipeline("float-plain"), *TINY_FIT, *NETWORK, "--run", run)
     assert code == 0, output
     return run

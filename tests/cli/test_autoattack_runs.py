@@ -11,9 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from commands import CONFIGS, TINY, TINY_FIT, pipeline, qra
+from commands import CONFIGS, NETWORK, TINY, TINY_FIT, pipeline, qra
 
-TINY_NETWORK = CONFIGS.parent / "tests/cli/tiny-network.yaml"
 AUTOATTACK = ["--trainer.callbacks+", str(CONFIGS / "callback/autoattack.yaml")]
 SHORT = [*AUTOATTACK, "--trainer.callbacks.attack.steps", "3", "--trainer.callbacks.attack.queries", "10"]
 LONG = [*AUTOATTACK, "--trainer.callbacks.attack.eps", "1/255", "--trainer.callbacks.attack.steps", "10"]
@@ -28,7 +27,7 @@ def learned_run(tmp_path_factory):
     """A run whose small network is mostly correct, and robust here and there."""
     run = tmp_path_factory.mktemp("learned") / "run"
     sizes = ["--data.init_args.train_size", "600", "--data.init_args.test_size", "60", "--trainer.max_epochs", "6"]
-    network = ["--model.init_args.network", TINY_NETWORK, "--model.init_args.optimizer.init_args.lr", "0.05"]
+    network = [*NETWORK, "--model.init_args.optimizer.init_args.lr", "0.05"]
     output, code = qra("fit", *pipeline("float-plain"), *TINY_FIT, *sizes, *network, "--run", run)
     assert code == 0, output
     return run
@@ -82,9 +81,8 @@ def test_progress_in_a_log_is_a_line_for_each_attack_on_each_chunk(plain_run):
 def test_at_the_end_of_fit_the_network_is_quantized_before_it_is_attacked():
     callbacks = [*SHORT, "--trainer.callbacks.n", "10"]
     callbacks += ["--trainer.callbacks+", str(CONFIGS / "callback/ptq-uniform.yaml")]
-    network = ["--model.init_args.network", TINY_NETWORK]
     brief = ["--trainer.max_epochs", "1", "--model.init_args.val_attack.steps", "1"]
-    output, code = qra("fit", *pipeline("float-plain"), *TINY_FIT, *brief, *network, *callbacks, "--run", "here")
+    output, code = qra("fit", *pipeline("float-plain"), *TINY_FIT, *brief, *NETWORK, *callbacks, "--run", "here")
     assert code == 0, output
     result = json.loads(Path("here/result.json").read_text())
     assert result["scheme"] is not None
@@ -102,7 +100,7 @@ def test_at_the_end_of_fit_the_network_is_quantized_before_it_is_attacked():
     ],
 )
 def test_a_wrong_argument_is_named(plain_run, arguments, reason):
-    run = [*pipeline("float-plain"), *TINY, "--ckpt_path", plain_run / "best.ckpt", "--run", "here"]
+    run = [*pipeline("float-plain"), *TINY, *NETWORK, "--ckpt_path", plain_run / "best.ckpt", "--run", "here"]
     output, code = qra("test", *run, *SHORT, *arguments)
     assert code == 2, output
     assert reason in output.splitlines()[-1]

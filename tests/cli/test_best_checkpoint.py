@@ -1,13 +1,10 @@
 """Which epoch ``best.ckpt`` is of."""
 
-from pathlib import Path
-
 import torch
-from commands import TINY_FIT, pipeline, qra
+from commands import NETWORK, TINY_FIT, pipeline, qra
 
 from qra.modules import AdversarialTraining
 
-TINY_NETWORK = Path(__file__).with_name("tiny-network.yaml")
 CLEAN, ROBUST = (0.3, 0.8, 0.6, 0.7), (0.2, 0.1, 0.5, 0.4)
 """Accuracies by epoch; the best is neither the first nor the last, and not the same one for both."""
 
@@ -19,7 +16,7 @@ class AdversarialWithAccuracies(AdversarialTraining):
 
 
 def test_the_best_checkpoint_is_of_the_epoch_of_highest_robust_accuracy():
-    module = ["--model.class_path", f"{__name__}.AdversarialWithAccuracies", "--model.init_args.network", TINY_NETWORK]
+    module = ["--model.class_path", f"{__name__}.AdversarialWithAccuracies", *NETWORK]
     attack = ["--model.init_args.attack.steps", 1, "--trainer.max_epochs", 4]
     output, code = qra("fit", *pipeline("float-plain"), *TINY_FIT, *module, *attack, "--run", "here")
     assert code == 0, output

@@ -14,18 +14,40 @@ PLACES = {
     "trainer": ("float-plain", "--config"),
     "transfer": ("float-transfer", "--model.init_args.transfer"),
 }
-FRAGMENTS = sorted(path for folder in PLACES for path in (CONFIGS / folder).glob("*.yaml"))
+FRAGMENTS = {folder: sorted((CONFIGS / folder).glob("*.yaml")) for folder in PLACES}
 
 
-@pytest.mark.parametrize("path", FRAGMENTS, ids=lambda path: f"{path.parent.name}/{path.stem}")
-def test_each_fragment_fits_its_place(path):
-    name, key = PLACES[path.parent.name]
+def options(path):
+    key = PLACES[path.parent.name][1]
     if key is None:
         key = "--model.init_args.optimizer" if "torch.optim" in path.read_text() else "--model.init_args.schedule"
-    output, code = qra("fit", *pipeline(name), key, path, "--print_config")
+    return [key, path]
+
+
+def named(path):
+    """The class that a fragment names; nothing if it is settings alone."""
+    return path.read_text().partition("class_path: ")[2].partition("\n")[0]
+
+
+@pytest.mark.parametrize("folder", PLACES)
+def test_each_fragment_of_a_folder_fits_its_place(folder):
+    """Checked where it stands on the command line, though another one of its place may take its place after it."""
+    name, _ = PLACES[folder]
+    words = [word for path in FRAGMENTS[folder] for word in options(path)]
+    output, code = qra("fit", *pipeline(name), *words, "--print_config")
     assert code == 0, output
-    named = path.read_text().partition("class_path: ")[2].partition("\n")[0]
-    assert named in output
+    if folder == "callback":  # all of them stand side by side
+        assert all(named(path) in output for path in FRAGMENTS[folder])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "path", [path for paths in FRAGMENTS.values() for path in paths], ids=lambda path: f"{path.parent.name}/{path.stem}"
+)
+def test_each_fragment_alone_is_what_is_used(path):
+    output, code = qra("fit", *pipeline(PLACES[path.parent.name][0]), *options(path), "--print_config")
+    assert code == 0, output
+    assert named(path) in output
 
 
 def test_every_folder_of_fragments_has_a_place():

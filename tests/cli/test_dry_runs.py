@@ -4,9 +4,8 @@ import re
 from pathlib import Path
 
 import pytest
-from commands import CONFIGS, TINY, pipeline, qra, refused, trained
+from commands import CONFIGS, NETWORK, TINY, pipeline, qra, refused, trained
 
-NETWORK = ["--model.network", str(Path(__file__).parent / "tiny-network.yaml")]
 FIT = [*pipeline("float-at"), *TINY, *NETWORK, "--trainer.max_epochs", "3", "--model.attack.steps", "4"]
 FIT += ["--model.val_attack.steps", "5"]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from commands import CONFIGS, TINY, TINY_FIT, pipeline, qra
+from commands import CONFIGS, NETWORK, TINY, TINY_FIT, pipeline, qra
 from torch import nn
 
 from qra import load
@@ -24,26 +24,31 @@ COMMANDS = [
     for line in block.splitlines()
 ]
 LIGHTNING = [command for command in COMMANDS if re.match(r"qra (fit|test|predict) ", command)]
-TINY_NETWORK = {"--model.init_args.network": str(Path(__file__).with_name("tiny-network.yaml"))}
 
 
-@pytest.fixture(autouse=True)
-def _the_files_of_the_page(tmp_path, monkeypatch):
-    """The working directory of a reader who has copied all files."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{ROOT}")
+@pytest.fixture(scope="module")
+def copied(tmp_path_factory):
+    """The directory of a reader who has copied all files."""
+    directory = tmp_path_factory.mktemp("copied")
     for folder in CONFIGS.iterdir():
-        Path("configs", folder.name).parent.mkdir(exist_ok=True)
-        Path("configs", folder.name).symlink_to(folder)
+        (directory / "configs" / folder.name).parent.mkdir(exist_ok=True)
+        (directory / "configs" / folder.name).symlink_to(folder)
     for name, content in FILES.items():
-        Path(name).parent.mkdir(exist_ok=True)
-        Path(name).write_text(content)
-    _write_images(Path("data/mine.npz"))
-    yield
+        (directory / name).parent.mkdir(exist_ok=True)
+        (directory / name).write_text(content)
+    _write_images(directory / "data/mine.npz")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(directory)
+        patch.setenv("PYTHONPATH", f"{directory}:{ROOT}")
+        yield directory
     for name in [name for name in sys.modules if name.split(".")[0] == "mine"]:
         del sys.modules[name]
     gc.collect()  # classes that are gone from the modules would still be found as subclasses
+
+
+@pytest.fixture(autouse=True)
+def _among_the_files_of_the_page(copied, monkeypatch):
+    monkeypatch.chdir(copied)
 
 
 def _write_images(path):
@@ -148,7 +153,7 @@ def tiny_options(words):
         for name in ("--data", "--data.init_args.train_size", "--data.init_args.test_size"):
             del options[name]
     if words[1] == "--config" and words[2].startswith("configs/") and "configs/mine/network.yaml" not in words:
-        options |= TINY_NETWORK
+        options |= pairs(NETWORK)
     if "--trainer.callbacks.teacher" in words:
         options["--trainer.callbacks.if_not_robust"] = "warn"
     return [word for pair in options.items() for word in pair]
@@ -173,10 +178,12 @@ def test_all_commands_of_the_page_run_one_after_the_other():
 
 @pytest.mark.slow
 def test_the_study_of_the_page_runs_and_is_reported():
-    options = pairs(TINY_FIT) | TINY_NETWORK
+    options = pairs([*TINY_FIT, *NETWORK])
     fit = {name.removeprefix("--"): value for name, value in options.items() if "evaluation" not in name}
-    study = Path("configs/mine/study.yaml")
-    study.write_text(f"{study.read_text()}calibration_size: [{fit.pop('data.init_args.calibration_size')}]\n")
+    study = Path("configs/mine/small-study.yaml")
+    study.write_text(
+        f"{study.with_name('study.yaml').read_text()}calibration_size: [{fit.pop('data.init_args.calibration_size')}]\n"
+    )
     tiny = [word for name, value in fit.items() for word in ("--set", f"{name}={value}")]
     output, code = qra("study", "run", study, "--only", "qat-plain-powers-w2a4*", *tiny)
     assert code == 0, output

@@ -10,7 +10,7 @@ from pathlib import Path
 import gone
 import numpy as np
 import pytest
-from commands import CONFIGS, LOGGED, TINY, TINY_FIT, crashed, pipeline, qra, refused, teacher, trained
+from commands import CONFIGS, LOGGED, NETWORK, TINY, TINY_FIT, crashed, pipeline, qra, refused, teacher, trained
 from lightning.pytorch.strategies import Strategy
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -18,12 +18,12 @@ from qra import checkpoint
 
 pytestmark = pytest.mark.filterwarnings("ignore:epoch", "ignore:You're resuming", "ignore:.*not robust")
 
-NETWORK = ["--model.init_args.network", str(Path(__file__).with_name("tiny-network.yaml"))]
 AUTOATTACK = ["--trainer.callbacks+", str(CONFIGS / "callback/autoattack.yaml"), "--trainer.callbacks.n", "10"]
 AUTOATTACK += ["--trainer.callbacks.attack.steps", "2", "--trainer.callbacks.attack.queries", "5"]
 AUTOATTACK += ["--trainer.callbacks.attack.eps", "1/255"]
 FIT = [*TINY_FIT, *LOGGED, *NETWORK, *AUTOATTACK]
 FIT += ["--trainer.max_epochs", "1", "--model.init_args.val_attack.steps", "1"]
+ONE_STEP = ["--model.init_args.attack.init_args.steps", "1"]
 PTQ = ["--trainer.callbacks+", str(CONFIGS / "callback/ptq-uniform.yaml")]
 
 
@@ -42,8 +42,8 @@ def arguments(kind, float_checkpoint):
     return [
         "fit",
         *{
-            "float": [*pipeline("float-at"), *FIT],
-            "quantized": [*pipeline("qat-at"), *FIT, *start],
+            "float": [*pipeline("float-at"), *FIT, *ONE_STEP],
+            "quantized": [*pipeline("qat-at"), *FIT, *ONE_STEP, *start],
             "transfer": [*pipeline("float-transfer"), *teacher(float_checkpoint), *FIT, *start],
             "calibrated": [*pipeline("float-plain"), *FIT, *PTQ],
         }[kind],
@@ -85,7 +85,7 @@ def test_nothing_does_in_two_processes(float_checkpoint, kind):
 
 @pytest.mark.usefixtures("_network_gone_at_teardown")
 def test_an_end_of_fit_that_was_interrupted_is_made_up_for():
-    fit = ["fit", *pipeline("float-at"), *FIT]
+    fit = ["fit", *pipeline("float-at"), *FIT, *ONE_STEP]
     crashed(*fit, "--trainer.callbacks+", "crash.CrashAtTheEnd", "--run", "interrupted")
     assert not Path("interrupted/result.json").exists()
     output, code = qra(*fit, "--run", "interrupted", "--ckpt_path", "last")

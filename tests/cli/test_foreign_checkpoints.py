@@ -8,21 +8,26 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from commands import CONFIGS, TINY, TINY_FIT, pipeline, qra, refused, teacher
+from commands import NETWORK, TINY, TINY_FIT, pipeline, qra, refused, teacher
 
 import qra as package
-from qra.models import resnet20
+from qra.models import ResNet
 
 pytestmark = pytest.mark.filterwarnings("ignore:epoch", "ignore:You're resuming", "ignore:.*is not robust")
 
-TEST = [*pipeline("float-plain"), *TINY]
-FIT = [*pipeline("float-plain"), *TINY_FIT, "--trainer.max_epochs", 1, "--model.init_args.val_attack", "null"]
+TEST = [*pipeline("float-plain"), *TINY, *NETWORK]
+FIT = [*pipeline("float-plain"), *TINY_FIT, *NETWORK, "--trainer.max_epochs", 1, "--model.init_args.val_attack", "null"]
+
+
+def small():
+    """The network of ``NETWORK``."""
+    return ResNet([1, 1], [4, 8])
 
 
 @pytest.fixture
 def public():
     """What a public repository might hold: bare weights under a wrapper's names, and nothing else."""
-    state = {f"module.{name}": value for name, value in resnet20().state_dict().items() if "num_batches" not in name}
+    state = {f"module.{name}": value for name, value in small().state_dict().items() if "num_batches" not in name}
     torch.save({"epoch": 9, "net": state, "net_ema": {name: value * 0 for name, value in state.items()}}, "public.pth")
     torch.save({"net": state}, "one.pth")
 
@@ -51,14 +56,14 @@ def test_training_starts_from_a_public_checkpoint(public):
     assert code == 0, output
     saved, begun = package.load("here/best.ckpt"), torch.load("public.pth", weights_only=True)["net"]
     assert torch.allclose(saved.conv1.weight, begun["module.conv1.weight"], atol=0.05)
-    assert not torch.allclose(resnet20().conv1.weight, begun["module.conv1.weight"], atol=0.05)
+    assert not torch.allclose(small().conv1.weight, begun["module.conv1.weight"], atol=0.05)
     output, code = qra("test", "--ckpt_path", "here/best.ckpt", "--evaluation.n", 4, "--evaluation.steps", 1)
     assert code == 0, output
 
 
 @pytest.mark.slow
 def test_a_public_checkpoint_is_a_teacher(public):
-    network = ["--trainer.callbacks.network", CONFIGS / "network/resnet20.yaml", "--trainer.max_epochs", 1]
+    network = [*NETWORK, "--trainer.callbacks.network", NETWORK[-1], "--trainer.max_epochs", 1]
     output, code = qra("fit", *pipeline("float-transfer"), *TINY_FIT, *teacher("one.pth"), *network, "--run", "here")
     assert code == 0, output
 
@@ -98,7 +103,7 @@ def test_going_on_with_a_foreign_checkpoint_deletes_nothing(plain_run):
                     kth_best_model_path=targets[0], last_model_path=targets[2], kth_value=worst, best_model_score=worst,
                 )  # fmt: skip
 
-    output, code = qra("fit", *pipeline("float-plain"), *TINY_FIT, "--run", run, *hostile(run, change))
+    output, code = qra("fit", *pipeline("float-plain"), *TINY_FIT, *NETWORK, "--run", run, *hostile(run, change))
     assert code == 0, output
     assert all(path.is_dir() for path in precious)
     assert (run / "notes.ckpt").read_text() == "mine"

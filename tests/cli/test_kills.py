@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import tiny_study as tiny
 import torch
-from commands import CONFIGS, TINY_FIT, pipeline
+from commands import CONFIGS, NETWORK, TINY_FIT, pipeline
 from same import end_of, same
 
 from qra.runs import completion
@@ -24,7 +24,6 @@ from qra.writing import PARTIAL
 pytestmark = pytest.mark.slow
 
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
-NETWORK = ["--model.init_args.network", str(CONFIGS.parent / "tests/cli/tiny-network.yaml")]
 BRIEF = [*NETWORK, "--model.init_args.val_attack.steps", "1", "--trainer.logger", "false"]
 FIT = [*TINY_FIT, *BRIEF, "--trainer.max_epochs", "40"]
 AUTOATTACK = ["--trainer.callbacks+", str(CONFIGS / "callback/autoattack.yaml"), "--trainer.callbacks.n", "40"]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from commands import CONFIGS, SMALL_DATA, TINY, TINY_FIT, pipeline, qra, refused
+from commands import CONFIGS, NETWORK, SMALL_DATA, TINY, TINY_FIT, pipeline, qra, refused
 
 pytestmark = pytest.mark.filterwarnings("ignore:epoch")
 
@@ -55,7 +55,7 @@ def test_a_config_beside_others_still_takes_the_model_of_the_checkpoint(plain_ru
 
 
 def test_random_weights_are_measured_only_when_asked_for_and_called_so():
-    output, code = qra("test", *pipeline("float-plain"), *TINY, "--untrained", "true", "--run", "here")
+    output, code = qra("test", *pipeline("float-plain"), *TINY, *NETWORK, "--untrained", "true", "--run", "here")
     assert code == 0, output
     assert "untrained: the weights are random" in output
     assert result("here")["untrained"] is True
@@ -109,7 +109,7 @@ def images():
 @pytest.mark.usefixtures("images")
 def test_a_run_on_a_relative_folder_of_images_is_tested_from_another_directory():
     small = [f"--data.{key}={value}" for key, value in SMALL_DATA.items() if not key.startswith(("train", "test"))]
-    data = ["--data", "data/image_folder", "--data.root", "images", *small, "--model.network.num_classes", 2]
+    data = ["--data", "data/image_folder", "--data.root", "images", *small, *NETWORK, "--model.network.num_classes", 2]
     words = TINY_FIT[len(TINY) :]
     output, code = qra("fit", *pipeline("float-plain"), *data, *words, "--trainer.max_epochs", 1, "--run", "run")
     assert code == 0, output
@@ -122,7 +122,7 @@ def test_a_run_on_a_relative_folder_of_images_is_tested_from_another_directory()
 
 
 def test_a_fit_ends_with_its_best_epoch_the_place_and_the_next_command():
-    output, code = qra("fit", *pipeline("float-plain"), *TINY_FIT, "--run", "here")
+    output, code = qra("fit", *pipeline("float-plain"), *TINY_FIT, *NETWORK, "--run", "here")
     assert code == 0, output
     best, place, following = output.strip().splitlines()[-3:]
     epoch = torch.load("here/best.ckpt", weights_only=True)["epoch"]

@@ -12,11 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from commands import CONFIGS, TINY, TINY_FIT, pipeline
+from commands import CONFIGS, NETWORK, TINY, TINY_FIT, pipeline
 
 pytestmark = pytest.mark.slow
 
-NETWORK = ["--model.init_args.network", str(CONFIGS.parent / "tests/cli/tiny-network.yaml")]
 FIT = ["fit", *pipeline("float-at"), *TINY_FIT, *NETWORK, "--trainer.logger", "false"]
 DDP = ["--trainer.accelerator", "cpu", "--trainer.strategy", "ddp", "--trainer.devices"]
 NODES = [*DDP, "2", "--trainer.num_nodes", "2"]

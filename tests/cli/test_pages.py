@@ -25,10 +25,15 @@ LIGHTNING = sorted(
 )
 
 
+@pytest.fixture(scope="module")
+def config():
+    """What a training saves."""
+    return qra("fit", "--config", "pipeline/float-at", "--print_config")[0]
+
+
 @pytest.fixture
-def _a_run():
+def _a_run(config):
     """A run directory as a training would leave it, for commands that go on from one."""
-    config, _ = qra("fit", "--config", "pipeline/float-at", "--print_config")
     Path("runs/float-at").mkdir(parents=True)
     Path("runs/float-at/config.yaml").write_text(config)
     Path("runs/float-at/best.ckpt").write_bytes(b"")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from commands import CONFIGS, LOGGED, TINY, TINY_FIT, pipeline, qra, refused, trained
+from commands import CONFIGS, LOGGED, NETWORK, TINY, TINY_FIT, pipeline, qra, refused, trained
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import qra as package
@@ -15,12 +15,10 @@ from qra.rebuild import rebuild_scheme
 
 pytestmark = pytest.mark.filterwarnings("ignore:epoch", "ignore:You're resuming")
 
-NETWORK = ["--model.init_args.network", str(Path(__file__).with_name("tiny-network.yaml"))]
 FIT = [*TINY_FIT, *NETWORK, "--trainer.max_epochs", 1, "--model.init_args.val_attack.steps", 1]
 TEST = [*TINY, *NETWORK]
 BITS = "--trainer.callbacks.scheme.weight_bit_width"
 SCHEME = "--model.init_args.scheme"
-PIPELINES = sorted(path.stem for path in (CONFIGS / "pipeline").glob("*.yaml"))
 
 
 @pytest.fixture(scope="module")
@@ -67,15 +65,23 @@ def test_adversarial_training_starts_from_any_network(float_checkpoint, quantize
     assert package.load("runs/qat-at/best.ckpt").relu1.bit_width == 4
 
 
-@pytest.mark.parametrize("name", sorted(path.stem for path in (CONFIGS / "quant").glob("*.yaml")))
+SCHEMES = sorted((CONFIGS / "quant").glob("*.yaml"))
+OF_EACH_KIND = ("lsq-plus", "uniform", "weights-only")
+"""One that learns its steps, one that learns nothing, and one of weights alone; ``pact`` is that of the pipelines."""
+
+
+@pytest.mark.parametrize(
+    "name",
+    [path.stem if path.stem in OF_EACH_KIND else pytest.param(path.stem, marks=pytest.mark.slow) for path in SCHEMES],
+)
 def test_every_scheme_trains(name):
     output, code = qra("fit", *pipeline("qat-plain"), *FIT, SCHEME, CONFIGS / f"quant/{name}.yaml", "--run", "here")
     assert code == 0, output
     assert package.load("here/best.ckpt")(torch.rand(2, 3, 32, 32)).isfinite().all()
 
 
-@pytest.mark.parametrize("path", sorted((CONFIGS / "quant").glob("*.yaml")), ids=lambda path: path.stem)
-@pytest.mark.parametrize("before", ["pact", "uniform"])
+@pytest.mark.parametrize("path", SCHEMES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("before", ["pact", pytest.param("uniform", marks=pytest.mark.slow)])
 def test_nothing_of_a_scheme_that_is_replaced_stays(path, before):
     printed, code = qra(
         "fit", *pipeline("qat-plain"), SCHEME, CONFIGS / f"quant/{before}.yaml", SCHEME, path, "--print_config"
@@ -87,7 +93,7 @@ def test_nothing_of_a_scheme_that_is_replaced_stays(path, before):
     assert rebuild_scheme({"class_path": "qra.quant.QuantScheme", "init_args": found}) == expected
 
 
-@pytest.mark.parametrize("name", [name for name in PIPELINES if name.startswith("ptq")])
+@pytest.mark.parametrize("name", ["ptq-pwlq", pytest.param("ptq-uniform", marks=pytest.mark.slow)])
 def test_a_float_checkpoint_is_quantized_and_tests_again_to_the_same_figures(float_checkpoint, name):
     bits = [BITS, 3]
     output, code = qra("test", *pipeline(name), *TEST, *bits, "--ckpt_path", float_checkpoint, "--run", "first")

@@ -17,11 +17,16 @@ COMMANDS = [
 LIGHTNING = [command for command in COMMANDS if re.match(r"qra +(fit|validate|test|predict) ", command)]
 
 
+@pytest.fixture(scope="module")
+def config():
+    """What a training saves."""
+    return qra("fit", "--config", CONFIGS / "pipeline/float-at.yaml", "--print_config")[0]
+
+
 @pytest.fixture
-def a_run():
+def a_run(config):
     """The configs, and a run directory as a training would leave it."""
     Path("configs").symlink_to(CONFIGS)
-    config, _ = qra("fit", "--config", "configs/pipeline/float-at.yaml", "--print_config")
     Path("runs/float-at").mkdir(parents=True)
     Path("runs/float-at/config.yaml").write_text(config)
 

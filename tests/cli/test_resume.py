@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from commands import CONFIGS, TINY_FIT, crashed, pipeline, qra
+from commands import CONFIGS, NETWORK, TINY_FIT, crashed, pipeline, qra
 from same import end_of, same
 
 FIT = [*TINY_FIT, "--trainer.max_epochs", "4", "--model.init_args.val_attack.steps", "1"]
@@ -20,11 +20,11 @@ pytestmark = pytest.mark.filterwarnings("ignore:epoch", "ignore:You're resuming"
 @pytest.mark.parametrize("name", ["float-plain", pytest.param("float-at", marks=pytest.mark.slow)])
 def test_a_crashed_run_resumes_to_the_same_weights(name):
     crash = ["--trainer.callbacks+", "crash.CrashAfter", "--trainer.callbacks.epochs", "2"]
-    crashed("fit", *pipeline(name), *FIT, *crash, "--run", "crashed")
+    crashed("fit", *pipeline(name), *FIT, *NETWORK, *crash, "--run", "crashed")
     assert end_of("crashed")["epoch"] == 1
-    output, code = qra("fit", *pipeline(name), *FIT, "--run", "crashed", "--ckpt_path", "last")
+    output, code = qra("fit", *pipeline(name), *FIT, *NETWORK, "--run", "crashed", "--ckpt_path", "last")
     assert code == 0, output
-    output, code = qra("fit", *pipeline(name), *FIT, "--run", "whole")
+    output, code = qra("fit", *pipeline(name), *FIT, *NETWORK, "--run", "whole")
     assert code == 0, output
     assert end_of("whole")["epoch"] == 3
     assert same(end_of("crashed"), end_of("whole"))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from commands import CONFIGS, TINY, TINY_FIT, pipeline, qra, refused, teacher
+from commands import CONFIGS, LOGGED, NETWORK, TINY, TINY_FIT, pipeline, qra, refused, teacher
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
@@ -21,41 +21,44 @@ pytestmark = pytest.mark.filterwarnings(
     "ignore:epoch", "ignore:.*not robust", "ignore:You're resuming"
 )  # a tiny run learns little
 
-NETWORK = ["--model.init_args.network", Path(__file__).with_name("tiny-network.yaml")]
 FIT = [*TINY_FIT, *NETWORK]
 PIPELINES = sorted(path.stem for path in (CONFIGS / "pipeline").glob("*.yaml"))
 
 
-QUICK = {
-    "float-mart": ["--model.init_args.attack.init_args.steps", 1],
-    "float-trades": ["--model.init_args.attack.init_args.steps", 1],
-    "float-transfer": ["--model.init_args.transfer.init_args.attack.init_args.steps", 1],
-    "qat-transfer": ["--model.init_args.transfer.init_args.attack.init_args.steps", 1],
-}
+def quick(name):
+    """Attack in training with one step, where a pipeline does."""
+    place = "--model.init_args.transfer.init_args" if name.endswith("transfer") else "--model.init_args"
+    attacks = not name.endswith(("plain", "fgsm-rs")) and not name.startswith(("imagenet", "ptq"))
+    return [f"{place}.attack.init_args.steps", 1] if attacks else []
 
 
-LONG = ("qat-at", "qat-transfer")
+ELSEWHERE = ("float-plain", "qat-plain", "quickstart-plain")
+"""Trained and tested by ``tested``, in test_quantized_runs.py and in test_wheel.py."""
+LONG = ("qat-at", "qat-transfer", "quickstart-at")
 
 
 def marked(names):
-    slow = pytest.mark.slow
-    return [pytest.param(each, marks=slow) if each in LONG or each.startswith("imagenet") else each for each in names]
+    def is_slow(name):
+        return name in ELSEWHERE + LONG or name.startswith("imagenet")
+
+    return [pytest.param(name, marks=pytest.mark.slow) if is_slow(name) else name for name in names]
 
 
 @pytest.fixture(scope="module")
-def tiny_run(tmp_path_factory):
-    """A finished run of plain training of a tiny network: its directory."""
-    run = tmp_path_factory.mktemp("tiny") / "run"
-    output, code = qra("fit", *pipeline("float-plain"), *FIT, "--run", run)
+def tested(tmp_path_factory):
+    """A run that was trained and tested, with what it has logged, and what the test printed."""
+    run = tmp_path_factory.mktemp("tested") / "run"
+    output, code = qra("fit", *pipeline("float-plain"), *FIT, *LOGGED, "--run", run)
     assert code == 0, output
-    return run
+    output, code = qra("test", "--ckpt_path", run / "best.ckpt")
+    assert code == 0, output
+    return run, output
 
 
 @pytest.mark.parametrize("name", marked(name for name in PIPELINES if not name.startswith("ptq")))
-def test_every_pipeline_trains_and_is_tested(name):
-    extra = ["--trainer.max_epochs", 1, "--model.init_args.val_attack.steps", 1]
-    extra += teacher() if name.endswith("transfer") else []
-    extra += QUICK.get(name, [])
+def test_every_pipeline_trains_and_is_tested(name, plain_run):
+    extra = ["--trainer.max_epochs", 1, "--model.init_args.val_attack.steps", 1, *quick(name)]
+    extra += teacher(plain_run / "best.ckpt") if name.endswith("transfer") else []
     output, code = qra("fit", *pipeline(name), *(TINY_FIT if name.startswith("imagenet") else FIT), *extra)
     assert code == 0, output
     output, code = qra("test", "--ckpt_path", f"runs/{name}/last.ckpt", *TINY)
@@ -63,10 +66,16 @@ def test_every_pipeline_trains_and_is_tested(name):
     assert "PGD-2" in output
 
 
-@pytest.mark.parametrize("name", [name for name in PIPELINES if name.startswith("ptq")])
-def test_every_pipeline_quantizes_after_training_and_its_checkpoint_tests_the_same(name, tiny_run):
+@pytest.mark.parametrize(
+    "name",
+    [
+        "ptq-uniform",
+        pytest.param("ptq-pwlq", marks=pytest.mark.slow),  # which test_quantized_runs.py calibrates and tests again
+    ],
+)
+def test_every_pipeline_quantizes_after_training_and_its_checkpoint_tests_the_same(name, plain_run):
     bits = [*NETWORK, "--trainer.callbacks.scheme.weight_bit_width", 3]
-    output, code = qra("test", *pipeline(name), *TINY, *bits, "--ckpt_path", tiny_run / "best.ckpt", "--run", "ptq")
+    output, code = qra("test", *pipeline(name), *TINY, *bits, "--ckpt_path", plain_run / "best.ckpt", "--run", "ptq")
     assert code == 0, output
     first = json.loads(Path("ptq/result.json").read_text())["outcomes"]
     first.pop("clean_uniform4", None)  # needs the float network
@@ -76,9 +85,13 @@ def test_every_pipeline_quantizes_after_training_and_its_checkpoint_tests_the_sa
     assert json.loads(Path("again/result.json").read_text())["outcomes"] == first
 
 
+def test_there_is_no_other_pipeline_that_quantizes_after_training():
+    assert [name for name in PIPELINES if name.startswith("ptq")] == ["ptq-pwlq", "ptq-uniform"]
+
+
 def test_quantizing_the_checkpoint_of_a_run_leaves_its_figures_alone(plain_run):
     run = shutil.copytree(plain_run, "run")
-    output, code = qra("test", *pipeline("ptq-pwlq"), *TINY, "--ckpt_path", f"{run}/best.ckpt")
+    output, code = qra("test", *pipeline("ptq-pwlq"), *TINY, *NETWORK, "--ckpt_path", f"{run}/best.ckpt")
     assert code == 0, output
     assert not Path(run, "result.json").exists()
     result = json.loads(Path("runs/ptq-pwlq/result.json").read_text())
@@ -86,20 +99,21 @@ def test_quantizing_the_checkpoint_of_a_run_leaves_its_figures_alone(plain_run):
     assert result["cost"]["size_in_bits"] < 8 * result["cost"]["parameters"]
 
 
-def test_a_run_directory_holds_what_the_readme_says(plain_run):
-    names = {path.name for path in plain_run.iterdir()}
+def test_a_run_directory_holds_what_the_readme_says(tested):
+    run, _ = tested
+    names = {path.name for path in run.iterdir()}
     assert {"config.yaml", "run.json", "last.ckpt", "best.ckpt", "tensorboard"} <= names
-    sheet = json.loads((plain_run / "run.json").read_text())
+    sheet = json.loads((run / "run.json").read_text())
     assert sheet["versions"]["torch"] == metadata.version("torch")
     assert len(sheet["data"]["sha256"]) == 64
 
 
-def test_the_saved_config_names_every_setting_and_repeats_the_run(tiny_run):
-    config = yaml.safe_load((tiny_run / "config.yaml").read_text())
+def test_the_saved_config_names_every_setting_and_repeats_the_run(plain_run):
+    config = yaml.safe_load((plain_run / "config.yaml").read_text())
     assert config["model"]["init_args"]["val_attack"]["init_args"]["eps"] == "8/255"
-    output, code = qra("fit", "--config", tiny_run / "config.yaml", "--run", "again")
+    output, code = qra("fit", "--config", plain_run / "config.yaml", "--run", "again")
     assert code == 0, output
-    first, second = (torch.load(path / "last.ckpt", weights_only=True) for path in (tiny_run, Path("again")))
+    first, second = (torch.load(path / "last.ckpt", weights_only=True) for path in (plain_run, Path("again")))
     assert all(torch.equal(value, second["state_dict"][name]) for name, value in first["state_dict"].items())
 
 
@@ -119,10 +133,8 @@ def test_lengths_may_be_fractions_and_numbers():
     assert float(yaml.safe_load(printed)["model"]["init_args"]["attack"]["init_args"]["eps"]) == 0.031
 
 
-def test_test_writes_the_same_figures_everywhere(plain_run):
-    run = shutil.copytree(plain_run, "run")
-    output, code = qra("test", "--ckpt_path", f"{run}/best.ckpt")
-    assert code == 0, output
+def test_test_writes_the_same_figures_everywhere(tested):
+    run, output = tested
     result = json.loads(Path(f"{run}/result.json").read_text())
     outcomes = result["outcomes"]
     assert list(outcomes) == ["clean", "pgd2_0", "pgd2_2", "pgd2_8"]
@@ -141,9 +153,8 @@ def test_test_writes_the_same_figures_everywhere(plain_run):
     assert "test/robustness" in events.Tags()["images"]
 
 
-def test_clean_accuracy_is_that_of_the_loaded_network(plain_run):
-    run = shutil.copytree(plain_run, "run")
-    qra("test", "--ckpt_path", f"{run}/best.ckpt")
+def test_clean_accuracy_is_that_of_the_loaded_network(tested):
+    run, _ = tested
     accuracy = json.loads(Path(f"{run}/result.json").read_text())["outcomes"]["clean"]["accuracy"]
     data = package.data.SyntheticDataModule(
         train_size=80, test_size=40, val_size=20, batch_size=20, calibration_size=20
@@ -155,7 +166,7 @@ def test_clean_accuracy_is_that_of_the_loaded_network(plain_run):
 
 
 def test_a_checkpoint_does_not_override_the_command_line(plain_run):
-    arguments = [*pipeline("float-at"), *TINY, "--ckpt_path", plain_run / "best.ckpt", "--run", "here"]
+    arguments = [*pipeline("float-at"), *TINY, *NETWORK, "--ckpt_path", plain_run / "best.ckpt", "--run", "here"]
     output, code = qra("test", *arguments, "--data.init_args.test_size", 30)
     assert code == 0, output
     config = yaml.safe_load(Path("here/test/config.yaml").read_text())
@@ -181,9 +192,8 @@ def test_predict_writes_images_and_a_picture(plain_run):
     assert Path("here/adversarial.png").read_bytes()[:4] == b"\x89PNG"
 
 
-def test_compare_sets_runs_side_by_side(plain_run):
-    run = shutil.copytree(plain_run, "run")
-    qra("test", "--ckpt_path", f"{run}/best.ckpt")
+def test_compare_sets_runs_side_by_side(tested):
+    run, _ = tested
     output, code = qra("compare", run, f"{run}/result.json")
     assert code == 0
     assert "PGD-2, eps 8/255" in output
@@ -199,9 +209,9 @@ def test_a_foreign_network_is_trained_and_loaded_again():
     assert loaded(torch.rand(2, 3, 32, 32)).shape == (2, 10)
 
 
-@pytest.mark.parametrize("arguments", [["--trainer.logger", "false"], ["--trainer.fast_dev_run", "true"]])
-def test_lightnings_own_switches_work(arguments):
-    output, code = qra("fit", *pipeline("float-plain"), *FIT, *arguments)
+def test_a_switch_of_lightnings_own_works():
+    """Beside ``--trainer.logger false``, which all of these tests have."""
+    output, code = qra("fit", *pipeline("float-plain"), *FIT, "--trainer.fast_dev_run", "true")
     assert code == 0, output
 
 
@@ -232,10 +242,8 @@ def test_a_foreign_checkpoint_takes_no_run_of_another_for_its_own(plain_run):
     assert "name a directory by --run" in line
 
 
-def test_a_test_stands_at_the_step_of_its_checkpoint_beside_the_hyperparameters(plain_run):
-    run = shutil.copytree(plain_run, "run")
-    output, code = qra("test", "--ckpt_path", f"{run}/best.ckpt")
-    assert code == 0, output
+def test_a_test_stands_at_the_step_of_its_checkpoint_beside_the_hyperparameters(tested):
+    run, _ = tested
     steps = torch.load(f"{run}/best.ckpt", weights_only=True)["global_step"]
     events = EventAccumulator(f"{run}/tensorboard").Reload()
     assert {point.step for point in events.Scalars("test/clean_acc")} == {steps}

@@ -13,14 +13,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from commands import CONFIGS, TINY_FIT, pipeline, qra, refused
+from commands import CONFIGS, NETWORK, TINY_FIT, pipeline, qra, refused
 from same import end_of, same
 
 from qra.runs import completion
 from qra.runs.completion import Training
 from qra.runs.directory import LOCK
 
-NETWORK = ["--model.init_args.network", str(CONFIGS.parent / "tests/cli/tiny-network.yaml")]
 FIT = ["fit", *pipeline("float-plain"), *TINY_FIT, *NETWORK, "--model.init_args.val_attack.steps", "1"]
 FIT += ["--trainer.max_epochs", "3"]
 CALIBRATION = ["--trainer.callbacks+", str(CONFIGS / "callback/ptq-uniform.yaml")]

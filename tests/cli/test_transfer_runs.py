@@ -10,15 +10,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from commands import CONFIGS, TINY_FIT, crashed, pipeline, qra, refused, teacher, trained
+from commands import CONFIGS, NETWORK, TINY_FIT, crashed, pipeline, qra, refused, teacher, trained
 from test_resume import end_of, same
 
 import qra as package
 
 pytestmark = pytest.mark.filterwarnings("ignore:epoch", "ignore:You're resuming", "ignore:.*not robust")
 
-TINY_NETWORK = str(Path(__file__).with_name("tiny-network.yaml"))
-NETWORK = ["--model.init_args.network", TINY_NETWORK]
 FIT = [*TINY_FIT, *NETWORK, "--model.init_args.val_attack.steps", 1]
 TRANSFER = "--model.init_args.transfer"
 STEPS = f"{TRANSFER}.init_args.attack.init_args.steps"
@@ -49,8 +47,14 @@ def test_every_transfer_trains_float_and_quantized_students_alike(tiny_teacher, 
     assert hasattr(student.relu1, "bit_width") == (kind == "qat")
 
 
+REPLACED = [("ard", "rslad"), ("rslad", "ard"), ("rslad", "lwf")]
+"""A loss with settings of its own, one that attacks, one that does not."""
+ALL_REPLACED = [("ard", "rslad"), ("ard", "adaad"), *(("rslad", name) for name in TRANSFERS)]
+
+
 @pytest.mark.parametrize(
-    ("before", "name"), [("ard", "rslad"), ("ard", "adaad"), *(("rslad", name) for name in TRANSFERS)]
+    ("before", "name"),
+    [pytest.param(*pair, marks=[] if pair in REPLACED else [pytest.mark.slow]) for pair in ALL_REPLACED],
 )
 def test_nothing_of_a_transfer_that_is_replaced_stays(name, before):
     config = CONFIGS / f"transfer/{name}.yaml"

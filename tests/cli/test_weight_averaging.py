@@ -9,15 +9,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from commands import CONFIGS, TINY_FIT, crashed, pipeline, qra
+from commands import CONFIGS, NETWORK, TINY_FIT, crashed, pipeline, qra
 from test_resume import same
 
 pytestmark = pytest.mark.filterwarnings("ignore:epoch", "ignore:You're resuming", "ignore:Experiment logs")
 
-NETWORK = ["--model.init_args.network", str(Path(__file__).with_name("tiny-network.yaml"))]
 AVERAGED = ["--trainer.callbacks+", str(CONFIGS / "callback/weight-averaging.yaml")]
 AVERAGED += ["--trainer.callbacks.decay", "0.9"]
 FIT = [*TINY_FIT, *NETWORK, *AVERAGED, "--trainer.max_epochs", "2", "--model.init_args.optimizer.init_args.lr", "0.2"]
+FIT += ["--model.init_args.attack.init_args.steps", "2", "--model.init_args.val_attack.steps", "2"]
 
 
 def scores(run):

@@ -5,9 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from commands import CONFIGS, TINY_FIT, pipeline, qra, refused
+from commands import NETWORK, TINY_FIT, pipeline, qra, refused
 
-NETWORK = ["--model.init_args.network", str(CONFIGS.parent / "tests/cli/tiny-network.yaml")]
 FIT = ["fit", *pipeline("float-plain"), *TINY_FIT, *NETWORK]
 SGD = "--model.init_args.optimizer.init_args"
 pytestmark = pytest.mark.filterwarnings("ignore:epoch", "ignore:The dirpath has changed")

@@ -6,7 +6,6 @@ import zoo
 TABLE = zoo.table()
 FAST = {
     ("CIFAR ResNet20, functional ReLU", "PACT"),
-    ("SiLU ResNet20", "LSQ+"),
     ("torchvision mobilenet_v3_small", "LSQ"),
     ("torchvision efficientnet_b0", "PACT"),
 }

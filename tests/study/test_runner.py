@@ -164,10 +164,37 @@ def test_a_cell_that_is_done_does_not_run_again(cell):
     assert (cell / "result.json").stat().st_mtime_ns == before
 
 
-def test_a_result_that_is_cut_short_is_made_again(cell):
-    whole = json.loads((cell / "result.json").read_text())["outcomes"]
+@pytest.fixture
+def interpreter(tmp_path, monkeypatch):
+    """A function that has a script stand in for the interpreter, which takes seconds to import what a command needs."""
+
+    def stand_in(script):
+        file = tmp_path / "python"
+        file.write_text(f"#!/bin/sh\n{script}\n")
+        file.chmod(0o755)
+        monkeypatch.setattr(sys, "executable", str(file))
+
+    return stand_in
+
+
+def cut_short(cell):
     (cell / "result.json").write_text('{"schema": 1, "outc')
     assert state(only_task()).reason == "its result.json is not whole"
+
+
+def test_a_result_that_is_cut_short_is_made_again(cell, interpreter):
+    whole = (cell / "result.json").rename(cell.parent / "whole.json")
+    cut_short(cell)
+    interpreter(f'echo "$@" > commands; cp {whole} {cell}/result.json')
+    assert run_cell(only_task()).name == "done"
+    assert Path("commands").read_text().startswith("-m qra test --config ")
+    assert (cell / "result.json").read_bytes() == whole.read_bytes()
+
+
+@pytest.mark.slow
+def test_a_result_that_is_made_again_is_the_same(cell):
+    whole = json.loads((cell / "result.json").read_text())["outcomes"]
+    cut_short(cell)
     assert run_cell(only_task()).name == "done"
     assert json.loads((cell / "result.json").read_text())["outcomes"] == whole
 
@@ -228,13 +255,10 @@ def test_a_record_of_another_version_or_without_its_keys_is_refused(cell, change
 
 
 @pytest.mark.parametrize("code", [0, 143, -signal.SIGINT])
-def test_a_training_that_is_not_finished_is_not_done_whatever_its_exit_code(tmp_path, monkeypatch, code):
-    """Stands in for the interpreter, with a training that was stopped in its third epoch."""
-    interpreter = tmp_path / "python"
+def test_a_training_that_is_not_finished_is_not_done_whatever_its_exit_code(interpreter, code):
+    """As one that was stopped in its third epoch."""
     end = f"exit {code}" if code >= 0 else f"kill -{-code} $$"
-    interpreter.write_text(f"#!/bin/sh\necho '{json.dumps(UNFINISHED)}' > {RUN}/training.json\n{end}\n")
-    interpreter.chmod(0o755)
-    monkeypatch.setattr(sys, "executable", str(interpreter))
+    interpreter(f"echo '{json.dumps(UNFINISHED)}' > {RUN}/training.json\n{end}")
     tiny.write()
     task = work(only=["float-calibration20"])["float-calibration20"]
     ended = run_cell(task)
@@ -257,7 +281,10 @@ def test_a_done_cell_whose_training_is_not_finished_is_not_done(cell):
     assert state(task).reason == "its training is unfinished, 3 of 40 epochs done"
 
 
-def test_a_cell_that_fails_keeps_its_log_and_says_why(tmp_path):
+@pytest.mark.parametrize("real", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_a_cell_that_fails_keeps_its_log_and_says_why(tmp_path, interpreter, real):
+    if not real:
+        interpreter("echo 'qra: error: none.ckpt: there is no such checkpoint' >&2; exit 2")
     tiny.write(**{**TESTED, "sources": {"plain": "none.ckpt"}})
     found = run_cell(only_task())
     assert found == State("failed", "test: none.ckpt: there is no such checkpoint", {})
