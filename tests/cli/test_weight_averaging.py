@@ -34,7 +34,7 @@ def to(run):
     return [*logger, "--trainer.logger.version", run, "--run", run]
 
 
-@pytest.mark.parametrize("kind", ["float-at", "qat-at"])
+@pytest.mark.parametrize("kind", [pytest.param("float-at", marks=pytest.mark.slow), "qat-at"])
 def test_what_validation_scored_is_what_the_best_checkpoint_scores(kind):
     output, code = qra("fit", *pipeline(kind), *FIT, *to("run"))
     assert code == 0, output
