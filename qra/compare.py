@@ -147,6 +147,9 @@ def short_names(paths: Sequence[str]) -> list[str]:
 
 
 def _transfer(settings: Namespace, data: ImageDataModule) -> None:
+    out = Path(settings.out)
+    if file := next((place for place in (out, *out.parents) if place.exists() and not place.is_dir()), None):
+        raise ValueError(f"{file} is a file, so nothing can be written to {out}: give another directory by --out")
     settings.run = [checkpoint_file(path) for path in settings.run]
     names = short_names(settings.run)
     attack = PGD(settings.eps, settings.eps / 4, settings.steps)
@@ -182,7 +185,7 @@ def _transfer(settings: Namespace, data: ImageDataModule) -> None:
         for path in settings.run
     ]
     about = {"schema": SCHEMA, "attack": describe(attack), "data": {"sha256": data.data_hash}, "checkpoints": sources}
-    _write_transfer(Path(settings.out), {**about, **matrix.summary()}, matrix, title)
+    _write_transfer(out, {**about, **matrix.summary()}, matrix, title)
 
 
 def _write_transfer(directory: Path, content: Mapping[str, Any], matrix: TransferMatrix, title: str) -> None:

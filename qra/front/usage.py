@@ -44,7 +44,8 @@ def explained(error: BaseException, words: Sequence[str]) -> UsageError:
     if required := _REQUIRED.search(reason):
         absent = [name.strip().partition(".")[2] or name.strip() for name in required[1].split(",")]
         missing = " and ".join(f"no {name}" for name in absent)
-        option = f"--{absent[0]}" if command in RUNS else f"it after qra {command}"
+        key = ".".join(filter(None, (key_of(error), absent[0])))
+        option = f"--{key}" if command in RUNS else f"it after qra {command}"
         first = next((MISSING[name] for name in ("model", "data") if name in absent), option)
         return UsageError(f"{command} has {missing}: give {first}")
     if unknown := _KEY.search(reason):
