@@ -9,28 +9,13 @@ from typing import Any
 from torch import Tensor, nn
 
 from qra import rebuild, weights
-from qra.checkpoint_file import KEY, read, sha256
+from qra.checkpoint_file import KEY as KEY
+from qra.checkpoint_file import read as read
+from qra.checkpoint_file import sha256 as sha256
 from qra.describe import describe, differences
 from qra.files import plain
 from qra.quant import QuantScheme, convert
 from qra.quant.network import check_fixed, fake_quantizers, is_fixed, quantizer_keys, restart_weight_quantizers
-
-__all__ = [
-    "KEY",
-    "OWN",
-    "check_classes",
-    "check_classes_of",
-    "check_scheme",
-    "load",
-    "load_weights",
-    "normalization",
-    "other_class_names",
-    "read",
-    "rebuild_scheme",
-    "scheme_description",
-    "sha256",
-    "state_of",
-]
 
 OWN = weights.OWN
 """What the names of the network's weights begin with."""

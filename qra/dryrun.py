@@ -61,7 +61,7 @@ def dry_run(network: nn.Module, x: Tensor, num_classes: int, exactly: bool) -> i
             "no gradient reaches the network's input: something in its forward pass (torch.no_grad, detach, a round "
             "trip through numpy) cuts it off, and gradient attacks would find nothing"
         )
-    if gradient[1].nan_to_num().any():  # NaN is 0 times an infinite slope
+    if gradient[1:].nan_to_num().any():  # NaN is 0 times an infinite slope
         raise ValueError(
             "the network's logits for an image depend on the one beside it, in eval mode too (batch normalization "
             "without running statistics does that): attacks and accuracies would depend on the batch"

@@ -17,7 +17,7 @@ def parse(parser: ArgumentParser, words: Sequence[str]) -> Namespace:
     """Parse a command.
 
     Args:
-        parser: Its parser, with the name of the command.
+        parser: Parser of the command, with its name.
         words: What follows the name.
 
     Raises:

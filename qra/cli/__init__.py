@@ -6,17 +6,16 @@ import sys
 from collections.abc import Sequence
 
 from qra import tools
-from qra.cli.parser import ParsingError
-from qra.cli.pipeline import QraCLI
-from qra.cli.silence import quiet
-from qra.cli.unrun import parse_command, plan_command
+from qra.cli.parser import ParsingError as ParsingError
+from qra.cli.pipeline import QraCLI as QraCLI
+from qra.cli.silence import quiet as quiet
+from qra.cli.unrun import parse_command as parse_command
+from qra.cli.unrun import plan_command as plan_command
 from qra.errors import fail
 from qra.front.answer import answer
 from qra.front.arguments import prepared
 from qra.front.usage import explained
 from qra.runs.command import RunningCommand
-
-__all__ = ["ParsingError", "QraCLI", "main", "parse_command", "plan_command", "quiet"]
 
 
 def main(args: Sequence[str] | None = None) -> None:

@@ -80,7 +80,7 @@ def test_a_resumed_fit_tells_what_is_left(plain_run):
             ["fit", "--dry_run", "--model", "qra.modules.ImageClassifier"],
             "the training step cannot be tried: ImageClas",
         ),
-        (["fit", "--dry_run", "maybe"], "'maybe' belongs to no option"),
+        (["fit", "--dry_run", "maybe"], "dry_run: expected bool, got maybe"),
         (["fit", "--dry_run", "--trainer.max_epochs", "-1"], "a training without an end"),
         (["test", "--dry_run"], "nothing gives the network its weights"),
     ],
