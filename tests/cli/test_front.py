@@ -243,9 +243,9 @@ def test_help_on_a_class_of_ones_own_lists_no_library(monkeypatch):
         '    """Own.\n\n    Args:\n        network: A network.\n        gain: A gain.\n    """\n\n'
         "    def __init__(self, network: nn.Module, gain: float = 1.0) -> None:\n        super().__init__(network)\n"
     )
-    monkeypatch.syspath_prepend(".")
+    monkeypatch.syspath_prepend(Path.cwd())
     output, code = qra("fit", "--model.help", "own_training.Own")
-    assert code == 0
+    assert code == 0, output
     assert "A gain." in output
     assert len(output.splitlines()) < 30
     assert "torch.nn." not in output
