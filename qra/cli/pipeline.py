@@ -144,7 +144,7 @@ class QraCLI(LightningCLI):
             if not Path(config.ckpt_path).exists():
                 raise ValueError(f"{config.ckpt_path}: there is no such checkpoint; qra fit writes it, after an epoch")
         if self.subcommand != "fit":
-            check_weights(config, str(self.subcommand))
+            check_weights(config, str(self.subcommand), self.words)
         if config.dry_run:
             check_dry_run(config, str(self.subcommand))
         else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import MutableMapping
+from collections.abc import MutableMapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -97,12 +97,14 @@ def _word(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def check_weights(config: Namespace, command: str) -> None:
+def check_weights(config: Namespace, command: str, words: Sequence[str]) -> None:
     """Refuse to measure weights that nothing was learned by, unless that is asked for.
 
     Args:
-        config: Config of the command. An ``init_from`` in it, where the training of its checkpoint began, is dropped.
+        config: Config of the command. An ``init_from`` in it, where the training of its checkpoint began, is dropped,
+            and so is the ``weights_key`` of that file.
         command: ``test``, ``validate`` or ``predict``.
+        words: The command line; a ``--weights_key`` there is of the checkpoint.
 
     Raises:
         ValueError: If there is no checkpoint, with what to use.
@@ -117,6 +119,8 @@ def check_weights(config: Namespace, command: str) -> None:
         )
     if start is not None:
         config.model.init_args.init_from = None
+        if all(word.partition("=")[0] != "--weights_key" for word in words):
+            config.weights_key = None
 
 
 def check_dry_run(config: Namespace, command: str) -> None:

@@ -23,6 +23,8 @@ COMMANDS = [
     for block in re.findall(r"```console\n(.*?)```", PAGE, re.DOTALL)
     for line in block.splitlines()
 ]
+TEST_IMAGES = {"--data.init_args.test_size": "200"}
+"""As many as the evaluations of the page take."""
 LIGHTNING = [command for command in COMMANDS if re.match(r"qra (fit|test|predict) ", command)]
 
 
@@ -152,6 +154,8 @@ def tiny_options(words):
     if "configs/mine/data.yaml" in words:
         for name in ("--data", "--data.init_args.train_size", "--data.init_args.test_size"):
             del options[name]
+    else:
+        options |= TEST_IMAGES
     if words[1] == "--config" and words[2].startswith("configs/") and "configs/mine/network.yaml" not in words:
         options |= pairs(NETWORK)
     if "--trainer.callbacks.teacher" in words:
@@ -178,7 +182,7 @@ def test_all_commands_of_the_page_run_one_after_the_other():
 
 @pytest.mark.slow
 def test_the_study_of_the_page_runs_and_is_reported():
-    options = pairs([*TINY_FIT, *NETWORK])
+    options = pairs([*TINY_FIT, *NETWORK]) | TEST_IMAGES
     fit = {name.removeprefix("--"): value for name, value in options.items() if "evaluation" not in name}
     study = Path("configs/mine/small-study.yaml")
     study.write_text(
@@ -187,6 +191,6 @@ def test_the_study_of_the_page_runs_and_is_reported():
     tiny = [word for name, value in fit.items() for word in ("--set", f"{name}={value}")]
     output, code = qra("study", "run", study, "--only", "qat-plain-powers-w2a4*", *tiny)
     assert code == 0, output
-    output, code = qra("report", "runs/powers")
+    output, code = qra("report", "runs/powers-of-two")
     assert code == 0, output
-    assert Path("runs/powers/report/report.html").exists()
+    assert Path("runs/powers-of-two/report/report.html").exists()

@@ -115,7 +115,7 @@ def test_states_of_callbacks_that_are_none_are_refused(plain_run, states):
     arguments = hostile(plain_run, lambda content: content.update(callbacks=states))
     run = shutil.copytree(plain_run, "run")
     assert "callbacks is no mapping of states" in refused(
-        "fit", *pipeline("float-plain"), *TINY_FIT, "--run", run, *arguments
+        "fit", *pipeline("float-plain"), *TINY_FIT, *NETWORK, "--run", run, *arguments
     )
 
 
