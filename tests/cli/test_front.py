@@ -3,6 +3,7 @@
 import ast
 import configparser
 import inspect
+import os
 import re
 import resource
 import shutil
@@ -237,15 +238,15 @@ def test_the_version_is_one():
     assert package.__version__ in qra("--version")[0]
 
 
-def test_help_on_a_class_of_ones_own_lists_no_library(monkeypatch):
+def test_help_on_a_class_of_ones_own_lists_no_library():
     Path("own_training.py").write_text(
         "from torch import nn\nfrom qra.modules import VanillaTraining\n\n\nclass Own(VanillaTraining):\n"
         '    """Own.\n\n    Args:\n        network: A network.\n        gain: A gain.\n    """\n\n'
         "    def __init__(self, network: nn.Module, gain: float = 1.0) -> None:\n        super().__init__(network)\n"
     )
-    monkeypatch.syspath_prepend(Path.cwd())
-    output, code = qra("fit", "--model.help", "own_training.Own")
-    assert code == 0, output
+    command = [sys.executable, "-m", "qra", "fit", "--model.help", "own_training.Own"]  # free of other tests' classes
+    environment = {**os.environ, "PYTHONPATH": f".{os.pathsep}{ROOT}"}
+    output = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
     assert "A gain." in output
     assert len(output.splitlines()) < 30
     assert "torch.nn." not in output
