@@ -1,5 +1,6 @@
 import contextlib
 import gc
+import signal
 
 import torch
 
@@ -8,6 +9,9 @@ with contextlib.suppress(ModuleNotFoundError):  # the tests in tests/gpu do with
 
     settings.register_profile("repeatable", derandomize=True)  # a test that fails, fails for everyone
     settings.load_profile("repeatable")
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # of a shell that runs the tests in the background
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 torch.set_num_threads(1)  # tests run side by side, one a core: their threads would only wait for each other
 
