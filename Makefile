@@ -58,9 +58,11 @@ test-minimum:
 	.venv-minimum/bin/pip install --quiet --disable-pip-version-check -c .venv-minimum/lowest.txt -e '.[dev]'
 	.venv-minimum/bin/python -m pytest -n 2 --dist worksteal
 
-# Installs nothing: what PYTHON lacks beside pytest may lie in the folder PACKAGES. IMAGES: CIFAR-10 as image folders.
+# Installs nothing: what PYTHON lacks beside pytest and its xdist may lie in the folder PACKAGES. IMAGES: CIFAR-10 as
+# image folders. JOBS: tests at the same time.
+JOBS ?= 4
 test-gpu:
-	PYTHONPATH="$(CURDIR)$(PACKAGES:%=:%)" QRA_TEST_IMAGES="$(IMAGES)" $(PYTHON) -m pytest -m gpu tests/gpu
+	PYTHONPATH="$(CURDIR)$(PACKAGES:%=:%)" QRA_TEST_IMAGES="$(IMAGES)" $(PYTHON) -m pytest -m gpu -n $(JOBS) tests/gpu
 
 clean:
 	rm -rf .venv .venv-minimum build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis docs/_build docs/generated

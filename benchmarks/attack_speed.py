@@ -38,8 +38,10 @@ def main(argv: Sequence[str] | None = None) -> list[dict[str, Any]]:
     options = parser(__doc__, batch_size=250)
     options.add_argument("--ckpt", help="checkpoint of the network to attack; without it, an untrained resnet20")
     options.add_argument("--steps", type=int, default=10, help="steps of each attack")
+    options.add_argument("--cudnn-benchmark", action="store_true", help="let cuDNN time its algorithms, for all")
     args = options.parse_args(argv)
     torch.manual_seed(0)
+    torch.backends.cudnn.benchmark = args.cudnn_benchmark
     network = (qra.load(args.ckpt) if args.ckpt else untrained().eval()).to(args.device)
     x, y = attackable(network, args.batch_size, args.device)
     contestants = own(network, x, y, args.steps, args.compile) | peers(network, x, y, args.steps)

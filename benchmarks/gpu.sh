@@ -11,7 +11,7 @@ set -u
 cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-python3}
 OUT=${OUT:-$(mktemp -d)}
-PARTS=${PARTS:-tests gradients epochs autoattack pgd autoattack1000 steps epochs512}
+PARTS=${PARTS:-tests epochs autoattack pgd epochs512 gradients autoattack1000 steps}
 SECONDS_MAX=${SECONDS_MAX:-470}
 export PYTHONPATH="$PWD${PACKAGES:+:$PACKAGES}" PYTHONUNBUFFERED=1
 if ! "$PYTHON" -c 'from importlib.metadata import version; version("qra")' 2>/dev/null; then  # run without an install
@@ -37,9 +37,24 @@ bench() {  # NAME LIMIT SCRIPT OPTIONS...
     part "$name" "$limit" "$PYTHON" "benchmarks/$script" --device cuda --json "$OUT/$name.json" "$@"
 }
 
+compile() {  # NAME OPTIONS...: let a pipeline of epoch_speed.py fill the cache of compiled code
+    local name=$1
+    shift
+    "$PYTHON" benchmarks/epoch_speed.py --device cuda --compile --epochs 1 --images 3000 --val-size 200 "$@" \
+        >"$OUT/compile-$name.log" 2>&1 &
+}
+
 for wanted in $PARTS; do
     case $wanted in
-        tests) part tests 150 make test-gpu PYTHON="$PYTHON" PACKAGES="${PACKAGES:-}" IMAGES="${IMAGES:-}" ;;
+        tests)  # beside them, for they are not timed, what takes half a minute each
+            compile plain --pipelines plain
+            compile float --pipelines "PGD-10 AT"
+            compile w4a4 --pipelines "W4A4 PGD-10 AT"
+            compile float512 --pipelines "PGD-10 AT" --batch-sizes 512
+            part tests 160 make test-gpu PYTHON="$PYTHON" PACKAGES="${PACKAGES:-}" IMAGES="${IMAGES:-}"
+            wait
+            echo "compiled at $SECONDS s"
+            ;;
         gradients) bench gradients 60 gradient_speed.py --rounds 20 ;;
         epochs)
             bench epochs 170 epoch_speed.py --compile --pipelines "PGD-10 AT" "W4A4 PGD-10 AT" plain
@@ -53,10 +68,11 @@ for wanted in $PARTS; do
         pgd)
             bench pgd128 40 attack_speed.py --ckpt $CKPT --batch-size 128
             bench pgd1000 40 attack_speed.py --ckpt $CKPT --batch-size 1000
+            bench pgd128-chosen 40 attack_speed.py --ckpt $CKPT --batch-size 128 --cudnn-benchmark
             ;;
         steps)
-            bench training 60 training_speed.py --steps 10 --inner-steps 10
-            bench quantized 60 quantized_speed.py --steps 10
+            bench training 60 training_speed.py --steps 10 --inner-steps 10 --rounds 3
+            bench quantized 60 quantized_speed.py --steps 10 --rounds 3
             ;;
         autoattack1000)
             for network in $CKPT $W4A4; do

@@ -12,14 +12,29 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 
 from qra.durations import duration
+from qra.running import LOSS_STEP, is_logged
 
 EARLY = 0.05
 """Share of the work before which no time is told: start-up costs, and images that break at once, mislead."""
 
 
 def progress_display() -> ProgressBar:
-    """Lightning's rich progress bar on a terminal, :class:`EpochLines` elsewhere."""
-    return RichProgressBar() if Console().is_terminal else EpochLines()
+    """Bars on a terminal, lines elsewhere."""
+    return LossBars() if Console().is_terminal else EpochLines()
+
+
+class LossBars(RichProgressBar):
+    """Lightning's bars with the loss in training, fetched from the device only as often as it is logged."""
+
+    _loss: str | None = None
+
+    def get_metrics(
+        self, trainer: Trainer, pl_module: LightningModule
+    ) -> dict[str, int | str | float | dict[str, float]]:
+        metrics = super().get_metrics(trainer, pl_module)
+        if trainer.training and is_logged(trainer, trainer.global_step) and LOSS_STEP in trainer.logged_metrics:
+            self._loss = f"{float(trainer.logged_metrics[LOSS_STEP]):.3f}"
+        return metrics if self._loss is None else {**metrics, LOSS_STEP: self._loss}
 
 
 class EpochLines(ProgressBar):

@@ -41,3 +41,14 @@ def test_an_epoch_tells_minutes_and_seconds(monkeypatch, capsys):
     lines.on_train_epoch_start(trainer, None)
     lines.on_train_epoch_end(trainer, None)
     assert "95 s  about 3 min 10 s left" in capsys.readouterr().out
+
+
+def test_the_bar_fetches_the_loss_of_a_step_only_when_it_is_logged(monkeypatch):
+    monkeypatch.setattr(progress.RichProgressBar, "get_metrics", lambda *_: {"v_num": 3})
+    bar, shown = progress.LossBars(), []
+    for step in range(1, 6):
+        losses = {"train/loss_step": torch.tensor(step / 2)}
+        trainer = SimpleNamespace(training=True, global_step=step, log_every_n_steps=2, logged_metrics=losses)
+        shown.append(bar.get_metrics(trainer, None))
+    loss = "train/loss_step"
+    assert shown == [{"v_num": 3}, *({"v_num": 3, loss: said} for said in ("1.000", "1.000", "2.000", "2.000"))]

@@ -31,14 +31,18 @@ def untouched(model: nn.Module) -> Iterator[None]:
     Each submodule gets its own flag back, so a frozen part of a network in training stays frozen. Gradients work inside
     ``torch.no_grad`` and ``torch.inference_mode`` too.
     """
-    flags = [(module, module.training) for module in model.modules()]
+    modes = [(module, module.training) for module in model.modules()]
     try:
-        for module, _ in flags:
-            module.training = False
+        _set_modes([(module, False) for module, _ in modes])
         with torch.inference_mode(False), torch.enable_grad():
             yield
     finally:
-        for module, training in flags:
+        _set_modes(modes)
+
+
+def _set_modes(modes: list[tuple[nn.Module, bool]]) -> None:
+    for module, training in modes:
+        if module.training != training:  # an attribute of a module takes long to set
             module.training = training
 
 

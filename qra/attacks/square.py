@@ -18,6 +18,8 @@ from qra.checks import check_choice, check_count, pixel_length
 from qra.types import Norm, Pixels
 
 _TINY = 1e-12
+_AHEAD = 256
+"""Queries that are drawn at once, a multiple of those between two looks at what is left."""
 _SHRINK_AT = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 
 
@@ -107,6 +109,7 @@ class _Squares(SearchInSquares):
 
     def __init__(self, attack: Square, state: AttackState, left: Tensor) -> None:
         self.attack, self.draws = attack, _Draws(attack.seed)
+        self.drawn = range(0)
         super().__init__(attack.eps, state, left)
 
     def start(self) -> Tensor:
@@ -114,6 +117,15 @@ class _Squares(SearchInSquares):
         return (self.x + self.eps * self.draws.signs(n, channels, 1, width).to(self.x)).clamp_(0, 1)
 
     def draw(self, queries: range) -> tuple[Tensor, Tensor]:
+        if queries.start not in self.drawn:
+            self.drawn = range(queries.start, min(queries.start + _AHEAD, self.attack.queries))
+            self.changes = self.draw_ahead(self.drawn)
+        inside, change = self.changes
+        places = slice(queries.start - self.drawn.start, queries.stop - self.drawn.start)
+        return inside[:, places], change[:, places]
+
+    def draw_ahead(self, queries: range) -> tuple[Tensor, Tensor]:
+        """Draw the changes of some queries at once, for each draw makes the device wait."""
         # in the order of the authors' code: top, left, channels
         channels, height, width = self.x.shape[1:]
         draws = self.draws.rand(len(queries), 2 + channels)

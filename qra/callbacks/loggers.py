@@ -88,7 +88,8 @@ class RunLog(PipelineCallback):
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, ImageClassifier)
-        pl_module.log("step", float(pl_module.trained_steps), rank_zero_only=True)  # which Lightning logs them all at
+        step = float(pl_module.trained_steps)
+        pl_module.log("step", step, sync_dist=True)  # which Lightning logs them all at; the same in all processes
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, ImageClassifier)

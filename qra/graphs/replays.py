@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import warnings
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -39,11 +39,11 @@ class ReplayState:
     Hooks have to run each time.
 
     Args:
-        network: The network, with the modules that it has now.
+        modules: All modules of the network, as they are now.
     """
 
-    def __init__(self, network: nn.Module) -> None:
-        self._modules = tuple(network.modules())
+    def __init__(self, modules: Iterable[nn.Module]) -> None:
+        self._modules = tuple(modules)
         self._hooks = [hooks for m in self._modules for hooks in (m._forward_hooks, m._forward_pre_hooks)]
         states = (getattr(module, "replay_state", None) for module in self._modules)
         self._own: list[Callable[[], Hashable | None]] = [state for state in states if callable(state)]

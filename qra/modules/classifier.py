@@ -37,7 +37,7 @@ from qra.quant import (
 )
 from qra.quant.learned import LearnedValues
 from qra.quant.network import activation_quantizers, quantizer_parameters
-from qra.running import callbacks_of
+from qra.running import LOSS_STEP, callbacks_of, is_logged
 from qra.schedules import Schedule
 from qra.types import Batch
 
@@ -178,9 +178,9 @@ class ImageClassifier(LightningModule):
             self._learned = LearnedValues(self.network)
         loss = self.training_loss(batch) + self._learned.decay()
         self._means.add("loss", loss, len(batch.y))
-        period = 0 if self._trainer is None else self.trainer.log_every_n_steps  # type: ignore[attr-defined]
-        if period and (self.trainer.global_step + 1) % period == 0:
-            self.log("train/loss_step", loss, prog_bar=True, on_step=True, on_epoch=False)
+        if self._trainer is not None and is_logged(self.trainer, self.trainer.global_step + 1):
+            # without prog_bar, for which Lightning would wait for the device after each step to come
+            self.log(LOSS_STEP, loss, on_step=True, on_epoch=False)
         return loss
 
     def on_train_epoch_start(self) -> None:

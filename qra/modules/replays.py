@@ -36,7 +36,7 @@ class TrainingReplays(Replays):
             return None
         recorder = self.make_recorder(x.device)
         if recorder is not None and self._state is None:
-            self._state, self._parameters = ReplayState(network), tuple(network.parameters())
+            self._state, self._parameters = ReplayState(network.modules()), tuple(network.parameters())
         state = None if recorder is None or self._state is None else self._state()
         parameters = [parameter for parameter in self._parameters if parameter.requires_grad]
         if state is None or recorder is None or not parameters:

@@ -15,7 +15,16 @@ from qra.graphs import Work
 from qra.parts import Parts
 from qra.precision import Precision, searching
 from qra.quant.agreement import Difference, difference
-from qra.quant.layers import QuantConv2d, is_plain, place, quantized_weight, uses_of_parameters
+from qra.quant.frozen_conv import frozen
+from qra.quant.layers import (
+    ActivationFakeQuantizer,
+    QuantConv2d,
+    WeightFakeQuantizer,
+    is_plain,
+    place,
+    quantized_weight,
+    uses_of_parameters,
+)
 from qra.quant.network import activation_quantizers, eval_mode, gradient_modes, quant_layers
 from qra.quant.passes import Passes
 from qra.quant.rounding import GradientMode
@@ -76,8 +85,10 @@ class FrozenNetwork(nn.Module):
         for conv_name, bn_name in pairs:
             conv = cast(nn.Conv2d, self.network.get_submodule(conv_name))
             conv.bias = nn.Parameter(conv.weight.new_zeros(len(conv.weight)), requires_grad=False)
-            self.network.set_submodule(bn_name, nn.Identity())
+            self.network.set_submodule(conv_name, frozen(conv))
+            self.network.set_submodule(bn_name, nn.Identity().eval())
         self.network.to(memory_format=torch.channels_last)
+        self._quantizers = activation_quantizers(self.network)
         self.passes = Passes(self.network)
         self._renew()
 
@@ -100,13 +111,13 @@ class FrozenNetwork(nn.Module):
 
     def _renew(self) -> None:
         self._unrounded.clear()
-        quantizers = activation_quantizers(self._source[0])
-        self._modes = {name: quantizer.gradient for name, quantizer in quantizers.items()}
+        modules = dict(self._source[0].named_modules())
+        self._modes = {name: m.gradient for name, m in modules.items() if isinstance(m, ActivationFakeQuantizer)}
         if not self.is_copy:
             return
-        weights = (layer.weight_quantizer for layer in quant_layers(self._source[0]).values())
-        self.passes.again(self._take_over, self._source[0], [each for each in weights if each is not None])
-        for name, quantizer in activation_quantizers(self.network).items():
+        of_weights = [module for module in modules.values() if isinstance(module, WeightFakeQuantizer)]
+        self.passes.again(self._take_over, modules.values(), [*of_weights])
+        for name, quantizer in self._quantizers.items():
             quantizer.gradient = self._modes[name]
             quantizer.state_changed()
 

@@ -211,8 +211,8 @@ class QuantConv2d(nn.Conv2d):
         weight_quantizer: WeightFakeQuantizer | None = None,
         input_quantizer: ActivationFakeQuantizer | None = None,
     ) -> None:
-        super().__init__(**_conv_arguments(conv))
-        _take_over(self, conv)
+        super().__init__(**conv_arguments(conv))
+        share_parameters(self, conv)
         self.weight_quantizer = weight_quantizer
         self.input_quantizer = input_quantizer
 
@@ -224,7 +224,7 @@ class QuantConv2d(nn.Conv2d):
 
     def to_float(self) -> nn.Conv2d:
         """A plain convolution that shares these parameters."""
-        return _take_over(nn.Conv2d(**_conv_arguments(self)), self)
+        return share_parameters(nn.Conv2d(**conv_arguments(self)), self)
 
 
 class QuantLinear(nn.Linear):
@@ -243,7 +243,7 @@ class QuantLinear(nn.Linear):
         input_quantizer: ActivationFakeQuantizer | None = None,
     ) -> None:
         super().__init__(linear.in_features, linear.out_features, linear.bias is not None, device="meta")
-        _take_over(self, linear)
+        share_parameters(self, linear)
         self.weight_quantizer = weight_quantizer
         self.input_quantizer = input_quantizer
 
@@ -255,7 +255,7 @@ class QuantLinear(nn.Linear):
     def to_float(self) -> nn.Linear:
         """A plain linear layer that shares these parameters."""
         plain = nn.Linear(self.in_features, self.out_features, self.bias is not None, device="meta")
-        return _take_over(plain, self)
+        return share_parameters(plain, self)
 
 
 class QuantPool(nn.Module):
@@ -287,12 +287,14 @@ QuantLayer = QuantConv2d | QuantLinear
 Layer = TypeVar("Layer", nn.Conv2d, nn.Linear)
 
 
-def _conv_arguments(conv: nn.Conv2d) -> dict[str, Any]:
+def conv_arguments(conv: nn.Conv2d) -> dict[str, Any]:
+    """What makes a convolution like another one, without memory for parameters."""
     names = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
     return {**{name: getattr(conv, name) for name in names}, "bias": conv.bias is not None, "device": "meta"}
 
 
-def _take_over(new: Layer, old: nn.Conv2d | nn.Linear) -> Layer:
+def share_parameters(new: Layer, old: nn.Conv2d | nn.Linear) -> Layer:
+    """Give a new layer the parameters and the mode of an old one."""
     new.weight = old.weight
     new.bias = cast(nn.Parameter, old.bias)  # or None, of both
     new.train(old.training)

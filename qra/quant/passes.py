@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable
 from functools import partial
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from qra.graphs import InputReplays, ReplayState, Work, arithmetic
 from qra.precision import Precision, searching
+from qra.quant.frozen_conv import FrozenConv2d
 from qra.quant.network import activation_quantizers
 from qra.quant.trace import copied
 
@@ -38,10 +39,65 @@ def layout(device: torch.device) -> torch.memory_format:
     return torch.contiguous_format if strict else torch.channels_last
 
 
-class Passes:
-    """Passes through an attack-time copy.
+def weight_type(device: torch.device) -> torch.dtype | None:
+    """The type that a GPU is to find the weights of convolutions in; None for their own.
 
-    A copy in the other layout is made where it is needed, and takes over the weights when it is used after a refresh.
+    Autocast would bring them to it in each pass, one launch for each.
+    """
+    autocasts = device.type == "cuda" and torch.is_autocast_enabled(device.type)
+    return torch.get_autocast_dtype(device.type) if autocasts else None
+
+
+Form = tuple[torch.memory_format, torch.dtype | None]
+"""Memory layout of an attack-time copy, and type of the weights of its convolutions, None for their own."""
+
+_OWN: Form = (torch.channels_last, None)
+_STRICT: Form = (torch.contiguous_format, None)
+_STRICT_MIRRORS_FROM = 129
+"""Up to 128 images, cuDNN's own input gradient of ResNet20 was as fast in float32 proper, or faster."""
+
+
+class _Other:
+    """An attack-time copy in another form.
+
+    Args:
+        network: The copy.
+        form: The form.
+    """
+
+    def __init__(self, network: nn.Module, form: Form) -> None:
+        memory_format, dtype = form
+        self._source = network
+        self.network = copied(network).to(memory_format=memory_format)
+        for module in self.network.modules():
+            if isinstance(module, FrozenConv2d):
+                module.to(dtype=dtype)
+                module.mirrors_from = _STRICT_MIRRORS_FROM if form == _STRICT else module.mirrors_from
+        if dtype is not None and network._compiled_call_impl is not None:
+            self.network.compile()
+        quantizers = (activation_quantizers(each).values() for each in (network, self.network))
+        self._quantizers = list(zip(*quantizers, strict=True))
+
+    def take_over(self) -> None:
+        """Take over the weights, in place."""
+        theirs, ours = ([*each.parameters(), *each.buffers()] for each in (self._source, self.network))
+        torch._foreach_copy_(ours, theirs)
+
+    def state_changed(self) -> None:
+        """Hear that they were taken over."""
+        for _, quantizer in self._quantizers:
+            quantizer.state_changed()
+
+    def in_mode(self) -> nn.Module:
+        """The copy, with quantizers in the modes that those of the first copy are in."""
+        for theirs, ours in self._quantizers:
+            if (ours.gradient, ours.enabled) != (theirs.gradient, theirs.enabled):
+                ours.gradient, ours.enabled = theirs.gradient, theirs.enabled
+        return self.network
+
+
+class Passes:
+    """Passes through an attack-time copy, of which others are made in the forms that they run fastest in.
 
     Attributes:
         replays: The recorded passes.
@@ -53,21 +109,19 @@ class Passes:
     def __init__(self, network: nn.Module) -> None:
         self.replays = InputReplays("the attack-time copy of the network")
         self._network = network
-        self._state = ReplayState(network)
+        self._state = ReplayState(network.modules())
         # statistics of a batch would count the padding
         self._treats_images_alone = not any(
             isinstance(module, _BatchNorm) and module.running_mean is None for module in network.modules()
         )
-        self._quantizers = list(activation_quantizers(network).values())
-        self._contiguous: nn.Module | None = None
-        self._is_stale = True
+        self._others: dict[Form, _Other] = {}
         self._is_recording = False
 
     def __call__(self, x: Tensor, precision: Precision | None) -> Tensor:
         """Logits of images in [0, 1], (N, C, H, W) to (N, classes)."""
         with searching(precision, x.device):
-            chosen = layout(x.device)
-            function = partial(_run, self._in_layout(chosen), chosen)
+            chosen = layout(x.device), weight_type(x.device)
+            function = partial(_run, self._in_form(chosen), chosen[0])
             if self._is_recording:
                 return function(x)
             logits = self.replays(function, x, partial(self._depends_on, chosen))
@@ -86,51 +140,48 @@ class Passes:
                 self._is_recording = False
 
         with searching(precision, tensors[0].device):
-            chosen = layout(tensors[0].device)
-            self._in_layout(chosen)
+            chosen = layout(tensors[0].device), weight_type(tensors[0].device)
+            self._in_form(chosen)
             results = self.replays.work(work, alone, tensors, partial(self._depends_on, chosen))
             return work(network, *tensors) if results is None else results
 
-    def again(self, take_over: Callable[[], None], source: nn.Module, quantizers: Sequence[nn.Module]) -> None:
+    def again(self, take_over: Callable[[], None], source: Iterable[nn.Module], quantizers: list[nn.Module]) -> None:
         """Take over the weights of the source network, in place.
 
         Args:
             take_over: Does it.
-            source: The network whose parameters and buffers are read.
+            source: All modules of the network whose parameters and buffers are read.
             quantizers: Quantizers of the network's weights.
         """
-        reads = [*source.parameters(), *source.buffers()]
-        self.replays.again(take_over, reads, ReplayState(nn.ModuleList(quantizers))())
-        self._is_stale = True
+        held = (values for module in source for values in (module._parameters, module._buffers))
+        reads = [value for values in held for value in values.values() if value is not None]
+        state = ReplayState(quantizers)()
+
+        def take_over_all() -> None:
+            take_over()
+            for other in self._others.values():
+                other.take_over()
+
+        self.replays.again(take_over_all, reads, None if state is None else (*self._others, *state))
+        for other in self._others.values():
+            other.state_changed()
 
     def clear(self) -> None:
         """Forget what depends on where the weights lie."""
         self.replays.clear()
-        self._contiguous = None
+        self._others.clear()
 
-    def _depends_on(self, chosen: torch.memory_format) -> tuple[Hashable, ...] | None:
+    def _depends_on(self, chosen: Form) -> tuple[Hashable, ...] | None:
         state = self._state() if self._treats_images_alone else None
         return None if state is None else (chosen, *state)
 
-    def _in_layout(self, chosen: torch.memory_format) -> nn.Module:
-        if chosen == torch.channels_last:
+    def _in_form(self, chosen: Form) -> nn.Module:
+        if chosen == _OWN:
             return self._network
-        if self._contiguous is None:
-            self._contiguous = copied(self._network).to(memory_format=torch.contiguous_format)
-            self._contiguous_quantizers = list(activation_quantizers(self._contiguous).values())
-        elif self._is_stale:
-            self._take_over(self._contiguous)
-        self._is_stale = False
-        for own, quantizer in zip(self._contiguous_quantizers, self._quantizers, strict=True):
-            own.gradient, own.enabled = quantizer.gradient, quantizer.enabled
-        return self._contiguous
-
-    @torch.no_grad()
-    def _take_over(self, other: nn.Module) -> None:
-        ours, theirs = ([*network.parameters(), *network.buffers()] for network in (self._network, other))
-        torch._foreach_copy_(theirs, ours)
-        for quantizer in self._contiguous_quantizers:
-            quantizer.state_changed()
+        if chosen not in self._others:
+            with torch.inference_mode(False):
+                self._others[chosen] = _Other(self._network, chosen)
+        return self._others[chosen].in_mode()
 
 
 def _run(network: nn.Module, chosen: torch.memory_format, x: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from qra.attacks import APGD, FAB, AttackState, Square
+from qra.attacks import APGD, FAB, AttackState, Square, fab, square
 from qra.attacks.apgd import Climb
 from qra.attacks.fab import project_onto_plane
 from qra.attacks.state import margin_of
@@ -66,6 +66,26 @@ def test_fab_breaks_what_lies_within_the_official_distance(golden, network):
 
 def test_the_way_to_a_plane_is_the_official_one(golden):
     close(project_onto_plane(golden["proj.t"], golden["proj.w"], golden["proj.b"], "linf"), golden["proj.d"], atol=1e-5)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("share", [0.01, 0.5, 0.9])
+def test_the_steps_of_a_gpu_reach_a_plane_as_far_as_nine_tenths_of_the_box(norm, share):
+    generator = torch.Generator().manual_seed(0)
+    size = torch.randn(64, 3072, generator=generator).abs() ** torch.rand(64, 1, generator=generator).mul(5)
+    room = torch.rand(64, 3072, generator=generator)
+    speed = size if norm == "l2" else torch.ones_like(size)
+    excess = share * (size * room).sum(1)
+    assert torch.equal(fab.newton(size, speed, room, excess, fab._ROUNDS), fab.newton(size, speed, room, excess))
+
+
+def test_squares_are_drawn_alike_however_many_at_once(monkeypatch, network, golden):
+    found = []
+    for ahead in (256, 3, 1):
+        monkeypatch.setattr(square, "_AHEAD", ahead)
+        found.append(Square(queries=11)(network, golden["x"], golden["y"]))
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[0], found[2])
 
 
 def test_squares_shrink_like_the_official_ones(golden):

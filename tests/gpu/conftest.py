@@ -16,6 +16,13 @@ def _device():
 
 
 @pytest.fixture(autouse=True)
+def _not_deterministic():
+    """A deterministic run leaves its process so, in which nothing is recorded."""
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture(autouse=True)
 def _in_an_empty_directory(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 

@@ -13,7 +13,7 @@ from qra.data.resident import AugmentedImages
 from qra.modules.optimizers import FiniteLoss, fuse
 from qra.modules.replays import TrainingReplays
 from qra.precision import searching
-from qra.quant import LSQ, PACT, DoReFa, LSQActivation, QuantScheme, convert, freeze, fused, lsq, pact
+from qra.quant import LSQ, PACT, DoReFa, LSQActivation, QuantScheme, convert, freeze, frozen_conv, fused, lsq, pact
 from qra.quant.passes import layout
 
 pytestmark = pytest.mark.gpu
@@ -104,6 +104,16 @@ def test_fab_breaks_the_same_examples_on_recorded_work():
     attack = FAB(eps="2/255", steps=10, targets=3)
     ends = [(attack(each, x, y) != x).flatten(1).any(1) for each in (recorded, eager)]
     assert (ends[0] != ends[1]).sum().item() <= 1
+
+
+@PRECISIONS
+def test_gradients_by_mirrored_kernels_are_those_of_the_library(precision, monkeypatch):
+    _, copied = copies(None, precision)
+    x, y = images(160)
+    found = gradient(copied, x, y)
+    monkeypatch.setattr(frozen_conv, "is_on_gpu", lambda x: False)
+    expected = gradient(copied, x, y)
+    assert ((found - expected).norm() / expected.norm()).item() < (1e-3 if precision == "float32" else 3e-2)
 
 
 def test_float32_proper_is_contiguous_and_all_else_channels_last():

@@ -1,0 +1,75 @@
+"""The convolution of an attack-time copy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import Function
+from torch.nn import functional as F
+
+from qra.quant.layers import QuantConv2d, conv_arguments, share_parameters
+
+
+class FrozenConv2d(nn.Conv2d):
+    """A convolution whose parameters take no gradients, and whose input gradient is one more convolution forward.
+
+    With the kernel mirrored, that is the same sum. On a GPU, cuDNN has faster kernels for it than for input gradients.
+    Weights may be of a narrower type than the inputs where autocast brings these to it.
+
+    Attributes:
+        mirrors_from: Number of images from which on the gradient is made so.
+
+    Args:
+        conv: The convolution to take the place of; its parameters are shared.
+    """
+
+    def __init__(self, conv: nn.Conv2d) -> None:
+        super().__init__(**conv_arguments(conv))
+        share_parameters(self, conv)
+        self.mirrors_from = 1
+        self._can_mirror = can_be_mirrored(conv)
+
+    def forward(self, x: Tensor) -> Tensor:
+        differentiated = x.requires_grad and torch.is_grad_enabled()
+        if not (self._can_mirror and differentiated and is_on_gpu(x) and len(x) >= self.mirrors_from):
+            return super().forward(x)
+        result: Tensor = MirroredGradient.apply(x, self.weight, self.bias, self.padding)
+        return result
+
+
+def frozen(conv: nn.Conv2d) -> nn.Conv2d:
+    """A plain convolution of an attack-time copy as :class:`FrozenConv2d`; one that quantizes its inputs stays."""
+    quantizes = isinstance(conv, QuantConv2d) and conv.input_quantizer is not None
+    return conv if quantizes else FrozenConv2d(conv)
+
+
+def is_on_gpu(x: Tensor) -> bool:
+    """Whether a tensor lies where mirroring gains."""
+    return x.device.type == "cuda"
+
+
+def can_be_mirrored(conv: nn.Conv2d) -> bool:
+    """Whether the input gradient of a convolution is a plain convolution, and one of more than a few channels."""
+    plain = conv.stride == conv.dilation == (1, 1) and conv.groups == 1 and conv.padding_mode == "zeros"
+    if not plain or conv.in_channels < 8 or isinstance(conv.padding, str):
+        return False
+    return all(padding < kernel for padding, kernel in zip(conv.padding, conv.kernel_size, strict=True))
+
+
+class MirroredGradient(Function):
+    """Its arguments are the input, (N, C, H, W), the weight, the bias or none, and the padding."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, padding: tuple[int, int]) -> Tensor:
+        ctx.save_for_backward(weight)
+        ctx.padding, ctx.dtype = padding, x.dtype
+        return F.conv2d(x, weight, bias, padding=padding)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        (weight,) = ctx.saved_tensors
+        kernel = weight.to(gradient.dtype).flip(2, 3).transpose(0, 1)
+        padding = [size - 1 - padded for size, padded in zip(weight.shape[2:], ctx.padding, strict=True)]
+        return F.conv2d(gradient, kernel, padding=padding).to(ctx.dtype), None, None, None
