@@ -62,7 +62,8 @@ test-minimum:
 # image folders. JOBS: tests at the same time.
 JOBS ?= 4
 test-gpu:
-	PYTHONPATH="$(CURDIR)$(PACKAGES:%=:%)" QRA_TEST_IMAGES="$(IMAGES)" $(PYTHON) -m pytest -m gpu -n $(JOBS) tests/gpu
+	PYTHONPATH="$(CURDIR)$(PACKAGES:%=:%)" QRA_TEST_IMAGES="$(IMAGES)" \
+	  $(PYTHON) -m pytest -p no:benchmark -m gpu -n $(JOBS) tests/gpu
 
 clean:
 	rm -rf .venv .venv-minimum build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis docs/_build docs/generated

@@ -27,15 +27,18 @@ PIPELINES = {
 
 
 class EpochClock(Callback):
-    """Keeps the seconds of each training epoch."""
+    """Keeps the seconds of each epoch: of its training, and of its validation."""
 
-    seconds: ClassVar[list[float]] = []
+    seconds: ClassVar[list[tuple[float, float]]] = []
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._begun = _now(pl_module.device)
 
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._trained = _now(pl_module.device)
+
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.seconds.append(_now(pl_module.device) - self._begun)
+        self.seconds.append((self._trained - self._begun, _now(pl_module.device) - self._trained))
 
 
 def _now(device: torch.device) -> float:
@@ -71,9 +74,9 @@ def row(name: str, batch_size: int, args: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as run, contextlib.chdir(ROOT), contextlib.redirect_stdout(io.StringIO()):
         qra(arguments(name, batch_size, Path(run), args))
     whole = time.perf_counter() - begun
-    seconds = min(EpochClock.seconds)
-    images = args.images - args.val_size
-    figures = {"seconds": seconds, "images/s": images / seconds, "first epoch": EpochClock.seconds[0], "fit": whole}
+    seconds, validation = min(EpochClock.seconds)
+    figures = {"seconds": seconds, "images/s": (args.images - args.val_size) / seconds, "validation": validation}
+    figures |= {"first epoch": sum(EpochClock.seconds[0]), "fit": whole}
     return {"pipeline": name, "batch": batch_size, **figures}
 
 

@@ -37,27 +37,13 @@ bench() {  # NAME LIMIT SCRIPT OPTIONS...
     part "$name" "$limit" "$PYTHON" "benchmarks/$script" --device cuda --json "$OUT/$name.json" "$@"
 }
 
-compile() {  # NAME OPTIONS...: let a pipeline of epoch_speed.py fill the cache of compiled code
-    local name=$1
-    shift
-    "$PYTHON" benchmarks/epoch_speed.py --device cuda --compile --epochs 1 --images 3000 --val-size 200 "$@" \
-        >"$OUT/compile-$name.log" 2>&1 &
-}
-
 for wanted in $PARTS; do
     case $wanted in
-        tests)  # beside them, for they are not timed, what takes half a minute each
-            compile plain --pipelines plain
-            compile float --pipelines "PGD-10 AT"
-            compile w4a4 --pipelines "W4A4 PGD-10 AT"
-            compile float512 --pipelines "PGD-10 AT" --batch-sizes 512
-            part tests 160 make test-gpu PYTHON="$PYTHON" PACKAGES="${PACKAGES:-}" IMAGES="${IMAGES:-}"
-            wait
-            echo "compiled at $SECONDS s"
-            ;;
+        tests) part tests 120 make test-gpu JOBS=8 PYTHON="$PYTHON" PACKAGES="${PACKAGES:-}" IMAGES="${IMAGES:-}" ;;
         gradients) bench gradients 60 gradient_speed.py --rounds 20 ;;
         epochs)
-            bench epochs 170 epoch_speed.py --compile --pipelines "PGD-10 AT" "W4A4 PGD-10 AT" plain
+            bench epochs 130 epoch_speed.py --compile --pipelines "PGD-10 AT" "W4A4 PGD-10 AT"
+            bench plain 40 epoch_speed.py --epochs 3 --pipelines plain
             ;;
         epochs512) bench epochs512 75 epoch_speed.py --compile --batch-sizes 512 --pipelines "PGD-10 AT" ;;
         autoattack)
@@ -66,9 +52,9 @@ for wanted in $PARTS; do
                 --alone --search-precision bfloat16
             ;;
         pgd)
-            bench pgd128 40 attack_speed.py --ckpt $CKPT --batch-size 128
+            bench pgd128 60 attack_speed.py --ckpt $CKPT --batch-size 128 --compile
             bench pgd1000 40 attack_speed.py --ckpt $CKPT --batch-size 1000
-            bench pgd128-chosen 40 attack_speed.py --ckpt $CKPT --batch-size 128 --cudnn-benchmark
+            bench pgd128-chosen 30 attack_speed.py --ckpt $CKPT --batch-size 128 --cudnn-benchmark
             ;;
         steps)
             bench training 60 training_speed.py --steps 10 --inner-steps 10 --rounds 3

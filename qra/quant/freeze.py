@@ -118,7 +118,8 @@ class FrozenNetwork(nn.Module):
         of_weights = [module for module in modules.values() if isinstance(module, WeightFakeQuantizer)]
         self.passes.again(self._take_over, modules.values(), [*of_weights])
         for name, quantizer in self._quantizers.items():
-            quantizer.gradient = self._modes[name]
+            if quantizer.gradient != self._modes[name]:  # an attribute of a module takes long to set
+                quantizer.gradient = self._modes[name]
             quantizer.state_changed()
 
     @torch.no_grad()

@@ -189,7 +189,7 @@ class ActivationFakeQuantizer(nn.Module):
 
     def state_changed(self) -> None:
         """To be called after its buffers were written to."""
-        self._constants = {}
+        self._constants.clear()
 
     def _load_from_state_dict(self, *args: Any) -> None:
         super()._load_from_state_dict(*args)

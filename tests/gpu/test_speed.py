@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from qra import models
 from qra.attacks import APGD, FAB, PGD, Square
+from qra.attacks.state import margin_of
 from qra.data import random_crop_flip
 from qra.data.resident import AugmentedImages
 from qra.modules.optimizers import FiniteLoss, fuse
@@ -89,11 +90,12 @@ def test_attacks_end_alike_on_recorded_work(attack):
     recorded, eager = copies(None, "float32")
     x, _ = images(96)
     y = eager(x).argmax(1)
-    found, expected = (attack(each, x, y) for each in (recorded, eager))
-    differing = ((found - expected).abs() > 1e-3).float().mean().item()
-    assert differing < 0.01  # roundings turn the sign of a gradient that is about zero
-    fooled = [eager(each).argmax(1) != y for each in (found, expected)]
-    assert (fooled[0] != fooled[1]).sum().item() <= 2
+    clean, found, expected = (
+        margin_of(eager(each), y) for each in (x, *(attack(each, x, y) for each in (recorded, eager)))
+    )
+    # pixels may differ: roundings turn the sign of a gradient that is about zero
+    assert (found - expected).mean().abs() <= 0.01 * (clean - expected).mean() + 1e-4
+    assert ((found <= 0) != (expected <= 0)).sum().item() <= 2
     assert not recorded.passes.replays.failed
 
 
