@@ -51,6 +51,12 @@ def weight_type(device: torch.device) -> torch.dtype | None:
 Form = tuple[torch.memory_format, torch.dtype | None]
 """Memory layout of an attack-time copy, and type of the weights of its convolutions, None for their own."""
 
+
+def form_on(device: torch.device) -> Form:
+    """What an attack-time copy runs fastest in, in the ambient arithmetic."""
+    return layout(device), weight_type(device)
+
+
 _OWN: Form = (torch.channels_last, None)
 _STRICT: Form = (torch.contiguous_format, None)
 _STRICT_MIRRORS_FROM = 129
@@ -72,7 +78,8 @@ class _Other:
         for module in self.network.modules():
             if isinstance(module, FrozenConv2d):
                 module.to(dtype=dtype)
-                module.mirrors_from = _STRICT_MIRRORS_FROM if form == _STRICT else module.mirrors_from
+                if form == _STRICT:
+                    module.mirrors_from = _STRICT_MIRRORS_FROM
         if dtype is not None and network._compiled_call_impl is not None:
             self.network.compile()
         quantizers = (activation_quantizers(each).values() for each in (network, self.network))
@@ -120,7 +127,7 @@ class Passes:
     def __call__(self, x: Tensor, precision: Precision | None) -> Tensor:
         """Logits of images in [0, 1], (N, C, H, W) to (N, classes)."""
         with searching(precision, x.device):
-            chosen = layout(x.device), weight_type(x.device)
+            chosen = form_on(x.device)
             function = partial(_run, self._in_form(chosen), chosen[0])
             if self._is_recording:
                 return function(x)
@@ -140,7 +147,7 @@ class Passes:
                 self._is_recording = False
 
         with searching(precision, tensors[0].device):
-            chosen = layout(tensors[0].device), weight_type(tensors[0].device)
+            chosen = form_on(tensors[0].device)
             self._in_form(chosen)
             results = self.replays.work(work, alone, tensors, partial(self._depends_on, chosen))
             return work(network, *tensors) if results is None else results
