@@ -190,7 +190,10 @@ def advice(name: str, command: str) -> str:
     own = commands().get(command, ())
     if plain in own:
         whole = "--trainer.callbacks" if plain.startswith("--trainer.") else whole
-        return f"a class that was not chosen has it: qra {command} {whole}.help CLASS lists one's keys"
+        return (
+            f"no class is chosen that has it: qra {command} {whole}.help CLASS lists the keys of one, {whole} CLASS or "
+            "a --config before it chooses one"
+        )
     if whole != plain and whole in own and not any(each.startswith(f"{whole}.") for each in own):
         return f"{whole} takes one value here: qra {command} --help says which"
     others = [other for other, known in commands().items() if plain in known and not other.startswith(command)]

@@ -270,7 +270,7 @@ def test_weights_of_another_network_are_no_start(copied):
 @pytest.mark.parametrize(
     ("command", "reason"),
     [
-        ("fit --config pipeline/quickstart-plain --model.attack attack/pgd3", "a class that was not chosen has it"),
+        ("fit --config pipeline/quickstart-plain --model.attack attack/pgd3", "no class is chosen that has it"),
         ("test --ckpt_path runs/nothere/best.ckpt", "runs/nothere/best.ckpt: there is no such checkpoint"),
         ("test --ckpt_path . --data data/synthetic --config pipeline/float-plain", "is a directory: name a file in it"),
     ],
