@@ -52,3 +52,6 @@ def test_the_bar_fetches_the_loss_of_a_step_only_when_it_is_logged(monkeypatch):
         shown.append(bar.get_metrics(trainer, None))
     loss = "train/loss_step"
     assert shown == [{"v_num": 3}, *({"v_num": 3, loss: said} for said in ("1.000", "1.000", "2.000", "2.000"))]
+    losses = {loss: torch.tensor(9.0)}
+    validating = SimpleNamespace(training=False, global_step=6, log_every_n_steps=2, logged_metrics=losses)
+    assert bar.get_metrics(validating, None)[loss] == "2.000"

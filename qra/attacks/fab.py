@@ -83,7 +83,7 @@ class FAB(EvaluationAttack):
         x_adv = x
         for _ in range(self.steps):
             state.on_step(share * len(positions))
-            found, is_success, x_adv = replayed(state.search, _Step(self), x, x_adv, y, targets)
+            found, is_success, x_adv = replayed(state.search, _Step(self.eps, self.norm), x, x_adv, y, targets)
             kept = state.record_success(positions, is_success, found)
             if kept is not None:
                 positions, targets, x, y, x_adv = (t[kept] for t in (positions, targets, x, y, x_adv))
@@ -99,22 +99,22 @@ class _Step:
     It returns the images there, whether they are misclassified and near enough, and the images to go on from.
     """
 
-    attack: FAB
+    eps: float
+    norm: Norm
 
     def __call__(self, model: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor, targets: Tensor) -> tuple[Tensor, ...]:
-        norm = self.attack.norm
         gap, gradient = _boundary(model, x_adv, y, targets)
         w = gradient.flatten(1)
         offset = (gradient * x_adv).flatten(1).sum(1) - gap
         points = torch.cat([x_adv, x]).flatten(1)
-        ways = project_onto_plane(points, w.repeat(2, 1), offset.repeat(2), norm)
+        ways = project_onto_plane(points, w.repeat(2, 1), offset.repeat(2), self.norm)
         to_plane, from_clean = ways.view(2, *x.shape).unbind()
-        near, far = (length(delta, norm).clamp_(min=1e-8) for delta in (to_plane, from_clean))
+        near, far = (length(delta, self.norm).clamp_(min=1e-8) for delta in (to_plane, from_clean))
         alpha = (near / (near + far)).clamp_(max=_ALPHA_MAX)
         found = ((x_adv + _ETA * to_plane) * (1 - alpha) + (x + from_clean * _ETA) * alpha).clamp_(0, 1)
         with torch.no_grad():
             fooled = prediction(model(found)) != y
-        is_near = length(found - x, norm).flatten() <= self.attack.eps
+        is_near = length(found - x, self.norm).flatten() <= self.eps
         onwards = torch.where(fooled[:, None, None, None], x + (found - x) * _BETA, found)
         return found, fooled & is_near, onwards
 

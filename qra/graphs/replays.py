@@ -102,7 +102,12 @@ class InputReplays(Replays):
     """Number of the request from which on work is recorded, which takes as long as some requests."""
 
     _recorder: Recorder | None = None
+    _repeater: Recorder | None = None
     _times = 0
+
+    def clear(self) -> None:
+        super().clear()
+        self._repeater = None
 
     def __call__(self, function: Pass, x: Tensor, depends_on: DependsOn) -> Tensor | None:
         """Run a function of images that treats each by itself.
@@ -164,8 +169,10 @@ class InputReplays(Replays):
             state: What it depends on besides them; None where it must not be recorded.
         """
         self._times += 1
-        recorder = None if state is None or self._times < 3 else self.make_recorder(reads[0].device)
-        if recorder is None or "again" in self.failed:
+        if self._repeater is None and self._times >= 3:
+            self._repeater = self.make_recorder(reads[0].device)
+        recorder = self._repeater
+        if recorder is None or state is None or "again" in self.failed:
             work()
             return
         key = ("again", tuple(tensor.data_ptr() for tensor in reads), state)

@@ -25,6 +25,11 @@ class TrainingReplays(Replays):
 
     _state: ReplayState | None = None
     _parameters: tuple[nn.Parameter, ...] = ()
+    _next: Recorder | None = None  # of the next batch that is recorded; making one takes as long as launching much work
+
+    def clear(self) -> None:
+        super().clear()
+        self._next = None
 
     def look_again(self) -> None:
         """Hear that the network may have other modules or parameters than before."""
@@ -34,19 +39,23 @@ class TrainingReplays(Replays):
         """Run a network in train mode on a batch; None where it has to be run as it is."""
         if self.failed or x.requires_grad or not torch.is_grad_enabled() or not network.training:
             return None
-        recorder = self.make_recorder(x.device)
-        if recorder is not None and self._state is None:
+        if self._next is None:
+            self._next = self.make_recorder(x.device)
+        if self._next is None:
+            return None
+        if self._state is None:
             self._state, self._parameters = ReplayState(network.modules()), tuple(network.parameters())
-        state = None if recorder is None or self._state is None else self._state()
+        state = self._state()
         parameters = [parameter for parameter in self._parameters if parameter.requires_grad]
-        if state is None or recorder is None or not parameters:
+        if state is None or not parameters:
             return None
         addresses = tuple(parameter.data_ptr() for parameter in parameters)
         key = (x.shape, x.stride(), x.dtype, x.device, arithmetic(x.device), state, addresses)
         slots = self.recorded.setdefault(key, [])
         slot = next((each for each in slots if each.is_free), None)
         if slot is None and len(slots) < self.LIMIT:
-            recorded = self._recorded(network, x, recorder)
+            recorded = self._recorded(network, x, self._next)
+            self._next = None
             if recorded is None:
                 return None
             slot = _Slot(recorded)

@@ -16,10 +16,12 @@ class FrozenConv2d(nn.Conv2d):
     """A convolution whose parameters take no gradients, and whose input gradient is one more convolution forward.
 
     With the kernel mirrored, that is the same sum. On a GPU, cuDNN has faster kernels for it than for input gradients.
-    Weights may be of a narrower type than the inputs where autocast brings these to it.
+    Weights may lie in the type that autocast would bring them to.
 
     Attributes:
         mirrors_from: Number of images from which on the gradient is made so.
+        exact: The same with weights in their own type, for where a network switches autocast off; in a list, so that it
+            is no submodule. Empty where they are.
 
     Args:
         conv: The convolution to take the place of; its parameters are shared.
@@ -29,10 +31,14 @@ class FrozenConv2d(nn.Conv2d):
         super().__init__(**conv_arguments(conv))
         share_parameters(self, conv)
         self.mirrors_from = 1
-        self._can_mirror = can_be_mirrored(conv)
+        self.exact: list[FrozenConv2d] = []
+        self._can_mirror = can_be_mirrored(self)
 
     def forward(self, x: Tensor) -> Tensor:
-        differentiated = x.requires_grad and torch.is_grad_enabled()
+        if self.exact and not torch.is_autocast_enabled(x.device.type):
+            exact: Tensor = self.exact[0](x)
+            return exact
+        differentiated = x.requires_grad and torch.is_grad_enabled() and not self.weight.requires_grad
         if not (self._can_mirror and differentiated and is_on_gpu(x) and len(x) >= self.mirrors_from):
             return super().forward(x)
         result: Tensor = MirroredGradient.apply(x, self.weight, self.bias, self.padding)
@@ -64,7 +70,7 @@ class MirroredGradient(Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, padding: tuple[int, int]) -> Tensor:
         ctx.save_for_backward(weight)
-        ctx.padding, ctx.dtype = padding, x.dtype
+        ctx.padding = padding
         return F.conv2d(x, weight, bias, padding=padding)
 
     @staticmethod
@@ -72,4 +78,5 @@ class MirroredGradient(Function):
         (weight,) = ctx.saved_tensors
         kernel = weight.to(gradient.dtype).flip(2, 3).transpose(0, 1)
         padding = [size - 1 - padded for size, padded in zip(weight.shape[2:], ctx.padding, strict=True)]
-        return F.conv2d(gradient, kernel, padding=padding).to(ctx.dtype), None, None, None
+        with torch.autocast(gradient.device.type, enabled=False):  # it computes in the type of the forward pass
+            return F.conv2d(gradient, kernel, padding=padding), None, None, None

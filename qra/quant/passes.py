@@ -42,7 +42,7 @@ def layout(device: torch.device) -> torch.memory_format:
 def weight_type(device: torch.device) -> torch.dtype | None:
     """The type that a GPU is to find the weights of convolutions in; None for their own.
 
-    Autocast would bring them to it in each pass, one launch for each.
+    Autocast would bring those of float32 to it in each pass, one launch for each.
     """
     autocasts = device.type == "cuda" and torch.is_autocast_enabled(device.type)
     return torch.get_autocast_dtype(device.type) if autocasts else None
@@ -75,11 +75,13 @@ class _Other:
         memory_format, dtype = form
         self._source = network
         self.network = copied(network).to(memory_format=memory_format)
-        for module in self.network.modules():
-            if isinstance(module, FrozenConv2d):
-                module.to(dtype=dtype)
+        for theirs, ours in zip(network.modules(), self.network.modules(), strict=True):
+            if isinstance(ours, FrozenConv2d) and isinstance(theirs, FrozenConv2d):
+                if dtype is not None and ours.weight.dtype == torch.float32:
+                    ours.to(dtype)
+                    ours.exact = [theirs]
                 if form == _STRICT:
-                    module.mirrors_from = _STRICT_MIRRORS_FROM
+                    ours.mirrors_from = _STRICT_MIRRORS_FROM
         if dtype is not None and network._compiled_call_impl is not None:
             self.network.compile()
         quantizers = (activation_quantizers(each).values() for each in (network, self.network))
@@ -96,15 +98,18 @@ class _Other:
             quantizer.state_changed()
 
     def in_mode(self) -> nn.Module:
-        """The copy, with quantizers in the modes that those of the first copy are in."""
+        """The copy, with quantizers in the modes that those of the first one are in, and their numbers at hand."""
         for theirs, ours in self._quantizers:
             if (ours.gradient, ours.enabled) != (theirs.gradient, theirs.enabled):
                 ours.gradient, ours.enabled = theirs.gradient, theirs.enabled
+            ours.replay_state()  # compiled code could not fetch them
         return self.network
 
 
 class Passes:
     """Passes through an attack-time copy, of which others are made in the forms that they run fastest in.
+
+    What others do to the first one, such as hooks, does not reach them; a refresh does.
 
     Attributes:
         replays: The recorded passes.

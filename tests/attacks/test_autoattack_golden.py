@@ -79,13 +79,21 @@ def test_the_steps_of_a_gpu_reach_a_plane_as_far_as_nine_tenths_of_the_box(norm,
     assert torch.equal(fab.newton(size, speed, room, excess, fab._ROUNDS), fab.newton(size, speed, room, excess))
 
 
-def test_squares_are_drawn_alike_however_many_at_once(monkeypatch, network, golden):
-    found = []
-    for ahead in (256, 3, 1):
-        monkeypatch.setattr(square, "_AHEAD", ahead)
-        found.append(Square(queries=11)(network, golden["x"], golden["y"]))
-    assert torch.equal(found[0], found[1])
-    assert torch.equal(found[0], found[2])
+@pytest.mark.parametrize("at_a_time", [1, 8])
+@pytest.mark.parametrize("ahead", [16, 256])
+def test_squares_are_drawn_alike_however_many_at_once(at_a_time, ahead, monkeypatch, network, golden):
+    def draws(at_a_time):
+        attack, state = Square(queries=43), AttackState(network, golden["x"], golden["y"])
+        search = square._Squares(attack, state, state.survivors())
+        blocks = [range(first, min(first + at_a_time, 43)) for first in range(0, 43, at_a_time)]
+        return (torch.cat(each, 1) for each in zip(*map(search.draw, blocks), strict=True))
+
+    monkeypatch.setattr(square, "_AHEAD", 1)
+    one_by_one = draws(1)
+    monkeypatch.setattr(square, "_AHEAD", ahead)
+    for found, expected in zip(draws(at_a_time), one_by_one, strict=True):
+        assert found.shape[:2] == (1, 43)
+        assert torch.equal(found, expected)
 
 
 def test_squares_shrink_like_the_official_ones(golden):
