@@ -159,17 +159,18 @@ def project_onto_plane(points: Tensor, w: Tensor, offset: Tensor, norm: Norm) ->
 
 
 def newton(size: Tensor, speed: Tensor, room: Tensor, excess: Tensor, rounds: int | None = None) -> Tensor:
-    """Solve ``sum(size * min(t * speed, room)) = excess`` for each row: (N, D) three times and (N,) to ``t``, (N,).
-
-    Infinite where the sum stays smaller for all ``t``.
+    """Solve ``sum(size * min(t * speed, room)) = excess`` for each row.
 
     Args:
-        size: Values, (N, D).
-        speed: Values, (N, D).
-        room: Values, (N, D).
-        excess: Values, (N,).
-        rounds: Number of steps, without a look at whether the root is reached, for which a GPU would have to be waited
+        size: What a coordinate's move counts, at least 0, (N, D).
+        speed: How far it moves in a unit of ``t``, at least 0, (N, D).
+        room: How far it can move, at least 0, (N, D).
+        excess: What the moves are to add up to, at least 0, (N,).
+        rounds: Number of steps, without looks at whether the root is reached, for which a GPU would have to be waited
             for; until it is reached if not given.
+
+    Returns:
+        The least ``t``, (N,); infinite where the sum stays smaller for all.
     """
     rate, limit = size * speed, size * room
     t = torch.zeros_like(excess)
