@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# What takes longer than gpu.sh has: several jobs on one GPU, every strategy, AutoAttack of the 4-bit network beside
-# the authors' code. PYTHON, PACKAGES, IMAGES and OUT as for gpu.sh.
+# What takes longer than gpu.sh has: several jobs on one GPU, every strategy, single convolutions, AutoAttack of the
+# 4-bit network beside the authors' code. PYTHON, PACKAGES, IMAGES and OUT as for gpu.sh.
 set -u
 cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-python3}
@@ -16,6 +16,8 @@ for jobs in 1 2 4; do  # as many trainings beside each other
 done
 "$PYTHON" benchmarks/strategy_cost.py --device cuda --inner-steps 10 --json "$OUT/strategies.json" \
     >"$OUT/strategies.log" 2>&1 || tail -n 4 "$OUT/strategies.log"
+"$PYTHON" benchmarks/convolution_speed.py --device cuda --json "$OUT/convolutions.json" \
+    >"$OUT/convolutions.log" 2>&1 || tail -n 4 "$OUT/convolutions.log"
 "$PYTHON" benchmarks/autoattack_speed.py --device cuda --ckpt checkpoints/pact-w4a4-at.ckpt --n 250 \
     ${IMAGES:+--root "$IMAGES"} --json "$OUT/autoattack-w4a4.json" >"$OUT/autoattack-w4a4.log" 2>&1 ||
     tail -n 4 "$OUT/autoattack-w4a4.log"

@@ -66,9 +66,9 @@ def autoattack_to_theirs(part: str) -> Callable[[dict[str, Rows]], float]:
 
 
 GOALS: list[tuple[str, Callable[[dict[str, Rows]], float], float, bool]] = [
-    ("plain epoch, bf16 (s)", epoch("plain", "plain"), 1.5, True),
-    ("PGD-10 AT epoch, bf16 (s)", epoch("PGD-10 AT"), 4.5, True),
-    ("PGD-10 AT epoch, bf16, batch 512 (s)", epoch("PGD-10 AT", "epochs512"), 2.5, True),
+    ("plain epoch without validation, bf16 (s)", epoch("plain", "plain"), 1.5, True),
+    ("PGD-10 AT epoch without validation, bf16 (s)", epoch("PGD-10 AT"), 4.5, True),
+    ("PGD-10 AT epoch without validation, bf16, batch 512 (s)", epoch("PGD-10 AT", "epochs512"), 2.5, True),
     (
         "W4A4 PGD-10 AT epoch, to the float one",
         lambda parts: epoch("W4A4 PGD-10 AT")(parts) / epoch("PGD-10 AT")(parts),
@@ -76,7 +76,7 @@ GOALS: list[tuple[str, Callable[[dict[str, Rows]], float], float, bool]] = [
         True,
     ),
     ("PGD at batch 128, to torchattacks, float32", pgd("pgd128"), 2.5, False),
-    ("PGD at batch 128, to torchattacks, bf16 search", pgd("pgd128", ", compiled, bfloat16"), 6, False),
+    ("PGD at batch 128, to torchattacks, bf16 search, compiled", pgd("pgd128", ", compiled, bfloat16"), 6, False),
     ("AutoAttack on 250, to pyautoattack, float32", autoattack_to_theirs("autoattack"), 4, False),
     ("AutoAttack on 250, to pyautoattack, bf16 search", autoattack_to_theirs("autoattack-bf16"), 8, False),
     (

@@ -116,7 +116,7 @@ class FrozenNetwork(nn.Module):
         if not self.is_copy:
             return
         of_weights = [module for module in modules.values() if isinstance(module, WeightFakeQuantizer)]
-        self.passes.again(self._take_over, modules.values(), [*of_weights])
+        self.passes.again(self._take_over, modules.values(), of_weights)
         for name, quantizer in self._quantizers.items():
             if quantizer.gradient != self._modes[name]:  # an attribute of a module takes long to set
                 quantizer.gradient = self._modes[name]

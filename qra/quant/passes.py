@@ -157,7 +157,9 @@ class Passes:
             results = self.replays.work(work, alone, tensors, partial(self._depends_on, chosen))
             return work(network, *tensors) if results is None else results
 
-    def again(self, take_over: Callable[[], None], source: Iterable[nn.Module], quantizers: list[nn.Module]) -> None:
+    def again(
+        self, take_over: Callable[[], None], source: Iterable[nn.Module], quantizers: Iterable[nn.Module]
+    ) -> None:
         """Take over the weights of the source network, in place.
 
         Args:
