@@ -11,7 +11,11 @@ set -u
 cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-python3}
 OUT=${OUT:-$(mktemp -d)}
-PARTS=${PARTS:-tests epochs autoattack pgd epochs512 gradients autoattack1000 steps}
+KNOWN="tests epochs autoattack pgd epochs512 gradients autoattack1000 steps"
+PARTS=${PARTS:-$KNOWN}
+for wanted in $PARTS; do
+    [[ " $KNOWN " == *" $wanted "* ]] || { echo "PARTS: $wanted is none of: $KNOWN" >&2; exit 2; }
+done
 SECONDS_MAX=${SECONDS_MAX:-470}
 export PYTHONPATH="$PWD${PACKAGES:+:$PACKAGES}" PYTHONUNBUFFERED=1
 if ! "$PYTHON" -c 'from importlib.metadata import version; version("qra")' 2>/dev/null; then  # run without an install
@@ -66,7 +70,6 @@ for wanted in $PARTS; do
                     ${IMAGES:+--root "$IMAGES"} --n 1000 --alone
             done
             ;;
-        *) echo "$wanted: there is no such part" ;;
     esac
 done
 "$PYTHON" benchmarks/gpu_table.py "$OUT" | tee "$OUT/table.txt"
