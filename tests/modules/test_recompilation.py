@@ -8,6 +8,7 @@ from trivial import trainer
 
 from qra import models
 from qra.attacks import PGD
+from qra.callbacks import QuantizationSummary
 from qra.data import SyntheticDataModule
 from qra.modules import AdversarialTraining
 from qra.quant import PACT, DoReFa, QuantScheme
@@ -29,15 +30,19 @@ class Graphs(Callback):
 
     Attributes:
         count: Number of graphs so far.
+        before: The count before the first step.
         by_epoch: The count after each epoch.
     """
 
     def __init__(self):
-        self.count, self.by_epoch = 0, []
+        self.count, self.before, self.by_epoch = 0, None, []
 
     def __call__(self, graph, inputs):
         self.count += 1
         return graph.forward
+
+    def on_train_start(self, trainer, pl_module):
+        self.before = self.count
 
     def on_train_epoch_end(self, trainer, pl_module):
         self.by_epoch.append(self.count)
@@ -56,6 +61,9 @@ def test_networks_are_compiled_a_few_times_at_the_start(scheme, monkeypatch):
         models.ResNet((1,), (4,)), PGD(steps=2), scheme=scheme, val_attack=PGD(steps=2, early_stop=True), compile=True
     )
     data = SyntheticDataModule(train_size=60, val_size=20, test_size=10, batch_size=16, calibration_size=16)
-    trainer(max_epochs=3, precision="bf16-mixed", callbacks=[graphs]).fit(module, data)
+    trainer(
+        max_epochs=3, precision="bf16-mixed", callbacks=[graphs, QuantizationSummary()], num_sanity_val_steps=0
+    ).fit(module, data)
+    assert graphs.before == 0
     first, *later = graphs.by_epoch
     assert 0 < first <= later[-1] <= min(first + 1, LIMIT)
