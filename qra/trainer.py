@@ -1,13 +1,24 @@
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from lightning import Trainer
 from lightning.pytorch.callbacks import Callback, ProgressBar
+from lightning.pytorch.profilers import PassThroughProfiler, Profiler
 
 from qra.running import callbacks_of, epochs_done
 from qra.runs import completion
+
+_NOTHING = nullcontext("nothing")
+
+
+class _Unwatched(PassThroughProfiler):
+    """Watches nothing, as Lightning's own does, without making a generator for each of some hundred events a step."""
+
+    def profile(self, action_name: str) -> Any:
+        return _NOTHING
 
 
 class PipelineTrainer(Trainer):
@@ -17,7 +28,11 @@ class PipelineTrainer(Trainer):
     never be made up for.
     """
 
+    profiler: Profiler
+
     def _run_stage(self) -> Any:
+        if type(self.profiler) is PassThroughProfiler:
+            self.profiler = _Unwatched()
         if self.training and self.ckpt_path is not None:
             done = completion.read(Path(self.default_root_dir))
             if done is not None and done.finished and done.epochs_asked == self.max_epochs:

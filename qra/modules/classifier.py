@@ -200,8 +200,7 @@ class ImageClassifier(LightningModule):
 
     def log_accuracy(self, name: str, logits: Tensor, y: Tensor) -> None:
         """Log the accuracy of training logits as ``train/<name>``, averaged over the epoch."""
-        accuracy = (prediction(logits.detach()) == y).mean(dtype=torch.float32)
-        self._means.add(name, accuracy, len(y))
+        self._means.add_accuracy(name, logits, y)
 
     def log_mean(self, name: str, value: Tensor, count: int) -> None:
         """Log a mean of ``count`` examples of a training batch as ``train/<name>``, averaged over the epoch."""

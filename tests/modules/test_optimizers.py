@@ -40,3 +40,18 @@ def test_means_are_of_all_examples_since_the_last_time():
     means.add("loss", torch.tensor(5.0), 1)
     assert means.take() == {"loss": 2.0}
     assert means.take() == {}
+
+
+@pytest.mark.parametrize("batches", [1, EpochMeans.PERIOD, EpochMeans.PERIOD + 3])
+def test_accuracies_are_means_over_all_examples_however_many_batches_are_looked_at_together(batches):
+    means = EpochMeans()
+    logits = torch.randn(batches, 6, 4)
+    logits[0, 0, 0] = torch.nan  # predicts nothing
+    y = torch.randint(0, 4, (batches, 6))
+    for batch, labels in zip(logits, y, strict=True):
+        means.add_accuracy("clean_acc", batch, labels)
+    means.add_accuracy("clean_acc", torch.tensor([[1.0, 0.0, 0.0, 0.0]]), torch.tensor([0]))
+    right = logits.argmax(2) == y
+    right[0, 0] = False
+    assert means.take()["clean_acc"].item() == pytest.approx((right.sum().item() + 1) / (right.numel() + 1))
+    assert means.take() == {}
