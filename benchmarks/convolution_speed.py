@@ -27,7 +27,9 @@ REPEATS = 10
 def main(argv: Sequence[str] | None = None) -> list[dict[str, Any]]:
     options = parser(__doc__, batch_size=128)
     options.add_argument("--sizes", type=int, nargs="*", default=[80, 128, 250, 512], help="batch sizes")
+    options.add_argument("--cudnn-benchmark", action="store_true", help="let cuDNN time its algorithms")
     args = options.parse_args(argv)
+    torch.backends.cudnn.benchmark = args.cudnn_benchmark
     rows = [
         row(precision, size, shape, args.device, args.rounds)
         for precision in get_args(Precision)

@@ -46,19 +46,19 @@ for wanted in $PARTS; do
         tests) part tests 120 make test-gpu JOBS=8 PYTHON="$PYTHON" PACKAGES="${PACKAGES:-}" IMAGES="${IMAGES:-}" ;;
         gradients) bench gradients 60 gradient_speed.py --rounds 20 ;;
         epochs)
-            bench epochs 130 epoch_speed.py --compile --pipelines "PGD-10 AT" "W4A4 PGD-10 AT"
+            bench epochs 200 epoch_speed.py --compile --pipelines "PGD-10 AT" "W4A4 PGD-10 AT"
             bench plain 40 epoch_speed.py --epochs 3 --pipelines plain
             ;;
         epochs512) bench epochs512 75 epoch_speed.py --compile --batch-sizes 512 --pipelines "PGD-10 AT" ;;
         autoattack)
             bench autoattack 110 autoattack_speed.py --ckpt $CKPT ${IMAGES:+--root "$IMAGES"} --n 250
-            bench autoattack-bf16 45 autoattack_speed.py --ckpt $CKPT ${IMAGES:+--root "$IMAGES"} --n 250 \
-                --alone --search-precision bfloat16
+            bench autoattack-bf16 90 autoattack_speed.py --ckpt $CKPT ${IMAGES:+--root "$IMAGES"} --n 250 \
+                --alone --search-precision bfloat16 --compile
             ;;
         pgd)
-            bench pgd128 60 attack_speed.py --ckpt $CKPT --batch-size 128 --compile
-            bench pgd1000 40 attack_speed.py --ckpt $CKPT --batch-size 1000
-            bench pgd128-chosen 30 attack_speed.py --ckpt $CKPT --batch-size 128 --cudnn-benchmark
+            bench pgd128 60 attack_speed.py --ckpt $CKPT --batch-size 128 --compile --cudnn-benchmark
+            bench pgd1000 40 attack_speed.py --ckpt $CKPT --batch-size 1000 --cudnn-benchmark
+            bench pgd128-by-default 30 attack_speed.py --ckpt $CKPT --batch-size 128
             ;;
         steps)
             bench training 60 training_speed.py --steps 10 --inner-steps 10 --rounds 3

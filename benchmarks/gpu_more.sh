@@ -16,8 +16,11 @@ for jobs in 1 2 4; do  # as many trainings beside each other
 done
 "$PYTHON" benchmarks/strategy_cost.py --device cuda --inner-steps 10 --json "$OUT/strategies.json" \
     >"$OUT/strategies.log" 2>&1 || tail -n 4 "$OUT/strategies.log"
-"$PYTHON" benchmarks/convolution_speed.py --device cuda --json "$OUT/convolutions.json" \
-    >"$OUT/convolutions.log" 2>&1 || tail -n 4 "$OUT/convolutions.log"
+for timed in "" --cudnn-benchmark; do
+    name=convolutions$timed
+    "$PYTHON" benchmarks/convolution_speed.py --device cuda $timed --json "$OUT/$name.json" >"$OUT/$name.log" 2>&1 ||
+        tail -n 4 "$OUT/$name.log"
+done
 "$PYTHON" benchmarks/autoattack_speed.py --device cuda --ckpt checkpoints/pact-w4a4-at.ckpt --n 250 \
     ${IMAGES:+--root "$IMAGES"} --json "$OUT/autoattack-w4a4.json" >"$OUT/autoattack-w4a4.log" 2>&1 ||
     tail -n 4 "$OUT/autoattack-w4a4.log"

@@ -78,7 +78,7 @@ GOALS: list[tuple[str, Callable[[dict[str, Rows]], float], float, bool]] = [
     ("PGD at batch 128, to torchattacks, float32", pgd("pgd128"), 2.5, False),
     ("PGD at batch 128, to torchattacks, bf16 search, compiled", pgd("pgd128", ", compiled, bfloat16"), 6, False),
     ("AutoAttack on 250, to pyautoattack, float32", autoattack_to_theirs("autoattack"), 4, False),
-    ("AutoAttack on 250, to pyautoattack, bf16 search", autoattack_to_theirs("autoattack-bf16"), 8, False),
+    ("AutoAttack on 250, to pyautoattack, bf16 search, compiled", autoattack_to_theirs("autoattack-bf16"), 8, False),
     (
         "AutoAttack on 250, to the floor of its passes",
         lambda parts: pick(parts, "autoattack", "time / that", code="qra"),

@@ -110,9 +110,20 @@ def test_fab_breaks_the_same_examples_on_recorded_work():
 
 @PRECISIONS
 def test_gradients_by_mirrored_kernels_are_those_of_the_library(precision, monkeypatch):
+    mirrored = frozen_conv.MirroredGradient
+    shapes = []
+
+    class Noted(mirrored):
+        @staticmethod
+        def backward(ctx, upstream):
+            shapes.append(upstream.shape)
+            return mirrored.backward(ctx, upstream)
+
+    monkeypatch.setattr(frozen_conv, "MirroredGradient", Noted)
     _, copied = copies(None, precision)
     x, y = images(160)
     found = gradient(copied, x, y)
+    assert len(shapes) == 16  # all but the first convolution and the two with a stride
     monkeypatch.setattr(frozen_conv, "is_on_gpu", lambda x: False)
     expected = gradient(copied, x, y)
     assert ((found - expected).norm() / expected.norm()).item() < (1e-3 if precision == "float32" else 3e-2)
