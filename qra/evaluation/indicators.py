@@ -291,7 +291,7 @@ def _about_strength(found: Mapping[str, Tensor], settings: MaskingSettings, no_u
 
     def broken(name: str, before: str, after: str, threshold: float, how: str, why_not: str = "") -> Indicator:
         meaning = f"share of examples that {how} breaks in addition; should be small"
-        reason = f"{how} breaks examples that the attack did not: believe the worst of all, or the rounding cascade"
+        reason = f"{how} breaks examples that the attack did not"
         if after not in found:
             return Indicator(name, None, threshold, False, f"not tried: {why_not}" if why_not else meaning, reason)
         return share_of(name, found[before] & ~found[after], everything, threshold, meaning, reason)
