@@ -67,6 +67,9 @@ _OURS = {
 """Settings of the trainer that commands make themselves, with the one value that they may have and what to do."""
 _STEPS = ("max_epochs", "max_steps", "limit_train_batches")
 """Settings of the trainer that train nothing where they are 0."""
+_AT_LEAST_ZERO = ("gradient_clip_val", "log_every_n_steps", "min_epochs", "min_steps")
+_ABOVE_ZERO = ("accumulate_grad_batches", "check_val_every_n_epoch", "val_check_interval")
+"""Settings of the trainer that it takes though they mean nothing, or divides by."""
 
 
 def check_trainer(config: Namespace, command: str) -> None:
@@ -89,8 +92,10 @@ def check_trainer(config: Namespace, command: str) -> None:
     for name in used:
         if type(trainer[name]) in (int, float) and trainer[name] == 0:
             raise ValueError(f"trainer.{name} is 0, so that there is nothing to {command}: raise it or leave it out")
-    if (clip := trainer.gradient_clip_val) is not None and not clip >= 0:
-        raise ValueError(f"trainer.gradient_clip_val is {clip}: it must be at least 0")
+    for name in (*_AT_LEAST_ZERO, *_ABOVE_ZERO):
+        value, positive = trainer[name], name in _ABOVE_ZERO
+        if type(value) in (int, float) and not (value > 0 if positive else value >= 0):
+            raise ValueError(f"trainer.{name} is {value}: it must be {'above' if positive else 'at least'} 0")
 
 
 def _word(value: object) -> str:

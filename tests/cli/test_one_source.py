@@ -32,6 +32,12 @@ LIGHTNING = {
     "limit_val_batches": None,
     "limit_test_batches": None,
     "gradient_clip_val": None,
+    "log_every_n_steps": None,
+    "min_epochs": None,
+    "min_steps": None,
+    "accumulate_grad_batches": 1,
+    "check_val_every_n_epoch": 1,
+    "val_check_interval": None,
 }
 
 
@@ -87,6 +93,9 @@ def test_untrained_means_true_without_a_value(words):
         ({"limit_test_batches": 0}, "test", "nothing to test"),
         ({"limit_val_batches": 0}, "validate", "nothing to validate"),
         ({"gradient_clip_val": -1.0}, "fit", "gradient_clip_val is -1.0: it must be at least 0"),
+        ({"log_every_n_steps": -3}, "fit", "log_every_n_steps is -3: it must be at least 0"),
+        ({"accumulate_grad_batches": 0}, "fit", "accumulate_grad_batches is 0: it must be above 0"),
+        ({"val_check_interval": 0.0}, "fit", "val_check_interval is 0.0: it must be above 0"),
     ],
 )
 def test_settings_that_would_be_overruled_or_leave_nothing_to_do_are_refused(setting, command, reason):
