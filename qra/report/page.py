@@ -89,7 +89,7 @@ def _problems(results: Results) -> str:
     if not lines:
         return ""
     title = f"{len(bad)} cells without a result, {len(suspect)} with suspect gradients"
-    opened = " open" if len(lines) <= 12 else ""
+    opened = " open" if 0 < len(bad) <= 12 else ""  # what is suspect is marked in every table, too
     return f"<details{opened}><summary>{title}</summary><ul class='faint'>{_items(lines)}</ul></details>"
 
 

@@ -17,6 +17,11 @@ from qra.report.pipelines import Pipeline
 from qra.report.results import FLOOR, Results
 from qra.report.tables import in_words
 
+_TREATED = {
+    "plain": "Without adversarial training",
+    "adversarial": "With adversarial training, or from a robust start,",
+    "transfer": "After transfer",
+}
 _NAMED = 3
 """Most cells that a sentence names."""
 FEW = 200
@@ -72,12 +77,12 @@ def _by_treatment(results: Results) -> list[str]:
             groups.setdefault(pipeline.treatment, []).append((accuracy.value, pipeline))
     said = []
     for treatment, found in sorted(groups.items(), key=lambda item: -max(value for value, _ in item[1])):
-        value, pipeline = max(found, key=lambda each: each[0])
-        words = treatment if treatment == "transfer" else f"{treatment} training"
+        value, pipeline = max(found, key=lambda each: (each[0], -(each[1].cost("size_in_bits") or 0)))
+        how = _TREATED.get(treatment, f"After {treatment} training")
         if value <= FLOOR:
-            said.append(f"After {words} nothing is left: {100 * value:.1f} % at most.")
+            said.append(f"{how} nothing is left: {100 * value:.1f} % at most.")
         else:
-            said.append(f"After {words} at most {100 * value:.1f} % are robust: {results.label(pipeline)}.")
+            said.append(f"{how} at most {100 * value:.1f} % are robust: {results.label(pipeline)}.")
     return said
 
 

@@ -54,8 +54,8 @@ def test_few_images_tell_nothing_apart(tmp_path):
 @pytest.mark.parametrize(
     ("plain", "said"),
     [
-        (0.0, "After plain training nothing is left: 0.0 % at most."),
-        (0.5, "After plain training at most 50.0 % are robust: float, plain training."),
+        (0.0, "Without adversarial training nothing is left: 0.0 % at most."),
+        (0.5, "Without adversarial training at most 50.0 % are robust: float, plain training."),
     ],
 )
 def test_what_plain_training_leaves_is_said_as_it_is(tmp_path, plain, said):
@@ -66,6 +66,8 @@ def test_the_most_robust_network_is_named_with_what_ties(tmp_path):
     assert "Most robust: PACT W4/A4, robust start, adversarial, 60.0 % (" in words(study(tmp_path / "a", (0.3, 0.6)))
     tied = words(study(tmp_path / "b", (0.4, 0.4)))
     assert "not told apart from it: 2 other networks" in tied
+    best = "PACT W4/A4, robust start, adversarial"  # the smallest of equals
+    assert f"With adversarial training, or from a robust start, at most 40.0 % are robust: {best}." in tied
 
 
 @pytest.mark.parametrize(
