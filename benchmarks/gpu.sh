@@ -11,7 +11,7 @@ set -u
 cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-python3}
 OUT=${OUT:-$(mktemp -d)}
-KNOWN="tests epochs autoattack pgd epochs512 gradients autoattack1000 steps"
+KNOWN="tests pgd epochs autoattack epochs512 gradients autoattack1000 steps"
 PARTS=${PARTS:-$KNOWN}
 for wanted in $PARTS; do
     [[ " $KNOWN " == *" $wanted "* ]] || { echo "PARTS: $wanted is none of: $KNOWN" >&2; exit 2; }

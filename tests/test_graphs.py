@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from qra import models
 from qra.attacks import APGD, FAB, FGSM, PGD, Square
 from qra.graphs import SIZES, padded
-from qra.graphs.recording import SideBySide
+from qra.graphs.recording import Packing
 from qra.modules.replays import TrainingReplays
 from qra.precision import searching
 from qra.quant import LSQ, PACT, DoReFa, LSQActivation, QuantScheme, convert, freeze, gradient_mode
@@ -364,18 +364,18 @@ def test_training_that_cannot_be_recorded_leaves_statistics_alone_and_goes_on():
     torch.testing.assert_close(list(network.buffers()), list(other.buffers()))
 
 
-def test_tensors_laid_side_by_side_come_back_as_they_were():
+def test_packed_tensors_come_back_as_they_were():
     first, weights = torch.rand(3), torch.rand(8, 4, 3, 3).contiguous(memory_format=torch.channels_last)
     double, spread = torch.rand(5, dtype=torch.float64), torch.ones(()).expand(7)
-    side_by_side = SideBySide()
-    long = side_by_side.lay([first, None, weights, double, spread])
-    assert [each.dtype for each in long] == [torch.float32, torch.float64]
-    found = side_by_side.copies(long)
+    packing = Packing()
+    packed = packing.pack([first, None, weights, double, spread])
+    assert [each.dtype for each in packed] == [torch.float32, torch.float64]
+    found = packing.copies(packed)
     assert found[1] is None
     for copied, original in zip(found[:1] + found[2:], (first, weights, double, spread), strict=True):
         assert torch.equal(copied, original)
         assert copied.dtype == original.dtype
     assert found[2].is_contiguous(memory_format=torch.channels_last)
-    long[0].zero_()
+    packed[0].zero_()
     assert torch.equal(found[0], first)  # a copy
-    assert SideBySide().lay([None]) == ()
+    assert Packing().pack([None]) == ()

@@ -87,14 +87,14 @@ class StaticPass:
         self._function, self._recorder = function, recorder
         self._differentiable, self._of_parameters = differentiable, bool(parameters)
         self._live: Tensor | None = None
-        self._side_by_side = SideBySide()
+        self._packing = Packing()
         self._x = x.requires_grad_(differentiable and not parameters)
         self._wrt = tuple(parameters) or (self._x,)
         recorder.rehearse(self._both)
         self._output, self._replay_forward = recorder.record(self._forward)
         if differentiable:
             self._upstream = torch.zeros_like(self._output)
-            self._gradients, self._replay_backward = recorder.record(lambda: self._side_by_side.lay(self._backward()))
+            self._gradients, self._replay_backward = recorder.record(self._backward)
         self._live = None  # its graph, which holds on to parameters, is not needed any more
 
     def _forward(self) -> Tensor:
@@ -105,7 +105,8 @@ class StaticPass:
 
     def _backward(self) -> tuple[Tensor | None, ...]:
         assert self._live is not None  # a forward pass came before
-        return torch.autograd.grad(self._live, self._wrt, self._upstream, allow_unused=True)
+        gradients = torch.autograd.grad(self._live, self._wrt, self._upstream, allow_unused=True)
+        return self._packing.pack(gradients) if self._of_parameters else gradients
 
     def _both(self) -> None:
         self._upstream = torch.zeros_like(self._forward())
@@ -132,17 +133,19 @@ class StaticPass:
         if len(x) < len(self._x):
             self._upstream[len(x) :].zero_()
         self._replay_backward()
-        gradients = self._side_by_side.copies(self._gradients)
-        return gradients if self._of_parameters else [None if each is None else each[: len(x)] for each in gradients]
+        if self._of_parameters:
+            return self._packing.copies(self._gradients)
+        (gradient,) = self._gradients
+        return [None if gradient is None else gradient[: len(x)].clone()]
 
 
-class SideBySide:
-    """Lays tensors side by side, those of a type in one, so that all are copied in one launch."""
+class Packing:
+    """Puts tensors side by side, those of a type in one, so that all are copied in one launch."""
 
     _ALIGNED = 64
 
-    def lay(self, tensors: Sequence[Tensor | None]) -> tuple[Tensor, ...]:
-        """Copy tensors, of which some may be missing, into few long ones, one of each type."""
+    def pack(self, tensors: Sequence[Tensor | None]) -> tuple[Tensor, ...]:
+        """Copy tensors, of which some may be missing, into long ones, one of each type."""
         present = [tensor for tensor in tensors if tensor is not None]
         types = list(dict.fromkeys(tensor.dtype for tensor in present))
         ends = [0] * len(types)
@@ -151,24 +154,22 @@ class SideBySide:
             if tensor is None:
                 self._places.append(None)
                 continue
-            number, strides = (
-                types.index(tensor.dtype),
-                torch.empty_like(tensor, device="meta").stride(),
-            )  # without gaps
+            number = types.index(tensor.dtype)
+            strides = torch.empty_like(tensor, device="meta").stride()  # without gaps
             self._places.append((number, tensor.shape, strides, ends[number]))
             ends[number] += -(-tensor.numel() // self._ALIGNED) * self._ALIGNED
-        long = tuple(present[0].new_empty(end, dtype=dtype) for end, dtype in zip(ends, types, strict=True))
+        packed = tuple(present[0].new_empty(end, dtype=dtype) for end, dtype in zip(ends, types, strict=True))
         if present:
             with torch.no_grad():
-                torch._foreach_copy_([each for each in self._parts(long) if each is not None], present)
-        return long
+                torch._foreach_copy_([each for each in self._parts(packed) if each is not None], present)
+        return packed
 
-    def copies(self, long: Sequence[Tensor]) -> list[Tensor | None]:
-        """What was laid into the long tensors, as new ones."""
-        return self._parts([each.clone() for each in long])
+    def copies(self, packed: Sequence[Tensor | None]) -> list[Tensor | None]:
+        """What was packed, as new tensors."""
+        return self._parts([each.clone() for each in packed if each is not None])
 
-    def _parts(self, long: Sequence[Tensor]) -> list[Tensor | None]:
-        return [None if place is None else long[place[0]].as_strided(*place[1:]) for place in self._places]
+    def _parts(self, packed: Sequence[Tensor]) -> list[Tensor | None]:
+        return [None if place is None else packed[place[0]].as_strided(*place[1:]) for place in self._places]
 
 
 class StaticWork:

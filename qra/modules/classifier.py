@@ -157,6 +157,7 @@ class ImageClassifier(LightningModule):
 
     def on_fit_start(self) -> None:
         self.weights = None
+        self._means = EpochMeans()  # another training may have been interrupted
         self.network.train()  # Lightning leaves a network that was loaded for evaluation as it is
         if self.scheme is None or self.trainer.ckpt_path is not None:
             return

@@ -14,7 +14,9 @@ class EpochMeans:
     """Means of values over the examples of an epoch, by name."""
 
     PERIOD = 20
-    """Number of batches whose accuracy is looked at together, in the few launches that one batch takes."""
+    """Most batches whose accuracy is looked at together, in the few launches that one takes."""
+    LARGEST = 2**20
+    """Number of logits that are kept at most until then."""
 
     def __init__(self) -> None:
         self._sums: dict[str, Tensor] = {}
@@ -29,8 +31,8 @@ class EpochMeans:
     def add_accuracy(self, name: str, logits: Tensor, y: Tensor) -> None:
         """Take in the accuracy of logits, (N, classes), with the labels ``y``, (N,)."""
         kept = self._logits.setdefault(name, [])
-        kept.append((logits.detach(), y))
-        if len(kept) == self.PERIOD:
+        kept.append((logits.detach().clone(), y.clone()))  # their memory may be written to until they are looked at
+        if len(kept) == self.PERIOD or len(kept) * logits.numel() >= self.LARGEST:
             self._look(name)
 
     def take(self) -> dict[str, Tensor]:

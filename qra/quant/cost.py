@@ -94,7 +94,8 @@ def cost(network: nn.Module, image_shape: Sequence[int]) -> Cost:
         image_shape: Channels, height and width.
     """
     x = torch.zeros(1, *image_shape, device=next(network.parameters()).device)
-    multiply_adds, flow = _multiply_adds(network, x), _flow(network, x)
+    with torch.compiler.set_stance("force_eager"):  # a pass is not worth compiling for
+        multiply_adds, flow = _multiply_adds(network, x), _flow(network, x)
     layers = []
     for name, layer in _layers(network).items():
         quantizer = layer.weight_quantizer if isinstance(layer, QuantLayer) else None
@@ -153,8 +154,7 @@ def _multiply_adds(network: nn.Module, x: Tensor) -> dict[str, int]:
 
     handles = [layer.register_forward_hook(count(name)) for name, layer in _layers(network).items()]
     try:
-        # one pass is not worth compiling for
-        with evaluating(network), float_mode(network), torch.compiler.set_stance("force_eager"):
+        with evaluating(network), float_mode(network):
             network(x)
     finally:
         for handle in handles:

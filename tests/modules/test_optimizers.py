@@ -48,10 +48,20 @@ def test_accuracies_are_means_over_all_examples_however_many_batches_are_looked_
     logits = torch.randn(batches, 6, 4)
     logits[0, 0, 0] = torch.nan  # predicts nothing
     y = torch.randint(0, 4, (batches, 6))
-    for batch, labels in zip(logits, y, strict=True):
+    for batch, labels in zip(logits.clone(), y.clone(), strict=True):
         means.add_accuracy("clean_acc", batch, labels)
+        batch.zero_()  # whose it is may do so
+        labels.zero_()
     means.add_accuracy("clean_acc", torch.tensor([[1.0, 0.0, 0.0, 0.0]]), torch.tensor([0]))
     right = logits.argmax(2) == y
     right[0, 0] = False
     assert means.take()["clean_acc"].item() == pytest.approx((right.sum().item() + 1) / (right.numel() + 1))
     assert means.take() == {}
+
+
+def test_few_large_logits_are_kept(monkeypatch):
+    monkeypatch.setattr(EpochMeans, "LARGEST", 12)
+    means = EpochMeans()
+    for kept in (1, 2, 0, 1):
+        means.add_accuracy("clean_acc", torch.randn(2, 2), torch.zeros(2, dtype=torch.int64))
+        assert sum(map(len, means._logits.values())) == kept
