@@ -68,6 +68,8 @@ def located(name: str) -> str:
     Raises:
         ValueError: If the name stands for two files, or is that of no config where it can only be one.
     """
+    if name.startswith(("{", "[")):  # a value as JSON or YAML has it, which may be longer than paths can be
+        return name
     here = [file for file in (name, *(f"{name}{suffix}" for suffix in SUFFIXES)) if Path(file).is_file()]
     if len(here) > 1:
         raise ValueError(f"{name}: there is both {here[0]} and {here[1]}: write the whole name of one of them")

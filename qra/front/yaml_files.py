@@ -51,6 +51,8 @@ def read_yaml(path: str | Path) -> Any:
         raise ValueError(f"{path}{place}: is no YAML: {problem}") from None
     except RecursionError:
         raise ValueError(f"{path}: is nested too deeply") from None
+    except ValueError as reason:  # a number of too many digits, a date that there is not
+        raise ValueError(f"{path}: a value in it cannot be read: {str(reason).partition(';')[0]}") from None
 
 
 def check_config(path: str | Path) -> None:

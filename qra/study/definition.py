@@ -6,20 +6,20 @@ import argparse
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from jsonargparse import ArgumentParser
 
 from qra.checkpoint import sha256
-from qra.coordinates import Axis
 from qra.describe import digest, without_empty
 from qra.errors import one_line
 from qra.front.shipped import bare_name, configs, located
-from qra.front.yaml_files import is_config, read_yaml
+from qra.front.yaml_files import check_config, is_config, read_yaml
+from qra.study.fragments import contents, short
 from qra.study.grid import Cell
-from qra.study.stages import TRAININGS, Stage, Study, owned_options, same_option
+from qra.study.kinds import with_kind
+from qra.study.stages import Stage, Study, owned_options, same_option
 
 
 def load_study(path: str | Path, settings: Sequence[str] = ()) -> Study:
@@ -39,16 +39,19 @@ def load_study(path: str | Path, settings: Sequence[str] = ()) -> Study:
         raise ValueError(f"{path}: is no study, for it has no list of stages")
     for setting in settings:
         name, equals, value = setting.partition("=")
-        if not equals:
+        if not (name and equals):
             raise ValueError(f"--set {setting}: write NAME=VALUE")
-        content["options"] = {**(content.get("options") or {}), name: value}
+        if isinstance(options := content.get("options") or {}, dict):
+            content["options"] = {**options, name: value}
     stages = [_parsed(Stage, stage, f"{path}: stage {number}") for number, stage in enumerate(content["stages"], 1)]
     fields = _parsed(Study, {"name": path.stem, **content, "stages": []}, str(path))
     try:
         study = Study(**fields | {"stages": [Stage(**stage) for stage in stages]})
+        for pipeline in dict.fromkeys(located(stage.pipeline) for stage in study.stages):
+            check_config(pipeline)
         for stage in study.stages:
             _check_pipeline(stage)
-        study = dataclasses.replace(study, stages=[_with_kind(stage) for stage in study.stages])
+        study = dataclasses.replace(study, stages=[with_kind(study, stage) for stage in study.stages])
     except ValueError as reason:
         raise ValueError(f"{path}: {reason}") from None
     return study
@@ -61,16 +64,33 @@ def _parsed(kind: type, content: Any, where: str) -> dict[str, Any]:
     if isinstance(content.get("name"), str) and kind is Stage:
         where = f"{where} ({content['name']})"
     known = [field.name for field in dataclasses.fields(kind)]
-    for key in content:
+    for key, value in content.items():
         if key not in known:
             raise ValueError(f"{where}: unknown key {key!r}; the keys are {', '.join(known)}")
+        for name in _keys(value):
+            if not isinstance(name, str):
+                raise ValueError(f"{where}: {key}: its key {name!r} is no text: write it in quotes")
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(kind)
+    given = {key: _worded(value) if key == "coordinates" else value for key, value in content.items()}
     try:
-        fields: dict[str, Any] = parser.parse_object(content).as_dict()
+        fields: dict[str, Any] = parser.parse_object({k: v for k, v in given.items() if v is not None}).as_dict()
     except argparse.ArgumentError as reason:
         raise ValueError(f"{where}: {one_line(reason)}") from None
     return fields
+
+
+def _keys(value: Any) -> list[Any]:
+    """The keys of a mapping, or of all mappings in a list."""
+    mappings = value if isinstance(value, list) else [value]
+    return [key for mapping in mappings if isinstance(mapping, dict) for key in mapping]
+
+
+def _worded(coordinates: Any) -> Any:
+    """Coordinates with ``true`` and ``false`` as words, which YAML reads as truth values."""
+    if not isinstance(coordinates, dict):
+        return coordinates
+    return {axis: str(value).lower() if isinstance(value, bool) else value for axis, value in coordinates.items()}
 
 
 def _located(value: Any, directory: Path, by_name: bool) -> Any:
@@ -80,68 +100,18 @@ def _located(value: Any, directory: Path, by_name: bool) -> Any:
     if isinstance(value, list):
         return [_located(item, directory, by_name) for item in value]
     if is_config(value) and not Path(value).is_absolute():
-        return (bare_name(directory / value) if by_name else None) or _short(directory / value)
+        return (bare_name(directory / value) if by_name else None) or short(directory / value)
     return value
-
-
-def _short(path: Path) -> str:
-    """A path without needless steps up, so ``configs/study/../data`` is ``configs/data``."""
-    parts: list[str] = []
-    for part in path.parts:
-        if part == ".." and parts and parts[-1] != "..":
-            parts.pop()
-        else:
-            parts.append(part)
-    return str(Path(*parts))
-
-
-@cache
-def contents(path: str) -> Any:
-    """The content of a config, with that of the files that it names in their place.
-
-    Args:
-        path: Path of the config, or the name of a shipped one.
-    """
-    path = located(path)
-
-    def resolved(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: resolved(item) for key, item in value.items()}
-        if isinstance(value, list):
-            return [resolved(item) for item in value]
-        return contents(_short(Path(path).parent / value)) if is_config(value) else value
-
-    return resolved(read_yaml(path))
 
 
 def _check_pipeline(stage: Stage) -> None:
     """Refuse a pipeline that sets, in its own file, what an axis sets; what the files it names set is a default."""
-    contents(stage.pipeline)
     axes = {same_option(name): axis for name, axis in owned_options(stage).items()}
     axes |= {same_option(name): "axes" for name in stage.axes}
     for name in _names(read_yaml(located(stage.pipeline))):
         if same_option(name) in axes:
             axis = axes[same_option(name)]
             raise ValueError(f"stage {stage.name}: {name} is set by {stage.pipeline} and by {axis}: remove it there")
-
-
-def _with_kind(stage: Stage) -> Stage:
-    """A stage whose training has a name of its own, with what the class of its model says of it."""
-    if stage.training in TRAININGS or Axis.ADVERSARIAL in stage.coordinates:
-        return stage
-    model = stage.options.get("model", stage.options.get("model.class_path"))
-    model = contents(model) if is_config(model) else model or contents(stage.pipeline).get("model")
-    path = model.get("class_path") if isinstance(model, dict) else model
-    module, _, name = str(path).rpartition(".")
-    try:
-        kind = getattr(import_module(module), name)
-    except (ImportError, AttributeError, ValueError):
-        raise ValueError(
-            f"stage {stage.name}: training {stage.training!r} is none of {', '.join(TRAININGS)}, and the class of its "
-            f"model, {path}, which would say what it is, is not there"
-        ) from None
-    said = str(bool(getattr(kind, Axis.ADVERSARIAL, False))).lower()
-    return dataclasses.replace(stage, coordinates={**stage.coordinates, Axis.ADVERSARIAL: said})
 
 
 def _names(content: Any, prefix: str = "") -> Iterator[str]:

@@ -5,22 +5,24 @@ from __future__ import annotations
 import fnmatch
 import itertools
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
 from qra.checks import check_count, check_in
 from qra.coordinates import Axis
+from qra.describe import digest
 from qra.quant.bits import parse_bits
+from qra.quant.rounding import check_bit_width
 from qra.quant.scheme import OFF
 from qra.study.commands import commands
-from qra.study.stages import FLOAT, OVERRIDES, RANDOM, Stage, Study, owned_options, same_option
+from qra.study.stages import FLOAT, LONGEST, OVERRIDES, RANDOM, Stage, Study, owned_options, same_option
 
-MOST = 16
-"""Largest bit width of a quantizer; a scheme may take fewer."""
-
-_BITS = re.compile(r"W(\d+)A(\d+)")
+_LAST_SEED = 2**32 - 1
+_BITS = re.compile(r"W(\d{1,3})A(\d{1,3})")
+_SHORT = 120
+"""Bytes of a name that had to be cut."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,7 @@ class Cell:
         needs: Names of the cells that must be done before.
         commands: What follows ``qra``, to be run one after the other.
         directory: Where it writes.
+        start: The checkpoint that it tests as it is; none if it makes one.
     """
 
     name: str
@@ -42,6 +45,7 @@ class Cell:
     needs: tuple[str, ...]
     commands: tuple[tuple[str, ...], ...]
     directory: str
+    start: str | None = None
 
     @property
     def trains(self) -> bool:
@@ -53,6 +57,11 @@ class Cell:
         """The network that it makes."""
         return str(PurePosixPath(self.directory, "best.ckpt" if self.trains else "calibrated.ckpt"))
 
+    @property
+    def network(self) -> str:
+        """The network that it tests."""
+        return self.checkpoint if self.start is None else self.start
+
 
 def expand(study: Study, runs: str = "runs") -> list[Cell]:
     """All cells of a study, each after those that it needs.
@@ -63,17 +72,35 @@ def expand(study: Study, runs: str = "runs") -> list[Cell]:
 
     Raises:
         ValueError: If an axis is empty or has a value that the study does not know, a source is made by no stage
-            before, or an option is given twice.
+            before, an option is given twice, or two cells have one name or equal coordinates.
     """
     cells: dict[str, Cell] = {}
+    places: dict[frozenset[tuple[str, str]], str] = {}
     for stage in study.stages:
         _check_options(study, stage)
         for coordinates in _points(study, stage):
             cell = _cell(study, stage, coordinates, runs, list(cells.values()))
             if cell.name in cells:
-                raise ValueError(f"stage {stage.name}: two cells are named {cell.name}: an axis has a value twice")
-            cells[cell.name] = cell
+                raise ValueError(_of_one_name(cells[cell.name], cell))
+            place = frozenset((axis, str(value)) for axis, value in cell.coordinates.items())
+            if place in places:
+                raise ValueError(
+                    f"stage {stage.name}: cell {cell.name} has the same coordinates as {places[place]}, so "
+                    "reports would take the two for one pipeline: vary them by axes, or tell them apart by coordinates"
+                )
+            cells[cell.name], places[place] = cell, cell.name
     return list(cells.values())
+
+
+def _of_one_name(first: Cell, second: Cell) -> str:
+    """Why two cells have the same name."""
+    if first.stage != second.stage:
+        return f"stages {first.stage} and {second.stage} both make a cell named {second.name}: rename one of them"
+    differing = [axis for axis, value in first.coordinates.items() if second.coordinates.get(axis) != value]
+    twice = f"stage {second.stage}: two cells are named {second.name}: "
+    if not differing:
+        return f"{twice}an axis has a value twice"
+    return f"{twice}values of {', '.join(differing)} differ only in signs that names of cells lack"
 
 
 def select(cells: Sequence[Cell], only: str = "*", shard: tuple[int, int] = (0, 1)) -> list[Cell]:
@@ -154,13 +181,21 @@ def _points(study: Study, stage: Stage) -> Iterator[dict[str, Any]]:
 def _bits(stage: Stage, text: str) -> dict[str, int]:
     match = _BITS.fullmatch(text)
     if not match:
-        raise ValueError(f"stage {stage.name}: bits {text!r}: write W4A8 for weights of 4 and activations of 8 bits")
+        raise ValueError(
+            f"stage {stage.name}: bits {text!r:.60}: write W4A8 for weights of 4 and activations of 8 bits"
+        )
     widths = int(match[1]), int(match[2])
-    for width in widths:
-        if not MOST >= width >= 1 and width != OFF:
-            wanted = f"from 1 to {MOST}, or {OFF} for float"
-            raise ValueError(f"stage {stage.name}: bits {text!r}: {width} is not {wanted}")
+    _check_widths(f"stage {stage.name}: bits {text!r}", widths)
     return dict(zip((Axis.WEIGHT_BITS, Axis.ACT_BITS), widths, strict=True))
+
+
+def _check_widths(where: str, widths: Iterable[int | None]) -> None:
+    for width in widths:
+        try:
+            if width is not None and width != OFF:
+                check_bit_width(width)
+        except ValueError as reason:
+            raise ValueError(f"{where}: {reason}") from None
 
 
 def _check_numbers(stage: Stage, axes: Mapping[str, Sequence[Any]]) -> None:
@@ -171,6 +206,7 @@ def _check_numbers(stage: Stage, axes: Mapping[str, Sequence[Any]]) -> None:
         check_count(f"stage {stage.name}: calibration_size", size)
     for seed in axes[Axis.SEED]:
         check_count(f"stage {stage.name}: seed", seed, 0)
+        check_in(f"stage {stage.name}: seed", seed, f"[0, {_LAST_SEED}]")
 
 
 def _layers(stage: Stage, overrides: Mapping[str, str]) -> str:
@@ -179,9 +215,10 @@ def _layers(stage: Stage, overrides: Mapping[str, str]) -> str:
         if set(pattern) & set(",="):
             raise ValueError(f"stage {stage.name}: overrides: {pattern!r}: a pattern in a study has neither , nor =")
         try:
-            parse_bits(overrides[pattern])
+            widths = parse_bits(overrides[pattern])
         except ValueError as reason:
             raise ValueError(f"stage {stage.name}: overrides: {pattern}: {reason}") from None
+        _check_widths(f"stage {stage.name}: overrides: {pattern}: {overrides[pattern]!r}", widths)
     return ",".join(f"{pattern}={bits}" for pattern, bits in overrides.items())
 
 
@@ -198,14 +235,19 @@ def _cell(study: Study, stage: Stage, coordinates: dict[str, Any], runs: str, be
             checkpoints[role] = origin
         else:
             ancestor = _ancestor(stage, origin, coordinates, before)
-            checkpoints[role] = ancestor.checkpoint
+            checkpoints[role] = ancestor.network
             needs += [ancestor.name] if ancestor.name not in needs else []
     line = commands(study, stage, coordinates, directory, checkpoints)
-    return Cell(name, stage.name, coordinates | stage.coordinates, tuple(needs), line, directory)
+    as_it_is = stage.training == "none" and coordinates[Axis.QUANTIZER] == FLOAT
+    start = checkpoints[Axis.INIT] if as_it_is else None
+    return Cell(name, stage.name, coordinates | stage.coordinates, tuple(needs), line, directory, start)
 
 
 def _name(stage: Stage, coordinates: Mapping[str, Any]) -> str:
-    """Stage and coordinates that are not the usual ones, so that a longer axis leaves the names of cells alone."""
+    """Stage and coordinates that are not the usual ones, so that a longer axis leaves the names of cells alone.
+
+    Of a name that is too long for a directory, a hash tells what is cut.
+    """
     bits = f"w{coordinates['weight_bit_width']}a{coordinates['act_bit_width']}"
     parts = [
         (coordinates[Axis.INIT], RANDOM),
@@ -218,7 +260,10 @@ def _name(stage: Stage, coordinates: Mapping[str, Any]) -> str:
         *((f"{axis.rpartition('.')[2]}{coordinates[axis]}", "") for axis in stage.axes),
     ]
     name = "-".join([stage.name, *(part for part, usual in parts if part != usual)])
-    return re.sub(r"[^\w.=-]+", "_", name)
+    name, whole = re.sub(r"[^\w.=-]+", "_", name), name
+    if len(name.encode()) <= LONGEST:
+        return name
+    return f"{name.encode()[:_SHORT].decode(errors='ignore')}-{digest(whole)[:8]}"
 
 
 def _ancestor(stage: Stage, origin: str, coordinates: Mapping[str, Any], before: Sequence[Cell]) -> Cell:

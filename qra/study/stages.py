@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +20,10 @@ OVERRIDES = "overrides"
 
 TRAININGS = ("none", "plain", "adversarial", "transfer")
 """The usual ways to train."""
+
+LONGEST = 255
+"""Bytes of the longest name of a file."""
+_AXES = (*Axis, OVERRIDES)
 
 
 @dataclass(frozen=True)
@@ -43,8 +48,8 @@ class Stage:
         teacher: The source that a transfer learns from.
         options: Options of the pipeline's command, by name.
         test: Options of the cells' ``qra test``, besides those of the study.
-        coordinates: What reports take its cells for, where the axes do not tell: the ``training`` of a checkpoint that
-            is only tested.
+        coordinates: What reports take its cells for, where the axes and the class of the model do not tell: the
+            ``training`` of a checkpoint that is only tested.
     """
 
     name: str
@@ -100,12 +105,13 @@ class Study:
     def __post_init__(self) -> None:
         if not self.stages:
             raise ValueError("the study has no stages")
+        _check_name("name", self.name)
         check_count("threads", self.threads)
         check_in("gpus", self.gpus, "[0, inf)")
         if self.gpus > 1 and self.gpus != int(self.gpus):
             raise ValueError(f"gpus is {self.gpus}: a cell takes a share of one GPU, up to 1, or whole ones")
         for stage in self.stages:
-            _check_training(stage)
+            _check_stage(stage)
         names = [stage.name for stage in self.stages]
         for name in names:
             if names.count(name) > 1:
@@ -151,8 +157,29 @@ def seed_option(stage: Stage) -> str:
     return "data.init_args.split_seed" if stage.training == "none" else "data.init_args.seed"
 
 
-def _check_training(stage: Stage) -> None:
-    """Refuse a word that is a usual training, misspelled."""
-    meant = difflib.get_close_matches(stage.training, TRAININGS, 1, 0.75)
-    if meant and stage.training not in TRAININGS:
-        raise ValueError(f"stage {stage.name}: training {stage.training!r}: did you mean {meant[0]}?")
+def _check_stage(stage: Stage) -> None:
+    _check_name("stage", stage.name)
+    if not stage.training.strip():
+        raise ValueError(f"stage {stage.name}: training is empty: write {', '.join(TRAININGS)} or a name of your own")
+    place = f"stage {stage.name}: coordinates"
+    _check_spelling(f"stage {stage.name}: training", stage.training, TRAININGS, 0.75)
+    for axis in stage.coordinates:
+        _check_spelling(place, axis, _AXES, 0.85)
+    _check_spelling(f"{place}: training", stage.coordinates.get(Axis.TRAINING, "none"), TRAININGS, 0.75)
+    kind = stage.coordinates.get(Axis.ADVERSARIAL, "true")
+    if kind not in ("true", "false"):
+        raise ValueError(f"{place}: {Axis.ADVERSARIAL} is {kind!r}: write true or false")
+
+
+def _check_name(what: str, name: str) -> None:
+    """Refuse a name under which no directory could be made, or one elsewhere."""
+    plain = name.isprintable() and not set(name) & set("/\\") and name.strip(" .")
+    if not plain or len(name.encode()) > LONGEST:
+        raise ValueError(f"{what} {name!r:.60} is no plain name of a directory: take letters, digits, - and _")
+
+
+def _check_spelling(where: str, word: str, known: Sequence[str], closeness: float) -> None:
+    """Refuse a word that is a known one, misspelled; others are names of one's own."""
+    meant = difflib.get_close_matches(word.lower(), known, 1, closeness)
+    if meant and word not in known:
+        raise ValueError(f"{where} {word!r}: did you mean {meant[0]}?")

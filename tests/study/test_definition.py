@@ -105,11 +105,17 @@ def test_options_can_be_added_from_the_command_line():
         ({"seeds": [1]}, "unknown key 'seeds'"),
         ({"stages": {1: {"bit": ["W4A4"]}}}, "stage 2 (ptq): unknown key 'bit'; the keys are name, pipeline"),
         ({"stages": {1: {"training": "plan"}}}, "stage ptq: training 'plan': did you mean plain?"),
+        ({"stages": {1: {"training": " "}}}, "stage ptq: training is empty: write none, plain"),
         ({"stages": {1: {"seed": ["first"]}}}, "stage 2 (ptq): seed: expected int, got first"),
         ({"stages": {1: {"pipeline": "none.yaml"}}}, "there is no config file none.yaml"),
         ({"stages": {1: {"name": "float"}}}, "2 stages are named float"),
         ({"sources": {"plain": "flaot"}}, "sources.plain: no stage makes 'flaot'"),
         ({"threads": 0}, "threads is 0: it must be at least 1"),
+        ({"name": "../../x"}, "name '../../x' is no plain name of a directory"),
+        ({"stages": {1: {"options": {1: 2}}}}, "stage 2 (ptq): options: its key 1 is no text: write it in quotes"),
+        ({"stages": {1: {"axes": {8: [1]}}}}, "stage 2 (ptq): axes: its key 8 is no text"),
+        ({"stages": {1: {"overrides": [{8: "W8"}]}}}, "stage 2 (ptq): overrides: its key 8 is no text"),
+        ({"sources": {"plain": "float", False: "x.ckpt"}}, "sources: its key False is no text"),
     ],
     ids=str,
 )
@@ -121,7 +127,37 @@ def test_a_wrong_study_is_named(changed, reason):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize(("content", "reason"), [("a: [", "is no YAML"), ("a: 1", "no list of"), ("", "no list of")])
+@pytest.mark.parametrize("training", ["plain", "mine", "none"])
+@pytest.mark.parametrize(("content", "reason"), [("[a, b]", "is no mapping of keys, but list"), ("", "is empty"),
+                                                 ("model: own.yaml", "names itself")])  # fmt: skip
+def test_a_pipeline_that_is_no_config_is_named(training, content, reason, tmp_path):
+    (tmp_path / "own.yaml").write_text(content)
+    tiny.write(stages={2: {"pipeline": "own.yaml", "training": training}})
+    with pytest.raises(ValueError, match=f"own.yaml: .*{reason}|own.yaml {reason}"):
+        load_study("tiny.yaml")
+
+
+def test_options_that_are_no_mapping_are_named_beside_one_from_the_command_line_too():
+    tiny.write(options=[1])
+    with pytest.raises(ValueError, match=r"^tiny.yaml: options: expected dict, got \[1\]"):
+        load_study("tiny.yaml", ["a=b"])
+
+
+def test_a_key_without_a_value_is_as_if_it_were_not_there():
+    tiny.write(options=None, seed=None)
+    study = load_study("tiny.yaml")
+    assert (study.options, study.seed) == ({}, [0])
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("a: [", "is no YAML"),
+        ("a: 1", "no list of"),
+        ("", "no list of"),
+        (f"seed: [{'9' * 5000}]", "study.yaml: a value in it cannot be read: Exceeds the limit"),
+    ],
+)
 def test_what_is_no_study_is_refused(tmp_path, content, reason):
     (tmp_path / "study.yaml").write_text(content)
     with pytest.raises(ValueError, match=reason):

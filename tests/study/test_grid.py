@@ -1,5 +1,6 @@
 """A study expands into ordinary commands."""
 
+import dataclasses
 import itertools
 import shlex
 
@@ -56,7 +57,8 @@ def test_a_cell_that_does_not_train_tests_a_calibrated_checkpoint():
 
 
 def test_axes_multiply_and_a_float_network_has_no_bits():
-    found = cells(qat(quantizer=["float", "pact"], bits=["W4A4", "W2A2"], init=["random", "plain"]), seed=[0, 1])
+    two = {"quantizer": ["float", "pact"], "bits": ["W4A4", "W2A2"], "init": ["random", "plain"]}
+    found = cells(qat(training="adversarial", **two), seed=[0, 1])
     assert len(found) == 2 + 2 * 2 * (1 + 2)
     assert "qat-plain" in found
     assert found["qat-plain"].coordinates["weight_bit_width"] == 32
@@ -145,6 +147,20 @@ def test_shards_together_are_the_study():
         ({"seed": []}, "the axis seed is empty"),
         ({"axes": {"trainer.max_epochs": []}}, "the axis trainer.max_epochs is empty"),
         ({"bits": ["W4A4", "W4A4"]}, "an axis has a value twice"),
+        ({"bits": [f"W{'9' * 5000}A4"]}, "write W4A8 for weights"),
+        ({"bits": ["W1A4"]}, "bits 'W1A4': bit width 1 cannot be quantized to: choose 2 to 8"),
+        ({"bits": ["W4A16"]}, "bits 'W4A16': bit width 16 cannot be"),
+        ({"overrides": [{"fc": "W99"}]}, "overrides: fc: 'W99': bit width 99 cannot be quantized to"),
+        ({"overrides": [{"fc": "W8A0"}]}, "overrides: fc: 'W8A0': bit width 0 cannot be quantized to"),
+        ({"seed": [2**32]}, "seed is 4294967296: it must be at least 0 and at most 4294967295"),
+        ({"coordinates": {"trainning": "adversarial"}}, "'trainning': did you mean training?"),
+        ({"coordinates": {"Is_Adversarial": "true"}}, "did you mean is_adversarial?"),
+        ({"coordinates": {"training": "advesarial"}}, "coordinates: training 'advesarial': did you mean adversarial?"),
+        ({"coordinates": {"is_adversarial": "maybe"}}, "is_adversarial is 'maybe': write true or false"),
+        (
+            {"axes": {"model.init_args.optimizer": ["a/b.X", "a_b.X"]}},
+            "values of model.init_args.optimizer differ only in signs that names of cells lack",
+        ),
         ({"training": "none", "init": ["random"]}, "it needs a trained network: set init"),
         ({"teacher": "nobody"}, "teacher 'nobody' is none of"),
         ({"options": {"data.fraction": 0.5}}, "data.fraction is set by options and by fraction"),
@@ -161,6 +177,77 @@ def test_a_wrong_stage_is_named(stage, reason):
     with pytest.raises(ValueError, match=r"qat|evaluation") as error:
         cells(qat(**stage))
     assert reason in str(error.value)
+
+
+def test_stages_that_differ_by_options_alone_are_refused_unless_coordinates_tell_them_apart():
+    longer = Stage("long", "qat.yaml", "plain", init=["plain"], quantizer=["pact"], options={"trainer.max_epochs": 9})
+    with pytest.raises(
+        ValueError, match=r"^stage long: cell long-plain-pact-w4a4 has the same coordinates as qat-plain-"
+    ):
+        cells(qat(), longer)
+    told = dataclasses.replace(longer, coordinates={"epochs": "9"})
+    assert cells(qat(), told)["long-plain-pact-w4a4"].coordinates["epochs"] == "9"
+
+
+def test_coordinates_that_hide_an_axis_are_refused():
+    with pytest.raises(
+        ValueError, match="cell qat-plain-pact-w4a4-seed1 has the same coordinates as qat-plain-pact-w4a4"
+    ):
+        cells(qat(coordinates={"seed": "0"}), seed=[0, 1])
+
+
+def test_two_stages_that_make_cells_of_one_name_are_both_named():
+    other = Stage("qat-plain", "qat.yaml", "adversarial", quantizer=["pact"])
+    with pytest.raises(
+        ValueError, match=r"^stages qat and qat-plain both make a cell named qat-plain-pact-w4a4: rename"
+    ):
+        cells(qat(), other)
+
+
+def test_a_float_network_that_is_only_tested_hands_on_the_checkpoint_that_it_starts_from():
+    tested = Stage("tested", "plain.yaml", "none", init=["robust"])
+    again = Stage("again", "plain.yaml", "none", init=["tested"])
+    found = cells(tested, again, qat(init=["again"]), sources={**SOURCES, "tested": "tested", "again": "again"})
+    fit = shlex.join(found["qat-again-pact-w4a4"].commands[0])
+    assert "--model.init_args.init_from at.ckpt" in fit
+    assert found["qat-again-pact-w4a4"].needs == ("again-tested",)
+
+
+def test_a_quantized_network_that_is_only_tested_hands_on_what_was_calibrated():
+    ptq = Stage("ptq", "plain.yaml", "none", init=["robust"], quantizer=["pwlq"])
+    found = cells(ptq, qat(init=["ptq"]), sources={**SOURCES, "ptq": "ptq"})
+    fit = shlex.join(found["qat-ptq-pact-w4a4"].commands[0])
+    assert "init_from runs/s/ptq-robust-pwlq-w4a4/calibrated.ckpt" in fit
+
+
+def test_names_that_are_too_long_for_a_directory_are_cut_and_stay_apart():
+    layers = [
+        {f"stages.{n}.conv{place}": "W2" for n in range(20) for place in (1, 2)} | {"fc": fc} for fc in ("W2", "W4")
+    ]
+    first, second = list(cells(qat(overrides=layers)))[1:]
+    assert first != second
+    for name in (first, second):
+        assert name.startswith("qat-plain-pact-w4a4-stages.0.conv1=W2_stages")
+        assert len(name) < 150
+
+
+def test_names_that_a_directory_can_have_are_never_cut():
+    layers = {f"stages.{n}.conv1": "W2" for n in range(11)}
+    name = list(cells(qat(overrides=[layers])))[1]
+    assert 200 < len(name) <= 255
+    assert name.endswith("stages.10.conv1=W2")
+
+
+@pytest.mark.parametrize("name", ["../../x", "/tmp/elsewhere", "..", ".", "", " ", "a\nb", "a\\b", "n" * 300])
+def test_a_study_and_a_stage_are_named_by_what_can_be_a_directory(name):
+    with pytest.raises(ValueError, match=r"^name .* is no plain name of a directory"):
+        Study(name, [PLAIN])
+    with pytest.raises(ValueError, match=r"^stage .* is no plain name of a directory"):
+        Study("s", [dataclasses.replace(PLAIN, name=name)])
+
+
+def test_a_study_may_be_named_in_any_script():
+    assert Study("Größe (2), v1.0", [PLAIN]).name == "Größe (2), v1.0"
 
 
 def test_a_source_that_no_stage_makes_is_refused():

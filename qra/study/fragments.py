@@ -1,0 +1,44 @@
+"""The configs that studies name, read with all that they name."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from qra.front.shipped import located
+from qra.front.yaml_files import is_config, read_yaml
+
+
+def short(path: Path) -> str:
+    """A path without needless steps up, so that ``configs/study/../data`` is ``configs/data``.
+
+    Args:
+        path: The path, relative or not.
+    """
+    parts: list[str] = []
+    for part in path.parts:
+        if part == ".." and parts and parts[-1] != "..":
+            parts.pop()
+        else:
+            parts.append(part)
+    return str(Path(*parts))
+
+
+@cache
+def contents(path: str) -> Any:
+    """The content of a config, with that of the files that it names in their place.
+
+    Args:
+        path: Path of the config, or the name of a shipped one.
+    """
+    path = located(path)
+
+    def resolved(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: resolved(item) for key, item in value.items()}
+        if isinstance(value, list):
+            return [resolved(item) for item in value]
+        return contents(short(Path(path).parent / value)) if is_config(value) else value
+
+    return resolved(read_yaml(path))

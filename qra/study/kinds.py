@@ -1,0 +1,121 @@
+"""What the class of a stage's model says of its training."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from importlib import import_module
+from typing import Any, NamedTuple
+
+from qra.coordinates import Axis
+from qra.front.yaml_files import is_config
+from qra.renamed import class_path
+from qra.study.fragments import contents
+from qra.study.stages import TRAININGS, Stage, Study, same_option
+
+_CLASS_PATH = re.compile(r"\bclass_path['\"]?\s*:\s*['\"]?([\w.]+)")
+
+
+class Kind(NamedTuple):
+    """How a class trains: under attack or not, and from a teacher or without."""
+
+    adversarial: bool
+    taught: bool
+
+    @property
+    def training(self) -> str:
+        """The usual word for it."""
+        return "transfer" if self.taught else "adversarial" if self.adversarial else "plain"
+
+
+USUAL = {
+    "qra.modules.VanillaTraining": Kind(False, False),
+    "qra.modules.AdversarialTraining": Kind(True, False),
+    "qra.modules.RobustTransfer": Kind(True, True),
+}
+"""Classes that are known without an import, which would take longer than to list a study."""
+
+
+def with_kind(study: Study, stage: Stage) -> Stage:
+    """A stage, with what the class of its model says of its training where that has a name of its own.
+
+    Args:
+        study: The study, whose options hold for the stage too.
+        stage: The stage.
+
+    Raises:
+        ValueError: If the class contradicts the name of the training, or several do each other, and the coordinates of
+            the stage do not say what it is; or if the class is not there.
+    """
+    usual = stage.training in TRAININGS
+    if stage.training == "none" or (Axis.TRAINING if usual else Axis.ADVERSARIAL) in stage.coordinates:
+        return stage
+    kinds = {path: _kind(stage, path) for path in _classes(study, stage)}
+    if usual:
+        for path, kind in kinds.items():
+            _check_word(stage, path, kind)
+        return stage
+    if len({kind.adversarial for kind in kinds.values()}) > 1:
+        raise ValueError(
+            f"stage {stage.name}: of {', '.join(kinds)} some are adversarial and some are not: write a stage for each, "
+            f"or say by coordinates what reports shall take all for: {Axis.ADVERSARIAL}: true or false"
+        )
+    said = str(any(kind.adversarial for kind in kinds.values())).lower()
+    return dataclasses.replace(stage, coordinates={**stage.coordinates, Axis.ADVERSARIAL: said})
+
+
+def _classes(study: Study, stage: Stage) -> list[str]:
+    """The paths of the classes of a stage's models: one, or several that are an axis."""
+    options = {**study.options, **stage.options}
+    axes = [values for name, values in stage.axes.items() if _is_model(name)]
+    # A config as a whole is read before the options that are part of it.
+    chosen = sorted(
+        (value for name, value in options.items() if _is_model(name)), key=lambda value: not is_config(value)
+    )
+    models = axes[-1] if axes else chosen[-1:] or [contents(stage.pipeline).get("model")]
+    return [class_path(_path(model)) for model in models]
+
+
+def _is_model(option: str) -> bool:
+    return same_option(option) in ("model", "model.class_path")
+
+
+def _path(model: Any) -> str:
+    """The path of the class of a model: a config, its content as YAML has it or as a command line has it, or a path."""
+    if is_config(model):
+        model = contents(model)
+    if isinstance(model, dict):
+        return str(model.get("class_path"))
+    inside = _CLASS_PATH.search(str(model))
+    return inside[1] if inside else str(model)
+
+
+def _kind(stage: Stage, path: str) -> Kind:
+    if path in USUAL:
+        return USUAL[path]
+    module, _, name = path.rpartition(".")
+    try:
+        found = getattr(import_module(module or "qra.modules"), name)
+    except (ImportError, AttributeError, ValueError):
+        raise ValueError(
+            f"stage {stage.name}: the class of its model, {path}, is not there, so nothing says whether training "
+            f"{stage.training!r} is adversarial"
+        ) from None
+    return Kind(bool(getattr(found, Axis.ADVERSARIAL, False)), hasattr(found, "learn_from"))
+
+
+def _check_word(stage: Stage, path: str, kind: Kind) -> None:
+    """Refuse a usual training that the class is not."""
+    fits = {
+        "plain": not kind.adversarial,
+        "adversarial": kind.adversarial and not kind.taught,
+        "transfer": kind.taught,
+    }
+    if not fits[stage.training]:
+        under = "on adversarial examples" if kind.adversarial else "on clean images"
+        by = " from a teacher" if kind.taught else ", without a teacher"
+        raise ValueError(
+            f"stage {stage.name}: training is {stage.training}, but {path} trains {under}{by}: write {kind.training}, "
+            f"take another pipeline or model, or say by coordinates what reports shall take it for: training: "
+            f"{stage.training}"
+        )
