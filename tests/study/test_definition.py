@@ -155,7 +155,7 @@ def test_a_key_without_a_value_is_as_if_it_were_not_there():
         ("a: [", "is no YAML"),
         ("a: 1", "no list of"),
         ("", "no list of"),
-        (f"seed: [{'9' * 5000}]", "study.yaml: a value in it cannot be read: Exceeds the limit"),
+        pytest.param(f"seed: [{'9' * 5000}]", "study.yaml: a value in it cannot be read: Exceeds", id="digits"),
     ],
 )
 def test_what_is_no_study_is_refused(tmp_path, content, reason):
