@@ -38,11 +38,11 @@ def main() -> None:
         os._exit(stopped.exit_code)  # what libraries do at exit takes long, and may wait for ranks that are gone
 
 
-def _parse(words: Sequence[str]) -> None:
+def _parse(words: Sequence[str], whole: bool) -> None:
     """Parse a command of a study, which takes Lightning."""
     from qra.cli import parse_command
 
-    parse_command(words)
+    parse_command(words, whole)
 
 
 def _plan(words: Sequence[str], threads: int) -> Plan:

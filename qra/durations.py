@@ -1,6 +1,10 @@
 """Times for people."""
 
 
+class UntoldError(ValueError):
+    """A time that cannot be told, of something that may be done all the same."""
+
+
 def duration(seconds: float | None) -> str:
     """A time such as ``47.4 s``, ``1 min 52 s``, ``12 min`` or ``1 h 05 min``; a dash if it is not known."""
     if seconds is None:

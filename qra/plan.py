@@ -19,7 +19,7 @@ from qra.callbacks import PipelineCallback
 from qra.callbacks.measurement import Measurement
 from qra.callbacks.workload import Workload, passes_of
 from qra.data import ImageDataModule
-from qra.durations import duration
+from qra.durations import UntoldError, duration
 from qra.modules import ImageClassifier
 from qra.probe import Probe
 from qra.quant import calibrate
@@ -58,6 +58,11 @@ class Plan:
     def seconds(self) -> float:
         """Time of all parts."""
         return sum(line.seconds for line in self.lines)
+
+    @property
+    def images(self) -> int:
+        """Images of all parts: one counts in each epoch of a training, and under each attack."""
+        return sum(line.images for line in self.lines)
 
     @property
     def passes(self) -> PassCount:
@@ -188,7 +193,7 @@ def _length(trainer: Trainer, data: ImageDataModule, checkpoint: Mapping[str, An
     left = [(asked - _epochs_done(checkpoint)) * batches] if asked >= 0 else []
     left += [trainer.max_steps - steps_done] if trainer.max_steps >= 0 else []
     if not left:
-        raise ValueError("trainer.max_epochs is -1: a training without an end takes no time that could be told")
+        raise UntoldError("trainer.max_epochs is -1: a training without an end takes no time that could be told")
     steps = min(left)
     return Length(steps, math.ceil(steps / batches), asked) if steps > 0 and batches else None
 

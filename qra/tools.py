@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -10,6 +10,7 @@ from qra.errors import fail
 from qra.front.usage import explained_option
 
 if TYPE_CHECKING:
+    from qra.study.check import Parse
     from qra.study.forecast import Foresee
     from qra.study.grid import Cell
 
@@ -32,7 +33,7 @@ def _decidable(cells: Sequence[Cell]) -> list[str]:
     return claims
 
 
-def run(arguments: Sequence[str], parse: Callable[[Sequence[str]], None], foresee: Foresee) -> bool:
+def run(arguments: Sequence[str], parse: Parse, foresee: Foresee) -> bool:
     """Run a command if it is a tool; return whether it was one.
 
     Args:

@@ -13,11 +13,12 @@ import torch
 from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser
 
-from qra.cli.parser import ParsingError
 from qra.cli.pipeline import QraCLI
 from qra.cli.silence import quiet
 from qra.dryrun import link_to_data
+from qra.errors import is_expected
 from qra.front.arguments import prepared
+from qra.front.run_config import check_trainer
 from qra.front.usage import explained
 from qra.modules import RobustTransfer
 from qra.plan import Plan, make_plan
@@ -54,19 +55,25 @@ def _parser() -> LightningArgumentParser:
     return _ParsedOnly([], RunningCommand([])).parser
 
 
-def parse_command(words: Sequence[str]) -> None:
+def parse_command(words: Sequence[str], whole: bool = False) -> None:
     """Parse a command without running it.
 
     Args:
         words: What follows ``qra`` on the command line.
+        whole: Whether its objects can be made too, which refuse values out of their range.
 
     Raises:
-        ValueError: If it cannot be parsed, with the key that is wrong.
+        ValueError: If it cannot be parsed, or an object cannot be made, with what is wrong.
     """
     arguments = prepared(words)
     try:
-        _parser().parse_args(arguments)
-    except ParsingError as reason:
+        config = _parser().parse_args(arguments)
+        check_trainer(config[words[0]], words[0])
+        if whole:
+            _parser().instantiate_classes(config)
+    except Exception as reason:
+        if not is_expected(reason):
+            raise
         raise explained(reason, arguments) from None
 
 

@@ -13,6 +13,27 @@ from qra.renamed import present
 
 LIMIT = 2**20
 """Bytes of the largest config that is read."""
+_MERGE = "tag:yaml.org,2002:merge"
+
+
+class _TwiceError(yaml.MarkedYAMLError):
+    """A key that a mapping has twice."""
+
+
+class _Loader(yaml.SafeLoader):
+    """A safe loader that refuses a key which a mapping has twice: the first one would be dropped in silence."""
+
+    def compose_mapping_node(self, anchor: Any) -> Any:
+        node: Any = super().compose_mapping_node(anchor)
+        lines: dict[tuple[str, str], int] = {}
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.tag != _MERGE:
+                word, line = (key.tag, key.value), key.start_mark.line + 1
+                if word in lines:
+                    problem = f"the key {key.value!r} is there already, in line {lines[word]}: keep one of the two"
+                    raise _TwiceError(problem=problem, problem_mark=key.start_mark)
+                lines[word] = line
+        return node
 
 
 def is_config(value: Any) -> bool:
@@ -39,7 +60,7 @@ def read_yaml(path: str | Path) -> Any:
     if file.stat().st_size > LIMIT:
         raise ValueError(f"{path} has {file.stat().st_size:,} bytes: a config has at most {LIMIT:,}")
     try:
-        return present(yaml.safe_load(file.read_text(encoding="utf-8")))
+        return present(_loaded(file.read_text(encoding="utf-8")))
     except PermissionError:
         raise ValueError(f"{path} may not be read: change its permissions") from None
     except UnicodeDecodeError as reason:
@@ -47,12 +68,35 @@ def read_yaml(path: str | Path) -> Any:
     except yaml.YAMLError as reason:
         mark = getattr(reason, "problem_mark", None)
         place = f", line {mark.line + 1}" if mark else ""
-        problem = " ".join(str(getattr(reason, "problem", None) or reason).split())
-        raise ValueError(f"{path}{place}: is no YAML: {problem}") from None
+        raise ValueError(f"{path}{place}: {_problem(reason)}") from None
     except RecursionError:
         raise ValueError(f"{path}: is nested too deeply") from None
     except ValueError as reason:  # a number of too many digits, a date that there is not
         raise ValueError(f"{path}: a value in it cannot be read: {str(reason).partition(';')[0]}") from None
+
+
+def read_value(text: str) -> Any:
+    """The value that the text of an option stands for.
+
+    Args:
+        text: A word, or YAML on one line.
+
+    Raises:
+        ValueError: If it is no YAML.
+    """
+    try:
+        return _loaded(text)
+    except yaml.YAMLError as reason:
+        raise ValueError(f"{text!r} {_problem(reason)}") from None
+
+
+def _loaded(text: str) -> Any:
+    return yaml.load(text, _Loader)
+
+
+def _problem(reason: yaml.YAMLError) -> str:
+    problem = " ".join(str(getattr(reason, "problem", None) or reason).split())
+    return problem if isinstance(reason, _TwiceError) else f"is no YAML: {problem}"
 
 
 def check_config(path: str | Path) -> None:

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
+from qra.attacks import FMN
+from qra.callbacks import CorruptionEvaluation, RadiusEvaluation
+from qra.checks import pixel_length
 from qra.evaluation.measured import Accuracy, Measured, ThreatModel
+from qra.evaluation.radii import Radii
+from qra.front.shipped import located
+from qra.front.yaml_files import is_config, read_value, read_yaml
 from qra.report.cells import CellResult
 from qra.report.claims import CLAIMS
 from qra.report.results import Results
@@ -17,6 +24,7 @@ from qra.types import parse_pixels
 
 BUDGETS = ("0.5/255", "1/255", "2/255", "4/255", "8/255", "16/255", "32/255")
 """What ``qra test`` attacks at if nothing is said."""
+_CALLBACKS = "trainer.callbacks"
 _N = 64
 
 Planned = tuple[str, Mapping[str, Any], Sequence[Sequence[str]]]
@@ -46,23 +54,87 @@ def decidable(cells: Iterable[Planned]) -> list[str]:
 
 def _imagined(name: str, coordinates: Mapping[str, Any], commands: Sequence[Sequence[str]]) -> CellResult:
     """A cell as it may end: every attack leaves half of the examples."""
-    test = dict(zip(commands[-1][1::2], commands[-1][2::2], strict=True))
-    budgets = [parse_pixels(each) for each in _listed(test.get("--evaluation.eps"), BUDGETS)]
-    gradients = _listed(test.get("--evaluation.gradients"), ("ste",))
-    outcomes = {"clean": Measured("clean", "clean", "clean", ThreatModel("linf", 0.0), Accuracy(0.5, _N))}
-    for eps in budgets:
-        bounds = ThreatModel("linf", eps)
-        for gradient in gradients:
-            key = f"pgd_{bounds.key}_{gradient}"
-            outcomes[key] = Measured(key, "PGD", "robust", bounds, Accuracy(0.5, _N), gradient=gradient)
+    try:
+        settings = _settings([word for command in commands for word in command[1:]])
+        outcomes = {each.name: each for each in _outcomes(settings)}
+    except ValueError as reason:
+        raise ValueError(f"cell {name}: {reason}") from None
     seconds = {command[0]: 1.0 for command in commands}
     cell = CellResult(name, Path(name), "", dict(coordinates), "done", seconds=seconds, outcomes=outcomes)
-    examples = torch.arange(_N), torch.arange(_N) % 2 == 0
-    vars(cell)["_examples"] = dict.fromkeys(outcomes, examples)
+    indices = torch.arange(_N)
+    vars(cell)["_examples"] = dict.fromkeys(outcomes, (indices, indices % 2 == 0))
+    distances = Radii(indices, torch.full((_N,), 1 / 255, dtype=torch.float64), torch.ones(_N, dtype=torch.bool))
+    vars(cell)["radii"] = {each: distances for each in outcomes if each.startswith("fmn")}
     return cell
 
 
-def _listed(value: str | None, usual: Sequence[str]) -> list[Any]:
-    """A list as an option of the command line has it."""
-    found = usual if value is None else yaml.safe_load(value)
-    return list(found) if isinstance(found, list | tuple) else [found]
+def _outcomes(settings: Mapping[str, list[Any]]) -> Iterator[Measured]:
+    """What a test with some settings may find."""
+    half = Accuracy(0.5, _N)
+    yield Measured("clean", "clean", "clean", ThreatModel("linf", 0.0), half)
+    for eps in settings.get("evaluation.eps", BUDGETS):
+        bounds = ThreatModel("linf", _budget(eps))
+        for gradient in settings.get("evaluation.gradients", ("ste",)):
+            yield Measured(f"pgd_{bounds.key}_{gradient}", "PGD", "robust", bounds, half, gradient=gradient)
+    kinds = settings.get(_CALLBACKS, [])
+    if any(issubclass(kind, CorruptionEvaluation) for kind in kinds):
+        fog = {"corruption": "fog", "severity": 1}
+        yield Measured("shift_fog_1", "fog", "shift", ThreatModel("linf", 0.0), half, attack=fog)
+    if any(issubclass(kind, RadiusEvaluation) for kind in kinds):
+        yield Measured("fmn", "FMN", "robust", ThreatModel("linf", FMN().eps), half, gradient="ste")
+
+
+def _budget(given: Any) -> float:
+    try:
+        eps = parse_pixels(given)
+    except ValueError as reason:
+        raise ValueError(f"evaluation.eps: {reason}") from None
+    return pixel_length("evaluation.eps", eps, "linf")
+
+
+def _settings(words: Sequence[str]) -> dict[str, list[Any]]:
+    """What a command says of the trainer and its evaluation, by dotted names; callbacks by their classes."""
+    options = [(name.removeprefix("--"), value) for name, value in zip(words[::2], words[1::2], strict=True)]
+    found: dict[str, list[Any]] = {}
+    for name, value in sorted(options, key=lambda option: option[0] != "config"):  # which options win over
+        key = "" if name == "config" else name
+        if _counts(key):
+            try:
+                content = read_value(value)
+            except ValueError as reason:
+                raise ValueError(f"{name}: {reason}") from None
+            for each, values in _flat(key, located(content) if isinstance(content, str) else content, Path()):
+                before = found.get(_CALLBACKS, []) if each == f"{_CALLBACKS}+" else []
+                found[each.rstrip("+")] = [*before, *values]
+    return found
+
+
+def _counts(name: str) -> bool:
+    return not name or name.partition(".")[0] in ("trainer", "evaluation")
+
+
+def _flat(name: str, content: Any, directory: Path) -> Iterator[tuple[str, list[Any]]]:
+    """Settings by dotted names, those of files in the place of the files."""
+    if name.rstrip("+") == _CALLBACKS:
+        yield name, list(_classes(content, directory))
+    elif is_config(content):
+        yield from _flat(name, read_yaml(directory / content), (directory / content).parent)
+    elif isinstance(content, dict):
+        for key, value in content.items():
+            if _counts(inner := f"{name}.{key}".lstrip(".")):
+                yield from _flat(inner, value, directory)
+    else:
+        yield name, content if isinstance(content, list) else [content]
+
+
+def _classes(content: Any, directory: Path) -> Iterator[type]:
+    """The classes of callbacks."""
+    for each in content if isinstance(content, list) else [content]:
+        if is_config(each):
+            yield from _classes(read_yaml(directory / each), (directory / each).parent)
+            continue
+        module, _, name = str(each.get("class_path") if isinstance(each, dict) else each).rpartition(".")
+        with suppress(ImportError, TypeError, ValueError):
+            kind = getattr(import_module(module or "qra.callbacks"), name, None)
+            if isinstance(kind, type):
+                yield kind

@@ -1,60 +1,112 @@
-"""Every command of a study is parsed before its first cell runs."""
+"""Every command of a study is parsed, and what it is made of is made, before its first cell runs."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from qra.coordinates import Axis
+from qra.front.shipped import checkpoint_file
+from qra.front.yaml_files import leaves, read_value
 from qra.study.grid import Cell
+from qra.study.stages import Study, owned_options, same_option
 
-Parse = Callable[[Sequence[str]], None]
-"""Parses a command without running it; raises ValueError with the key that is wrong."""
+Parse = Callable[[Sequence[str], bool], None]
+"""Parses a command without running it and, if asked to, makes its objects; raises ValueError with what is wrong."""
 
-_NUMBERS = (Axis.WEIGHT_BITS, Axis.ACT_BITS, Axis.FRACTION, Axis.CALIBRATION_SIZE, Axis.SEED, "split_seed", "run")
-"""Last parts of options whose values differ by cell and are checked when the cells are made."""
+_CHECKED = (Axis.SEED, Axis.FRACTION, Axis.CALIBRATION_SIZE, Axis.INIT, "bits", "name")
+"""Keys whose values are checked when the cells are made."""
+_STARTS = ("--ckpt_path", "--model.init_args.init_from")
 
 
-def check_commands(cells: Iterable[Cell], parse: Parse) -> None:
-    """Parse the commands of cells; of commands that differ only in values that were parsed already, the first.
+class Parsable(NamedTuple):
+    """A command as it can be parsed before its cell has a checkpoint.
+
+    Attributes:
+        words: What follows ``qra``.
+        whole: Whether its objects can be made: none of them needs a checkpoint that is still to come.
+    """
+
+    words: list[str]
+    whole: bool
+
+
+def check_commands(study: Study, cells: Iterable[Cell], parse: Parse) -> None:
+    """Parse the commands of cells; of commands that differ only in values that were checked already, the first.
 
     Args:
-        cells: Cells of a study that are to be run.
-        parse: Function that parses the words of a command, and refuses wrong ones.
+        study: The study.
+        cells: Cells of it that are to be run.
+        parse: Parses the words of a command, and refuses wrong ones.
 
     Raises:
         ValueError: If a command cannot be parsed, with the cell and what is wrong.
     """
-    known: set[tuple[str, str]] = set()
+    checked = {stage.name: _checked(owned_options(stage)) for stage in study.stages}
+    known: set[tuple[str, ...]] = set()
     for cell in cells:
-        for words in without_checkpoints(cell):
-            options = set(_told_apart(words))
-            if not options <= known:
+        for words, whole in parsable(cell):
+            kind = _told_apart(words, checked[cell.stage])
+            if kind not in known:
                 try:
-                    parse(words)
+                    parse(words, whole)
                 except ValueError as reason:
                     raise ValueError(f"cell {cell.name}: {reason}") from None
-            known |= options
+            known.add(kind)
 
 
-def without_checkpoints(cell: Cell) -> Iterator[list[str]]:
+def check_checkpoints(study: Study, cells: Sequence[Cell]) -> None:
+    """Refuse a checkpoint that is not there and that none of the cells makes.
+
+    Args:
+        study: The study.
+        cells: Cells of it that are to be run.
+
+    Raises:
+        ValueError: If there is one, with the key that names it.
+    """
+    sources = {path: f"sources.{name}" for name, path in study.sources.items()}
+    made = {cell.checkpoint for cell in cells}
+    for cell in cells:
+        for name, value in (option for command in cell.commands for option in options_of(command)):
+            for path in _absent(value):
+                if path not in made:
+                    key = sources.get(path, name.removeprefix("--"))
+                    raise ValueError(
+                        f"{key}: there is no checkpoint {path}, which cell {cell.name} needs: correct its path, or put "
+                        "it there"
+                    )
+
+
+def parsable(cell: Cell) -> Iterator[Parsable]:
     """The commands of a cell as they can be parsed before it has a checkpoint: with the pipeline of its training."""
     first = cell.commands[0]
-    yield [first[0], *_there(first[1:])]
+    yield _parsable(first[0], options_of(first))
     for command in cell.commands[1:]:
-        yield [command[0], *_there(first[1:]), *_there(command[1:])]
+        yield _parsable(command[0], [*options_of(first), *options_of(command)])
 
 
-def _there(options: Sequence[str]) -> list[str]:
-    """Options without those that name a checkpoint which an earlier cell will make."""
-    pairs = zip(options[::2], options[1::2], strict=True)
-    starts = ("--ckpt_path", "--model.init_args.init_from")
-    return [
-        word
-        for name, value in pairs
-        if name not in starts and (not value.endswith(".ckpt") or Path(value).exists())
-        for word in (name, value)
-    ]
+def _parsable(command: str, options: Sequence[tuple[str, str]]) -> Parsable:
+    """A command without options that name a checkpoint which an earlier cell will make."""
+    needed = [(name, value) for name, value in options if name not in _STARTS]
+    there = [(name, value) for name, value in needed if _is_object(value) or not _absent(value)]
+    whole = not any(_absent(value) for _, value in needed)
+    return Parsable([command, *(word for option in there for word in option)], whole)
+
+
+def _absent(value: str) -> list[str]:
+    """The checkpoints in an option's value that are not there."""
+    try:
+        content = read_value(value) if _is_object(value) else value
+    except ValueError:
+        return []  # parsing says so
+    paths = [path for _, path in leaves(content) if isinstance(path, str) and path.endswith(".ckpt")]
+    return [path for path in paths if not Path(checkpoint_file(path)).is_file()]
+
+
+def _is_object(value: str) -> bool:
+    return value.startswith(("{", "["))
 
 
 def options_of(words: Sequence[str]) -> list[tuple[str, str]]:
@@ -62,9 +114,12 @@ def options_of(words: Sequence[str]) -> list[tuple[str, str]]:
     return list(zip(words[1::2], words[2::2], strict=True))
 
 
-def _told_apart(words: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """The options of a command, without values that are checked elsewhere."""
-    options = options_of(words)
-    place = " ".join([words[0], *(value for name, value in options if name == "--config")])
-    for name, value in options:
-        yield f"{place} {name}", "" if name.rpartition(".")[2].lstrip("-") in (*_NUMBERS, "seed_everything") else value
+def _checked(owned: dict[str, str]) -> set[str]:
+    """The options whose values are checked when the cells are made."""
+    return {same_option(name) for name, key in owned.items() if key in _CHECKED}
+
+
+def _told_apart(words: Sequence[str], checked: set[str]) -> tuple[str, ...]:
+    """A command without values that are checked elsewhere."""
+    told = ((name, "" if same_option(name.lstrip("-")) in checked else value) for name, value in options_of(words))
+    return (words[0], *(word for option in told for word in option))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import re
 import shlex
 import signal
 from collections import Counter
@@ -14,7 +15,7 @@ from rich.console import Console
 from qra.durations import duration
 from qra.front.tool_arguments import study as arguments_of_study
 from qra.runs.signals import Stoppable
-from qra.study.check import Parse, check_commands
+from qra.study.check import Parse, check_checkpoints, check_commands
 from qra.study.definition import load_study
 from qra.study.directory import State, Task
 from qra.study.forecast import Forecast, Forecaster, Foresee
@@ -61,8 +62,8 @@ def main(
 
 def _shard(text: str) -> tuple[int, int]:
     number, _, shards = text.partition("/")
-    if not (number.isdigit() and shards.isdigit()):
-        raise ValueError("--shard: write I/N, such as 0/4")
+    if not re.fullmatch(r"\d{1,9}/0*[1-9]\d{0,8}", text, re.ASCII):
+        raise ValueError(f"--shard {text}: write I/N for shard I, from 0, of N, such as 0/4")
     return int(number), int(shards)
 
 
@@ -75,7 +76,8 @@ def _run(study: Study, options: argparse.Namespace, parse: Parse, foresee: Fores
     found = states(work)
     check_versions(found, work, options.redo)
     left = [task.cell for name, task in work.items() if found[name].name != "done"]
-    check_commands(left, parse)
+    check_checkpoints(study, left)
+    check_commands(study, left, parse)
     if options.dry_run:
         _print_plan(work, found, Forecaster(foresee, study.threads))
         return
@@ -91,19 +93,20 @@ def _run(study: Study, options: argparse.Namespace, parse: Parse, foresee: Fores
 def _print_plan(work: Mapping[str, Task], found: Mapping[str, State], forecaster: Forecaster) -> None:
     """What a run would do: each cell that is left, where it writes, and its time."""
     left = [task.cell for name, task in work.items() if found[name].name != "done"]
+    forecasts = [forecaster.of(cell) for cell in left]
     whole = Forecast()
-    for cell in left:
-        forecast = forecaster.of(cell)
+    for cell, forecast in zip(left, forecasts, strict=True):
         whole = whole.plus(forecast)
         steps = " and ".join(command[0] for command in cell.commands)
-        time = "not known how long" if forecast.unknown else f"about {duration(forecast.seconds)}"
-        print(f"{cell.name}: {steps}, {time}, in {cell.directory}")
+        known = f"{forecast.images:,} images, about {duration(forecast.seconds)}"
+        print(f"{cell.name}: {steps}, {'not known how long' if forecast.unknown else known}, in {cell.directory}")
     for reason in whole.unknown:
         print(f"not counted: {reason}")
     commands = sum(len(cell.commands) for cell in left)
     print(f"{len(left)} of {len(work)} cells, {commands} commands, all of which can be parsed; nothing was written")
     if left:
-        print(f"{whole.forward:,.0f} forward and {whole.backward:,.0f} backward passes of an image: one cell at a time")
+        passes = f"{whole.forward:,.0f} forward and {whole.backward:,.0f} backward passes of an image"
+        print(f"{whole.images:,} images, one counted in each epoch and under each attack; {passes}: one cell at a time")
         print(f"about {duration(whole.seconds)} on this machine, by passes tried now; less where attacks break images")
 
 

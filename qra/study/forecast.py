@@ -6,8 +6,10 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
 from qra.coordinates import Axis
+from qra.durations import UntoldError
+from qra.errors import is_expected, one_line
 from qra.quant.scheme import OFF
-from qra.study.check import options_of, without_checkpoints
+from qra.study.check import Parsable, options_of, parsable
 from qra.study.grid import Cell
 
 _SAME = (Axis.SEED, "split_seed", "seed_everything", "run")
@@ -24,12 +26,16 @@ class Foreseen(Protocol):
         """Its time on this machine."""
 
     @property
+    def images(self) -> int:
+        """Images that it goes through: one counts in each epoch of a training, and under each attack."""
+
+    @property
     def passes(self) -> tuple[float, float]:
         """Forward and backward passes of one image."""
 
 
 Foresee = Callable[[Sequence[str], int], Foreseen]
-"""Says what a command would do on so many threads; raises ValueError where that cannot be told."""
+"""Says what a command would do on so many threads; raises ValueError where it refuses that, or it cannot be told."""
 
 
 class Forecast(NamedTuple):
@@ -37,12 +43,14 @@ class Forecast(NamedTuple):
 
     Attributes:
         seconds: Their time on this machine, one after the other.
+        images: Images that they go through: one counts in each epoch of a training, and under each attack.
         forward: Forward passes of one image.
         backward: Backward passes of one image.
         unknown: Why something cannot be told, a reason each.
     """
 
     seconds: float = 0.0
+    images: int = 0
     forward: float = 0.0
     backward: float = 0.0
     unknown: tuple[str, ...] = ()
@@ -50,8 +58,8 @@ class Forecast(NamedTuple):
     def plus(self, other: Forecast) -> Forecast:
         """These commands and others."""
         reasons = tuple(dict.fromkeys((*self.unknown, *other.unknown)))
-        forward, backward = self.forward + other.forward, self.backward + other.backward
-        return Forecast(self.seconds + other.seconds, forward, backward, reasons)
+        seconds, images = self.seconds + other.seconds, self.images + other.images
+        return Forecast(seconds, images, self.forward + other.forward, self.backward + other.backward, reasons)
 
 
 class Forecaster:
@@ -67,23 +75,31 @@ class Forecaster:
         self._known: dict[tuple[tuple[str, str], ...], Forecast] = {}
 
     def of(self, cell: Cell) -> Forecast:
-        """What a cell would do."""
+        """What a cell would do.
+
+        Raises:
+            ValueError: If one of its commands would refuse to, with the cell and why.
+        """
         found = Forecast()
-        for words in without_checkpoints(cell):
-            if words[0] == "test":
-                words += ["--untrained", "true"]
-            kind = tuple((name, _told_apart(name, value)) for name, value in options_of(words))
+        for command in parsable(cell):
+            kind = tuple((name, _told_apart(name, value)) for name, value in options_of(command.words))
             if kind not in self._known:
-                self._known[kind] = self._try(words)
+                self._known[kind] = self._try(cell, command)
             found = found.plus(self._known[kind])
         return found
 
-    def _try(self, words: Sequence[str]) -> Forecast:
+    def _try(self, cell: Cell, command: Parsable) -> Forecast:
+        words = [*command.words, "--untrained", "true"] if command.words[0] == "test" else command.words
         try:
             found = self._foresee(words, self._threads)
-        except ValueError as reason:
-            return Forecast(unknown=(str(reason),))
-        return Forecast(found.seconds, *found.passes)
+        except Exception as reason:
+            if not is_expected(reason):
+                raise
+            told = f"cell {cell.name}: {one_line(reason)}"
+            if command.whole and not isinstance(reason, UntoldError):
+                raise ValueError(told) from None
+            return Forecast(unknown=(told,))
+        return Forecast(found.seconds, found.images, *found.passes)
 
 
 def _told_apart(name: str, value: str) -> str:

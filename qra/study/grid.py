@@ -17,7 +17,17 @@ from qra.quant.bits import parse_bits
 from qra.quant.rounding import check_bit_width
 from qra.quant.scheme import OFF
 from qra.study.commands import commands
-from qra.study.stages import FLOAT, LONGEST, OVERRIDES, RANDOM, Stage, Study, owned_options, same_option
+from qra.study.stages import (
+    FLOAT,
+    LONGEST,
+    OVERRIDES,
+    RANDOM,
+    Stage,
+    Study,
+    owned_options,
+    same_option,
+    scheme_option,
+)
 
 _LAST_SEED = 2**32 - 1
 _BITS = re.compile(r"W(\d{1,3})A(\d{1,3})")
@@ -130,6 +140,8 @@ def select(cells: Sequence[Cell], only: str = "*", shard: tuple[int, int] = (0, 
 def _check_options(study: Study, stage: Stage) -> None:
     """Refuse an option that two keys set: one would win, and cells would not be what their names say."""
     owned = {same_option(name): axis for name, axis in owned_options(stage).items()}
+    if stage.training != "none" or stage.quantizer != [FLOAT]:  # a pipeline's own scheme is a default
+        owned |= {same_option(scheme_option(stage)): Axis.QUANTIZER}
     varied = {same_option(name): "axes" for name in stage.axes}
     places = (
         ("options", [*study.options, *stage.options], owned | varied),

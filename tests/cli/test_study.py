@@ -13,7 +13,7 @@ from qra.study import expand
 from qra.study.definition import load_study
 
 BROKEN = {"sources": {"plain": "float", "absent": "none.ckpt"}, "stages": {0: {"init": ["absent"]}}}
-"""The first cell, which all others need, starts from nothing."""
+"""The first cell, which all others need, starts from a file without weights."""
 
 
 def pipelines():
@@ -63,13 +63,14 @@ def test_status_tells_what_is_missing():
 
 def test_a_failed_cell_is_named_and_the_exit_code_says_so(tmp_path, monkeypatch):
     tiny.write(**BROKEN)
+    Path("none.ckpt").touch()
     interpreter = tmp_path / "python"  # that of tests/study/test_runner.py is real, and takes seconds
-    interpreter.write_text("#!/bin/sh\necho 'qra: error: none.ckpt: there is no such checkpoint'\nexit 2\n")
+    interpreter.write_text("#!/bin/sh\necho 'qra: error: none.ckpt: is no checkpoint'\nexit 2\n")
     interpreter.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(interpreter))
     output, code = qra("study", "run", "tiny.yaml")
     assert code == 1, output
-    assert "failed   float-absent-calibration20: fit: none.ckpt: there is no such checkpoint" in output
+    assert "failed   float-absent-calibration20: fit: none.ckpt: is no checkpoint" in output
     assert "1 failed, 3 missing" in output
     assert "log: runs/tiny/float-absent-calibration20/log.txt" in output
     output, code = qra("study", "status", "tiny.yaml")
@@ -87,7 +88,7 @@ def test_a_failed_cell_is_named_and_the_exit_code_says_so(tmp_path, monkeypatch)
         ({"sources": {"plain": "float-plain"}}, ["run"], "sources.plain: no stage makes 'float-plain'"),
         ({}, ["run", "--only", "nothing"], "no cell matches 'nothing'"),
         ({}, ["run", "--shard", "2/2"], "shard 2/2: shards are numbered from 0 to 1"),
-        ({}, ["run", "--shard", "second"], "--shard: write I/N, such as 0/4"),
+        ({}, ["run", "--shard", "second"], "--shard second: write I/N for shard I, from 0, of N, such as 0/4"),
         ({}, ["run", "--jobs", "0"], "jobs is 0"),
         ({}, ["run", "--set", "trainer.max_epochs"], "--set trainer.max_epochs: write NAME=VALUE"),
         ({}, ["run", "--set", "data.init_args.seed=1"], "data.init_args.seed is set by options and by seed"),
