@@ -250,12 +250,12 @@ def read_examples(directory: Path, result: Mapping[str, Any]) -> dict[str, Examp
     """
     found, problems = agreeing_examples(directory, result)
     if problems:
-        raise ValueError(f"{directory / CORRECT}: {problems[0]}; write both again by qra test")
+        raise ValueError(f"{directory / CORRECT}: {next(iter(problems.values()))}; write both again by qra test")
     return found
 
 
-def agreeing_examples(directory: Path, result: Mapping[str, Any]) -> tuple[dict[str, Examples], list[str]]:
-    """The examples of those outcomes of a result that they do not contradict, and what is wrong with the others.
+def agreeing_examples(directory: Path, result: Mapping[str, Any]) -> tuple[dict[str, Examples], dict[str, str]]:
+    """The examples of those outcomes of a result that they do not contradict, and what is wrong with each other one.
 
     Args:
         directory: The run directory.
@@ -272,17 +272,20 @@ def agreeing_examples(directory: Path, result: Mapping[str, Any]) -> tuple[dict[
     return _agreeing(read_correct(directory / CORRECT), result["outcomes"])
 
 
-def _agreeing(found: Mapping[str, Examples], summaries: Mapping[str, Any]) -> tuple[dict[str, Examples], list[str]]:
-    kept, problems = {}, []
+def _agreeing(
+    found: Mapping[str, Examples], summaries: Mapping[str, Any]
+) -> tuple[dict[str, Examples], dict[str, str]]:
+    kept: dict[str, Examples] = {}
+    problems: dict[str, str] = {}
     for name, (indices, correct) in found.items():
         summary = summaries.get(name)
         if summary is None:
-            problems.append(f"{plain(name)} is not in {RESULT}")
+            problems[name] = f"{plain(name)} is not in {RESULT}"
             continue
         with suppress(ValueError):
             accuracy, n, _ = numbers(summary if isinstance(summary, dict) else {})
             if agrees(correct, accuracy, n):
                 kept[name] = (indices, correct)
                 continue
-        problems.append(f"contradicts {RESULT} about {plain(name)}")
+        problems[name] = f"contradicts {RESULT} about {plain(name)}"
     return kept, problems

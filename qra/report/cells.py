@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import math
 import shlex
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,12 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qra.evaluation.doubt import Doubt, doubt_of
-from qra.evaluation.measured import Measured, ThreatModel, read_measured
+from qra.evaluation.measured import Measured, ThreatModel
 from qra.evaluation.outcome import Examples, read_result
-from qra.evaluation.radii import Radii, read_radii
-from qra.evaluation.store import agreeing_examples
+from qra.evaluation.radii import Radii
 from qra.evaluation.worst import by_threat_model, robust_accuracies, worst_cases, worst_of
 from qra.files import plain, read_json
+from qra.report.believed import believed
 from qra.runs import completion
 
 CELL_SCHEMA = 1
@@ -43,12 +42,15 @@ class CellResult:
         stage: Stage of the study.
         coordinates: Place of the cell in the grid, by axis.
         state: ``done``, ``failed``, ``running``; ``unfinished`` where its training is; ``unreadable`` where the files
-            do not say, or say what cannot be.
-        reason: Why it failed or cannot be read.
+            do not say, or say what cannot be; ``repeated`` where another stands for the same place in the grid.
+        reason: Why it failed, cannot be read or does not count.
         problems: Whatever else is wrong with its files.
         commands: The commands that made it.
         seconds: Wall time by step, such as ``fit``.
         outcomes: Outcomes by name, without worst cases; empty unless the cell is done.
+        per_example: Indices and correctness of each example, by name of the outcome, as far as they can be believed.
+        lost: Names of outcomes whose examples were kept once and are not there.
+        radii: Smallest perturbations of the examples by name of their outcome, where they were looked for.
         cost: ``size_in_bits``, ``bit_ops`` and so on, as far as they are known.
         doubt: Whether gradients seem to be hidden.
         sheet: What else ``result.json`` holds: versions, device, commit, data.
@@ -64,31 +66,27 @@ class CellResult:
     commands: tuple[str, ...] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)
     outcomes: Mapping[str, Measured] = field(default_factory=dict)
+    per_example: Mapping[str, Examples] = field(default_factory=dict, repr=False)
+    lost: frozenset[str] = frozenset()
+    radii: Mapping[str, Radii] = field(default_factory=dict, repr=False)
     cost: Mapping[str, float] = field(default_factory=dict)
     doubt: Doubt = field(default_factory=Doubt)
     sheet: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     @cached_property
-    def _examples(self) -> dict[str, Examples]:
-        try:
-            return agreeing_examples(self.directory, self.sheet)[0]
-        except (OSError, ValueError):
-            return {}
-
-    @cached_property
-    def radii(self) -> Mapping[str, Radii]:
-        """The smallest perturbations of the examples by name of their outcome, where they were looked for."""
-        try:
-            return read_radii(self.directory, self.outcomes)
-        except (OSError, ValueError):
-            return {}
-
-    @cached_property
     def robust(self) -> Mapping[ThreatModel, Measured]:
-        """The robust accuracy under each threat model: the worst case over all attacks, or the only one."""
+        """The robust accuracy under each threat model: the worst case over all attacks, or the only one.
+
+        There is none over several attacks where the examples of one are lost: the others leave more.
+        """
         known = list(self.outcomes.values())
-        worst = [outcome.measured for outcome in worst_cases(known, self._examples)]
-        return robust_accuracies([*known, *worst])
+        worst = [outcome.measured for outcome in worst_cases(known, self.per_example)]
+        found, groups = robust_accuracies([*known, *worst]), by_threat_model(known)
+        return {
+            bounds: outcome
+            for bounds, outcome in found.items()
+            if len(groups[bounds]) == 1 or not any(attack.name in self.lost for attack in groups[bounds])
+        }
 
     @cached_property
     def attacks(self) -> Mapping[ThreatModel, Mapping[str, Measured]]:
@@ -116,7 +114,7 @@ class CellResult:
 
         An outcome counts only if its examples give the accuracy that ``result.json`` says.
         """
-        found = self._examples.get(name)
+        found = self.per_example.get(name)
         return None if found is None or name not in self.outcomes else (found[0].numpy(), found[1].numpy())
 
     def worst(self, bounds: ThreatModel, kinds: Iterable[str]) -> tuple[NDArray[np.int64], NDArray[np.bool_]] | None:
@@ -130,9 +128,9 @@ class CellResult:
             None where the files do not tell.
         """
         members = [self.attacks[bounds][kind] for kind in kinds]
-        if any(member.name not in self._examples for member in members):
+        if any(member.name not in self.per_example for member in members):
             return None
-        _, (indices, correct) = worst_of([(member, self._examples[member.name]) for member in members])
+        _, (indices, correct) = worst_of([(member, self.per_example[member.name]) for member in members])
         return indices.numpy(), correct.numpy()
 
 
@@ -152,7 +150,23 @@ def read_cells(directory: Path) -> tuple[CellResult, ...]:
     folders = sorted(path for path in directory.iterdir() if any((path / name).exists() for name in _FILES))
     if not folders:
         raise ValueError(f"{directory}: no cell of a study lies here; qra study run writes one directory a cell")
-    return tuple(read_cell(folder) for folder in folders)
+    return _once(read_cell(folder) for folder in folders)
+
+
+def _once(cells: Iterable[CellResult]) -> tuple[CellResult, ...]:
+    """Cells of which only the first at each place of the grid counts: two of one seed are not two trainings."""
+    first: dict[tuple[object, ...], str] = {}
+    found = []
+    for cell in cells:
+        place = (cell.data, *sorted(cell.coordinates.items(), key=lambda item: item[0]))
+        if cell.state == "done" and first.setdefault(place, cell.name) != cell.name:
+            reason = (
+                f"has the coordinates and the seed of {first[place]}, so that it does not count: give its stage "
+                "coordinates of its own, or move one of the two away"
+            )
+            cell = replace(cell, state="repeated", reason=reason)
+        found.append(cell)
+    return tuple(found)
 
 
 def read_cell(directory: Path) -> CellResult:
@@ -178,17 +192,20 @@ def read_cell(directory: Path) -> CellResult:
         return CellResult(name, directory, state=state, reason=reason, **known)
     try:
         result = _read(read_result, directory / "result.json")
-        outcomes, problems = _outcomes(_mapping(result, "outcomes"))
     except ValueError as error:
         return CellResult(name, directory, reason=str(error), **known)
     if lack := _unfinished(directory, result):
         return CellResult(name, directory, state="unfinished", reason=lack, **known)
+    found = believed(directory, result)
     return CellResult(
         name,
         directory,
         state="done",
-        problems=tuple(problems),
-        outcomes=outcomes,
+        problems=found.problems,
+        outcomes=found.outcomes,
+        per_example=found.examples,
+        lost=found.lost,
+        radii=found.radii,
         cost=_numbers(result.get("cost")),
         doubt=doubt_of(result),
         sheet=result,
@@ -224,20 +241,6 @@ def _read_cell_json(path: Path) -> Mapping[str, Any]:
     return content
 
 
-def _outcomes(summaries: Mapping[str, Any]) -> tuple[dict[str, Measured], list[str]]:
-    """The outcomes that can be, and what is wrong with the others."""
-    outcomes, problems = {}, []
-    for name, summary in summaries.items():
-        try:
-            measured = read_measured(name, summary)
-        except ValueError as reason:
-            problems.append(f"outcome {name}: {reason}")
-            continue
-        if measured.role != "worst":  # which is found from the others
-            outcomes[name] = measured
-    return outcomes, problems
-
-
 def _mapping(content: Mapping[str, Any], key: str) -> Mapping[str, Any]:
     found = content.get(key)
     if not isinstance(found, dict):
@@ -246,11 +249,11 @@ def _mapping(content: Mapping[str, Any], key: str) -> Mapping[str, Any]:
 
 
 def _value(value: Any) -> Value:
-    """A coordinate: text, a finite number, or the JSON of anything else."""
+    """A coordinate: text, a number that can be computed with, or the JSON of anything else."""
     if isinstance(value, str):
         return plain(value)
-    is_number = isinstance(value, int | None) or (isinstance(value, float) and math.isfinite(value))
-    return value if is_number else json.dumps(value)
+    is_plain = value is None or (isinstance(value, int | float) and abs(value) <= _LARGEST_NUMBER)
+    return value if is_plain else json.dumps(value)
 
 
 def _list(value: object) -> list[Any]:

@@ -42,7 +42,7 @@ def tables(results: Results) -> tuple[Table, ...]:
 def state_counts(results: Results) -> str:
     """How many cells are in which state."""
     counts = Counter(cell.state for cell in results.cells)
-    names = ("done", "unfinished", "failed", "running", "unreadable")
+    names = ("done", "unfinished", "failed", "running", "unreadable", "repeated")
     states = ", ".join(f"{counts[state]} {state}" for state in names if counts[state])
     verdicts = Counter(cell.doubt.state for cell in results.cells)
     gradients = ", ".join(f"{verdicts[verdict]} {verdict}" for verdict in ("sound", "suspect", "not judged"))
@@ -210,7 +210,7 @@ def _remark(cell: CellResult) -> str:
 
 def doubts_of(cell: CellResult) -> str:
     """Why the gradients of a cell are suspect."""
-    return ", ".join(cell.doubt.reasons) or "no reason given"
+    return "; ".join(cell.doubt.reasons) or "no reason given"
 
 
 def runs(results: Results) -> Table:

@@ -95,14 +95,79 @@ def test_a_failed_cell_keeps_its_reason_and_has_no_outcomes(tmp_path):
         ("half", "accuracy or n is no number"),
     ],
 )
-def test_an_outcome_that_cannot_be_is_named_and_left_out(tmp_path, summary, reason):
+def test_an_outcome_that_cannot_be_is_named_and_left_out_with_all_that_it_might_have_lowered(tmp_path, summary, reason):
     directory = cell(tmp_path, "a", GOOD)
     edit(directory / "result.json", lambda content: content["outcomes"].update(pgd20_2=summary))
     found = read_cell(directory)
-    assert found.outcomes.keys() == GOOD.keys()
+    assert found.outcomes.keys() == {"clean"}
     assert len(found.problems) == 1
+    assert "no robust accuracy of the cell counts" in found.problems[0]
     assert "pgd20_2" in found.problems[0]
     assert reason in found.problems[0]
+
+
+def test_an_outcome_that_cannot_be_and_is_no_attack_leaves_robust_accuracies_alone(tmp_path):
+    directory = cell(tmp_path, "a", GOOD)
+    edit(directory / "result.json", lambda content: content["outcomes"].update(fog={"role": "shift", "accuracy": 2}))
+    found = read_cell(directory)
+    assert found.robust[AT_8].accuracy.value == 0.4
+    assert "fog" in found.problems[0]
+
+
+BOTH = {**GOOD, "autoattack_8": 0.3}
+
+
+def remove_arrays(path, name):
+    with np.load(path) as arrays:
+        np.savez(path, **{key: array for key, array in arrays.items() if not key.startswith(f"{name}.")})
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda path: path.write_bytes(path.read_bytes()[:2000]), "correct.npz: is no .npz"),
+        (lambda path: path.unlink(), "correct.npz: there is no such file"),
+        (lambda path: remove_arrays(path, "autoattack_8"), "correct.npz: lacks autoattack_8"),
+    ],
+)
+def test_without_the_examples_of_an_attack_there_is_no_worst_case_over_several_and_it_is_said(tmp_path, damage, said):
+    directory = cell(tmp_path, "a", {**BOTH, "pgd20_2": 0.6})
+    damage(directory / "correct.npz")
+    found = read_cell(directory)
+    assert [bounds.levels for bounds in found.robust] == [2]
+    assert found.attacks[AT_8]["AutoAttack"].accuracy.value == 0.3
+    (problem,) = found.problems
+    assert problem.startswith(said)
+    assert "qra test" in problem
+    assert "no worst case" in problem
+
+
+def test_an_accuracy_that_contradicts_its_examples_makes_no_number_better(tmp_path):
+    directory = cell(tmp_path, "a", BOTH)
+    edit(directory / "result.json", lambda content: content["outcomes"]["autoattack_8"].update(accuracy=0.9))
+    found = read_cell(directory)
+    assert (dict(found.robust), dict(found.attacks)) == ({}, {})
+    assert found.clean.accuracy.value == 0.9
+    (problem,) = found.problems
+    assert problem.startswith("correct.npz: contradicts result.json about autoattack_8: write both again by qra test")
+
+
+def test_an_attack_that_the_result_no_longer_has_makes_no_number_better(tmp_path):
+    directory = cell(tmp_path, "a", BOTH)
+    edit(directory / "result.json", lambda content: content["outcomes"].pop("autoattack_8"))
+    found = read_cell(directory)
+    assert not found.robust
+    assert "autoattack_8 is not in result.json" in found.problems[0]
+
+
+def test_a_result_of_earlier_versions_that_kept_no_examples_counts_as_before(tmp_path):
+    directory = cell(tmp_path, "a", BOTH)
+    old = {name: {"accuracy": accuracy, "n": 1000} for name, accuracy in BOTH.items()}
+    edit(directory / "result.json", lambda content: content.update(schema=1, outcomes=old))
+    (directory / "correct.npz").unlink()
+    found = read_cell(directory)
+    assert found.problems == ()
+    assert found.robust[AT_8].accuracy.value == 0.3
 
 
 @pytest.mark.parametrize("verdict", ["SUSPECT", "fine", None, 3])
@@ -148,7 +213,8 @@ def test_examples_that_cannot_be_trusted_are_none(tmp_path, kind):
     broken_npz(directory / "correct.npz", kind)
     found = read_cell(directory)
     assert found.examples("pgd20_8") is None
-    assert found.outcomes["pgd20_8"].accuracy.value == 0.4
+    assert found.problems[0].startswith("correct.npz: ")
+    assert [each.accuracy.value for each in found.robust.values()] == ([] if kind == "of another run" else [0.4])
 
 
 def test_a_study_that_is_not_there_is_refused(tmp_path):
@@ -163,6 +229,19 @@ def test_other_directories_of_a_study_are_no_cells(tmp_path):
     (tmp_path / "report").mkdir()
     (tmp_path / "notes.txt").write_text("")
     assert [found.name for found in read_cells(tmp_path)] == ["a"]
+
+
+@pytest.mark.parametrize("seed", [0, None])
+def test_two_cells_of_one_place_in_the_grid_are_no_two_seeds_and_the_second_says_so(tmp_path, seed):
+    for name, robust in (("a", 0.4), ("b", 0.6)):
+        cell(tmp_path, name, {"clean": 0.9, "pgd20_8": robust}, seed=seed)
+    results = Results("study", read_cells(tmp_path))
+    (pipeline,) = results.pipelines
+    assert [each.name for each in pipeline.cells] == ["a"]
+    assert pipeline.robust(AT_8).value == 0.4
+    assert results.cells[1].state == "repeated"
+    assert results.cells[1].reason.startswith("has the coordinates and the seed of a, so that it does not count")
+    assert "1 done, 1 repeated" in state_counts(results)
 
 
 def test_seeds_of_one_pipeline_are_taken_together(tmp_path):
@@ -241,9 +320,11 @@ def test_a_float_network_that_was_only_tested_counts_as_its_start(tmp_path):
 
 def test_any_coordinate_can_be_read(tmp_path):
     directory = cell(tmp_path, "a", GOOD)
-    odd = {"axis": [1, 2], "other": {"a": None}, "nan": float("nan")}
+    odd = {"axis": [1, 2], "other": {"a": None}, "nan": float("nan"), "seed": 10**400, "fraction": 1e305}
     edit(directory / "cell.json", lambda content: content["coordinates"].update(odd))
-    assert read_cell(directory).coordinates["axis"] == json.dumps([1, 2])
+    coordinates = read_cell(directory).coordinates
+    assert coordinates["axis"] == json.dumps([1, 2])
+    assert (coordinates["seed"], coordinates["fraction"]) == (str(10**400), "1e+305")
 
 
 def test_figures_show_the_share_of_the_data_that_most_trained_cells_have(tmp_path):
