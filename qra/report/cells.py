@@ -28,7 +28,7 @@ CELL_SCHEMA = 1
 Value = str | int | float | bool | None
 
 _FILES = ("cell.json", "result.json", "config.yaml", "run.json")
-_LARGEST_NUMBER = 1e300
+LARGEST_NUMBER = 1e300
 """Of what counts as a number: neither infinite nor too long for a float."""
 
 
@@ -252,7 +252,7 @@ def _value(value: Any) -> Value:
     """A coordinate: text, a number that can be computed with, or the JSON of anything else."""
     if isinstance(value, str):
         return plain(value)
-    is_plain = value is None or (isinstance(value, int | float) and abs(value) <= _LARGEST_NUMBER)
+    is_plain = value is None or (isinstance(value, int | float) and abs(value) <= LARGEST_NUMBER)
     return value if is_plain else json.dumps(value)
 
 
@@ -269,4 +269,4 @@ def _numbers(values: object) -> dict[str, float]:
     """The entries that are finite numbers."""
     pairs = values.items() if isinstance(values, dict) else ()
     numbers = ((str(key), value) for key, value in pairs if type(value) in (int, float))
-    return {key: float(value) for key, value in numbers if abs(value) <= _LARGEST_NUMBER}
+    return {key: float(value) for key, value in numbers if abs(value) <= LARGEST_NUMBER}

@@ -9,7 +9,7 @@ from qra.evaluation.measured import ThreatModel
 from qra.quant.scheme import OFF
 from qra.report import radii, shifts
 from qra.report.judging import Check, Claim, Finding, Judge, meets
-from qra.report.paired import CLEAN, Comparison, Effect, Measure, paired, strongest
+from qra.report.paired import CLEAN, Comparison, Effect, Gap, Measure, paired, strongest
 from qra.report.pipelines import Pipeline
 from qra.report.results import FLOOR, STRONG, Results
 
@@ -21,25 +21,24 @@ PARTIAL = 0.5
 """Largest share of the training data that is called partial."""
 
 
-def versus(results: Results, first: Pipeline, second: Pipeline, level: float) -> Comparison | None:
-    """Compare two pipelines under the strongest attack of a budget that both have; None if they cannot be compared."""
+def versus(results: Results, first: Pipeline, second: Pipeline, level: float) -> Comparison | Gap:
+    """Compare two pipelines under the strongest attack of a budget that both have; or why they cannot be compared."""
     bounds = results.at(level)
     measure = None if bounds is None else strongest(first, second, bounds)
     titles = results.label(first), results.label(second)
-    return None if measure is None else paired(first, second, titles, (measure, measure))
+    return Gap.ATTACKS if measure is None else paired(first, second, titles, (measure, measure))
 
 
-def _is_at_floor(comparison: Comparison | None) -> bool:
+def _is_at_floor(found: Comparison | Gap) -> bool:
     """Whether nothing is left on either side, so that nothing can be compared."""
-    return comparison is not None and max(comparison.accuracies) < FLOOR
+    return isinstance(found, Comparison) and max(found.accuracies) < FLOOR
 
 
 def _groups(pipelines: Iterable[Pipeline], *free: str) -> list[list[Pipeline]]:
     """Pipelines that differ in the free axes alone."""
-    groups: dict[str, list[Pipeline]] = {}
+    groups: dict[object, list[Pipeline]] = {}
     for pipeline in pipelines:
-        fixed = sorted((axis, str(value)) for axis, value in pipeline.coordinates.items() if axis not in free)
-        groups.setdefault(str(fixed), []).append(pipeline)
+        groups.setdefault(pipeline.apart_from(*free), []).append(pipeline)
     return list(groups.values())
 
 
@@ -60,11 +59,11 @@ def _quantized(results: Results) -> Iterator[Pipeline]:
     return (pipeline for pipeline in results.main if not pipeline.is_float)
 
 
-def _kept(results: Results, pipeline: Pipeline, label: str, level: float) -> Comparison | None:
+def _kept(results: Results, pipeline: Pipeline, label: str, level: float) -> Comparison | Gap:
     bounds = results.at(level)
     measure = None if bounds is None else strongest(pipeline, pipeline, bounds)
     titles = (label, f"{RESISTS:.0%} of its clean accuracy")
-    return None if measure is None else paired(pipeline, pipeline, titles, (measure, CLEAN), RESISTS)
+    return Gap.ATTACKS if measure is None else paired(pipeline, pipeline, titles, (measure, CLEAN), RESISTS)
 
 
 def activations_more(results: Results) -> Iterator[Check]:
@@ -134,7 +133,7 @@ def pipelines_disagree(results: Results) -> Iterator[Check]:
         for pipeline in _quantized(results):
             original = results.reference(pipeline)
             comparison = versus(results, pipeline, original, level) if original else None
-            if comparison is not None and not _is_at_floor(comparison):
+            if isinstance(comparison, Comparison) and not _is_at_floor(comparison):
                 found.append((f"{pipeline.bits_text}, {level:g}", comparison))
     if len(found) > 1:
         places = tuple(place for place, _ in found)

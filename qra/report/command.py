@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ from rich.console import Console
 from rich.table import Table as TerminalTable
 from rich.text import Text
 
+from qra.checks import check_in
 from qra.files import plain
 from qra.front.tool_arguments import report as arguments_of_report
 from qra.report.claims import CLAIMS
@@ -24,6 +26,7 @@ _OWN = re.compile(
     r"|over-[a-z0-9-]+|sensitivity-\d+|security-\d+)\.(png|svg)|tables/(advice|accuracy|gradients|distances|corrupted|pareto|cost)\.(md|csv|tex)"
 )
 """Files of a report that the next one may not have."""
+_FOLDERS = ("tables", "figures")
 COLORS = {"supported": "green", "contradicted": "red", "undecided": "yellow"}
 
 
@@ -36,13 +39,10 @@ def write_report(study: Path, out: Path, budget_kib: float | None = None) -> Doc
         budget_kib: Model size for which to recommend a pipeline.
 
     Raises:
-        ValueError: If there are no cells.
+        ValueError: If there are no cells, or something is in the way of the report; nothing is written then.
     """
+    _check_folders(out)
     document = gather(study, budget_kib)
-    for folder in ("tables", "figures"):
-        if (out / folder).is_symlink():
-            raise ValueError(f"{out / folder}: is a symbolic link, which is not followed: remove it")
-        (out / folder).mkdir(parents=True, exist_ok=True)
     files: dict[str, bytes] = {}
     for drawing in document.drawings:
         files |= {f"figures/{drawing.name}.png": drawing.png, f"figures/{drawing.name}.svg": drawing.svg}
@@ -52,16 +52,35 @@ def write_report(study: Path, out: Path, budget_kib: float | None = None) -> Doc
     files["claims.md"] = claims_markdown(document.findings, document.results.name).encode()
     files["report.md"] = markdown(document).encode()
     files["report.html"] = page(document).encode()
+    for path in (out / name for name in files):
+        if path.is_dir() and not path.is_symlink():
+            raise ValueError(f"{path}: is a directory where a file goes: move it away, or choose another --out")
+    for folder in _FOLDERS:
+        (out / folder).mkdir(parents=True, exist_ok=True)
     _replace(out, files)
     return document
 
 
+def _check_folders(out: Path) -> None:
+    """Refuse a place where a report cannot be written, before anything is read or written."""
+    folders = [out / folder for folder in _FOLDERS]
+    for path in folders:
+        if path.is_symlink():
+            raise ValueError(f"{path}: is a symbolic link, which is not followed: remove it")
+    for path in (*reversed(out.parents), out, *folders):
+        if path.exists() and not path.is_dir():
+            raise ValueError(f"{path}: is a file, and the report {out} needs a directory: choose another --out")
+    for path in (out, *folders):
+        if path.is_dir() and not os.access(path, os.W_OK | os.X_OK):
+            raise ValueError(f"{path}: nothing can be written there: change its rights, or choose another --out")
+
+
 def _replace(out: Path, files: Mapping[str, bytes]) -> None:
     """Write each file whole or not at all, and remove those of an earlier report that were not made again."""
-    for folder in ("tables", "figures"):
+    for folder in _FOLDERS:
         for path in (out / folder).iterdir():
             name = f"{folder}/{path.name}"
-            if _OWN.fullmatch(name) and name not in files:
+            if _OWN.fullmatch(name) and name not in files and (path.is_file() or path.is_symlink()):
                 path.unlink()
     for name, content in files.items():
         write_bytes(out / name, content)
@@ -70,6 +89,8 @@ def _replace(out: Path, files: Mapping[str, bytes]) -> None:
 def main(arguments: Sequence[str]) -> None:
     """Write a report, and print its verdicts and, at the end, what was seen and where the page is."""
     options = arguments_of_report().parse_args(list(arguments))
+    if options.budget_kib is not None:
+        check_in("--budget-kib", options.budget_kib, "(0, inf)")
     out = options.out or options.study / "report"
     document = write_report(options.study, out, options.budget_kib)
     console = Console()

@@ -12,9 +12,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from qra.coordinates import Axis
 from qra.evaluation.doubt import State
 from qra.palette import BLACK
 from qra.quant.scheme import OFF
+from qra.report.labels import shortened
 from qra.report.pipelines import Pipeline
 from qra.report.results import Results
 from qra.report.style import MARKS, SERIES, Drawing, bits_style, budget_axis, face, label_width
@@ -29,13 +31,14 @@ def robustness_curves(results: Results) -> tuple[Drawing, ...]:
     attack = _longest_curve(results)
     if attack is None:
         return ()
-    panels: dict[str, list[Pipeline]] = {}
+    panels: dict[_Row, list[Pipeline]] = {}
     for pipeline in results.main:
         if not pipeline.is_float and len(_curve(results, pipeline, attack)) > 1:
             panels.setdefault(_panel(results, pipeline), []).append(pipeline)
     if not panels:
-        panels = {"float": [pipeline for pipeline in results.main if len(_curve(results, pipeline, attack)) > 1]}
-    items = [item for item in panels.items() if item[1]]
+        panels = {("float", ""): [pipeline for pipeline in results.main if len(_curve(results, pipeline, attack)) > 1]}
+    titles = shortened([title for title, _ in panels])
+    items = [item for item in zip(titles, panels.values(), strict=True) if item[1]]
     pages = [items[start : start + PANELS] for start in range(0, len(items), PANELS)]
     caption = (
         f"Accuracy under {attack} over its budget, with the Wilson interval at 95 % as a band; the mean over seeds. "
@@ -71,12 +74,20 @@ def _curve(results: Results, pipeline: Pipeline, kind: str) -> dict[float, tuple
     }
 
 
-def _panel(results: Results, pipeline: Pipeline) -> str:
+_Row = tuple[str, str]
+"""Everything about a pipeline but its bits: in words, and exactly, for two may read alike."""
+
+
+def _panel(results: Results, pipeline: Pipeline) -> _Row:
     """Everything about a pipeline but its bits, with which side is quantized."""
     weights, activations = pipeline.bits
     side = "weights only, " if activations == OFF else "activations only, " if weights == OFF else ""
-    words = results.label(pipeline, in_main=True).replace(f" {pipeline.bits_text}", "").split(", ")
-    return f"{words[0]}, {side}" + ", ".join(words[1:])
+    _, *words = results.words(pipeline, in_main=True)
+    return f"{pipeline.quantizer}, {side}" + ", ".join(words), _without_bits(pipeline)
+
+
+def _without_bits(pipeline: Pipeline) -> str:
+    return str(pipeline.apart_from(Axis.WEIGHT_BITS, Axis.ACT_BITS))
 
 
 def _page(results: Results, attack: str, panels: Sequence[tuple[str, list[Pipeline]]]) -> Figure:
@@ -154,6 +165,7 @@ def heat_map(results: Results) -> tuple[Drawing, ...]:
         return ()
     columns = sorted({pipeline.bits for pipeline in chosen}, reverse=True, key=lambda bits: (OFF not in bits, bits))
     rows = sorted({_row(results, pipeline) for pipeline in chosen})
+    titles = shortened([title for title, _ in rows])
     values = np.full((len(rows), len(columns)), np.nan)
     marks = np.full(values.shape, "", dtype=object)
     for pipeline in chosen:
@@ -161,7 +173,7 @@ def heat_map(results: Results) -> tuple[Drawing, ...]:
         place = rows.index(_row(results, pipeline)), columns.index(pipeline.bits)
         values[place] = 100 * accuracy.value if accuracy else np.nan
         marks[place] = {"suspect": "?", "not judged": "*", "sound": ""}[pipeline.state]
-    width = label_width(rows) + 0.6 * len(columns) + 1.2
+    width = label_width(titles) + 0.6 * len(columns) + 1.2
     figure = Figure(figsize=(max(width, 5), max(0.27 * len(rows) + 1.2, 2.2)), layout="constrained")
     axes = figure.add_subplot()
     axes.set_facecolor(MISSING)
@@ -173,7 +185,7 @@ def heat_map(results: Results) -> tuple[Drawing, ...]:
             text = f"{value:.1f}{marks[row, column]}"
             axes.text(column, row, text, ha="center", va="center", color=color, fontsize=8)
     axes.set_xticks(range(len(columns)), [f"W{weights}\nA{activations}" for weights, activations in columns])
-    axes.set_yticks(range(len(rows)), rows)
+    axes.set_yticks(range(len(rows)), titles)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     figure.colorbar(image, label="robust accuracy (%)", fraction=0.05)
@@ -184,7 +196,7 @@ def heat_map(results: Results) -> tuple[Drawing, ...]:
     return (Drawing("heat-map", "Start, training and quantizer, by bits", caption, figure),)
 
 
-def _row(results: Results, pipeline: Pipeline) -> str:
-    """Start and training first, so that equal ones lie together."""
-    quantizer, *words = results.label(pipeline, in_main=True).replace(f" {pipeline.bits_text}", "").split(", ")
-    return ", ".join((*words, quantizer))
+def _row(results: Results, pipeline: Pipeline) -> _Row:
+    """Everything but the bits, start and training first, so that equal ones lie together."""
+    _, *words = results.words(pipeline, in_main=True)
+    return ", ".join((*words, pipeline.quantizer)), _without_bits(pipeline)

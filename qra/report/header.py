@@ -33,7 +33,9 @@ class Fact(NamedTuple):
 def header(results: Results) -> tuple[Fact, ...]:
     """Data, network, examples, seeds and dates of the cells that are done; what no file tells is left out."""
     done = [cell for cell in results.cells if cell.state == "done"]
-    seeds = sorted({str(cell.coordinates[Axis.SEED]) for cell in done if Axis.SEED in cell.coordinates}, key=_natural)
+    seeds = sorted(
+        {str(cell.coordinates[Axis.SEED])[:_LONGEST] for cell in done if Axis.SEED in cell.coordinates}, key=_natural
+    )
     dates = sorted({str(cell.sheet["date"])[:10] for cell in done if "date" in cell.sheet})
     facts = (
         Fact("data", _listed(map(_data, done))),

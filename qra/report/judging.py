@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from qra.evaluation.doubt import State
-from qra.report.paired import MARGIN, Comparison, Effect
+from qra.report.paired import MARGIN, Comparison, Effect, Gap
 from qra.report.results import Results
 
 Verdict = Literal["supported", "contradicted", "undecided"]
@@ -34,12 +34,11 @@ class Check:
     missing: str = ""
 
     @classmethod
-    def of(cls, about: str, judge: Judge, *comparisons: Comparison | None) -> Check:
-        """A check of some comparisons, open if one of them could not be made."""
-        made = tuple(comparison for comparison in comparisons if comparison is not None)
-        if len(made) < len(comparisons):
-            return cls(about, (), judge, "no shared examples with matching seeds, or no cell to compare with")
-        return cls(about, made, judge)
+    def of(cls, about: str, judge: Judge, *comparisons: Comparison | Gap | None) -> Check:
+        """A check of some comparisons, open if one of them could not be made: None has no cell to compare with."""
+        made = tuple(each for each in comparisons if isinstance(each, Comparison))
+        gaps = [each or "no cell to compare with" for each in comparisons if not isinstance(each, Comparison)]
+        return cls(about, (), judge, "; ".join(dict.fromkeys(gaps))) if gaps else cls(about, made, judge)
 
 
 @dataclass(frozen=True)

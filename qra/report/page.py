@@ -88,7 +88,11 @@ def _problems(results: Results) -> str:
     lines += [f"{cell.name}: {problem}" for cell in results.cells for problem in cell.problems]
     if not lines:
         return ""
-    title = f"{len(bad)} cells without a result, {len(suspect)} with suspect gradients"
+    repeated = sum(cell.state == "repeated" for cell in bad)
+    damaged = sum(bool(cell.problems) for cell in results.cells)
+    title = f"{len(bad) - repeated} cells without a result, {len(suspect)} with suspect gradients"
+    title += f", {repeated} of a place that another holds" if repeated else ""
+    title += f", {damaged} with damaged files" if damaged else ""
     opened = " open" if 0 < len(bad) <= 12 else ""  # what is suspect is marked in every table, too
     return f"<details{opened}><summary>{title}</summary><ul class='faint'>{_items(lines)}</ul></details>"
 

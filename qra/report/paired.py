@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from functools import reduce
 from statistics import NormalDist
 from typing import NamedTuple
@@ -22,6 +23,8 @@ from qra.report.pipelines import Pipeline
 
 MARGIN = 0.02
 """A smaller difference in accuracy counts as none: two percentage points."""
+LEAST_SHARED = 2
+"""Examples that two networks must share to be compared."""
 
 
 class Effect(NamedTuple):
@@ -155,6 +158,16 @@ class Comparison:
         return Effect(self.mean, -1.0 if suspect[0] else low, 1.0 if suspect[1] else high)
 
 
+class Gap(StrEnum):
+    """Why two pipelines cannot be compared, in words."""
+
+    ATTACKS = "no attack at this budget that both have met and that stands alone"
+    SEEDS = "no seeds that match"
+    DATA = "they were tested on other images"
+    FILES = "what became of single examples is not known"
+    EXAMPLES = "no shared examples: they were attacked on other images"
+
+
 def strongest(first: Pipeline, second: Pipeline, bounds: ThreatModel) -> Measure | None:
     """The worst case over the attacks of a threat model that all cells of both pipelines have met.
 
@@ -168,7 +181,7 @@ def strongest(first: Pipeline, second: Pipeline, bounds: ThreatModel) -> Measure
 
 def paired(
     first: Pipeline, second: Pipeline, titles: tuple[str, str], measures: tuple[Measure, Measure], share: float = 1.0
-) -> Comparison | None:
+) -> Comparison | Gap:
     """Compare two outcomes on the examples that all their cells share.
 
     Cells are paired by seed; a pipeline of one seed, such as a shared float network, is paired with each of the other.
@@ -181,24 +194,22 @@ def paired(
         share: Share of the second accuracy that the first is compared with; 1 for a plain difference.
 
     Returns:
-        None if no seeds match, per-example outcomes are missing, or the cells were tested on different data.
+        The comparison, or why there is none.
     """
     pairs = matched(first, second)
-    if not pairs:
-        return None
+    if isinstance(pairs, Gap):
+        return pairs
     found = [(measures[0].examples(left), measures[1].examples(right)) for left, right in pairs]
     columns = [side for pair in found for side in pair]
     if any(side is None for side in columns):
-        return None
+        return Gap.FILES
     indices = reduce(np.intersect1d, [side[0] for side in columns if side is not None])
-    if len(indices) < 2:
-        return None
+    if len(indices) < LEAST_SHARED:
+        return Gap.EXAMPLES
     right = [side[1][np.searchsorted(side[0], indices)] for side in columns if side is not None]
     lefts, rights = np.stack(right[::2]), np.stack(right[1::2])
     mean = float((lefts - share * rights).mean())
-    centre, error = centre_and_error((lefts - share * rights).mean(0), share)
-    if min(len(first.cells), len(second.cells)) >= MANY:
-        error = max(error, bootstrap_error(lefts - share * rights))
+    centre, error = centre_and_error(lefts - share * rights, share)
     seeds = tuple(_seed_pair(pair, a, b, share) for pair, a, b in zip(pairs, lefts, rights, strict=True))
     states = _state(first, measures[0]), _state(second, measures[1])
     outcomes = measures[0].title, measures[1].title
@@ -210,10 +221,12 @@ def _state(pipeline: Pipeline, measure: Measure) -> State:
     return pipeline.state if measure.can_be_masked else "sound"
 
 
-def matched(first: Pipeline, second: Pipeline) -> list[tuple[CellResult, CellResult]]:
-    """Cells of two pipelines, paired by seed; none where they were tested on different data."""
+def matched(first: Pipeline, second: Pipeline) -> list[tuple[CellResult, CellResult]] | Gap:
+    """Cells of two pipelines, paired by seed, at least one pair; or why there is none."""
     pairs = _by_seed(first.cells, second.cells)
-    return pairs if len({cell.data for pair in pairs for cell in pair}) == 1 else []
+    if not pairs:
+        return Gap.SEEDS
+    return pairs if len({cell.data for pair in pairs for cell in pair}) == 1 else Gap.DATA
 
 
 def _by_seed(first: Sequence[CellResult], second: Sequence[CellResult]) -> list[tuple[CellResult, CellResult]]:
@@ -224,17 +237,26 @@ def _by_seed(first: Sequence[CellResult], second: Sequence[CellResult]) -> list[
 
 
 def centre_and_error(differences: NDArray[np.float64], share: float) -> tuple[float, float]:
-    """Middle and standard error of an interval for the mean difference over examples.
+    """Middle and standard error of an interval for the mean difference over examples and pairs of networks.
 
     It is the adjusted Wald interval of Agresti and Min 2005 (Simple improved confidence intervals for comparing matched
     proportions): half an example more in each cell of the table of who is correct, so that the error is not 0 for
-    networks that agree everywhere, and the middle lies nearer to 0.
+    networks that agree everywhere, and the middle lies nearer to 0. From ``MANY`` pairs on the error is at least that
+    of a bootstrap of pairs and examples. Where all pairs have one network in common, that network is as it is: the
+    interval covers other seeds of the rest and other examples, not another training of that one.
+
+    Args:
+        differences: First minus ``share`` times second, a row for each pair, (pairs, n).
+        share: Share of the second accuracy that the first is compared with.
     """
+    pairs, n = differences.shape
+    differences, of_pairs = differences.mean(0), differences
     added = np.array([1 - share, 1.0, -share, 0.0])  # both are correct, the first alone, the second alone, neither
-    n = len(differences) + 2
+    n += 2
     total = float(differences.sum()) + float(added.sum()) / 2
     squares = float((differences**2).sum()) + float((added**2).sum()) / 2
-    return total / n, math.sqrt((squares / n - (total / n) ** 2) / n)
+    error = math.sqrt((squares / n - (total / n) ** 2) / n)
+    return total / n, max(error, bootstrap_error(of_pairs)) if pairs >= MANY else error
 
 
 def _seed_pair(

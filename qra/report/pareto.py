@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from qra.evaluation.measured import ThreatModel
-from qra.report.paired import paired, strongest
+from qra.report.paired import Comparison, Gap, paired, strongest
 from qra.report.pipelines import Pipeline
 from qra.report.results import FLOOR, Results
 
@@ -90,8 +90,10 @@ def _is_tie(offer: Offer, other: Offer, bounds: ThreatModel | None) -> bool:
 def _is_better(offer: Offer, other: Offer, bounds: ThreatModel | None) -> bool:
     """Whether an offer is more robust than another beyond chance, on the same examples where both tell them."""
     measure = None if bounds is None else strongest(offer.pipeline, other.pipeline, bounds)
-    compared = None if measure is None else paired(offer.pipeline, other.pipeline, ("", ""), (measure, measure))
-    if compared is not None:
+    compared = Gap.ATTACKS if measure is None else paired(offer.pipeline, other.pipeline, ("", ""), (measure, measure))
+    if compared in (Gap.EXAMPLES, Gap.DATA):
+        return False
+    if isinstance(compared, Comparison):
         effect = compared.effect(1)
         return effect.mean > 0 and (effect.low > 0 or "suspect" in compared.states)
     first, second = offer.pipeline.robust(bounds), other.pipeline.robust(bounds)

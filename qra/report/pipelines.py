@@ -12,7 +12,7 @@ from qra.evaluation.doubt import Doubt, State, worst_state
 from qra.evaluation.measured import Accuracy, Measured, ThreatModel
 from qra.evaluation.seeds import MANY, accuracy_error
 from qra.quant.scheme import OFF
-from qra.report.cells import CellResult, Value
+from qra.report.cells import LARGEST_NUMBER, CellResult, Value
 
 AXES = (Axis.INIT, Axis.QUANTIZER, Axis.TRAINING, Axis.WEIGHT_BITS, Axis.ACT_BITS, Axis.FRACTION, Axis.CALIBRATION_SIZE)
 """Coordinates that every report knows; a study may have more."""
@@ -35,6 +35,10 @@ class Pipeline:
     coordinates: Mapping[str, Value]
     cells: tuple[CellResult, ...]
 
+    def apart_from(self, *axes: str) -> tuple[tuple[str, Value], ...]:
+        """Its coordinates on all axes but some: the same for pipelines that differ on these alone."""
+        return tuple(sorted((axis, value) for axis, value in self.coordinates.items() if axis not in axes))
+
     def text(self, axis: str) -> str:
         """A coordinate as text; empty if there is none."""
         value = self.coordinates.get(axis)
@@ -44,7 +48,8 @@ class Pipeline:
         """A coordinate as a number, also if it is written as ``4/255``; None if there is none or it is no number."""
         value = self.coordinates.get(axis)
         if isinstance(value, str) and (match := _NUMBER.fullmatch(value)):
-            return float(match[1]) / float(match[2] or 1)
+            number = float(match[1]) / float(match[2] or 1)
+            return number if number <= LARGEST_NUMBER else None
         return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
 
     def word(self, axis: str) -> str:

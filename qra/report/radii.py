@@ -15,7 +15,7 @@ from qra.evaluation.statistics import hodges_lehmann
 from qra.palette import BLACK
 from qra.report.cells import CellResult
 from qra.report.judging import Check, Claim, meets
-from qra.report.paired import Comparison, SeedPair, matched
+from qra.report.paired import Comparison, Gap, SeedPair, matched
 from qra.report.pipelines import Pipeline
 from qra.report.results import Results
 from qra.report.style import SERIES, Drawing
@@ -108,7 +108,9 @@ def quantization_brings_nearer(results: Results) -> Iterator[Check]:
 def _compared(results: Results, first: Pipeline, second: Pipeline) -> Iterator[Comparison]:
     """Comparisons by each attack that looked for the nearest images of both, on the examples that all cells share."""
     pairs = matched(first, second)
-    for words in [words for words in _found(first) if words in _found(second)] if pairs else ():
+    if isinstance(pairs, Gap):
+        return
+    for words in [words for words in _found(first) if words in _found(second)]:
         made = [paired_radii(_named(right, words), _named(left, words)) for left, right in pairs]
         known = [pair for pair in made if pair is not None and pair.n >= LEAST]
         if len(known) < len(made) or len({pair.n for pair in known}) > 1:

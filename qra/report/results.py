@@ -7,9 +7,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
+
 from qra.coordinates import Axis
 from qra.evaluation.measured import Measured, ThreatModel
 from qra.report.cells import CellResult, Value
+from qra.report.labels import shortened
+from qra.report.paired import LEAST_SHARED, Examples
 from qra.report.pipelines import AXES, KIND, Pipeline
 
 STRONG = 8.0
@@ -18,8 +22,6 @@ FLOOR = 0.02
 """Robust accuracy below which nothing is left to compare."""
 TESTED_ON = "test_images"
 """Coordinate of pipelines where not all were tested on the same images."""
-_LONGEST = 90
-"""Letters of a label, so that it fits into a figure."""
 
 
 @dataclass(frozen=True)
@@ -56,10 +58,21 @@ class Results:
         """Cells that were tested on other images than most, so that they cannot be compared with those."""
         return tuple(cell for cell in self.cells if cell.state == "done" and cell.data != self.data)
 
-    @property
+    @cached_property
     def comparable(self) -> tuple[Pipeline, ...]:
-        """The pipelines that were tested on the same images as most."""
-        return tuple(pipeline for pipeline in self.pipelines if pipeline.cells[0].data == self.data)
+        """The pipelines that were tested and attacked on the same images as most."""
+        others = {cell.name for cell in (*self.on_other_data, *self.on_other_examples)}
+        return tuple(each for each in self.pipelines if not any(cell.name in others for cell in each.cells))
+
+    @cached_property
+    def on_other_examples(self) -> tuple[CellResult, ...]:
+        """Cells that were attacked on none of the images that most were, so that they cannot be compared with those."""
+        same_data = [cell for cell in self.cells if cell.state == "done" and cell.data == self.data]
+        known = [(cell, found[0]) for cell in same_data if (found := _attacked(cell, self.headline)) is not None]
+        counts = Counter(places.tobytes() for _, places in known)
+        most = max(counts, key=lambda each: (counts[each], each), default=b"")
+        usual = np.frombuffer(most, np.int64)
+        return tuple(cell for cell, places in known if len(np.intersect1d(places, usual)) < LEAST_SHARED)
 
     def _place(self, cell: CellResult) -> Mapping[str, Value]:
         """Coordinates of a cell, and what it was tested on where that is not the same for all."""
@@ -160,21 +173,37 @@ class Results:
         return _varying(self.pipelines), _varying(self.main)
 
     def label(self, pipeline: Pipeline, in_main: bool = False) -> str:
-        """A pipeline in a few words.
+        """A pipeline in a few words, which no other one has.
 
         Args:
             pipeline: A pipeline of this study.
-            in_main: Whether the words need only tell it from the others of ``main``.
+            in_main: Whether it is one of ``main``, and the words need only tell it from the others there.
         """
+        return self._labels[in_main][id(pipeline)]
+
+    @cached_property
+    def _labels(self) -> tuple[dict[int, str], dict[int, str]]:
+        """Labels of all pipelines, and those of ``main``, by the identity of the pipeline."""
+        every, main = (
+            dict(zip(map(id, found), shortened([", ".join(self.words(p, in_main)) for p in found]), strict=True))
+            for found, in_main in ((self.pipelines, False), (self.main, True))
+        )
+        return every, main
+
+    def words(self, pipeline: Pipeline, in_main: bool = False) -> tuple[str, ...]:
+        """What a pipeline is, part by part and in full; arguments as for :meth:`label`."""
         init = pipeline.text(Axis.INIT)
         start = "" if init in ("", "none") or (pipeline.is_float and init == "random") else f"{init} start"
         bits = "" if pipeline.is_float else f" {pipeline.bits_text}"
         axes = [axis for axis in self._further[in_main] if axis != Axis.FRACTION or pipeline.was_trained]
         further = [pipeline.word(axis) for axis in axes]
-        label = ", ".join(
-            filter(None, (f"{pipeline.quantizer}{bits}", pipeline.partly_float, start, pipeline.training, *further))
-        )
-        return label if len(label) <= _LONGEST else f"{label[: _LONGEST - 1]}…"
+        words = (f"{pipeline.quantizer}{bits}", pipeline.partly_float, start, pipeline.training, *further)
+        return tuple(filter(None, words))
+
+
+def _attacked(cell: CellResult, bounds: ThreatModel | None) -> Examples | None:
+    """The examples that a cell was attacked on within bounds; None where its files do not tell."""
+    return cell.worst(bounds, cell.attacks[bounds]) if bounds is not None and bounds in cell.attacks else None
 
 
 def _commonest(values: Iterable[float | None]) -> float | None:

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from qra.evaluation.measured import Accuracy, ThreatModel
 from qra.palette import BLACK, GREY
-from qra.report.paired import CLEAN, paired, strongest
+from qra.report.paired import CLEAN, Comparison, Gap, paired, strongest
 from qra.report.pipelines import Pipeline
 from qra.report.results import Results
 from qra.report.style import Drawing, label_width
@@ -33,10 +33,9 @@ class Loss(NamedTuple):
 
 def sensitivity(results: Results) -> tuple[Drawing, ...]:
     """Bars of clean and robust loss for each set of layers, the most robust accuracy lost on top."""
-    groups: dict[tuple[object, ...], list[Pipeline]] = {}
+    groups: dict[object, list[Pipeline]] = {}
     for pipeline in results.pipelines:
-        rest = sorted((axis, str(value)) for axis, value in pipeline.coordinates.items() if axis != AXIS)
-        groups.setdefault(tuple(rest), []).append(pipeline)
+        groups.setdefault(pipeline.apart_from(AXIS), []).append(pipeline)
     made: list[Drawing] = []
     for group in groups.values():
         whole = [pipeline for pipeline in group if not pipeline.text(AXIS)]
@@ -82,8 +81,10 @@ def _accuracy(pipeline: Pipeline, bounds: ThreatModel | None) -> Accuracy | None
 
 def _loss(whole: Pipeline, changed: Pipeline, bounds: ThreatModel | None) -> Loss | None:
     measure = CLEAN if bounds is None else strongest(whole, changed, bounds)
-    compared = None if measure is None else paired(whole, changed, ("", ""), (measure, measure))
-    if compared is not None:
+    compared = Gap.ATTACKS if measure is None else paired(whole, changed, ("", ""), (measure, measure))
+    if compared is Gap.EXAMPLES:
+        return None
+    if isinstance(compared, Comparison):
         return Loss(100 * compared.mean, 100 * 1.96 * compared.error)
     before, after = _accuracy(whole, bounds), _accuracy(changed, bounds)
     return None if before is None or after is None else Loss(100 * (before.value - after.value), 0.0)

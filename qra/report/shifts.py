@@ -15,7 +15,7 @@ from qra.evaluation.shifts import Shift, by_shift, corruption_means
 from qra.evaluation.statistics import wilcoxon
 from qra.report.cells import CellResult
 from qra.report.judging import Check, Claim, meets
-from qra.report.paired import Comparison, SeedPair, centre_and_error, matched
+from qra.report.paired import LEAST_SHARED, Comparison, Gap, SeedPair, centre_and_error, matched
 from qra.report.pipelines import Pipeline
 from qra.report.results import Results
 from qra.report.tables import Entry, Number, Table
@@ -58,20 +58,22 @@ def quantization_costs(results: Results) -> Iterator[Check]:
             yield Check.of(results.label(pipeline), meets("lower"), _compared(results, pipeline, original))
 
 
-def _compared(results: Results, first: Pipeline, second: Pipeline) -> Comparison | None:
+def _compared(results: Results, first: Pipeline, second: Pipeline) -> Comparison | Gap:
     """The shares of corruptions and severities that each image stands, on the images that all cells share."""
     pairs = matched(first, second)
+    if isinstance(pairs, Gap):
+        return pairs
     shifts = [shift for shift in _accuracies(first) if shift in _accuracies(second)]
     sides = [[_shares(cell, shifts) for cell in pair] for pair in pairs]
     known = [side for pair in sides for side in pair if side is not None]
-    if not known or len(known) < 2 * len(pairs):
-        return None
+    if len(known) < 2 * len(pairs):
+        return Gap.FILES
     indices = reduce(np.intersect1d, [side[0] for side in known])
-    if len(indices) < 2:
-        return None
+    if len(indices) < LEAST_SHARED:
+        return Gap.EXAMPLES
     values = np.stack([shares[np.searchsorted(places, indices)] for places, shares in known])
     lefts, rights = values[::2], values[1::2]
-    centre, error = centre_and_error((lefts - rights).mean(0), 1.0)
+    centre, error = centre_and_error(lefts - rights, 1.0)
     seeds = tuple(
         SeedPair((a.name, b.name), float((left - right).mean()), int((left < right).sum()), int((left > right).sum()),
                  wilcoxon(torch.from_numpy((left - right).round(6))))

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from qra.evaluation.doubt import State
 from qra.evaluation.statistics import wilson_interval
+from qra.report.cells import CellResult
 from qra.report.claims import CLAIMS, versus
 from qra.report.header import MADE_UP, is_made_up
 from qra.report.judging import Finding
@@ -93,7 +94,7 @@ def _effects(results: Results, quantized: Sequence[Pipeline]) -> str:
     for pipeline in quantized:
         original = results.reference(pipeline)
         compared = versus(results, pipeline, original, results.headline.levels) if original else None
-        if compared is not None and max(compared.accuracies) > FLOOR:
+        if isinstance(compared, Comparison) and max(compared.accuracies) > FLOOR:
             found.append((pipeline, compared))
     if not found:
         return ""
@@ -142,9 +143,16 @@ def _doubts(results: Results) -> tuple[str, ...]:
     states: Counter[State] = Counter(pipeline.state for pipeline in results.pipelines)
     limits = [cell.doubt.detection_limit for cell in done if cell.doubt.detection_limit is not None]
     said = [MADE_UP] if is_made_up(results) else []
-    if others := results.on_other_data:
-        names = ", ".join(cell.name for cell in others[:_NAMED]) + (", …" if len(others) > _NAMED else "")
-        said.append(f"{_count(len(others), 'cell')} of other test images, compared with none of the rest: {names}.")
+    unlike = (
+        (results.on_other_data, "of other test images, compared with none of the rest"),
+        (results.on_other_examples, "attacked on other test images, compared with none of the rest"),
+        ([cell for cell in results.cells if cell.state == "repeated"], "of a place that another holds, not counted"),
+        (
+            [cell for cell in done if cell.problems],
+            "with damaged or contradictory files, so that numbers lack",
+        ),
+    )
+    said += [f"{_count(len(found), 'cell')} {what}: {_named(found)}." for found, what in unlike if found]
     if weaker := _attacked_less(results):
         said.append(
             f"{_count(len(weaker), 'pipeline')} met fewer attacks than others, which makes numbers higher: "
@@ -168,6 +176,11 @@ def _doubts(results: Results) -> tuple[str, ...]:
     if limits:
         said.append(f"An overstatement below {100 * max(limits):.1f} points would not have been noticed.")
     return tuple(said)
+
+
+def _named(cells: Sequence[CellResult]) -> str:
+    """The first of some cells by their names."""
+    return ", ".join([*(cell.name for cell in cells[:_NAMED]), *(["…"] if len(cells) > _NAMED else [])])
 
 
 def _attacked_less(results: Results) -> list[Pipeline]:

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from qra.coordinates import Axis
 from qra.evaluation.doubt import worst_state
 from qra.evaluation.measured import Accuracy
+from qra.report.labels import shortened
 from qra.report.pipelines import Pipeline, axis_title
 from qra.report.results import Results
 from qra.report.style import INITS, MARKS, Drawing, bits_color, face, training_marker, value_axis
@@ -35,12 +36,12 @@ def trends(results: Results) -> tuple[Drawing, ...]:
 
 
 def _over(results: Results, axis: str) -> Drawing | None:
-    lines: dict[str, list[Pipeline]] = {}
+    groups: dict[object, list[Pipeline]] = {}
     for pipeline in results.pipelines:
         if pipeline.number(axis) is not None and (axis != Axis.FRACTION or pipeline.was_trained):
-            label = ", ".join(word for word in results.label(pipeline).split(", ") if word != pipeline.word(axis))
-            lines.setdefault(label, []).append(pipeline)
-    lines = {label: found for label, found in lines.items() if len({p.number(axis) for p in found}) > 1}
+            groups.setdefault((_label(results, pipeline, axis), pipeline.apart_from(axis)), []).append(pipeline)
+    drawn = [found for found in groups.values() if len({p.number(axis) for p in found}) > 1]
+    lines = dict(zip(shortened([_label(results, found[0], axis) for found in drawn]), drawn, strict=True))
     if not lines or results.headline is None:
         return None
     columns = 2 if max(map(len, lines)) < WIDE else 1
@@ -62,6 +63,11 @@ def _over(results: Results, axis: str) -> Drawing | None:
     figure.legend(handles, labels, loc="outside lower center", ncols=columns)
     caption = f"Accuracy over {title}, with Wilson intervals at 95 %; the mean over seeds. {MARKS}"
     return Drawing(name, f"Accuracy over {title}", caption, figure)
+
+
+def _label(results: Results, pipeline: Pipeline, axis: str) -> str:
+    """A pipeline in words, in full but for one axis."""
+    return ", ".join(word for word in results.words(pipeline) if word != pipeline.word(axis))
 
 
 _Measure = Callable[[Pipeline], Accuracy | None]

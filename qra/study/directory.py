@@ -12,7 +12,7 @@ from typing import IO, Any
 
 from qra.describe import differences, digest, without_empty
 from qra.evaluation.outcome import READABLE
-from qra.files import read_json
+from qra.files import plain, read_json
 from qra.renamed import present
 from qra.runs import completion
 from qra.study.grid import Cell
@@ -21,6 +21,8 @@ from qra.writing import write_json
 SCHEMA = 1
 """Version of ``cell.json``; it changes when a key changes its meaning."""
 
+_LONGEST = 1e9
+"""Seconds that no cell takes."""
 POLL = 0.1
 """Seconds between looks at a process or a lock."""
 
@@ -127,9 +129,12 @@ def read_record(directory: Path) -> dict[str, Any] | None:
     """What ``cell.json`` says; None if there is none, or no JSON.
 
     Raises:
-        ValueError: If it is of another version, or lacks something.
+        ValueError: If it is of another version, cannot be opened, or lacks something.
     """
-    record = _read(directory / "cell.json")
+    try:
+        record = _read(directory / "cell.json")
+    except OSError as reason:
+        raise ValueError(f"its cell.json: {reason.strerror}") from None
     if record is None:
         return None
     if (schema := record.get("schema")) != SCHEMA:
@@ -138,6 +143,13 @@ def read_record(directory: Path) -> dict[str, Any] | None:
     for key, kind in kinds.items():
         if not isinstance(record.get(key), kind):
             raise ValueError(f"its cell.json has no {key}")
+    for step, seconds in record["seconds"].items():
+        if type(seconds) not in (int, float) or not 0 <= seconds < _LONGEST:
+            raise ValueError(
+                f"its cell.json: seconds of {plain(step)[:40]} are {plain(seconds)[:40]}, which is no time"
+            )
+    if not isinstance(record.get("reason"), str | None):
+        raise ValueError("its cell.json: reason is no text")
     definition = without_empty(present(record["definition"], lambda old, new: None))
     same = definition == record["definition"]
     return record if same else {**record, "definition": definition, "hash": digest(definition)}
@@ -181,14 +193,18 @@ def locked(directory: Path, stopped: Callable[[], bool]) -> Iterator[IO[bytes] |
         yield lock
 
 
-def _try_lock(lock: IO[bytes]) -> bool:
+def _try_lock(lock: IO[bytes], kind: int = fcntl.LOCK_EX) -> bool:
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(lock, kind | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     return True
 
 
 def _is_locked(directory: Path) -> bool:
-    with open(directory / ".lock", "ab") as lock:
-        return not _try_lock(lock)
+    """Whether a process is at work there; looking writes nothing, and needs no right to write."""
+    try:
+        with open(directory / ".lock", "rb") as lock:
+            return not _try_lock(lock, fcntl.LOCK_SH)
+    except FileNotFoundError:
+        return False

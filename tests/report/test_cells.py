@@ -125,7 +125,7 @@ def remove_arrays(path, name):
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
-        (lambda path: path.write_bytes(path.read_bytes()[:2000]), "correct.npz: is no .npz"),
+        (lambda path: path.write_bytes(path.read_bytes()[:2000]), "correct.npz: is cut short or damaged"),
         (lambda path: path.unlink(), "correct.npz: there is no such file"),
         (lambda path: remove_arrays(path, "autoattack_8"), "correct.npz: lacks autoattack_8"),
     ],

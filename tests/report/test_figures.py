@@ -5,9 +5,11 @@ import pytest
 from made_up import cell, edit
 
 from qra.report.cells import read_cells
+from qra.report.curves import heat_map
 from qra.report.figures import KINDS, drawings
 from qra.report.results import Results
 from qra.report.style import SERIES, TRAININGS, WIDTHS
+from qra.report.trends import trends
 
 CURVE = {"clean": 0.8, "pgd20_2": 0.6, "pgd20_8": 0.4, "pgd20_32": 0.01}
 
@@ -110,6 +112,26 @@ def test_accuracy_over_an_axis(tmp_path, name, axis, values, shown):
     assert len(line.get_xdata()) == len(values)
     assert line.get_ydata() == pytest.approx([20, 30, 40][: len(values)])
     assert [tick.get_text() for tick in figure.axes[1].get_xticklabels()] == [str(value) for value in shown]
+
+
+def test_pipelines_whose_labels_are_too_long_to_differ_have_lines_of_their_own(tmp_path):
+    first, second = "data.augmentation_strength_of_images", "model.regularization_of_teacher_weight"
+    for place, (one, other) in enumerate(((1, 0.1), (2, 0.1), (1, 0.2), (2, 0.2))):
+        robust(tmp_path, f"c{place}", {"clean": 0.7, "pgd20_8": 0.3}, bits=(4, 4), axes={first: one, second: other})
+    results = Results("s", read_cells(tmp_path))
+    assert len({results.label(pipeline) for pipeline in results.pipelines}) == 4
+    figures = {drawing.name: drawing.figure for drawing in trends(results)}
+    lines = figures["over-data-augmentation-strength-of-images"].axes[1].containers
+    assert [list(line[0].get_xdata()) for line in lines] == [[1, 2], [1, 2]]
+    assert len({line.get_label() for line in lines}) == 2
+
+
+def test_the_heat_map_has_a_row_for_each_pipeline_though_their_labels_are_cut_alike(tmp_path):
+    for place, robust_accuracy in enumerate((0.2, 0.3)):
+        axes = {"model.regularization_of_the_teacher": f"{'x' * 90}{place}{'y' * 90}"}
+        robust(tmp_path, f"c{place}", {"clean": 0.7, "pgd20_8": robust_accuracy}, bits=(4, 4), axes=axes)
+    (drawing,) = heat_map(Results("s", read_cells(tmp_path)))
+    assert {text.get_text() for text in drawing.figure.axes[0].texts} == {"20.0", "30.0"}
 
 
 def test_a_bit_width_has_one_colour_in_every_figure_of_every_study(study, tmp_path):

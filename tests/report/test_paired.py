@@ -6,7 +6,7 @@ from made_up import cell
 
 from qra.evaluation.measured import ThreatModel
 from qra.report.cells import read_cells
-from qra.report.paired import CLEAN, MARGIN, Effect, paired, strongest
+from qra.report.paired import CLEAN, MARGIN, Effect, Gap, paired, strongest
 from qra.report.results import Results
 
 numbers = st.floats(-1, 1)
@@ -63,6 +63,39 @@ def test_examples_are_matched_by_index(tmp_path):
     comparison = compared(tmp_path, 0.5, 0.5, n=600)
     assert comparison.n == 600
     assert comparison.accuracies[0] == 0.5
+
+
+def test_five_seeds_against_one_network_have_an_interval_that_covers_the_seeds(tmp_path):
+    cell(tmp_path, "float", {"clean": 0.8})
+    for seed, accuracy in enumerate((0.5, 0.6, 0.7, 0.8, 0.9)):
+        cell(tmp_path, f"q{seed}", {"clean": accuracy}, quantizer="pact", seed=seed)
+    original, quantized = Results("s", read_cells(tmp_path)).pipelines
+    effect = paired(quantized, original, ("", ""), (CLEAN, CLEAN)).effect(1)
+    assert effect.mean == pytest.approx(-0.1)
+    of_seeds = 2.776 * np.std([0.5, 0.6, 0.7, 0.8, 0.9], ddof=1) / np.sqrt(5)  # Student's t
+    assert (effect.high - effect.low) / 2 == pytest.approx(of_seeds, rel=0.1)
+
+
+def test_many_seeds_of_which_few_match_are_compared_by_those(tmp_path):
+    for seed in range(5):
+        cell(tmp_path, f"q{seed}", {"clean": 0.6}, quantizer="pact", seed=seed)
+        cell(tmp_path, f"f{seed}", {"clean": 0.8}, seed=seed + 4)
+    original, quantized = Results("s", read_cells(tmp_path)).pipelines
+    comparison = paired(quantized, original, ("", ""), (CLEAN, CLEAN))
+    assert [pair.names for pair in comparison.seeds] == [("q4", "f0")]
+    assert comparison.effect(1).is_lower
+
+
+def test_why_two_pipelines_cannot_be_compared_is_said(tmp_path):
+    cell(tmp_path, "a", {"clean": 0.6})
+    cell(tmp_path, "b", {"clean": 0.6}, quantizer="lost")
+    (tmp_path / "b/correct.npz").unlink()
+    for seed in (1, 2):
+        cell(tmp_path, f"c{seed}", {"clean": 0.6}, quantizer="pact", seed=seed)
+        cell(tmp_path, f"d{seed}", {"clean": 0.6}, quantizer="dorefa", seed=seed + 2)
+    by_name = {pipeline.cells[0].name: pipeline for pipeline in Results("s", read_cells(tmp_path)).pipelines}
+    found = [paired(by_name[a], by_name[b], ("", ""), (CLEAN, CLEAN)) for a, b in (("a", "b"), ("c1", "d1"))]
+    assert found == [Gap.FILES, Gap.SEEDS]
 
 
 def test_the_attacks_that_all_cells_have_met_count_if_one_of_them_stands_alone(tmp_path):

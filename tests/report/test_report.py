@@ -14,6 +14,7 @@ from qra.cli import main
 from qra.report.cells import read_cells
 from qra.report.claims import CLAIMS
 from qra.report.command import write_report
+from qra.report.contents import doubts_of, tables
 from qra.report.document import advise
 from qra.report.results import Results
 from qra.report.tables import markdown_text
@@ -237,6 +238,54 @@ def test_a_report_is_not_written_through_a_link(study, tmp_path):
     with pytest.raises(ValueError, match="tables: is a symbolic link"):
         write_report(study, study / "report")
     assert not list((tmp_path / "elsewhere").iterdir())
+
+
+@pytest.mark.parametrize("kib", ["nan", "-5", "0", "inf"])
+def test_a_budget_that_is_no_size_is_refused(study, kib, capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["report", str(study), f"--budget-kib={kib}"])
+    assert end.value.code == 2
+    assert "--budget-kib is" in capsys.readouterr().err
+    assert not (study / "report").exists()
+
+
+@pytest.mark.parametrize(
+    ("blocked", "is_file", "reason"),
+    [
+        ("report", True, "report: is a file, and the report"),
+        ("report/tables", True, "tables: is a file, and the report"),
+        ("report/report.html", False, "report.html: is a directory where a file goes: move it away, or choose another"),
+    ],
+)
+def test_a_report_that_something_is_in_the_way_of_writes_nothing(study, blocked, is_file, reason, capsys):
+    path = study / blocked
+    path.parent.mkdir(exist_ok=True)
+    if is_file:
+        path.write_text("")
+    else:
+        path.mkdir()
+    before = sorted(study.rglob("*"))
+    with pytest.raises(SystemExit) as end:
+        report(study)
+    assert end.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert reason in line
+    assert sorted(study.rglob("*")) == before
+
+
+def test_a_huge_coordinate_ends_no_report(study):
+    huge = {"seed": 10**400, "fraction": 10**400, "weight_bit_width": "1e999", "calibration_size": 1e305}
+    edit(study / "w4" / "cell.json", lambda content: content["coordinates"].update(huge))
+    results = Results("s", read_cells(study))
+    assert [(*p.bits, p.number("fraction")) for p in results.pipelines if p.cells[0].name == "w4"] == [(32, 4, None)]
+    assert sum(len(table.rows) for table in tables(results))
+
+
+def test_reasons_with_commas_stay_apart(study):
+    reasons = {"verdict": "suspect", "reasons": ["zero, or tiny, gradients", "noise"]}
+    edit(study / "w2" / "result.json", lambda content: content.update(masking=reasons))
+    (cell,) = (each for each in read_cells(study) if each.name == "w2")
+    assert doubts_of(cell) == "zero, or tiny, gradients; noise"
 
 
 def test_names_in_markdown_neither_format_nor_link():

@@ -1,5 +1,6 @@
 """What a study shows in words: computed, so that opposite results give opposite words."""
 
+import numpy as np
 import pytest
 from made_up import cell, edit
 
@@ -7,6 +8,7 @@ from qra.cli import main
 from qra.report.cells import read_cells
 from qra.report.claims import judge_all
 from qra.report.header import header, is_made_up
+from qra.report.paired import Gap
 from qra.report.pareto import choices, offers
 from qra.report.results import Results
 from qra.report.summary import summary
@@ -135,6 +137,38 @@ def test_cells_of_other_test_images_are_said_and_recommended_against_nothing(tmp
     assert "1 less robust" in said
     assert "Most robust: float" in said
     assert "90.0 %" not in said
+
+
+def shift(directory):
+    """Let the examples of a cell be others."""
+    with np.load(directory / "correct.npz") as arrays:
+        moved = {name: array + 5000 if name.endswith(".indices") else array for name, array in arrays.items()}
+    np.savez(directory / "correct.npz", **moved)
+
+
+def test_cells_that_were_attacked_on_other_examples_are_said_and_recommended_against_nothing(tmp_path):
+    cell(tmp_path, "float", FLOAT, training="adversarial")
+    cell(tmp_path, "here", {"clean": 0.8, "pgd20_8": 0.3}, bits=(4, 4), **PACT)
+    shift(cell(tmp_path, "else", {"clean": 0.95, "pgd20_8": 0.9}, bits=(2, 2), **PACT))
+    said = words(tmp_path)
+    assert "1 cell attacked on other test images, compared with none of the rest: else." in said
+    assert "1 less robust" in said
+    assert "Most robust: float" in said
+    assert "90.0 %" not in said
+    judged = judge_all(Results("s", read_cells(tmp_path)))["adversarial-keeps"].judged
+    assert [each.check.missing for each in judged if each.check.missing] == [Gap.EXAMPLES]
+
+
+def test_cells_that_do_not_count_or_lack_numbers_are_said(tmp_path):
+    study(tmp_path, (0.3, 0.2))
+    cell(tmp_path, "x-again", {"clean": 0.8, "pgd20_8": 0.9}, bits=(4, 4), **PACT)
+    edit(tmp_path / "w8/result.json", lambda result: result["outcomes"]["pgd20_8"].update(accuracy=0.95))
+    said = words(tmp_path)
+    assert "1 cell of a place that another holds, not counted: x-again." in said
+    assert "1 cell with damaged or contradictory files, so that numbers lack: w8." in said
+    assert "One training of each pipeline" in said
+    assert "90.0 %" not in said
+    assert "95.0 %" not in said
 
 
 def test_seeds_that_were_tested_on_other_images_are_not_averaged(tmp_path):
