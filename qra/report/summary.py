@@ -117,13 +117,14 @@ def _extreme(results: Results, effects: Sequence[tuple[Pipeline, Effect]], title
 
 
 def _best(results: Results, best: Sequence[Choice]) -> str:
-    """The most robust network and what ties with it."""
+    """The network to take where size does not matter, and what ties with it."""
     if not best:
         return ""
     use, ties = best[-1]
     accuracy = use.pipeline.robust(results.headline)
     also = f"; not told apart from it: {_count(len(ties), 'other network')}" if ties else ""
-    return f"Most robust: {results.label(use.pipeline)}, {in_words(accuracy) if accuracy else ''}{also}."
+    said = f"{results.label(use.pipeline)}, {in_words(accuracy) if accuracy else ''}{also}"
+    return f"Smallest network that none surely beats: {said}."
 
 
 def _verdicts(findings: Mapping[str, Finding]) -> str:

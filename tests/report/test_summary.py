@@ -64,11 +64,13 @@ def test_what_plain_training_leaves_is_said_as_it_is(tmp_path, plain, said):
     assert said in words(study(tmp_path, (0.4, 0.4), plain))
 
 
-def test_the_most_robust_network_is_named_with_what_ties(tmp_path):
-    assert "Most robust: PACT W4/A4, robust start, adversarial, 60.0 % (" in words(study(tmp_path / "a", (0.3, 0.6)))
+def test_the_network_to_take_is_named_with_what_ties(tmp_path):
+    best = "PACT W4/A4, robust start, adversarial"
+    said = words(study(tmp_path / "a", (0.3, 0.6)))
+    assert f"Smallest network that none surely beats: {best}, 60.0 % (" in said
     tied = words(study(tmp_path / "b", (0.4, 0.4)))
     assert "not told apart from it: 2 other networks" in tied
-    best = "PACT W4/A4, robust start, adversarial"  # the smallest of equals
+    # the smallest of equals
     assert f"With adversarial training, or from a robust start, at most 40.0 % are robust: {best}." in tied
 
 
@@ -135,7 +137,7 @@ def test_cells_of_other_test_images_are_said_and_recommended_against_nothing(tmp
     said = words(tmp_path)
     assert "1 cell of other test images, compared with none of the rest: else." in said
     assert "1 less robust" in said
-    assert "Most robust: float" in said
+    assert "Smallest network that none surely beats: float" in said
     assert "90.0 %" not in said
 
 
@@ -153,7 +155,7 @@ def test_cells_that_were_attacked_on_other_examples_are_said_and_recommended_aga
     said = words(tmp_path)
     assert "1 cell attacked on other test images, compared with none of the rest: else." in said
     assert "1 less robust" in said
-    assert "Most robust: float" in said
+    assert "Smallest network that none surely beats: float" in said
     assert "90.0 %" not in said
     judged = judge_all(Results("s", read_cells(tmp_path)))["adversarial-keeps"].judged
     assert [each.check.missing for each in judged if each.check.missing] == [Gap.EXAMPLES]
