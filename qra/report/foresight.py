@@ -62,11 +62,18 @@ def _imagined(name: str, coordinates: Mapping[str, Any], commands: Sequence[Sequ
     seconds = {command[0]: 1.0 for command in commands}
     indices = torch.arange(_N)
     examples = dict.fromkeys(outcomes, (indices, indices % 2 == 0))
-    place, axes = Path(name), dict(coordinates)
-    cell = CellResult(name, place, "", axes, "done", seconds=seconds, outcomes=outcomes, per_example=examples)
-    distances = Radii(indices, torch.full((_N,), 1 / 255, dtype=torch.float64), torch.ones(_N, dtype=torch.bool))
-    vars(cell)["radii"] = {each: distances for each in outcomes if each.startswith("fmn")}
-    return cell
+    nearest = Radii(indices, torch.full((_N,), 1 / 255, dtype=torch.float64), torch.ones(_N, dtype=torch.bool))
+    return CellResult(
+        name,
+        Path(name),
+        "",
+        dict(coordinates),
+        "done",
+        seconds=seconds,
+        outcomes=outcomes,
+        per_example=examples,
+        radii={each: nearest for each in outcomes if each.startswith("fmn")},
+    )
 
 
 def _outcomes(settings: Mapping[str, list[Any]]) -> Iterator[Measured]:
