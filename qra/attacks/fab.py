@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from qra.attacks.base import EvaluationAttack, replayed
 from qra.attacks.pass_count import PassCount
+from qra.attacks.planes import project_onto_plane
 from qra.attacks.state import AttackState, finite, length
 from qra.checks import check_choice, check_count, pixel_length
 from qra.losses import prediction
@@ -19,8 +20,6 @@ _ALPHA_MAX = 0.1
 _ETA = 1.05
 _BETA = 0.9
 _STEP = PassCount(2, 1)
-_ROUNDS = 10
-"""Steps of Newton's method on a GPU: enough for planes within nine tenths of what the box lets a point reach."""
 
 
 @dataclass(frozen=True)
@@ -126,59 +125,3 @@ def _boundary(model: nn.Module, x_adv: Tensor, y: Tensor, targets: Tensor) -> tu
     gap = logits.gather(1, targets[:, None]) - logits.gather(1, y[:, None])
     (gradient,) = torch.autograd.grad(gap.sum(), x_adv)
     return gap.detach()[:, 0], finite(gradient)
-
-
-def project_onto_plane(points: Tensor, w: Tensor, offset: Tensor, norm: Norm) -> Tensor:
-    """The shortest way from points to their hyperplanes inside the box [0, 1].
-
-    Each coordinate moves against its side of the plane, all by the same length (L-inf) or in proportion to ``|w|``
-    (L2), until it meets the box; where even the corner of the box falls short, the way to the corner is returned.
-    The common factor is the root of a concave, piecewise linear function, which Newton's method finds from below in
-    a few steps, without sorting.
-
-    Args:
-        points: Points in [0, 1], (N, D).
-        w: Normal vectors, (N, D).
-        offset: The planes are ``w @ z = offset``, (N,).
-        norm: Norm in which the way is short.
-
-    Returns:
-        What to add to the points, (N, D).
-    """
-    excess = (w * points).sum(1) - offset
-    w = torch.where(excess[:, None] >= 0, w, -w)
-    size = w.abs()
-    if norm == "l2":  # as in the authors' code; smaller ones would divide by about zero
-        size = size.where(size > 1e-8, 0)
-    speed = size if norm == "l2" else (size > 0).to(w)
-    room = torch.where(w > 0, points, 1 - points)
-    rounds = None if points.device.type == "cpu" else _ROUNDS
-    factor = newton(size, speed, room, excess.abs(), rounds)
-    move = torch.minimum(factor[:, None] * speed, room)
-    return torch.where(w > 0, -move, move).where(size > 0, 0)
-
-
-def newton(size: Tensor, speed: Tensor, room: Tensor, excess: Tensor, rounds: int | None = None) -> Tensor:
-    """Solve ``sum(size * min(t * speed, room)) = excess`` for each row.
-
-    Args:
-        size: What a coordinate's move counts, at least 0, (N, D).
-        speed: How far it moves in a unit of ``t``, at least 0, (N, D).
-        room: How far it can move, at least 0, (N, D).
-        excess: What the moves are to add up to, at least 0, (N,).
-        rounds: Number of steps, without looks at whether the root is reached, for which a GPU would have to be waited
-            for; until it is reached if not given.
-
-    Returns:
-        The least ``t``, (N,); infinite where the sum stays smaller for all.
-    """
-    rate, limit = size * speed, size * room
-    t = torch.zeros_like(excess)
-    for _ in range(size.shape[1] if rounds is None else rounds):
-        free = t[:, None] * speed < room
-        root = (excess - torch.where(free, 0, limit).sum(1)) / torch.where(free, rate, 0).sum(1)
-        root = torch.fmax(root, t)  # 0 / 0 where nothing is free and nothing is missing
-        if rounds is None and torch.equal(root, t):
-            break
-        t = root  # where it is reached, it stays
-    return t

@@ -125,8 +125,8 @@ class FrozenNetwork(nn.Module):
     @torch.no_grad()
     def _take_over(self) -> None:
         values = self._values()
-        for name, value in (*self.network.named_parameters(), *self.network.named_buffers()):
-            value.copy_(values[name])
+        held = {**dict(self.network.named_parameters()), **dict(self.network.named_buffers())}
+        torch._foreach_copy_([*held.values()], [values[name] for name in held])
 
     def _values(self, dtype: torch.dtype | None = None) -> dict[str, Tensor]:
         """Parameters and buffers of the copy, as the source has them now; of the source itself without folding."""

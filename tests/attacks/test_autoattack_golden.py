@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from qra.attacks import APGD, FAB, AttackState, Square, fab, square
+from qra.attacks import APGD, FAB, AttackState, Square, planes, square
 from qra.attacks.apgd import Climb
-from qra.attacks.fab import project_onto_plane
+from qra.attacks.planes import project_onto_plane
 from qra.attacks.state import margin_of
 
 
@@ -76,7 +76,8 @@ def test_the_steps_of_a_gpu_reach_a_plane_as_far_as_nine_tenths_of_the_box(norm,
     room = torch.rand(64, 3072, generator=generator)
     speed = size if norm == "l2" else torch.ones_like(size)
     excess = share * (size * room).sum(1)
-    assert torch.equal(fab.newton(size, speed, room, excess, fab._ROUNDS), fab.newton(size, speed, room, excess))
+    found = planes.newton(size, speed, room, excess, planes._ROUNDS)
+    assert torch.equal(found, planes.newton(size, speed, room, excess))
 
 
 @pytest.mark.parametrize("at_a_time", [1, 8])

@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from qra import models
-from qra.attacks import APGD, FAB, PGD, Square
+from qra.attacks import APGD, FAB, PGD, Square, planes
 from qra.attacks.state import margin_of
 from qra.data import random_crop_flip
 from qra.data.resident import AugmentedImages
@@ -106,6 +106,19 @@ def test_fab_breaks_the_same_examples_on_recorded_work():
     attack = FAB(eps="2/255", steps=10, targets=3)
     ends = [(attack(each, x, y) != x).flatten(1).any(1) for each in (recorded, eager)]
     assert (ends[0] != ends[1]).sum().item() <= 1
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("width", [48, 3072, 12288])
+def test_the_way_to_a_plane_in_one_launch_is_that_of_plain_operations(norm, width):
+    generator = torch.Generator().manual_seed(0)
+    points, inside = torch.rand(2, 50, width, generator=generator).to(DEVICE)
+    w = torch.randn(50, width, generator=generator).to(DEVICE)
+    offset = (w * inside).sum(1)
+    expected = planes.plainly(points.double().cpu(), w.double().cpu(), offset.double().cpu(), norm)
+    found = planes.project_onto_plane(points, w, offset, norm)
+    torch.testing.assert_close(found.double().cpu(), expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found, planes.fused(points, w, offset, norm), rtol=0, atol=0)
 
 
 @PRECISIONS

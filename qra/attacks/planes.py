@@ -1,0 +1,107 @@
+"""The shortest way to a plane inside the box of all images."""
+
+from __future__ import annotations
+
+from functools import cache
+from types import ModuleType
+
+import torch
+from torch import Tensor
+
+from qra.types import Norm
+
+_ROUNDS = 10
+"""Steps of Newton's method on a GPU by torch's operations: enough for planes within nine tenths of what the box lets a
+point reach."""
+_WIDEST = 2**14
+"""Coordinates of a point that a GPU can keep at hand."""
+
+
+@cache
+def _kernels() -> ModuleType | None:
+    try:
+        from qra.attacks import kernels
+    except ImportError:
+        return None
+    return kernels
+
+
+def _is_fused(points: Tensor) -> bool:
+    """Whether one launch on a GPU does it all, in the place of a hundred."""
+    fits = points.dtype == torch.float32 and 0 < points.shape[1] <= _WIDEST and len(points) > 0
+    return points.device.type == "cuda" and fits and _kernels() is not None
+
+
+def fused(points: Tensor, w: Tensor, offset: Tensor, norm: Norm) -> Tensor:
+    """What :func:`project_onto_plane` does, in one launch."""
+    kernels = _kernels()
+    assert kernels is not None  # `_is_fused` was asked
+    out = torch.empty_like(points)
+    block = 1 << (points.shape[1] - 1).bit_length()
+    warps = min(max(block // 512, 1), 16)
+    arguments = points.contiguous(), w.contiguous(), offset.contiguous(), out, points.shape[1]
+    kernels.project_kernel[(len(points),)](*arguments, l2=norm == "l2", block=block, num_warps=warps)
+    return out
+
+
+def project_onto_plane(points: Tensor, w: Tensor, offset: Tensor, norm: Norm) -> Tensor:
+    """The shortest way from points to their hyperplanes inside the box [0, 1].
+
+    Each coordinate moves against its side of the plane, all by the same length (L-inf) or in proportion to ``|w|``
+    (L2), until it meets the box; where even the corner of the box falls short, the way to the corner is returned.
+    The common factor is the root of a concave, piecewise linear function, which Newton's method finds from below in
+    a few steps, without sorting.
+
+    Args:
+        points: Points in [0, 1], (N, D).
+        w: Normal vectors, (N, D).
+        offset: The planes are ``w @ z = offset``, (N,).
+        norm: Norm in which the way is short.
+
+    Returns:
+        What to add to the points, (N, D).
+    """
+    if _is_fused(points):
+        return fused(points, w, offset, norm)
+    return plainly(points, w, offset, norm)
+
+
+def plainly(points: Tensor, w: Tensor, offset: Tensor, norm: Norm) -> Tensor:
+    """What :func:`project_onto_plane` does, by torch's operations."""
+    excess = (w * points).sum(1) - offset
+    w = torch.where(excess[:, None] >= 0, w, -w)
+    size = w.abs()
+    if norm == "l2":  # as in the authors' code; smaller ones would divide by about zero
+        size = size.where(size > 1e-8, 0)
+    speed = size if norm == "l2" else (size > 0).to(w)
+    room = torch.where(w > 0, points, 1 - points)
+    rounds = None if points.device.type == "cpu" else _ROUNDS
+    factor = newton(size, speed, room, excess.abs(), rounds)
+    move = torch.minimum(factor[:, None] * speed, room)
+    return torch.where(w > 0, -move, move).where(size > 0, 0)
+
+
+def newton(size: Tensor, speed: Tensor, room: Tensor, excess: Tensor, rounds: int | None = None) -> Tensor:
+    """Solve ``sum(size * min(t * speed, room)) = excess`` for each row.
+
+    Args:
+        size: What a coordinate's move counts, at least 0, (N, D).
+        speed: How far it moves in a unit of ``t``, at least 0, (N, D).
+        room: How far it can move, at least 0, (N, D).
+        excess: What the moves are to add up to, at least 0, (N,).
+        rounds: Number of steps, without looks at whether the root is reached, for which a GPU would have to be waited
+            for; until it is reached if not given.
+
+    Returns:
+        The least ``t``, (N,); infinite where the sum stays smaller for all.
+    """
+    rate, limit = size * speed, size * room
+    t = torch.zeros_like(excess)
+    for _ in range(size.shape[1] if rounds is None else rounds):
+        free = t[:, None] * speed < room
+        root = (excess - torch.where(free, 0, limit).sum(1)) / torch.where(free, rate, 0).sum(1)
+        root = torch.fmax(root, t)  # 0 / 0 where nothing is free and nothing is missing
+        if rounds is None and torch.equal(root, t):
+            break
+        t = root  # where it is reached, it stays
+    return t
