@@ -40,7 +40,8 @@ def fused(points: Tensor, w: Tensor, offset: Tensor, norm: Norm) -> Tensor:
     block = 1 << (points.shape[1] - 1).bit_length()
     warps = min(max(block // 512, 1), 16)
     arguments = points.contiguous(), w.contiguous(), offset.contiguous(), out, points.shape[1]
-    kernels.project_kernel[(len(points),)](*arguments, l2=norm == "l2", block=block, num_warps=warps)
+    with torch.cuda.device_of(points):  # type: ignore[no-untyped-call]  # Triton launches on the current device
+        kernels.project_kernel[(len(points),)](*arguments, l2=norm == "l2", block=block, num_warps=warps)
     return out
 
 

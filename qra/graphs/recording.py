@@ -40,6 +40,7 @@ class CUDARecorder:
         self._rehearsals = 2
         self._device = device
         self._pool = torch.cuda.graph_pool_handle()
+        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         with torch.inference_mode(False), torch.enable_grad():  # so that the thread of backward passes knows the device
             one = torch.ones((), device=device, requires_grad=True)
             torch.autograd.grad(2 * one, one)
@@ -55,8 +56,10 @@ class CUDARecorder:
 
     def record(self, work: Callable[[], T]) -> tuple[T, Callable[[], None]]:
         graph = torch.cuda.CUDAGraph()
-        # other threads, such as the watchdog of a process group, may use the device meanwhile
-        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+        # the stream that torch would take belongs to the device of its first graph, and what runs on another one is not
+        # recorded; other threads, such as the watchdog of a process group, may use the device meanwhile
+        recording = torch.cuda.graph(graph, self._pool, self._stream, capture_error_mode="thread_local")
+        with torch.cuda.device(self._device), recording:
             result = work()
         return result, graph.replay
 

@@ -44,7 +44,8 @@ def quantize(x: Tensor, scale: Tensor, codes: tuple[int, int], factor: Tensor | 
     assert kernels is not None  # `applies` was asked
     out = torch.empty_like(x, dtype=torch.float32)
     arguments = x, scale, scale if factor is None else factor, out, x.numel(), *map(float, codes)
-    kernels.quantize_kernel[(_programs(x),)](*arguments, multiply=factor is not None, block=_BLOCK)
+    with torch.cuda.device_of(x):  # type: ignore[no-untyped-call]  # Triton launches on the current device
+        kernels.quantize_kernel[(_programs(x),)](*arguments, multiply=factor is not None, block=_BLOCK)
     return out
 
 
@@ -80,7 +81,8 @@ def gradient(
     out = torch.empty_like(x)
     sums = x.new_empty(_programs(x) if of != "x" else 0, dtype=torch.float32)
     bounds = *widened(limits, torch.float32), *widened(limits_2, torch.float32), *map(float, codes)
-    kernels.gradient_kernel[(_programs(x),)](grad, x, scale, out, sums, x.numel(), *bounds, of=of, block=_BLOCK)
+    with torch.cuda.device_of(x):  # type: ignore[no-untyped-call]
+        kernels.gradient_kernel[(_programs(x),)](grad, x, scale, out, sums, x.numel(), *bounds, of=of, block=_BLOCK)
     return out, sums.sum()
 
 

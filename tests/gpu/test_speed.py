@@ -108,6 +108,25 @@ def test_fab_breaks_the_same_examples_on_recorded_work():
     assert (ends[0] != ends[1]).sum().item() <= 1
 
 
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+@pytest.mark.parametrize("scheme", [None, PACT_SCHEME], ids=["float", "pact"])
+def test_a_network_runs_on_another_gpu_than_the_current_one(scheme):
+    source = network(scheme)
+    x, y = images(96)
+    there = torch.device("cuda", 1)
+    recorded = freeze(copy.deepcopy(source).to(there))
+    recorded.passes.replays.worth = 1
+    attacks = PGD(), APGD(steps=10), FAB(eps="2/255", steps=10, targets=3)
+    for attack in attacks:
+        found = attack(recorded, x.to(there), y.to(there))
+        expected = attack(freeze(source), x, y)
+        torch.testing.assert_close(
+            margin_of(source(found.to(DEVICE)), y), margin_of(source(expected), y), atol=0.1, rtol=0
+        )
+    assert recorded.passes.replays.recorded
+    assert torch.cuda.current_device() == 0
+
+
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 @pytest.mark.parametrize("width", [48, 3072, 12288])
 def test_the_way_to_a_plane_in_one_launch_is_that_of_plain_operations(norm, width):
