@@ -323,6 +323,18 @@ def test_a_frozen_part_of_a_network_in_training_has_passes_of_its_own():
     assert len(made.recorded) == 2
 
 
+@pytest.mark.parametrize("moved", ["running_mean", "weight"])
+def test_statistics_and_frozen_weights_that_moved_are_read_where_they_are(moved):
+    run, made = replays_for()
+    network, _ = learner()
+    network.bn1.weight.requires_grad_(False)
+    for _ in range(2):
+        run(network, images(6)[0])
+        tensor = getattr(network.bn1, moved)
+        tensor.data = tensor.clone()
+    assert len(made.recorded) == 2
+
+
 class Sly(nn.Module):
     """Uses a weight behind the back of its modules."""
 

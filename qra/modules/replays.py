@@ -25,6 +25,7 @@ class TrainingReplays(Replays):
 
     _state: ReplayState | None = None
     _parameters: tuple[nn.Parameter, ...] = ()
+    _held: tuple[Tensor, ...] = ()  # all that lies in memory of the network
     _next: Recorder | None = None  # of the next batch that is recorded; making one takes as long as launching much work
 
     def clear(self) -> None:
@@ -45,12 +46,14 @@ class TrainingReplays(Replays):
             return None
         if self._state is None:
             self._state, self._parameters = ReplayState(network.modules()), tuple(network.parameters())
+            self._held = (*self._parameters, *network.buffers())
         state = self._state()
         parameters = [parameter for parameter in self._parameters if parameter.requires_grad]
         if state is None or not parameters:
             return None
-        addresses = tuple(parameter.data_ptr() for parameter in parameters)
-        key = (x.shape, x.stride(), x.dtype, x.device, arithmetic(x.device), state, addresses)
+        trained = tuple(parameter.requires_grad for parameter in self._parameters)
+        addresses = tuple(tensor.data_ptr() for tensor in self._held)
+        key = (x.shape, x.stride(), x.dtype, x.device, arithmetic(x.device), state, trained, addresses)
         slots = self.recorded.setdefault(key, [])
         slot = next((each for each in slots if each.is_free), None)
         if slot is None and len(slots) < self.LIMIT:

@@ -126,7 +126,8 @@ class FrozenNetwork(nn.Module):
     def _take_over(self) -> None:
         values = self._values()
         held = {**dict(self.network.named_parameters()), **dict(self.network.named_buffers())}
-        torch._foreach_copy_([*held.values()], [values[name] for name in held])
+        if held:
+            torch._foreach_copy_([*held.values()], [values[name] for name in held])
 
     def _values(self, dtype: torch.dtype | None = None) -> dict[str, Tensor]:
         """Parameters and buffers of the copy, as the source has them now; of the source itself without folding."""

@@ -91,7 +91,8 @@ class _Other:
     def take_over(self) -> None:
         """Take over the weights, in place."""
         theirs, ours = ([*each.parameters(), *each.buffers()] for each in (self._source, self.network))
-        torch._foreach_copy_(ours, theirs)
+        if ours:
+            torch._foreach_copy_(ours, theirs)
 
     def state_changed(self) -> None:
         """Hear that they were taken over."""
