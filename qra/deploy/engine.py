@@ -101,8 +101,12 @@ class OpenVINO(Runtime):
 
     name = "openvino"
     extra = "openvino"
-    # else what is not quantized is computed in bfloat16 wherever the processor can
-    faithful: ClassVar[Mapping[str, str]] = {"INFERENCE_PRECISION_HINT": "f32"}
+    # else what is not quantized is computed in bfloat16 wherever the processor can, and what linear layers take is
+    # rounded to 8 bits, in groups of which each has a scale of its own
+    faithful: ClassVar[Mapping[str, str]] = {
+        "INFERENCE_PRECISION_HINT": "f32",
+        "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0",
+    }
 
     def __init__(self, model: bytes, threads: int, options: Mapping[str, str]) -> None:
         package = needed(self.name, self.extra)

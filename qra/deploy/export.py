@@ -9,6 +9,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
+import torch
 from torch import nn
 
 from qra import checkpoint, environment
@@ -26,6 +27,10 @@ from qra.quant.network import quant_layers
 from qra.writing import filling, write_bytes
 
 Forms = Literal["qdq", "integer", "both"]
+IMAGES = 4
+"""Images on which a program is compared with its network."""
+TOLERANCE = 0.05
+"""Largest difference of logits, relative to the largest; a single code that differs in a small network makes 0.01."""
 _MODELS: Mapping[str, Literal["qdq", "integer"]] = {card.MODEL: "qdq", card.INTEGER: "integer"}
 
 
@@ -76,6 +81,8 @@ def export(path: str | Path, out: str | Path, choices: Choices = Choices()) -> P
         if isinstance(network, IntegerNetwork):
             raise ValueError("is the twin of an export: export the checkpoint that it was made of")
         program = lower(network, choices.resolution, choices.pwlq)
+        is_same = choices.pwlq == "exact" or not _has_pieces(network)
+        check_agrees(network, program if is_same else lower(network, choices.resolution, "exact"))
         models = {
             name: to_onnx(program, form, choices.pack, choices.opset, choices.input).SerializeToString()
             for name, form in _MODELS.items()
@@ -90,6 +97,32 @@ def export(path: str | Path, out: str | Path, choices: Choices = Choices()) -> P
         program.save(partial / card.TWIN)
         card.write(partial, about)
     return program
+
+
+@torch.no_grad()
+def check_agrees(network: nn.Module, program: Program) -> None:
+    """Refuse a program that computes otherwise than the network that it was made of, seen on a few images of noise.
+
+    Single codes may differ, where roundings of float32 meet ties.
+
+    Args:
+        network: The network, with float activations between its layers; put into eval mode.
+        program: What :func:`qra.deploy.lower.lower` made of it.
+
+    Raises:
+        ValueError: If the logits of most images are apart.
+    """
+    x = torch.randint(256, (IMAGES, *program.image_shape), generator=torch.Generator().manual_seed(0)) / 255
+    expected, found = network.cpu().eval()(x), IntegerNetwork(program).eval()(x)
+    if not expected.isfinite().all():
+        raise ValueError("the network's logits are not finite: its weights or statistics are not sound")
+    apart = (expected - found).abs().amax(1) / expected.abs().max().clamp_min(torch.finfo(torch.float32).tiny)
+    if not float(apart.median()) <= TOLERANCE:
+        raise ValueError(
+            "its integers are another function than the network, for logits are apart by "
+            f"{float(apart.median()):.1g} of the largest: something is computed where no layer says so, as in a hook, "
+            "or a quantizer has another grid than it rounds to"
+        )
 
 
 def _card(network: nn.Module, program: Program, path: Path, choices: Choices) -> card.Card:
@@ -127,7 +160,7 @@ def _limits(network: nn.Module, program: Program, choices: Choices) -> list[str]
     if choices.form != "integer":
         found.append(
             "model.onnx decides otherwise on onnxruntime without session.disable_quant_qdq=1, and on OpenVINO without "
-            "INFERENCE_PRECISION_HINT=f32."
+            "INFERENCE_PRECISION_HINT=f32 and DYNAMIC_QUANTIZATION_GROUP_SIZE=0."
         )
     if _has_pieces(network) and choices.pwlq == "int8":
         found.append(

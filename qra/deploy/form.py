@@ -199,7 +199,10 @@ def halves(weight: NDArray[np.int64], name: str) -> NDArray[np.int64]:
         ValueError: If they are not all odd, so that two times 8 bits do not hold them.
     """
     if not bool((weight % 2 == 1).all()):
-        raise ValueError(f"{name}: its weights reach {abs(weight).max()}, beyond 8 bits, and are not all odd")
+        raise ValueError(
+            f"{name}: its weights reach {abs(weight).max()} steps, beyond the 8 bits of engines, and are not all odd: "
+            "quantize it to fewer bits, or symmetrically"
+        )
     return (weight - 1) // 2
 
 

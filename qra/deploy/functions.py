@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 
-from qra.deploy.modules import adaptive_average, flatten, pair, window_max, window_sum
+from qra.deploy.modules import adaptive_average, average, flatten, max_pool
 from qra.deploy.ops import Shortcut
-from qra.deploy.symbolic import Builder, Value, number
+from qra.deploy.symbolic import OTHER_SIZE, Builder, Value, number
 
 
 def _add(builder: Builder, name: str, first: Any, second: Any) -> Value:
@@ -57,10 +59,29 @@ def _relu(builder: Builder, name: str, value: Value, inplace: bool = False) -> V
     return builder.real(value, name, 0.0)
 
 
+def _relu6(builder: Builder, name: str, value: Value, inplace: bool = False) -> Value:
+    return builder.real(value, name, 0.0, 6.0)
+
+
+def _clamp(builder: Builder, name: str, value: Value, min: float | None = None, max: float | None = None) -> Value:
+    low, high = (None if end is None else float(end) for end in (min, max))
+    return builder.real(value, name, low, high)
+
+
+def _hardtanh(
+    builder: Builder, name: str, value: Value, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False
+) -> Value:
+    return builder.real(value, name, float(min_val), float(max_val))
+
+
 def _view(builder: Builder, name: str, value: Value, *shape: Any) -> Value:
     lengths = shape[0] if len(shape) == 1 and isinstance(shape[0], tuple | list) else shape
-    if len(lengths) != 2 or lengths[1] != -1:
-        raise ValueError(f"{name}: only all values of an image can be flattened: call torch.flatten(x, 1)")
+    size = math.prod(value.shape)
+    if len(lengths) != 2 or tuple(lengths) not in ((None, -1), (None, size), (-1, size)):
+        raise ValueError(
+            f"{name} {tuple(lengths)}: only all {size} values of an image can be flattened: call torch.flatten(x, 1), "
+            f"or {OTHER_SIZE}"
+        )
     return flatten(builder, name, value, 1)
 
 
@@ -95,18 +116,22 @@ def _getitem(builder: Builder, name: str, value: Any, key: Any) -> Any:
 def _pad(
     builder: Builder, name: str, x: Value, /, pad: Any, mode: str = "constant", value: float | None = None
 ) -> Value:
-    if mode != "constant" or value not in (None, 0) or any(pad[:4]) or len(pad) != 6:
+    if mode != "constant" or value not in (None, 0) or any(pad[:4]) or len(pad) != 6 or min(pad) < 0:
         raise ValueError(f"{name}: only channels of zeros can be added, as by F.pad(x, (0, 0, 0, 0, 8, 8))")
     return _shortcut(builder, name, x, (1, 1), (pad[4], pad[5]))
 
 
 def _shortcut(builder: Builder, name: str, value: Value, step: tuple[int, int], channels: tuple[int, int]) -> Value:
-    source, factor = builder.single(value, name)
-    if float(value.offset.abs().max()):
-        raise ValueError(f"{name}: zeros beside values with a zero point have no integer form")
+    value = builder.by_channel(value, name)
+    if any(channels) and float(value.offset.abs().max()):  # beside codes of a zero point, zero is none
+        value = builder.real(value, builder.name(f"{name}.sum"))
+    source, kind = builder.take(value)
+    factor = value.factors[0]
+    factor = F.pad(factor, channels, value=1.0) if factor.ndim else factor
     size = value.shape
     shape = (size[0] + sum(channels), -(-size[1] // step[0]), -(-size[2] // step[1]))
-    return builder.add(Shortcut(name, source, step, channels), builder.made[source].kind, shape).scaled(factor)
+    made = builder.add(Shortcut(name, source, step, channels), kind, shape)
+    return made.scaled(factor).moved(value.offset)
 
 
 def _contiguous(builder: Builder, name: str, value: Value, **_: Any) -> Value:
@@ -125,11 +150,23 @@ def _adaptive_call(builder: Builder, name: str, value: Value, output_size: Any) 
     return adaptive_average(builder, name, value, output_size)
 
 
-def _average_call(
-    builder: Builder, name: str, value: Value, kernel_size: Any, stride: Any = None, padding: Any = 0
+def _average_call(builder: Builder, name: str, value: Value, *arguments: Any, **keywords: Any) -> Value:
+    return average(builder, nn.AvgPool2d(*arguments, **keywords), name, value)
+
+
+def _max_call(
+    builder: Builder,
+    name: str,
+    value: Value,
+    kernel_size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    dilation: Any = 1,
+    ceil_mode: bool = False,
+    return_indices: bool = False,
 ) -> Value:
-    kernel = pair(kernel_size)
-    return window_sum(builder, name, value, kernel, kernel if stride is None else pair(stride), pair(padding))
+    module = nn.MaxPool2d(kernel_size, stride, padding, dilation, return_indices, ceil_mode)
+    return max_pool(builder, module, name, value)
 
 
 CALLS: Mapping[str, Callable[..., Any]] = {
@@ -138,6 +175,7 @@ CALLS: Mapping[str, Callable[..., Any]] = {
     **dict.fromkeys(("mul", "mul_", "imul"), _multiply),
     **dict.fromkeys(("div", "div_", "truediv", "itruediv"), _divide),
     **dict.fromkeys(("relu", "relu_"), _relu),
+    **dict.fromkeys(("clamp", "clamp_"), _clamp),
     **dict.fromkeys(("view", "reshape"), _view),
     **dict.fromkeys(("dropout", "dropout2d"), _dropout),
     "contiguous": _contiguous,
@@ -149,6 +187,8 @@ CALLS: Mapping[str, Callable[..., Any]] = {
     "pad": _pad,
     "adaptive_avg_pool2d": _adaptive_call,
     "avg_pool2d": _average_call,
-    "max_pool2d": window_max,
+    "max_pool2d": _max_call,
+    "relu6": _relu6,
+    "hardtanh": _hardtanh,
 }
 """What is known of functions and methods, by name."""

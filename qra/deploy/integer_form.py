@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
+from onnx import helper
 
 from qra.deploy.form import Form, fits, halves, spread_of
 from qra.deploy.graph import DOUBLE, FLOAT
@@ -48,17 +49,21 @@ class IntegerForm(Form):
         self.names[op.name] = self.graph.add("MatMul", [x, self.graph.add("Cast", [matrix], to=kind)], op.name)
 
     def window_sum(self, op: WindowSum) -> None:
-        """As one sum of all in float32, which is exact below 2^24, or as a convolution of integers by ones."""
+        """As one sum of all in float32, which is exact below 2^24, or as a convolution of integers by ones.
+
+        Small sums are codes again, which layers may take.
+        """
         x = self.names[op.source]
         if self.is_of_all(op):
             inputs = [self.graph.add("Cast", [x], to=FLOAT), self.graph.constant([2, 3], np.int64)]
-            self.names[op.name] = self.graph.add("ReduceSum", inputs, op.name, keepdims=1)
-            return
-        channels = self.shapes[op.source][0]
-        ones = self.graph.constant(np.ones((channels, 1, *op.kernel)), np.int8)
-        pads = [*op.padding, *op.padding]
-        made = self.graph.add("ConvInteger", [x, ones], op.name, strides=op.stride, pads=pads, group=channels)
-        self.names[op.name] = made
+            made = self.graph.add("ReduceSum", inputs, keepdims=1)
+        else:
+            channels = self.shapes[op.source][0]
+            ones = self.graph.constant(np.ones((channels, 1, *op.kernel)), np.int8)
+            pads = [*op.padding, *op.padding]
+            made = self.graph.add("ConvInteger", [x, ones], strides=op.stride, pads=pads, group=channels)
+        kind = helper.np_dtype_to_tensor_dtype(np.dtype(self.type_of(op.name)))
+        self.names[op.name] = self.graph.add("Cast", [made], op.name, to=kind)
 
     def combine(self, op: Combine) -> None:
         u = self._term(op, 0)

@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from qra.deploy.ops import Convolution, Linear, Part
-from qra.deploy.symbolic import Builder, Value, number
+from qra.deploy.symbolic import OTHER_SIZE, Builder, Value, number
+from qra.quant.grid import Term
 from qra.quant.layers import QuantConv2d, QuantLayer, QuantLinear
 
 _LARGEST = 2**15 - 1
@@ -46,16 +47,29 @@ def integer_weights(layer: QuantLayer, name: str, exactly: bool) -> list[Integer
         grid = layer.weight_quantizer.grid(layer.weight)
     except ValueError as reason:
         raise ValueError(f"{name}: {reason}") from None
-    if any(own.table is not None or not isinstance(own.zero_point, int) or own.zero_point for _, own in grid.terms):
-        raise ValueError(f"{name}: its weights are on a grid of uneven steps, or with a zero point: no integer form")
     if len(grid.terms) > 1 and not exactly:
         return [_eight_bits(grid.dequantize(torch.float64))]
-    terms = [IntegerWeights(codes.long(), _flat(own.scale.double())) for codes, own in grid.terms]
-    return [_shared(term, isinstance(layer, QuantConv2d) and layer.groups == 1) for term in terms]
+    first, *others = (_whole(term, name) for term in grid.terms)
+    return [first, *(_shared(term, isinstance(layer, QuantConv2d) and layer.groups == 1) for term in others)]
 
 
-def _flat(scale: Tensor) -> Tensor:
-    return scale.reshape(()) if scale.numel() == 1 else scale.flatten()
+def _whole(term: Term, name: str) -> IntegerWeights:
+    """Codes on a grid as whole multiples of one step, or of one for each channel."""
+    codes, grid = term
+    scale = grid.scale.double()
+    if grid.table is None:
+        steps = codes.double() - grid.zero_point
+    else:
+        table = grid.table.double().to(scale)
+        step = table.abs()[table != 0].min() if table.any() else number(1.0)
+        steps, scale = (table / step)[codes.long()], scale * step
+    if not float(steps.abs().max()) <= _LARGEST:
+        raise ValueError(f"{name}: its weights reach {float(steps.abs().max()):g} steps, beyond 16 bits")
+    if not torch.equal(steps, steps.round()):
+        raise ValueError(f"{name}: its weights are no whole multiples of one step, and so have no integer form")
+    if scale.numel() != 1 and (scale.numel() != len(codes) or scale.shape[0] != len(codes)):
+        raise ValueError(f"{name}: its weights have scales of shape {tuple(scale.shape)}, not one or one a channel")
+    return IntegerWeights(steps.long(), scale.reshape(()) if scale.numel() == 1 else scale.flatten())
 
 
 def _eight_bits(weight: Tensor) -> IntegerWeights:
@@ -64,7 +78,7 @@ def _eight_bits(weight: Tensor) -> IntegerWeights:
 
 
 def _shared(term: IntegerWeights, may_be: bool) -> IntegerWeights:
-    """A single channel in the place of many that are the same, such as those of a constant."""
+    """A single channel in the place of many that are the same, such as those of a constant; the first term has all."""
     first = term.codes[:1]
     return replace(term, codes=first) if may_be and bool((term.codes == first).all()) else term
 
@@ -85,7 +99,7 @@ def convolve(builder: Builder, layer: QuantConv2d, name: str, value: Value) -> V
     if layer.padding_mode != "zeros" or isinstance(layer.padding, str):
         raise ValueError(f"{name}: only a border of so many zeros has an integer form, not {layer.padding}")
     weights = integer_weights(layer, name, builder.exactly)
-    shape = _result_shape(layer, value.shape)
+    shape = _result_shape(layer, value.shape, name)
     placed = _Placed(builder, layer, name, source, shape)
     if factor.ndim == 0:
         result = (placed.together(weights) if layer.groups == 1 else placed.one_by_one(weights)).scaled(factor)
@@ -147,9 +161,14 @@ def multiply(builder: Builder, layer: QuantLinear, name: str, value: Value) -> V
         raise ValueError(f"{name} takes rows and columns: flatten them before it")
     if len(value.shape) != 1:
         raise ValueError(f"{name} is applied to each place of {value.shape}, which has no integer form: flatten it")
+    if value.shape[0] != layer.in_features:
+        raise ValueError(f"{name} takes {layer.in_features} values, not {value.shape[0]}: {OTHER_SIZE}")
     source, factor = _codes(builder, value, name)
     if factor.ndim:
-        raise ValueError(f"{name} takes values whose channels have scales of their own, which has no integer form")
+        raise ValueError(
+            f"{name} takes values whose channels have scales of their own, which has no integer form: quantize its "
+            "input, or normalize all channels of the images by one standard deviation"
+        )
     weights = integer_weights(layer, name, builder.exactly)
     codes = torch.cat([term.codes for term in weights])
     size = (layer.out_features,)
@@ -164,9 +183,6 @@ def multiply(builder: Builder, layer: QuantLinear, name: str, value: Value) -> V
 
 def integers(codes: Tensor) -> Tensor:
     """Codes in the smallest type that holds them."""
-    largest = int(codes.abs().max())
-    if largest > _LARGEST:
-        raise ValueError(f"codes of weights reach {largest}, beyond 16 bits")
     is_byte = int(codes.min()) >= -128 and int(codes.max()) <= 127
     return codes.to(torch.int8 if is_byte else torch.int16).contiguous()
 
@@ -183,10 +199,15 @@ def _codes(builder: Builder, value: Value, name: str) -> tuple[str, Tensor]:
     return part.source, factor
 
 
-def _result_shape(layer: QuantConv2d, shape: Sequence[int]) -> tuple[int, int, int]:
+def _result_shape(layer: QuantConv2d, shape: Sequence[int], name: str) -> tuple[int, int, int]:
+    if len(shape) != 3 or shape[0] != layer.in_channels:
+        raise ValueError(f"{name} takes {layer.in_channels} channels, not values of the shape {tuple(shape)}")
     x = torch.empty(1, *shape, device="meta")
     weight = torch.empty(layer.weight.shape, device="meta")
-    found = F.conv2d(x, weight, None, layer.stride, layer.padding, layer.dilation, layer.groups)
+    try:
+        found = F.conv2d(x, weight, None, layer.stride, layer.padding, layer.dilation, layer.groups)
+    except RuntimeError:
+        raise ValueError(f"{name} is larger than its input of {shape[1]} x {shape[2]}: {OTHER_SIZE}") from None
     return (found.shape[1], found.shape[2], found.shape[3])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from typing import Any, Literal, get_args
 
@@ -37,6 +38,8 @@ def lower(network: nn.Module, resolution: tuple[int, int], pwlq: PiecewiseLinear
     check_choice("pwlq", pwlq, get_args(PiecewiseLinear))
     if not fake_quantizers(network):
         raise ValueError("the network is float: quantize it in training (pipeline/qat-at) or after it (callback/pwlq)")
+    if min(resolution) < 1:
+        raise ValueError(f"resolution is {tuple(resolution)}: images have rows and columns")
     with torch.no_grad():
         return _Lowering(copied(network).eval().cpu(), resolution, pwlq).run()
 
@@ -47,7 +50,7 @@ class _Lowering:
     def __init__(self, network: nn.Module, resolution: tuple[int, int], pwlq: PiecewiseLinear) -> None:
         self.network = network
         self.graph = find_graph(network)
-        self.image_shape = (_image_channels(network), *resolution)
+        self.image_shape = (_image_channels(network, self.graph, resolution), *resolution)
         self.builder = Builder(self.image_shape, pwlq == "exact")
         self.values: dict[fx.Node, Any] = {}
 
@@ -143,8 +146,16 @@ def _check_sizes(program: Program) -> None:
             raise ValueError(f"{name}: its sums reach {bound}, which no engine's 32 bits hold")
 
 
-def _image_channels(network: nn.Module) -> int:
-    first = next((module for module in network.modules() if isinstance(module, nn.Conv2d)), None)
-    if first is None:
-        raise ValueError("the network has no convolution, which would say how many channels an image has")
-    return first.in_channels
+def _image_channels(network: nn.Module, graph: fx.Graph, resolution: tuple[int, int]) -> int:
+    """Channels of an image, as the first layer says."""
+    names = [str(node.target) for node in graph.nodes if node.op == "call_module"]
+    for name in names:
+        layer = network.get_submodule(name)
+        if isinstance(layer, nn.Conv2d):
+            return layer.in_channels
+        if isinstance(layer, nn.Linear):
+            channels, rest = divmod(layer.in_features, math.prod(resolution))
+            if rest:
+                raise ValueError(f"{name} takes {layer.in_features} values: they are no image of {resolution} pixels")
+            return channels
+    raise ValueError("the network has no layer, which would say how many channels an image has")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -24,6 +25,8 @@ def _quantizer(builder: Builder, module: ActivationFakeQuantizer, name: str, val
             raise ValueError(f"its scale is {grid.scale.tolist()}: train it, or calibrate the network")
         if grid.table is not None or grid.levels.step != 1:
             raise ValueError("its steps are not even, and engines have no such codes")
+        if float(grid.zero_point) not in grid.levels:
+            raise ValueError(f"its zero point, {float(grid.zero_point):g}, is none of its codes, and must be one")
         return builder.requantize(value, grid, name)
     except ValueError as reason:
         raise ValueError(f"{name}: {reason}") from None
@@ -47,7 +50,7 @@ def _float_layer(builder: Builder, module: nn.Module, name: str, value: Value) -
     raise ValueError(f"{name} has float weights: quantize them (8 bits are enough), for engines have no such sums")
 
 
-def _batch_norm(builder: Builder, module: nn.BatchNorm2d, name: str, value: Value) -> Value:
+def _batch_norm(builder: Builder, module: nn.BatchNorm1d | nn.BatchNorm2d, name: str, value: Value) -> Value:
     if module.running_mean is None or module.running_var is None:
         raise ValueError(f"{name} has no running statistics, so its factors depend on the batch")
     gain = torch.rsqrt(module.running_var.double() + module.eps)
@@ -74,7 +77,8 @@ def _quant_pool(builder: Builder, module: QuantPool, name: str, value: Value) ->
     return MODULES[kind](builder, module.pool, name, x)
 
 
-def _average(builder: Builder, module: nn.AvgPool2d, name: str, value: Value) -> Value:
+def average(builder: Builder, module: nn.AvgPool2d, name: str, value: Value) -> Value:
+    """The average of windows of one size."""
     kernel = pair(module.kernel_size)
     padding = pair(module.padding)
     if module.ceil_mode or (padding != (0, 0) and not module.count_include_pad):
@@ -106,11 +110,12 @@ def window_sum(
     divisor: int | None = None,
 ) -> Value:
     """An average as a sum of codes, whose division is left to what takes it."""
-    source, factor = builder.single(value, name)
-    if builder.made[source].kind != "codes":
+    value = builder.by_channel(value, name)
+    source, kind = builder.take(value)
+    if kind != "codes":
         raise ValueError(
             f"{name} averages float values, whose sums are not exact: quantize what it takes, as PACT and LSQ do in "
-            "the place of the ReLU before it, and CalibratedUniform at its input"
+            "the place of the ReLU before it, and CalibratedUniform at modules such as nn.AdaptiveAvgPool2d"
         )
     if float(value.offset.abs().max()) and padding != (0, 0):
         raise ValueError(f"{name}: an average over a border of zeros of values with a zero point has no integer form")
@@ -118,33 +123,19 @@ def window_sum(
     made = builder.add(WindowSum(name, source, kernel, stride, padding), "codes", shape)
     count = kernel[0] * kernel[1]
     share = number(count / (divisor or count))
-    return made.scaled(factor / (divisor or count)).moved(value.offset * share)
+    return made.scaled(value.factors[0] / (divisor or count)).moved(value.offset * share)
 
 
-def _max_pool(builder: Builder, module: nn.MaxPool2d, name: str, value: Value) -> Value:
-    if module.ceil_mode or module.return_indices:
-        raise ValueError(f"{name}: ceil_mode and return_indices have no integer form")
-    return window_max(builder, name, value, module.kernel_size, module.stride, module.padding, module.dilation)
-
-
-def window_max(
-    builder: Builder,
-    name: str,
-    value: Value,
-    kernel_size: Any,
-    stride: Any = None,
-    padding: Any = 0,
-    dilation: Any = 1,
-) -> Value:
+def max_pool(builder: Builder, module: nn.MaxPool2d, name: str, value: Value) -> Value:
     """The largest values of windows."""
-    kernel, padding = pair(kernel_size), pair(padding)
-    steps = kernel if stride is None else pair(stride)
-    if pair(dilation) != (1, 1):
-        raise ValueError(f"{name}: a dilated largest value has no integer form")
-    source, factor = builder.single(value, name)
-    kind = builder.made[source].kind
+    if module.ceil_mode or module.return_indices or pair(module.dilation) != (1, 1):
+        raise ValueError(f"{name}: ceil_mode, return_indices and dilation have no integer form")
+    kernel, steps, padding = pair(module.kernel_size), pair(module.stride), pair(module.padding)
+    value = builder.by_channel(value, name, rising=True)
+    source, kind = builder.take(value)
     shape = (value.shape[0], *places(value.shape, kernel, steps, padding))
-    return builder.add(WindowMax(name, source, kernel, steps, padding), kind, shape).scaled(factor).moved(value.offset)
+    made = builder.add(WindowMax(name, source, kernel, steps, padding), kind, shape)
+    return made.scaled(value.factors[0]).moved(value.offset)
 
 
 def flatten(builder: Builder, name: str, value: Value, start_dim: int = 0, end_dim: int = -1) -> Value:
@@ -153,11 +144,14 @@ def flatten(builder: Builder, name: str, value: Value, start_dim: int = 0, end_d
         raise ValueError(f"{name}: only all values of an image can be flattened, by start_dim=1")
     if len(value.shape) == 1:
         return value
-    source, factor = builder.single(value, name)
-    made = builder.made[source]
-    size = made.shape[0] * made.shape[1] * made.shape[2]
-    offset = value.offset.repeat_interleave(size // made.shape[0]) if value.offset.ndim else value.offset
-    return builder.add(Flatten(name, source), made.kind, (size,)).scaled(factor).moved(offset)
+    value = builder.by_channel(value, name)
+    source, kind = builder.take(value)
+    size, places_of_one = math.prod(value.shape), math.prod(value.shape[1:])
+    factor, offset = (
+        numbers.repeat_interleave(places_of_one) if numbers.ndim else numbers
+        for numbers in (value.factors[0], value.offset)
+    )
+    return builder.add(Flatten(name, source), kind, (size,)).scaled(factor).moved(offset)
 
 
 def _flatten_module(builder: Builder, module: nn.Flatten, name: str, value: Value) -> Value:
@@ -180,13 +174,14 @@ MODULES: Mapping[type[nn.Module], Callable[..., Value]] = {
     ActivationFakeQuantizer: _quantizer,
     nn.Conv2d: _float_layer,
     nn.Linear: _float_layer,
+    nn.BatchNorm1d: _batch_norm,
     nn.BatchNorm2d: _batch_norm,
     nn.ReLU: _relu_module,
     nn.ReLU6: _relu_module,
     nn.Hardtanh: _hardtanh,
-    nn.AvgPool2d: _average,
+    nn.AvgPool2d: average,
     nn.AdaptiveAvgPool2d: _adaptive_average,
-    nn.MaxPool2d: _max_pool,
+    nn.MaxPool2d: max_pool,
     nn.Flatten: _flatten_module,
     nn.Identity: _same,
     nn.Dropout: _same,

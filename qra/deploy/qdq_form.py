@@ -37,24 +37,26 @@ class QDQForm(Form):
     def window_sum(self, op: WindowSum) -> None:
         """As an average."""
         x = self._real(op.source)
-        if self.is_of_all(op):
-            made = self.graph.add("GlobalAveragePool", [x], op.name)
-        else:
-            pads = [*op.padding, *op.padding]
-            made = self.graph.add(
-                "AveragePool", [x], op.name, kernel_shape=op.kernel, strides=op.stride, pads=pads, count_include_pad=1
-            )
+        made = self.graph.add("GlobalAveragePool", [x], op.name) if self.is_of_all(op) else self.average(x, op)
         self.names[op.name] = self._reals[op.name] = made
 
+    def average(self, x: str, op: WindowSum) -> str:
+        """The average of windows, as a convolution: OpenVINO rounds what AveragePool makes of codes to codes."""
+        channels = self.shapes[op.source][0]
+        shares = np.full((channels, 1, *op.kernel), 1 / (op.kernel[0] * op.kernel[1]))
+        pads = [*op.padding, *op.padding]
+        inputs = [x, self.graph.constant(shares)]
+        return self.graph.add("Conv", inputs, op.name, strides=op.stride, pads=pads, group=channels)
+
     def combine(self, op: Combine) -> None:
-        scale = op.scale if isinstance(op, Requantize) else 1.0
+        scale = self.counted_in(op)
         factors = op.factors.double().numpy() * scale
         offset = op.offset.double().numpy() * scale
         bias = offset.astype(np.float32) if offset.ndim == 1 and offset.any() else None
         terms, layers = [], set()
         for number, part in enumerate(op.parts):
             layer = self._ops.get(part.source)
-            if isinstance(layer, Convolution) and layer.source == IMAGE and layer.groups > 1:
+            if isinstance(layer, Convolution) and part.stop - part.start < len(layer.weight) and layer.groups > 1:
                 if part.source not in layers:
                     own = [place for place, other in enumerate(op.parts) if other.source == part.source]
                     terms.append(self._by_channel(op, layer, own, factors))
@@ -74,6 +76,11 @@ class QDQForm(Form):
         if bias is not None or offset.ndim == 3:
             u = self.graph.add("Add", [u, self.offset(op, scale)])
         self.names[op.name] = self.quantized(op, u, scale) if isinstance(op, Requantize) else self.limited(op, u)
+
+    def counted_in(self, op: Combine) -> float:
+        """What a value is counted in before it is rounded: bytes of an image meet ties, so in steps, as the program."""
+        are_bytes = all(name in self.codes and self._unit(name) == 1 for name in op.sources)
+        return op.scale if isinstance(op, Requantize) and not are_bytes else 1.0
 
     def _channels(self, part: Part, whole: str) -> str:
         assert (part.start, part.stop) == (0, self.shapes[part.source][0])
@@ -146,13 +153,15 @@ class QDQForm(Form):
         return self.graph.add("DequantizeLinear", inputs, axis=0)
 
     def _by_channel(self, op: Combine, layer: Convolution, places: list[int], factors: NDArray[np.float64]) -> str:
-        """A convolution of bytes of several scales, in float: a hundredth of the work."""
+        """A convolution of codes whose channels have scales of their own, in float: of an image, little of the work."""
         weight = layer.weight.double().numpy()
-        parts = [weight[op.parts[n].start : op.parts[n].stop] * factors[n][:, None, None, None] for n in places]
-        each = len(parts) // layer.groups
-        dense = np.concatenate([sum(parts[g * each : (g + 1) * each]) for g in range(layer.groups)], axis=1)
-        attributes = {**spread_of(layer), "group": 1}
-        return self.graph.add("Conv", [self._real(IMAGE), self.graph.constant(dense)], **attributes)
+        dense = np.zeros((factors.shape[1], layer.groups, *weight.shape[2:]))
+        for number in places:
+            _, start, stop = op.parts[number]
+            channel = start // (len(weight) // layer.groups)
+            dense[:, channel] += weight[start:stop, 0] * factors[number][:, None, None]
+        inputs = [self._real(layer.source), self.graph.constant(dense / self._unit(layer.source))]
+        return self.graph.add("Conv", inputs, **{**spread_of(layer), "group": 1})
 
 
 def _split(weight: Weight, scales: Floats) -> tuple[Floats, Floats | None]:

@@ -17,6 +17,9 @@ from qra.quant.grid import Grid
 MOST_PARTS = 8
 """Longer sums become float values of their own."""
 
+OTHER_SIZE = "export the network for the size of its images (--resolution)"
+"""What to do where shapes do not fit."""
+
 Kind = Literal["codes", "sums", "float"]
 
 
@@ -104,8 +107,10 @@ class Builder:
         """Append an operation; its result, as it is.
 
         Raises:
-            ValueError: If it makes more numbers than any network should.
+            ValueError: If it makes nothing, or more numbers than any network should.
         """
+        if min(shape) < 1:
+            raise ValueError(f"{op.name} makes no values of what it takes: {OTHER_SIZE}")
         if math.prod(shape) > LARGEST:
             raise ValueError(f"{op.name} makes {math.prod(shape):,} values of an image: that is too large a resolution")
         self.ops.append(op)
@@ -135,14 +140,14 @@ class Builder:
         scale, zero_point = float(grid.scale), int(grid.zero_point)
         steps = self._short(value, f"{name}.sum").scaled(number(1 / scale))
         low, high = grid.ends
-        op = Requantize(name, *_combined(steps), low, high, scale, zero_point)
+        op = Requantize(name, *_combined(steps, name), low, high, scale, zero_point)
         codes = self.add(op, "codes", value.shape)
         return codes.scaled(number(scale)).moved(number(-scale * zero_point))
 
     def real(self, value: Value, name: str, low: float | None = None, high: float | None = None) -> Value:
         """Make float values of a value, clipped."""
         value = self._short(value, f"{name}.sum") if len(value.parts) > MOST_PARTS else value
-        return self.add(Real(name, *_combined(value), low, high), "float", value.shape)
+        return self.add(Real(name, *_combined(value, name), low, high), "float", value.shape)
 
     def _short(self, value: Value, name: str) -> Value:
         """The value itself, or float values where its sum is long."""
@@ -152,32 +157,35 @@ class Builder:
         rest = replace(value, parts=value.parts[MOST_PARTS:], factors=value.factors[MOST_PARTS:], offset=number(0.0))
         return self.real(first, self.name(name)).plus(self._short(rest, name))
 
-    def single(self, value: Value, what: str) -> tuple[str, Tensor]:
-        """The one source of a value that is a positive multiple of all of it, and its factor, float64.
+    def by_channel(self, value: Value, name: str, rising: bool = False) -> Value:
+        """What one operation made, times and plus numbers for each channel; of all other values, float values.
 
-        Raises:
-            ValueError: If it is none.
+        Args:
+            value: What an operation takes that moves values without computing sums of products.
+            name: Name of this operation.
+            rising: Whether the factors have to be positive, as where values are compared.
         """
         part, factor = value.parts[0], value.factors[0]
         made = self.made[part.source]
-        whole = part == Part(part.source, 0, made.shape[0])
-        if len(value.parts) > 1 or not whole or factor.ndim or value.offset.ndim > 1 or made.kind == "sums":
-            raise ValueError(f"{what} takes a sum that is not quantized: put a quantizer, or a ReLU, before it")
-        if not float(factor) > 0:
-            raise ValueError(f"{what} takes a negative multiple of codes, which has no integer form")
-        return part.source, factor
+        whole = len(value.parts) == 1 and part == Part(part.source, 0, made.shape[0]) and made.kind != "sums"
+        if whole and value.offset.ndim < 2 and (not rising or bool((factor > 0).all())):
+            return value
+        return self.real(value, self.name(f"{name}.sum"))
+
+    def take(self, value: Value) -> tuple[str, Kind]:
+        """Name and kind of the one thing that a value is made of."""
+        source = value.parts[0].source
+        return source, self.made[source].kind
 
 
-def _combined(value: Value) -> tuple[tuple[Part, ...], Tensor, Tensor]:
+def _combined(value: Value, name: str) -> tuple[tuple[Part, ...], Tensor, Tensor]:
     """Parts, factors and offset of an operation, rounded to float32 once."""
     channels = value.shape[0]
     factors = torch.stack([factor.expand(channels) for factor in value.factors]).float()
-    offset = value.offset.expand(channels) if value.offset.ndim < 2 else value.offset
-    _check_finite(factors)
-    _check_finite(offset)
-    return value.parts, factors.contiguous(), offset.float().contiguous()
-
-
-def _check_finite(values: Tensor) -> None:
-    if not values.isfinite().all():
-        raise ValueError("a multiplier is not finite: the network's scales or statistics are not sound")
+    offset = (value.offset.expand(channels) if value.offset.ndim < 2 else value.offset).float()
+    if not (factors.isfinite().all() and offset.isfinite().all()):
+        raise ValueError(
+            f"{name}: a factor or a summand of it is beyond float32: a scale, a bias or a statistic before it is not "
+            "sound, or what it takes is always zero"
+        )
+    return value.parts, factors.contiguous(), offset.contiguous()
