@@ -19,7 +19,13 @@ _SAME = 1e-5
 
 
 def dry_run(network: nn.Module, x: Tensor, num_classes: int, exactly: bool) -> int:
-    """Run a network on two images, quantizers off, and see that it can be trained and attacked.
+    """What :func:`try_out` does, with quantizers off, which may not be calibrated yet."""
+    with float_mode(network):
+        return try_out(network, x, num_classes, exactly)
+
+
+def try_out(network: nn.Module, x: Tensor, num_classes: int, exactly: bool) -> int:
+    """Run a network on two images, and see that it can be trained and attacked.
 
     Modes, gradients, statistics and random generators stay as they are.
 
@@ -43,7 +49,6 @@ def dry_run(network: nn.Module, x: Tensor, num_classes: int, exactly: bool) -> i
     devices = [x.device] if x.device.type == "cuda" else []
     with (
         eval_mode(network),
-        float_mode(network),
         float32(x.device),
         torch.random.fork_rng(devices),
         torch.enable_grad(),
@@ -55,7 +60,7 @@ def dry_run(network: nn.Module, x: Tensor, num_classes: int, exactly: bool) -> i
                 "the network gives other logits for the same images the second time, in eval mode too: turn its "
                 "dropout or noise off there, or attacks and accuracies mean nothing"
             )
-        gradient = torch.autograd.grad(first[0].sum(), x, allow_unused=True)[0] if first.requires_grad else None
+        gradient = _gradient(first[0].sum(), x)
     if gradient is None:
         raise ValueError(
             "no gradient reaches the network's input: something in its forward pass (torch.no_grad, detach, a round "
@@ -67,6 +72,14 @@ def dry_run(network: nn.Module, x: Tensor, num_classes: int, exactly: bool) -> i
             "without running statistics does that): attacks and accuracies would depend on the batch"
         )
     return first.shape[1]
+
+
+def _gradient(output: Tensor, x: Tensor) -> Tensor | None:
+    try:
+        return torch.autograd.grad(output, x, allow_unused=True)[0] if output.requires_grad else None
+    except Exception as reason:  # all that a network's code raises
+        message = " ".join(str(reason).split())[:300] or type(reason).__name__
+        raise ValueError(f"the network cannot be differentiated for the image: {message}") from None
 
 
 def _logits(network: nn.Module, x: Tensor, num_classes: int, exactly: bool) -> Tensor:

@@ -123,7 +123,8 @@ class Attack(ABC):
 
         Raises:
             ValueError: If ``x`` is not floating point or leaves [0, 1], ``y`` or ``index`` has another length than
-                ``x``, or a label is none of the classes. On a GPU values are looked at in the first call only.
+                ``x``, a label is none of the classes, or what :meth:`perturb` returned are no such images. On a GPU
+                values are looked at in the first call only.
         """
         if not x.is_floating_point():
             raise ValueError(f"x is {x.dtype}: an attack needs floating-point pixels in [0, 1] (divide bytes by 255)")
@@ -131,7 +132,10 @@ class Attack(ABC):
         if not len(x) == len(y) == len(index):
             raise ValueError(f"x, y and index differ in length: {len(x)}, {len(y)} and {len(index)}")
         with untouched(model), self._checking(model, x, y):
-            return _plain(self.perturb(model, _plain(x), _plain(y), _plain(index.to(x.device)), epoch))
+            x = _plain(x)
+            x_adv = self.perturb(model, x, _plain(y), _plain(index.to(x.device)), epoch)
+            self._check_returned(x_adv, x)
+            return _plain(x_adv).to(x)
 
     @contextmanager
     def _checking(self, model: nn.Module, x: Tensor, y: Tensor) -> Iterator[None]:
@@ -217,10 +221,17 @@ class Attack(ABC):
         if len(left):
             x = state.x[left]
             x_adv = self.perturb(state.search, x, state.y[left], state.index[left], state.epoch)
-            if x_adv.shape != x.shape:
-                raise ValueError(f"{type(self).__name__} returned images {tuple(x_adv.shape)} for {tuple(x.shape)}")
-            state.try_out(left, _plain(x_adv))
+            self._check_returned(x_adv, x)
+            state.try_out(left, _plain(x_adv).to(x))
         state.on_step(self.work(state.classes))
+
+    def _check_returned(self, x_adv: Any, x: Tensor) -> None:
+        name = type(self).__name__
+        if not isinstance(x_adv, Tensor) or not x_adv.is_floating_point():
+            what = x_adv.dtype if isinstance(x_adv, Tensor) else f"a {type(x_adv).__name__}"
+            raise ValueError(f"{name} returned {what}: perturb is to return images of floating point")
+        if x_adv.shape != x.shape:
+            raise ValueError(f"{name} returned images {tuple(x_adv.shape)} for {tuple(x.shape)}")
 
     @abstractmethod
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, index: Tensor, epoch: int) -> Tensor:

@@ -104,14 +104,19 @@ class FMN(EvaluationAttack):
 
 @dataclass(frozen=True)
 class _Margin:
-    """By how much the label's logit exceeds all others, (N,), and the gradient along which that falls."""
+    """By how much the label's logit exceeds all others, (N,), and the gradient along which that falls.
+
+    Both are in units of the gradient's largest entry: the scale of logits is of no meaning.
+    """
 
     def __call__(self, model: nn.Module, x_adv: Tensor, y: Tensor) -> tuple[Tensor, ...]:
         x_adv = x_adv.detach().requires_grad_()
         logits = model(x_adv)
         margin = margin_of(logits, y)
         (gradient,) = torch.autograd.grad(-margin.sum(), x_adv)
-        return margin.detach(), finite(gradient)
+        gradient = finite(gradient)
+        largest = gradient.abs().flatten(1).amax(1).clamp(min=torch.finfo(gradient.dtype).tiny)
+        return margin.detach() / largest, gradient / _like(largest, gradient)
 
 
 def largest_distance(x: Tensor, norm: Norm) -> Tensor:
@@ -127,7 +132,7 @@ def _like(values: Tensor, x: Tensor) -> Tensor:
 def _dual_length(gradient: Tensor, norm: Norm) -> Tensor:
     """How fast a linear function can rise with the length of a step; never zero."""
     lengths = gradient.abs().flatten(1).sum(1) if norm == "linf" else gradient.flatten(1).norm(dim=1)
-    return _like(lengths, gradient).clamp(min=1e-30)
+    return _like(lengths, gradient).clamp(min=torch.finfo(gradient.dtype).tiny)
 
 
 def _annealed(first: float, last: float, done: float) -> float:

@@ -24,7 +24,7 @@ def project_kernel(points, w, offset, out, width, l2: tl.constexpr, block: tl.co
     else:
         speed = tl.where(size > 0, 1.0, 0.0)
     room = tl.where(normal > 0, point, 1 - point)
-    t = 0.0 * excess
+    t = tl.where(excess > 0, 0.0, 0.0)  # 0 also where the plane is no number
     goes_on = True
     while goes_on:
         free = t * speed < room

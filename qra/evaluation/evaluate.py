@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import chain, count
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +21,7 @@ from qra.attacks.inputs import check_images
 from qra.attacks.pixels import PixelType
 from qra.checks import check_choice, check_count
 from qra.describe import describe
-from qra.dryrun import dry_run
+from qra.dryrun import try_out
 from qra.evaluation.chunks import shuffled
 from qra.evaluation.identity import contents_hash, network_id
 from qra.evaluation.outcome import SCHEMA, Outcome
@@ -39,8 +40,9 @@ class Robustness:
     """What an evaluation found; ``print`` shows it as a table.
 
     Args:
-        outcomes: Results by name, ``clean`` first, the worst case over several attacks last. Each has ``accuracy``,
-            ``interval`` (Wilson, 95 %), and ``correct``, whether the network is right about each image, bool (n,).
+        outcomes: Results by name, ``clean`` first, the worst case over several attacks last; further attacks of one
+            name have a number behind it, such as ``pgd20_8-2``. Each has ``accuracy``, ``interval`` (Wilson, 95 %), and
+            ``correct``, whether the network is right about each image, bool (n,).
         signs: Whether gradients look hidden, so that accuracies may be too high.
         about: Network, data and circumstances, ready for JSON.
     """
@@ -118,12 +120,10 @@ def evaluate(
     protocols = [Protocol(each, gradient, None, pixels) for each in _attacks(attack, eps, norm, seed)]
     if not protocols:
         raise ValueError("attack is empty: name at least one")
-    if len({protocol.name for protocol in protocols}) < len(protocols):
-        raise ValueError(f"two attacks are called the same: {', '.join(protocol.name for protocol in protocols)}")
     device = next((parameter.device for parameter in network.parameters()), x.device)
     chunks = torch.split(shuffled(torch.arange(len(x)), seed), chunk_size)
 
-    dry_run(network, x[:2].to(device), 2, exactly=False)
+    try_out(network, x[:2].to(device), 2, exactly=False)
 
     def batch(indices: Tensor) -> Batch:
         return Batch(x[indices].to(device), y[indices].to(device), indices.to(device))
@@ -135,12 +135,20 @@ def evaluate(
         found = [Outcome("clean", "clean", {}, torch.arange(len(x)), correct[order])]
         for protocol in protocols:
             broken = [protocol.attack_chunk(network, search, batch(chunk), i) for i, chunk in enumerate(chunks)]
-            found += protocol.outcomes(protocol.name, torch.cat(chunks), torch.cat(broken))
+            _add(found, protocol.outcomes(protocol.name, torch.cat(chunks), torch.cat(broken)))
         found += worst_cases([each.measured for each in found], {o.name: (o.indices, o.correct) for o in found})
         signs = look(network, search, batch(chunks[0]), [*found, *_large(network, search, batch(chunks[0]), protocols)])
     with float32(device):
         about = {"network": network_id(None, None, None, describe(network), contents_hash(network))}
         return Robustness({each.name: each for each in found}, signs, {**about, **environment.sheet(device)})
+
+
+def _add(found: list[Outcome], outcomes: Iterable[Outcome]) -> None:
+    """Take in outcomes; another one of a name that is there gets a number."""
+    for outcome in outcomes:
+        known = {each.name for each in found}
+        names = chain([outcome.name], (f"{outcome.name}-{number}" for number in count(2)))
+        found.append(replace(outcome, name=next(name for name in names if name not in known)))
 
 
 def _large(network: nn.Module, search: FrozenNetwork, batch: Batch, protocols: Sequence[Protocol]) -> list[Outcome]:
@@ -150,10 +158,13 @@ def _large(network: nn.Module, search: FrozenNetwork, batch: Batch, protocols: S
 
 
 def _attacks(attack: str | Attack | Sequence[Attack], eps: float, norm: Norm, seed: int) -> list[Attack]:
-    if isinstance(attack, Attack):
-        return [attack]
     if not isinstance(attack, str):
-        return list(attack)
+        attacks = list(attack) if isinstance(attack, Sequence) else [attack]
+        if wrong := next((each for each in attacks if not isinstance(each, Attack)), None):
+            raise ValueError(
+                f"attack is {wrong!r}: give pgd, autoattack, or attacks that are made, such as PGD(8 / 255)"
+            )
+        return attacks
     check_choice("attack", attack, ("pgd", "autoattack"))
     if attack == "autoattack":
         return [AutoAttack(eps, norm, seed)]
@@ -170,6 +181,6 @@ def _inputs(images: Tensor, labels: Tensor | Sequence[int]) -> tuple[Tensor, Ten
         raise ValueError(f"labels are {y.dtype} {tuple(y.shape)}: whole numbers, one for each of {len(x)} images")
     if not (x.dtype == torch.uint8 or x.is_floating_point()):
         raise ValueError(f"images are {x.dtype}: uint8, or floating point in [0, 1], is needed")
-    x = x.float() / 255 if x.dtype == torch.uint8 else x
+    x = x.float() / 255 if x.dtype == torch.uint8 else x.float()
     check_images(x, y)
     return x, y.long()

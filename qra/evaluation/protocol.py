@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from qra.attacks import Attack
 from qra.attacks.pixels import PixelType, on_bytes
+from qra.checks import check_in
 from qra.describe import class_path, describe
 from qra.evaluation.measured import ThreatModel
 from qra.evaluation.outcome import Outcome
@@ -61,6 +62,7 @@ class Protocol:
         name = type(self.attack).__name__
         if not isinstance(getattr(self.attack, "eps", None), int | float):
             raise ValueError(f"{name} does not say its ball: give it a field eps, in pixel units, and norm if not linf")
+        check_in(f"eps of {name}", self.eps, "[0, inf)")
         if self.attack.norm not in ("linf", "l2"):
             raise ValueError(f"{name} has the norm {self.attack.norm!r}: evaluations know linf and l2")
         if self.attack.aim == "targets":
@@ -117,7 +119,8 @@ class Protocol:
 
     def settings(self) -> dict[str, Any]:
         """Description of the attack, ready for JSON."""
-        return dict(describe(self.attack) or {"class_path": class_path(type(self.attack)), "init_args": {}})
+        found = describe(self.attack)
+        return found if isinstance(found, dict) else {"class_path": class_path(type(self.attack)), "init_args": {}}
 
     def prefixes(self) -> list[Protocol]:
         """The same with the attacks that the first members of the attack are, see :meth:`qra.attacks.Attack.prefixes`.

@@ -21,6 +21,9 @@ LARGE = 32 / 255
 """A budget, in pixel units, L-inf, under which nothing should be left of natural images."""
 EXAMPLES = 250
 """Most examples that gradients are looked at of."""
+_TWICE = 16
+"""Most images that logits are compared of, between two passes."""
+_CHANGE = 1e-3  # of the largest logit: with the same number of images a pass gives the same, but for a few roundings
 _GAP = 16.0  # float32 has no 1 - exp(-17) below 1: what the label's logit contributes to the gradient is lost
 
 
@@ -68,7 +71,7 @@ class Signs:
 
 
 def look(network: nn.Module, search: nn.Module, batch: Batch, outcomes: Iterable[Outcome] = ()) -> Signs:
-    """Look for signs: one forward and one backward pass.
+    """Look for signs: one forward and one backward pass, and three forward passes of a few images.
 
     Args:
         network: The network, in eval mode.
@@ -80,6 +83,7 @@ def look(network: nn.Module, search: nn.Module, batch: Batch, outcomes: Iterable
     with float32(x.device):
         with torch.no_grad():
             logits = network(x)
+            changes = _changes(network, x[:_TWICE]).cpu()
         with torch.inference_mode(False), torch.enable_grad():
             gradient, _ = PGD().gradient(search, x.clone(), y.clone())
     correct = (prediction(logits) == y).cpu()
@@ -97,6 +101,14 @@ def look(network: nn.Module, search: nn.Module, batch: Batch, outcomes: Iterable
             "the input gradient of the cross-entropy is zero",
         ),
         share_of(
+            "changing_logits",
+            changes,
+            torch.ones_like(changes),
+            0.1,
+            "share of images whose logits change with the images beside them, or from pass to pass; should be 0",
+            "logits of an image change with the images beside it, or from pass to pass",
+        ),
+        share_of(
             "saturated_logits",
             saturated,
             correct,
@@ -107,6 +119,17 @@ def look(network: nn.Module, search: nn.Module, batch: Batch, outcomes: Iterable
         ),
     ]
     return Signs((*indicators, *_large_budget(outcomes)), len(x))
+
+
+def _changes(network: nn.Module, x: Tensor) -> Tensor:
+    """Whether logits of images change where they stand in other places, among half of the images: bool (N,)."""
+    logits, n = network(x), len(x)
+    places, half = torch.arange(n, device=x.device), max(n // 2, 1)
+    changed = torch.zeros_like(places, dtype=torch.bool)
+    for order in (places % half, n - 1 - places % max(n - half, 1)):  # all passes are of as many images
+        apart = (network(x[order]) - logits[order]).abs().amax(1)
+        changed[order[apart > _CHANGE * logits[order].abs().amax(1)]] = True
+    return changed
 
 
 def _large_budget(outcomes: Iterable[Outcome]) -> list[Indicator]:

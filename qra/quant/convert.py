@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Literal, NamedTuple
 
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from qra.quant.activations import ActivationQuantizer
 from qra.quant.attention import join_attention, split_attention
@@ -93,6 +93,7 @@ def convert(network: nn.Module, scheme: QuantScheme) -> list[Site]:
         kinds = {site.name: type(network.get_submodule(site.name)).__name__ for site in sites}
         check_patterns(network, scheme)
         check_gaps(find_gaps(network, scheme, kinds, flow), scheme)
+        _check_codes(network, scheme, sites)
     except ValueError:
         join_attention(network)
         join_relus(network)
@@ -238,6 +239,14 @@ def _check_own_weights(network: nn.Module, sites: dict[str, nn.Module]) -> None:
     uses = uses_of_parameters(network)
     if tied := [name for name, layer in layers.items() if uses[place(layer.weight)] > 1]:
         raise ValueError(f"{', '.join(tied)} share their weights with others: give each layer weights of its own")
+
+
+def _check_codes(network: nn.Module, scheme: QuantScheme, sites: list[Site]) -> None:
+    """Refuse a quantizer of weights whose codes are none of its grid's."""
+    for site in sites:
+        weight = network.get_submodule(site.name).weight if site.kind == "weight" else None
+        if isinstance(weight, Tensor) and not weight.is_meta:
+            scheme.weight.check_codes(weight, site.bit_width)
 
 
 def _swap(module: nn.Module, site: Site, weight: WeightQuantizer, activation: ActivationQuantizer) -> nn.Module:

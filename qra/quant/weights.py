@@ -108,6 +108,28 @@ class WeightQuantizer:
         ones = w.detach().new_ones(len(w), *[1] * (w.ndim - 1))
         return self.grid(ones, bit_width, self.start(ones, bit_width))
 
+    def check_codes(self, w: Tensor, bit_width: int) -> None:
+        """Refuse codes that are none of the grid's, and a grid of more levels than the bits tell apart.
+
+        Args:
+            w: Weights, a few channels of which are looked at, (C, ...).
+            bit_width: 2 to 8.
+
+        Raises:
+            ValueError: With what is wrong.
+        """
+        few = w.detach()[:8]
+        terms = self.grid(few, bit_width, self.start(few, bit_width)).terms if self.has_grid else ()
+        for codes, grid in terms:
+            levels, name = grid.levels, type(self).__name__
+            if len(terms) == 1 and grid.bits > bit_width:
+                raise ValueError(f"{name} has {len(levels)} levels, more than {bit_width} bits tell apart")
+            places = (codes[codes.isfinite()].double() - levels.start) / levels.step
+            if not ((places >= 0) & (places < len(levels)) & (places == places.round())).all():
+                raise ValueError(
+                    f"{name} gives codes that are none of its levels, {levels}, to weights of {bit_width} bits"
+                )
+
     def for_last_layer(self) -> WeightQuantizer:
         """The quantizer of the last linear layer, whose outputs are the logits."""
         return self

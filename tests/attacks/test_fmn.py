@@ -94,9 +94,28 @@ def test_every_example_within_eps_is_broken_and_no_other(norm):
     model, x = SmallNet(), draw_images(0, 16)
     y = predict(model, x)
     radius = distance(FMN(ROOM[norm], norm, 20)(model, x, y), x, norm)
-    eps = float(radius[radius > 0].median())
+    eps = float(radius[radius > 0].median()) * (1 + 1e-9)  # an example lies on the median, but for rounding
     x_adv = FMN(eps, norm, 20)(model, x, y)
     assert torch.equal(predict(model, x_adv) != y, (radius > 0) & (radius <= eps))
+
+
+@pytest.mark.parametrize("scale", [1e-25, 1e-6, 1e25])
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_the_scale_of_logits_does_not_matter(norm, scale):
+    class Scaled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.network = SmallNet().float()
+
+        def forward(self, x):
+            return scale * self.network(x)
+
+    x = draw_images(0, 8).float()
+    y = predict(Scaled(), x)
+    expected = distance(FMN(ROOM[norm], norm, 20)(SmallNet().float(), x, y), x, norm)
+    radius = distance(FMN(ROOM[norm], norm, 20)(Scaled(), x, y), x, norm)
+    assert int((expected > 0).sum()) > 4
+    torch.testing.assert_close(radius, expected, rtol=1e-2, atol=0)
 
 
 def measured(model, x, y, pixels="float", norm="linf", search=None):

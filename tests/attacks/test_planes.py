@@ -14,11 +14,11 @@ pytest.importorskip("triton")
 
 
 def examples(width):
-    """Points on, near and far from planes, beyond their reach, without a plane, and on the edges of the box."""
+    """Points on, near and far from planes, beyond their reach, without a plane, on the edges of the box, and lost."""
     generator = torch.Generator().manual_seed(0)
-    points = torch.rand(9, width, generator=generator)
-    w = torch.randn(9, width, generator=generator) ** 3
-    inside = torch.rand(9, width, generator=generator)
+    points = torch.rand(10, width, generator=generator)
+    w = torch.randn(10, width, generator=generator) ** 3
+    inside = torch.rand(10, width, generator=generator)
     offset = (w * inside).sum(1)
     offset[0] = (w[0] * points[0]).sum()
     offset[1:3] = torch.tensor([1e6, -1e6])
@@ -27,6 +27,7 @@ def examples(width):
     w[5] = 1e-9 * w[5].sign()
     points[6] = (w[6] > 0).float()
     points[7] = (w[7] < 0).float()
+    offset[9] = torch.nan
     return points, w, offset
 
 

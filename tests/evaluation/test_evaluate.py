@@ -2,16 +2,18 @@
 
 import dataclasses
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
 import qra
-from qra.attacks import APGD, PGD, Attack, Square, UniformStart
+from qra.attacks import PGD, Attack, Square, UniformStart
 from qra.describe import describe
-from qra.quant import PACT, DoReFa, QuantScheme, convert
+from qra.quant import PACT, ActivationQuantizer, DoReFa, QuantScheme, convert
 
 ATTACKS = [PGD(0.05, 0.0125, 3, early_stop=True), Square(0.05, queries=10)]
 
@@ -100,6 +102,27 @@ def test_bytes_and_l2_are_bounds_of_their_own():
 
 
 @dataclass(frozen=True)
+class Cautious(Attack):
+    """One step for every third image."""
+
+    eps: float
+    start: int
+
+    def perturb(self, model, x, y, index, epoch):
+        x_adv = PGD(self.eps, self.eps, 1)(model, x, y)
+        return torch.where((index % 3 == self.start)[:, None, None, None], x_adv, x)
+
+
+@dataclass(frozen=True)
+class Returning(Attack):
+    eps: float
+    made: Callable[[torch.Tensor], Any]
+
+    def perturb(self, model, x, y, index, epoch):
+        return self.made(x)
+
+
+@dataclass(frozen=True)
 class TooFar(Attack):
     """An attack of one's own that forgets to project."""
 
@@ -115,6 +138,89 @@ def test_an_attack_that_leaves_its_ball_is_refused_with_the_example_and_the_dist
         qra.evaluate(model, *examples(model), TooFar())
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
+def test_images_of_another_precision_are_taken_as_float32(dtype):
+    model = network()
+    images, labels = examples(model, dtype=dtype)
+    expected = qra.evaluate(model, images.float(), labels, ATTACKS[0])
+    found = qra.evaluate(model, images, labels, ATTACKS[0])
+    assert torch.equal(found["pgd3_12.75"].correct, expected["pgd3_12.75"].correct)
+
+
+def test_attacks_of_one_name_are_told_apart_and_all_count_in_the_worst_case():
+    model = network()
+    images, labels = examples(model)
+    weak = [Cautious(0.05, start=seed) for seed in range(3)]
+    found = qra.evaluate(model, images, labels, weak)
+    several = [found[name].correct for name in ("cautious_12.75", "cautious_12.75-2", "cautious_12.75-3")]
+    assert len({tuple(correct.tolist()) for correct in several}) == 3
+    assert torch.equal(found["worst_12.75"].correct, torch.stack(several).all(0))
+
+
+def test_an_attack_of_which_nothing_can_be_described_is_evaluated():
+    class Undescribed(Attack):
+        eps = 0.05
+
+        def perturb(self, model, x, y, index, epoch):
+            return (x + self.eps).clamp(0, 1)
+
+    model = network()
+    assert qra.evaluate(model, *examples(model), Undescribed())["undescribed_12.75"].n == 40
+
+
+@pytest.mark.parametrize(
+    ("made", "reason"),
+    [
+        (lambda x: (x, None), "Returning returned a tuple"),
+        (lambda x: None, "Returning returned a NoneType"),
+        (lambda x: (x * 255).byte(), "Returning returned torch.uint8"),
+        (lambda x: x[:1], "Returning returned images"),
+    ],
+)
+def test_what_an_attack_returned_instead_of_images_is_named(made, reason):
+    model = network()
+    images, labels = examples(model)
+    with pytest.raises(ValueError, match=reason):
+        qra.evaluate(model, images, labels, Returning(0.05, made))
+    with pytest.raises(ValueError, match=reason):
+        Returning(0.05, made)(model, images / 255, labels)
+
+
+def test_images_of_an_attack_in_another_precision_are_those_of_the_batch():
+    model = network()
+    images, labels = examples(model)
+    found = qra.evaluate(model, images, labels, Returning(0.05, lambda x: (x.double() + 0.04).clamp(0, 1)))
+    assert found["returning_12.75"].n == 40
+
+
+@dataclass(frozen=True)
+class OfOnesOwn(ActivationQuantizer):
+    change: Callable[[torch.Tensor], torch.Tensor]
+
+    def start(self, bit_width):
+        return {}
+
+    def quantize(self, x, bit_width, state, gradient):
+        return self.change(x.relu())
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda x: x + 0.1 * torch.rand_like(x), "other logits for the same images the second time"),
+        (lambda x: x * torch.nan, "logits for two images of the data are not finite"),
+        (lambda x: x.detach(), "no gradient reaches the network's input"),
+        (lambda x: x.half(), "the network cannot take images of the data"),
+        (lambda x: x.mul_(2), "the network cannot be differentiated for the image"),
+    ],
+)
+def test_a_quantizer_of_ones_own_is_tried_out_with_the_network(change, reason):
+    model = network()
+    convert(model, QuantScheme(DoReFa(), OfOnesOwn(change), 32, 4))
+    with pytest.raises(ValueError, match=reason):
+        qra.evaluate(model, *examples(network()), ATTACKS[0])
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
@@ -125,7 +231,7 @@ def test_an_attack_that_leaves_its_ball_is_refused_with_the_example_and_the_dist
         ({"labels": torch.full((40,), 7)}, "labels run to 7"),
         ({"attack": "fgsm"}, "attack is 'fgsm'"),
         ({"attack": []}, "attack is empty"),
-        ({"attack": [APGD(), APGD(steps=3)]}, "two attacks are called the same"),
+        ({"attack": PGD}, "give pgd, autoattack, or attacks that are made"),
         ({"attack": PGD(targeted=True)}, "PGD is targeted"),
         ({"pixels": "bytes", "eps": "0.5/255"}, "a byte changes by at least 1/255"),
     ],

@@ -51,6 +51,37 @@ def test_saturated_logits_are_suspect():
     assert found.summary()["reasons"] == found.reasons
 
 
+class BesideOthers(Scaled):
+    """Steps of its inputs depend on the largest one in the batch."""
+
+    def forward(self, x):
+        step = x.detach().amax() / 3
+        return super().forward(x + ((x / step).round() * step - x).detach())
+
+
+class ByPlace(Scaled):
+    """The same noise in each pass, another one in each place of the batch."""
+
+    def forward(self, x):
+        return super().forward(x + 0.1 * torch.randn(x.shape, generator=torch.Generator().manual_seed(0)))
+
+
+@pytest.mark.parametrize("network", [BesideOthers(1.0), ByPlace(1.0)])
+def test_logits_that_depend_on_the_batch_are_suspect(network):
+    x = (
+        torch.rand(60, 3, 4, 4, generator=torch.Generator().manual_seed(1))
+        * torch.linspace(0.5, 1, 60)[:, None, None, None]
+    )
+    found = look(network, network, Batch(x, network(x).argmax(1), torch.arange(60)))
+    assert suspects(found) == {"changing_logits"}
+
+
+@pytest.mark.parametrize("n", [1, 2, 5])
+def test_few_images_of_a_plain_network_show_no_change(n):
+    x = torch.rand(n, 3, 4, 4, generator=torch.Generator().manual_seed(1))
+    assert suspects(look(Scaled(1.0), Scaled(1.0), Batch(x, Scaled(1.0)(x).argmax(1), torch.arange(n)))) == set()
+
+
 @pytest.mark.parametrize(("left", "suspect"), [(0, False), (6, False), (30, True)])
 def test_what_is_left_under_a_large_budget_is_suspect(left, suspect):
     examples = torch.arange(60)

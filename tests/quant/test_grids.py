@@ -232,3 +232,35 @@ def test_a_calibrated_checkpoint_of_an_older_version_says_what_to_do(tmp_path):
         load(tmp_path / "old")
     with pytest.raises(ValueError, match="its fc has codes that 4 bits do not have"):
         load(tmp_path / "bad")
+
+
+@dataclass(frozen=True)
+class OneTooMany(WeightQuantizer):
+    """A quantizer of one's own that rounds the largest weight to a level that is not there, or not at all."""
+
+    steps: int
+    highest: int
+    rounds: bool = True
+
+    def grid(self, w: Tensor, bit_width: int, learned: Mapping[str, Tensor]) -> WeightGrid:
+        scale = w.abs().max() / self.steps
+        codes = (w / scale).round() if self.rounds else w / scale
+        return WeightGrid((Term(codes, Grid(scale, range(-self.steps, self.highest + 1))),))
+
+
+@pytest.mark.parametrize(
+    ("quantizer", "reason"),
+    [
+        (OneTooMany(7, 6), "codes that are none of its levels"),
+        (OneTooMany(7, 7, rounds=False), "codes that are none of its levels"),
+        (OneTooMany(20, 20), "has 41 levels, more than 4 bits tell apart"),
+    ],
+)
+def test_a_quantizer_of_other_weights_than_its_bits_hold_is_refused_and_nothing_is_changed(quantizer, reason):
+    network = small_resnet()
+    network.conv1.weight.data[0, 0, 0, 0] = 2.0
+    kinds = [type(module) for module in network.modules()]
+    with pytest.raises(ValueError, match=reason):
+        convert(network, QuantScheme(quantizer, PACT(), 4, 32, first_last_bit_width=None))
+    assert [type(module) for module in network.modules()] == kinds
+    convert(network, QuantScheme(OneTooMany(7, 7), PACT(), 4, 32, first_last_bit_width=None))
