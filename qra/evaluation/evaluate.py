@@ -159,11 +159,9 @@ def _large(network: nn.Module, search: FrozenNetwork, batch: Batch, protocols: S
 
 def _attacks(attack: str | Attack | Sequence[Attack], eps: float, norm: Norm, seed: int) -> list[Attack]:
     if not isinstance(attack, str):
-        attacks = list(attack) if isinstance(attack, Sequence) else [attack]
-        if wrong := next((each for each in attacks if not isinstance(each, Attack)), None):
-            raise ValueError(
-                f"attack is {wrong!r}: give pgd, autoattack, or attacks that are made, such as PGD(8 / 255)"
-            )
+        attacks: list[Any] = list(attack) if isinstance(attack, Sequence) else [attack]
+        if wrong := [each for each in attacks if not isinstance(each, Attack)]:
+            raise ValueError(f"attack is {wrong[0]!r}: give pgd, autoattack, or attacks, made as PGD(8 / 255) is")
         return attacks
     check_choice("attack", attack, ("pgd", "autoattack"))
     if attack == "autoattack":

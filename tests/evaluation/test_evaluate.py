@@ -231,7 +231,7 @@ def test_a_quantizer_of_ones_own_is_tried_out_with_the_network(change, reason):
         ({"labels": torch.full((40,), 7)}, "labels run to 7"),
         ({"attack": "fgsm"}, "attack is 'fgsm'"),
         ({"attack": []}, "attack is empty"),
-        ({"attack": PGD}, "give pgd, autoattack, or attacks that are made"),
+        ({"attack": PGD}, "give pgd, autoattack, or attacks, made as"),
         ({"attack": PGD(targeted=True)}, "PGD is targeted"),
         ({"pixels": "bytes", "eps": "0.5/255"}, "a byte changes by at least 1/255"),
     ],
