@@ -10,7 +10,6 @@ import re
 import struct
 import warnings
 import zipfile
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -30,10 +29,12 @@ _REMEDY = (
     "where you trust it, save its weights alone, by torch.save(torch.load(FILE, weights_only=False)[KEY], NEW) with "
     "the KEY of its state_dict"
 )
-_UNREADABLE = (
-    *(RuntimeError, EOFError, OSError, KeyError, ValueError, TypeError, AttributeError, IndexError),
-    *(zipfile.BadZipFile, zlib.error),
-)
+_POINTER = b"version https://git-lfs"
+"""What a file begins with that git puts in the place of a large one."""
+
+
+class _RefusedError(ValueError):
+    """What is wrong with a file, in words."""
 
 
 def read(path: str | Path) -> dict[str, Any]:
@@ -58,7 +59,9 @@ def read(path: str | Path) -> dict[str, Any]:
         raise ValueError(f"{path}: {held}: {_REMEDY}") from None
     except (RecursionError, MemoryError):
         raise ValueError(f"{path}: cannot be read, it is larger or nests deeper than a checkpoint") from None
-    except _UNREADABLE as reason:
+    except _RefusedError as reason:
+        raise ValueError(f"{path}: {reason}") from None
+    except Exception as reason:  # of damaged bytes, readers raise anything
         if str(path) in str(reason) and isinstance(reason, ValueError):
             raise
         what = f"it may be cut short or no checkpoint ({type(reason).__name__})"
@@ -71,9 +74,11 @@ def read(path: str | Path) -> dict[str, Any]:
 
 def _parse(file: IO[bytes]) -> Any:
     """The content of a file, by what its first bytes say of its format."""
-    start = file.read(10)
+    start = file.read(len(_POINTER))
     file.seek(0)
-    if len(start) == 10 and start[8:9] == b"{" and struct.unpack("<Q", start[:8])[0] < CHECKPOINT_LIMIT:
+    if start == _POINTER:
+        raise _RefusedError("is a pointer in the place of a checkpoint: fetch that by git lfs pull")
+    if len(start) >= 10 and start[8:9] == b"{" and struct.unpack("<Q", start[:8])[0] < CHECKPOINT_LIMIT:
         try:
             return _described(file.read(CHECKPOINT_LIMIT))
         except SafetensorError as reason:
@@ -101,6 +106,11 @@ def _check_archive(file: IO[bytes]) -> None:
         entries = archive.infolist()
         if sum(entry.file_size for entry in entries) > CHECKPOINT_LIMIT or len(entries) > 10**6:
             raise MemoryError
+        if any(entry.filename.endswith("/constants.pkl") for entry in entries):
+            remedy = "where you trust it, save its weights, by torch.save(torch.jit.load(FILE).state_dict(), NEW)"
+            raise _RefusedError(f"is a TorchScript program: {remedy}")
+        if (damaged := archive.testzip()) is not None:  # torch itself does not look
+            raise _RefusedError(f"is damaged, the checksum of {damaged} in it is wrong")
         for entry in entries:
             if entry.filename.endswith(".pkl"):
                 _check_pickle(archive.read(entry))

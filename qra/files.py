@@ -7,7 +7,6 @@ import math
 import os
 import stat
 import zipfile
-import zlib
 from contextlib import ExitStack
 from io import BufferedReader
 from pathlib import Path
@@ -57,13 +56,13 @@ def open_regular(path: str | Path, limit: int, follow: bool = True) -> BufferedR
 
 
 def read_text(path: str | Path, limit: int = TEXT_LIMIT, follow: bool = True) -> str:
-    """Read a UTF-8 file whole; arguments and errors as for :func:`open_regular`.
+    """Read a UTF-8 file whole, without the mark that some editors begin it with; else as :func:`open_regular`.
 
     Raises:
         ValueError: Also if it grows beyond ``limit`` while it is read, or is no UTF-8.
     """
     try:
-        return _read_bytes(path, limit, follow).decode()
+        return _read_bytes(path, limit, follow).decode("utf-8-sig")
     except UnicodeDecodeError as reason:
         raise ValueError(f"{path}: is no UTF-8 text (byte {reason.start})") from None
 
@@ -130,20 +129,12 @@ def read_npz(path: str | Path, limit: int = ARRAY_LIMIT, follow: bool = True) ->
                 if sum(entry.file_size for entry in archive.infolist()) > limit:
                     raise ValueError(f"holds more than the {limit} bytes that are read")
                 return {entry.filename.removesuffix(".npy"): _array(archive, entry) for entry in archive.infolist()}
-        except _DAMAGED as reason:
-            raise ValueError(f"{path}: is cut short or damaged ({' '.join(str(reason).split())})") from None
+        except Exception as reason:  # of damaged bytes, readers raise anything
+            raise ValueError(f"{path}: is cut short or damaged ({_short(reason)})") from None
 
 
-_DAMAGED = (
-    ValueError,
-    KeyError,
-    EOFError,
-    RuntimeError,
-    NotImplementedError,
-    MemoryError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
+def _short(reason: Exception) -> str:
+    return " ".join(str(reason).split()) or type(reason).__name__
 
 
 def _array(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> NDArray[Any]:
@@ -184,7 +175,7 @@ def read_npy(path: str | Path, limit: int = ARRAY_LIMIT, part: int = 0, parts: i
     with open_regular(path, parts * limit) as file:
         try:
             shape, columns_first, dtype = _header(file, "it", os.fstat(file.fileno()).st_size)
-            if dtype.hasobject or columns_first or not shape:
+            if dtype.hasobject or not shape or (columns_first and parts > 1):
                 raise ValueError(f"holds {'Python objects' if dtype.hasobject else 'no rows one after the other'}")
             if shape[0] % parts:
                 raise ValueError(f"has {shape[0]} rows, which do not make {parts} equal parts")
@@ -193,9 +184,9 @@ def read_npy(path: str | Path, limit: int = ARRAY_LIMIT, part: int = 0, parts: i
             array = np.fromfile(file, dtype, math.prod(shape))
             if array.size != math.prod(shape):
                 raise ValueError("is cut short")
-        except _DAMAGED as reason:
-            raise ValueError(f"{path}: is no .npy file that can be read ({' '.join(str(reason).split())})") from None
-    return array.reshape(shape)
+        except Exception as reason:
+            raise ValueError(f"{path}: is no .npy file that can be read ({_short(reason)})") from None
+    return array.reshape(shape, order="F" if columns_first else "C")
 
 
 def plain(text: object) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -11,14 +12,17 @@ from torch import Tensor
 
 OWN = "network."
 """What names in a checkpoint of a run begin with."""
-_PREFIXES = ("module.", "model.", "net.", "network.", "_orig_mod.")
-"""What wrappers put before names: parallel training, training classes, compilation."""
 _LAYERS = 3
-"""How many wrappers are looked for, and how many more mappings weights may lie in."""
+"""How many more mappings weights may lie in."""
+_WRAPPERS = 5
+"""How many wrappers (parallel training, training classes, compilation) may have put a word before names."""
 _COUNTERS = ("num_batches_tracked", "n_averaged", "total_ops", "total_params")
 """Entries that no logit depends on."""
-_NORMALIZATION = ("mean", "std", "mu", "sigma")
-"""Buffers of pixel normalization, which many files lack, and others have in a wrapper around the network."""
+_NORMALIZATION = {"mean": 0.0, "mu": 0.0, "std": 1.0, "sigma": 1.0}
+"""Buffers of pixel normalization, which many files lack, and others have in a wrapper around the network; each with the
+value that changes no pixel."""
+_SAME = 1e-3
+"""Difference between means or deviations, in pixel units, that is one of rounding."""
 _MOST_NORMALIZED = 16
 """Channels of an image, at most."""
 
@@ -52,16 +56,18 @@ def find(content: Mapping[str, Any], expected: Mapping[str, Tensor], optional: I
         content: Nested mappings with tensors in them somewhere.
         expected: The network's own ``state_dict``.
         optional: Names that may be missing.
-        key: Where the weights lie, dots between nested keys, if several places fit.
+        key: Where the weights lie, dots between nested keys, if several places fit; or what names begin with.
 
     Raises:
         ValueError: If nothing fits, or several places do.
     """
     places = dict(containers(content))
     if key is not None:
-        if key not in places:
+        inside = f"{key}."
+        begun = {name.removeprefix(inside): v for name, v in places.get("", {}).items() if name.startswith(inside)}
+        if not (key in places or begun):
             raise ValueError(f"has no weights under {key}, but under {_some(filter(None, places)) or 'no key at all'}")
-        places = {key: places[key]}
+        places = {key: places.get(key, begun)}
     matches = [_best(place, found, expected, frozenset(optional)) for place, found in places.items()]
     if not matches:
         raise ValueError("is no checkpoint of a run, for it has no state_dict, and no weights under another name")
@@ -72,7 +78,8 @@ def find(content: Mapping[str, Any], expected: Mapping[str, Tensor], optional: I
     if not fitting:
         closest = max(matches, key=lambda match: len(match.state))
         raise ValueError(f"is a checkpoint of another network, for {closest.difference}")
-    return fitting[0]
+    shaped = {name: value.reshape(expected[name].shape) for name, value in fitting[0].state.items()}
+    return fitting[0]._replace(state=shaped)
 
 
 def containers(content: Any, key: str = "", depth: int = 0) -> Iterator[tuple[str, State]]:
@@ -99,8 +106,7 @@ def _tensors(content: Any, prefix: str = "", depth: int = 0) -> Iterator[tuple[s
 
 def _best(key: str, found: State, expected: Mapping[str, Tensor], optional: frozenset[str]) -> Match:
     """The reading of names under which most agree with the network's."""
-    readings = [(prefix, inner) for prefix in _prefixes(found) for inner in _inner(expected)]
-    prefix, inner = max(readings, key=lambda way: _agreeing(found, way[0], way[1], expected))
+    prefix, inner = _reading(found, expected)
     state, extra = {}, []
     for name, value in found.items():
         here = inner + name.removeprefix(prefix)
@@ -112,33 +118,35 @@ def _best(key: str, found: State, expected: Mapping[str, Tensor], optional: froz
     wrong = (_wrong(name, value, expected[name]) for name, value in state.items())
     absent = [name for name in missing if _matters(name, expected[name])]
     unknown = [name for name in extra if _matters(name, found[name])]
-    return Match(
-        key, prefix, state, missing, tuple(extra), _difference(absent, unknown) or next(filter(None, wrong), "")
-    )
+    own = {**expected, **state}
+    normalized = (_otherwise_normalized(name, found[name], own) for name in extra)
+    difference = _difference(absent, unknown, f"{key}.{prefix}".strip("."))
+    difference = difference or next(filter(None, wrong), "") or next(filter(None, normalized), "")
+    return Match(key, prefix, state, missing, tuple(extra), difference)
 
 
-def _difference(absent: list[str], unknown: list[str]) -> str:
+def _difference(absent: list[str], unknown: list[str], part: str) -> str:
     has_no = f"it has no {_some(absent)}" if absent else ""
     has_more = f"it has {_some(unknown)}, which this one lacks" if unknown else ""
+    if part and unknown and not absent:
+        has_more += f": take the weights under {part} alone by --weights_key (weights_key of qra.load)"
     return ", and ".join(filter(None, (has_no, has_more)))
 
 
-def _prefixes(found: State) -> list[str]:
-    """What may have been put before all names."""
-    known = [""]
-    for before in known:
-        if before.count(".") < _LAYERS:
-            known += [before + more for more in _PREFIXES if any(name.startswith(before + more) for name in found)]
-    return known
+def _reading(found: State, expected: Mapping[str, Tensor]) -> tuple[str, str]:
+    """What was put before names of the network, and where in it the network of the file lies.
 
-
-def _inner(expected: Mapping[str, Tensor]) -> list[str]:
-    """Where in the network the network of the file may lie: as it is, or inside a wrapper that normalizes pixels."""
-    return ["", OWN] if any(name.startswith(OWN) for name in expected) else [""]
-
-
-def _agreeing(found: State, prefix: str, inner: str, expected: Mapping[str, Tensor]) -> int:
-    return sum(name.startswith(prefix) and inner + name.removeprefix(prefix) in expected for name in found)
+    That is the network itself, or what is inside of a wrapper that normalizes pixels.
+    """
+    agreeing: Counter[tuple[str, str]] = Counter({("", ""): 0})
+    for name in found:
+        prefix, rest = "", name
+        for _ in range(_WRAPPERS + 1):
+            for inner in ("", OWN):
+                agreeing[prefix, inner] += inner + rest in expected
+            word, dot, rest = rest.partition(".")
+            prefix += word + dot
+    return max(agreeing, key=lambda way: (agreeing[way], -len(way[0]), -len(way[1])))
 
 
 def _distinct(matches: list[Match]) -> list[Match]:
@@ -153,7 +161,8 @@ def _wrong(name: str, value: Tensor, expected: Tensor) -> str:
     """Why a tensor cannot stand for another; empty if it can."""
     if value.layout != torch.strided or value.is_quantized or value.is_meta or type(value) not in _PLAIN:
         return f"its {name} is no plain tensor"
-    if value.shape != expected.shape:
+    alike = value.numel() == expected.numel() if _normalizes(name, value) else value.shape == expected.shape
+    if not alike:
         return f"its {name} has the shape {tuple(value.shape)}, not {tuple(expected.shape)}"
     if expected.is_floating_point() and not value.is_floating_point():
         return f"its {name} holds {str(value.dtype).removeprefix('torch.')}, no floating-point weights"
@@ -165,8 +174,37 @@ _PLAIN = (Tensor, torch.nn.Parameter)
 
 def _matters(name: str, value: Tensor) -> bool:
     """Whether logits depend on an entry in a way that nothing else says."""
-    last = name.rpartition(".")[2]
-    return last not in _COUNTERS and not (last in _NORMALIZATION and value.numel() <= _MOST_NORMALIZED)
+    return name.rpartition(".")[2] not in _COUNTERS and not _normalizes(name, value)
+
+
+def _normalizes(name: str, value: Tensor) -> bool:
+    """Whether an entry is a mean or deviation of pixels."""
+    return name.rpartition(".")[2] in _NORMALIZATION and 0 < value.numel() <= _MOST_NORMALIZED
+
+
+def _otherwise_normalized(name: str, value: Tensor, own: Mapping[str, Tensor]) -> str:
+    """How a mean or deviation that the network has no place for differs from the network's own; empty if it does not.
+
+    Args:
+        name: Name of the entry, in the words of the file.
+        value: The entry, in pixel units or in those of bytes.
+        own: What the network has, or will have from the file.
+    """
+    if not _normalizes(name, value):
+        return ""
+    neutral = _NORMALIZATION[name.rpartition(".")[2]]
+    values = value.double().flatten()
+    mine = [
+        other.double().flatten()
+        for key, other in own.items()
+        if _normalizes(key, other) and _NORMALIZATION[key.rpartition(".")[2]] == neutral
+    ] or [values.new_full((1,), neutral)]
+    for other in mine:
+        fits = other.numel() in (1, values.numel())
+        if fits and any((values / unit - other).abs().max() <= _SAME for unit in (1, 255)):
+            return ""
+    shown = ", ".join(f"{number:.4g}" for number in values.tolist())
+    return f"it normalizes pixels by {name} = {shown}, as this one does not: give this one the mean and std of the file"
 
 
 def check_finite(state: Mapping[str, Tensor], exempt: Iterable[str] = ()) -> None:
@@ -177,7 +215,7 @@ def check_finite(state: Mapping[str, Tensor], exempt: Iterable[str] = ()) -> Non
     """
     exempt = set(exempt)
     for name, value in state.items():
-        numbers = value.float() if value.element_size() == 1 else value
+        numbers = value.float()
         if name not in exempt and value.is_floating_point() and not numbers.isfinite().all():
             raise ValueError(f"its {name} holds values that are not finite: its training diverged, or it is damaged")
         if name.endswith("running_var") and (numbers < 0).any():

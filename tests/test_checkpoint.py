@@ -1,5 +1,6 @@
 import hashlib
 import os
+import zipfile
 
 import pytest
 import torch
@@ -103,6 +104,38 @@ def test_a_key_of_weights_that_is_asked_for_is_taken_from_a_checkpoint_of_a_run_
 def test_what_is_no_checkpoint_at_all_is_not_said_to_hold_objects(path):
     path.write_text("{}")
     with pytest.raises(ValueError, match=r"some.ckpt: is no checkpoint, neither of torch.save nor"):
+        checkpoint.read(path)
+
+
+def test_a_pointer_of_git_in_the_place_of_a_checkpoint_is_named(path):
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 3\n")
+    with pytest.raises(ValueError, match=r"some.ckpt: is a pointer .* git lfs pull"):
+        checkpoint.read(path)
+
+
+def test_a_torchscript_program_is_named(path):
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("some/data.pkl", b"")
+        archive.writestr("some/constants.pkl", b"")
+    with pytest.raises(ValueError, match=r"some.ckpt: is a TorchScript program: .*torch.jit.load"):
+        checkpoint.read(path)
+
+
+def test_a_weight_of_which_a_bit_is_flipped_is_not_read(path):
+    torch.save({"w": torch.arange(9.0)}, path)
+    content = bytearray(path.read_bytes())
+    content[content.index(torch.arange(9.0).numpy().tobytes()) + 7] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"some.ckpt: is damaged, the checksum of some/data/0 in it is wrong"):
+        checkpoint.read(path)
+
+
+def test_an_old_file_whose_storages_have_other_names_is_named(path):
+    torch.save({"w": (w := torch.zeros(3))}, path, _use_new_zipfile_serialization=False)
+    name = str(w.untyped_storage()._cdata).encode()
+    content = path.read_bytes()
+    path.write_bytes(content.replace(name, name[::-1], content.count(name) - 1))
+    with pytest.raises(ValueError, match=r"some.ckpt: cannot be read, it may be cut short"):
         checkpoint.read(path)
 
 

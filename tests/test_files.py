@@ -102,6 +102,26 @@ def test_an_array_that_is_none_is_refused(tmp_path, content, reason):
         files.read_npz(npz(tmp_path / "wrong.npz", a=content))
 
 
+@pytest.mark.parametrize("said", [b",", b"{'descr': (", b"1", b"\xff"])
+def test_an_array_whose_header_cannot_be_parsed_is_refused(tmp_path, said):
+    (tmp_path / "a.npy").write_bytes(b"\x93NUMPY\1\0" + bytes([len(said) + 1, 0]) + said + b"\n")
+    with pytest.raises(ValueError, match=r"a\.npy: is no \.npy file that can be read"):
+        files.read_npy(tmp_path / "a.npy")
+
+
+def test_an_array_of_columns_is_read_whole_but_not_cut(tmp_path):
+    array = np.asfortranarray(np.arange(24).reshape(4, 3, 2))
+    np.save(tmp_path / "a.npy", array)
+    assert np.array_equal(files.read_npy(tmp_path / "a.npy"), array)
+    with pytest.raises(ValueError, match="holds no rows one after the other"):
+        files.read_npy(tmp_path / "a.npy", parts=2)
+
+
+def test_text_is_read_without_the_mark_of_an_editor(tmp_path):
+    (tmp_path / "a.txt").write_text("a\n", encoding="utf-8-sig")
+    assert files.read_text(tmp_path / "a.txt") == "a\n"
+
+
 def test_an_archive_that_unpacks_to_too_much_is_refused(tmp_path):
     bomb = npz(tmp_path / "bomb.npz", a=header((2**24,), "|u1") + bytes(2**24))
     assert bomb.stat().st_size < 2**16

@@ -60,7 +60,7 @@ LAYOUTS = {
     "nested": nested,
     **{f"in {key}": lambda state, key=key: {key: state} for key in ("state_dict", "model", "net", "model_state_dict")},
     "in two": lambda state: {"checkpoint": {"model": state}},
-    **{f"{prefix}*": prefixed(prefix) for prefix in ("module.", "model.", "net.", "network.", "_orig_mod.")},
+    **{f"{prefix}*": prefixed(prefix) for prefix in ("module.", "model.", "network.", "_orig_mod.", "any.word.")},
     "module._orig_mod.model.*": prefixed("module._orig_mod.model."),
     "module.* in state_dict": lambda state: {"state_dict": prefixed("module.")(state)},
     "with optimizer": trained,
@@ -90,7 +90,7 @@ def test_safetensors_are_read(tmp_path, network, prefix):
 def test_what_is_taken_off_and_missing_and_left_out_is_said_in_one_line(tmp_path, network, caplog):
     state = {f"module.{name}": v for name, v in network.state_dict().items() if "num_batches" not in name}
     del state["module.normalize.mean"]
-    state["module.mu"] = torch.zeros(1, 3, 1, 1)
+    state["module.mu"] = network.normalize.mean[None]
     torch.save({"state_dict": state}, tmp_path / "w.pth")
     assert torch.equal(qra.load(tmp_path / "w.pth", resnet20())(X), network(X))
     (line,) = caplog.messages
@@ -127,6 +127,37 @@ def test_where_two_places_fit_the_key_must_be_said(tmp_path, network):
         qra.load(tmp_path / "w.pth", resnet20(), weights_key="ema")
 
 
+def test_one_of_two_networks_is_taken_where_it_is_asked_for(tmp_path, network):
+    torch.manual_seed(1)
+    other = resnet20().eval()
+    state = {**prefixed("student.")(network.state_dict()), **prefixed("teacher.")(other.state_dict())}
+    torch.save({"state_dict": state}, tmp_path / "w.pth")
+    with pytest.raises(ValueError, match=r"lacks: take the weights under state_dict\.student alone by --weights_key"):
+        qra.load(tmp_path / "w.pth", resnet20())
+    assert torch.equal(qra.load(tmp_path / "w.pth", resnet20(), weights_key="state_dict.student")(X), network(X))
+    assert torch.equal(qra.load(tmp_path / "w.pth", resnet20(), weights_key="state_dict.teacher")(X), other(X))
+
+
+@pytest.mark.parametrize("unit", [1, 255])
+def test_pixels_that_a_file_normalizes_otherwise_are_refused(tmp_path, network, unit):
+    state = {name: v for name, v in network.state_dict().items() if "normalize" not in name}
+    own = {"mu": unit * network.normalize.mean[None], "sigma": unit * network.normalize.std.flatten()}
+    torch.save({**state, **own}, tmp_path / "w.pth")
+    assert torch.equal(qra.load(tmp_path / "w.pth", resnet20())(X), network(X))
+    torch.save({**state, **own, "sigma": torch.full((3,), 0.5 * unit)}, tmp_path / "w.pth")
+    with pytest.raises(ValueError, match=r"it normalizes pixels by sigma = .*5, .*: give this one the mean and std of"):
+        qra.load(tmp_path / "w.pth", resnet20())
+
+
+def test_a_network_that_normalizes_nothing_is_not_one_that_does(tmp_path):
+    bare = torchvision.models.squeezenet1_1(num_classes=10)
+    torch.save({"model": bare.state_dict(), "mean": torch.zeros(3)}, tmp_path / "w.pth")
+    qra.load(tmp_path / "w.pth", torchvision.models.squeezenet1_1(num_classes=10))
+    torch.save({**prefixed("model.")(bare.state_dict()), "normalizer.mean": torch.full((3,), 0.5)}, tmp_path / "w.pth")
+    with pytest.raises(ValueError, match=r"it normalizes pixels by normalizer\.mean = 0\.5, 0\.5, 0\.5, as this one"):
+        qra.load(tmp_path / "w.pth", torchvision.models.squeezenet1_1(num_classes=10))
+
+
 def changed(name, change):
     return lambda state: {**state, name: change(state[name])}
 
@@ -134,6 +165,7 @@ def changed(name, change):
 WRONG = {
     "nan": (changed("fc.bias", lambda v: v * torch.nan), "fc.bias holds values that are not finite"),
     "inf": (changed("bn1.running_var", lambda v: v / 0), "bn1.running_var holds values that are not finite"),
+    "float64": (changed("fc.bias", lambda v: v.double() + 1e300), "fc.bias holds values that are not finite"),
     "variance": (changed("bn1.running_var", lambda v: -v), "bn1.running_var holds variances below 0: it is damaged"),
     "complex": (changed("fc.weight", lambda v: v * 1j), "fc.weight holds complex64"),
     "integer": (changed("fc.weight", lambda v: v.long()), "fc.weight holds int64"),

@@ -85,7 +85,11 @@ class Archive:
         with tempfile.TemporaryDirectory(dir=root) as unpacked:
             with tarfile.open(archive) as tar:
                 tar.extractall(unpacked, filter="data")
-            os.replace(Path(unpacked) / self.folder, root / self.folder)
+            try:
+                os.replace(Path(unpacked) / self.folder, root / self.folder)
+            except OSError:
+                if not (root / self.folder).is_dir():  # else another process was faster
+                    raise
 
     def _fetch(self, mirrors: Sequence[str], archive: Path) -> list[str]:
         """Download from the first mirror that gives the right bytes; say why the others did not."""

@@ -69,7 +69,7 @@ class CorruptedDataModule(TensorDataModule):
     """Test images under one corruption at one severity, laid out as CIFAR-10-C (Hendrycks and Dietterich 2019).
 
     A file ``<corruption>.npy`` holds the same images at one severity after the other, and ``labels.npy`` a label for
-    each row. Only the rows of the severity are read.
+    each row, or for those of one severity. Only the images of the severity are read.
 
     Args:
         root: Directory of the files.
@@ -111,9 +111,10 @@ class CorruptedDataModule(TensorDataModule):
         if self.corruption not in (there := corruptions(self.root)):
             raise ValueError(f"corruption is {self.corruption!r}: {self.root} has {', '.join(there)}")
         file, labels_file = self.root / f"{self.corruption}.npy", self.root / LABELS
-        images, labels = (
-            _there(path, read_npy, part=self.severity - 1, parts=self.severities) for path in (file, labels_file)
-        )
+        images = _there(file, read_npy, part=self.severity - 1, parts=self.severities)
+        labels = _there(labels_file, read_npy)
+        if len(labels) == self.severities * len(images):
+            labels = labels[(self.severity - 1) * len(images) :][: len(images)]
         return _image_data(file, labels_file, images, labels, self.names)
 
 
@@ -142,13 +143,15 @@ def _image_data(
     """A data set for testing; what is wrong is said by the name of the file."""
     if images.ndim == 3:
         images = images[..., None]
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] not in (1, 3):
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] not in (1, 3) or 0 in images.shape[1:]:
         raise ValueError(
             f"{file}: its images are {images.dtype} of shape {images.shape}: they must be uint8 (N, H, W, 3), or "
             "(N, H, W) where they are grey"
         )
+    if images.max(initial=0) == 1:
+        raise ValueError(f"{file}: its pixels are 0 and 1 of 255, all but black: multiply them by 255")
     labels_file = labels_file or file
-    if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
+    if labels.ndim != 1 or labels.dtype.kind not in "iu":
         kind = f"{labels.dtype} of shape {labels.shape}"
         raise ValueError(f"{labels_file}: its labels are {kind}: they must be integers (N,)")
     if len(labels) != len(images):

@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import math
+import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 from rich.console import Console
 from rich.progress import track
 
-from qra.data.decoding import open_image
+from qra.data.decoding import LARGEST, open_image
 from qra.data.listing import ImageFiles, fingerprint
+from qra.files import open_regular
 from qra.writing import replacing
 
 AT_ONCE = 256
 """Images that are decoded before they are written."""
+LARGEST_CACHE = 2**50
+"""Bytes of a file of decoded images."""
 _MAGIC = b"qra decoded images 1 "
+_PLACE = np.dtype((np.int64, 3))
+"""Where an image begins in the file, its height and its width."""
 
 
 @dataclass(frozen=True)
@@ -47,20 +54,22 @@ class FromCache:
         images: What it is a cache of.
 
     Raises:
-        ValueError: If it is a cache of something else.
+        ValueError: If it is a cache of something else, or not whole.
     """
 
     def __init__(self, path: Path, images: FromFiles) -> None:
         self.path, self.images = path, images
-        header = _header(images)
-        self._bytes = np.asarray(np.memmap(path, np.uint8, "r"))
-        places = 3 * np.dtype(np.int64).itemsize * len(images.files)
-        if self._bytes[: len(header)].tobytes() != header or len(self._bytes) < len(header) + places:
+        header, table = _header(images), len(images.files) * _PLACE.itemsize
+        with open_regular(path, LARGEST_CACHE) as file:
+            size = os.fstat(file.fileno()).st_size
+            whole = size > len(header) + table and file.read(len(header)) == header
+            self._bytes = np.asarray(np.memmap(file, np.uint8, "r")) if whole else np.empty(0, np.uint8)
+        self._places = self._bytes[size - table :].view(np.int64).reshape(-1, 3)
+        if not (whole and _follow(self._places, len(header), size - table, images.channels)):
             raise ValueError(
-                f"{path} is a cache of other images, or of images decoded otherwise: delete it, or give another "
-                "directory or null by --data.cache"
+                f"{path} is a cache of other images, or of images decoded otherwise, or is not whole: delete it, or "
+                "give another directory or null by --data.cache"
             )
-        self._places = self._bytes[-places:].view(np.int64).reshape(-1, 3)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return FromCache, (self.path, self.images)  # a process that is sent this maps the file by itself
@@ -70,6 +79,15 @@ class FromCache:
         start, height, width = self._places[index].tolist()
         shape = (height, width, 3) if self.images.channels == 3 else (height, width)
         return Image.fromarray(self._bytes[start : start + math.prod(shape)].reshape(shape))
+
+
+def _follow(places: NDArray[np.int64], start: int, end: int, channels: int) -> bool:
+    """Whether images lie one after the other from ``start`` to ``end``, as far as their places say."""
+    if places.min() < 1 or places[:, 1:].max() > LARGEST:
+        return False
+    starts, height, width = places.T
+    ends = starts + height * width * channels
+    return bool(starts[0] == start and ends[-1] == end and (starts[1:] == ends[:-1]).all())
 
 
 def write_cache(path: Path, images: FromFiles) -> None:

@@ -21,6 +21,8 @@ EXACT = ("1", "L", "P", "LA", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")
 """Modes of 8 bits a channel or fewer, in Pillow's words; transparency is left out."""
 GREY16 = ("I;16", "I;16L", "I;16B", "I;16N")
 """Modes of unsigned 16 bits."""
+FORMATS = ("JPEG", "PNG", "GIF", "BMP", "DIB", "WEBP", "TIFF", "PPM", "MPO", "AVIF", "JPEG2000", "ICO", "TGA")
+"""Kinds of files that are decoded; of others Pillow has readers that start programs, as that of PostScript."""
 _TIFF_BITS, _TIFF_MEANING, _TIFF_BLACK_IS_ZERO = 258, 262, 1
 
 
@@ -61,19 +63,22 @@ def open_image(file: str | Path, channels: int = 3, size: int | None = None) -> 
             content = opened.read()
         if size is not None and len(content) != size:
             raise ValueError(f"it has {len(content)} bytes, and had {size} when this run began: the data has changed")
-        with warnings.catch_warnings(), _open(content) as image:
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit here is lower
-            if image.width * image.height > LARGEST:
-                raise ValueError(f"it has {image.width} x {image.height} pixels, more than {LARGEST:,} in all")
-            exact = _eight_bits(image, content).convert("RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # all that Pillow raises
+        with warnings.catch_warnings():
+            # Of sizes, of which the limit here is lower, and of damaged EXIF. No more: threads share the filters.
+            warnings.filterwarnings("ignore", module=r"PIL\.")
+            with _open(content) as image:
+                if image.width * image.height > LARGEST:
+                    raise ValueError(f"it has {image.width} x {image.height} pixels, more than {LARGEST:,} in all")
+                exact = _eight_bits(image, content).convert("RGB")
+    except Exception as error:  # of damaged bytes, Pillow raises anything
         reason = _short(error)
         raise UnreadableImageError(f"{file} cannot be decoded as an image ({reason}): repair or remove it") from None
     return exact if channels == 3 else exact.convert("L")
 
 
 def _open(content: bytes) -> ImageFile:
-    return Image.open(io.BytesIO(content))
+    Image.init()
+    return Image.open(io.BytesIO(content), formats=[name for name in FORMATS if name in Image.OPEN])
 
 
 def _short(error: Exception) -> str:

@@ -29,9 +29,11 @@ class ImageCache:
     """
 
     def __init__(self, root: Path, name: str) -> None:
-        user = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        distinct = hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:16]
-        self.paths = (root / ".qra-cache" / name, user / "qra" / distinct / name)
+        user = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+        distinct = hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:16]
+        self.paths = [root / ".qra-cache" / name]
+        if os.path.isabs(user):  # there are users without a home, in containers
+            self.paths.append(Path(user, "qra", distinct, name))
 
     def read(self, key: str) -> dict[str, Pixels8] | None:
         """Arrays stored under this key; None if there is no such file, or it is damaged or of another key."""
@@ -55,7 +57,7 @@ class ImageCache:
             logging.getLogger("qra").warning("decoded images are not kept for the next run: %s", reason)
 
     def _writable_path(self) -> Path:
-        beside_images, of_user = self.paths
+        beside_images, of_user = self.paths[0], self.paths[-1]
         try:
             beside_images.parent.mkdir(exist_ok=True)
             if os.access(beside_images.parent, os.W_OK):

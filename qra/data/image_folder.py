@@ -74,7 +74,9 @@ class ImageFolderDataModule(TensorDataModule):
         return ImageData(sets.get("train"), sets["test"], test.class_names)
 
     def _decoded(self, parts: Mapping[str, ImageFiles]) -> Mapping[str, Pixels8]:
-        key = fingerprint(parts, self.image_size, self.channels)
+        # Files that were swapped have the old sizes and, unpacked together, the same time of change.
+        newest = max(files.newest for files in parts.values())
+        key = f"{fingerprint(parts, self.image_size, self.channels)} {newest}"
         kind = "" if self.channels == 3 else "-grey"
         cache = ImageCache(self.root, f"images-{self.image_size or 'as-stored'}{kind}.npz")
         images = cache.read(key)

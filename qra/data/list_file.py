@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -15,9 +16,9 @@ _DIGITS = 6
 def read_list(file: Path, folder: Path, class_names: Sequence[str] | None) -> ImageFiles:
     """List the images that a file names.
 
-    A line is a path inside of ``folder`` and a class: its name or its number. Between the two are spaces or a tab; what
-    comes after a second tab is left out, and so are empty lines and those that begin with ``#``. A line without a class
-    is of the class that the first folder of its path names.
+    A line is a path inside of ``folder`` and a class: its name or, where no name is a number, its number. Between the
+    two are spaces or a tab; what comes after a second tab is left out, and so are empty lines and those that begin with
+    ``#``. A line without a class is of the class that the first folder of its path names.
 
     Args:
         file: The text file.
@@ -25,26 +26,49 @@ def read_list(file: Path, folder: Path, class_names: Sequence[str] | None) -> Im
         class_names: Name of each class number; those that the file names if not given.
 
     Raises:
-        ValueError: If the file cannot be read, or names an image that is not there or a class that is none, with the
-            line.
+        ValueError: If the file cannot be read, or names an image that is not there, an image twice, or a class that is
+            none, with the line.
     """
     if not file.exists():
         raise ValueError(f"list_file: {file} does not exist")
     lines = list(_lines(file, folder))
     named = tuple(_sorted_names({label for _, _, label in lines})) if class_names is None else tuple(class_names)
     numbers = {name: number for number, name in enumerate(named)}
-    files = ImageFiles(folder, named)
+    if not any(map(_is_number, named)):  # else 1 could be the class of that name and the second one
+        numbers |= {str(number): number for number in range(len(named))}
+    files, seen = ImageFiles(folder, named), set[str]()
     for place, name, label in lines:
-        number = numbers.get(label, int(label) if label.isascii() and label.isdigit() else -1)
-        if not 0 <= number < len(named):
+        label = str(int(label)) if label not in numbers and _is_number(label) else label
+        if label not in numbers:
             raise ValueError(f"{place}: {label!r} is none of the {len(named)} classes, such as {named[0]}")
-        path = folder / name
-        if ".." in path.parts or not path.is_file():
-            raise ValueError(f"{place}: {path} is no image file that is there")
-        files.add(name, number, path.stat())
+        files.add(name, numbers[label], _image(place, folder, name, seen).stat())
     if not len(files):
         raise ValueError(f"{file} names no image")
     return files
+
+
+def _image(place: str, folder: Path, name: str, seen: set[str]) -> Path:
+    """The image file of a line, which none of those ``seen`` before named."""
+    path = Path(os.path.abspath(folder / name))
+    if not path.is_relative_to(os.path.abspath(folder)):
+        raise ValueError(f"{place}: {name} leads out of {folder}: give paths inside of it")
+    if not _is_file(path):
+        raise ValueError(f"{place}: {folder / name} is no image file that is there")
+    if str(path) in seen:
+        raise ValueError(f"{place}: {name} is named a second time: name each image once")
+    seen.add(str(path))
+    return path
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a name that no file can have
+        return False
+
+
+def _is_number(name: str) -> bool:
+    return name.isascii() and name.isdigit() and len(name) <= _DIGITS
 
 
 def _lines(file: Path, folder: Path) -> Iterator[tuple[str, str, str]]:
@@ -54,7 +78,7 @@ def _lines(file: Path, folder: Path) -> Iterator[tuple[str, str, str]]:
         if not text or text.startswith("#"):
             continue
         words = text.split("\t")[:2] if "\t" in text else text.rsplit(None, 1)
-        if len(words) == 2 and not (folder / text).is_file():
+        if len(words) == 2 and not _is_file(folder / text):
             name, label = words
         elif "/" in text:
             name, label = text, text.split("/")[0]
@@ -65,7 +89,7 @@ def _lines(file: Path, folder: Path) -> Iterator[tuple[str, str, str]]:
 
 def _sorted_names(names: set[str]) -> list[str]:
     """Class names in the order of their numbers, if they are numbers, else as text."""
-    numbers = [int(name) for name in names if name.isascii() and name.isdigit() and len(name) <= _DIGITS]
+    numbers = [int(name) for name in names if _is_number(name)]
     if len(numbers) < len(names):
         return sorted(names)
     return [str(number) for number in range(max(numbers, default=-1) + 1)]

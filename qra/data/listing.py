@@ -45,12 +45,16 @@ class ImageFiles:
     Args:
         folder: Directory that names are relative to.
         class_names: Name of each class number.
+
+    Attributes:
+        newest: Time at which one of the files was last changed, renamed or put there, in nanoseconds.
     """
 
     def __init__(self, folder: Path, class_names: tuple[str, ...]) -> None:
         self.folder = folder
         self.class_names = class_names
         self.passed_over = PassedOver()
+        self.newest = 0
         self._names = bytearray()
         self._ends, self._labels, self._sizes, self._times = (array("q") for _ in range(4))
 
@@ -62,6 +66,7 @@ class ImageFiles:
             label: Class number.
             status: What the file system says of it.
         """
+        self.newest = max(self.newest, status.st_ctime_ns)
         self._names += os.fsencode(name)
         columns = (self._ends, self._labels, self._sizes, self._times)
         values = (len(self._names), label, status.st_size, status.st_mtime_ns)

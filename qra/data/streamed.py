@@ -177,6 +177,8 @@ class StreamedDataModule(ImageDataModule):
 
     def _fill(self, cache: Path, parts: Sequence[Part]) -> None:
         """Make the caches of parts that have none, and see that the others are of these images."""
+        if cache.exists() and not cache.is_dir():
+            raise ValueError(f"{cache} is no directory: give one by --data.cache, or null")
         for part in (part for part in parts if self.size(part)):
             if not (path := cache / f"{part}.images").exists():
                 write_cache(path, FromFiles(self._files(part), self.crops.channels))

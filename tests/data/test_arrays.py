@@ -76,7 +76,8 @@ def test_classes_may_be_named(pair):
         (PIXELS.reshape(6, -1), "of shape (6, 60)"),
         (PIXELS[:5], "labels.npy has 6 labels, but"),
         (np.array([None, 1], object), "images.npy: is no .npy file that can be read (holds Python objects)"),
-        (np.asfortranarray(PIXELS), "images.npy: is no .npy file that can be read (holds no rows one after the other)"),
+        (PIXELS >> 7, "images.npy: its pixels are 0 and 1 of 255, all but black: multiply them by 255"),
+        (PIXELS[:, :0].copy(), "of shape (6, 0, 5, 3)"),
     ],
 )
 def test_images_that_are_none_are_refused(pair, images, said):
@@ -89,6 +90,7 @@ def test_images_that_are_none_are_refused(pair, images, said):
     [
         (LABELS / 1, "labels.npy: its labels are float64 of shape (6,): they must be integers (N,)"),
         (np.eye(6, dtype=int), "of shape (6, 6)"),
+        (LABELS.astype("m8[s]"), "labels.npy: its labels are timedelta64[s]"),
         (LABELS - 1, "labels.npy: labels run from -1 to 1"),
         (np.full(6, 2**62), "labels.npy: its labels go up to 4611686018427387904, which is no class number"),
         (LABELS[:0], "labels.npy has 0 labels"),
@@ -121,6 +123,13 @@ def test_a_severity_is_its_rows_alone(corrupted, severity):
     assert np.array_equal(data.fetch("test", torch.arange(2)).x.permute(0, 2, 3, 1), rows)
     assert data.labels("test").tolist() == [0, 1]
     assert data.num_classes == 10
+
+
+def test_labels_of_one_severity_serve_all(corrupted):
+    np.save(corrupted / "labels.npy", np.array([1, 0]))
+    assert loaded(CorruptedDataModule(str(corrupted), "fog", 2, 3)).labels("test").tolist() == [1, 0]
+    np.save(corrupted / "labels.npy", np.array([1, 0, 1]))
+    assert "labels.npy has 3 labels, but" in error_of(CorruptedDataModule(str(corrupted), "fog", 2, 3))
 
 
 def test_every_corruption_and_severity_is_a_data_set_of_its_own(corrupted):

@@ -124,6 +124,13 @@ def test_an_unpacked_archive_is_enough(archive, root):
     assert is_the_made_up_data(CIFAR10DataModule(str(root)).load())
 
 
+def test_a_process_that_unpacks_what_another_has_unpacked_meanwhile_uses_that(archive, root):
+    for _ in range(2):
+        CIFAR10DataModule.archive._unpack(archive, root)
+    assert is_the_made_up_data(CIFAR10DataModule(str(root)).load())
+    assert [path.name for path in root.iterdir()] == ["cifar-10-batches-py"]
+
+
 def test_the_next_mirror_is_tried_when_one_fails(archive, root):
     module = CIFAR10DataModule(str(root), download=True, mirrors=["no address", ABSENT, archive.as_uri()])
     assert is_the_made_up_data(module.load())

@@ -44,21 +44,34 @@ def test_tests_decode_no_training_images(root, tmp_path):
     assert [file.name for file in (tmp_path / "cache").iterdir()] == ["test.images"]
 
 
-@pytest.mark.parametrize("change", ["channels", "an image", "a shorter file"])
+@pytest.mark.parametrize(
+    "change", ["channels", "an image", "the head of a file", "half a file", "a longer file", "nothing"]
+)
 def test_a_cache_of_something_else_is_refused_in_one_line(root, tmp_path, change):
     streamed(root, "test", cache=tmp_path / "cache")
     file = tmp_path / "cache/test.images"
     if change == "an image":
         (root / "val/class00/000.JPEG").unlink()
-    elif change == "a shorter file":
+    elif change == "the head of a file":
         file.write_bytes(file.read_bytes()[:90])
+    elif change == "half a file":
+        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    elif change == "a longer file":
+        file.write_bytes(2 * file.read_bytes())
+    elif change == "nothing":
+        file.write_bytes(b"")
     before = file.read_bytes()
     settings = {"channels": 1} if change == "channels" else {}
     assert error_of(root, "test", cache=tmp_path / "cache", **settings) == (
-        f"{file} is a cache of other images, or of images decoded otherwise: delete it, or give another directory or "
-        "null by --data.cache"
+        f"{file} is a cache of other images, or of images decoded otherwise, or is not whole: delete it, or give "
+        "another directory or null by --data.cache"
     )
     assert file.read_bytes() == before
+
+
+def test_a_cache_that_is_no_directory_is_named(root, tmp_path):
+    (tmp_path / "cache").touch()
+    assert error_of(root, "test", cache=tmp_path / "cache").startswith(f"{tmp_path}/cache is no directory")
 
 
 def test_an_image_that_cannot_be_decoded_leaves_no_cache(root, tmp_path):

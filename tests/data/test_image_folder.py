@@ -7,6 +7,7 @@ import torch
 from PIL import Image
 
 from qra.data import ImageFolderDataModule
+from qra.data.image_cache import ImageCache
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (2, 2, 3, 6, 8, 3), np.uint8)  # part, class, image, H, W, RGB
 
@@ -45,11 +46,12 @@ def error_of(root, image_size=None):
     return text
 
 
-def garble(file):
-    """Overwrite an image so that its size and time of change stay."""
-    status = file.stat()
-    file.write_bytes(bytes(status.st_size))
-    os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+def mark(cache):
+    """Change a pixel of a cache, which shows whether it is read."""
+    with np.load(cache) as arrays:
+        content = {name: arrays[name] for name in arrays}
+    content["test"][0, 0, 0, 0] ^= 1
+    np.savez(cache, **content)
 
 
 def test_images_and_labels_follow_the_names(root):
@@ -93,8 +95,8 @@ def test_image_size_crops_around_the_centre_and_scales(root):
 
 def test_the_second_load_reads_the_cache(root):
     load(root)
-    garble(root / "train/a/0.png")
-    assert is_as_drawn(load(root))
+    mark(cache_of(root))
+    assert not is_as_drawn(load(root))
 
 
 def test_where_no_cache_can_be_written_the_images_are_used_all_the_same(root, tmp_path, caplog):
@@ -123,11 +125,19 @@ def test_a_changed_image_is_decoded_anew(root):
     assert np.array_equal(load(root).train.images[0].permute(1, 2, 0), PIXELS[1, 1, 1])
 
 
-def test_an_image_whose_time_alone_changed_is_decoded_anew(root):
+def test_an_image_whose_size_and_time_of_change_are_the_old_ones_is_decoded_anew(root):
     load(root)
-    garble(root / "train/a/0.png")
-    os.utime(root / "train/a/0.png", ns=(1, 1))
+    image = root / "train/a/0.png"
+    status = image.stat()
+    image.write_bytes(bytes(status.st_size))
+    os.utime(image, ns=(status.st_atime_ns, status.st_mtime_ns))
     assert "train/a/0.png" in error_of(root)
+
+
+def test_a_user_without_a_home_has_a_cache_beside_the_images(root, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", "~/.cache")  # as it stays where nothing tells the home
+    assert is_as_drawn(load(root))
+    assert ImageCache(root, "x").paths == [cache_of(root, "x")]
 
 
 def test_an_added_or_removed_image_is_noticed(root):
@@ -177,7 +187,7 @@ def test_a_cache_of_pickles_is_not_opened(root, tmp_path):
 def test_each_image_size_has_its_cache(root):
     load(root)
     load(root, image_size=4)
-    garble(root / "train/a/0.png")
+    mark(cache_of(root, "images-4.npz"))
     assert is_as_drawn(load(root))
     assert load(root, image_size=4).train.images.shape[-1] == 4
 
@@ -191,9 +201,9 @@ def test_nothing_but_the_cache_is_written(root):
 def test_the_users_cache_serves_where_the_tree_cannot_be_written(root, tmp_path):
     cache_of(root).parent.write_text("a file in the way")
     load(root)
-    garble(root / "train/a/0.png")
-    assert is_as_drawn(load(root))
-    assert list((tmp_path / "user-cache/qra").rglob("*.npz"))
+    (cache,) = (tmp_path / "user-cache/qra").rglob("*.npz")
+    mark(cache)
+    assert not is_as_drawn(load(root))
 
 
 @pytest.mark.parametrize(
@@ -247,9 +257,8 @@ def test_a_folder_for_testing_alone_holds_no_training_images(for_testing):
 
 def test_a_folder_for_testing_alone_is_decoded_once(for_testing):
     whole = load(for_testing)
-    for file in for_testing.rglob("*.png"):
-        garble(file)
-    assert load(for_testing).hash == whole.hash
+    mark(cache_of(for_testing))
+    assert load(for_testing).hash != whole.hash
 
 
 def test_training_images_that_are_added_are_found(for_testing):

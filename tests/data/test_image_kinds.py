@@ -1,6 +1,7 @@
 """Images of all kinds are decoded exactly, or refused by name; what is passed over is said."""
 
 import logging
+import struct
 
 import numpy as np
 import pytest
@@ -55,6 +56,27 @@ def test_what_has_no_counterpart_in_8_bits_is_refused_by_name(tmp_path, pixels, 
     Image.fromarray(pixels).save(tmp_path / "x.tif")
     with pytest.raises(UnreadableImageError, match=f"x.tif cannot be decoded as an image .{named}"):
         open_image(tmp_path / "x.tif")
+
+
+def test_a_program_in_the_place_of_an_image_is_not_run(tmp_path):
+    Image.new("RGB", (4, 4)).save(tmp_path / "x.jpg", "EPS")
+    with pytest.raises(UnreadableImageError, match="its content is that of no known kind of image"):
+        open_image(tmp_path / "x.jpg")
+
+
+def test_whatever_the_reader_of_a_damaged_file_raises_names_it(tmp_path):
+    Image.new("RGB", (4, 4)).save(tmp_path / "x.tif")
+    content = (tmp_path / "x.tif").read_bytes()
+    offsets, as_float = struct.pack("<HH", 273, 4), struct.pack("<HH", 273, 11)
+    assert offsets in content
+    (tmp_path / "x.tif").write_bytes(content.replace(offsets, as_float))
+    with pytest.raises(UnreadableImageError, match=r"x\.tif cannot be decoded as an image"):
+        open_image(tmp_path / "x.tif")
+
+
+def test_nothing_is_said_of_a_damaged_description_of_a_photograph(tmp_path):
+    Image.new("RGB", (4, 4)).save(tmp_path / "x.jpg", exif=b"Exif\0\0II*\0\x08\0\0\0\5\0\x12\1")
+    assert not decoded(tmp_path / "x.jpg").any()
 
 
 def test_lab_is_refused_by_name(tmp_path):

@@ -1,5 +1,6 @@
 """Images that are decoded when they are needed: what a batch holds, and what is refused."""
 
+import itertools
 import logging
 import os
 
@@ -265,12 +266,30 @@ def test_a_list_may_be_of_a_folder_without_classes(root, listed):
         (["class00/000.JPEG bird"], "list.txt, line 1: 'bird' is none of the 3 classes, such as class00"),
         (["class00/000.JPEG 3"], "'3' is none of the 3 classes"),
         (["000.JPEG"], "list.txt, line 1: '000.JPEG' has no class: write PATH CLASS"),
-        (["../train/class00/000.JPEG 0"], "is no image file that is there"),
+        (["../train/class00/000.JPEG 0"], "line 1: ../train/class00/000.JPEG leads out of {root}/val"),
         ([], "list.txt names no image"),
+        (["class00/000.JPEG 0", "./class00/000.JPEG 1"], "line 2: ./class00/000.JPEG is named a second time"),
+        (["class00/" + 300 * "x" + ".JPEG 0"], "is no image file that is there"),
     ],
 )
 def test_a_list_of_what_is_not_there_is_refused_with_its_line(root, listed, lines, said):
     assert said.format(root=root) in error_of(root, list_file=listed(*lines))
+
+
+@pytest.mark.parametrize("end", ["\r\n", "\n"])
+def test_a_list_of_another_system_is_read(root, end):
+    text = end.join(["class01/001.JPEG class01", "class00/000.JPEG class00", ""])
+    (root / "list.txt").write_bytes(text.encode("utf-8-sig"))
+    assert streamed(root, list_file="list.txt").labels("test").tolist() == [1, 0]
+
+
+def test_where_classes_are_called_by_numbers_a_number_in_a_list_is_a_name(root, listed):
+    for part, number in itertools.product(("train", "val"), range(3)):
+        (root / part / f"class0{number}").rename(root / part / str(number + 1))
+    name = listed("3/002.JPEG 3", "1/000.JPEG 1")
+    assert streamed(root, list_file=name).labels("test").tolist() == [2, 0]
+    name = listed("3/002.JPEG 2", "1/000.JPEG 0")
+    assert "line 2: '0' is none of the 3 classes, such as 1" in error_of(root, list_file=name)
 
 
 def test_an_absent_list_is_named(root):
