@@ -78,7 +78,7 @@ def check_resumable(
         )
     done = completion.read(Path(path).parent)
     elsewhere = Path(path).parent.resolve() != Path(trainer.default_root_dir).resolve()
-    if elsewhere and done is not None and done.finished and done.epochs_asked == trainer.max_epochs:
+    if elsewhere and done is not None and done.is_over(trainer.max_epochs):
         raise ValueError(f"{path}: its training is finished: test it, or go on with a larger --trainer.max_epochs")
     damage = next(_damage(checkpoint, trainer, module), None)
     recorded = checkpoint.get(KEY)
@@ -131,6 +131,11 @@ def _missing(found: object, expected: Any, name: str) -> Iterator[str]:
 
 def _optimizer_damage(checkpoint: Mapping[str, Any], module: ImageClassifier) -> Iterator[str]:
     states, schedules = (checkpoint.get(name) for name in ("optimizer_states", "lr_schedulers"))
+    if type(module).configure_optimizers is not ImageClassifier.configure_optimizers:  # only a trainer can make them
+        for name, stored in (("optimizer_states", states), ("lr_schedulers", schedules)):
+            if not isinstance(stored, list) or not all(isinstance(state, Mapping) for state in stored):
+                yield f"{name} is no list of states"
+        return
     state = states[0] if isinstance(states, list) and len(states) == 1 else None
     if not (isinstance(state, Mapping) and isinstance(state.get("state"), Mapping) and _has_groups(state)):
         yield "optimizer_states is not the state of one optimizer"

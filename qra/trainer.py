@@ -7,6 +7,7 @@ from typing import Any
 from lightning import Trainer
 from lightning.pytorch.callbacks import Callback, ProgressBar
 from lightning.pytorch.profilers import PassThroughProfiler, Profiler
+from lightning.pytorch.utilities import rank_zero_info
 
 from qra.running import callbacks_of, epochs_done
 from qra.runs import completion
@@ -35,8 +36,13 @@ class PipelineTrainer(Trainer):
             self.profiler = _Unwatched()
         if self.training and self.ckpt_path is not None:
             done = completion.read(Path(self.default_root_dir))
-            if done is not None and done.finished and done.epochs_asked == self.max_epochs:
+            if done is not None and done.is_over(self.max_epochs):
                 self.should_stop = True  # it was stopped early, which Lightning does not remember
+                if done.stopped:
+                    rank_zero_info(
+                        f"a callback ended this training after {done.epochs} of {self.max_epochs} epochs, so nothing "
+                        "is left to train; it goes on with another --trainer.max_epochs"
+                    )
         before = epochs_done(self)
         result = super()._run_stage()
         if self.training and 0 < before == epochs_done(self):

@@ -64,4 +64,5 @@ def _best(trainer: Trainer) -> str:
         return f"best epoch in validation: {keeper.monitor} {score:.1%}"
     epoch, accuracies = found
     figures_of_it = ", ".join(f"{name} {value:.1%}" for name, value in accuracies.items())
-    return f"best epoch in validation: {epoch + 1} of {trainer.max_epochs}, {figures_of_it}"
+    asked = f" of {trainer.max_epochs}" if trainer.max_epochs and trainer.max_epochs > 0 else ""
+    return f"best epoch in validation: {epoch + 1}{asked}, {figures_of_it}"

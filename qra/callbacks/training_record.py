@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Timer
 
 from qra.callbacks.base import PipelineCallback
 from qra.callbacks.best import best_keeper
@@ -74,11 +75,14 @@ class TrainingRecord(PipelineCallback):
             trainer.save_checkpoint(best, weights_only=True)
             if trainer.is_global_zero:
                 print(f"no epoch was validated: {BEST} holds the last one")
-        self._write(trainer, True, epochs_done(trainer), validated)
+        stopped = trainer.should_stop and not any(map(_is_up, callbacks_of(trainer, Timer)))
+        self._write(trainer, True, epochs_done(trainer), validated, stopped)
 
-    def _write(self, trainer: Trainer, finished: bool, epochs: int, validated: bool = True) -> None:
+    def _write(
+        self, trainer: Trainer, finished: bool, epochs: int, validated: bool = True, stopped: bool = False
+    ) -> None:
         asked = trainer.max_epochs if trainer.max_epochs and trainer.max_epochs > 0 else None
-        self.training = Training(finished, epochs, asked, validated)
+        self.training = Training(finished, epochs, asked, validated, stopped)
         if trainer.is_global_zero and not is_rehearsal(trainer):
             completion.write(Path(trainer.default_root_dir), self.training)
 
@@ -94,3 +98,9 @@ class TrainingRecord(PipelineCallback):
         makes = any(callback.makes_another_network for callback in callbacks_of(trainer, PipelineCallback))
         if makes and self.training is not None and trainer.is_global_zero:  # whose checkpoint lies in another directory
             completion.write(Path(trainer.default_root_dir), self.training)
+
+
+def _is_up(timer: Timer) -> bool:
+    """Whether the time that a training was given is over."""
+    left = timer.time_remaining()
+    return left is not None and left <= 0

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from jsonargparse import Namespace
 from lightning import Trainer
-from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins import CheckpointIO
@@ -36,7 +36,8 @@ from qra.data import ImageDataModule
 from qra.dryrun import dry_run, link_normalization, link_to_data
 from qra.front.run_config import check_dry_run, check_place, check_trainer, check_weights, run_directory, without_notes
 from qra.front.traces import traceback_kept
-from qra.modules import ImageClassifier
+from qra.modules import ImageClassifier, averaging
+from qra.modules.stored import RunCheckpoint
 from qra.plan import make_plan
 from qra.probe import Probe
 from qra.progress import progress_display
@@ -159,9 +160,15 @@ class QraCLI(LightningCLI):
     def after_instantiate_classes(self) -> None:
         config = self.config[self.subcommand]
         self.content = content = {} if config.ckpt_path is None else checkpoint.read(config.ckpt_path)
-        if "network" in config.model.init_args:  # else the checkpoint describes it
-            self._link(config.model.init_args.network, content)
-            self.model.network.description = without_notes(config.model.init_args.network.as_dict())
+        averaging.check(self.trainer)
+        if (network := config.model.init_args.get("network")) is not None:  # else the checkpoint describes it
+            if not isinstance(network, Namespace):
+                raise ValueError(
+                    f"model.network is {network!r}, which {config.model.class_path} says no type of: annotate it there "
+                    "as torch.nn.Module"
+                )
+            self._link(network, content)
+            self.model.network.description = without_notes(network.as_dict())
         if self.trainer.precision not in PRECISIONS:
             raise ValueError(
                 f"trainer.precision is {self.trainer.precision}: networks are judged in float32, so their weights must "
@@ -190,11 +197,9 @@ class QraCLI(LightningCLI):
                 else:
                     check_resumable(content, config.ckpt_path, self.trainer, self.model, settings)
 
-    def _link(self, network: Any, content: Mapping[str, Any]) -> None:
+    def _link(self, network: Namespace, content: Mapping[str, Any]) -> None:
         """Make the network again for classes, channels and brightness of the data, or as the checkpoint normalizes."""
         data, changed = self.datamodule, []
-        if not isinstance(network, Namespace):
-            return
         if self.subcommand == "fit":
             data.prepare_data()
             changed.append(link_to_data(network, data.num_classes, data.image_shape[0]))
@@ -254,11 +259,13 @@ class QraCLI(LightningCLI):
             RunLog(without_notes(self.config[self.subcommand].as_dict())),
             TrainingDiagnostics(),
         ]
-        if self._get(self.config_init, "trainer")["enable_progress_bar"] is not False:
+        trainer = self._get(self.config_init, "trainer")
+        has_progress_bar = any(isinstance(callback, ProgressBar) for callback in trainer["callbacks"] or ())
+        if trainer["enable_progress_bar"] is not False and not has_progress_bar:
             callbacks.append(progress_display())
         if self.subcommand != "fit":
             return callbacks
-        best = ModelCheckpoint(
+        best = RunCheckpoint(
             self.directory,
             "best",
             monitor=self.model.selection_metric,
@@ -267,8 +274,8 @@ class QraCLI(LightningCLI):
             save_on_train_epoch_end=False,  # but at once, before anything changes what validation has scored
             enable_version_counter=False,
         )
-        last = ModelCheckpoint(self.directory, "last", save_on_train_epoch_end=True, enable_version_counter=False)
-        if self._get(self.config_init, "trainer")["logger"] is not False:
+        last = RunCheckpoint(self.directory, "last", save_on_train_epoch_end=True, enable_version_counter=False)
+        if trainer["logger"] is not False:
             callbacks.append(LearningRateMonitor("step"))
         return [*callbacks, BestFigures(), best, last]
 

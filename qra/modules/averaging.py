@@ -6,9 +6,22 @@ from collections.abc import Iterator
 from typing import Any
 
 from lightning import LightningModule, Trainer
-from lightning.pytorch.callbacks import WeightAveraging
+from lightning.pytorch.callbacks import StochasticWeightAveraging, WeightAveraging
 
 from qra.running import callbacks_of
+
+
+def check(trainer: Trainer) -> None:
+    """Refuse to average weights when training is over, which no validation would score and no checkpoint hold.
+
+    Raises:
+        ValueError: With what averages them in time.
+    """
+    if callbacks_of(trainer, StochasticWeightAveraging):
+        raise ValueError(
+            "StochasticWeightAveraging makes its average when the last checkpoint is written, so that nothing would "
+            "hold it: take --trainer.callbacks+ callback/weight-averaging"
+        )
 
 
 def begin(trainer: Trainer, module: LightningModule) -> None:

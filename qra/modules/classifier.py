@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable
 from typing import Any, ClassVar, cast
 
 import torch
-from lightning import LightningModule
-from lightning.pytorch.callbacks import Callback
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback, LambdaCallback
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
@@ -44,6 +44,10 @@ from qra.types import Batch
 
 def _default_optimizer(parameters: Iterable[nn.Parameter]) -> Optimizer:
     return torch.optim.SGD(parameters, lr=0.1, momentum=0.9, weight_decay=5e-4)
+
+
+class Upkeep(LambdaCallback):
+    """What a module does in a run by itself, of a class of its own: there is one such callback."""
 
 
 class ImageClassifier(LightningModule):
@@ -155,7 +159,22 @@ class ImageClassifier(LightningModule):
         if self.compile_network:
             self.network.compile()
 
-    def on_fit_start(self) -> None:
+    def configure_callbacks(self) -> list[Callback]:
+        """What a run needs of this class, so that a subclass overrides Lightning's hooks without calling these."""
+        return [
+            Upkeep(
+                on_fit_start=self._begin_fit,
+                on_train_epoch_start=self._begin_epoch,
+                on_train_batch_end=self._end_batch,
+                on_train_epoch_end=self._log_means,
+                on_validation_start=self._begin_validation,
+                on_validation_epoch_start=self._refresh,
+                on_validation_epoch_end=self._weights_swapped,
+                teardown=self._replays_cleared,
+            )
+        ]
+
+    def _begin_fit(self, *_: Any) -> None:
         self.weights = None
         self._means = EpochMeans()  # another training may have been interrupted
         self.network.train()  # Lightning leaves a network that was loaded for evaluation as it is
@@ -177,26 +196,33 @@ class ImageClassifier(LightningModule):
             batch = batch._replace(x=batch.x.contiguous(memory_format=torch.channels_last))
         if self._learned is None:
             self._learned = LearnedValues(self.network)
-        loss = self.training_loss(batch) + self._learned.decay()
+        loss = self.training_loss(batch)
+        if not isinstance(loss, Tensor) or loss.ndim > 0:
+            given = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else f"a {type(loss).__name__}"
+            raise ValueError(f"{type(self).__name__}.training_loss returned {given}: it must return a scalar tensor")
+        loss = loss + self._learned.decay()
         self._means.add("loss", loss, len(batch.y))
         if self._trainer is not None and is_logged(self.trainer, self.trainer.global_step + 1):
             # without prog_bar, for which Lightning would wait for the device after each step to come
             self.log(LOSS_STEP, loss, on_step=True, on_epoch=False)
         return loss
 
-    def on_train_epoch_start(self) -> None:
+    def _begin_epoch(self, *_: Any) -> None:
         self._learned = LearnedValues(self.network)
         self._replays.look_again()
 
-    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+    def _end_batch(self, trainer: Trainer, *_: Any) -> None:
         assert self._learned is not None  # a training step came before
         self._learned.keep_positive()
-        trainer = self._trainer
-        if trainer is not None and (trainer.is_last_batch or trainer.global_step == trainer.max_steps):
-            for name, mean in self._means.take().items():
-                self.log(f"train/{name}", mean, on_step=False, on_epoch=True, sync_dist=True)
+        if trainer.is_last_batch or trainer.global_step == trainer.max_steps or trainer.should_stop:
+            self._log_means()
 
-    def teardown(self, stage: str) -> None:
+    def _log_means(self, *_: Any) -> None:
+        """Log the means since the last time; at the end of an epoch, those of one that a callback has cut short."""
+        for name, mean in self._means.take().items():
+            self.log(f"train/{name}", mean, on_step=False, on_epoch=True, sync_dist=True)
+
+    def _replays_cleared(self, *_: Any, **__: Any) -> None:
         self._replays.clear()  # the network leaves the device
 
     def log_accuracy(self, name: str, logits: Tensor, y: Tensor) -> None:
@@ -266,7 +292,13 @@ class ImageClassifier(LightningModule):
         fuse(optimizer, self.device)
         if self.schedule is None:
             return optimizer
-        scheduler = self.schedule(optimizer, int(self.trainer.estimated_stepping_batches))
+        steps = self.trainer.estimated_stepping_batches
+        if steps == float("inf"):
+            raise ValueError(
+                "model.schedule spans the training, of which neither trainer.max_epochs nor trainer.max_steps says how "
+                "long it is: give one of them, or --model.schedule null"
+            )
+        scheduler = self.schedule(optimizer, int(steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def parameter_groups(self) -> Any:
@@ -280,17 +312,14 @@ class ImageClassifier(LightningModule):
 
     # ----- validation and testing, always in float32 -----
 
-    def on_validation_start(self) -> None:
+    def _begin_validation(self, *_: Any) -> None:
         self._synchronize_buffers()
         averaging.begin(self.trainer, self)
 
-    def on_validation_epoch_start(self) -> None:
+    def _refresh(self, *_: Any) -> None:
         self._synchronize_buffers()  # callbacks may have swapped the weights
         self._weights_swapped()
         self.attack_network()
-
-    def on_validation_epoch_end(self) -> None:
-        self._weights_swapped()
 
     def _synchronize_buffers(self) -> None:
         if self.trainer.world_size > 1:
@@ -298,7 +327,7 @@ class ImageClassifier(LightningModule):
                 torch.distributed.broadcast(buffer, src=0)
             self._weights_swapped()
 
-    def _weights_swapped(self) -> None:
+    def _weights_swapped(self, *_: Any) -> None:
         for quantizer in activation_quantizers(self.network).values():
             quantizer.state_changed()
 

@@ -42,6 +42,19 @@ class CheckpointReader(TorchCheckpointIO):
         return {VERSION: lightning_version, "epoch": 0, "global_step": 0, **content}
 
 
+class RunCheckpoint(ModelCheckpoint):
+    """A checkpoint that every run keeps. Its state is told from that of a user's own, whatever that one monitors."""
+
+    @property
+    def state_key(self) -> str:
+        return f"{type(self).__name__}.{self.filename}"
+
+    @property
+    def earlier_key(self) -> str:
+        """The key of its state in checkpoints of earlier versions."""
+        return super().state_key
+
+
 def for_trainer(content: Mapping[str, Any], resume: bool) -> dict[str, Any]:
     """What a trainer is given of the content of a checkpoint."""
     if resume:
@@ -61,7 +74,9 @@ def own_states(states: Any, callbacks: Iterable[Callback]) -> dict[str, Any]:
     """
     if not isinstance(states, Mapping):
         raise ValueError(f"the checkpoint's callbacks are a {type(states).__name__}, no mapping")
-    found = {callback: states[callback.state_key] for callback in callbacks if callback.state_key in states}
+    keys = {callback: (callback.state_key, getattr(callback, "earlier_key", "")) for callback in callbacks}
+    stored = {callback: next((key for key in own if key in states), None) for callback, own in keys.items()}
+    found = {callback: states[key] for callback, key in stored.items() if key is not None}
     for callback, state in found.items():
         if not isinstance(state, Mapping) or is_deeper(state, _DEPTH):
             raise ValueError(f"the checkpoint's state of {type(callback).__name__} is no state of a callback")

@@ -23,16 +23,23 @@ class Training:
         epochs: Number of epochs done.
         epochs_asked: Number of epochs that it is to have; None where steps or time limit it.
         validated: Whether any epoch was validated, so that ``best.ckpt`` is the best one and not just the last.
+        stopped: Whether a callback has ended it, such as one that stops early, and neither epochs, steps nor time.
     """
 
     finished: bool
     epochs: int
     epochs_asked: int | None = None
     validated: bool = True
+    stopped: bool = False
 
     def __str__(self) -> str:
         asked = "" if self.epochs_asked is None else f" of {self.epochs_asked}"
         return f"{'finished' if self.finished else 'unfinished'}, {self.epochs}{asked} epochs done"
+
+    def is_over(self, epochs: int | None) -> bool:
+        """Whether nothing is left to do, for a command that asks for so many epochs."""
+        all_done = self.epochs_asked is not None and self.epochs >= self.epochs_asked
+        return self.finished and self.epochs_asked == epochs and (self.stopped or all_done)
 
     def summary(self) -> dict[str, Any]:
         """Ready for JSON."""
@@ -61,4 +68,5 @@ def parse(content: object) -> Training:
     finished, epochs, asked = (found.get(key) for key in ("finished", "epochs", "epochs_asked"))
     if type(finished) is not bool or type(epochs) is not int or not isinstance(asked, int | None):
         return Training(False, 0)
-    return Training(finished, epochs, asked, found.get("validated") is not False)
+    stopped = found.get("stopped", finished and asked is not None and epochs < asked)  # earlier versions do not say
+    return Training(finished, epochs, asked, found.get("validated") is not False, stopped is True)

@@ -1,0 +1,77 @@
+"""A training method of one's own overrides Lightning's hooks as usual, without calling those of the base class."""
+
+import pytest
+import torch
+from lightning.pytorch.callbacks import Callback
+from torch.nn import functional as F
+from trivial import convolutional, data, linear, trainer
+
+from qra.attacks import PGD
+from qra.modules import AdversarialTraining, VanillaTraining
+from qra.quant import LSQ, PACT, QuantScheme
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:.*many workers", "ignore:.*logging interval", "ignore:.*LeafSpec", "ignore:epoch"
+)
+
+
+class OwnHooks(AdversarialTraining):
+    def nothing(self, *_, **__):
+        pass
+
+    on_fit_start = on_train_start = on_train_epoch_start = on_train_batch_end = on_train_epoch_end = nothing
+    on_validation_start = on_validation_epoch_start = on_validation_epoch_end = on_train_end = teardown = nothing
+
+
+def metrics(method):
+    torch.manual_seed(0)
+    scheme = QuantScheme(LSQ(), PACT(), weight_bit_width=4, act_bit_width=4)
+    module = method(convolutional(), attack=PGD(steps=1), val_attack=PGD(eps=0.2, step_size=0.1, steps=2), scheme=scheme)
+    run = trainer()
+    run.fit(module, data())
+    return dict(run.callback_metrics)
+
+
+def test_what_the_base_class_needs_in_a_run_is_done_all_the_same():
+    assert metrics(OwnHooks) == metrics(AdversarialTraining)
+
+
+class Noted(VanillaTraining):
+    def training_loss(self, batch):
+        loss = F.cross_entropy(self(batch.x), batch.y)
+        self.losses = [*getattr(self, "losses", []), float(loss)]
+        return loss
+
+
+class StopsInTheSecondEpoch(Callback):
+    def on_train_batch_end(self, trainer, *_):
+        trainer.should_stop = trainer.global_step == 8  # of 6 an epoch
+
+
+class SkipsTheRestOfTheSecondEpoch(Noted):
+    def on_train_batch_start(self, batch, batch_idx):
+        return -1 if self.current_epoch == 1 and batch_idx == 2 else None
+
+
+@pytest.mark.parametrize(
+    ("method", "callbacks"), [(Noted, [StopsInTheSecondEpoch()]), (SkipsTheRestOfTheSecondEpoch, [])]
+)
+def test_the_mean_over_an_epoch_that_was_cut_short_is_of_its_own_batches(method, callbacks):
+    module, run = method(linear(), val_attack=None), trainer(callbacks=callbacks)
+    run.fit(module, data())
+    assert len(module.losses) == 8
+    assert float(run.callback_metrics["train/loss"]) == pytest.approx(sum(module.losses[6:]) / 2)
+
+
+@pytest.mark.parametrize(
+    ("returned", "told"),
+    [(None, "a NoneType"), (0.5, "a float"), (torch.ones(8), r"a tensor of shape \(8,\)")],
+    ids=["none", "number", "vector"],
+)
+def test_a_loss_that_is_no_scalar_tensor_is_refused_by_name(returned, told):
+    class Own(VanillaTraining):
+        def training_loss(self, batch):
+            return returned
+
+    with pytest.raises(ValueError, match=f"Own.training_loss returned {told}: it must return a scalar tensor"):
+        trainer().fit(Own(linear()), data())
