@@ -28,6 +28,11 @@ def epochs_done(trainer: Trainer) -> int:
     return int(trainer.fit_loop.epoch_progress.current.processed)  # type: ignore[attr-defined]
 
 
+def batches_done(trainer: Trainer) -> int:
+    """Number of batches of this epoch that are trained, those before a resumption included."""
+    return int(trainer.fit_loop.epoch_loop.batch_progress.current.processed)  # type: ignore[attr-defined]
+
+
 def is_logged(trainer: Trainer, steps: int) -> bool:
     """Whether the step is logged that is the last one of so many."""
     period = int(trainer.log_every_n_steps)  # type: ignore[attr-defined]

@@ -45,7 +45,7 @@ class PipelineTrainer(Trainer):
                     )
         before = epochs_done(self)
         result = super()._run_stage()
-        if self.training and 0 < before == epochs_done(self):
+        if self.training and self.global_step > 0 and before == epochs_done(self):
             for callback in callbacks_of(self, Callback):
                 if not isinstance(callback, ProgressBar):  # it has opened nothing
                     callback.on_train_end(self, self.lightning_module)

@@ -13,6 +13,7 @@ def quiet() -> None:
     warnings.filterwarnings("ignore", ".*callbacks used to create the checkpoint need to be provided.*")
     warnings.filterwarnings("ignore", ".*Checkpoint directory .* exists and is not empty.*")
     warnings.filterwarnings("ignore", ".*could not find the monitored key.*")  # TrainingRecord says so
+    warnings.filterwarnings("ignore", ".*your dataloader is not resumable.*")  # its batches are skipped
     warnings.filterwarnings("ignore", ".*Total length of `list` across ranks is zero.*")  # no validation was asked for
     warnings.filterwarnings("ignore", ".*smaller than the logging interval.*")  # epochs are logged anyway
     warnings.filterwarnings("ignore", ".*treespec, LeafSpec.*")  # Lightning's use of torch

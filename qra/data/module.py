@@ -17,6 +17,7 @@ from qra.data.augment import random_crop_flip, to_pixels
 from qra.data.brightness import mean_and_std
 from qra.data.inspection import Inspection
 from qra.data.sampling import IndexBatches, balanced_subset, nested_subset, stratified_prefix, val_split
+from qra.running import batches_done
 from qra.types import Batch
 
 Budget = Literal["epochs", "steps"]
@@ -324,7 +325,10 @@ class ImageDataModule(LightningDataModule, ABC):
                 f"batch_size is {self.batch_size} over all devices: make it a multiple of the {world_size} devices"
             )
         length = self._epoch_length if train else None
-        return kind(indices, self.batch_size, train, self.seed, rank, world_size, train, length)
+        batches = kind(indices, self.batch_size, train, self.seed, rank, world_size, train, length)
+        if train and self.trainer is not None:
+            batches.begin = partial(batches_done, self.trainer)
+        return batches
 
     @property
     def _epoch_length(self) -> int | None:

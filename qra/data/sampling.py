@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -115,6 +115,9 @@ class IndexBatches(Sampler[Tensor]):
         length: Batches of an epoch, all full: the indices are gone through again and again, each time in another order,
             until there are as many. One pass if not given.
 
+    Attributes:
+        begin: Says, when an iteration begins, how many batches of the epoch a training has had before it was resumed.
+
     Raises:
         ValueError: If some rank would get an empty batch, or all would get none.
     """
@@ -145,6 +148,7 @@ class IndexBatches(Sampler[Tensor]):
         self.drop_last = drop_last
         self.length = length
         self.epoch = 0
+        self.begin: Callable[[], int] = lambda: 0
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the order that the next iteration follows."""
@@ -158,7 +162,7 @@ class IndexBatches(Sampler[Tensor]):
         sizes = self._sizes()
         passes = -(-sum(sizes) // len(self.indices))
         order = torch.cat([self._order(number) for number in range(passes)])[: sum(sizes)]
-        for batch in torch.split(order, sizes):
+        for batch in torch.split(order, sizes)[self.begin() :]:
             yield batch[self.rank :: self.world_size]
 
     def _order(self, number: int) -> Tensor:

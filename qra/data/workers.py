@@ -33,7 +33,7 @@ class PassBatches(IndexBatches):
     """
 
     def __iter__(self) -> Iterator[Any]:
-        for step, batch in enumerate(super().__iter__()):
+        for step, batch in enumerate(super().__iter__(), self.begin()):
             yield batch.tolist(), self._pass(step)  # as numbers: a tensor would be sent with all its storage
 
     def _pass(self, step: int) -> int:

@@ -22,7 +22,7 @@ MISSING = {
 HINTS = {
     "overrides": "give layers by their names with their bits, such as '{fc: W2A2, \"stages.0.*\": W8}'",
     "seed_everything": "give a whole number from 0 to 2**32 - 1",
-    "schedule": "give qra.schedules.OneCycle, MultiStep or Cosine, or override configure_optimizers in a model of your own",
+    "schedule": "give qra.schedules.OneCycle, MultiStep or Cosine, or a model of your own with configure_optimizers",
     "precision": "give 32-true, 16-mixed, bf16-mixed or 64-true",
     "scheme": "give bits by --model.scheme.weight_bit_width and act_bit_width",
 }

@@ -23,7 +23,7 @@ from qra.modules.aims import check_attack
 from qra.modules.means import EpochMeans
 from qra.modules.optimizers import fuse
 from qra.modules.replays import TrainingReplays
-from qra.modules.stored import own_states
+from qra.modules.stored import in_the_middle_of_an_epoch, own_states
 from qra.precision import float32
 from qra.quant import (
     FrozenNetwork,
@@ -400,5 +400,6 @@ class ImageClassifier(LightningModule):
             checkpoint_["callbacks"] = own_states(
                 checkpoint_.get("callbacks", {}), callbacks_of(self.trainer, Callback)
             )
+            in_the_middle_of_an_epoch(checkpoint_["loops"])
             if "rng_state" in checkpoint_:
                 torch.set_rng_state(checkpoint_["rng_state"])

@@ -62,6 +62,20 @@ def for_trainer(content: Mapping[str, Any], resume: bool) -> dict[str, Any]:
     return {key: value for key, value in content.items() if key not in (VERSION, "epoch", "global_step", *_TRAINING)}
 
 
+def in_the_middle_of_an_epoch(loops: Any) -> None:
+    """Let a training go on in an epoch that its last step, or its time, has ended, which Lightning takes for whole.
+
+    Args:
+        loops: State of Lightning's loops in a checkpoint; changed in place.
+    """
+    fit = loops["fit_loop"]
+    batches, epochs = fit["epoch_loop.batch_progress"], fit["epoch_progress"]
+    if batches["is_last_batch"] or not batches["current"]["processed"]:
+        return
+    for progress in (epochs["current"], epochs["total"]):
+        progress["processed"] = progress["completed"] = progress["started"] - 1
+
+
 def own_states(states: Any, callbacks: Iterable[Callback]) -> dict[str, Any]:
     """The stored states of a run's callbacks, with the run's own paths in the place of the stored ones.
 

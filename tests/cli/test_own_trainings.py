@@ -34,6 +34,16 @@ def test_a_training_that_its_steps_have_ended_goes_on_with_more():
     assert steps() == 4
 
 
+def test_a_checkpoint_in_the_middle_of_an_epoch_leads_to_the_weights_of_a_training_that_never_stopped():
+    each_second = ["--trainer.callbacks+", "ModelCheckpoint", "--trainer.callbacks.every_n_train_steps", 2,
+                   "--trainer.callbacks.save_top_k", "-1"]  # fmt: skip
+    fit(*each_second)
+    fit(*each_second, "--ckpt_path", "run/checkpoints/epoch=1-step=4.ckpt", "--run", "on")
+    whole, resumed = (torch.load(run / "last.ckpt", weights_only=True) for run in (Path("run"), Path("on")))
+    assert resumed["global_step"] == 6
+    assert all(torch.equal(value, resumed["state_dict"][name]) for name, value in whole["state_dict"].items())
+
+
 def test_a_training_that_a_callback_has_ended_stays_ended_and_says_so(caplog):
     stop = ["--trainer.callbacks+", "own.Stop"]
     fit(*stop)

@@ -163,7 +163,7 @@ def test_a_test_of_an_unfinished_training_says_so_in_table_json_and_comparison(u
     assert code == 0, output
     assert "of a training that is unfinished, 3 of 40 epochs done" in output
     result = json.loads(Path(unfinished, "result.json").read_text())
-    assert result["training"] == {"finished": False, "epochs": 3, "epochs_asked": 40, "validated": True}
+    assert result["training"] == Training(False, 3, 40).summary()
     output, code = qra("compare", unfinished)
     assert f"{unfinished}: of a training that is unfinished, 3 of 40 epochs done" in output
 

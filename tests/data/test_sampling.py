@@ -4,6 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qra.data import IndexBatches, balanced_subset, nested_subset, val_split
+from qra.data.workers import PassBatches
 
 EQUAL = torch.arange(200) % 10
 labels_of_any_balance = st.lists(st.integers(0, 4), min_size=2, max_size=60).map(torch.tensor)
@@ -188,3 +189,10 @@ def test_the_epoch_counts_when_the_first_batch_is_taken():
 def test_a_plan_that_leaves_a_rank_without_work_is_refused(n, batch_size, world_size, drop_last):
     with pytest.raises(ValueError, match=f"{n} images in batches of {batch_size}"):
         IndexBatches(torch.arange(n), batch_size, False, 0, 0, world_size, drop_last)
+
+
+@pytest.mark.parametrize("kind", [IndexBatches, PassBatches])
+def test_what_was_done_of_an_epoch_before_a_resumption_is_not_dealt_out_again(kind):
+    whole, rest = (kind(torch.arange(10), 2, True, 0, length=7) for _ in range(2))
+    rest.begin = lambda: 3
+    assert list(map(str, rest)) == list(map(str, whole))[3:]

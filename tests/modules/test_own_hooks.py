@@ -26,7 +26,8 @@ class OwnHooks(AdversarialTraining):
 def metrics(method):
     torch.manual_seed(0)
     scheme = QuantScheme(LSQ(), PACT(), weight_bit_width=4, act_bit_width=4)
-    module = method(convolutional(), attack=PGD(steps=1), val_attack=PGD(eps=0.2, step_size=0.1, steps=2), scheme=scheme)
+    strong = PGD(eps=0.2, step_size=0.1, steps=2)
+    module = method(convolutional(), attack=PGD(steps=1), val_attack=strong, scheme=scheme)
     run = trainer()
     run.fit(module, data())
     return dict(run.callback_metrics)
@@ -39,7 +40,7 @@ def test_what_the_base_class_needs_in_a_run_is_done_all_the_same():
 class Noted(VanillaTraining):
     def training_loss(self, batch):
         loss = F.cross_entropy(self(batch.x), batch.y)
-        self.losses = [*getattr(self, "losses", []), float(loss)]
+        self.losses = [*getattr(self, "losses", []), float(loss.detach())]
         return loss
 
 
