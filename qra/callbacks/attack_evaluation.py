@@ -88,8 +88,11 @@ class ChunkedEvaluation(Measurement):
     def names(self) -> tuple[str, ...]:
         return (self.name, *(prefix.name for prefix in self.protocol.prefixes()))
 
+    def check_size(self, images: int) -> None:
+        check_n(self.n, images, type(self).__name__)
+
     def check(self, module: ImageClassifier, data: ImageDataModule, world_size: int) -> None:
-        check_n(self.n, data.size("test"), type(self).__name__)
+        self.check_size(data.size("test"))
         self.protocol.check(module.network)
         if isinstance(self.protocol.source, Source):
             checkpoint.check_classes_of(self.protocol.source.path, data.class_names)

@@ -60,6 +60,16 @@ class PipelineCallback(Callback):
             ValueError: With what is wrong and what to do.
         """
 
+    def check_size(self, images: int) -> None:
+        """Refuse fewer test images than this callback is to look at, as soon as they can be counted.
+
+        Args:
+            images: How many there are.
+
+        Raises:
+            ValueError: If there are too few.
+        """
+
     def workload(self, network: nn.Module, data: ImageDataModule) -> Iterable[Workload]:
         """What it runs through the network, for dry runs.
 

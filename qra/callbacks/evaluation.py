@@ -200,8 +200,11 @@ class RobustnessEvaluation(Measurement):
     def names(self) -> tuple[str, ...]:
         return ("clean", *(evaluation.name for budget in self._budgets for evaluation in budget.values()))
 
+    def check_size(self, images: int) -> None:
+        check_n(self.n, images, type(self).__name__)
+
     def check(self, module: ImageClassifier, data: ImageDataModule, world_size: int) -> None:
-        check_n(self.n, data.size("test"), type(self).__name__)
+        self.check_size(data.size("test"))
         if self._origin is not None:
             checkpoint.check_classes_of(self._origin.path, data.class_names)
 

@@ -13,6 +13,7 @@ import torch
 from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser
 
+from qra.callbacks import PipelineCallback
 from qra.cli.pipeline import QraCLI
 from qra.cli.silence import quiet
 from qra.dryrun import link_to_data
@@ -70,11 +71,38 @@ def parse_command(words: Sequence[str], whole: bool = False) -> None:
         config = _parser().parse_args(arguments)
         check_trainer(config[words[0]], words[0])
         if whole:
-            _parser().instantiate_classes(config)
+            made = _parser().instantiate_classes(config)[words[0]]
+            _check_sizes(made, str(config[words[0]].data))
     except Exception as reason:
         if not is_expected(reason):
             raise
         raise explained(reason, arguments) from None
+
+
+_test_images: dict[str, int | None] = {}
+"""How many test images data have, by their description; None where they cannot be read."""
+
+
+def _check_sizes(made: Namespace, data: str) -> None:
+    """Refuse evaluations of more test images than there are.
+
+    Args:
+        made: Objects of a command.
+        data: Description of its data, which are read once.
+    """
+    if data not in _test_images:
+        try:
+            made.data.prepare_data()
+            made.data.setup("test")
+            _test_images[data] = made.data.size("test")
+        except Exception as reason:
+            if not is_expected(reason):
+                raise
+            _test_images[data] = None  # the command says so where it runs, which may be another machine
+    images = _test_images[data]
+    for each in (made.evaluation, *(made.trainer.callbacks or [])):
+        if images is not None and isinstance(each, PipelineCallback):
+            each.check_size(images)
 
 
 class _PlannedOnly(QraCLI):

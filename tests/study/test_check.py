@@ -93,6 +93,8 @@ def test_a_checkpoint_that_only_other_cells_need_is_not_asked_for():
         ({"evaluation.eps": [8]}, "eps is 8, but pixels are in [0, 1]: did you mean 8/255?"),
         ({"evaluation.eps": [-0.1]}, "eps is -0.1: it must be at least 0"),
         ({"evaluation.n": 0}, "n is 0: it must be at least 1"),
+        ({"evaluation.n": 41}, "n is 41, but there are 40 test images: RobustnessEvaluation takes null for all"),
+        ({"trainer.callbacks+": "callback/pgd100", "trainer.callbacks.n": 50}, "n is 50, but there are 40 test images"),
         ({"trainer.callbacks+": "callback/pgd100", "trainer.callbacks.attack.eps": 8}, "did you mean 8/255?"),
         ({"trainer.limit_test_batches": 0}, "trainer.limit_test_batches is 0"),
     ],
@@ -103,6 +105,12 @@ def test_a_value_that_its_command_would_refuse_is_one_line_with_the_cell(test, s
         check_commands(study, [cell for cell in expand(study) if cell.stage == "ptq"], parse_command)
     assert said in str(refusal.value)
     assert "\n" not in str(refusal.value)
+
+
+def test_a_study_whose_images_are_not_here_is_parsed_without_counting_them():
+    elsewhere = {"data": "data/image_folder", "data.init_args.root": "nowhere"}
+    study = load_study(tiny.write(options={**elsewhere, "data.init_args.val_size": 10}))
+    check_commands(study, [cell for cell in expand(study) if cell.stage == "ptq"], parse_command)
 
 
 def test_a_scheme_beside_a_quantizer_is_refused(capsys):
