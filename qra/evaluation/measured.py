@@ -63,6 +63,7 @@ class Accuracy:
         worst: The lowest of several seeds; None for one seed.
         seeds: Accuracies of several seeds, ascending.
         error: Standard error over seeds and examples, where there are seeds enough to tell.
+        missing: Number of seeds of which it is not known, and which the mean lacks.
     """
 
     value: float
@@ -70,6 +71,7 @@ class Accuracy:
     worst: float | None = None
     seeds: tuple[float, ...] = ()
     error: float | None = None
+    missing: int = 0
 
     @property
     def interval(self) -> tuple[float, float]:

@@ -62,7 +62,7 @@ def accuracies(results: Results) -> Table:
                 results.label(pipeline),
                 *(accuracy or "-" for accuracy in (pipeline.clean, *robust, *(single if len(kinds) > 1 else ()))),
                 pipeline.gradients,
-                str(len(pipeline.cells)),
+                pipeline.seeds,
                 Number(None if size is None else size / KIB),
                 Number(None if operations is None else operations / GIGA, 3),
                 Time(pipeline.seconds("fit")),

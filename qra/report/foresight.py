@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -20,7 +20,7 @@ from qra.front.yaml_files import is_config, read_value, read_yaml
 from qra.report.cells import CellResult
 from qra.report.claims import CLAIMS
 from qra.report.results import Results
-from qra.types import parse_pixels
+from qra.types import Norm, parse_pixels
 
 BUDGETS = ("0.5/255", "1/255", "2/255", "4/255", "8/255", "16/255", "32/255")
 """What ``qra test`` attacks at if nothing is said."""
@@ -84,24 +84,50 @@ def _outcomes(settings: Mapping[str, list[Any]]) -> Iterator[Measured]:
         bounds = ThreatModel("linf", _budget(eps))
         for gradient in settings.get("evaluation.gradients", ("ste",)):
             yield Measured(f"pgd_{bounds.key}_{gradient}", "PGD", "robust", bounds, half, gradient=gradient)
-    kinds = settings.get(_CALLBACKS, [])
-    if any(issubclass(kind, CorruptionEvaluation) for kind in kinds):
+    callbacks: list[_Callback] = settings.get(_CALLBACKS, [])
+    if any(issubclass(each.kind, CorruptionEvaluation) for each in callbacks):
         fog = {"corruption": "fog", "severity": 1}
         yield Measured("shift_fog_1", "fog", "shift", ThreatModel("linf", 0.0), half, attack=fog)
-    if any(issubclass(kind, RadiusEvaluation) for kind in kinds):
-        yield Measured("fmn", "FMN", "robust", ThreatModel("linf", FMN().eps), half, gradient="ste")
+    for number, each in enumerate(callbacks):
+        if issubclass(each.kind, RadiusEvaluation):
+            later = _of_attack(settings) if number == len(callbacks) - 1 else {}  # options are about the last one
+            yield Measured(f"fmn_{number}", "FMN", "robust", _ball({**each.attack, **later}), half, gradient="ste")
 
 
-def _budget(given: Any) -> float:
+class _Callback(NamedTuple):
+    """A callback in a config.
+
+    Attributes:
+        kind: Its class.
+        attack: Arguments of its attack, as far as they are given.
+    """
+
+    kind: type
+    attack: Mapping[str, Any]
+
+
+def _of_attack(settings: Mapping[str, list[Any]]) -> dict[str, Any]:
+    """What options say of the attack of a callback."""
+    spelled = {name.replace(".init_args", ""): values[-1] for name, values in settings.items() if values}
+    names = {key: f"{_CALLBACKS}.attack.{key}" for key in ("eps", "norm")}
+    return {key: spelled[name] for key, name in names.items() if name in spelled}
+
+
+def _ball(attack: Mapping[str, Any]) -> ThreatModel:
+    norm: Norm = "l2" if attack.get("norm") == "l2" else "linf"
+    return ThreatModel(norm, _budget(attack.get("eps", FMN().eps), f"{_CALLBACKS}.attack.eps", norm))
+
+
+def _budget(given: Any, name: str = "evaluation.eps", norm: Norm = "linf") -> float:
     try:
         eps = parse_pixels(given)
     except ValueError as reason:
-        raise ValueError(f"evaluation.eps: {reason}") from None
-    return pixel_length("evaluation.eps", eps, "linf")
+        raise ValueError(f"{name}: {reason}") from None
+    return pixel_length(name, eps, norm)
 
 
 def _settings(words: Sequence[str]) -> dict[str, list[Any]]:
-    """What a command says of the trainer and its evaluation, by dotted names; callbacks by their classes."""
+    """What a command says of the trainer and its evaluation, by dotted names; callbacks as they are listed."""
     options = [(name.removeprefix("--"), value) for name, value in zip(words[::2], words[1::2], strict=True)]
     found: dict[str, list[Any]] = {}
     for name, value in sorted(options, key=lambda option: option[0] != "config"):  # which options win over
@@ -124,7 +150,7 @@ def _counts(name: str) -> bool:
 def _flat(name: str, content: Any, directory: Path) -> Iterator[tuple[str, list[Any]]]:
     """Settings by dotted names, those of files in the place of the files."""
     if name.rstrip("+") == _CALLBACKS:
-        yield name, list(_classes(content, directory))
+        yield name, list(_callbacks(content, directory))
     elif is_config(content):
         yield from _flat(name, read_yaml(directory / content), (directory / content).parent)
     elif isinstance(content, dict):
@@ -135,14 +161,19 @@ def _flat(name: str, content: Any, directory: Path) -> Iterator[tuple[str, list[
         yield name, content if isinstance(content, list) else [content]
 
 
-def _classes(content: Any, directory: Path) -> Iterator[type]:
-    """The classes of callbacks."""
+def _callbacks(content: Any, directory: Path) -> Iterator[_Callback]:
     for each in content if isinstance(content, list) else [content]:
         if is_config(each):
-            yield from _classes(read_yaml(directory / each), (directory / each).parent)
+            yield from _callbacks(read_yaml(directory / each), (directory / each).parent)
             continue
         module, _, name = str(each.get("class_path") if isinstance(each, dict) else each).rpartition(".")
         with suppress(ImportError, TypeError, ValueError):
             kind = getattr(import_module(module or "qra.callbacks"), name, None)
             if isinstance(kind, type):
-                yield kind
+                attack = _arguments(_arguments(each).get("attack"))
+                yield _Callback(kind, attack)
+
+
+def _arguments(content: Any) -> Mapping[str, Any]:
+    found = content.get("init_args") if isinstance(content, dict) else None
+    return found if isinstance(found, dict) else {}

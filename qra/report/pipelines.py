@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from qra.coordinates import Axis
 from qra.evaluation.doubt import Doubt, State, worst_state
@@ -30,10 +30,12 @@ class Pipeline:
     Args:
         coordinates: Coordinates by axis, without the seed.
         cells: Cells that are done, by ascending seed; at least one.
+        missing: Number of further seeds, whose cells failed, are not done or cannot be read.
     """
 
     coordinates: Mapping[str, Value]
     cells: tuple[CellResult, ...]
+    missing: int = 0
 
     def apart_from(self, *axes: str) -> tuple[tuple[str, Value], ...]:
         """Its coordinates on all axes but some: the same for pipelines that differ on these alone."""
@@ -113,6 +115,12 @@ class Pipeline:
         return self.seconds("fit") is not None
 
     @property
+    def seeds(self) -> str:
+        """How many there are, such as ``3``, or ``2 of 3`` where some are missing."""
+        count = len(self.cells)
+        return f"{count} of {count + self.missing}" if self.missing else str(count)
+
+    @property
     def state(self) -> State:
         """The least that is known of the gradients of any seed."""
         return worst_state(cell.doubt.state for cell in self.cells)
@@ -129,15 +137,28 @@ class Pipeline:
     @property
     def clean(self) -> Accuracy | None:
         """Accuracy on clean images, over seeds."""
-        return _over_seeds([cell.clean for cell in self.cells])
+        return self._over_seeds([cell.clean for cell in self.cells])
 
     def robust(self, bounds: ThreatModel | None) -> Accuracy | None:
         """Robust accuracy under a threat model, over seeds: the worst case over all attacks of each cell."""
-        return None if bounds is None else _over_seeds([cell.robust.get(bounds) for cell in self.cells])
+        return None if bounds is None else self._over_seeds([cell.robust.get(bounds) for cell in self.cells])
 
     def under(self, bounds: ThreatModel, kind: str) -> Accuracy | None:
         """Accuracy under the attacks of one kind alone, over seeds."""
-        return _over_seeds([cell.attacks.get(bounds, {}).get(kind) for cell in self.cells])
+        return self._over_seeds([cell.attacks.get(bounds, {}).get(kind) for cell in self.cells])
+
+    def _over_seeds(self, found: Sequence[Measured | None]) -> Accuracy | None:
+        """The accuracy of one seed, or mean and worst of all that have it."""
+        accuracies = [each.accuracy for each in found if each is not None]
+        if not accuracies:
+            return None
+        missing = self.missing + len(found) - len(accuracies)
+        if len(accuracies) == 1:
+            return replace(accuracies[0], missing=missing)
+        values = sorted(accuracy.value for accuracy in accuracies)
+        n = min(accuracy.n for accuracy in accuracies)
+        error = accuracy_error(values, n) if len(values) >= MANY else None
+        return Accuracy(statistics.fmean(values), n, values[0], tuple(values), error, missing)
 
     def kinds(self, bounds: ThreatModel) -> tuple[str, ...]:
         """Kinds of the attacks of a threat model that every cell has met."""
@@ -162,14 +183,3 @@ def training_title(training: str) -> str:
 def axis_title(axis: str) -> str:
     """An axis for people, such as ``calibration size``."""
     return axis.rpartition(".")[2].replace("_", " ")
-
-
-def _over_seeds(found: Sequence[Measured | None]) -> Accuracy | None:
-    """The accuracy of one seed, or mean and worst of all that have it."""
-    accuracies = [each.accuracy for each in found if each is not None]
-    if len(accuracies) < 2:
-        return accuracies[0] if accuracies else None
-    values = sorted(accuracy.value for accuracy in accuracies)
-    n = min(accuracy.n for accuracy in accuracies)
-    error = accuracy_error(values, n) if len(values) >= MANY else None
-    return Accuracy(statistics.fmean(values), n, values[0], tuple(values), error)

@@ -40,11 +40,14 @@ class Results:
     def pipelines(self) -> tuple[Pipeline, ...]:
         """Of the cells that are done; float ones first, then by their coordinates."""
         groups: dict[tuple[tuple[str, Value], ...], list[CellResult]] = {}
+        missing: Counter[tuple[tuple[str, Value], ...]] = Counter()
         for cell in self.cells:
+            key = tuple(sorted((axis, value) for axis, value in self._place(cell).items() if axis != Axis.SEED))
             if cell.state == "done":
-                key = tuple(sorted((axis, value) for axis, value in self._place(cell).items() if axis != Axis.SEED))
                 groups.setdefault(key, []).append(cell)
-        found = [Pipeline(dict(key), tuple(sorted(cells, key=_seed))) for key, cells in groups.items()]
+            elif cell.state != "repeated":
+                missing[key] += 1
+        found = [Pipeline(dict(key), tuple(sorted(cells, key=_seed)), missing[key]) for key, cells in groups.items()]
         return tuple(sorted(found, key=_order))
 
     @cached_property

@@ -169,6 +169,8 @@ def _doubts(results: Results) -> tuple[str, ...]:
             if seeds == {1}
             else f"{_span(seeds)} seeds a pipeline."
         )
+    if lacking := [pipeline for pipeline in results.pipelines if pipeline.missing]:
+        said.append(f"Means of {_count(len(lacking), 'pipeline')} lack seeds whose cells failed or are not done.")
     if states["suspect"]:
         said.append(f"{_count(states['suspect'], 'pipeline')} may hide gradients: their numbers are upper bounds.")
     if unknown := states["not judged"]:

@@ -167,24 +167,28 @@ class Table:
 def percent(accuracy: Accuracy, with_n: bool = True) -> str:
     """An accuracy in percent with its interval, and the worst seed where there are several."""
     low, high = accuracy.interval
-    worst = "" if accuracy.worst is None else f", {_seeds(accuracy)}"
     n = f", n={accuracy.n}" if with_n else ""
-    return f"{100 * accuracy.value:.2f} [{100 * low:.1f}, {100 * high:.1f}]{worst}{n}"
+    return f"{100 * accuracy.value:.2f} [{100 * low:.1f}, {100 * high:.1f}]{_seeds(accuracy, ', ')}{n}"
 
 
 def in_words(accuracy: Accuracy) -> str:
     """An accuracy in a sentence, such as ``41.3 % (38.2 to 44.4, n = 1,000)``."""
     low, high = accuracy.interval
-    worst = "" if accuracy.worst is None else f"; {_seeds(accuracy)}"
-    return f"{100 * accuracy.value:.1f} % ({100 * low:.1f} to {100 * high:.1f}, n = {accuracy.n:,}{worst})"
+    seeds = _seeds(accuracy, "; ")
+    return f"{100 * accuracy.value:.1f} % ({100 * low:.1f} to {100 * high:.1f}, n = {accuracy.n:,}{seeds})"
 
 
-def _seeds(accuracy: Accuracy) -> str:
-    """Each of a few seeds, the range of many."""
+def _seeds(accuracy: Accuracy, before: str) -> str:
+    """Each of a few seeds, the range of many, and how many are missing; empty for a single one."""
     values = [f"{100 * value:.2f}" for value in accuracy.seeds]
-    if not values:
-        return f"worst {100 * (accuracy.worst or 0.0):.2f}"
-    return f"seeds {values[0]} to {values[-1]}" if len(values) >= MANY else f"seeds {' / '.join(values)}"
+    parts = []
+    if values:
+        parts.append(f"seeds {values[0]} to {values[-1]}" if len(values) >= MANY else f"seeds {' / '.join(values)}")
+    elif accuracy.worst is not None:
+        parts.append(f"worst {100 * accuracy.worst:.2f}")
+    if accuracy.missing:
+        parts.append(f"{accuracy.missing} seed{'s' if accuracy.missing > 1 else ''} missing")
+    return "".join(before + part for part in parts)
 
 
 def _shown(entry: Entry, escape: Callable[[str], str], with_n: bool) -> str:

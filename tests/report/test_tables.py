@@ -1,8 +1,10 @@
 import csv
 import io
+import json
 import re
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,6 +17,7 @@ from qra.report.cells import read_cells
 from qra.report.contents import accuracies, advice, costs, gradients, outcomes, tables
 from qra.report.results import Results
 from qra.report.tables import Number, Table, Time, percent
+from qra.writing import write_arrays, write_json
 
 HOSTILE = "a|b <script>alert(1)</script> \\end{document} % & $x_1$ #~^ `c` [d](e)\n\x1b[31mred"
 
@@ -120,6 +123,24 @@ def test_the_accuracy_table_has_means_worst_seeds_costs_and_verdicts(results):
     assert pact["GBitOPs"].value == pytest.approx(40_551_040 * 16 / 1e9)
     assert pact["fit time"] == Time(7300.0)
     assert rows["PWLQ W2/A2, plain start, post-training"][-5] == "suspect"
+
+
+def test_a_mean_over_seeds_says_of_which_it_lacks(tmp_path):
+    study = tmp_path / "made-up"
+    for seed in range(4):
+        cell(study, f"at-{seed}", {"clean": 0.8, "pgd20_8": 0.4, "square_8": 0.3}, training="adversarial", seed=seed)
+    rewritten(study / "at-1" / "cell.json", state="failed")
+    lost = np.load(study / "at-2" / "correct.npz")
+    write_arrays(study / "at-2" / "correct.npz", {key: lost[key] for key in lost if not key.startswith("square_8")})
+    table = accuracies(Results(study.name, read_cells(study)))
+    at = dict(zip(table.columns, table.rows[0], strict=True))
+    assert at["seeds"] == "3 of 4"
+    assert percent(at["clean"]).endswith("seeds 80.00 / 80.00 / 80.00, 1 seed missing, n=1000")
+    assert percent(at["robust, eps 8/255"]).endswith("seeds 30.00 / 30.00, 2 seeds missing, n=1000")
+
+
+def rewritten(path, **changes):
+    write_json(path, {**json.loads(path.read_text()), **changes})
 
 
 def test_the_outcome_table_holds_every_number(results):

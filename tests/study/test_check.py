@@ -227,6 +227,19 @@ def test_what_a_callback_measures_counts_for_claims(callback, claim, capsys):
     assert f"yes  {claim}: 3 checks." in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("attack", "decides"),
+    [({}, True), ({"eps": "4/255"}, False), ({"norm": "l2", "eps": 0.5}, False)],
+)
+def test_distances_count_as_an_attack_in_their_own_ball(attack, decides, capsys):
+    options = {f"trainer.callbacks.attack.{key}": value for key, value in attack.items()}
+    tiny.write(test={"evaluation.eps": ["2/255"], "trainer.callbacks+": "callback/fmn", **options})
+    main(["study", "list", "tiny.yaml", "--claims"])
+    found = capsys.readouterr().out
+    assert ("yes  quantization-alone" in found) == decides
+    assert "yes  quantization-brings-nearer" in found
+
+
 READY = sorted((Path(__file__).parents[2] / "configs/study").glob("*.yaml"))
 
 
