@@ -98,7 +98,7 @@ class _Callback(NamedTuple):
     """A callback in a config.
 
     Attributes:
-        kind: Its class.
+        kind: Class of the callback.
         attack: Arguments of its attack, as far as they are given.
     """
 
