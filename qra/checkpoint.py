@@ -79,8 +79,15 @@ def load_weights(
     Raises:
         ValueError: If the checkpoint cannot be read, or is of another network (nothing is loaded then).
     """
-    content = read(path)
-    state, expected = state_of(network, content, path, weights_key), network.state_dict()
+    content, expected = read(path), network.state_dict()
+    try:
+        state = state_of(network, content, path, weights_key)
+    except ValueError as reason:
+        if scheme is not None or scheme_description(content) is None:
+            raise
+        raise ValueError(
+            f"{reason}; the checkpoint is quantized, this network is float: give it a model.scheme"
+        ) from None
     changed = any(differences(scheme_description(content), describe(scheme)))
     absent = set()
     for key, quantizer in quantizer_keys(network).items():
@@ -133,13 +140,19 @@ def check_classes(checkpoint: Mapping[str, Any], class_names: Sequence[str], pat
     Raises:
         ValueError: With the first such class.
     """
+    if line := moved_class(checkpoint, class_names):
+        raise ValueError(f"{path}: {line}: give data of the same classes in the same order")
+
+
+def moved_class(checkpoint: Mapping[str, Any], class_names: Sequence[str]) -> str | None:
+    """A line for a user, where a class of the data has another number in a checkpoint; None otherwise."""
     numbers = _class_numbers(checkpoint)
     for number, name in enumerate(class_names):
         if numbers.get(name, number) != number:
-            raise ValueError(
-                f"{path}: was trained with the class {name!r} as number {numbers[name]}, but in the data it is number "
-                f"{number}: give data of the same classes in the same order"
+            return (
+                f"was trained with the class {name!r} as number {numbers[name]}, but in the data it is number {number}"
             )
+    return None
 
 
 def check_classes_of(path: str | Path, class_names: Sequence[str]) -> None:

@@ -33,6 +33,10 @@ _REWORDED = (
         re.compile(r"(?:Option|Key) '([^']+)' is not (?:accepted|expected)"),
         r"unknown key '\1': --print_config shows the keys there are",
     ),
+    (
+        re.compile(r"(view size is not compatible with input tensor's size and stride) .*"),
+        r"\1: something here takes weights in ordinary memory order: set --model.channels_last false",
+    ),
     (re.compile(r"No supported gpu backend found!"), "there is no such GPU here: qra doctor shows the devices"),
 )
 

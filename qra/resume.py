@@ -80,6 +80,9 @@ def check_resumable(
     elsewhere = Path(path).parent.resolve() != Path(trainer.default_root_dir).resolve()
     if elsewhere and done is not None and done.is_over(trainer.max_epochs):
         raise ValueError(f"{path}: its training is finished: test it, or go on with a larger --trainer.max_epochs")
+    epoch, asked = checkpoint.get("epoch"), trainer.max_epochs
+    if isinstance(epoch, int) and asked is not None and 0 < asked <= epoch:
+        raise ValueError(f"{path}: is of epoch {epoch + 1}, trainer.max_epochs is {asked}: give at least {epoch + 1}")
     damage = next(_damage(checkpoint, trainer, module), None)
     recorded = checkpoint.get(KEY)
     found = dict(recorded) if isinstance(recorded, Mapping) else {}

@@ -120,7 +120,8 @@ def _best(key: str, found: State, expected: Mapping[str, Tensor], optional: froz
     unknown = [name for name in extra if _matters(name, found[name])]
     own = {**expected, **state}
     normalized = (_otherwise_normalized(name, found[name], own) for name in extra)
-    difference = _difference(absent, unknown, f"{key}.{prefix}".strip("."))
+    inside = any(name.startswith(prefix) for name in unknown)
+    difference = _difference(absent, unknown, "" if inside else f"{key}.{prefix}".strip("."))
     difference = difference or next(filter(None, wrong), "") or next(filter(None, normalized), "")
     return Match(key, prefix, state, missing, tuple(extra), difference)
 

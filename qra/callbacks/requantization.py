@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ class Requantization(PipelineCallback):
 
     Weights are quantized from the float ones that training kept, activations keep their ranges, and BatchNorm
     statistics are estimated again on the data module's calibration images, for other bits scale weights differently.
+    The network is written to ``calibrated.ckpt`` in the run directory.
 
     Args:
         scheme: Quantizers of the checkpoint, with the bits to test.
@@ -52,6 +54,7 @@ class Requantization(PipelineCallback):
         self._before = pl_module.scheme
         with torch.inference_mode(False):
             pl_module.requantize(self.scheme, [batch.x for batch in pl_module.calibration_batches()])
+        trainer.save_checkpoint(Path(trainer.default_root_dir, "calibrated.ckpt"), weights_only=True)
 
     def record(self) -> dict[str, Any]:
         return {} if self._before is None else {"trained_scheme": describe(self._before)}

@@ -43,6 +43,7 @@ from qra.probe import Probe
 from qra.progress import progress_display
 from qra.resume import check_resumable, resume_settings
 from qra.running import callbacks_of
+from qra.runs import completion
 from qra.runs.command import RunningCommand
 from qra.runs.ranks import is_first_node
 from qra.trainer import PipelineTrainer
@@ -150,12 +151,15 @@ class QraCLI(LightningCLI):
             check_dry_run(config, str(self.subcommand))
         else:
             self.command.work_in(self.directory, _is_first_process())
-        taken = self.directory / "last.ckpt"
-        if self.subcommand == "fit" and config.ckpt_path is None and _is_first_process() and taken.exists():
-            raise ValueError(
-                f"{self.directory} holds a run already: go on with it by --ckpt_path last, or write to another "
-                "directory by --run"
-            )
+        if self.subcommand == "fit" and config.ckpt_path is None and _is_first_process():
+            self._refuse_another_run()
+
+    def _refuse_another_run(self) -> None:
+        """Refuse to begin a training where the checkpoints of another one would be lost."""
+        goes_on, done = (self.directory / "last.ckpt").exists(), completion.read(self.directory)
+        if goes_on or ((self.directory / "best.ckpt").exists() and done is not None and done.finished):
+            way = "go on with it by --ckpt_path last, or " if goes_on else ""
+            raise ValueError(f"{self.directory} holds a run already: {way}write to another directory by --run")
 
     def after_instantiate_classes(self) -> None:
         config = self.config[self.subcommand]
@@ -194,8 +198,15 @@ class QraCLI(LightningCLI):
                 self.record.settings = settings = resume_settings(without_notes(config.as_dict()), self.datamodule)
                 if config.ckpt_path is None:
                     self.model.initialize()
+                    self._compare_classes(self.model.init_from)
                 else:
                     check_resumable(content, config.ckpt_path, self.trainer, self.model, settings)
+
+    def _compare_classes(self, start: str | None) -> None:
+        """Say it where the checkpoint that a training starts from numbers the data's classes otherwise."""
+        line = start and checkpoint.moved_class(checkpoint.read(start), self.datamodule.class_names)
+        if line:
+            print(f"{start}: {line}: training has to learn the classes anew")
 
     def _link(self, network: Namespace, content: Mapping[str, Any]) -> None:
         """Make the network again for classes, channels and brightness of the data, or as the checkpoint normalizes."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import MutableMapping, Sequence
+from enum import Enum
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -146,15 +147,16 @@ def with_absolute_paths(value: Any) -> Any:
     """A config whose relative paths of what is there are absolute, so that it works from any directory."""
     if isinstance(value, MutableMapping | Namespace):
         for key, item in dict(value.items()).items():
-            is_place = isinstance(item, os.PathLike) or (isinstance(item, str) and key.rpartition(".")[2] in PLACES)
+            named = str(key).rpartition(".")[2] in PLACES
+            is_place = isinstance(item, os.PathLike) or (isinstance(item, str) and named)
             value[key] = str(Path(item).absolute()) if is_place and Path(item).exists() else with_absolute_paths(item)
     elif isinstance(value, list):
         value[:] = map(with_absolute_paths, value)
-    return value
+    return value.value if isinstance(value, Enum) and isinstance(value, str) else value  # a default of Lightning's
 
 
 def without_notes(config: Any) -> Any:
     """A parsed config without what the parser notes in it, such as the paths of files."""
     if isinstance(config, dict):
-        return {key: without_notes(value) for key, value in config.items() if not key.startswith("__")}
+        return {key: without_notes(value) for key, value in config.items() if not str(key).startswith("__")}
     return [without_notes(item) for item in config] if isinstance(config, list | tuple) else config

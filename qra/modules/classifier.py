@@ -7,7 +7,7 @@ from typing import Any, ClassVar, cast
 
 import torch
 from lightning import LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback, LambdaCallback
+from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
@@ -46,8 +46,15 @@ def _default_optimizer(parameters: Iterable[nn.Parameter]) -> Optimizer:
     return torch.optim.SGD(parameters, lr=0.1, momentum=0.9, weight_decay=5e-4)
 
 
-class Upkeep(LambdaCallback):
-    """What a module does in a run by itself, of a class of its own: there is one such callback."""
+class Upkeep(Callback):
+    """What a module does in a run by itself.
+
+    Args:
+        hooks: Functions by the names of Lightning's hooks.
+    """
+
+    def __init__(self, **hooks: Callable[..., None]) -> None:
+        vars(self).update(hooks)
 
 
 class ImageClassifier(LightningModule):
@@ -85,6 +92,8 @@ class ImageClassifier(LightningModule):
         compile: bool = False,
     ) -> None:
         super().__init__()
+        if optimizer is None:
+            raise ValueError("model.optimizer is null: give a config (qra configs optim) or the class of an optimizer")
         if val_attack is None and self.selection_metric == "val/robust_acc":
             raise ValueError("val_attack is none, but robust accuracy in validation chooses the best checkpoint")
         if val_attack is not None:

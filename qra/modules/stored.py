@@ -113,7 +113,7 @@ def _own_paths(callback: ModelCheckpoint, state: Mapping[str, Any]) -> dict[str,
     return {
         "monitor": callback.monitor,
         "dirpath": callback.dirpath,
-        "best_model_score": best if _is_score(best) else None,
+        "best_model_score": best if paths["best_model_path"] and _is_score(best) else None,
         "best_k_models": models,
         **scores,
         **paths,

@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 from commands import NETWORK, TINY_FIT, pipeline, qra, refused
+from lightning.pytorch.callbacks.timer import Interval
 
+from qra.front.run_config import with_absolute_paths, without_notes
 from qra.runs import completion
 from qra.runs.completion import Training
 
@@ -61,6 +63,13 @@ def test_a_checkpoint_callback_of_ones_own_is_kept_apart_from_those_of_the_run()
 
 def test_a_progress_bar_of_ones_own_takes_the_place_of_the_usual_one():
     fit("--trainer.callbacks+", "TQDMProgressBar", "--trainer.enable_progress_bar", "true", "--trainer.max_steps", 1)
+
+
+def test_settings_of_lightnings_callbacks_that_yaml_does_not_know_can_be_saved():
+    settings = {"scheduling": {0: 1, 4: 2}, "interval": Interval.step}
+    saved = with_absolute_paths(without_notes(settings))
+    assert saved == {"scheduling": {0: 1, 4: 2}, "interval": "step"}
+    assert type(saved["interval"]) is str
 
 
 def test_a_method_with_an_optimizer_and_a_schedule_of_its_own_goes_on():

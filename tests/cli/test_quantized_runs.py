@@ -169,6 +169,17 @@ def test_calibrating_again_with_other_settings_is_refused(float_checkpoint):
     assert "calibrated already, with other settings (scheme.weight_bit_width was 4 and is 2)" in refused(*again)
 
 
+def test_a_requantized_network_is_a_checkpoint_to_go_on_from(quantized_run, float_checkpoint):
+    other_bits = ["--trainer.callbacks+", CONFIGS / "callback/requantize.yaml", BITS, 2]
+    output, code = qra("test", "--ckpt_path", quantized_run / "best.ckpt", "--run", "other", *other_bits)
+    assert code == 0, output
+    network = package.load("other/calibrated.ckpt")
+    assert network.stages[0][0].conv1.weight_quantizer.bit_width == 2
+    told = refused("fit", *pipeline("float-plain"), *FIT, "--model.init_from", "other/calibrated.ckpt", "--run", "new")
+    assert told.endswith("the checkpoint is quantized, this network is float: give it a model.scheme")
+    assert "weights_key" not in told
+
+
 def test_a_checkpoint_of_other_bits_is_refused(quantized_run):
     arguments = ["--ckpt_path", quantized_run / "best.ckpt", f"{SCHEME}.weight_bit_width", 2]
     assert "weight_bit_width was 3 and is 2" in refused("test", *arguments)

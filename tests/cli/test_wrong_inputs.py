@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from commands import CONFIGS, TINY, TINY_FIT, pipeline, refused
+from commands import CONFIGS, NETWORK, TINY, TINY_FIT, pipeline, qra, refused
 
 AT = "--config pipeline/float-at "
 SYNTHETIC = AT + "--data data/synthetic --data.train_size 600 --data.test_size 20 --data.val_size 20 "
@@ -258,6 +258,17 @@ def test_compare_refuses_what_is_no_result(content, reason):
     if content is not None:
         Path("run/result.json").write_text(content)
     assert reason in refused("compare", "run")
+
+
+def test_a_start_that_numbers_the_classes_otherwise_is_named(copied):
+    content = torch.load(copied, weights_only=True)
+    content["qra"]["classes"] = content["qra"]["classes"][::-1]
+    torch.save(content, copied)
+    start = ["--model.init_from", copied, "--model.val_attack", "null", "--trainer.max_steps", 1, "--run", "run"]
+    output, code = qra("fit", *pipeline("float-plain"), *TINY_FIT, *NETWORK, *start)
+    assert code == 0, output
+    assert "copied.ckpt: was trained with the class " in output
+    assert "training has to learn the classes anew" in output
 
 
 def test_weights_of_another_network_are_no_start(copied):

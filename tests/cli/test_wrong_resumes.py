@@ -56,6 +56,25 @@ def test_more_epochs_may_follow(run):
     output, code = qra(*command, "--ckpt_path", "last")
     assert code == 0, output
     assert torch.load(run / "last.ckpt", weights_only=True)["epoch"] == 1
+    told = resume(run, "--trainer.max_epochs", 1)
+    assert told == "run/last.ckpt: is of epoch 2, trainer.max_epochs is 1: give at least 2"
+
+
+def test_a_finished_training_whose_last_checkpoint_is_gone_is_not_begun_anew_in_its_place(run):
+    (run / "last.ckpt").unlink()
+    before = (run / "best.ckpt").read_bytes()
+    assert refused(*FIT, "--run", run) == "run holds a run already: write to another directory by --run"
+    assert (run / "best.ckpt").read_bytes() == before
+
+
+def test_the_score_of_a_best_checkpoint_that_is_gone_is_not_that_of_the_one_written_in_its_place(run):
+    (run / "best.ckpt").unlink()
+    output, code = qra(
+        *FIT, "--model.val_attack.steps", 1, "--trainer.max_epochs", 1, "--run", run, "--ckpt_path", "last"
+    )
+    assert code == 0, output
+    assert "best.ckpt holds the last one" in output
+    assert "best epoch" not in output
 
 
 def test_weights_alone_are_no_place_to_go_on_from(run):

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, LambdaCallback
 from torch.nn import functional as F
 from trivial import convolutional, data, linear, trainer
 
@@ -35,6 +35,13 @@ def metrics(method):
 
 def test_what_the_base_class_needs_in_a_run_is_done_all_the_same():
     assert metrics(OwnHooks) == metrics(AdversarialTraining)
+
+
+def test_a_callback_of_ones_own_that_is_made_of_functions_stays():
+    seen = []
+    run = trainer(callbacks=[LambdaCallback(on_train_epoch_start=lambda *_: seen.append(1))], max_epochs=1)
+    run.fit(VanillaTraining(linear(), val_attack=None), data())
+    assert seen == [1]
 
 
 class Noted(VanillaTraining):
