@@ -63,6 +63,16 @@ def difference(network: nn.Module, values: Values, other: nn.Module, other_value
     return Difference(0.0, TOLERANCE)  # the network cannot be run, which it says itself when it is
 
 
+def runs_channels_last(network: nn.Module, x: Tensor) -> bool:
+    """Whether a network in channels-last takes images in that layout, (N, C, H, W); what it was is left alone."""
+    try:
+        with torch.no_grad(), _undisturbed(network, x.device):
+            network(x[:EXAMPLES].detach().clone(memory_format=torch.channels_last))
+    except Exception:  # what it cannot do in any layout, it says itself when it is run
+        return False
+    return True
+
+
 def _logits(network: nn.Module, values: Values, x: Tensor, dtype: torch.dtype | None) -> Tensor | None:
     """Logits in float64, or None where there are none in this precision."""
     try:

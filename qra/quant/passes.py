@@ -115,6 +115,7 @@ class Passes:
 
     Attributes:
         replays: The recorded passes.
+        contiguous: Whether the network runs contiguous alone: some flatten images by ``view``.
 
     Args:
         network: The network in channels-last, in eval mode.
@@ -122,6 +123,7 @@ class Passes:
 
     def __init__(self, network: nn.Module) -> None:
         self.replays = InputReplays("the attack-time copy of the network")
+        self.contiguous = False
         self._network = network
         self._state = ReplayState(network.modules())
         # statistics of a batch would count the padding
@@ -134,7 +136,7 @@ class Passes:
     def __call__(self, x: Tensor, precision: Precision | None) -> Tensor:
         """Logits of images in [0, 1], (N, C, H, W) to (N, classes)."""
         with searching(precision, x.device):
-            chosen = form_on(x.device)
+            chosen = self._form(x.device)
             function = partial(_run, self._in_form(chosen), chosen[0])
             if self._is_recording:
                 return function(x)
@@ -154,7 +156,7 @@ class Passes:
                 self._is_recording = False
 
         with searching(precision, tensors[0].device):
-            chosen = form_on(tensors[0].device)
+            chosen = self._form(tensors[0].device)
             self._in_form(chosen)
             results = self.replays.work(work, alone, tensors, partial(self._depends_on, chosen))
             return work(network, *tensors) if results is None else results
@@ -190,6 +192,10 @@ class Passes:
     def _depends_on(self, chosen: Form) -> tuple[Hashable, ...] | None:
         state = self._state() if self._treats_images_alone else None
         return None if state is None else (chosen, *state)
+
+    def _form(self, device: torch.device) -> Form:
+        memory_format, dtype = form_on(device)
+        return torch.contiguous_format if self.contiguous else memory_format, dtype
 
     def _in_form(self, chosen: Form) -> nn.Module:
         if chosen == _OWN:

@@ -257,3 +257,35 @@ def test_the_weights_of_convolutions_lie_in_the_type_of_autocast_and_those_of_ot
     assert kinds["fc.weight"] == torch.float32
     assert other.network.normalize.mean.dtype == torch.float32
     assert frozen.network.conv1.weight.dtype == torch.float32
+
+
+class Viewing(nn.Module):
+    """Flattens by ``view``, which takes contiguous images alone."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv, self.norm, self.relu, self.fc = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Linear(288, 5)
+
+    def forward(self, x):
+        x = self.relu(self.norm(self.conv(x)))
+        return self.fc(x.view(x.shape[0], -1))
+
+
+@pytest.mark.parametrize("precision", [None, NARROW])
+@pytest.mark.parametrize("scheme", [None, QuantScheme(DoReFa(), PACT(), 4, 4)])
+def test_a_network_that_views_its_activations_is_copied_contiguous(scheme, precision):
+    network = Viewing().eval()
+    if scheme is not None:
+        convert(network, scheme)
+    copy, x = freeze(network), torch.rand(6, 3, 8, 8)
+    copy.precision = precision
+    tolerance = 1e-4 if precision is None else 0.3
+    torch.testing.assert_close(copy(x).float(), network(x), rtol=0, atol=tolerance)
+    network.conv.weight.data.mul_(2)
+    copy.refresh()
+    torch.testing.assert_close(copy(x).float(), network(x), rtol=0, atol=tolerance)
+    assert network.attack_copy["kind"] == "folded"
+    assert gradient(copy, x).abs().sum() > 0
+    if scheme is not None:
+        assert copy.unrounded()(x).shape == (6, 5)
