@@ -91,7 +91,8 @@ def _cost(content: Mapping[str, Any], exported: bool) -> Iterator[str]:
     layers = content["saturates_without_vnni"]
     if layers:
         shown = ", ".join(map(str, layers[:5])) + (f" and {len(layers) - 5} more" if len(layers) > 5 else "")
-        yield f"Sums of {len(layers)} layers may saturate on x86 processors without VNNI: {markdown_text(shown)}.\n"
+        count = f"{len(layers)} layers" if len(layers) > 1 else "1 layer"
+        yield f"Sums of {count} may saturate on x86 processors without VNNI: {markdown_text(shown)}.\n"
     elif exported:
         yield "No sum can saturate on x86 processors without VNNI.\n"
 

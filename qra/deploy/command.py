@@ -20,6 +20,7 @@ from qra.checks import check_count
 from qra.data import ImageDataModule
 from qra.deploy import card, folder
 from qra.deploy.card_text import runs_table, speed_table
+from qra.deploy.engine import check_threads
 from qra.deploy.evaluation import Evaluation, FakeQuantized
 from qra.deploy.folder import Folder, options_of
 from qra.deploy.page import page
@@ -67,7 +68,7 @@ def main(arguments: Sequence[str]) -> None:
 
 def _test(exported: Folder, settings: Namespace, data: ImageDataModule) -> None:
     check_count("n", settings.n)
-    check_count("threads", settings.threads)
+    check_threads(settings.threads)
     torch.set_num_threads(settings.threads)
     runs = folder.runs(exported, settings.engines, settings.threads, options_of(settings.set), settings.engine_defaults)
     data.prepare_data()
@@ -185,9 +186,10 @@ def _without_details(content: dict[str, Any]) -> dict[str, Any]:
 
 
 def _bench(exported: Folder, settings: Namespace) -> None:
-    for name in ("batch", "threads"):
-        for value in getattr(settings, name):
-            check_count(name, value)
+    for value in settings.batch:
+        check_count("batch", value)
+    for value in settings.threads:
+        check_threads(value)
     check_count("rounds", settings.rounds)
     makers = folder.contestants(exported, settings.engines)
     found = bench(makers, settings.batch, settings.threads, settings.rounds)

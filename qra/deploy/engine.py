@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Container, Mapping, Sequence
 from importlib import import_module, metadata
 from pathlib import Path
 from typing import Any, ClassVar
@@ -19,6 +21,8 @@ from qra.checks import check_count
 from qra.files import CHECKPOINT_LIMIT, open_regular, plain
 
 OUTPUT = "logits"
+MOST_THREADS = 64
+"""More are refused, but on machines that have more processors."""
 _SLACK = 1e-6  # of pixels outside of [0, 1], by rounding
 
 Arrays = dict[str, NDArray[Any]]
@@ -81,10 +85,12 @@ class OnnxRuntime(Runtime):
             self._session = package.InferenceSession(model, self._options, providers=["CPUExecutionProvider"])
         except Exception as reason:  # the classes that it raises derive from nothing common
             raise ValueError(_refusal(self, reason)) from None
-        (taken,) = self._session.get_inputs()
+        taken, *others = self._session.get_inputs()
+        self._outputs = [output.name for output in self._session.get_outputs()]
+        shape = [length if isinstance(length, int) else None for length in taken.shape]
+        _check_own([*shape, *others], taken.type in ("tensor(uint8)", "tensor(float)"), self._outputs)
         self._input, self.image_shape = taken.name, tuple(taken.shape[1:])
         self.takes_bytes = taken.type == "tensor(uint8)"
-        self._outputs = [output.name for output in self._session.get_outputs()]
 
     def run(self, images: NDArray[Any]) -> Arrays:
         return dict(zip(self._outputs, self._session.run(self._outputs, {self._input: images}), strict=True))
@@ -116,11 +122,13 @@ class OpenVINO(Runtime):
             self._compiled = package.Core().compile_model(read, "CPU", given)
         except Exception as reason:
             raise ValueError(_refusal(self, reason)) from None
-        taken = self._compiled.input(0)
-        self.image_shape = tuple(dimension.get_length() for dimension in list(taken.get_partial_shape())[1:])
-        self.takes_bytes = taken.get_element_type().to_dtype() == np.uint8
-        self._request = self._compiled.create_infer_request()
+        taken, *others = self._compiled.inputs
         self._outputs = {name: output for output in self._compiled.outputs for name in output.get_names()}
+        shape = [length.get_length() if length.is_static else None for length in taken.get_partial_shape()]
+        kind = taken.get_element_type().to_dtype()
+        _check_own([*shape, *others], kind in (np.uint8, np.float32), self._outputs)
+        self.image_shape, self.takes_bytes = tuple(shape[1:]), kind == np.uint8
+        self._request = self._compiled.create_infer_request()
 
     def run(self, images: NDArray[Any]) -> Arrays:
         found = self._request.infer({0: images}, share_inputs=True)
@@ -161,7 +169,7 @@ class Engine(nn.Module):
         engine_defaults: bool = False,
     ) -> None:
         super().__init__()
-        check_count("threads", threads)
+        check_threads(threads)
         kind, options = kind_of(runtime), dict(options or {})
         if not engine_defaults:
             options = {**_checked(kind, options), **kind.faithful}
@@ -210,7 +218,11 @@ class Engine(nn.Module):
                 f"the model takes images of {self.runtime.image_shape}, not of {images.shape[1:]}: export it anew for "
                 "another resolution"
             )
-        return self.runtime.run(images if self.runtime.takes_bytes else images.astype(np.float32) / np.float32(LEVELS))
+        taken = images if self.runtime.takes_bytes else images.astype(np.float32) / np.float32(LEVELS)
+        try:
+            return self.runtime.run(taken)
+        except Exception as reason:
+            raise ValueError(f"{self.runtime.name} fails on {len(images)} images: {_said(reason)}") from None
 
     def record(self) -> dict[str, Any]:
         """What runs and how, ready for JSON."""
@@ -222,6 +234,34 @@ class Engine(nn.Module):
             "model_sha256": self.sha256,
             "options": self.runtime.settings(),
         }
+
+
+def check_threads(count: int) -> None:
+    """Refuse a number of threads that is none, or so large that engines only wait.
+
+    Raises:
+        ValueError: If it is.
+    """
+    check_count("threads", count)
+    most = max(MOST_THREADS, os.cpu_count() or 1)
+    if count > most:
+        raise ValueError(f"threads is {count}: it must be at most {most}")
+
+
+def _check_own(shape: Sequence[Any], is_image: bool, outputs: Container[str]) -> None:
+    """Refuse a model that takes or gives other things than those of an export.
+
+    Args:
+        shape: Lengths of what it takes, None where any will do.
+        is_image: Whether that is of a type of images.
+        outputs: Names of what it gives.
+    """
+    unlike = len(shape) != 4 or shape[0] is not None or not all(isinstance(length, int) for length in shape[1:])
+    if unlike or not is_image or OUTPUT not in outputs:
+        raise ValueError(
+            "is no model of qra export, which takes any number of images of one size, uint8 or float32, and gives "
+            f"{OUTPUT!r}"
+        )
 
 
 def needed(package: str, extra: str) -> Any:
@@ -276,6 +316,11 @@ def _checked(kind: type[Runtime], options: Mapping[str, str]) -> Mapping[str, st
 
 def _refusal(runtime: Runtime, reason: Exception) -> str:
     """Why an engine does not load a model, in one line."""
-    said = plain(reason)
+    said = _said(reason)
     advice = "; a newer engine, or an export with --pack false, may help" if "opset" in said or "type" in said else ""
-    return f"{runtime.name} {metadata.version(runtime.name)} cannot load it: {said[:200]}{advice}"
+    return f"{runtime.name} {metadata.version(runtime.name)} cannot load it: {said}{advice}"
+
+
+def _said(reason: Exception) -> str:
+    """What an engine says, in one line, without the places in its source."""
+    return plain(re.sub(r"Exception from \S+:\d+:\s*", "", str(reason)) or reason)[:200]

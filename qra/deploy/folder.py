@@ -49,6 +49,8 @@ def read(directory: Path) -> Folder:
         ValueError: If it is none, or a file of it was changed.
     """
     found = card.read(directory)
+    if not (directory / TWIN).exists():
+        raise ValueError(f"{directory}: {TWIN} is missing; export the network again")
     folder = Folder(directory, found, Program.load(directory / TWIN))
     try:
         check(folder.program)

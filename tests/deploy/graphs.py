@@ -16,9 +16,9 @@ def linear(classes=4, shape=(3, 4, 4), dtype=TensorProto.UINT8, packed=False):
     return model(nodes, initializers, shape, classes, dtype)
 
 
-def model(nodes, initializers, shape, classes, dtype=TensorProto.UINT8):
-    image = helper.make_tensor_value_info("image", dtype, ["n", *shape])
-    logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["n", classes])
+def model(nodes, initializers, shape, classes, dtype=TensorProto.UINT8, batch="n", output="logits"):
+    image = helper.make_tensor_value_info("image", dtype, [batch, *shape])
+    logits = helper.make_tensor_value_info(output, TensorProto.FLOAT, [batch, classes])
     graph = helper.make_graph(nodes, "small", [image], [logits], initializers)
     made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
     checker.check_model(made)

@@ -58,6 +58,7 @@ def test_a_bench_writes_times_into_the_card(directory, capsys):
         ([*DATA, "--engines", "[tensorrt]"], "there is no engine 'tensorrt'"),
         ([*DATA, "--n", "0"], "n is 0"),
         ([*DATA, "--threads", "0"], "threads is 0"),
+        ([*DATA, "--threads", "9999"], "threads is 9999: it must be at most"),
         ([*DATA, "--autoattack", "--cascade"], "not allowed with"),
         ([*DATA, "--set", "onnxruntime.session.disable_quant_qdq=0"], "changes decisions"),
         ([*DATA, "--set", "threads=1"], "write ENGINE.NAME=VALUE"),

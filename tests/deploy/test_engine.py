@@ -5,8 +5,8 @@ import sys
 import numpy as np
 import pytest
 import torch
-from deploy.graphs import linear
-from onnx import TensorProto
+from deploy.graphs import linear, model
+from onnx import TensorProto, helper, numpy_helper
 
 from qra.attacks import Square
 from qra.deploy import engine as engines
@@ -107,3 +107,36 @@ def test_without_the_extra_one_line_says_how_to_install_it(name, monkeypatch):
 def test_an_unknown_engine_is_refused():
     with pytest.raises(ValueError, match="choose onnxruntime or openvino"):
         Engine(linear(), "tensorrt")
+
+
+def sums(*shape, output="logits", **given):
+    """A model of the sum of all that it takes."""
+    nodes = [
+        helper.make_node("Flatten", ["image"], ["row"]),
+        helper.make_node("ReduceSum", ["row"], [output], keepdims=1, noop_with_empty_axes=0),
+    ]
+    return model(nodes, [], shape, 1, TensorProto.FLOAT, output=output, **given)
+
+
+@each_engine
+@pytest.mark.parametrize(
+    ("shape", "given"), [((3, "h", "w"), {}), ((3, 4, 4), {"batch": 1}), ((48,), {}), ((3, 4, 4), {"output": "scores"})]
+)
+def test_a_model_that_is_none_of_an_export_is_refused(name, shape, given):
+    with pytest.raises(ValueError, match="is no model of qra export"):
+        Engine(sums(*shape, **given), name)
+
+
+def test_what_an_engine_says_while_it_runs_is_said_in_one_line():
+    nodes = [helper.make_node("Reshape", ["image", "lengths"], ["logits"])]
+    engine = Engine(
+        model(nodes, [numpy_helper.from_array(np.array([7, 5]), "lengths")], (3, 4, 4), 5, TensorProto.FLOAT)
+    )
+    with pytest.raises(ValueError, match="onnxruntime fails on 2 images: ") as found:
+        engine(images(2))
+    assert "\n" not in str(found.value)
+
+
+def test_an_option_that_openvino_does_not_know_is_named():
+    with pytest.raises(ValueError, match="cannot load it: NotFound: Unsupported property NOPE"):
+        Engine(linear(), "openvino", options={"NOPE": "1"})
