@@ -66,8 +66,9 @@ def _fits(op: Op, shape_of: Mapping[str, Shape], codes: Container[str], layers: 
         return source in codes and op.weight.ndim == 2 and before == tuple(op.weight.shape[1:])
     if isinstance(op, WindowSum | WindowMax):
         inside = all(2 * pad <= length for pad, length in zip(op.padding, op.kernel, strict=True))
-        known = source in codes or (isinstance(op, WindowMax) and source not in layers)
-        return known and len(before) == 3 and min(*op.stride, *op.kernel) > 0 and inside
+        if len(before) != 3 or min(*op.stride, *op.kernel) < 1 or not inside:
+            return False
+        return source in codes or (source not in layers and (isinstance(op, WindowMax) or op.lie_side_by_side(before)))
     return source not in layers and (len(before) == 3 or isinstance(op, Flatten))
 
 
@@ -140,7 +141,7 @@ def ranges(program: Program) -> dict[str, tuple[int, int]]:
         elif isinstance(op, WindowMax | Shortcut | Flatten) and op.source in found:
             low, high = found[op.source]
             found[op.name] = (min(low, 0), high) if isinstance(op, Shortcut) else (low, high)
-        elif isinstance(op, WindowSum):
+        elif isinstance(op, WindowSum) and op.source in found:
             low, high = found[op.source]
             count = op.kernel[0] * op.kernel[1]
             found[op.name] = (min(low, 0) * count, high * count)

@@ -124,7 +124,7 @@ class OpenVINO(Runtime):
             raise ValueError(_refusal(self, reason)) from None
         taken, *others = self._compiled.inputs
         self._outputs = {name: output for output in self._compiled.outputs for name in output.get_names()}
-        shape = [length.get_length() if length.is_static else None for length in taken.get_partial_shape()]
+        shape: list[Any] = [length.get_length() if length.is_static else None for length in taken.get_partial_shape()]
         kind = taken.get_element_type().to_dtype()
         _check_own([*shape, *others], kind in (np.uint8, np.float32), self._outputs)
         self.image_shape, self.takes_bytes = tuple(shape[1:]), kind == np.uint8

@@ -51,10 +51,15 @@ class IntegerForm(Form):
     def window_sum(self, op: WindowSum) -> None:
         """As one sum of all in float32, which is exact below 2^24, or as a convolution of integers by ones.
 
-        Small sums are codes again, which layers may take.
+        Small sums are codes again, which layers may take. Float values are summed in double precision.
         """
         x = self.names[op.source]
-        if self.is_of_all(op):
+        if op.source not in self.codes:
+            channels, rows, columns = self.shapes[op.name]
+            lengths = self.graph.constant([0, channels, rows, op.kernel[0], columns, op.kernel[1]], np.int64)
+            exact = self.graph.add("Cast", [self.graph.add("Reshape", [x, lengths])], to=DOUBLE)
+            made = self.graph.add("ReduceSum", [exact, self.graph.constant([3, 5], np.int64)], keepdims=0)
+        elif self.is_of_all(op):
             inputs = [self.graph.add("Cast", [x], to=FLOAT), self.graph.constant([2, 3], np.int64)]
             made = self.graph.add("ReduceSum", inputs, keepdims=1)
         else:

@@ -137,9 +137,9 @@ def _check_sizes(program: Program) -> None:
     for op in program.ops:
         if isinstance(op, Requantize) and not are_bytes(op.low, op.high):
             raise ValueError(f"{op.name} has codes from {op.low} to {op.high}: engines have 8 bits for them at most")
-        if isinstance(op, Convolution | WindowSum) and not are_bytes(*codes[op.source]):
+        if isinstance(op, Convolution | WindowSum) and not are_bytes(*codes.get(op.source, (0, 0))):
             raise ValueError(f"{op.name} takes averages that are not quantized: they are no bytes; quantize its input")
-        if isinstance(op, WindowSum) and max(map(abs, codes[op.name])) >= EXACT:
+        if isinstance(op, WindowSum) and max(map(abs, codes.get(op.name, (0, 0)))) >= EXACT:
             raise ValueError(f"{op.name}: sums of codes over {op.kernel} are beyond what float32 holds exactly")
     for name, bound in sums(program):
         if bound >= 2**31:

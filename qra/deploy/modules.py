@@ -109,18 +109,19 @@ def window_sum(
     padding: tuple[int, int] = (0, 0),
     divisor: int | None = None,
 ) -> Value:
-    """An average as a sum of codes, whose division is left to what takes it."""
+    """An average as a sum, whose division is left to what takes it."""
     value = builder.by_channel(value, name)
     source, kind = builder.take(value)
-    if kind != "codes":
+    op = WindowSum(name, source, kernel, stride, padding)
+    if kind != "codes" and not op.lie_side_by_side(value.shape):
         raise ValueError(
-            f"{name} averages float values, whose sums are not exact: quantize what it takes, as PACT and LSQ do in "
-            "the place of the ReLU before it, and CalibratedUniform at modules such as nn.AdaptiveAvgPool2d"
+            f"{name} averages float values over windows that do not lie side by side: quantize what it takes, as PACT "
+            "and LSQ do in the place of the ReLU before it, and CalibratedUniform at modules such as nn.AvgPool2d"
         )
     if float(value.offset.abs().max()) and padding != (0, 0):
         raise ValueError(f"{name}: an average over a border of zeros of values with a zero point has no integer form")
     shape = (value.shape[0], *places(value.shape, kernel, stride, padding))
-    made = builder.add(WindowSum(name, source, kernel, stride, padding), "codes", shape)
+    made = builder.add(op, kind, shape)
     count = kernel[0] * kernel[1]
     share = number(count / (divisor or count))
     return made.scaled(value.factors[0] / (divisor or count)).moved(value.offset * share)

@@ -95,10 +95,13 @@ class Linear(Op):
 
 @dataclass(frozen=True)
 class WindowSum(Op):
-    """Sums of codes over windows, (N, C, H, W) to (N, C, rows, columns); the division of an average comes later.
+    """Sums over windows, (N, C, H, W) to (N, C, rows, columns); the division of an average comes later.
+
+    Those of float values, whose windows lie side by side, are made in float64 and rounded to float32 once: only ties of
+    this rounding tell in which order they were made.
 
     Args:
-        source: Name of the codes.
+        source: Name of codes or float values.
         kernel: Rows and columns of a window.
         stride: Rows and columns from one window to the next.
         padding: Rows and columns of zeros on each side.
@@ -108,6 +111,11 @@ class WindowSum(Op):
     kernel: Pair
     stride: Pair
     padding: Pair = (0, 0)
+
+    def lie_side_by_side(self, shape: tuple[int, ...]) -> bool:
+        """Whether windows on values of a shape, (C, H, W), neither overlap nor leave anything out."""
+        rests = (length % own for length, own in zip(shape[1:], self.kernel, strict=True))
+        return self.kernel == self.stride and self.padding == (0, 0) and not any(rests)
 
 
 @dataclass(frozen=True)

@@ -260,6 +260,7 @@ class IntegerNetwork(nn.Module):
         self.image = ActivationFakeQuantizer(Bytes(0, 255), 8)
         self.layers = nn.Module()
         self._steps = [_without_tensors(op) for op in program.ops]
+        self._codes = set(ranges(program))
         for name, module in sorted(_modules(program), key=lambda named: named[0].count(".")):
             _place(self.layers, name, module)
         self.register_load_state_dict_post_hook(IntegerNetwork._check_loaded)  # type: ignore[no-untyped-call]
@@ -291,7 +292,7 @@ class IntegerNetwork(nn.Module):
             elif isinstance(op, Combine):
                 values[op.name] = self.layers.get_submodule(op.name)(values)
             else:
-                values[op.name] = _moved(op, values[op.sources[0]])
+                values[op.name] = _moved(op, values[op.sources[0]], op.name in self._codes)
         return values
 
     def _check_input(self, x: Tensor) -> None:
@@ -358,10 +359,11 @@ def _place(root: nn.Module, name: str, module: nn.Module) -> None:
         raise ValueError(f"no operation can be named {name[:100]}") from None
 
 
-def _moved(op: Op, x: Tensor) -> Tensor:
-    """The result of an operation without weights."""
+def _moved(op: Op, x: Tensor, is_code: bool) -> Tensor:
+    """The result of an operation without weights, on codes or float values."""
     if isinstance(op, WindowSum):
-        return F.avg_pool2d(x, op.kernel, op.stride, op.padding, divisor_override=1)
+        exact = x if is_code else x.double()
+        return F.avg_pool2d(exact, op.kernel, op.stride, op.padding, divisor_override=1).type_as(x)
     if isinstance(op, WindowMax):
         return F.max_pool2d(x, op.kernel, op.stride, op.padding)
     if isinstance(op, Shortcut):

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 import pytest
 import torch
-from small import CALIBRATED, TRAINED, calibrated, images, in_float64, run, trained
+from small import CALIBRATED, LSQ_PLUS, TRAINED, calibrated, images, in_float64, run, trained
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -131,6 +131,17 @@ def one_scale(network):
     return Normalized(network, [128 / 255] * 3, [0.25] * 3).eval()
 
 
+@pytest.mark.parametrize("name", ["an averaged shortcut with more channels", "a convolution as classifier"])
+@torch.no_grad()
+def test_averages_of_float_values_are_lowered(name):
+    check(trained(LSQ_PLUS, written(name)), images(3))
+
+
+@torch.no_grad()
+def test_averages_as_functions_are_lowered_after_training():
+    check(calibrated(CALIBRATED["uniform"], network=written("an averaged shortcut with more channels")), images(3))
+
+
 @torch.no_grad()
 def test_groups_of_channels_of_the_image_are_lowered():
     torch.manual_seed(0)
@@ -194,8 +205,8 @@ class Own(WeightQuantizer):
             low = w.flatten(1).amin(1).clamp(max=0).view(-1, *[1] * (w.ndim - 1))
             zero = (-low / step).round()
             return WeightGrid((Term(((w / step).round() + zero).clamp(0, 15), Grid(step, range(16), zero)),))
-        if self.way == "halves":
-            return WeightGrid((Term((2 * w / step).round() / 2, Grid(step, range(-7, 8))),))
+        if self.way == "uneven":
+            return WeightGrid((Term((w > 0) + 1.0, Grid(step, range(3), table=torch.tensor([0.0, 2.0, 3.0]))),))
         scale = w.abs().amax(tuple(axis for axis in range(w.ndim) if axis != 1), keepdim=True) / 7
         return WeightGrid((Term((w / scale).round(), Grid(scale, range(-7, 8))),))
 
@@ -211,7 +222,7 @@ def test_grids_of_whole_multiples_are_lowered(way):
 
 
 @pytest.mark.parametrize(
-    ("way", "reason"), [("halves", "no whole multiples of one step"), ("inputs", r"scales of shape \(1, 3, 1, 1\)")]
+    ("way", "reason"), [("uneven", "no whole multiples of one step"), ("inputs", r"scales of shape \(1, 3, 1, 1\)")]
 )
 def test_grids_that_are_none_of_integers_are_refused(way, reason):
     with pytest.raises(ValueError, match=f"network.0: .*{reason}"):
