@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
+import math
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from lightning import Trainer
 from lightning.pytorch.callbacks import WeightAveraging
 from torch import Tensor
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 from qra.data import ImageDataModule
 from qra.describe import differences
@@ -106,15 +109,16 @@ def _damage(checkpoint: Mapping[str, Any], trainer: Trainer, module: ImageClassi
     for name in ("epoch", "global_step"):
         if type(checkpoint.get(name)) is not int or checkpoint[name] < 0:
             yield f"{name} is no number of {name.replace('global_', '')}s"
-    if not isinstance(checkpoint.get("pytorch-lightning_version"), str):
-        yield "it does not say which version of Lightning made it"
+    if not re.match(r"([2-9]|[1-9]\d)\.\d", str(checkpoint.get("pytorch-lightning_version"))):
+        yield "it does not say which version of Lightning made it, or one before 2"
     if not all(isinstance(value, Tensor) for value in checkpoint["state_dict"].values()):
         yield "state_dict holds more than tensors"
     callbacks = checkpoint.get("callbacks")
     if not (isinstance(callbacks, Mapping) and all(isinstance(state, Mapping) for state in callbacks.values())):
         yield "callbacks is no mapping of states"
-    random, here = checkpoint.get("rng_state"), torch.get_rng_state()
-    if not (isinstance(random, Tensor) and random.dtype == here.dtype and random.shape == here.shape):
+    try:
+        torch.Generator().set_state(checkpoint.get("rng_state"))  # type: ignore[arg-type]
+    except (RuntimeError, TypeError):
         yield "rng_state is no state of the random generator"
     yield from _missing(checkpoint.get("loops"), {"fit_loop": trainer.fit_loop.state_dict()}, "loops")
     yield from _optimizer_damage(checkpoint, module)
@@ -132,6 +136,26 @@ def _missing(found: object, expected: Any, name: str) -> Iterator[str]:
         yield f"{name} is {_short(found)}"
 
 
+def _unlike(found: Any, expected: Any, name: str) -> Iterator[str]:
+    """Where a tree of settings has another kind of value than one of this training, or no finite number."""
+    if isinstance(expected, Mapping):
+        keys = expected.keys() & found.keys() if isinstance(found, Mapping) else ()
+        for key in sorted(keys, key=str):
+            yield from _unlike(found[key], expected[key], f"{name}.{key}")
+    elif isinstance(expected, list | tuple) and isinstance(found, list | tuple) and len(found) == len(expected):
+        for theirs, ours in zip(found, expected, strict=True):
+            yield from _unlike(theirs, ours, name)
+    elif expected is None or isinstance(expected, bool):
+        if not (found is None or isinstance(found, bool | float)):
+            yield f"{name} is {_short(found)}"
+    elif isinstance(expected, int | float | Tensor):
+        number = found.item() if isinstance(found, Tensor) and found.numel() == 1 else found
+        if not (isinstance(number, int | float) and math.isfinite(number)):
+            yield f"{name} is {_short(found)}"
+    elif type(found) is not type(expected):
+        yield f"{name} is {_short(found)}"
+
+
 def _optimizer_damage(checkpoint: Mapping[str, Any], module: ImageClassifier) -> Iterator[str]:
     states, schedules = (checkpoint.get(name) for name in ("optimizer_states", "lr_schedulers"))
     if type(module).configure_optimizers is not ImageClassifier.configure_optimizers:  # only a trainer can make them
@@ -145,22 +169,29 @@ def _optimizer_damage(checkpoint: Mapping[str, Any], module: ImageClassifier) ->
         return
     optimizer = module.make_optimizer(module.parameter_groups())
     remembered = _after_a_step(optimizer)  # before a schedule wraps its step
-    scheduled = None if module.schedule is None else module.schedule(optimizer, 1).state_dict()
+    schedule = None if module.schedule is None else module.schedule(optimizer, 1)
     ours, theirs = optimizer.state_dict()["param_groups"], state["param_groups"]
     if [len(group["params"]) for group in ours] != [len(group["params"]) for group in theirs]:
         yield "optimizer_states is of another number of parameters"
     elif missing := [key for mine, group in zip(ours, theirs, strict=True) for key in mine if key not in group]:
         yield f"optimizer_states is of another optimizer, it has no {missing[0]}"
     else:
+        yield from _unlike(theirs, ours, "optimizer_states: param_groups")
         yield from _buffer_damage(state["state"], remembered, checkpoint.get("global_step"))
-    if not isinstance(schedules, list) or len(schedules) != (scheduled is not None):
-        yield f"lr_schedulers is not the state of {'no' if scheduled is None else 'one'} schedule"
-    elif scheduled is not None:
-        yield from (
-            f"lr_schedulers has no {key}"
-            for key in scheduled
-            if not isinstance(schedules[0], Mapping) or key not in schedules[0]
-        )
+    if not isinstance(schedules, list) or len(schedules) != (schedule is not None):
+        yield f"lr_schedulers is not the state of {'no' if schedule is None else 'one'} schedule"
+    elif schedule is not None:
+        yield from _schedule_damage(schedules[0], schedule)
+
+
+def _schedule_damage(found: Any, schedule: LRScheduler) -> Iterator[str]:
+    expected = schedule.state_dict()
+    if missing := [key for key in expected if not isinstance(found, Mapping) or key not in found]:
+        yield f"lr_schedulers has no {missing[0]}"
+    elif methods := [key for key in found if callable(getattr(schedule, str(key), None))]:  # loading would replace it
+        yield f"lr_schedulers has {_short(methods[0])}, which is no state"
+    else:
+        yield from _unlike(found, expected, "lr_schedulers")
 
 
 def _has_groups(state: Mapping[Any, Any]) -> bool:
@@ -180,8 +211,14 @@ def _buffer_damage(found: Mapping[Any, Any], expected: Mapping[int, Mapping[str,
             yield "optimizer_states is of another optimizer"
             return
         for name, value in of_this.items():
-            if isinstance(value, Tensor) and getattr(memory[name], "shape", None) != value.shape:
+            theirs = memory[name]
+            if not isinstance(value, Tensor):
+                continue
+            if getattr(theirs, "shape", None) != value.shape:
                 yield f"optimizer_states: {name} of parameter {number} has another shape"
+                return
+            if theirs.is_floating_point() != value.is_floating_point() or not theirs.isfinite().all():
+                yield f"optimizer_states: {name} of parameter {number} holds what are no finite numbers"
                 return
 
 

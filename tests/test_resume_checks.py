@@ -1,6 +1,7 @@
 """What a training goes on from has all the parts of its own state, and its settings."""
 
 import copy
+import math
 
 import pytest
 import torch
@@ -78,6 +79,14 @@ def memory(content):
         (lambda c: group(c).pop("nesterov"), "has no nesterov"),
         (lambda c: c.update(lr_schedulers=[]), "lr_schedulers is not the state of one schedule"),
         (lambda c: c["lr_schedulers"][0].pop("last_epoch"), "lr_schedulers has no last_epoch"),
+        (lambda c: c["lr_schedulers"][0].update(last_epoch="x"), "lr_schedulers.last_epoch is x"),
+        (lambda c: c["lr_schedulers"][0].update(base_lrs=[math.nan]), "lr_schedulers.base_lrs is nan"),
+        (lambda c: c["lr_schedulers"][0].update(step=3), "lr_schedulers has step, which is no state"),
+        (lambda c: group(c).update(lr="x"), "param_groups.lr is x"),
+        (lambda c: group(c).update(lr=math.nan), "param_groups.lr is nan"),
+        (lambda c: memory(c)[0]["momentum_buffer"].fill_(math.nan), "momentum_buffer of parameter 0 holds what are no"),
+        (lambda c: c["rng_state"].zero_(), "rng_state is no state"),
+        (lambda c: c.update({"pytorch-lightning_version": "1.9.5"}), "which version of Lightning .* or one before 2"),
     ],
 )
 def test_a_damaged_state_is_refused_by_name(saved, damage, reason):
