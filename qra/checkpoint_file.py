@@ -61,6 +61,8 @@ def read(path: str | Path) -> dict[str, Any]:
         raise ValueError(f"{path}: cannot be read, it is larger or nests deeper than a checkpoint") from None
     except _RefusedError as reason:
         raise ValueError(f"{path}: {reason}") from None
+    except PermissionError:
+        raise ValueError(f"{path}: may not be read: change its permissions") from None
     except Exception as reason:  # of damaged bytes, readers raise anything
         if str(path) in str(reason) and isinstance(reason, ValueError):
             raise

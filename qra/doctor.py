@@ -83,9 +83,12 @@ def _cuda() -> Iterator[Finding]:
 
 
 def _data(root: Path, full: bool) -> Iterator[Finding]:
-    sets = data_sets(root)
+    try:
+        sets, there = data_sets(root), "no data that is known" if root.exists() else "none"
+    except OSError as reason:
+        yield Finding(f"data in {root}", "cannot be read", False, one_line(reason))
+        return
     if not sets:
-        there = "no data that is known" if root.exists() else "none"
         yield Finding(f"data in {root}", there, None, CIFAR10DataModule.archive.absent(root))
     for path, data in sets.items():
         try:

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from qra.data.crops import Crops, draw
+from qra.data.decoding import LARGEST, UnreadableImageError
 from qra.data.listing import ImageFiles
 from qra.data.sampling import IndexBatches
 from qra.types import Batch
@@ -71,8 +72,19 @@ class DecodedBatches(Dataset[Batch]):
         return [self.crops.random(self.decoded(i), draws) for i, draws in zip(numbers, drawn, strict=True)]
 
     def image(self, index: int) -> Tensor:
-        """The middle of an image, uint8, (C, H, W)."""
-        return self.crops.whole(self.decoded(index))
+        """The middle of an image, uint8, (C, H, W).
+
+        Raises:
+            UnreadableImageError: If it is so long that its scaled copy would not fit into memory.
+        """
+        image, scaled = self.decoded(index), self.crops.resize
+        shorter, longer = sorted(image.size)
+        if scaled * scaled * longer > LARGEST * shorter:
+            raise UnreadableImageError(
+                f"{self.files.path(index)} has {image.width} x {image.height} pixels, too long a shape to be scaled to "
+                f"{scaled}: cut or remove it"
+            )
+        return self.crops.whole(image)
 
 
 class WorkerLoader(DataLoader[Batch]):

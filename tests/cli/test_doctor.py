@@ -5,6 +5,7 @@ import pytest
 from commands import qra
 from PIL import Image
 
+from qra import doctor
 from qra.data import StreamedDataModule
 from tests.data.image_tree import make_tree, truncate
 
@@ -32,6 +33,13 @@ def test_doctor_says_what_to_do_without_data(tmp_path):
     output, code = qra("doctor", "--data", tmp_path / "nowhere")
     assert code == 0, "no data is no fault"
     assert "--data.download true" in output
+
+
+def test_doctor_says_all_else_where_it_cannot_look_at_the_data():
+    *others, last = doctor.findings(5000 * "x")
+    assert len(others) > 5
+    assert (last.good, last.found) == (False, "cannot be read")
+    assert "File name too long" in last.remedy
 
 
 def test_doctor_exits_1_for_a_fault_and_says_all_of_it(tmp_path, monkeypatch):
