@@ -38,13 +38,14 @@ def state_of(
     Raises:
         ValueError: If no weights of the file fit, or several do.
     """
-    quantizers = quantizer_keys(network)
+    quantizers, expected = quantizer_keys(network), network.state_dict()
+    unset = [key for key in quantizers if not expected[key].float().isfinite().all()]  # of no data yet
     fixed = {key for key, quantizer in quantizers.items() if is_fixed(quantizer)}
     if KEY in content and isinstance(content.get("state_dict"), Mapping):
         weights_key = weights_key or "state_dict"
     try:
-        match = weights.find(content, network.state_dict(), quantizers, weights_key)
-        weights.check_finite(match.state, quantizers)
+        match = weights.find(content, expected, quantizers, weights_key)
+        weights.check_finite(match.state, unset)
         if lost := fixed - match.state.keys():
             raise ValueError(
                 f"holds no codes of its quantized weights ({min(lost)}), as files of older versions: calibrate the "
@@ -54,7 +55,7 @@ def state_of(
     except ValueError as reason:
         raise ValueError(f"{path}: {reason}") from None
     weights.say(path, match)
-    kept = {name: value for name, value in network.state_dict().items() if name in match.missing}
+    kept = {name: value for name, value in expected.items() if name in match.missing}
     return {**match.state, **kept}
 
 

@@ -15,6 +15,7 @@ from torch import nn
 import qra
 from qra import checkpoint
 from qra.models import Normalized, resnet20
+from qra.quant import PACT, DoReFa, QuantScheme, convert
 
 X = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
@@ -174,13 +175,23 @@ WRONG = {
     "meta": (changed("fc.weight", lambda v: v.to("meta")), "fc.weight is no plain tensor"),
     "no tensor": (changed("fc.weight", lambda v: [1.0]), "it has no fc.weight"),
     "missing": (lambda state: {name: v for name, v in state.items() if name != "fc.bias"}, "it has no fc.bias"),
-    "too many": (lambda state: {**state, "head.weight": torch.zeros(3)}, "it has head.weight, which this one lacks"),
+    "too many": (lambda state: {**state, "head.weight": torch.zeros(3)}, "it has head.weight, which this one lacks$"),
+    "too many inside": (lambda state: prefixed("a.")({**state, "b": torch.zeros(3)}), "it has a.b, which .* lacks$"),
     "nothing": (lambda state: {"epoch": 3}, "no state_dict"),
     "one tensor": (lambda state: torch.zeros(3), "no state_dict"),
     "numbers": (lambda state: {"state_dict": dict.fromkeys(state, 1.0)}, "no state_dict"),
     "description": (lambda state: {"state_dict": state, "qra": 3}, "by a int"),
     "huge view": (changed("fc.weight", lambda v: torch.zeros(1).expand(2**30, 8)), "take more than"),
 }
+
+
+def test_a_clip_level_that_is_no_number_is_refused_by_name(tmp_path):
+    network = resnet20()
+    convert(network, QuantScheme(DoReFa(), PACT(), 4, 4))
+    state = network.state_dict()
+    torch.save({**state, "relu1.alpha": state["relu1.alpha"] * torch.nan}, tmp_path / "w.pth")
+    with pytest.raises(ValueError, match=r"w\.pth: its relu1\.alpha holds values that are not finite"):
+        qra.load(tmp_path / "w.pth", network)
 
 
 @pytest.mark.parametrize(("layout", "reason"), WRONG.values(), ids=WRONG)

@@ -164,9 +164,7 @@ def test_cuts_are_those_of_torchvision_in_distribution():
 def test_an_image_too_long_to_be_scaled_is_named(root):
     Image.new("L", (1, 2000)).save(root / "val/class00/000.JPEG")
     data = StreamedDataModule(str(root), workers=0)
-    with pytest.raises(
-        ValueError, match=r"000\.JPEG has 1 x 2000 pixels, too long a shape to be scaled to 256"
-    ):
+    with pytest.raises(ValueError, match=r"000\.JPEG has 1 x 2000 pixels, too long a shape to be scaled to 256"):
         data.fetch("test", torch.arange(1))
 
 
