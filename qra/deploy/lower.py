@@ -59,7 +59,8 @@ class _Lowering:
             if node.op == "output":
                 self._finish(node.args[0])
             else:
-                self.values[node] = self._value(node)
+                value = self._value(node)
+                self.values[node] = self._once(node, value) if isinstance(value, Value) else value
         program = Program(tuple(self.builder.ops), self.image_shape)
         _check_sizes(program)
         return program
@@ -71,6 +72,14 @@ class _Lowering:
         if len(value.shape) != 1:
             raise ValueError(f"the network returns values of shape {value.shape} an image: it must return logits")
         self.builder.real(value, LOGITS)
+
+    def _once(self, node: fx.Node, value: Value) -> Value:
+        """A sum that is taken in several places, as float values: else each place, and engines, would sum it anew."""
+        is_sum = len(value.parts) > 1 or self.builder.take(value)[1] == "sums"
+        if len(node.users) < 2 or not is_sum:
+            return value
+        name = str(node.target) if node.op == "call_module" else node.name
+        return self.builder.real(value, self.builder.name(f"{name}.sum"))
 
     def _value(self, node: fx.Node) -> Any:
         if node.op == "placeholder":

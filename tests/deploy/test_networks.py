@@ -1,5 +1,6 @@
 """Networks as people write them, of layers, functions and quantizers that the networks of this project do not have."""
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
@@ -14,6 +15,7 @@ from qra.deploy.engine import Engine
 from qra.deploy.export import check_agrees
 from qra.deploy.lower import lower
 from qra.deploy.onnx import to_onnx
+from qra.deploy.ops import Convolution
 from qra.deploy.twin import IntegerNetwork
 from qra.models import Normalized
 from qra.quant import PACT, DoReFa, Grid, QuantScheme, Term, WeightGrid, WeightQuantizer, calibrate, convert
@@ -140,6 +142,31 @@ def test_averages_of_float_values_are_lowered(name):
 @torch.no_grad()
 def test_averages_as_functions_are_lowered_after_training():
     check(calibrated(CALIBRATED["uniform"], network=written("an averaged shortcut with more channels")), images(3))
+
+
+def bottlenecks(n, x):
+    x = n.first(n.stem(x))
+    for block in (n.a, n.b):
+        x = x + block(x)
+    return n.fc(n.pool(x).flatten(1))
+
+
+@torch.no_grad()
+def test_sums_that_are_taken_twice_are_summed_once_and_so_are_right_on_openvino():
+    torch.manual_seed(0)
+    blocks = (nn.Sequential(nn.Conv2d(4, 6, 1), nn.ReLU6(), nn.Conv2d(6, 4, 1, bias=False)) for _ in range(2))
+    parts = {"pool": nn.AdaptiveAvgPool2d(1), "fc": nn.Linear(4, 5), **dict(zip("ab", blocks, strict=True))}
+    network = Written(bottlenecks, stem=stem(), first=nn.Conv2d(4, 4, 3), **parts)
+    network = calibrated(CALIBRATED["uniform-layer"], network=Normalized(network).eval())
+    check(network, images(3))
+    program = lower(network, (16, 16))
+    layers = {op.name for op in program.ops if isinstance(op, Convolution)}
+    taken = Counter(name for op in program.ops for name in op.sources if name in layers)
+    assert set(taken.values()) == {1}
+    codes = IntegerNetwork(program).codes(images(3))
+    found = Engine(to_onnx(program, "qdq", taps=True).SerializeToString(), "openvino").outputs(images(3))
+    for name in ("network.a.0.input_quantizer", "network.b.0.input_quantizer", "network.pool.input_quantizer"):
+        assert float((found[f"codes:{name}"].float() != codes[name]).float().mean()) < 0.01
 
 
 @torch.no_grad()
