@@ -123,11 +123,14 @@ class Attack(ABC):
 
         Raises:
             ValueError: If ``x`` is not floating point or leaves [0, 1], ``y`` or ``index`` has another length than
-                ``x``, a label is none of the classes, or what :meth:`perturb` returned are no such images. On a GPU
+                ``x``, labels are no whole numbers or none of the classes, or what :meth:`perturb` returned are no such images. On a GPU
                 values are looked at in the first call only.
         """
         if not x.is_floating_point():
             raise ValueError(f"x is {x.dtype}: an attack needs floating-point pixels in [0, 1] (divide bytes by 255)")
+        if y.ndim == 1 and y.is_floating_point():
+            raise ValueError(f"y is {y.dtype}: labels are whole numbers")
+        y = y.long() if y.ndim == 1 else y
         index = torch.arange(len(x)) if index is None else index
         if not len(x) == len(y) == len(index):
             raise ValueError(f"x, y and index differ in length: {len(x)}, {len(y)} and {len(index)}")

@@ -99,10 +99,11 @@ def hodges_lehmann(differences: Tensor) -> tuple[float, float]:
     values = differences[differences != 0].double().sort().values
     if len(values) == 0:
         return 0.0, 0.0
-    pairs = len(values) * (len(values) + 1) / 2
+    pairs = len(values) * (len(values) + 1) // 2
     deviation = math.sqrt(pairs * (2 * len(values) + 1) / 12)
-    low, middle, high = (_mean_of_two(values, pairs / 2 + place) for place in (-deviation, 0, deviation))
-    return middle, (high - low) / 2
+    low, high = (_mean_of_two(values, pairs / 2 + place) for place in (-deviation, deviation))
+    middle = [_mean_of_two(values, rank) for rank in ((pairs + 1) // 2, pairs // 2 + 1)]  # one and the same if odd
+    return sum(middle) / 2, (high - low) / 2
 
 
 def _mean_of_two(values: Tensor, rank: float) -> float:

@@ -30,12 +30,19 @@ ATTACKS = {
         (X + 0.01, Y, "pixels run from"),
         (X * torch.nan, Y, "pixels run from nan"),
         (X, Y - 1, "labels run from -1"),
+        (X, Y.float(), "y is torch.float32: labels are whole numbers"),
         (X, Y + 1, "labels run to 5, but the network has the classes 0 to 4"),
     ],
 )
 def test_pixels_and_labels_out_of_range_are_refused(attack, x, y, reason):
     with pytest.raises(ValueError, match=reason):
         dataclasses.replace(attack)(NETWORK, x, y)
+
+
+@pytest.mark.parametrize("attack", ATTACKS.values(), ids=ATTACKS)
+@pytest.mark.parametrize("dtype", [torch.int32, torch.uint8])
+def test_labels_are_whole_numbers_of_any_type(attack, dtype):
+    assert torch.equal(attack(NETWORK, X, Y.to(dtype)), attack(NETWORK, X, Y))
 
 
 def test_pixels_are_looked_at_in_every_call_on_the_processor():

@@ -98,12 +98,14 @@ def test_no_difference_has_p_1():
     assert hodges_lehmann(torch.zeros(7)) == (0.0, 0.0)
 
 
-def test_the_shift_is_the_median_of_all_means_of_two():
-    values = torch.randn(41, generator=torch.Generator().manual_seed(1)).double()
-    means = [(values[i] + values[j]).item() / 2 for i in range(41) for j in range(i, 41)]
+@pytest.mark.parametrize("n", [40, 41, 43])
+def test_the_shift_is_the_median_of_all_means_of_two(n):
+    values = torch.randn(n, generator=torch.Generator().manual_seed(1)).double()
+    means = [(values[i] + values[j]).item() / 2 for i in range(n) for j in range(i, n)]
     shift, error = hodges_lehmann(values)
-    assert shift == pytest.approx(np.median(means), abs=1e-6)
-    assert error == pytest.approx(float(values.std()) / math.sqrt(41), rel=0.25)
+    assert shift == pytest.approx(np.median(means), abs=1e-9)
+    assert error == pytest.approx(float(values.std()) / math.sqrt(n), rel=0.3)
+    assert hodges_lehmann(-values)[0] == pytest.approx(-shift, abs=1e-9)
 
 
 def test_pairs_are_of_shared_examples_and_those_that_neither_lost_are_tied():
