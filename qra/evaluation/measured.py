@@ -91,7 +91,8 @@ class Measured:
         role: What it stands for.
         threat_model: Bounds of the attacker; eps is 0 where there is none.
         accuracy: Fraction that is correct, and n.
-        gradient: How roundings are differentiated, such as ``ste``; empty where no gradient of this network is used.
+        gradient: How roundings are differentiated, such as ``ste``; empty where no gradient is taken, and for ``ste``
+            on another network.
         source: The network that examples are made on, if it is another one: its ``path`` and ``sha256``, or a ``name``.
         search_precision: What the attack computes in; its successes are judged in float32.
         standard: Name of the published protocol whose settings these are, such as ``AutoAttack``; empty if none.

@@ -48,8 +48,8 @@ class Outcome:
             settings under another, and else ``robust``.
         norm: Norm of the ball; that of the settings if not given.
         pixels: Kind of images that the attack may send.
-        gradient: How the attack differentiates roundings, such as ``ste``; empty where it takes no gradient of the
-            network that is judged.
+        gradient: How the attack differentiates roundings, such as ``ste``; empty where it takes no gradient, and for
+            ``ste`` on another network than the one that is judged.
         source: The network that examples were made on, if it is another one: its ``path`` and ``sha256``, or a
             ``name`` such as ``unrounded``.
         search_precision: What the attack computes in; its successes are judged in float32.

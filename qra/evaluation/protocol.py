@@ -100,13 +100,13 @@ class Protocol:
 
     def fields(self) -> dict[str, Any]:
         """What an outcome says of it."""
-        searched = self.source is None and self.attack.takes_gradients
+        differs = self.source is None or self.gradient != "ste"
         published = self.search_precision == "float32" and self.pixels == "float" and self.source is None
         return {
             "eps": self.eps,
             "norm": self.attack.norm,
             "pixels": self.pixels,
-            "gradient": self.gradient if searched else "",
+            "gradient": self.gradient if differs and self.attack.takes_gradients else "",
             "source": self._origin(),
             "search_precision": self.search_precision,
             "standard": self.attack.standard if published and self.gradient == "ste" else "",

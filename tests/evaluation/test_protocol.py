@@ -47,6 +47,15 @@ def test_a_published_name_is_that_of_its_own_settings_alone(change):
     assert replace(published, **change).fields()["standard"] == ""
 
 
+def test_protocols_that_differ_are_told_apart_in_files():
+    elsewhere = Source("a.ckpt", "0")
+    gradients = ({"gradient": gradient} for gradient in ("ste", "ste_soft", "hard"))
+    changes = [{"pixels": "bytes"}, {"search_precision": "bfloat16"}, {"source": UNROUNDED}, *gradients]
+    changes += [{**change, "source": elsewhere} for change in changes if "source" not in change]
+    found = [replace(Protocol(PGD()), **change).fields() for change in changes]
+    assert not any(fields in found[:place] for place, fields in enumerate(found))
+
+
 def test_searching_and_judging_are_in_float32_whatever_surrounds_them(network):
     x = torch.rand(8, 3, 6, 6, generator=torch.Generator().manual_seed(0))
     y = network(x).argmax(1)
