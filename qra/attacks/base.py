@@ -123,8 +123,8 @@ class Attack(ABC):
 
         Raises:
             ValueError: If ``x`` is not floating point or leaves [0, 1], ``y`` or ``index`` has another length than
-                ``x``, labels are no whole numbers or none of the classes, or what :meth:`perturb` returned are no such images. On a GPU
-                values are looked at in the first call only.
+                ``x``, labels are no whole numbers or none of the classes, or what :meth:`perturb` returned are no such
+                images. On a GPU values are looked at in the first call only.
         """
         if not x.is_floating_point():
             raise ValueError(f"x is {x.dtype}: an attack needs floating-point pixels in [0, 1] (divide bytes by 255)")
