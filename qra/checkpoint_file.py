@@ -20,7 +20,7 @@ from safetensors.torch import load as parse_safetensors
 from torch import Tensor, nn
 
 from qra import rebuild, weights
-from qra.files import CHECKPOINT_LIMIT, open_regular, safetensors_metadata
+from qra.files import CHECKPOINT_LIMIT, is_larger, open_regular, safetensors_metadata
 
 KEY = "qra"
 """Where a checkpoint says what it holds: ``{"network": description, "scheme": description or None}``."""
@@ -29,6 +29,8 @@ _REMEDY = (
     "where you trust it, save its weights alone, by torch.save(torch.load(FILE, weights_only=False)[KEY], NEW) with "
     "the KEY of its state_dict"
 )
+_ENTRIES = 500_000
+"""Entries of all mappings and lists of a checkpoint, at most; a small pickle may make any number of them."""
 _POINTER = b"version https://git-lfs"
 """What a file begins with that git puts in the place of a large one."""
 
@@ -136,6 +138,8 @@ def _checked(content: Any) -> dict[str, Any]:
         if not all(isinstance(pair, list | tuple) and len(pair) == 2 and isinstance(pair[0], str) for pair in content):
             raise ValueError("is no checkpoint of a run, for it has no state_dict")
         content = dict(content)
+    if is_larger(content, _ENTRIES):
+        raise ValueError(f"has more than the {_ENTRIES:,} entries that a checkpoint may have")
     places = dict(weights.containers(content))
     if not places:
         raise ValueError("is no checkpoint of a run, for it has no state_dict")

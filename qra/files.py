@@ -7,6 +7,7 @@ import math
 import os
 import stat
 import zipfile
+from collections.abc import Iterable
 from contextlib import ExitStack
 from io import BufferedReader
 from pathlib import Path
@@ -101,14 +102,28 @@ def is_deeper(content: Any, depth: int) -> bool:
     """Whether mappings, lists and tuples of ``content`` lie in one another more than ``depth`` deep."""
     level = [content]
     for _ in range(depth + 1):
-        inner = [item.values() if isinstance(item, dict) else item for item in level if isinstance(item, _CONTAINERS)]
-        level = [value for values in inner for value in values]
+        once = {id(item): item for item in level if isinstance(item, _CONTAINERS)}  # a pickle may repeat one for free
+        level = [value for item in once.values() for value in _values(item)]
         if not level:
             return False
     return True
 
 
+def is_larger(content: Any, most: int) -> bool:
+    """Whether mappings, lists and tuples of ``content`` have more than ``most`` entries, one that repeats each time."""
+    count, inside = 0, [content]
+    while inside and count <= most:
+        item = inside.pop()
+        count += len(item)
+        inside += [value for value in _values(item) if isinstance(value, _CONTAINERS)]
+    return count > most
+
+
 _CONTAINERS = (dict, list, tuple)
+
+
+def _values(item: Any) -> Iterable[Any]:
+    return item.values() if isinstance(item, dict) else item
 
 
 def read_npz(path: str | Path, limit: int = ARRAY_LIMIT, follow: bool = True) -> dict[str, NDArray[Any]]:
