@@ -9,13 +9,14 @@ from typing import NamedTuple
 from qra.coordinates import Axis
 from qra.front.shipped import checkpoint_file
 from qra.front.yaml_files import leaves, read_value
+from qra.study.fragments import contents
 from qra.study.grid import Cell
-from qra.study.stages import Study, owned_options, same_option
+from qra.study.stages import Stage, Study, owned_options, same_option
 
 Parse = Callable[[Sequence[str], bool], None]
 """Parses a command without running it and, if asked to, makes its objects; raises ValueError with what is wrong."""
 
-_CHECKED = (Axis.SEED, Axis.FRACTION, Axis.CALIBRATION_SIZE, Axis.INIT, "bits", "name")
+_CHECKED = {Axis.SEED, Axis.FRACTION, Axis.CALIBRATION_SIZE, Axis.INIT, "bits", "name"}
 """Keys whose values are checked when the cells are made."""
 _STARTS = ("--ckpt_path", "--model.init_args.init_from")
 
@@ -43,7 +44,7 @@ def check_commands(study: Study, cells: Iterable[Cell], parse: Parse) -> None:
     Raises:
         ValueError: If a command cannot be parsed, with the cell and what is wrong.
     """
-    checked = {stage.name: _checked(owned_options(stage)) for stage in study.stages}
+    checked = {stage.name: _checked(study, stage) for stage in study.stages}
     known: set[tuple[str, ...]] = set()
     for cell in cells:
         for words, whole in parsable(cell):
@@ -114,9 +115,12 @@ def options_of(words: Sequence[str]) -> list[tuple[str, str]]:
     return list(zip(words[1::2], words[2::2], strict=True))
 
 
-def _checked(owned: dict[str, str]) -> set[str]:
-    """The options whose values are checked when the cells are made."""
-    return {same_option(name) for name, key in owned.items() if key in _CHECKED}
+def _checked(study: Study, stage: Stage) -> set[str]:
+    """The options whose values are checked when the cells are made: bits where quantizers are known to have them."""
+    schemes = [contents(study.quantizers[name]) for name in stage.quantizer if name in study.quantizers]
+    classes = [str(value) for scheme in schemes for key, value in leaves(scheme) if key.endswith("class_path")]
+    keys = _CHECKED if all(each.startswith("qra.") for each in classes) else _CHECKED - {"bits"}
+    return {same_option(name) for name, key in owned_options(stage).items() if key in keys}
 
 
 def _told_apart(words: Sequence[str], checked: set[str]) -> tuple[str, ...]:

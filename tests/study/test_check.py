@@ -7,6 +7,7 @@ from typing import NamedTuple
 import pytest
 import tiny_study as tiny
 
+import qra.quant
 from qra.cli import main, parse_command
 from qra.durations import UntoldError
 from qra.study.check import check_checkpoints, check_commands
@@ -44,6 +45,24 @@ def test_commands_that_differ_in_bits_and_seeds_alone_are_parsed_once():
     more = {"bits": ["W4A8", "W2A8", "W8A8"]}
     few, many = parsed(), parsed(stages={1: more}, seed=[0, 1])
     assert len(few) == len(many) == 5  # fit and test of float and qat, test of ptq
+
+
+def test_bits_that_a_quantizer_of_ones_own_lacks_are_refused_with_the_first_cell_that_has_them(tmp_path, monkeypatch):
+    Path("fourbits.py").write_text("import qra.quant\nclass FourBits(qra.quant.DoReFa):\n    bit_widths = (4, 8)\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    Path("own.yaml").write_text("weight: {class_path: fourbits.FourBits}\nact_bit_width: 4\n")
+    own = {"quantizers": {"pwlq": tiny.STUDY["quantizers"]["pwlq"], "pact": "own.yaml"}}
+    study = load_study(tiny.write(**own, stages={2: {"bits": ["W4A4", "W3A8"]}}))
+    words = r"cell qat-plain-pact-w3a8-calibration20: .*FourBits cannot quantize to 3 bits, only to 4, 8"
+    with pytest.raises(ValueError, match=words):
+        check_commands(study, [cell for cell in expand(study) if cell.stage == "qat"], parse_command)
+
+
+def test_the_quantizers_of_qra_have_all_bits():
+    kinds = [each for each in vars(qra.quant).values() if isinstance(each, type)]
+    quantizers = [kind for kind in kinds if issubclass(kind, qra.quant.WeightQuantizer | qra.quant.ActivationQuantizer)]
+    assert len(quantizers) > 8
+    assert all(kind.bit_widths == range(2, 9) for kind in quantizers)
 
 
 def test_each_value_of_an_axis_of_the_study_is_parsed():
