@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -123,7 +124,8 @@ class Builder:
         return Value((Part(name, 0, shape[0]),), (number(1.0),), number(0.0), shape)
 
     def name(self, wanted: str) -> str:
-        """A name that is not taken."""
+        """A name that is not taken, of the signs that names in a program have."""
+        wanted = re.sub(r"[^A-Za-z0-9_.]", "_", wanted)
         count, name = 2, wanted
         while name in self.made or name == LOGITS:
             name, count = f"{wanted}_{count}", count + 1

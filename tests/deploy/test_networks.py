@@ -1,6 +1,6 @@
 """Networks as people write them, of layers, functions and quantizers that the networks of this project do not have."""
 
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
@@ -133,10 +133,18 @@ def one_scale(network):
     return Normalized(network, [128 / 255] * 3, [0.25] * 3).eval()
 
 
-@pytest.mark.parametrize("name", ["an averaged shortcut with more channels", "a convolution as classifier"])
 @torch.no_grad()
-def test_averages_of_float_values_are_lowered(name):
-    check(trained(LSQ_PLUS, written(name)), images(3))
+def test_averages_of_float_values_are_lowered():
+    check(trained(LSQ_PLUS, written("an averaged shortcut with more channels")), images(3))
+
+
+@torch.no_grad()
+def test_modules_may_have_any_name():
+    torch.manual_seed(0)
+    names = {"image": nn.Conv2d(3, 4, 3, 2), "relu-1": nn.ReLU(), "a+b": nn.Flatten(), "logits": nn.Linear(196, 5)}
+    network = Normalized(nn.Sequential(OrderedDict(names)))
+    check(trained(W4A4, network.eval()), images(3))
+    check(trained(W4A4, one_scale(nn.Sequential(OrderedDict(names)))), images(3))
 
 
 @torch.no_grad()
