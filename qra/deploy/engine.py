@@ -173,6 +173,7 @@ class Engine(nn.Module):
         kind, options = kind_of(runtime), dict(options or {})
         if not engine_defaults:
             options = {**_checked(kind, options), **kind.faithful}
+        needed(kind.name, kind.extra)
         content = model if isinstance(model, bytes) else read_model(model)
         self.threads, self.engine_defaults = threads, engine_defaults
         self.sha256 = hashlib.sha256(content).hexdigest()
@@ -277,7 +278,8 @@ def needed(package: str, extra: str) -> Any:
     try:
         return import_module(package)
     except ImportError:
-        raise ValueError(f"{package} is not installed: pip install 'quantization-robustness[{extra}]'") from None
+        other = ", or name other --engines" if package in RUNTIMES else ""
+        raise ValueError(f"{package} is not installed: pip install 'quantization-robustness[{extra}]'{other}") from None
 
 
 def read_model(path: str | Path) -> bytes:
