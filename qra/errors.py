@@ -34,6 +34,10 @@ _REWORDED = (
         r"unknown key '\1': --print_config shows the keys there are",
     ),
     (
+        re.compile(r"Found more than one stateful callback of type `(\w+)`.*"),
+        r"there are two callbacks \1 that a checkpoint could not tell apart: leave one out",
+    ),
+    (
         re.compile(r"(view size is not compatible with input tensor's size and stride) .*"),
         r"\1: something here takes weights in ordinary memory order: set --model.channels_last false",
     ),

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from jsonargparse import Namespace
 from lightning import Trainer
-from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ProgressBar
+from lightning.pytorch.callbacks import Callback, Checkpoint, LearningRateMonitor, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins import CheckpointIO
@@ -256,13 +256,22 @@ class QraCLI(LightningCLI):
         kwargs["enable_checkpointing"] = self.subcommand == "fit"
         kwargs["plugins"] = _with_checkpoint_files(config["plugins"], resume=self.subcommand == "fit")
         self.record = TrainingRecord(self.command)
-        kwargs["callbacks"] = [self.record, *(config["callbacks"] or []), *self._standing_callbacks()]
+        own = self._own_callbacks(config)
+        kwargs["callbacks"] = [self.record, *own, *self._standing_callbacks(config, own)]
         trainer = super().instantiate_trainer(**kwargs)
         self.command.trainer = trainer
         trainer.callbacks.sort(key=order)  # type: ignore[attr-defined]
         return trainer
 
-    def _standing_callbacks(self) -> list[Callback]:
+    def _own_callbacks(self, trainer: Mapping[str, Any]) -> list[Callback]:
+        """The callbacks of the config that this command has a use for: those of a fit stay in what is tested later."""
+        useless = (
+            *((Checkpoint,) if self.subcommand != "fit" else ()),
+            *((ProgressBar,) if trainer["enable_progress_bar"] is False else ()),
+        )
+        return [callback for callback in trainer["callbacks"] or () if not isinstance(callback, useless)]
+
+    def _standing_callbacks(self, trainer: Mapping[str, Any], own: Sequence[Callback]) -> list[Callback]:
         callbacks: list[Callback] = [
             QuantizationSummary(),
             QuantizationMonitor(),
@@ -270,9 +279,7 @@ class QraCLI(LightningCLI):
             RunLog(without_notes(self.config[self.subcommand].as_dict())),
             TrainingDiagnostics(),
         ]
-        trainer = self._get(self.config_init, "trainer")
-        has_progress_bar = any(isinstance(callback, ProgressBar) for callback in trainer["callbacks"] or ())
-        if trainer["enable_progress_bar"] is not False and not has_progress_bar:
+        if trainer["enable_progress_bar"] is not False and not any(isinstance(each, ProgressBar) for each in own):
             callbacks.append(progress_display())
         if self.subcommand != "fit":
             return callbacks

@@ -59,6 +59,8 @@ def test_a_checkpoint_callback_of_ones_own_is_kept_apart_from_those_of_the_run()
     kept = "[{class_path: ModelCheckpoint, init_args: {monitor: val/clean_acc, mode: max}}, ModelCheckpoint]"
     fit("--trainer.callbacks", kept, "--trainer.max_epochs", 1)
     assert {path.name for path in Path("run").rglob("*.ckpt")} >= {"best.ckpt", "last.ckpt", "epoch=0-step=3.ckpt"}
+    output, code = qra("validate", "--ckpt_path", "run/best.ckpt")
+    assert code == 0, output
 
 
 def test_a_progress_bar_of_ones_own_takes_the_place_of_the_usual_one():
