@@ -111,7 +111,7 @@ def is_deeper(content: Any, depth: int) -> bool:
 
 def is_larger(content: Any, most: int) -> bool:
     """Whether mappings, lists and tuples of ``content`` have more than ``most`` entries, one that repeats each time."""
-    count, inside = 0, [content]
+    count, inside = 0, [content] if isinstance(content, _CONTAINERS) else []
     while inside and count <= most:
         item = inside.pop()
         count += len(item)

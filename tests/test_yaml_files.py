@@ -26,6 +26,12 @@ def test_a_key_that_a_mapping_has_twice_is_refused_with_file_key_and_line(text, 
     assert str(refusal.value).startswith(f"{path}, {place}")
 
 
+def test_a_few_lines_that_repeat_each_other_without_end_are_refused(tmp_path):
+    lines = ["a0: &a0 [x, x]", *(f"a{i}: &a{i} [{', '.join(9 * [f'*a{i - 1}'])}]" for i in range(1, 20))]
+    with pytest.raises(ValueError, match=r"mine\.yaml: is nested too deeply, or repeats its parts too often"):
+        read_yaml(written(tmp_path, "\n".join(lines)))
+
+
 def test_merge_keys_and_anchors_keep_working(tmp_path):
     text = (
         "deep: {usual: &usual {a: 1, b: 2}}\nmine: &mine {<<: *usual, b: 3}\nyours: {<<: [*usual], a: 4}\nsame: *mine\n"

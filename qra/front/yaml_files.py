@@ -8,11 +8,14 @@ from typing import Any
 
 import yaml
 
+from qra.files import is_larger
 from qra.front.shipped import hint
 from qra.renamed import present
 
 LIMIT = 2**20
 """Bytes of the largest config that is read."""
+ENTRIES = 100_000
+"""Entries of all its mappings and lists, at most: a few lines that repeat each other make any number of them."""
 _MERGE = "tag:yaml.org,2002:merge"
 
 
@@ -60,7 +63,10 @@ def read_yaml(path: str | Path) -> Any:
     if file.stat().st_size > LIMIT:
         raise ValueError(f"{path} has {file.stat().st_size:,} bytes: a config has at most {LIMIT:,}")
     try:
-        return present(_loaded(file.read_text(encoding="utf-8")))
+        content = _loaded(file.read_text(encoding="utf-8"))
+        if is_larger(content, ENTRIES):
+            raise RecursionError
+        return present(content)
     except PermissionError:
         raise ValueError(f"{path} may not be read: change its permissions") from None
     except UnicodeDecodeError as reason:
@@ -70,7 +76,7 @@ def read_yaml(path: str | Path) -> Any:
         place = f", line {mark.line + 1}" if mark else ""
         raise ValueError(f"{path}{place}: {_problem(reason)}") from None
     except RecursionError:
-        raise ValueError(f"{path}: is nested too deeply") from None
+        raise ValueError(f"{path}: is nested too deeply, or repeats its parts too often") from None
     except ValueError as reason:  # a number of too many digits, a date that there is not
         raise ValueError(f"{path}: a value in it cannot be read: {str(reason).partition(';')[0]}") from None
 
