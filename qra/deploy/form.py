@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qra.deploy.bounds import ranges, shapes, sums
+from qra.deploy.bounds import are_bytes, ranges, shapes, sums
 from qra.deploy.graph import INT8, UINT8, Graph
 from qra.deploy.ops import (
     IMAGE,
@@ -114,7 +114,7 @@ class Form(ABC):
     def type_of(self, name: str) -> type[np.generic]:
         """Type of a value in the graph: a byte for codes, else float."""
         low, high = self.codes.get(name, (0, 256))
-        return np.float32 if high > 255 else np.uint8 if low >= 0 else np.int8
+        return np.float32 if not are_bytes(low, high) else np.uint8 if low >= 0 else np.int8
 
     def flatten(self, op: Flatten) -> None:
         """Write all values of an image in one row."""

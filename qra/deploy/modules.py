@@ -27,9 +27,9 @@ def _quantizer(builder: Builder, module: ActivationFakeQuantizer, name: str, val
             raise ValueError("its steps are not even, and engines have no such codes")
         if float(grid.zero_point) not in grid.levels:
             raise ValueError(f"its zero point, {float(grid.zero_point):g}, is none of its codes, and must be one")
-        return builder.requantize(value, grid, name)
     except ValueError as reason:
         raise ValueError(f"{name}: {reason}") from None
+    return builder.requantize(value, grid, name)
 
 
 def _at_input(builder: Builder, quantizer: ActivationFakeQuantizer | None, name: str, value: Value) -> Value:

@@ -11,6 +11,7 @@ from small import CALIBRATED, LSQ_PLUS, TRAINED, calibrated, images, in_float64,
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from qra.deploy.bounds import ranges
 from qra.deploy.engine import Engine
 from qra.deploy.export import check_agrees
 from qra.deploy.lower import lower
@@ -150,6 +151,18 @@ def test_modules_may_have_any_name():
 @torch.no_grad()
 def test_averages_as_functions_are_lowered_after_training():
     check(calibrated(CALIBRATED["uniform"], network=written("an averaged shortcut with more channels")), images(3))
+
+
+@torch.no_grad()
+def test_sums_of_negative_codes_may_leave_eight_bits():
+    torch.manual_seed(0)
+    layers = (nn.Conv2d(3, 4, 3, 2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5))
+    network = Normalized(nn.Sequential(*layers)).eval()
+    network.network[0].bias.fill_(-1.0)
+    network = calibrated(CALIBRATED["uniform"], network=network)
+    x = images(3)[..., :12, :14]
+    assert ranges(lower(network, (12, 14)))["network.1.pool"] == (-240, 210)
+    check(network, x)
 
 
 def bottlenecks(n, x):
