@@ -195,6 +195,7 @@ class QraCLI(LightningCLI):
                     callback.check(self.model, self.datamodule, self.trainer.world_size)
             if self.subcommand == "fit":
                 self.model.check_fit()
+                self.model.check_data(self.datamodule)
                 self.record.settings = settings = resume_settings(without_notes(config.as_dict()), self.datamodule)
                 if config.ckpt_path is None:
                     self.model.initialize()

@@ -117,6 +117,8 @@ class _PlannedOnly(QraCLI):
         if isinstance(network, Namespace) and link_to_data(network, data.num_classes, data.image_shape[0]):
             self.instantiate_classes()
         data.setup(self.subcommand)
+        if self.subcommand == "fit":
+            self.model.check_data(data)
         self.datamodule = data
         if isinstance(self.model, RobustTransfer):
             self.model.learn_from(freeze(copy.deepcopy(self.model.network)))

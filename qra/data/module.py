@@ -154,12 +154,11 @@ class ImageDataModule(LightningDataModule, ABC):
         """See that the settings fit the data, as far as a stage needs it.
 
         Raises:
-            ValueError: If ``val_size``, ``batch_size`` or ``calibration_size`` does not fit the data, or there are no
-                training images to train or validate on.
+            ValueError: If ``val_size`` or ``batch_size`` does not fit the data, or there are no training images to
+                train or validate on.
         """
         if stage in ("fit", "validate") or (stage is None and self.size("train")):
             self._check_fits("batch_size")
-            self.check_calibration()
 
     def check_calibration(self) -> None:
         """See that there are calibration images.

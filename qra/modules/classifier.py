@@ -157,6 +157,18 @@ class ImageClassifier(LightningModule):
             ValueError: With what is missing.
         """
 
+    def check_data(self, data: ImageDataModule) -> None:
+        """Refuse data that lack images which quantizers start from.
+
+        Args:
+            data: Set up.
+
+        Raises:
+            ValueError: If there are not as many calibration images as asked for.
+        """
+        if self.scheme is not None:
+            data.check_calibration()
+
     def setup(self, stage: str) -> None:
         resumed = self._trainer is not None and self._trainer.ckpt_path is not None
         if stage == "fit":

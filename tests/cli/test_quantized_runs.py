@@ -106,6 +106,14 @@ def test_a_float_checkpoint_is_quantized_and_tests_again_to_the_same_figures(flo
     assert package.load("first/calibrated.ckpt").conv1.weight_quantizer.bit_width == 3
 
 
+def test_only_quantizers_ask_for_calibration_images():
+    too_many = ["--data.calibration_size", 61, "--trainer.max_steps", 1, "--model.val_attack", "null"]
+    told = refused("fit", *pipeline("qat-plain"), *FIT, *too_many, "--model.init_from", "null", "--run", "quantized")
+    assert told.startswith("calibration_size is 61, but only 60 of 80 training images are left")
+    output, code = qra("fit", *pipeline("float-plain"), *FIT, *too_many, "--run", "float")
+    assert code == 0, output
+
+
 def test_a_training_run_ends_with_calibration():
     output, code = qra("fit", *pipeline("ptq-pwlq"), *FIT)
     assert code == 0, output

@@ -250,7 +250,6 @@ def test_a_value_out_of_range_is_refused_at_construction(settings, reason):
     [
         ({"val_size": 100}, "val_size is 100, but the training set has 100 images"),
         ({"batch_size": 81}, "batch_size is 81, but only 80 of 100 training images are left by val_size 20"),
-        ({"calibration_size": 81}, "calibration_size is 81, but only 80 of 100 training images are left"),
         ({"fraction": 0.1}, "batch_size is 16, but only 8 of 100 .* fraction 0.1: lower batch_size"),
     ],
 )
