@@ -63,14 +63,18 @@ def difference(network: nn.Module, values: Values, other: nn.Module, other_value
     return Difference(0.0, TOLERANCE)  # the network cannot be run, which it says itself when it is
 
 
-def runs_channels_last(network: nn.Module, x: Tensor) -> bool:
-    """Whether a network in channels-last takes images in that layout, (N, C, H, W); what it was is left alone."""
-    try:
-        with torch.no_grad(), _undisturbed(network, x.device):
-            network(x[:EXAMPLES].detach().clone(memory_format=torch.channels_last))
-    except Exception:  # what it cannot do in any layout, it says itself when it is run
-        return False
-    return True
+def suits_channels_last(network: nn.Module, copy: nn.Module, x: Tensor) -> bool:
+    """Whether a copy in channels-last, given images in that layout, computes what its network does in float32.
+
+    Args:
+        network: The network.
+        copy: Its copy.
+        x: Images in [0, 1], (N, C, H, W), of which the first few are looked at.
+    """
+    x = x[:EXAMPLES].detach()
+    expected = _logits(network, lambda dtype: {}, x, None)
+    found = _logits(copy, lambda dtype: {}, x.contiguous(memory_format=torch.channels_last), None)
+    return expected is None or (found is not None and _apart(expected, found) <= TOLERANCE32)
 
 
 def _logits(network: nn.Module, values: Values, x: Tensor, dtype: torch.dtype | None) -> Tensor | None:

@@ -14,7 +14,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 from qra.graphs import Work
 from qra.parts import Parts
 from qra.precision import Precision, searching
-from qra.quant.agreement import Difference, difference, runs_channels_last
+from qra.quant.agreement import Difference, difference, suits_channels_last
 from qra.quant.frozen_conv import frozen
 from qra.quant.layers import (
     ActivationFakeQuantizer,
@@ -165,7 +165,7 @@ class FrozenNetwork(nn.Module):
             if compiled and self.is_copy:
                 self.network.compile()
             found = self._difference(x)
-        self.passes.contiguous = not runs_channels_last(self.network, x)
+        self.passes.contiguous = not suits_channels_last(self._source[0], self.network, x)
         kind = "the network itself" if not self.is_copy else "folded" if self.folded else "not folded"
         vars(self._source[0])["attack_copy"] = {"kind": kind, "difference": found.value}
 

@@ -115,7 +115,7 @@ class Passes:
 
     Attributes:
         replays: The recorded passes.
-        contiguous: Whether the network runs contiguous alone: some flatten images by ``view``.
+        contiguous: Whether the network is right about contiguous images alone: some view them, or count strides.
 
     Args:
         network: The network in channels-last, in eval mode.

@@ -232,7 +232,7 @@ def test_logits_are_compared_on_first_use_and_after_the_first_refresh_only():
         frozen(X)
         seen.append(len(passes))
         frozen.refresh()
-    assert seen == [1, 2, 2, 2]
+    assert seen == [2, 4, 4, 4]  # of its function, and of the layout that the copy runs in
     assert max(passes) <= 8
 
 

@@ -268,14 +268,25 @@ class Viewing(nn.Module):
         self.conv, self.norm, self.relu, self.fc = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Linear(288, 5)
 
     def forward(self, x):
-        x = self.relu(self.norm(self.conv(x)))
-        return self.fc(x.view(x.shape[0], -1))
+        return self.fc(self.flat(self.relu(self.norm(self.conv(x)))))
+
+    def flat(self, x):
+        return x.view(x.shape[0], -1)
+
+
+class Striding(Viewing):
+    """Takes it for granted that images are contiguous, and reads others in the wrong order."""
+
+    def flat(self, x):
+        return x.as_strided((x.shape[0], 288), (288, 1))
 
 
 @pytest.mark.parametrize("precision", [None, NARROW])
-@pytest.mark.parametrize("scheme", [None, QuantScheme(DoReFa(), PACT(), 4, 4)])
-def test_a_network_that_views_its_activations_is_copied_contiguous(scheme, precision):
-    network = Viewing().eval()
+@pytest.mark.parametrize(
+    ("kind", "scheme"), [(Viewing, None), (Striding, None), (Viewing, QuantScheme(DoReFa(), PACT(), 4, 4))]
+)
+def test_a_network_that_needs_contiguous_activations_has_a_contiguous_copy(kind, scheme, precision):
+    network = kind().eval()
     if scheme is not None:
         convert(network, scheme)
     copy, x = freeze(network), torch.rand(6, 3, 8, 8)
