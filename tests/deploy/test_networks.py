@@ -158,7 +158,7 @@ def test_sums_of_negative_codes_may_leave_eight_bits():
     torch.manual_seed(0)
     layers = (nn.Conv2d(3, 4, 3, 2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5))
     network = Normalized(nn.Sequential(*layers)).eval()
-    network.network[0].bias.fill_(-1.0)
+    network.network[0].bias.fill_(-9.0)
     network = calibrated(CALIBRATED["uniform"], network=network)
     x = images(3)[..., :12, :14]
     assert ranges(lower(network, (12, 14)))["network.1.pool"] == (-240, 210)
