@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import mmap
 import pickle
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 
 from qra import rebuild, weights
 from qra.files import CHECKPOINT_LIMIT, is_larger, open_regular, safetensors_metadata
+from qra.pickle_check import tuple_sizes
 
 KEY = "qra"
 """Where a checkpoint says what it holds: ``{"network": description, "scheme": description or None}``."""
@@ -31,6 +33,8 @@ _REMEDY = (
 )
 _ENTRIES = 500_000
 """Entries of all mappings and lists of a checkpoint, at most; a small pickle may make any number of them."""
+_PICKLES = 5
+"""How many lie behind each other in a file of the older format; an archive has one in an entry."""
 _POINTER = b"version https://git-lfs"
 """What a file begins with that git puts in the place of a large one."""
 
@@ -91,7 +95,7 @@ def _parse(file: IO[bytes]) -> Any:
         _check_archive(file)
     else:
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as whole:
-            _check_pickle(whole)
+            _check_pickles(whole)
     file.seek(0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of tensors of a kind that is refused below
@@ -117,12 +121,13 @@ def _check_archive(file: IO[bytes]) -> None:
             raise _RefusedError(f"is damaged, the checksum of {damaged} in it is wrong")
         for entry in entries:
             if entry.filename.endswith(".pkl"):
-                _check_pickle(archive.read(entry))
+                _check_pickles(archive.read(entry))
 
 
-def _check_pickle(content: bytes | mmap.mmap) -> None:
-    """Refuse the one thing that torch lets a pickle make of any size."""
-    if content.find(b"bytearray\n") >= 0:
+def _check_pickles(content: bytes | mmap.mmap) -> None:
+    """Refuse what torch lets a pickle make of any size."""
+    file = io.BytesIO(content) if isinstance(content, bytes) else content
+    if content.find(b"bytearray\n") >= 0 or any(size > _ENTRIES for _ in range(_PICKLES) for size in tuple_sizes(file)):
         raise MemoryError
 
 

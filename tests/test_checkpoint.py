@@ -1,5 +1,7 @@
 import hashlib
+import io
 import os
+import pickle
 import zipfile
 
 import pytest
@@ -8,6 +10,7 @@ from torch import nn
 
 import qra
 from qra import checkpoint, models
+from qra.pickle_check import tuple_sizes
 
 
 class Payload:
@@ -158,3 +161,27 @@ def test_data_whose_classes_are_numbered_otherwise_is_refused_for_a_file_too(pat
     checkpoint.check_classes_of(path, ["cat", "dog"])
     with pytest.raises(ValueError, match=r"some.ckpt: was trained with the class 'dog' as number 1"):
         checkpoint.check_classes_of(path, ["dog", "cat"])
+
+
+@pytest.mark.parametrize("archive", [True, False])
+def test_a_key_that_mentions_itself_over_and_over_is_not_computed(path, archive):
+    key = (1,)
+    for _ in range(40):
+        key = (key, key)
+    entry = b"\x80\x02}" + pickle.dumps(key, 2)[2:-1] + b"K\x01s."  # {key: 1}
+    if archive:
+        with zipfile.ZipFile(path, "w") as file:
+            for name, content in (("data.pkl", entry), ("version", b"3"), ("byteorder", b"little")):
+                file.writestr(f"some/{name}", content)
+    else:
+        torch.save({}, path, _use_new_zipfile_serialization=False)
+        path.write_bytes(path.read_bytes().replace(pickle.dumps({}, 2), entry))
+    with pytest.raises(ValueError, match=r"some.ckpt: cannot be read, it is larger or nests deeper than a checkpoint"):
+        checkpoint.read(path)
+
+
+def test_tuples_are_counted_as_often_as_they_are_mentioned():
+    pair = (1, 2)
+    content = {"pair": pair, "pairs": [(pair, pair, {"inside": pair})], "none": ()}
+    for protocol in range(5):
+        assert max(tuple_sizes(io.BytesIO(pickle.dumps(content, protocol)))) == 1 + 3 + 3 + 1

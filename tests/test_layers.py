@@ -20,6 +20,7 @@ LAYERS = (
         "parts",
         "precision",
         "files",
+        "pickle_check",
         "writing",
         "renamed",
         "palette",

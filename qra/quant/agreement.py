@@ -68,7 +68,7 @@ def suits_channels_last(network: nn.Module, copy: nn.Module, x: Tensor) -> bool:
 
     Args:
         network: The network.
-        copy: Its copy.
+        copy: What was made of it, in channels-last.
         x: Images in [0, 1], (N, C, H, W), of which the first few are looked at.
     """
     x = x[:EXAMPLES].detach()
