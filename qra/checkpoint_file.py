@@ -21,7 +21,8 @@ from safetensors.torch import load as parse_safetensors
 from torch import Tensor, nn
 
 from qra import rebuild, weights
-from qra.files import CHECKPOINT_LIMIT, is_larger, open_regular, safetensors_metadata
+from qra.files import CHECKPOINT_LIMIT, open_regular, safetensors_metadata
+from qra.nesting import is_larger
 from qra.pickle_check import tuple_sizes
 
 KEY = "qra"

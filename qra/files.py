@@ -7,7 +7,6 @@ import math
 import os
 import stat
 import zipfile
-from collections.abc import Iterable
 from contextlib import ExitStack
 from io import BufferedReader
 from pathlib import Path
@@ -15,6 +14,8 @@ from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from qra.nesting import is_deeper
 
 CHECKPOINT_LIMIT = 2**32
 """Bytes of a checkpoint, packed and unpacked."""
@@ -96,34 +97,6 @@ def read_json(path: str | Path, follow: bool = True) -> Any:
 
 def _too_deep(path: str | Path) -> str:
     return f"{path}: is cut short or no JSON (none nests deeper than {JSON_DEPTH} here)"
-
-
-def is_deeper(content: Any, depth: int) -> bool:
-    """Whether mappings, lists and tuples of ``content`` lie in one another more than ``depth`` deep."""
-    level = [content]
-    for _ in range(depth + 1):
-        once = {id(item): item for item in level if isinstance(item, _CONTAINERS)}  # a pickle may repeat one for free
-        level = [value for item in once.values() for value in _values(item)]
-        if not level:
-            return False
-    return True
-
-
-def is_larger(content: Any, most: int) -> bool:
-    """Whether mappings, lists and tuples of ``content`` have more than ``most`` entries, one that repeats each time."""
-    count, inside = 0, [content] if isinstance(content, _CONTAINERS) else []
-    while inside and count <= most:
-        item = inside.pop()
-        count += len(item)
-        inside += [value for value in _values(item) if isinstance(value, _CONTAINERS)]
-    return count > most
-
-
-_CONTAINERS = (dict, list, tuple)
-
-
-def _values(item: Any) -> Iterable[Any]:
-    return item.values() if isinstance(item, dict) else item
 
 
 def read_npz(path: str | Path, limit: int = ARRAY_LIMIT, follow: bool = True) -> dict[str, NDArray[Any]]:

@@ -18,7 +18,7 @@ from qra.deploy.program import TWIN
 from qra.deploy.twin import empty
 from qra.describe import class_path
 from qra.errors import one_line
-from qra.files import is_deeper
+from qra.nesting import is_deeper
 from qra.quant import ActivationQuantizer, QuantScheme, RangeSettings, WeightQuantizer
 
 Made = TypeVar("Made")

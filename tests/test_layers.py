@@ -19,6 +19,7 @@ LAYERS = (
         "graphs",
         "parts",
         "precision",
+        "nesting",
         "files",
         "pickle_check",
         "writing",
@@ -51,6 +52,7 @@ A file of a part may have a layer of its own.
 LAYER = {part: layer for layer, parts in enumerate(LAYERS) for part in parts}
 NEIGHBOURS = {
     ("attacks", "losses"),
+    ("files", "nesting"),
     ("deploy.bounds", "deploy.program"),
     ("checkpoint", "checkpoint_file"),
     ("checkpoint", "rebuild"),

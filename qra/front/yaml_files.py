@@ -8,8 +8,8 @@ from typing import Any
 
 import yaml
 
-from qra.files import is_larger
 from qra.front.shipped import hint
+from qra.nesting import is_larger
 from qra.renamed import present
 
 LIMIT = 2**20

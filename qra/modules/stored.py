@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from torch import Tensor
 
 from qra import checkpoint
-from qra.files import is_deeper
+from qra.nesting import is_deeper
 
 VERSION = "pytorch-lightning_version"
 _TRAINING = ("callbacks", "optimizer_states", "lr_schedulers", "loops", "rng_state", "MixedPrecision")

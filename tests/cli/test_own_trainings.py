@@ -11,6 +11,7 @@ from qra.front.run_config import with_absolute_paths, without_notes
 from qra.runs import completion
 from qra.runs.completion import Training
 
+LIGHTNING = "lightning.pytorch.callbacks"  # in full: classes of other tests may be found by short names
 FIT = ["fit", *pipeline("float-plain"), *TINY_FIT, *NETWORK, "--model.val_attack", "null", "--run", "run"]
 pytestmark = pytest.mark.filterwarnings("ignore:epoch", "ignore:The dirpath has changed", "ignore:You're resuming")
 
@@ -37,7 +38,7 @@ def test_a_training_that_its_steps_have_ended_goes_on_with_more():
 
 
 def test_a_checkpoint_in_the_middle_of_an_epoch_leads_to_the_weights_of_a_training_that_never_stopped():
-    each_second = ["--trainer.callbacks+", "ModelCheckpoint", "--trainer.callbacks.every_n_train_steps", 2,
+    each_second = ["--trainer.callbacks+", f"{LIGHTNING}.ModelCheckpoint", "--trainer.callbacks.every_n_train_steps", 2,
                    "--trainer.callbacks.save_top_k", "-1"]  # fmt: skip
     fit(*each_second)
     fit(*each_second, "--ckpt_path", "run/checkpoints/epoch=1-step=4.ckpt", "--run", "on")
@@ -56,7 +57,8 @@ def test_a_training_that_a_callback_has_ended_stays_ended_and_says_so(caplog):
 
 
 def test_a_checkpoint_callback_of_ones_own_is_kept_apart_from_those_of_the_run():
-    kept = "[{class_path: ModelCheckpoint, init_args: {monitor: val/clean_acc, mode: max}}, ModelCheckpoint]"
+    own = f"{LIGHTNING}.ModelCheckpoint"
+    kept = f"[{{class_path: {own}, init_args: {{monitor: val/clean_acc, mode: max}}}}, {own}]"
     fit("--trainer.callbacks", kept, "--trainer.max_epochs", 1)
     assert {path.name for path in Path("run").rglob("*.ckpt")} >= {"best.ckpt", "last.ckpt", "epoch=0-step=3.ckpt"}
     output, code = qra("validate", "--ckpt_path", "run/best.ckpt")
@@ -64,7 +66,14 @@ def test_a_checkpoint_callback_of_ones_own_is_kept_apart_from_those_of_the_run()
 
 
 def test_a_progress_bar_of_ones_own_takes_the_place_of_the_usual_one():
-    fit("--trainer.callbacks+", "TQDMProgressBar", "--trainer.enable_progress_bar", "true", "--trainer.max_steps", 1)
+    fit(
+        "--trainer.callbacks+",
+        f"{LIGHTNING}.TQDMProgressBar",
+        "--trainer.enable_progress_bar",
+        "true",
+        "--trainer.max_steps",
+        1,
+    )
 
 
 def test_settings_of_lightnings_callbacks_that_yaml_does_not_know_can_be_saved():
@@ -85,7 +94,7 @@ def test_a_method_with_an_optimizer_and_a_schedule_of_its_own_goes_on():
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        (["--trainer.callbacks+", "StochasticWeightAveraging", "--trainer.callbacks.swa_lrs", "0.1"],
+        (["--trainer.callbacks+", f"{LIGHTNING}.StochasticWeightAveraging", "--trainer.callbacks.swa_lrs", "0.1"],
          "StochasticWeightAveraging makes its average when the last checkpoint is written"),
         (["--trainer.max_epochs", "-1", "--trainer.max_time", "00:00:01:00"],
          "model.schedule spans the training, of which neither trainer.max_epochs nor trainer.max_steps says"),
