@@ -7,7 +7,6 @@ from typing import Any
 from lightning import Trainer
 from lightning.pytorch.callbacks import Callback, ProgressBar
 from lightning.pytorch.profilers import PassThroughProfiler, Profiler
-from lightning.pytorch.utilities import rank_zero_info
 
 from qra.running import callbacks_of, epochs_done
 from qra.runs import completion
@@ -38,8 +37,8 @@ class PipelineTrainer(Trainer):
             done = completion.read(Path(self.default_root_dir))
             if done is not None and done.is_over(self.max_epochs):
                 self.should_stop = True  # it was stopped early, which Lightning does not remember
-                if done.stopped:
-                    rank_zero_info(
+                if done.stopped and self.is_global_zero:
+                    print(
                         f"a callback ended this training after {done.epochs} of {self.max_epochs} epochs, so nothing "
                         "is left to train; it goes on with another --trainer.max_epochs"
                     )

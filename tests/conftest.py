@@ -7,7 +7,7 @@ import torch
 with contextlib.suppress(ModuleNotFoundError):  # the tests in tests/gpu do without it
     from hypothesis import settings
 
-    settings.register_profile("repeatable", derandomize=True)  # a test that fails, fails for everyone
+    settings.register_profile("repeatable", derandomize=True, deadline=None)  # a test that fails, fails for everyone
     settings.load_profile("repeatable")
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # of a shell that runs the tests in the background

@@ -47,12 +47,12 @@ def test_a_checkpoint_in_the_middle_of_an_epoch_leads_to_the_weights_of_a_traini
     assert all(torch.equal(value, resumed["state_dict"][name]) for name, value in whole["state_dict"].items())
 
 
-def test_a_training_that_a_callback_has_ended_stays_ended_and_says_so(caplog):
+def test_a_training_that_a_callback_has_ended_stays_ended_and_says_so():
     stop = ["--trainer.callbacks+", "own.Stop"]
     fit(*stop)
     assert completion.read(Path("run")) == Training(True, 1, 2, stopped=True)
-    fit(*stop, "--ckpt_path", "last")
-    assert "a callback ended this training after 1 of 2 epochs, so nothing is left to train" in caplog.text
+    said = fit(*stop, "--ckpt_path", "last")
+    assert "a callback ended this training after 1 of 2 epochs, so nothing is left to train" in said
     assert steps() == 3
 
 

@@ -19,6 +19,7 @@ pytestmark = pytest.mark.filterwarnings(
     "ignore:.*LeafSpec",
     "ignore:epoch",
     "ignore:The .grad attribute",
+    "ignore:<class .torch.autograd.function.Function.> should not be instantiated",
 )
 
 LIMIT = 8
