@@ -20,6 +20,7 @@ LAYERS = (
         "parts",
         "precision",
         "nesting",
+        "triton_kernels",
         "files",
         "pickle_check",
         "writing",

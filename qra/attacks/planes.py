@@ -2,39 +2,29 @@
 
 from __future__ import annotations
 
-from functools import cache
-from types import ModuleType
-
 import torch
 from torch import Tensor
 
+from qra.triton_kernels import kernels_of
 from qra.types import Norm
 
 _ROUNDS = 10
 """Steps of Newton's method on a GPU by torch's operations: enough for planes within nine tenths of what the box lets a
 point reach."""
+_KERNELS = "qra.attacks.kernels"
 _WIDEST = 2**14
 """Coordinates of a point that a GPU can keep at hand."""
 
 
-@cache
-def _kernels() -> ModuleType | None:
-    try:
-        from qra.attacks import kernels
-    except ImportError:
-        return None
-    return kernels
-
-
 def _is_fused(points: Tensor) -> bool:
-    """Whether one launch on a GPU does it all, in the place of a hundred."""
+    """Whether one launch on a GPU does it all."""
     fits = points.dtype == torch.float32 and 0 < points.shape[1] <= _WIDEST and len(points) > 0
-    return points.device.type == "cuda" and fits and _kernels() is not None
+    return points.device.type == "cuda" and fits and kernels_of(_KERNELS) is not None
 
 
 def fused(points: Tensor, w: Tensor, offset: Tensor, norm: Norm) -> Tensor:
     """What :func:`project_onto_plane` does, in one launch."""
-    kernels = _kernels()
+    kernels = kernels_of(_KERNELS)
     assert kernels is not None  # `_is_fused` was asked
     out = torch.empty_like(points)
     block = 1 << (points.shape[1] - 1).bit_length()

@@ -6,23 +6,15 @@ compiled code (which fuses by itself), in float64, and where each channel has a 
 
 from __future__ import annotations
 
-from functools import cache
-from types import ModuleType
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from qra.triton_kernels import kernels_of
+
+_KERNELS = "qra.quant.kernels"
 _BLOCK = 1024
-
-
-@cache
-def _kernels() -> ModuleType | None:
-    try:
-        from qra.quant import kernels
-    except ImportError:
-        return None
-    return kernels
 
 
 def applies(x: Tensor, scale: Tensor) -> bool:
@@ -31,7 +23,7 @@ def applies(x: Tensor, scale: Tensor) -> bool:
         return False
     if torch.compiler.is_compiling() or x.dtype not in (torch.float32, torch.float16, torch.bfloat16):
         return False
-    return x.numel() > 0 and _is_dense(x) and _kernels() is not None
+    return x.numel() > 0 and _is_dense(x) and kernels_of(_KERNELS) is not None
 
 
 def _is_dense(x: Tensor) -> bool:
@@ -40,7 +32,7 @@ def _is_dense(x: Tensor) -> bool:
 
 def quantize(x: Tensor, scale: Tensor, codes: tuple[int, int], factor: Tensor | None = None) -> Tensor:
     """What :func:`qra.quant.rounding.to_grid` returns, in float32."""
-    kernels = _kernels()
+    kernels = kernels_of(_KERNELS)
     assert kernels is not None  # `applies` was asked
     out = torch.empty_like(x, dtype=torch.float32)
     arguments = x, scale, scale if factor is None else factor, out, x.numel(), *map(float, codes)
@@ -74,7 +66,7 @@ def gradient(
     Returns:
         The gradient of the input, of its type, and that of what is learned, one value.
     """
-    kernels = _kernels()
+    kernels = kernels_of(_KERNELS)
     assert kernels is not None  # `applies` was asked
     if grad.stride() != x.stride():
         grad = torch.empty_like(x, dtype=grad.dtype).copy_(grad)
