@@ -38,7 +38,8 @@ def _box(u: Tensor, v: Tensor, width: float, height: float) -> Tensor:
 
 
 def _radius(u: Tensor, v: Tensor) -> Tensor:
-    return (u * u + v * v).sqrt()
+    # In float32, roots by MKL are rounded exactly on some processors alone; one of float64 always becomes the nearest.
+    return (u * u + v * v).double().sqrt().float()
 
 
 # Negative inside the shape, growing by about 1 per unit of length; v points down.
