@@ -171,8 +171,6 @@ class RobustnessEvaluation(Measurement):
         self.search_precision = search_precision
         self._surrogate = None if surrogate is None else checkpoint.load(surrogate, surrogate_network)
         self._origin = None if surrogate is None else Source(surrogate, checkpoint.sha256(surrogate))
-        common: dict[str, Any] = {"n": n, "subset_seed": seed, "chunk_size": batch_size, "pixels": pixels}
-        common["search_precision"] = search_precision
         budgets = sorted({parse_pixels(budget) for budget in eps})
         if pixels == "bytes" and tuple(eps) == CURVE:
             budgets = [budget for budget in budgets if budget == 0 or levels(budget)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -227,17 +227,6 @@ def together(parts: Sequence[Replayed]) -> Replayed:
     n, attacked, broken, fooled, _ = map(sum, zip(*squares, strict=True))
     found = SquareFinding(n, attacked, broken, fooled, squares[0].queries)
     return Replayed(counts, decisions, clean, correct, found)
-
-
-def chunk_batches(files: ImageChunks, batch: Callable[[Tensor], Batch]) -> Iterator[tuple[int, Batch]]:
-    """Number and images of each chunk.
-
-    Args:
-        files: The chunks.
-        batch: Images by their positions in the test set.
-    """
-    for number, indices in enumerate(files.chunks):
-        yield number, batch(indices)
 
 
 def count_of(protocol: Protocol) -> int:
