@@ -65,6 +65,7 @@ def pixel_length(name: str, value: float, norm: Norm) -> float:
     value = parse_pixels(value)
     check_in(name, value, "[0, inf)")
     if norm == "linf" and value > 1:
-        meant = f"did you mean {value:g}/255?" if value <= 255 else "choose at most 1"
+        grey_levels = value <= 255 and (2 * value).is_integer()
+        meant = f"did you mean {value:g}/255?" if grey_levels else "choose at most 1"
         raise ValueError(f"{name} is {value:g}, but pixels are in [0, 1]: {meant}")
     return value

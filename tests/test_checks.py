@@ -45,3 +45,9 @@ def test_a_length_in_pixels_is_read_and_fits_its_norm():
         pixel_length("eps", 8, "linf")
     with pytest.raises(ValueError, match=r"^eps is -1.0: it must be at least 0 and finite$"):
         pixel_length("eps", -1, "l2")
+
+
+@pytest.mark.parametrize(("value", "advice"), [(0.5 * 255, "did you mean 127.5/255"), (300 / 255, "choose at most 1")])
+def test_only_what_may_be_a_number_of_grey_levels_is_taken_for_one(value, advice):
+    with pytest.raises(ValueError, match=advice):
+        pixel_length("eps", value, "linf")
