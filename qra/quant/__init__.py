@@ -1,4 +1,4 @@
-"""Quantization: schemes, conversion and calibration of networks, and the pure functions that they are built of."""
+"""Quantization schemes, conversion and calibration of networks, and the pure functions they are built from."""
 
 from qra.quant.activations import PACT, ActivationQuantizer, CalibratedUniform, LSQActivation, State
 from qra.quant.batchnorm import RemainingBN, fold_batch_norm, fold_remain_bn

@@ -1,4 +1,4 @@
-"""Activation quantizers as settings: what a :class:`qra.quant.QuantScheme` holds, and what a config writes."""
+"""Activation quantizers as settings: what a :class:`qra.quant.QuantScheme` holds and what a config specifies."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ __all__ = [
 ]
 
 State = Mapping[str, Tensor | float]
-"""What an activation quantizer was calibrated to or has learned, by name."""
+"""State of an activation quantizer, by name: values that were calibrated or learned."""
 
 _ADVICE = (
     "write grid(self, bit_width, state, dtype), which returns qra.quant.Grid(scale, range(LOWEST, HIGHEST + 1)), in "
@@ -41,47 +41,47 @@ _ADVICE = (
 
 
 class ActivationQuantizer(ABC):
-    """Settings of an activation quantizer; a subclass is a frozen dataclass that writes the abstract methods.
+    """Base class of activation quantizer settings. Subclasses are frozen dataclasses with the abstract methods.
 
-    Its state is a few numbers for each site: learnable, or constants that calibration finds.
+    Each site has a state of a few numbers, which are either learned or constants found by calibration.
     """
 
     replaces_relu: ClassVar[bool] = True
-    """Whether it takes the place of each ReLU, or sits at the input of each convolution, linear and average pooling."""
+    """Whether it replaces each ReLU; otherwise it quantizes the inputs of the modules in :attr:`inputs_of`."""
 
     inputs_of: ClassVar[tuple[type[nn.Module], ...]] = (nn.Conv2d, nn.Linear, nn.AvgPool2d, nn.AdaptiveAvgPool2d)
-    """The modules at whose inputs it sits, unless it takes the place of each ReLU."""
+    """The modules whose inputs it quantizes, unless it replaces each ReLU."""
 
     quantizes_image: ClassVar[bool] = True
-    """Whether it sits at the inputs of layers that take the image, too."""
+    """Whether it also quantizes the inputs of layers that take the image."""
 
     learned: ClassVar[bool] = True
     """Whether its state is learnable."""
 
     bit_widths: ClassVar[Collection[int]] = range(2, 9)
-    """The bit widths that it can quantize to, out of 2 to 8."""
+    """The supported bit widths, a subset of 2 to 8."""
 
     signed: ClassVar[frozenset[str]] = frozenset()
     """Names of learned values that may be zero or negative."""
 
     state_depends_on_bits: ClassVar[bool] = False
-    """Whether what is learned at one bit width is useless at another."""
+    """Whether values learned at one bit width are useless at another."""
 
     smallest: ClassVar[float] = 1e-8
-    """Learned values are kept at least this large."""
+    """Lower bound of learned values, except those in :attr:`signed`."""
 
     replayable: ClassVar[bool] = False
-    """Whether :meth:`quantize` does the same to tensors each time, so that it may be recorded and replayed."""
+    """Whether :meth:`quantize` always runs the same tensor operations, so that they can be recorded and replayed."""
 
     decay: float = 0.0
-    """Factor of the sum of squares of its learned values in the training loss."""
+    """Weight of the sum of squares of the learned values in the training loss."""
 
     @abstractmethod
     def start(self, bit_width: int) -> dict[str, float]:
-        """The state of one site before any training or calibration, by name."""
+        """Return the state of one site before training or calibration, by name."""
 
     def start_below(self, bit_width: int, clip: float) -> dict[str, float]:
-        """The same in the place of a ReLU whose outputs are at most ``clip``, such as ReLU6."""
+        """Like :meth:`start`, for a site that replaces a ReLU whose outputs are at most ``clip``, such as ReLU6."""
         return self.start(bit_width)
 
     @abstractmethod
@@ -91,50 +91,51 @@ class ActivationQuantizer(ABC):
         Args:
             x: Activations, any shape.
             bit_width: 2 to 8.
-            state: What :meth:`start` made, as training or calibration left it: tensors if learned, else numbers.
-            gradient: How to differentiate.
+            state: State of the site, as in :meth:`start`: tensors if learned, else numbers.
+            gradient: How to differentiate rounding and clipping.
         """
 
     def grid(self, bit_width: int, state: State, dtype: torch.dtype = torch.float32) -> Grid:
-        """The integers that activations become, and what they stand for.
+        """Return the grid of a site: its integer codes and the values they stand for.
 
         Args:
             bit_width: 2 to 8.
-            state: What :meth:`start` made, as training or calibration left it.
+            state: State of the site, as in :meth:`start`.
             dtype: Type of the activations, float32 or float64.
 
         Raises:
-            ValueError: If the quantizer says no grid.
+            ValueError: If the quantizer does not define a grid.
         """
         raise self.no_grid()
 
     def no_grid(self) -> ValueError:
-        """The error that says that the quantizer has no grid, and how to write one."""
+        """Return an error that says that the quantizer has no grid and how to define one."""
         return ValueError(f"{type(self).__name__} does not say which integers activations are: {_ADVICE}")
 
     @property
     def has_grid(self) -> bool:
-        """Whether :meth:`grid` is that of :meth:`quantize`: both are written by one class."""
+        """Whether :meth:`grid` describes :meth:`quantize`, that is, whether one class defines both."""
         owners = [next(kind for kind in type(self).__mro__ if name in vars(kind)) for name in ("grid", "quantize")]
         return owners[0] is owners[1]
 
     def estimator(self, bit_width: int) -> RangeEstimator | None:
-        """Collects the range of one site in calibration; None if calibration is not to change the state."""
+        """Return an estimator for the activation range of one site, or None if calibration keeps the state."""
         return None
 
     def from_range(self, found: Range, bit_width: int) -> dict[str, float]:
-        """The state of one site from its calibrated range."""
+        """Return the state of one site from its calibrated range."""
         raise NotImplementedError(f"{type(self).__name__} has an estimator, so it must write from_range")
 
 
 @dataclass(frozen=True)
 class PACT(ActivationQuantizer):
-    """A clip level learned for each activation site (Choi et al. 2018, arXiv 1805.06085), in the place of the ReLU.
+    """Clipping at a level learned for each activation site, in place of the ReLU (Choi et al. 2018, arXiv 1805.06085).
 
     Args:
-        alpha: Clip level to start from.
-        decay: Factor of the sum of the squared clip levels in the training loss.
-        percentile: Start instead from this percentile of the float network's activations on the calibration images.
+        alpha: Initial clip level.
+        decay: Weight of the sum of the squared clip levels in the training loss.
+        percentile: If given, the initial clip level is this percentile of the float network's activations on the
+            calibration images, and ``alpha`` is ignored.
     """
 
     alpha: float = 10.0
@@ -171,12 +172,12 @@ class PACT(ActivationQuantizer):
 
 @dataclass(frozen=True)
 class LSQActivation(ActivationQuantizer):
-    """A step learned for each activation site (Esser et al. 2020, arXiv 1902.08153), in the place of the ReLU.
+    """A step size learned for each activation site, in place of the ReLU (LSQ, Esser et al. 2020, arXiv 1902.08153).
 
     Args:
-        high: Largest level to start from.
-        percentile: Start instead with this percentile of the float network's activations on the calibration images as
-            the largest level; None to start from ``high``.
+        high: Initial largest level.
+        percentile: Percentile of the float network's activations on the calibration images to use as the initial
+            largest level; None to use ``high``.
     """
 
     high: float = 10.0
@@ -198,7 +199,7 @@ class LSQActivation(ActivationQuantizer):
 
     def quantize(self, x: Tensor, bit_width: int, state: State, gradient: GradientMode) -> Tensor:
         step = state["step"]
-        assert isinstance(step, Tensor)  # it is learned
+        assert isinstance(step, Tensor)  # learned state is a tensor
         return lsq(x, step, bit_width, signed=False, features=x[0].numel(), gradient=gradient)
 
     def grid(self, bit_width: int, state: State, dtype: torch.dtype = torch.float32) -> Grid:
@@ -213,13 +214,13 @@ class LSQActivation(ActivationQuantizer):
 
 @dataclass(frozen=True)
 class CalibratedUniform(ActivationQuantizer):
-    """Even steps over a range that calibration finds, at the input of each convolution, linear and average pooling.
+    """Uniform quantization over a calibrated range, at the input of each convolution, linear and average pooling layer.
 
-    The normalized image is quantized too; where it or another input goes below zero, the grid is symmetric (Fang et
-    al. 2020, arXiv 2002.00104).
+    The normalized image is quantized too. Where an input can be negative, as the normalized image can, the grid is
+    symmetric (Fang et al. 2020, arXiv 2002.00104).
 
     Args:
-        ranges: How the range is found.
+        ranges: How the range is estimated.
     """
 
     ranges: RangeSettings = field(default_factory=TopK)
@@ -248,5 +249,5 @@ class CalibratedUniform(ActivationQuantizer):
 
 
 def _number(value: Tensor | float, dtype: torch.dtype) -> Tensor:
-    """A value of a quantizer's state as a tensor of its own."""
+    """Return a value of a quantizer's state as a detached tensor."""
     return torch.as_tensor(value).detach().to(dtype)

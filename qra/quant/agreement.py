@@ -1,4 +1,4 @@
-"""Whether the attack-time copy of a network is the same function as the network."""
+"""Check that the attack-time copy of a network computes the same function as the network."""
 
 from __future__ import annotations
 
@@ -14,19 +14,20 @@ from qra.precision import float32
 from qra.quant.network import activation_quantizers, evaluating, float_mode, rounding_off
 
 EXAMPLES = 8
-"""Images of the first batch on which logits are compared."""
+"""Number of images of the first batch on which logits are compared."""
 TOLERANCE = 1e-6
-"""Largest difference of logits in float64, relative to the largest logit."""
+"""Largest accepted difference of logits in float64, relative to the largest logit."""
 TOLERANCE32 = 1e-4
-"""The same in float32, for networks that cannot compute in float64."""
+"""Largest accepted difference in float32, for networks that cannot compute in float64."""
 
 
 class Difference(NamedTuple):
-    """How far the logits of two networks lie apart, relative to the largest logit.
+    """Difference between the logits of two networks, relative to the largest logit.
 
     Attributes:
-        value: Infinite where one of them fails, or is finite where the other is not.
-        tolerance: What counts as none.
+        value: The largest relative difference. It is infinite if the second network fails, if shapes differ, or if one
+            network's logits are finite where the other's are not.
+        tolerance: Largest value that counts as no difference.
     """
 
     value: float
@@ -34,7 +35,7 @@ class Difference(NamedTuple):
 
     @property
     def is_none(self) -> bool:
-        """Whether the two are the same function, as far as can be seen."""
+        """Whether the two networks compute the same function, up to the tolerance."""
         return self.value <= self.tolerance
 
 
@@ -42,16 +43,18 @@ Values = Callable[[torch.dtype | None], Mapping[str, Tensor]]
 
 
 def difference(network: nn.Module, values: Values, other: nn.Module, other_values: Values, x: Tensor) -> Difference:
-    """Compare the logits of two networks in eval mode, activation quantizers off.
+    """Compare the logits of two networks in eval mode, with activation quantizers off.
 
-    Modes, gradients, random generators and the networks' own tensors stay as they are.
+    Modes, gradients, random generators and the networks' own tensors are left unchanged. The comparison is in float64,
+    or in float32 if ``network`` cannot compute in float64. If it cannot run at all, the difference is zero.
 
     Args:
         network: The reference.
-        values: Parameters and buffers of ``network`` by name, floating-point ones in a dtype (None: in their own).
-        other: The network to be compared.
-        other_values: Parameters and buffers of ``other`` by name, in the same dtype.
-        x: Images in [0, 1], (N, C, H, W), of which the first few are looked at.
+        values: Returns the parameters and buffers of ``network`` by name, with floating-point tensors in the given
+            dtype (None: in their own).
+        other: The network to compare.
+        other_values: The same for ``other``.
+        x: Images in [0, 1], (N, C, H, W), of which the first ``EXAMPLES`` are used.
     """
     x = x[:EXAMPLES].detach()
     ways: tuple[tuple[torch.dtype | None, float], ...] = ((torch.float64, TOLERANCE), (None, TOLERANCE32))
@@ -60,16 +63,16 @@ def difference(network: nn.Module, values: Values, other: nn.Module, other_value
         if expected is not None:
             found = _logits(other, other_values, x, dtype)
             return Difference(float("inf") if found is None else _apart(expected, found), tolerance)
-    return Difference(0.0, TOLERANCE)  # the network cannot be run, which it says itself when it is
+    return Difference(0.0, TOLERANCE)  # the network cannot be run, so the attack itself will raise the error
 
 
 def suits_channels_last(network: nn.Module, copy: nn.Module, x: Tensor) -> bool:
-    """Whether a copy in channels-last, given images in that layout, computes what its network does in float32.
+    """Whether a channels-last copy, given channels-last images, computes the same function as its network in float32.
 
     Args:
         network: The network.
-        copy: What was made of it, in channels-last.
-        x: Images in [0, 1], (N, C, H, W), of which the first few are looked at.
+        copy: Its copy, in the channels-last memory format.
+        x: Images in [0, 1], (N, C, H, W), of which the first ``EXAMPLES`` are used.
     """
     x = x[:EXAMPLES].detach()
     expected = _logits(network, lambda dtype: {}, x, None)
@@ -78,7 +81,7 @@ def suits_channels_last(network: nn.Module, copy: nn.Module, x: Tensor) -> bool:
 
 
 def _logits(network: nn.Module, values: Values, x: Tensor, dtype: torch.dtype | None) -> Tensor | None:
-    """Logits in float64, or None where there are none in this precision."""
+    """Return logits, converted to float64, or None if the network cannot compute them in this precision."""
     try:
         with torch.inference_mode(False), _undisturbed(network, x.device):
             if dtype is None:
@@ -90,12 +93,12 @@ def _logits(network: nn.Module, values: Values, x: Tensor, dtype: torch.dtype | 
                     logits = functional_call(network, stored, (x.to(dtype),), tie_weights=False)
         usable = isinstance(logits, Tensor) and logits.dtype in (dtype or logits.dtype, torch.float64)
         return logits.double() if usable else None
-    except Exception:  # a copy may fail in any way, a network for want of an operation in float64: see `difference`
+    except Exception:  # copies fail in any way, networks for lack of float64 operations: see `difference`
         return None
 
 
 def _places(network: nn.Module, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Each attribute of each module once, with its value: of what is shared, ``values`` has one name only."""
+    """Return the value of each attribute of each module. Shared tensors have only one name in ``values``."""
     names = {id(value): name for name, value in (*network.named_parameters(), *network.named_buffers())}
     places = {}
     for module_name, module in network.named_modules():
@@ -110,7 +113,7 @@ def _undisturbed(network: nn.Module, device: torch.device) -> Iterator[None]:
     devices = [device] if device.type == "cuda" else []
     with evaluating(network), float32(device), torch.random.fork_rng(devices):
         if any(module._compiled_call_impl is not None for module in network.modules()):
-            with torch.compiler.set_stance("force_eager"):  # one forward pass is not worth compiling for
+            with torch.compiler.set_stance("force_eager"):  # compiling does not pay off for one forward pass
                 yield
         else:
             yield

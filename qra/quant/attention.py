@@ -1,4 +1,4 @@
-"""Attention whose projections are plain linear layers, which quantization can swap, in the place of fused modules."""
+"""Attention with plain linear projections, which quantization can swap, in place of fused modules."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ _FUSED = {"in_proj.weight": "in_proj_weight", "in_proj.bias": "in_proj_bias"}
 
 
 def split_attention(network: nn.Module) -> None:
-    """Give attention modules plain linear projections, in place. No key of the ``state_dict`` changes.
+    """Give attention modules plain linear projections, in place. The keys of the ``state_dict`` do not change.
 
-    Those are ``nn.MultiheadAttention``, unless it has tokens or widths of its own or lies in a transformer layer of
-    torch's, and the windows of torchvision's Swin transformers.
+    This concerns ``nn.MultiheadAttention``, unless it adds bias tokens or zero attention, has separate key or value
+    dimensions or belongs to one of PyTorch's transformer layers, and the shifted-window attention of torchvision's Swin
+    transformers.
     """
     for parent in list(network.modules()):
         for name, child in parent.named_children():
@@ -41,11 +42,11 @@ def join_attention(network: nn.Module) -> None:
 
 
 _SPLIT = "_has_plain_projections"
-"""Marks the class of a Swin transformer's windows that was changed."""
+"""Marks the modified class of a Swin transformer's window attention."""
 
 
 def _is_torch(module: nn.Module) -> bool:
-    """Whether a module of torch's holds attention, whose fused weights it may then use itself."""
+    """Whether ``module`` is a PyTorch module (no container), which may read its attention's fused weights directly."""
     is_container = isinstance(module, nn.Sequential | nn.ModuleList | nn.ModuleDict)
     return type(module).__module__.startswith("torch.nn.") and not is_container
 
@@ -57,10 +58,10 @@ def _is_usual(attention: nn.MultiheadAttention) -> bool:
 class SelfAttention(nn.Module):
     """Multi-head self-attention with linear layers ``in_proj`` (queries, keys and values at once) and ``out_proj``.
 
-    It shares the parameters of the module that it takes the place of, under the same keys of the ``state_dict``.
+    It shares the parameters of the module it replaces, under the same keys of the ``state_dict``.
 
     Args:
-        fused: The module.
+        fused: The module to replace.
     """
 
     def __init__(self, fused: nn.MultiheadAttention) -> None:
@@ -84,20 +85,20 @@ class SelfAttention(nn.Module):
         average_attn_weights: bool = True,
         is_causal: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
-        """See ``nn.MultiheadAttention``; here keys and values are the queries, and there are no masks.
+        """Like ``nn.MultiheadAttention``, but keys and values must be the queries, and masks are not supported.
 
         Args:
             query: Tokens, (N, L, C), or (L, N, C) unless ``batch_first``.
-            key: The same tensor.
-            value: The same tensor.
-            key_padding_mask: Nothing.
-            need_weights: Whether to return the weights of attention, (N, L, L).
-            attn_mask: Nothing.
-            average_attn_weights: Whether those are averaged over the heads; else they are (N, heads, L, L).
-            is_causal: False.
+            key: The same tensor as ``query``.
+            value: The same tensor as ``query``.
+            key_padding_mask: Must be None.
+            need_weights: Whether to return the attention weights, (N, L, L).
+            attn_mask: Must be None.
+            average_attn_weights: Whether to average these weights over heads; otherwise they are (N, heads, L, L).
+            is_causal: Must be False.
 
         Raises:
-            ValueError: If keys or values are other tokens than the queries, or there are masks.
+            ValueError: If keys or values are not the queries, or a mask is given.
         """
         masked = is_causal or key_padding_mask is not None or attn_mask is not None
         if masked or not (query is key is value):
@@ -116,7 +117,7 @@ class SelfAttention(nn.Module):
         return tokens if self.batch_first else tokens.transpose(0, 1), weights
 
     def fused(self) -> nn.MultiheadAttention:
-        """The fused module, which shares these parameters."""
+        """Return an ``nn.MultiheadAttention`` that shares these parameters."""
         width, biased = self.out_proj.in_features, self.out_proj.bias is not None
         settings = {"bias": biased, "batch_first": self.batch_first, "device": "meta"}
         fused = nn.MultiheadAttention(width, self.num_heads, self.dropout, **settings)
@@ -139,7 +140,7 @@ class SelfAttention(nn.Module):
 
 
 def _heads(projected: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Queries, keys and values of each head, (N, heads, L, C / heads), of (N, L, 3 C)."""
+    """Split (N, L, 3 C) into the queries, keys and values of each head, (N, heads, L, C / heads)."""
     parts = torch.unflatten(projected, -1, (3, count, -1)).permute(2, 0, 3, 1, 4)
     return parts[0], parts[1], parts[2]
 
@@ -153,13 +154,13 @@ def _scores(q: Tensor, k: Tensor) -> Tensor:
 
 
 def _swin_windows() -> type[nn.Module] | None:
-    """The class of a Swin transformer's attention, if any such network was made."""
+    """Return the class of the Swin transformer's attention, or None if torchvision's module was never imported."""
     module = sys.modules.get("torchvision.models.swin_transformer")
     return None if module is None else cast(type[nn.Module], module.ShiftedWindowAttention)
 
 
 def _windowed_attention(self: Any, x: Tensor) -> Tensor:
-    """Attention inside windows, which may be shifted (Liu et al. 2021, arXiv 2103.14030), of (N, H, W, C)."""
+    """Attention within windows, shifted or not (Liu et al. 2021, arXiv 2103.14030), on (N, H, W, C)."""
     windows = windows_of(x, self.window_size, self.shift_size)
     q, k, v = _heads(self.qkv(windows), self.num_heads)
     scores = _scores(q, k) + self.get_relative_position_bias()
@@ -170,20 +171,20 @@ def _windowed_attention(self: Any, x: Tensor) -> Tensor:
 
 
 def _padded(x: Tensor, size: list[int], shift: list[int]) -> tuple[list[int], list[int]]:
-    """Height and width of whole windows over (N, H, W, C), and their shift, which an axis of one window lacks."""
+    """Return the padded height and width of (N, H, W, C), and the shift, which is 0 on an axis of only one window."""
     whole = [math.ceil(length / window) * window for length, window in zip(x.shape[1:3], size, strict=True)]
     return whole, [0 if window >= length else by for window, length, by in zip(size, whole, shift, strict=True)]
 
 
 def _cut(x: Tensor, size: list[int]) -> Tensor:
-    """Windows, (N, count, area, C), of (N, H, W, C)."""
+    """Cut (N, H, W, C) into windows, (N, count, area, C)."""
     parts = torch.unflatten(torch.unflatten(x, 2, (-1, size[1])), 1, (-1, size[0]))
     return parts.transpose(2, 3).flatten(3, 4).flatten(1, 2)
 
 
 @fx.wrap
 def windows_of(x: Tensor, size: list[int], shift: list[int]) -> Tensor:
-    """Windows, (N * count, area, C), of (N, H, W, C), padded with zeros and rolled back by the shift."""
+    """Pad (N, H, W, C) with zeros, roll it back by the shift and cut it into windows, (N * count, area, C)."""
     whole, by = _padded(x, size, shift)
     x = F.pad(x, (0, 0, 0, whole[1] - x.shape[2], 0, whole[0] - x.shape[1]))
     return _cut(x.roll((-by[0], -by[1]), (1, 2)), size).flatten(0, 1)
@@ -191,7 +192,7 @@ def windows_of(x: Tensor, size: list[int], shift: list[int]) -> Tensor:
 
 @fx.wrap
 def image_of(windows: Tensor, x: Tensor, size: list[int], shift: list[int]) -> Tensor:
-    """The inverse of :func:`windows_of`, of the shape of ``x`` but for its channels."""
+    """Invert :func:`windows_of`. The result has the shape of ``x``, except for its channels."""
     whole, by = _padded(x, size, shift)
     rows, columns = whole[0] // size[0], whole[1] // size[1]
     parts = windows.view(-1, rows, columns, size[0], size[1], windows.shape[-1])
@@ -201,7 +202,7 @@ def image_of(windows: Tensor, x: Tensor, size: list[int], shift: list[int]) -> T
 
 @fx.wrap
 def masked(scores: Tensor, x: Tensor, size: list[int], shift: list[int]) -> Tensor:
-    """Scores, (N * count, heads, area, area), where tokens that the roll brought together do not see each other."""
+    """Mask scores, (N * count, heads, area, area), between tokens that are neighbours only because of the roll."""
     whole, by = _padded(x, size, shift)
     if not any(by):
         return scores
@@ -213,7 +214,7 @@ def masked(scores: Tensor, x: Tensor, size: list[int], shift: list[int]) -> Tens
 
 
 def _parts_of_axis(length: int, window: int, shift: int, device: torch.device) -> Tensor:
-    """Which part of a rolled axis each place comes from: none but the last window holds two."""
+    """Label each position of a rolled axis by the part it comes from. Only the last window holds two parts."""
     places = torch.arange(length, device=device)
     if not shift:
         return torch.zeros_like(places)

@@ -10,7 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 
 class RemainingBN(NamedTuple):
-    """What takes the place of a convolution's weight and of the tensors of the batch normalization behind it."""
+    """Tensors that replace a convolution's weight and the tensors of the batch normalization after it."""
 
     conv_weight: Tensor
     weight: Tensor
@@ -20,7 +20,7 @@ class RemainingBN(NamedTuple):
 
 
 def _scale_and_shift(bn: _BatchNorm) -> tuple[Tensor, Tensor]:
-    """The affine function that ``bn`` is in eval mode, for each channel."""
+    """Return the scale and shift, per channel, that ``bn`` applies in eval mode."""
     if bn.running_mean is None or bn.running_var is None:
         raise ValueError("a batch normalization with track_running_stats=False has no statistics to fold")
     scale = torch.rsqrt(bn.running_var + bn.eps)
@@ -35,7 +35,7 @@ def _rescale(weight: Tensor, scale: Tensor) -> Tensor:
 
 
 def fold_batch_norm(weight: Tensor, bias: Tensor | None, bn: _BatchNorm) -> tuple[Tensor, Tensor]:
-    """Weight and bias of the one layer that equals a layer followed by ``bn`` in eval mode.
+    """Return the weight and bias of a single layer that equals a layer followed by ``bn`` in eval mode.
 
     Args:
         weight: Output channels first, (C, ...).
@@ -50,18 +50,18 @@ def fold_batch_norm(weight: Tensor, bias: Tensor | None, bn: _BatchNorm) -> tupl
 
 
 def fold_remain_bn(conv_weight: Tensor, bn: _BatchNorm) -> RemainingBN:
-    """Fold all but the shift, which stays in ``bn``, so that a network keeps its modules and keys.
+    """Fold everything but the shift, which stays in ``bn``, so that a network keeps its modules and keys.
 
-    Afterwards ``bn`` has weight 1, mean 0, variance ``1 - eps`` and adds ``bias``. A bias of the convolution would
-    have to be multiplied by ``bn.weight / sqrt(running_var + eps)`` as well; convolutions before a batch normalization
-    have none.
+    With the returned tensors, ``bn`` has weight 1, mean 0 and variance ``1 - eps``, and only adds ``bias``. A bias of
+    the convolution, which is rare before a batch normalization, would have to be multiplied by
+    ``bn.weight / sqrt(running_var + eps)`` as well.
 
     Args:
         conv_weight: Output channels first, (C, ...).
         bn: Affine batch normalization over C channels. It is not changed.
 
     Raises:
-        ValueError: If ``bn`` has no running statistics, or no weight and bias that could stay.
+        ValueError: If ``bn`` has no running statistics, or no weight and bias to hold the shift.
     """
     if not bn.affine:
         raise ValueError("a batch normalization with affine=False has no bias to keep the shift: use fold_batch_norm")

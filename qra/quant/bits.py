@@ -1,4 +1,4 @@
-"""Bit widths of single layers: what a scheme's overrides say, and which sites they concern."""
+"""Bit widths of individual layers: parsing a scheme's overrides and matching them to sites."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ _TEXT = re.compile(r"(?:W(\d{1,3}))?(?:A(\d{1,3}))?")
 
 
 class Bits(NamedTuple):
-    """Bits of weights and of activations, each None where nothing is said of them."""
+    """Bits of weights and of activations; None where unspecified."""
 
     weight: int | None
     activation: int | None
 
 
 def parse_bits(text: str) -> Bits:
-    """Read ``W8A8``, ``W8`` or ``A8``.
+    """Parse ``W8A8``, ``W8`` or ``A8``.
 
     Raises:
-        ValueError: If it is anything else.
+        ValueError: If ``text`` has any other form.
     """
     match = _TEXT.fullmatch(text) if isinstance(text, str) and text else None
     if match is None:
@@ -32,10 +32,10 @@ def parse_bits(text: str) -> Bits:
 
 
 def override(overrides: Mapping[str, str], kind: Kind, name: str) -> int | None:
-    """Bits of a site by the last pattern that matches its name and says something of its kind; None if none does.
+    """Return the bits from the last pattern that matches a site's name and specifies its kind; None if there is none.
 
     Args:
-        overrides: Bits by shell patterns on names of modules, such as ``{"stages.0.*": "W8A8"}``.
+        overrides: Bits by shell pattern on module names, such as ``{"stages.0.*": "W8A8"}``.
         kind: What is quantized at the site.
         name: Name of the module.
     """
@@ -49,11 +49,11 @@ def check_overrides(overrides: Mapping[str, str], sites: Mapping[Kind, Collectio
     """Refuse patterns that match no site.
 
     Args:
-        overrides: Bits by shell patterns on names of modules, see :func:`override`.
+        overrides: Bits by shell pattern on module names, see :func:`override`.
         sites: Names of all modules whose weights, or whose activations, can be quantized.
 
     Raises:
-        ValueError: With the pattern and what there is.
+        ValueError: If a pattern matches nothing. The message names the pattern and some of the available modules.
     """
     for pattern, text in overrides.items():
         for kind, names in sites.items():

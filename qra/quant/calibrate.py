@@ -1,4 +1,4 @@
-"""What calibration images are for: activation ranges, BatchNorm statistics, quantization after training."""
+"""Uses of calibration images: activation ranges, BatchNorm statistics and post-training quantization."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from qra.quant.watch import check_run
 
 
 def calibrate(network: nn.Module, batches: Iterable[Tensor]) -> None:
-    """Set the state of activation quantizers from the activations of the network in float and in eval mode.
+    """Set the state of activation quantizers from the activations of the network in float and eval mode.
 
     Args:
-        network: Quantized. Quantizers that ask for no calibration keep their state.
-        batches: Images in [0, 1], (N, C, H, W), on the device of the network. Some ranges depend on N.
+        network: A quantized network. Quantizers without a range estimator keep their state.
+        batches: Images in [0, 1], (N, C, H, W), on the device of the network. Some range estimators depend on N.
 
     Raises:
-        ValueError: If there are no images, or activations are not finite.
+        ValueError: If there are no images, a quantizer never runs, or activations are not finite.
     """
     observers = {
         quantizer: estimator
@@ -57,12 +57,12 @@ def calibrate(network: nn.Module, batches: Iterable[Tensor]) -> None:
 
 
 def reestimate_batch_norm(network: nn.Module, batches: Iterable[Tensor]) -> None:
-    """Set BatchNorm statistics to those of given images: means of the batches' means and unbiased variances.
+    """Set BatchNorm statistics to the averages of the batches' means and unbiased variances.
 
-    Quantized weights have another scale than those that the statistics were made with.
+    Quantizing the weights changes their scale, so the float network's statistics no longer fit.
 
     Args:
-        network: All but BatchNorm runs in eval mode; quantizers are on.
+        network: The network. Everything but BatchNorm runs in eval mode, with quantizers on.
         batches: Images in [0, 1], (N, C, H, W), on the device of the network.
 
     Raises:
@@ -89,22 +89,24 @@ def reestimate_batch_norm(network: nn.Module, batches: Iterable[Tensor]) -> None
 def quantize_after_training(
     network: nn.Module, scheme: QuantScheme, batches: Iterable[Tensor], bias_corrected: bool = False
 ) -> QuantScheme:
-    """Fold BatchNorm, calibrate activations in float, then quantize weights for good, in place.
+    """Fold BatchNorm, calibrate activations in float, then replace the weights by quantized ones, in place.
 
-    Folding keeps all keys: the shift remains in each BatchNorm ("remain BN"). One that cannot be folded, because the
-    convolution's output goes elsewhere too or either is used twice, stays as it is, which is said in a line.
+    Folding keeps all keys: the shift remains in each BatchNorm ("remain BN"). A BatchNorm that cannot be folded,
+    because the convolution's output is also used elsewhere or either module is used twice, stays as it is, and a
+    warning names it.
 
     Args:
         network: A trained float network.
-        scheme: A scheme whose activation quantizer is one that calibration can set.
-        batches: Images in [0, 1], (N, C, H, W), on the device of the network; the paper's ranges want N = 4.
-        bias_corrected: Correct the mean and spread of each channel of quantized weights.
+        scheme: A scheme whose activation quantizer can be set by calibration.
+        batches: Images in [0, 1], (N, C, H, W), on the device of the network. The ranges of the paper assume N = 4.
+        bias_corrected: Whether to correct the mean and spread of each channel of the quantized weights.
 
     Returns:
-        The scheme that describes the network now: its weights are :class:`qra.quant.Fixed`.
+        The scheme of the resulting network, whose weights are :class:`qra.quant.Fixed`.
 
     Raises:
-        ValueError: If the network cannot be converted, or there are no images.
+        ValueError: If the activation quantizer must be trained, the network cannot be converted, or there are no
+            images.
     """
     if scheme.activation.learned and scheme.quantizes_activations:
         kind = type(scheme.activation).__name__
@@ -128,7 +130,7 @@ def quantize_after_training(
 
 @torch.no_grad()
 def _fix(layer: QuantLayer, quantizer: WeightFakeQuantizer, fixed: Fixed) -> None:
-    """Keep a layer's quantized weights in the place of its quantizer."""
+    """Replace a layer's weights by quantized ones, and its quantizer by ``fixed``."""
     new = WeightFakeQuantizer(fixed, quantizer.bit_width, layer.weight)
     if fixed.has_grid:
         new.set_state(fixed.state(layer.weight, quantizer.bit_width, dict(quantizer.named_parameters())))
@@ -142,13 +144,13 @@ def _fix(layer: QuantLayer, quantizer: WeightFakeQuantizer, fixed: Fixed) -> Non
 
 @torch.no_grad()
 def fold(network: nn.Module) -> None:
-    """Fold each BatchNorm that follows a convolution, in place, but for the shift, which remains in the BatchNorm."""
+    """Fold each BatchNorm into the convolution before it, in place; the shift stays in the BatchNorm."""
     for conv_name, bn_name in conv_bn_pairs(network):
         conv, bn = network.get_submodule(conv_name), network.get_submodule(bn_name)
         assert isinstance(conv, nn.Conv2d)
         assert isinstance(bn, _BatchNorm)
         if not bn.affine:
-            continue  # nothing could hold the shift
+            continue  # it has no bias to hold the shift
         assert bn.running_var is not None
         assert bn.running_mean is not None
         folded = fold_remain_bn(conv.weight, bn)

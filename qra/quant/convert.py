@@ -1,4 +1,4 @@
-"""Conversion of a float network into a quantized one, in place, and back."""
+"""Conversion of a float network into a quantized one and back, in place."""
 
 from __future__ import annotations
 
@@ -43,11 +43,12 @@ _KNOWN = (nn.Conv2d, nn.Linear, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.ReLU, nn.
 
 
 class Site(NamedTuple):
-    """A place where a network is quantized.
+    """A quantized place in a network.
 
     Attributes:
         name: Name of the module.
-        kind: What is quantized there: the module's weights, its inputs, or its outputs in the place of a ReLU.
+        kind: What is quantized there: the module's weights, its inputs, or its outputs, where a quantizer replaces a
+            ReLU.
         bit_width: 2 to 8.
     """
 
@@ -57,20 +58,20 @@ class Site(NamedTuple):
 
 
 def convert(network: nn.Module, scheme: QuantScheme) -> list[Site]:
-    """Quantize a network in place by swapping modules. Its float keys stay, and only quantizer keys are added.
+    """Quantize a network in place by swapping modules. All float keys remain; only keys of quantizers are added.
 
     Args:
-        network: Takes pixels in [0, 1], (N, C, H, W), and returns logits. Where quantizers take the place of ReLUs,
-            those that are called as functions, or more than once, become modules first, which is said in one line.
-        scheme: Quantizers and bit widths; with both bit widths 32 nothing changes.
+        network: Takes pixels in [0, 1], (N, C, H, W), and returns logits. Where quantizers replace ReLUs, those that
+            are called as functions or more than once first become modules, and a log message says so.
+        scheme: Quantizers and bit widths. If both bit widths are 32, nothing changes.
 
     Returns:
-        What is quantized now: weights first, each kind in the order of the modules.
+        The quantized sites: weights first, each kind in the order of the modules.
 
     Raises:
-        ValueError: If the network is quantized already, the scheme finds nothing in it, it computes in ways that
-            swapping modules cannot reach, or a part of it would stay float that ``scheme.allow_float`` does not name;
-            each such place is named. Nothing is changed then.
+        ValueError: If the network is already quantized, the scheme finds nothing to quantize in it, it computes in ways
+            that swapping modules cannot reach, or a part that ``scheme.allow_float`` does not name would stay float.
+            The message names each such place, and the network is left unchanged.
     """
     if fake_quantizers(network):
         raise ValueError("the network is quantized already: revert it first")
@@ -108,12 +109,12 @@ def convert(network: nn.Module, scheme: QuantScheme) -> list[Site]:
 
 
 def revert(network: nn.Module) -> None:
-    """Put float modules back in the place of quantized ones, in place.
+    """Replace quantized modules by float ones, in place.
 
-    Weights stay as they are, also where quantization after training has changed them for good.
+    Weights keep their values, even if post-training quantization has replaced them by quantized ones.
 
     Args:
-        network: Changed by :func:`convert`; another one is left alone.
+        network: A network changed by :func:`convert`; any other is left alone.
     """
     for name, module in list(network.named_modules()):
         if isinstance(module, QuantLayer):
@@ -127,12 +128,12 @@ def revert(network: nn.Module) -> None:
 
 
 def _layers(network: nn.Module) -> dict[str, nn.Conv2d | nn.Linear]:
-    """The convolutions and linear layers, by name, in the order of the modules."""
+    """Return convolutions and linear layers by name, in the order of the modules."""
     return {name: m for name, m in network.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)}
 
 
 def _ends(network: nn.Module, graph: fx.Graph | None) -> tuple[str | None, str | None]:
-    """Names of the first convolution and of the last linear layer of a forward pass."""
+    """Return the names of the first convolution and the last linear layer of a forward pass."""
     layers = _layers(network)
     order = [name for name in (calls(graph) if graph else layers) if name in layers]
     convolutions = [name for name in order if isinstance(layers[name], nn.Conv2d)]
@@ -149,7 +150,7 @@ def _weight_sites(network: nn.Module, scheme: QuantScheme, ends: set[str | None]
 
 
 def _activation_names(network: nn.Module, scheme: QuantScheme, graph: fx.Graph | None) -> list[str]:
-    """Names of the modules at which activations can be quantized."""
+    """Return the names of the modules at which activations can be quantized."""
     settings = scheme.activation
     if settings.replaces_relu:
         idle = set() if graph is None else added_relus(network) - calls(graph).keys()
@@ -172,14 +173,14 @@ def _activation_sites(names: list[str], scheme: QuantScheme) -> list[Site]:
 
 
 def _image_layers(network: nn.Module, graph: fx.Graph | None) -> set[str]:
-    """The layers that take the image: the first one, where the network cannot be traced."""
+    """Return the names of the layers that take the image; of the first layer if the network cannot be traced."""
     if graph is None:
         return set(list(_layers(network))[:1])
     return {name for name, source in follow(network, graph, {}).inputs.items() if source.kind == "image"}
 
 
 def _without_allowed(network: nn.Module, scheme: QuantScheme, sites: list[Site], flow: Flow | None) -> list[Site]:
-    """The sites without those that cannot be quantized and need not be."""
+    """Drop the sites that cannot be quantized but that the scheme allows to stay float."""
 
     def is_lost(name: str) -> bool:
         return type(network.get_submodule(name)) not in _KNOWN or (flow is not None and not flow.calls[name])
@@ -188,7 +189,7 @@ def _without_allowed(network: nn.Module, scheme: QuantScheme, sites: list[Site],
 
 
 def _check_reachable(network: nn.Module, graph: fx.Graph | None, sites: list[Site]) -> None:
-    """Refuse what cannot be swapped, or would share a quantizer."""
+    """Refuse modules that cannot be swapped or that would share a quantizer."""
     names = {site.name: network.get_submodule(site.name) for site in sites}
     foreign = [f"{name} ({type(m).__name__})" for name, m in names.items() if type(m) not in _KNOWN]
     if foreign:
@@ -208,7 +209,7 @@ def _check_reachable(network: nn.Module, graph: fx.Graph | None, sites: list[Sit
 
 
 def _check_called(graph: fx.Graph) -> None:
-    """Refuse ReLUs that are called as functions still."""
+    """Refuse ReLUs that are still called as functions."""
     calls_of = [node for node in graph.nodes if node.op in ("call_function", "call_method")]
     if found := [node for node in calls_of if relu_called(node) is not None]:
         places = ", ".join(f"{node.name} in {enclosing_module(node)}" for node in found)
@@ -216,7 +217,7 @@ def _check_called(graph: fx.Graph) -> None:
 
 
 def _check_replaced(network: nn.Module, graph: fx.Graph | None, relus: dict[str, nn.Module]) -> None:
-    """Refuse ReLUs that do more than what a quantizer does in their place."""
+    """Refuse ReLUs that do more than a quantizer in their place would."""
     if changed := [name for name, relu in relus.items() if is_changed(relu)]:
         raise ValueError(f"hooks change what {', '.join(changed)} computes: remove them before quantization")
     for node in graph.nodes if graph else ():
@@ -229,7 +230,7 @@ def _check_replaced(network: nn.Module, graph: fx.Graph | None, relus: dict[str,
 
 
 def _check_own_weights(network: nn.Module, sites: dict[str, nn.Module]) -> None:
-    """Refuse layers whose weights something computes, or another layer has too."""
+    """Refuse layers whose weights are computed or shared with another layer."""
     layers = {name: layer for name, layer in sites.items() if isinstance(layer, nn.Conv2d | nn.Linear)}
     if computed := [name for name, layer in layers.items() if not is_plain(layer)]:
         raise ValueError(
@@ -242,7 +243,7 @@ def _check_own_weights(network: nn.Module, sites: dict[str, nn.Module]) -> None:
 
 
 def _check_codes(network: nn.Module, scheme: QuantScheme, sites: list[Site]) -> None:
-    """Refuse a quantizer of weights whose codes are none of its grid's."""
+    """Refuse a weight quantizer whose codes are not on its grid."""
     for site in sites:
         weight = network.get_submodule(site.name).weight if site.kind == "weight" else None
         if isinstance(weight, Tensor) and not weight.is_meta:
@@ -250,7 +251,7 @@ def _check_codes(network: nn.Module, scheme: QuantScheme, sites: list[Site]) -> 
 
 
 def _swap(module: nn.Module, site: Site, weight: WeightQuantizer, activation: ActivationQuantizer) -> nn.Module:
-    """The module that takes the place of ``module`` to quantize a site."""
+    """Return the module that replaces ``module`` to quantize a site."""
     if site.kind == "weight":
         assert isinstance(module, nn.Conv2d | nn.Linear)
         return quant_layer(module, WeightFakeQuantizer(weight, site.bit_width, module.weight), None)

@@ -1,4 +1,4 @@
-"""What a network costs: parameters, bits, multiply-adds and BitOPs."""
+"""The cost of a network: parameters, bits, multiply-adds and BitOPs."""
 
 from __future__ import annotations
 
@@ -50,9 +50,11 @@ class Cost(NamedTuple):
 
     Attributes:
         layers: Convolutions, linear and bilinear layers, in the order of the modules.
-        other_parameters: Number of parameters beside the weights of these layers and the quantizers' own, 32 bits each.
-        activation_values: Numbers that the quantizers of activations hold, such as clip levels.
-        uncounted: Whatever multiplies outside of these layers, such as the products of attention; it is not counted.
+        other_parameters: Number of 32-bit parameters other than the weights of these layers and the parameters of
+            quantizers.
+        activation_values: Number of values that activation quantizers hold, such as clip levels.
+        uncounted: Operations outside of these layers that multiply, such as the products of attention, and are not
+            counted.
     """
 
     layers: tuple[LayerCost, ...]
@@ -67,7 +69,7 @@ class Cost(NamedTuple):
 
     @property
     def size_in_bits(self) -> int:
-        """Memory of all parameters, and of the scales and clip levels of quantizers, 32 bits each."""
+        """Bits to store all parameters and, at 32 bits each, the scales and clip levels of quantizers."""
         scales = sum(layer.scales for layer in self.layers) + self.activation_values
         return sum(layer.weights * layer.stored_bits for layer in self.layers) + OFF * (self.other_parameters + scales)
 
@@ -83,18 +85,18 @@ class Cost(NamedTuple):
 
 
 def cost(network: nn.Module, image_shape: Sequence[int]) -> Cost:
-    """Count what a network costs.
+    """Count parameters, bits, multiply-adds and BitOPs of a network.
 
-    Layers are convolutions of any kind, linear and bilinear layers. A value keeps its bits through what only moves it
-    and, as in the literature, through pooling, though an exact average has more; a sum of two values has 32 until it is
-    quantized.
+    Layers are convolutions of any kind, linear and bilinear layers. A value keeps its bits through operations that only
+    move it and, as in the literature, through pooling, although an exact average has more. A sum of two values has 32
+    bits until it is quantized.
 
     Args:
         network: Float or quantized. It is run once, on an image of zeros.
         image_shape: Channels, height and width.
     """
     x = torch.zeros(1, *image_shape, device=next(network.parameters()).device)
-    with torch.compiler.set_stance("force_eager"):  # a pass is not worth compiling for
+    with torch.compiler.set_stance("force_eager"):  # compiling does not pay off for one pass
         multiply_adds, flow = _multiply_adds(network, x), _flow(network, x)
     layers = []
     for name, layer in _layers(network).items():
@@ -112,7 +114,7 @@ def cost(network: nn.Module, image_shape: Sequence[int]) -> Cost:
 
 
 def _scales(layer: nn.Module) -> int:
-    """Number of scales of the weights of a layer; of a quantizer without grids, of what it learns."""
+    """Return the number of scales of a layer's weights or, if the quantizer has no grid, of its learned values."""
     quantizer = layer.weight_quantizer if isinstance(layer, QuantLayer) else None
     if quantizer is None:
         return 0
@@ -121,7 +123,7 @@ def _scales(layer: nn.Module) -> int:
 
 
 def float_layers(scheme: QuantScheme, found: Cost) -> list[str]:
-    """Names of the layers with float weights or inputs, though the scheme quantizes weights or activations."""
+    """Return the names of layers with float weights or inputs although the scheme quantizes weights or activations."""
     weights, inputs = scheme.weight_bit_width != OFF, scheme.act_bit_width != OFF
     return [
         layer.name
@@ -131,7 +133,7 @@ def float_layers(scheme: QuantScheme, found: Cost) -> list[str]:
 
 
 def label(scheme: QuantScheme, found: Cost) -> str:
-    """What runs, such as ``W4A4 (DoReFa weights, PACT activations), partly float: 39 of 54 layers``."""
+    """Describe a network, such as ``W4A4 (DoReFa weights, PACT activations), partly float: 39 of 54 layers``."""
     count = len(float_layers(scheme, found))
     return f"{scheme}, partly float: {count} of {len(found.layers)} layers" if count else str(scheme)
 
@@ -141,13 +143,13 @@ def _layers(network: nn.Module) -> dict[str, nn.Module]:
 
 
 def _multiply_adds(network: nn.Module, x: Tensor) -> dict[str, int]:
-    """How often each layer multiplies and adds, for one image."""
+    """Return the multiply-adds of each layer for one image."""
     found = dict.fromkeys(_layers(network), 0)
 
     def count(name: str) -> Any:
         def hook(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
             weight = cast(Tensor, layer.weight)
-            values = inputs[0] if isinstance(layer, _ConvTransposeNd) else output  # along the weights' first dimension
+            values = inputs[0] if isinstance(layer, _ConvTransposeNd) else output  # its channels: dim 0 of the weight
             found[name] += weight.numel() * values.numel() // len(weight)
 
         return hook
@@ -174,7 +176,7 @@ def _input_bits(flow: Flow, name: str) -> int:
 
 
 def _uncounted(network: nn.Module, flow: Flow) -> Iterator[str]:
-    """What multiplies without being counted as a layer."""
+    """Yield the operations that multiply but are not counted as layers."""
     for name, kind in float_kinds(network).items():
         if not isinstance(network.get_submodule(name), (*LAYERS, nn.Embedding, nn.EmbeddingBag)):
             yield f"{kind} {name}"

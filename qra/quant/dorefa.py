@@ -11,7 +11,7 @@ from qra.quant.grid import WeightGrid, most_exact, one_grid
 from qra.quant.rounding import at_least_float32, check_bit_width, straight_through
 
 DoReFaGradient = Literal["through_tanh", "identity"]
-"""How the gradient passes DoReFa's tanh: through it, by definition, or as the identity."""
+"""How DoReFa's tanh is differentiated: exactly, as in the definition, or as the identity."""
 
 
 def dorefa_weight(
@@ -19,15 +19,16 @@ def dorefa_weight(
 ) -> Tensor:
     """Quantize ``tanh(w) / max|tanh(w)|`` to the ``2**bit_width`` odd multiples of ``1 / (2**bit_width - 1)``.
 
-    Zero is no level, and the largest result is 1 for ``w`` of any size: after a batch normalization its statistics
-    must be estimated again, and without one (the last layer) ``scale_preserving`` keeps logits in proportion.
+    Zero is not a level, and the largest magnitude of the result is 1 whatever the scale of ``w``. The statistics of a
+    batch normalization after the layer must therefore be re-estimated; where there is none (the last layer),
+    ``scale_preserving`` keeps the logits in proportion.
 
     Args:
         w: Weights of one layer, any shape.
         bit_width: 2 to 8.
-        gradient: ``through_tanh``, the definition: straight through the rounding alone, the maximum held fixed, so
-            ``(1 - tanh(w)^2) / max|tanh(w)|``. ``identity``: 1, as some implementations have it.
-        scale_preserving: Multiply the result by ``max|tanh(w)|``, held fixed.
+        gradient: ``through_tanh`` follows the definition: straight through the rounding only, with the maximum held
+            constant, so ``(1 - tanh(w)^2) / max|tanh(w)|``. ``identity`` is 1, as in some implementations.
+        scale_preserving: Whether to multiply the result by ``max|tanh(w)|``, held constant.
 
     Raises:
         ValueError: If ``bit_width`` is not in 2..8.
@@ -42,12 +43,12 @@ def dorefa_weight(
 
 
 def dorefa_grid(w: Tensor, bit_width: int, *, scale_preserving: bool = False) -> WeightGrid:
-    """The grid that :func:`dorefa_weight` quantizes to: odd codes from -(2^b - 1) to 2^b - 1.
+    """Return the grid of :func:`dorefa_weight`: odd codes from -(2^b - 1) to 2^b - 1.
 
     Args:
         w: Weights of one layer, any shape.
         bit_width: 2 to 8.
-        scale_preserving: Whether the scale of the weights is given back, see :func:`dorefa_weight`.
+        scale_preserving: Whether the scale of the weights is restored, see :func:`dorefa_weight`.
 
     Raises:
         ValueError: If ``bit_width`` is not in 2..8.
@@ -65,13 +66,13 @@ def _largest(w: Tensor) -> Tensor:
 def _grid(normalized: Tensor, largest: Tensor, bit_width: int, scale_preserving: bool) -> WeightGrid:
     levels = 2**bit_width - 1
     codes = normalized.add(1).mul_(levels / 2).round_().mul_(2).sub_(levels)
-    # The definition divides codes by the number of levels; a product equals that if the scale is more exact.
+    # The definition divides codes by the number of levels; multiplying gives the same if the scale is more precise.
     exact = most_exact(largest.device)
     scale = largest.to(exact) / levels if scale_preserving else largest.new_full((), 1 / levels, dtype=exact)
     return one_grid(codes, scale, odd_codes(bit_width))
 
 
 def odd_codes(bit_width: int) -> range:
-    """The ``2**bit_width`` odd numbers around zero."""
+    """Return the ``2**bit_width`` odd numbers around zero."""
     levels = 2**bit_width - 1
     return range(-levels, levels + 1, 2)

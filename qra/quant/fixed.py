@@ -1,4 +1,4 @@
-"""Weights that were quantized for good: their codes and scales are the state that a checkpoint keeps."""
+"""Weights after post-training quantization: their codes and scales are the state that a checkpoint stores."""
 
 from __future__ import annotations
 
@@ -17,14 +17,15 @@ from qra.quant.weights import WeightQuantizer
 
 @dataclass(frozen=True)
 class Fixed(WeightQuantizer):
-    """Weights of one layer that quantization after training has made codes of.
+    """Weights of one layer that post-training quantization has replaced by codes.
 
-    Its state are the codes of each term of the grid, as places among the levels, and the scales, in the precision of
-    the weights. Of a quantizer without grids nothing is kept, and the layer's weights hold the quantized values.
+    The state consists of the codes of each term of the grid, as indices into its levels, and its scales, in the
+    precision of the weights. For a quantizer without grids the state is empty, and the layer's weights hold the
+    quantized values.
 
     Args:
-        quantizer: Quantizer that made the codes.
-        bias_corrected: Whether each channel was moved and stretched to the mean and spread of the original weights
+        quantizer: Quantizer that produced the codes.
+        bias_corrected: Whether each channel was shifted and scaled to the mean and spread of the original weights
             (Fang et al. 2020, section 3.4).
     """
 
@@ -39,7 +40,7 @@ class Fixed(WeightQuantizer):
         return self.quantizer.has_grid
 
     def start(self, w: Tensor, bit_width: int) -> dict[str, Tensor]:
-        """A state of the right shapes, in which calibration or a checkpoint puts the layer's."""
+        """Return a state of the right shapes, to be filled by calibration or from a checkpoint."""
         layout = self.layout(w, bit_width)
         if layout is None:
             return {}
@@ -51,12 +52,12 @@ class Fixed(WeightQuantizer):
         return state
 
     def state(self, w: Tensor, bit_width: int, learned: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The state that holds given weights, quantized; empty without grids.
+        """Return the state that represents the given weights, quantized; empty without grids.
 
         Args:
             w: Float weights, (C, ...).
             bit_width: 2 to 8.
-            learned: State of the quantizer, started from them.
+            learned: State of the quantizer, initialized from ``w``.
         """
         if not self.has_grid:
             return {}
@@ -72,7 +73,7 @@ class Fixed(WeightQuantizer):
         return _corrected(found, found.terms[0].codes) if found is not None and self.bias_corrected else found
 
     def _grids(self, w: Tensor, bit_width: int) -> tuple[Grid, ...]:
-        """The grids of the terms, but for their scales. They are remembered, for some are slow to find."""
+        """Return the grids of the terms, without their scales. They are cached, because some are slow to find."""
         known: dict[int, tuple[Grid, ...]] = vars(self).setdefault("_known", {})
         if bit_width not in known:
             layout = self.layout(w, bit_width)
@@ -80,10 +81,10 @@ class Fixed(WeightQuantizer):
         return known[bit_width]
 
     def check(self, w: Tensor, bit_width: int, state: Mapping[str, Tensor]) -> None:
-        """Refuse a state that no calibration has left.
+        """Refuse a state that calibration cannot have produced.
 
         Raises:
-            ValueError: If it has codes beyond the grid, or scales that are not finite.
+            ValueError: If codes lie outside the grid, or scales are not finite.
         """
         for number, grid in enumerate(self._grids(w, bit_width)):
             if state[f"codes_{number}"].max() >= len(grid.levels):
@@ -93,7 +94,7 @@ class Fixed(WeightQuantizer):
 
     def grid(self, w: Tensor, bit_width: int, learned: Mapping[str, Tensor]) -> WeightGrid:
         if not self.has_grid:
-            return self.quantizer.grid(w, bit_width, learned)  # which says what is missing
+            return self.quantizer.grid(w, bit_width, learned)  # raises an error that says what is missing
         terms = []
         for number, grid in enumerate(self._grids(w, bit_width)):
             own = grid._replace(scale=learned[f"scale_{number}"].to(most_exact(w.device)))
@@ -111,7 +112,7 @@ class Fixed(WeightQuantizer):
 
 
 def _corrected(grid: WeightGrid, w: Tensor) -> WeightGrid:
-    """A grid moved and stretched channel by channel: its scales change, and a constant is one more term."""
+    """Shift and scale a grid per channel: its scales change, and a constant is added as one more term."""
     shape = (-1, *[1] * (w.ndim - 1))
     stretch, offset = (value.view(shape) for value in correction(w, grid.dequantize(w.dtype)))
     terms = [Term(codes, own._replace(scale=own.scale * stretch)) for codes, own in grid.terms]

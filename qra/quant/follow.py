@@ -1,4 +1,4 @@
-"""What reaches each layer of a network, followed over its graph: the image, quantized values, or float ones."""
+"""Trace what reaches each layer of a network through its graph: the image, quantized values or float values."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from torch.nn.modules.conv import _ConvNd
 from qra.quant.layers import ActivationFakeQuantizer, QuantLayer
 
 LAYERS = (_ConvNd, nn.Linear, nn.Bilinear)
-"""What multiplies by weights."""
+"""Layers that multiply by weights."""
 
 FLOAT_BITS = 32
 IMAGE_BITS = 8
-"""Bits of a pixel that no quantizer has changed."""
+"""Bits of a pixel that has not been quantized."""
 
 
 class Source(NamedTuple):
-    """What a value is.
+    """Origin and precision of a value.
 
     Attributes:
-        kind: Pixels, or what was made of pixels and constants alone; quantized values; float values; a constant, such
-            as a parameter.
+        kind: ``image``: pixels, or anything computed from pixels and constants only; ``quantized`` values; ``float``
+            values; or a ``constant``, such as a parameter.
         bits: Bits of one value.
-        name: Name of what made it, for messages.
+        name: Name of what produced the value, for messages.
     """
 
     kind: Literal["image", "quantized", "float", "constant"]
@@ -43,7 +43,7 @@ _PASSING_MODULES = (
     *(nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.ZeroPad2d, nn.ReflectionPad2d, nn.ReplicationPad2d),
     *(nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveMaxPool2d, nn.AdaptiveAvgPool2d, nn.UpsamplingNearest2d),
 )
-"""They move values and keep their bits; averages of quantized values count as quantized, as in the literature."""
+"""Modules that move values and keep their bits. Averages of quantized values count as such, as in the literature."""
 
 _PASSING_CALLS = {
     *("flatten", "unflatten", "view", "reshape", "view_as", "reshape_as", "permute", "transpose", "t", "movedim"),
@@ -55,28 +55,28 @@ _PASSING_CALLS = {
     *("windows_of", "image_of"),
 }
 _PLAIN_CALLS = frozenset(("size", "dim", "numel", "ndimension", "shape", "ndim", "dtype", "device", "is_cuda"))
-"""What they return is no tensor."""
+"""Calls that do not return a tensor."""
 
 
 _LAYER_CALLS = {
     *("linear", "bilinear", "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d"),
     *("multi_head_attention_forward", "shifted_window_attention"),
 }
-"""Functions that are layers, given weights."""
+"""Functions that are layers when given weights."""
 _MULTIPLYING_CALLS = {
     *("matmul", "__matmul__", "__rmatmul__", "mm", "bmm", "einsum", "addmm", "baddbmm", "tensordot"),
     "scaled_dot_product_attention",
 }
-"""Functions that multiply any two tensors as layers multiply theirs."""
+"""Functions that multiply any two tensors as layers multiply inputs and weights."""
 
 
 class Multiplication(NamedTuple):
-    """A function that multiplies as layers do.
+    """A function call that multiplies as layers do.
 
     Attributes:
         module: Name of the module in whose forward pass it is called.
         call: Name of the function.
-        by_weights: Whether one factor is a parameter, or made of parameters alone.
+        by_weights: Whether one factor is a parameter or computed from parameters only.
     """
 
     module: str
@@ -89,12 +89,12 @@ class Multiplication(NamedTuple):
 
 @dataclass
 class Flow:
-    """What a forward pass does with values.
+    """Values and calls in a forward pass.
 
     Attributes:
-        inputs: What each layer takes in, by its name, in the order of the first calls.
-        calls: How often each module is called.
-        multiplications: The functions that multiply as layers do.
+        inputs: Source of each layer's input, by layer name, in the order of the first calls.
+        calls: Number of calls of each module.
+        multiplications: Calls of functions that multiply as layers do.
     """
 
     inputs: dict[str, Source] = field(default_factory=dict)
@@ -102,18 +102,18 @@ class Flow:
     multiplications: list[Multiplication] = field(default_factory=list)
 
     def enter(self, name: str, module: nn.Module, source: Source | None) -> None:
-        """Take note of a call of a module."""
+        """Record a call of a module."""
         self.calls[name] += 1
         if isinstance(module, LAYERS) and source is not None:
             self.inputs[name] = max(source, self.inputs.get(name, source), key=_doubt)
 
     def call(self, name: str, call: str, sources: list[Source | None]) -> Source | None:
-        """Take note of a call of a function or method, and tell what it returns; None if that is no tensor.
+        """Record a call of a function or method, and return the source of its result; None if that is not a tensor.
 
         Args:
             name: Name of the module in whose forward pass it is called.
             call: Name of the function.
-            sources: Sources of its arguments, None for those that are no tensors.
+            sources: Sources of its arguments, None for those that are not tensors.
         """
         by_weights = any(source is not None and source.kind == "constant" for source in sources)
         if call in _LAYER_CALLS or call in _MULTIPLYING_CALLS:
@@ -126,13 +126,13 @@ class Flow:
 
 
 def follow(network: nn.Module, graph: fx.Graph, sites: Mapping[str, int] | None = None) -> Flow:
-    """Follow values over the graph of a network's forward pass.
+    """Trace values through the graph of a network's forward pass.
 
     Args:
         network: Float or quantized.
         graph: Graph of the forward pass.
-        sites: Modules at whose inputs, or in whose place, a quantizer is to come, each with its bits; those that the
-            network has if not given.
+        sites: Bits of the quantizers that are to be placed at the inputs of modules, or to replace them, by module
+            name; by default the network's own quantizers.
     """
     modules = dict(network.named_modules())
     sites = quantizer_sites(network) if sites is None else sites
@@ -153,12 +153,12 @@ def follow(network: nn.Module, graph: fx.Graph, sites: Mapping[str, int] | None 
 
 
 def before_module(name: str, sites: Mapping[str, int], sources: Iterable[Source | None]) -> Source | None:
-    """What a module computes with: quantized values where it is a site."""
+    """Return the source of a module's input, which is quantized if the module is a site."""
     return _quantized(sites[name], name) if name in sites else merged(sources, name)
 
 
 def quantizer_sites(network: nn.Module) -> dict[str, int]:
-    """The activation quantizers of a network and the layers that have one at their inputs, each with its bits."""
+    """Return the bits of the activation quantizers and of the layers with a quantizer at their inputs, by name."""
     found, inside = {}, set[str]()
     for name, module in network.named_modules():
         if isinstance(module, ActivationFakeQuantizer) and name not in inside:
@@ -172,11 +172,11 @@ def quantizer_sites(network: nn.Module) -> dict[str, int]:
 def after_module(
     name: str, module: nn.Module, sites: Mapping[str, int], sources: Iterable[Source | None]
 ) -> Source | None:
-    """What a module of torch's makes of what it is given."""
+    """Return the source of a PyTorch module's output."""
     made = f"{type(module).__name__.removeprefix('Quant')} {name}"
     if isinstance(module, LAYERS):
         return _float(made)
-    if name in sites:  # a quantizer, a ReLU that becomes one, or a pooling behind one
+    if name in sites:  # a quantizer, a ReLU to be replaced by one, or a pooling layer after one
         return _quantized(sites[name], name)
     before = merged(sources, made)
     if before is None or before.kind == "image" or isinstance(module, _PASSING_MODULES):
@@ -185,7 +185,7 @@ def after_module(
 
 
 def merged(sources: Iterable[Source | None], made: str) -> Source | None:
-    """What several values are together: the worst of them, but that constants do not change what an image is."""
+    """Return the least precise source. A constant leaves an image an image, but makes quantized values float."""
     tensors = [source for source in sources if source is not None]
     real = [source for source in tensors if source.kind != "constant"]
     if not real:
@@ -195,7 +195,7 @@ def merged(sources: Iterable[Source | None], made: str) -> Source | None:
 
 
 def _is_plain_call(node: fx.Node) -> bool:
-    """Whether a node asks a tensor for something that is no tensor, such as its shape."""
+    """Whether a node asks a tensor for something that is not a tensor, such as its shape."""
     call = _call_name(node)
     return call in _PLAIN_CALLS or (call == "getattr" and str(node.args[1]) in _PLAIN_CALLS)
 
@@ -217,6 +217,6 @@ def _call_name(node: fx.Node) -> str:
 
 
 def _caller(node: fx.Node) -> str:
-    """Name of the module in whose forward pass a node was made."""
+    """Return the name of the module in whose forward pass a node was created."""
     stack = list(node.meta.get("nn_module_stack", {}).values())
     return str(stack[-1][0]) if stack else ""

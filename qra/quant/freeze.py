@@ -33,17 +33,19 @@ from qra.quant.unrounded import unrounded
 
 ConvBN = tuple[str, str]
 Folding = Literal["folds", "stays", "unknown"]
-"""Whether a batch normalization and the convolution before it are one convolution; ``stays``: both are plain, but
-the convolution's output goes elsewhere too, or one is used twice."""
+"""Whether a batch normalization folds into the convolution before it.
+
+``stays``: both modules are plain, but the convolution's output is also used elsewhere, or one module is used twice.
+"""
 
 
 class FrozenNetwork(nn.Module):
-    """A copy of a network in eval mode, made for input gradients; see :func:`freeze`.
+    """A copy of a network in eval mode for computing input gradients; see :func:`freeze`.
 
     Attributes:
-        network: The copy; the network itself where no copy is the same function.
-        folded: The (convolution, batch normalization) pairs, by name, that became one convolution.
-        precision: What it computes in, without regard to what is set around it; None for what is set.
+        network: The copy, or the network itself if no copy computes the same function.
+        folded: The (convolution, batch normalization) pairs, by name, that were folded into one convolution.
+        precision: Precision to compute in, whatever the surrounding settings; None to follow the surrounding settings.
         passes: How it runs, see :class:`qra.quant.passes.Passes`.
         parts: How many images it runs on at a time.
     """
@@ -63,12 +65,12 @@ class FrozenNetwork(nn.Module):
         self._make("")
 
     def _make(self, reason: str) -> None:
-        """Make the next simpler copy that can be made; the last one is the network itself."""
+        """Make the next simpler copy that works. The last resort is the network itself."""
         while (pairs := self._ways.pop(0)) is not None:
             try:
                 self._copy(pairs)
                 break
-            except Exception as error:  # a network of others may be made in ways that cannot be copied
+            except Exception as error:  # user-defined networks can fail to copy in any way
                 reason = f"it cannot be copied: {' '.join(str(error).split())[:200]}"
         else:
             self.network, self.folded = self._source[0], []
@@ -94,12 +96,12 @@ class FrozenNetwork(nn.Module):
 
     @property
     def is_copy(self) -> bool:
-        """Whether it is a copy, and not the network itself."""
+        """Whether it is a copy, not the network itself."""
         return self.network is not self._source[0]
 
     @torch.no_grad()
     def refresh(self) -> FrozenNetwork:
-        """Take over the present weights and statistics of the source network, in place.
+        """Copy the current weights and statistics of the source network, in place.
 
         Returns:
             This network.
@@ -118,7 +120,7 @@ class FrozenNetwork(nn.Module):
         of_weights = [module for module in modules.values() if isinstance(module, WeightFakeQuantizer)]
         self.passes.again(self._take_over, modules.values(), of_weights)
         for name, quantizer in self._quantizers.items():
-            if quantizer.gradient != self._modes[name]:  # an attribute of a module takes long to set
+            if quantizer.gradient != self._modes[name]:  # setting a module's attribute is slow
                 quantizer.gradient = self._modes[name]
             quantizer.state_changed()
 
@@ -130,7 +132,7 @@ class FrozenNetwork(nn.Module):
             torch._foreach_copy_([*held.values()], [values[name] for name in held])
 
     def _values(self, dtype: torch.dtype | None = None) -> dict[str, Tensor]:
-        """Parameters and buffers of the copy, as the source has them now; of the source itself without folding."""
+        """Return the copy's parameters and buffers as the source has them now; without folding, the source's own."""
         values = self._source_values(dtype)
         for conv_name, bn_name in self.folded:
             bn = cast(nn.BatchNorm2d, self._source[0].get_submodule(bn_name))
@@ -149,8 +151,8 @@ class FrozenNetwork(nn.Module):
     def check(self, x: Tensor) -> None:
         """Compare its logits with those of the source network, on first use and after the first refresh.
 
-        A copy that is another function gives way to a simpler one, and that to the network itself, with a warning. What
-        was found is kept as the source network's ``attack_copy``.
+        A copy that computes another function is replaced by a simpler one, and finally by the network itself, with a
+        warning. The result is stored as the source network's ``attack_copy``.
 
         Args:
             x: Images in [0, 1], (N, C, H, W).
@@ -182,7 +184,7 @@ class FrozenNetwork(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         self.check(x)
         if x.requires_grad and torch.is_grad_enabled():
-            return self._run(x)  # whole, for its backward pass will come in one
+            return self._run(x)  # not in parts: the backward pass runs on the whole batch
         return self.parts(lambda part: (self._run(part),), x)[0]
 
     def _run(self, x: Tensor) -> Tensor:
@@ -194,17 +196,20 @@ class FrozenNetwork(nn.Module):
         return logits
 
     def replay(self, work: Work, *tensors: Tensor) -> tuple[Tensor, ...]:
-        """Do work that runs this network, recorded where that is possible; see :func:`qra.attacks.base.replayed`."""
+        """Run work that uses this network, replaying a recording if possible; see :func:`qra.attacks.base.replayed`."""
         self.check(tensors[0])
         if not self.is_copy:
             return self.parts(lambda *part: work(self, *part), *tensors)
         return self.parts(lambda *part: self.passes.replay(self, work, part, self.precision), *tensors)
 
     def unrounded(self) -> FrozenNetwork | None:
-        """The same without the rounding of activations, see :func:`qra.quant.unrounded`; None if it rounds none.
+        """Return the same network without the rounding of activations, see :func:`qra.quant.unrounded`.
+
+        Returns:
+            The frozen unrounded network; None if the network does not round activations.
 
         Raises:
-            ValueError: If it is not known for a quantizer, with its name.
+            ValueError: If the unrounded form of a quantizer is unknown. The message names it.
         """
         if not self._unrounded:
             with torch.inference_mode(False):
@@ -216,7 +221,7 @@ class FrozenNetwork(nn.Module):
         return copy
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> FrozenNetwork:
-        self.passes.clear()  # weights move
+        self.passes.clear()  # weights move in memory
         self._unrounded.clear()
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         return self
@@ -226,23 +231,23 @@ def freeze(network: nn.Module) -> FrozenNetwork:
     """Make the attack-time copy of a network.
 
     Weights are quantized once, batch normalization in eval mode is folded into the convolution before it, parameters
-    take no gradients, and activations are channels-last inside; activation quantizers and their gradient mode are those
-    of ``network``. After the source has been trained further, call ``refresh``.
+    have no gradients, and activations are channels-last internally. Activation quantizers and their gradient mode are
+    those of ``network``. Call ``refresh`` after the source network has been trained further.
 
-    Only plain convolutions are folded, whose kernel nothing computes or shares. On first use, and after the first
-    refresh, the copy's logits are compared with those of ``network`` (float64, activation quantizers off): a copy that
-    is another function is made again without folding, and where that is another one too, ``network`` itself is run.
+    Only plain convolutions whose kernel is neither computed nor shared are folded. On first use, and after the first
+    refresh, the copy's logits are compared with those of ``network`` (float64, activation quantizers off). If they
+    differ, the copy is made again without folding; if they still differ, ``network`` itself is run.
 
-    Sums are taken in another order than in ``network``. Without activation quantizers its logits agree in eval mode
-    within 1e-4 in float32. With them they agree in float64; in float32 some roundings go the other way, so an attack on
-    the copy counts only if it succeeds on ``network`` too.
+    Sums are taken in another order than in ``network``. Without activation quantizers, the logits agree in eval mode
+    within 1e-4 in float32. With them, they agree in float64; in float32 some values round the other way, so an attack
+    on the copy counts only if it also succeeds on ``network``.
 
     Args:
         network: Takes pixels in [0, 1], (N, C, H, W), and returns logits. It is not changed.
 
     Returns:
-        The copy, on the same device. Where the network cannot be traced, batch normalization stays as it is and a
-        warning says so.
+        The copy, on the same device. If the network cannot be traced, batch normalization is not folded, and a warning
+        says so.
     """
     return FrozenNetwork(network, conv_bn_pairs(network))
 
@@ -251,20 +256,22 @@ def conv_bn_pairs(network: nn.Module) -> list[ConvBN]:
     """Find each plain convolution whose output goes to one batch normalization and nowhere else.
 
     Returns:
-        Names of convolution and batch normalization. Empty, with a warning, where ``torch.fx`` cannot trace.
+        Names of convolution and batch normalization. Empty, with a warning, if ``torch.fx`` cannot trace the network.
     """
     graph = trace(network, "batch normalization is not folded")
     return [] if graph is None else [pair for pair, found in _candidates(network, graph).items() if found == "folds"]
 
 
 def check_foldable(network: nn.Module) -> list[ConvBN]:
-    """Refuse a network with a batch normalization behind a convolution of which nobody knows what they compute.
+    """Refuse a network in which a batch normalization follows a convolution and either is not a plain module.
 
     Returns:
-        The pairs of plain ones that stay two, also for want of a bias that could take up the shift.
+        The pairs of plain modules that stay separate, including those whose batch normalization has no bias to hold the
+        shift.
 
     Raises:
-        ValueError: With the names.
+        ValueError: If there is such a pair, or there are batch normalizations and the network cannot be traced. The
+            message names them.
     """
     norms = [name for name, module in network.named_modules() if isinstance(module, nn.BatchNorm2d)]
     if not norms:
@@ -281,7 +288,7 @@ def check_foldable(network: nn.Module) -> list[ConvBN]:
 
 
 def _candidates(network: nn.Module, graph: fx.Graph) -> dict[ConvBN, Folding]:
-    """Each batch normalization of a convolution's output, and whether the two are one convolution."""
+    """Return each pair of convolution and batch normalization, and whether the two can be folded."""
     modules = dict(network.named_modules())
     count = calls(graph)
     uses = uses_of_parameters(network)
@@ -308,7 +315,7 @@ def _are_own(module: nn.Module, uses: Counter[int]) -> bool:
 
 
 def _folded(values: dict[str, Tensor], conv: str, bn: str, eps: float) -> tuple[Tensor, Tensor]:
-    """Weight and bias of the one convolution that equals a convolution and ``bn`` in eval mode, in their dtype."""
+    """Return weight and bias of the convolution that equals ``conv`` and ``bn`` in eval mode, in their dtype."""
     statistics = values[f"{bn}.running_mean"], values[f"{bn}.running_var"]
     affine = values.get(f"{bn}.weight"), values.get(f"{bn}.bias")
     return fuse_conv_bn_weights(values[f"{conv}.weight"], values.get(f"{conv}.bias"), *statistics, eps, *affine)

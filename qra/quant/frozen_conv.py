@@ -13,18 +13,18 @@ from qra.quant.layers import QuantConv2d, conv_arguments, share_parameters
 
 
 class FrozenConv2d(nn.Conv2d):
-    """A convolution whose parameters take no gradients, and whose input gradient is one more convolution forward.
+    """A convolution whose parameters have no gradients, and whose input gradient is computed as a forward convolution.
 
-    With the kernel mirrored, that is the same sum. On a GPU, cuDNN has faster kernels for it than for input gradients.
-    Weights may lie in the type that autocast would bring them to.
+    With the kernel mirrored, that is the same sum, for which cuDNN has faster kernels on a GPU. The weights may be
+    stored in the dtype that autocast would cast them to.
 
     Attributes:
-        mirrors_from: Number of images from which on the gradient is made so.
-        exact: The same with weights in their own type, for where a network switches autocast off; in a list, so that it
-            is no submodule. Empty where they are.
+        mirrors_from: Smallest batch size for which the gradient is computed this way.
+        exact: The same convolution with weights in their original dtype, used where a network disables autocast. It is
+            in a list, so that it is not a submodule; the list is empty if the weights already have that dtype.
 
     Args:
-        conv: The convolution to take the place of; its parameters are shared.
+        conv: The convolution to replace; its parameters are shared.
     """
 
     def __init__(self, conv: nn.Conv2d) -> None:
@@ -46,18 +46,18 @@ class FrozenConv2d(nn.Conv2d):
 
 
 def frozen(conv: nn.Conv2d) -> nn.Conv2d:
-    """A plain convolution of an attack-time copy as :class:`FrozenConv2d`; one that quantizes its inputs stays."""
+    """Return ``conv`` as a :class:`FrozenConv2d`, or unchanged if it quantizes its inputs."""
     quantizes = isinstance(conv, QuantConv2d) and conv.input_quantizer is not None
     return conv if quantizes else FrozenConv2d(conv)
 
 
 def is_on_gpu(x: Tensor) -> bool:
-    """Whether a tensor lies where mirroring gains."""
+    """Whether a tensor is on a device where mirroring is faster."""
     return x.device.type == "cuda"
 
 
 def can_be_mirrored(conv: nn.Conv2d) -> bool:
-    """Whether the input gradient of a convolution is a plain convolution, and one of more than a few channels."""
+    """Whether the input gradient of a convolution is a plain convolution, with enough channels to gain from it."""
     plain = conv.stride == conv.dilation == (1, 1) and conv.groups == 1 and conv.padding_mode == "zeros"
     if not plain or conv.in_channels < 8 or isinstance(conv.padding, str):
         return False
@@ -65,7 +65,7 @@ def can_be_mirrored(conv: nn.Conv2d) -> bool:
 
 
 class MirroredGradient(Function):
-    """Its arguments are the input, (N, C, H, W), the weight, the bias or none, and the padding."""
+    """A convolution of ``x``, (N, C, H, W), whose input gradient is a convolution with the mirrored kernel."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, padding: tuple[int, int]) -> Tensor:
@@ -78,5 +78,5 @@ class MirroredGradient(Function):
         (weight,) = ctx.saved_tensors
         kernel = weight.to(gradient.dtype).flip(2, 3).transpose(0, 1)
         padding = [size - 1 - padded for size, padded in zip(weight.shape[2:], ctx.padding, strict=True)]
-        with torch.autocast(gradient.device.type, enabled=False):  # it computes in the type of the forward pass
+        with torch.autocast(gradient.device.type, enabled=False):  # compute in the dtype of the forward pass
             return F.conv2d(gradient, kernel, padding=padding), None, None, None

@@ -1,7 +1,7 @@
-"""Quantizers in one launch on a GPU, where each operation of its own costs one, forward and backward.
+"""Quantizers that run in one kernel launch on a GPU, forward and backward, instead of one per operation.
 
-They equal the plain operations of :mod:`qra.quant.rounding`, which do the work wherever Triton or a GPU is missing, in
-compiled code (which fuses by itself), in float64, and where each channel has a step of its own.
+They equal the plain operations of :mod:`qra.quant.rounding`, which are used wherever Triton or a GPU is missing, in
+compiled code (which fuses by itself), in float64 and for per-channel steps.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def _is_dense(x: Tensor) -> bool:
 
 
 def quantize(x: Tensor, scale: Tensor, codes: tuple[int, int], factor: Tensor | None = None) -> Tensor:
-    """What :func:`qra.quant.rounding.to_grid` returns, in float32."""
+    """Compute :func:`qra.quant.rounding.to_grid` in float32."""
     kernels = kernels_of(_KERNELS)
     assert kernels is not None  # `applies` was asked
     out = torch.empty_like(x, dtype=torch.float32)
@@ -51,20 +51,21 @@ def gradient(
     limits_2: tuple[float, float] = (0.0, 0.0),
     codes: tuple[int, int] = (0, 0),
 ) -> tuple[Tensor, Tensor]:
-    """Gradients of a quantizer's input and of what it learns.
+    """Compute the gradients of a quantizer's input and of its learned value.
 
     Args:
         grad: Upstream gradient.
         x: Inputs of the quantizer.
         scale: Step of its grid.
-        limits: Ends of the range, in steps, in which the input gets its gradient.
-        of: What is learned: nothing, a clip level, whose gradient is the sum of ``grad`` between ``limits_2``, or the
-            step, whose gradient is the sum of ``grad * code`` less that of ``grad * x / scale`` between ``limits_2``.
+        limits: Ends of the range, in steps, in which the gradient passes to the input.
+        of: The learned value. ``x``: none. ``clip``: a clip level, whose gradient is the sum of ``grad`` between
+            ``limits_2``. ``step``: the step, whose gradient is the sum of ``grad * code`` minus the sum of
+            ``grad * x / scale`` between ``limits_2``.
         limits_2: Ends of the second range, in steps.
         codes: Smallest and largest code, for ``step``.
 
     Returns:
-        The gradient of the input, of its type, and that of what is learned, one value.
+        The gradient of the input, in its dtype, and that of the learned value, one value (0 for ``of="x"``).
     """
     kernels = kernels_of(_KERNELS)
     assert kernels is not None  # `applies` was asked
@@ -79,7 +80,7 @@ def gradient(
 
 
 def widened(limits: tuple[float, float], dtype: torch.dtype) -> tuple[float, float]:
-    """Limits, wider by two roundings, which may have moved a value, or a limit, that was exactly on the other."""
+    """Widen limits by two rounding errors, which may have moved a value off a limit that it equals."""
     slack, tiny = 2 * torch.finfo(dtype).eps, torch.finfo(dtype).tiny
     low, high = limits
     return low - slack * abs(low) - tiny, high + slack * abs(high) + tiny

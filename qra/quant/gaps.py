@@ -1,4 +1,4 @@
-"""What of a network a scheme leaves float: refused by name, unless the scheme allows it by name."""
+"""Parts of a network that a scheme leaves float. They are refused by name unless the scheme allows them by name."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from qra.quant.follow import Flow
 from qra.quant.scheme import OFF, QuantScheme
 
 _FLOAT_KINDS = (_ConvNd, nn.Bilinear, nn.RNNBase, nn.RNNCellBase, nn.MultiheadAttention, nn.Embedding, nn.EmbeddingBag)
-"""Layers of torch's that multiply by weights which no quantizer reaches, but for nn.Conv2d."""
+"""PyTorch's layers whose weights no quantizer reaches; subclasses of nn.Conv2d are excluded separately."""
 
 _SHOWN = 4
 
 
 class Gap(NamedTuple):
-    """Something that would stay float.
+    """A part that would stay float.
 
     Attributes:
         name: Name of the module.
-        reason: Words that tell what is float there.
+        reason: Text that says what is float there.
     """
 
     name: str
@@ -31,22 +31,22 @@ class Gap(NamedTuple):
 
 
 def float_kinds(network: nn.Module) -> dict[str, str]:
-    """Layers whose weights no quantizer reaches, each with its kind, by name."""
+    """Return the kinds of the layers whose weights no quantizer reaches, by name."""
     found = {name: module for name, module in network.named_modules() if isinstance(module, _FLOAT_KINDS)}
     return {name: type(module).__name__ for name, module in found.items() if not isinstance(module, nn.Conv2d)}
 
 
 def find_gaps(network: nn.Module, scheme: QuantScheme, sites: Mapping[str, str], flow: Flow | None) -> list[Gap]:
-    """What of a network the scheme leaves float, or lists without it ever running.
+    """Find the parts of a network that a scheme leaves float, and quantized modules that never run.
 
-    Float inputs count where the scheme quantizes activations, float weights where it quantizes weights. The image is
-    no gap.
+    Float inputs count if the scheme quantizes activations, float weights if it quantizes weights. The image as an input
+    does not count.
 
     Args:
         network: Float or quantized.
-        scheme: Scheme that the network is, or is to be, quantized by.
-        sites: Kind of each module that is quantized, by name.
-        flow: Flow of values through a forward pass; None where that is not known.
+        scheme: Scheme by which the network is, or is to be, quantized.
+        sites: Kind of each quantized module, by name.
+        flow: Flow of values through a forward pass; None if unknown.
     """
     gaps: list[Gap] = []
     if scheme.weight_bit_width != OFF:
@@ -64,10 +64,10 @@ def find_gaps(network: nn.Module, scheme: QuantScheme, sites: Mapping[str, str],
 
 
 def check_gaps(gaps: Iterable[Gap], scheme: QuantScheme) -> None:
-    """Refuse what would stay float without being allowed by name.
+    """Refuse parts that would stay float without being allowed by name.
 
     Raises:
-        ValueError: With what it is and the ways out.
+        ValueError: If there are any. The message names them and says how to resolve it.
     """
     refused = [gap for gap in gaps if not is_allowed(gap.name, scheme)]
     if not refused:
@@ -93,7 +93,7 @@ def check_patterns(network: nn.Module, scheme: QuantScheme) -> None:
     """Refuse a pattern of ``allow_float`` that matches no module.
 
     Raises:
-        ValueError: With the pattern.
+        ValueError: If there is one. The message quotes it.
     """
     names = [name for name, _ in network.named_modules()]
     for pattern in scheme.allow_float:

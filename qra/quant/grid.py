@@ -1,4 +1,4 @@
-"""Grids: which integers a quantizer computes with, and the values that they stand for."""
+"""Grids: the integers that a quantizer computes with and the values they stand for."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ import torch
 from torch import Tensor
 
 _BLOCK = 2**14
-"""Values that a processor's cache holds several times over in float64."""
+"""Number of values that fits a CPU cache several times over in float64."""
 
 
 class Grid(NamedTuple):
-    """The values that a quantizer has: ``(code - zero_point) * scale``, or ``table[code] * scale``.
+    """The values of a quantizer: ``(code - zero_point) * scale``, or ``table[code] * scale``.
 
     Attributes:
-        scale: Step of the grid, float32 or float64: one value, or one for each channel in a shape that broadcasts.
-        levels: The codes that there are, such as ``range(-8, 8)``, or ``range(-15, 16, 2)`` for odd multiples.
-        zero_point: The code that stands for zero, a whole number.
-        table: Values in units of ``scale`` by code, for formats whose steps are not even, such as FP4; ``levels`` is
-            then ``range(len(table))``.
-        per_unit: Factor that brings values to steps, where a quantizer is defined by a product in the place of the
+        scale: Step of the grid, float32 or float64: one value, or one per channel in a shape that broadcasts.
+        levels: All codes, such as ``range(-8, 8)``, or ``range(-15, 16, 2)`` for odd multiples.
+        zero_point: The code that stands for zero, an integer.
+        table: Values in units of ``scale`` by code, for non-uniform formats such as FP4; ``levels`` is then
+            ``range(len(table))``.
+        per_unit: Factor that converts values to steps, for quantizers that are defined by a multiplication instead of a
             division by ``scale``.
     """
 
@@ -38,14 +38,16 @@ class Grid(NamedTuple):
 
     @property
     def bits(self) -> int:
-        """Bits that tell the codes apart."""
+        """Bits needed to tell the codes apart."""
         return (len(self.levels) - 1).bit_length()
 
     def codes(self, x: Tensor) -> Tensor:
-        """The codes of the nearest values, ties to even: whole numbers in the dtype of ``x``.
+        """Return the codes of the nearest values, with ties to even, as integers in the dtype of ``x``.
+
+        The grid must be uniform: without ``table``, and with consecutive codes.
 
         Args:
-            x: Float values, of the dtype of the scale. The grid's steps are even.
+            x: Float values, in the dtype of the scale.
         """
         assert self.table is None
         assert self.levels.step == 1
@@ -58,14 +60,14 @@ class Grid(NamedTuple):
 
     @property
     def _is_moved(self) -> bool:
-        """Whether zero has another code than 0."""
+        """Whether the code of zero is not 0."""
         return isinstance(self.zero_point, Tensor) or self.zero_point != 0
 
     def dequantize(self, codes: Tensor) -> Tensor:
-        """The values that codes stand for, in the dtype of the scale.
+        """Return the values that codes stand for, in the dtype of the scale.
 
         Args:
-            codes: Whole numbers of any dtype.
+            codes: Integers of any dtype.
         """
         if self.table is not None:
             return self.table.to(self.scale)[codes.long()] * self.scale
@@ -75,12 +77,12 @@ class Grid(NamedTuple):
         ) * self.scale
 
     def pack(self, codes: Tensor) -> Tensor:
-        """Places of codes among the levels, from 0, as they are kept in memory; uint8, for at most 256 levels."""
+        """Return the indices of codes among the levels, from 0, for storage: uint8, for at most 256 levels."""
         assert len(self.levels) <= 256
         return ((codes - self.levels.start) / self.levels.step).to(torch.uint8)
 
     def unpack(self, places: Tensor) -> Tensor:
-        """The codes at given places among the levels, int16."""
+        """Return the codes at given indices among the levels, int16."""
         return places.to(torch.int16) * self.levels.step + self.levels.start
 
 
@@ -88,8 +90,8 @@ class Term(NamedTuple):
     """One summand of quantized weights.
 
     Attributes:
-        codes: Whole numbers, (C, ...), in a floating-point dtype where they were just computed.
-        grid: What they stand for.
+        codes: Integers, (C, ...), in a floating-point dtype if they were just computed.
+        grid: Grid of the codes.
     """
 
     codes: Tensor
@@ -102,16 +104,16 @@ class Term(NamedTuple):
 
 
 class WeightGrid(NamedTuple):
-    """Quantized weights as integers: a sum of codes, each on its grid.
+    """Quantized weights as integers: a sum of terms, each with codes on its own grid.
 
     Attributes:
-        terms: Usually one. Piecewise linear weights have three: centre, tail, and the tail's sign.
+        terms: Usually one. Piecewise linear weights have three: the centre, the tails, and the sign of the tails.
     """
 
     terms: tuple[Term, ...]
 
     def dequantize(self, dtype: torch.dtype) -> Tensor:
-        """The quantized weights: computed in the dtype of the scales, and rounded once.
+        """Return the quantized weights, computed in the dtype of the scales and rounded once.
 
         Args:
             dtype: Type of the result.
@@ -125,7 +127,7 @@ class WeightGrid(NamedTuple):
         return result
 
     def _sum(self, codes: Sequence[Tensor], scales: Sequence[Tensor]) -> Tensor:
-        """The sum of all terms, of some rows."""
+        """Return the sum of all terms for some of the rows."""
         parts = zip(self.terms, codes, scales, strict=True)
         first, *others = (term.grid._replace(scale=scale).dequantize(code) for term, code, scale in parts)
         for other in others:
@@ -134,26 +136,26 @@ class WeightGrid(NamedTuple):
 
     @property
     def scales(self) -> int:
-        """Count of the scales."""
+        """Number of scales."""
         return sum(term.grid.scale.numel() for term in self.terms)
 
 
 def one_grid(codes: Tensor, scale: Tensor, levels: range) -> WeightGrid:
-    """Weights of a single term."""
+    """Return weights of a single term."""
     return WeightGrid((Term(codes, Grid(scale, levels)),))
 
 
 def most_exact(device: torch.device) -> torch.dtype:
-    """The dtype of scales that are more exact than float32, where the device has one."""
+    """Return the dtype for scales: float64, or float32 on a device without it."""
     return torch.float32 if device.type == "mps" else torch.float64
 
 
 def in_blocks(x: Tensor, *others: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Cut tensors along the first axis into blocks that stay in a CPU's cache while several passes go over them.
+    """Split tensors along the first axis into blocks that stay in a CPU's cache during several passes over them.
 
     Args:
         x: Any shape, (C, ...).
-        others: Tensors that broadcast over ``x``; those of a single row are in each block.
+        others: Tensors that broadcast over ``x``. Those of a single row are part of every block.
     """
     if x.device.type != "cpu" or x.numel() <= _BLOCK or len(x) < 2 or torch.compiler.is_compiling():
         return iter([(x, *others)])

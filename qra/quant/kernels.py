@@ -1,4 +1,4 @@
-"""Triton kernels of the quantizers: one launch for all values of a tensor. See :mod:`qra.quant.fused`."""
+"""Triton kernels of the quantizers, with one launch for a whole tensor. See :mod:`qra.quant.fused`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import triton.language as tl
 
 @triton.jit
 def _steps(x, scale, factor, place, inside, multiply: tl.constexpr):
-    """Values in steps of the grid: divided as IEEE has it, so that ties fall as they do elsewhere."""
+    """Values in steps of the grid. The division is IEEE-conformant, so that ties fall as on other devices."""
     value = tl.load(x + place, mask=inside, other=0.0).to(tl.float32)
     if multiply:
         return value * tl.load(factor)
@@ -17,14 +17,14 @@ def _steps(x, scale, factor, place, inside, multiply: tl.constexpr):
 
 @triton.jit
 def _code(steps, low, high):
-    """Round to the nearest code, ties to even: what is added and taken away leaves no room for a fraction."""
+    """Round to the nearest code, ties to even. Adding and subtracting 1.5 * 2^23 removes the fraction."""
     clipped = tl.minimum(tl.maximum(steps, low, tl.PropagateNan.ALL), high, tl.PropagateNan.ALL)
     return (clipped + 12582912.0) - 12582912.0
 
 
 @triton.jit
 def quantize_kernel(x, scale, factor, out, n, low, high, multiply: tl.constexpr, block: tl.constexpr):
-    """What :func:`qra.quant.fused.quantize` does."""
+    """Kernel of :func:`qra.quant.fused.quantize`."""
     place = tl.program_id(0) * block + tl.arange(0, block)
     inside = place < n
     code = _code(_steps(x, scale, factor, place, inside, multiply), low, high)
@@ -35,7 +35,7 @@ def quantize_kernel(x, scale, factor, out, n, low, high, multiply: tl.constexpr,
 def gradient_kernel(
     grad, x, scale, out, sums, n, low, high, low_2, high_2, code_low, code_high, of: tl.constexpr, block: tl.constexpr
 ):  # fmt: skip
-    """What :func:`qra.quant.fused.gradient` does; ``sums`` gets one term of each program."""
+    """Kernel of :func:`qra.quant.fused.gradient`. Each program writes one term to ``sums``."""
     place = tl.program_id(0) * block + tl.arange(0, block)
     inside = place < n
     upstream = tl.load(grad + place, mask=inside, other=0.0).to(tl.float32)

@@ -20,12 +20,12 @@ from qra.quant.weights import WeightQuantizer
 
 
 class WeightFakeQuantizer(nn.Module):
-    """Quantizes the weights of one layer; its parameters are what the quantizer learns, its buffers what is fixed.
+    """Quantizer of the weights of one layer. Its parameters are learned values; its buffers are constants.
 
     Args:
-        settings: The quantizer.
+        settings: The quantizer's settings.
         bit_width: 2 to 8.
-        weight: Weights of the layer, to start from.
+        weight: Initial weights of the layer.
     """
 
     def __init__(self, settings: WeightQuantizer, bit_width: int, weight: Tensor) -> None:
@@ -43,13 +43,13 @@ class WeightFakeQuantizer(nn.Module):
         return self.settings.quantize(weight, self.bit_width, self._state()) if self.enabled else weight
 
     def grid(self, weight: Tensor) -> WeightGrid:
-        """The integers that weights become, and what they stand for.
+        """Return the grid of the quantized weights: their integer codes and the values they stand for.
 
         Args:
             weight: Weights of the layer.
 
         Raises:
-            ValueError: If the quantizer says no grid.
+            ValueError: If the quantizer does not define a grid.
         """
         if not self.settings.has_grid:
             raise self.settings.no_grid()
@@ -68,7 +68,7 @@ class WeightFakeQuantizer(nn.Module):
 
     @torch.no_grad()
     def restart(self, weight: Tensor) -> None:
-        """Start what is learned again from ``weight``."""
+        """Reinitialize the learned values from ``weight``."""
         for name, value in self.settings.start(weight, self.bit_width).items():
             self.get_parameter(name).copy_(value)
 
@@ -80,18 +80,18 @@ class WeightFakeQuantizer(nn.Module):
 
 
 class ActivationFakeQuantizer(nn.Module):
-    """Quantizes the activations of one site; its parameters or buffers are the quantizer's state.
+    """Quantizer of the activations of one site. Its parameters or buffers are the quantizer's state.
 
     Args:
-        settings: The quantizer.
+        settings: The quantizer's settings.
         bit_width: 2 to 8.
-        inplace: What the ReLU had that this takes the place of.
-        clip: Largest output of the ReLU that this takes the place of, which stays: 6 for ReLU6; None for no limit.
+        inplace: Whether the ReLU that it replaces works in place.
+        clip: Largest output of the ReLU that it replaces, which still applies: 6 for ReLU6; None for no limit.
 
     Attributes:
         gradient: How it is differentiated, see :func:`qra.quant.network.gradient_mode`.
-        enabled: Whether it quantizes; off, it is the ReLU that it took the place of, or nothing.
-        observer: Takes in the float activations while it is off, for calibration.
+        enabled: Whether it quantizes. If not, it is the ReLU that it replaced, or the identity.
+        observer: Receives the float activations while it is disabled, for calibration.
     """
 
     def __init__(
@@ -124,13 +124,13 @@ class ActivationFakeQuantizer(nn.Module):
         return dict(self.named_parameters()) if self.settings.learned else self._numbers()
 
     def grid(self, dtype: torch.dtype = torch.float32) -> Grid:
-        """The integers that activations become, and what they stand for.
+        """Return the grid of the activations: their integer codes and the values they stand for.
 
         Args:
             dtype: Type of the activations, float32 or float64.
 
         Raises:
-            ValueError: If the quantizer says no grid.
+            ValueError: If the quantizer does not define a grid, or has not been calibrated.
         """
         if not self.settings.has_grid:
             raise self.settings.no_grid()
@@ -141,7 +141,7 @@ class ActivationFakeQuantizer(nn.Module):
         return grid._replace(levels=range(grid.levels[0], highest + 1))
 
     def float_activation(self, x: Tensor) -> Tensor:
-        """What it is when it is off: the ReLU that it took the place of, or the identity."""
+        """Apply the float function of the site: the ReLU that the quantizer replaced, or the identity."""
         if not self.settings.replaces_relu:
             return x
         return F.relu(x) if self.clip is None else x.clamp(0, self.clip)
@@ -162,10 +162,13 @@ class ActivationFakeQuantizer(nn.Module):
         return f"{self.settings}, {self.bit_width} bits"
 
     def _numbers(self) -> dict[str, float]:
-        """The buffers as numbers.
+        """Return the buffers as numbers.
 
-        A fetch from a GPU would wait for it, and one in compiled code break it into parts: there they are fetched again
-        only after writes that torch counts, or that :meth:`state_changed` tells of.
+        Reading them from a GPU would synchronize, and break compiled code into parts. They are therefore read again
+        only after writes that PyTorch counts or that :meth:`state_changed` reports.
+
+        Raises:
+            ValueError: If they are not finite, because the quantizer has not been calibrated.
         """
         if torch.compiler.is_compiling() and self._constants:
             return self._constants
@@ -188,7 +191,7 @@ class ActivationFakeQuantizer(nn.Module):
         self.state_changed()
 
     def state_changed(self) -> None:
-        """To be called after its buffers were written to."""
+        """Must be called after writing to the buffers."""
         self._constants.clear()
 
     def _load_from_state_dict(self, *args: Any) -> None:
@@ -197,7 +200,7 @@ class ActivationFakeQuantizer(nn.Module):
 
 
 class QuantConv2d(nn.Conv2d):
-    """A convolution of quantized weights, or inputs, or both. It shares the parameters of the one that it is made of.
+    """A convolution with quantized weights, inputs or both. It shares the parameters of the float convolution.
 
     Args:
         conv: The float convolution.
@@ -223,12 +226,12 @@ class QuantConv2d(nn.Conv2d):
         return result
 
     def to_float(self) -> nn.Conv2d:
-        """A plain convolution that shares these parameters."""
+        """Return a plain convolution that shares these parameters."""
         return share_parameters(nn.Conv2d(**conv_arguments(self)), self)
 
 
 class QuantLinear(nn.Linear):
-    """A linear layer of quantized weights, or inputs, or both; see :class:`QuantConv2d`.
+    """A linear layer with quantized weights, inputs or both; see :class:`QuantConv2d`.
 
     Args:
         linear: The float layer.
@@ -253,17 +256,17 @@ class QuantLinear(nn.Linear):
         return F.linear(x, quantized_weight(self), self.bias)
 
     def to_float(self) -> nn.Linear:
-        """A plain linear layer that shares these parameters."""
+        """Return a plain linear layer that shares these parameters."""
         plain = nn.Linear(self.in_features, self.out_features, self.bias is not None, device="meta")
         return share_parameters(plain, self)
 
 
 class QuantPool(nn.Module):
-    """An average pooling of quantized inputs.
+    """Average pooling of quantized inputs.
 
     Args:
-        pool: The pooling.
-        input_quantizer: Applied before it.
+        pool: The pooling layer.
+        input_quantizer: Applied to its inputs.
     """
 
     def __init__(self, pool: nn.Module, input_quantizer: ActivationFakeQuantizer) -> None:
@@ -278,7 +281,7 @@ class QuantPool(nn.Module):
 
 
 def _writes(value: Tensor) -> int:
-    """How often torch has written to a tensor."""
+    """Return how often PyTorch has written to a tensor."""
     return 0 if value.is_inference() else value._version
 
 
@@ -288,15 +291,15 @@ Layer = TypeVar("Layer", nn.Conv2d, nn.Linear)
 
 
 def conv_arguments(conv: nn.Conv2d) -> dict[str, Any]:
-    """What makes a convolution like another one, without memory for parameters."""
+    """Return the arguments that create a convolution like ``conv``, without memory for parameters."""
     names = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
     return {**{name: getattr(conv, name) for name in names}, "bias": conv.bias is not None, "device": "meta"}
 
 
 def share_parameters(new: Layer, old: nn.Conv2d | nn.Linear) -> Layer:
-    """Give a new layer the parameters and the mode of an old one."""
+    """Give a new layer the parameters and the training mode of an old one."""
     new.weight = old.weight
-    new.bias = cast(nn.Parameter, old.bias)  # or None, of both
+    new.bias = cast(nn.Parameter, old.bias)  # None if ``old`` has no bias
     new.train(old.training)
     return new
 
@@ -306,14 +309,14 @@ def quant_layer(
     weight_quantizer: WeightFakeQuantizer | None,
     input_quantizer: ActivationFakeQuantizer | None,
 ) -> QuantLayer:
-    """The quantized layer of a float one."""
+    """Return the quantized version of a float layer."""
     if isinstance(layer, nn.Conv2d):
         return QuantConv2d(layer, weight_quantizer, input_quantizer)
     return QuantLinear(layer, weight_quantizer, input_quantizer)
 
 
 def quantized_weight(layer: QuantLayer) -> Tensor:
-    """The weights that a layer computes with."""
+    """Return the weights that a layer computes with."""
     if layer.weight_quantizer is None:
         return layer.weight
     weight: Tensor = layer.weight_quantizer(layer.weight)
@@ -321,22 +324,22 @@ def quantized_weight(layer: QuantLayer) -> Tensor:
 
 
 def uses_of_parameters(network: nn.Module) -> Counter[int]:
-    """How often a network has the parameter at each :func:`place`."""
+    """Count the uses of each parameter in a network, keyed by :func:`place`."""
     return Counter(place(value) for _, value in network.named_parameters(remove_duplicate=False))
 
 
 def place(value: Tensor) -> int:
-    """What tells parameters apart that are written to: where they lie, for two of them may share their memory."""
+    """Return what identifies a parameter: its address, because two parameters can share their memory."""
     return value.data_ptr() or id(value)
 
 
 def is_plain(layer: nn.Module) -> bool:
-    """Whether a layer of torch's computes with parameters that it holds: nothing computes them, no hook runs."""
+    """Whether a PyTorch layer computes with its own parameters: none is parametrized and no hook changes the result."""
     held = all(name in layer._parameters for name in ("weight", "bias"))
     return held and not is_changed(layer) and not is_parametrized(layer)
 
 
 def is_changed(module: nn.Module) -> bool:
-    """Whether hooks, or functions of this one object, make something else of what a module computes."""
+    """Whether hooks, or methods overridden on this instance, change what a module computes."""
     own = {"forward", "_conv_forward"} & vars(module).keys()
     return bool(module._forward_hooks or module._forward_pre_hooks or own)

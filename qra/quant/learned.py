@@ -1,4 +1,4 @@
-"""What the quantizers of a network learn, found once for many training steps."""
+"""The learned values of a network's quantizers, collected once for many training steps."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class LearnedValues:
     """Clip levels, steps and offsets of a network's quantizers.
 
     Args:
-        network: The network, with the quantizers that it has now.
+        network: The network, with its current quantizers.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -26,7 +26,7 @@ class LearnedValues:
             self._by_least.setdefault(quantizer.settings.smallest, []).extend(positive)
 
     def decay(self) -> Tensor | float:
-        """The term of the training loss that keeps values small: each decay times the sum of squares."""
+        """Return the loss term that keeps values small: the sum of squares times the decay, summed over decays."""
         terms = [
             decay * torch.cat([value.flatten() for value in values]).square().sum()
             for decay, values in self._by_decay.items()
@@ -36,7 +36,7 @@ class LearnedValues:
 
     @torch.no_grad()
     def keep_positive(self) -> None:
-        """Put values that an optimizer brought near or below zero back above it."""
+        """Clamp positive values from below, where an optimizer has moved them close to zero or beyond."""
         for least, values in self._by_least.items():
             if values:
                 torch._foreach_clamp_min_(values, least)

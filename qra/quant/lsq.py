@@ -26,10 +26,10 @@ from qra.quant.rounding import (
 
 
 def lsq_grid(step: Tensor, bit_width: int, signed: bool) -> Grid:
-    """Multiples of a step, codes from -2^(b-1) or from 0.
+    """Return the grid of multiples of a step, with codes from -2^(b-1) if signed, else from 0.
 
     Args:
-        step: Float32 or float64, broadcastable over what is quantized.
+        step: Float32 or float64, broadcastable over the quantized tensor.
         bit_width: 2 to 8.
         signed: Whether the grid has negative values, see :func:`lsq`.
     """
@@ -79,23 +79,23 @@ def lsq(
     """Quantize to multiples of a learnable step (equations 1 and 2).
 
     Codes run from ``-Q_N`` to ``Q_P``: -2^(b-1) to 2^(b-1) - 1 if signed, 0 to 2^b - 1 if not. With ``v = x / step``,
-    the gradient with respect to ``x`` is 1 where ``-Q_N <= v <= Q_P`` and 0 elsewhere (equation 5); with respect to
-    ``step`` it is ``round(v) - v`` there, ``-Q_N`` below and ``Q_P`` above (equation 3), times ``1 / sqrt(features
-    Q_P)`` (section 2.2). An unsigned quantizer takes the place of a ReLU, so ``ste_soft`` gives it the derivative of
-    one; a signed one gets the identity.
+    the gradient with respect to ``x`` is 1 where ``-Q_N <= v <= Q_P`` and 0 elsewhere (equation 5). With respect to
+    ``step`` it is ``round(v) - v`` in that range, ``-Q_N`` below and ``Q_P`` above (equation 3), times
+    ``1 / sqrt(features Q_P)`` (section 2.2). Under ``ste_soft``, an unsigned quantizer, which replaces a ReLU, has the
+    derivative of the ReLU, and a signed one that of the identity.
 
     Args:
-        x: Weights or activations, any shape. Half precision is computed, and returned, in float32.
-        step: One value, or one for each channel, (C,) or broadcastable over ``x``.
+        x: Weights or activations, any shape. Half precision is computed and returned in float32.
+        step: One value, or one per channel, (C,) or broadcastable over ``x``.
         bit_width: 2 to 8.
         signed: True for weights and signed activations.
-        features: How many numbers share a step. Counted in ``x`` by default, which is right for weights; for
-            activations give those of one example, ``x[0].numel()``.
-        gradient: How to differentiate; under ``hard`` by the true derivatives, zero for ``x``.
+        features: Number of values that share a step. By default the number in ``x``, which is right for weights; for
+            activations pass that of one example, ``x[0].numel()``.
+        gradient: How to differentiate. ``hard`` uses the true derivatives: zero for ``x``.
 
     Raises:
-        ValueError: If ``bit_width`` is not in 2..8, or ``step`` is not finite or not above 0 (looked at where that
-            needs no wait for a device, see :func:`qra.quant.rounding.check_positive`).
+        ValueError: If ``bit_width`` is not in 2..8, or ``step`` is not finite or not above 0 (checked only where that
+            does not wait for a device, see :func:`qra.quant.rounding.check_positive`).
     """
     check_bit_width(bit_width)
     check_positive("step", step)
@@ -112,7 +112,7 @@ def lsq(
 
 
 def lsq_initial_step(x: Tensor, bit_width: int, signed: bool) -> Tensor:
-    """``2 mean|x| / sqrt(Q_P)``, the step to start from (section 2.1), one value.
+    """Return the initial step, ``2 mean|x| / sqrt(Q_P)`` (section 2.1), one value.
 
     Args:
         x: Weights, or the first batch of activations.
@@ -120,7 +120,7 @@ def lsq_initial_step(x: Tensor, bit_width: int, signed: bool) -> Tensor:
         signed: Whether the grid has negative values, see :func:`lsq`.
 
     Raises:
-        ValueError: If ``bit_width`` is not in 2..8, or ``x`` is all zero or not finite (seen on the host).
+        ValueError: If ``bit_width`` is not in 2..8, or ``x`` is all zero or not finite (checked on the CPU only).
     """
     check_bit_width(bit_width)
     start = 2 * at_least_float32(x.detach()).abs().mean() / math.sqrt(code_range(bit_width, signed)[-1])

@@ -1,4 +1,4 @@
-"""LSQ+: activations of either sign on a grid of learned step and offset (Bhalgat et al. 2020, arXiv 2004.09576)."""
+"""LSQ+: activations of either sign on a grid with learned step and offset (Bhalgat et al. 2020, arXiv 2004.09576)."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class _LsqPlus(Function):
         x, step, offset = ctx.saved_tensors
         low, high = _codes(step, offset, ctx.levels)
         steps = x / step
-        slack = 2 * torch.finfo(x.dtype).eps  # roundings may have moved a value that was exactly on a limit
+        slack = 2 * torch.finfo(x.dtype).eps  # rounding may have moved a value that was exactly on a limit
         inside = (steps >= low - slack * low.abs()) & (steps <= high + slack * high.abs())
         x_grad = grad if ctx.soft else grad * inside
         if not ctx.needs_input_grad[1]:
@@ -44,7 +44,7 @@ class _LsqPlus(Function):
 
 
 def lsq_plus_grid(step: Tensor, offset: Tensor, bit_width: int) -> Grid:
-    """Multiples of a step, the lowest nearest to the offset, with codes from 0.
+    """Return the grid of multiples of a step, with codes from 0, whose lowest level is nearest to the offset.
 
     Args:
         step: One value, float32 or float64.
@@ -56,7 +56,7 @@ def lsq_plus_grid(step: Tensor, offset: Tensor, bit_width: int) -> Grid:
 
 
 def _codes(step: Tensor, offset: Tensor, levels: int) -> tuple[Tensor, Tensor]:
-    """The smallest and the largest multiple of the step, between which zero lies, wherever training took the offset."""
+    """Return the smallest and largest multiple of the step. Zero lies between them, whatever the learned offset."""
     low = (offset / step).round().clamp(-levels, 0)
     return low, low + levels
 
@@ -77,23 +77,24 @@ def lsq_plus(
 ) -> Tensor:
     """Quantize to ``2**bit_width`` levels, one step apart, the lowest at ``offset`` (equations 3 to 6).
 
-    The offset acts as the nearest multiple of the step that lets zero, with which convolutions pad, be a level (in the
-    paper it is not). Gradients are the paper's. With respect to ``x``: 1 between the lowest and the highest level, 0
-    elsewhere. With respect to ``step``, ``v = (x - offset) / step``: ``round(v) - v`` there, and 0 below and
-    ``2**bit_width - 1`` above. With respect to ``offset``: 0 there and 1 elsewhere. The latter two are divided by the
-    root of ``features`` times the largest code. An offset of exactly zero is none, and stays zero.
+    In effect, the offset is rounded to a multiple of the step for which zero, the value of padding, is a level (in the
+    paper it is not). The gradients are those of the paper. With respect to ``x``: 1 between the lowest and the highest
+    level, 0 elsewhere. With respect to ``step``, with ``v = (x - offset) / step``: ``round(v) - v`` between them, 0
+    below and ``2**bit_width - 1`` above. With respect to ``offset``: 0 between them and 1 elsewhere. The latter two are
+    divided by the square root of ``features`` times the largest code. An offset of exactly zero gets no gradient and
+    stays zero.
 
     Args:
-        x: Activations, any shape. Half precision is computed, and returned, in float32.
+        x: Activations, any shape. Half precision is computed and returned in float32.
         step: One value, above 0.
         offset: One value; above 0 it acts as 0.
         bit_width: 2 to 8.
-        features: Count of the numbers of one example; ``x[0].numel()`` by default.
-        gradient: How to differentiate; ``ste_soft`` by the identity, ``hard`` by zero.
+        features: Number of values of one example; ``x[0].numel()`` by default.
+        gradient: How to differentiate: ``ste_soft`` as the identity, ``hard`` as zero.
 
     Raises:
-        ValueError: If ``bit_width`` is not in 2..8, or ``step`` is not finite or not above 0 (looked at where that
-            needs no wait for a device, see :func:`qra.quant.check_positive`).
+        ValueError: If ``bit_width`` is not in 2..8, or ``step`` is not finite or not above 0 (checked only where that
+            does not wait for a device, see :func:`qra.quant.check_positive`).
     """
     check_bit_width(bit_width)
     check_positive("step", step)
@@ -110,13 +111,14 @@ def lsq_plus(
 class LSQPlus(ActivationQuantizer):
     """A step and an offset learned for the input of each layer (Bhalgat et al. 2020, arXiv 2004.09576).
 
-    It needs no ReLU: SiLU, GELU, Hardswish, linear bottlenecks and attention are quantized where a layer takes them in.
-    Where calibration finds no negative values, the grid is unsigned and has no offset. The image stays as it is.
+    It does not depend on ReLUs: outputs of SiLU, GELU, Hardswish, linear bottlenecks and attention are quantized at the
+    inputs of the next layers. Where calibration finds no negative values, the grid is unsigned and has no offset. The
+    image is not quantized.
 
     Args:
-        percentile: Share of each site's values, in percent, below the highest level to start from, and above the
-            lowest: those of the float network on the calibration images. None to start from ``high``.
-        high: Highest level to start from without calibration; the lowest is 0.
+        percentile: Percentage of each site's values that lie below the initial highest level, and above the initial
+            lowest, in the float network on the calibration images. None to start from ``high``.
+        high: Initial highest level without calibration; the lowest is then 0.
     """
 
     percentile: float | None = 99.9
@@ -138,7 +140,7 @@ class LSQPlus(ActivationQuantizer):
 
     def quantize(self, x: Tensor, bit_width: int, state: State, gradient: GradientMode) -> Tensor:
         step, offset = state["step"], state["offset"]
-        assert isinstance(step, Tensor)  # they are learned
+        assert isinstance(step, Tensor)  # learned state consists of tensors
         assert isinstance(offset, Tensor)
         return lsq_plus(x, step, offset, bit_width, gradient=gradient)
 

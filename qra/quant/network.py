@@ -1,4 +1,4 @@
-"""What a quantized network holds, and the modes that it can be put into for a while."""
+"""The quantizers of a network, and context managers for its modes."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ from qra.quant.rounding import GradientMode
 
 
 def activation_quantizers(network: nn.Module) -> dict[str, ActivationFakeQuantizer]:
-    """The activation quantizers of a network, by name."""
+    """Return the activation quantizers of a network, by name."""
     return {name: module for name, module in network.named_modules() if isinstance(module, ActivationFakeQuantizer)}
 
 
 def quant_layers(network: nn.Module) -> dict[str, QuantLayer]:
-    """The convolutions and linear layers of a network that conversion has swapped, by name."""
+    """Return the quantized convolutions and linear layers of a network, by name."""
     return {name: module for name, module in network.named_modules() if isinstance(module, QuantLayer)}
 
 
 def fake_quantizers(network: nn.Module) -> dict[str, FakeQuantizer]:
-    """All quantizers of a network, by name."""
+    """Return all quantizers of a network, by name."""
     return {name: module for name, module in network.named_modules() if isinstance(module, FakeQuantizer)}
 
 
 def quantizer_keys(network: nn.Module) -> dict[str, FakeQuantizer]:
-    """The keys in a network's ``state_dict`` that its float original lacks, each with the quantizer that it is of."""
+    """Return the keys of a network's ``state_dict`` that its float original lacks, with the quantizer of each."""
     found = fake_quantizers(network).items()
     return {f"{name}.{key}": quantizer for name, quantizer in found for key in quantizer.state_dict()}
 
 
 def is_fixed(quantizer: FakeQuantizer) -> bool:
-    """Whether a quantizer holds weights that were quantized for good, by their codes."""
+    """Whether a quantizer holds the codes of weights that post-training quantization has fixed."""
     return isinstance(quantizer, WeightFakeQuantizer) and isinstance(quantizer.settings, Fixed)
 
 
@@ -44,11 +44,11 @@ def check_fixed(network: nn.Module, state: Mapping[str, Tensor]) -> None:
     """Refuse a state with codes that a network's fixed weights cannot have.
 
     Args:
-        network: Converted.
+        network: A converted network.
         state: A ``state_dict`` of the network, from a file.
 
     Raises:
-        ValueError: With the name of the layer.
+        ValueError: If a layer's state is invalid. The message names the layer.
     """
     for name, layer in quant_layers(network).items():
         quantizer = layer.weight_quantizer
@@ -61,20 +61,20 @@ def check_fixed(network: nn.Module, state: Mapping[str, Tensor]) -> None:
 
 
 def restart_weight_quantizers(network: nn.Module, keys: set[str]) -> None:
-    """Start those weight quantizers again from their weights whose ``state_dict`` keys are given."""
+    """Reinitialize the weight quantizers whose ``state_dict`` keys are given from the weights of their layers."""
     for name, layer in quant_layers(network).items():
         if any(key.startswith(f"{name}.weight_quantizer.") for key in keys):
             cast(WeightFakeQuantizer, layer.weight_quantizer).restart(layer.weight)
 
 
 def quantizer_parameters(network: nn.Module) -> list[nn.Parameter]:
-    """What the quantizers of a network learn, such as PACT's clip levels."""
+    """Return the learned values of a network's quantizers, such as PACT's clip levels."""
     return [parameter for quantizer in fake_quantizers(network).values() for parameter in quantizer.parameters()]
 
 
 @contextmanager
 def eval_mode(network: nn.Module) -> Iterator[None]:
-    """Run a network in eval mode inside the block; then give each module its mode back."""
+    """Put a network in eval mode inside the block, then restore the mode of each module."""
     modes = [(module, module.training) for module in network.modules()]
     for module, _ in modes:
         module.training = False
@@ -87,21 +87,21 @@ def eval_mode(network: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def evaluating(network: nn.Module) -> Iterator[None]:
-    """Run a network in eval mode and without gradients inside the block; then give each module its mode back."""
+    """Put a network in eval mode without gradients inside the block, then restore the mode of each module."""
     with eval_mode(network), no_grad():
         yield
 
 
 @contextmanager
 def float_mode(network: nn.Module) -> Iterator[None]:
-    """Turn all quantizers of a network off inside the block: it computes in float."""
+    """Disable all quantizers of a network inside the block, so that it computes in float."""
     with rounding_off(fake_quantizers(network).values()):
         yield
 
 
 @contextmanager
 def rounding_off(quantizers: Iterable[FakeQuantizer]) -> Iterator[None]:
-    """Turn quantizers off inside the block."""
+    """Disable quantizers inside the block."""
     quantizers = list(quantizers)
     before = [quantizer.enabled for quantizer in quantizers]
     try:
@@ -115,13 +115,14 @@ def rounding_off(quantizers: Iterable[FakeQuantizer]) -> Iterator[None]:
 
 @contextmanager
 def gradient_mode(network: nn.Module, mode: GradientMode) -> Iterator[None]:
-    """Choose how the activation quantizers of a network are differentiated inside the block.
+    """Set how the activation quantizers of a network are differentiated inside the block.
 
-    Weights are constants to an attack; in training they are always differentiated straight through.
+    For an attack, weights are constants; in training they are always differentiated straight through.
 
     Args:
-        network: Quantized, or a frozen copy of such a network.
-        mode: ``ste``, ``ste_soft``, or ``hard``, which is a diagnosis of gradient masking and never an attack.
+        network: A quantized network, or a frozen copy of one.
+        mode: ``ste``, ``ste_soft`` or ``hard``. ``hard`` only serves to diagnose gradient masking and is never an
+            attack.
 
     Raises:
         ValueError: If ``mode`` is none of these.
@@ -133,7 +134,7 @@ def gradient_mode(network: nn.Module, mode: GradientMode) -> Iterator[None]:
 
 @contextmanager
 def gradient_modes(network: nn.Module, modes: Mapping[str, GradientMode]) -> Iterator[None]:
-    """Choose how each activation quantizer is differentiated inside the block, by its name."""
+    """Set how each activation quantizer, by name, is differentiated inside the block."""
     quantizers = activation_quantizers(network)
     before = {name: quantizers[name].gradient for name in modes}
     try:

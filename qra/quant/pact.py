@@ -25,7 +25,7 @@ from qra.quant.rounding import (
 
 
 def pact_grid(alpha: Tensor, bit_width: int) -> Grid:
-    """Levels ``code * alpha / (2**bit_width - 1)``, codes from 0.
+    """Return the grid with levels ``code * alpha / (2**bit_width - 1)``, with codes from 0.
 
     Args:
         alpha: Clip level, float32 or float64.
@@ -62,21 +62,21 @@ class _Pact(Function):
 
 
 def pact(x: Tensor, alpha: Tensor | float, bit_width: int, gradient: GradientMode = "ste") -> Tensor:
-    """Clip to [0, alpha] and quantize to ``2**bit_width`` levels, both ends included. It takes the place of a ReLU.
+    """Clip to [0, alpha] and quantize to ``2**bit_width`` levels, both ends included. It replaces a ReLU.
 
     The gradient with respect to ``x`` is that of the clip, 1 on [0, alpha]; under ``ste_soft`` that of the ReLU, 1 on
     [0, inf). The gradient with respect to ``alpha`` is the sum of the upstream gradient where ``x >= alpha``. Under
     ``hard`` both are the true derivatives: zero for ``x``.
 
     Args:
-        x: Pre-activations, any shape. Half precision is computed, and returned, in float32.
+        x: Pre-activations, any shape. Half precision is computed and returned in float32.
         alpha: Clip level, one value (or any shape that broadcasts over ``x``).
         bit_width: 2 to 8.
         gradient: How to differentiate.
 
     Raises:
-        ValueError: If ``bit_width`` is not in 2..8, or ``alpha`` is not finite or not above 0 (looked at where that
-            needs no wait for a device, see :func:`qra.quant.rounding.check_positive`).
+        ValueError: If ``bit_width`` is not in 2..8, or ``alpha`` is not finite or not above 0 (checked only where that
+            does not wait for a device, see :func:`qra.quant.rounding.check_positive`).
     """
     check_bit_width(bit_width)
     check_positive("alpha", alpha)

@@ -1,4 +1,4 @@
-"""How an attack-time copy runs: its memory layout, the precision it is searched in, and recorded passes on a GPU."""
+"""How an attack-time copy runs: its memory layout, the precision of attacks, and recorded passes on a GPU."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from qra.quant.trace import copied
 
 
 class _Layout(torch.autograd.Function):
-    """To a memory layout and, for the gradient, back: outside, images stay contiguous (attacks call ``view``)."""
+    """Change the memory layout, and back for the gradient: outside, images stay contiguous (attacks call ``view``)."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, layout: torch.memory_format) -> Tensor:
@@ -30,9 +30,10 @@ class _Layout(torch.autograd.Function):
 
 
 def layout(device: torch.device) -> torch.memory_format:
-    """The memory layout that convolutions run fastest in, in the ambient arithmetic.
+    """Return the memory layout in which convolutions run fastest under the ambient precision settings.
 
-    On CUDA, float32 proper is 1.4 to 1.6 times as fast contiguous; all else is faster in channels-last.
+    On CUDA, strict float32 is 1.4 to 1.6 times as fast in contiguous layout; everything else is faster in
+    channels-last.
     """
     autocast, tf32, _ = arithmetic(device)
     strict = device.type == "cuda" and autocast is None and not tf32
@@ -40,28 +41,28 @@ def layout(device: torch.device) -> torch.memory_format:
 
 
 def weight_type(device: torch.device) -> torch.dtype | None:
-    """The type that a GPU is to find the weights of convolutions in; None for their own.
+    """Return the dtype in which to store the weights of convolutions on a GPU; None for their own.
 
-    Autocast would bring those of float32 to it in each pass, one launch for each.
+    Otherwise autocast would cast float32 weights in each pass, with one launch per weight.
     """
     autocasts = device.type == "cuda" and torch.is_autocast_enabled(device.type)
     return torch.get_autocast_dtype(device.type) if autocasts else None
 
 
 Form = tuple[torch.memory_format, torch.dtype | None]
-"""Memory layout of an attack-time copy, and type of the weights of its convolutions, None for their own."""
+"""Memory layout of an attack-time copy, and dtype of its convolutions' weights (None for their own)."""
 
 
 def form_on(device: torch.device) -> Form:
-    """What an attack-time copy runs fastest in, in the ambient arithmetic."""
+    """Return the form in which an attack-time copy runs fastest under the ambient precision settings."""
     return layout(device), weight_type(device)
 
 
 _OWN: Form = (torch.channels_last, None)
 _STRICT: Form = (torch.contiguous_format, None)
 _STRICT_MIRRORS_FROM = 129
-"""Up to 128 images, cuDNN's own input gradient of ResNet20 was as fast in float32 proper, or faster. Where cuDNN may
-time its algorithms, the mirrored one was, of 80 images and more."""
+"""For up to 128 images, cuDNN's own input gradient of ResNet20 was as fast or faster in strict float32. Where cuDNN may
+benchmark its algorithms, the mirrored one was faster from 80 images on."""
 
 
 class _Other:
@@ -89,36 +90,37 @@ class _Other:
         self._quantizers = list(zip(*quantizers, strict=True))
 
     def take_over(self) -> None:
-        """Take over the weights, in place."""
+        """Copy the weights, in place."""
         theirs, ours = ([*each.parameters(), *each.buffers()] for each in (self._source, self.network))
         if ours:
             torch._foreach_copy_(ours, theirs)
 
     def state_changed(self) -> None:
-        """Hear that they were taken over."""
+        """Tell the quantizers that their state was overwritten."""
         for _, quantizer in self._quantizers:
             quantizer.state_changed()
 
     def in_mode(self) -> nn.Module:
-        """The copy, with quantizers in the modes that those of the first one are in, and their numbers at hand."""
+        """Return the copy, with its quantizers in the modes of the first copy's, and their constants read."""
         for theirs, ours in self._quantizers:
             if (ours.gradient, ours.enabled) != (theirs.gradient, theirs.enabled):
                 ours.gradient, ours.enabled = theirs.gradient, theirs.enabled
-            ours.replay_state()  # compiled code could not fetch them
+            ours.replay_state()  # compiled code could not read them
         return self.network
 
 
 class Passes:
-    """Passes through an attack-time copy, of which others are made in the forms that they run fastest in.
+    """Forward passes of an attack-time copy, with further copies in the forms that run fastest.
 
-    What others do to the first one, such as hooks, does not reach them; a refresh does.
+    Changes that others make to the first copy, such as hooks, do not reach the further copies; a refresh does.
 
     Attributes:
         replays: The recorded passes.
-        contiguous: Whether the network is right about contiguous images alone: some view them, or count strides.
+        contiguous: Whether the network is correct only on contiguous images, because it views them or depends on
+            strides.
 
     Args:
-        network: The network in channels-last, in eval mode.
+        network: The network in channels-last and in eval mode.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -126,7 +128,7 @@ class Passes:
         self.contiguous = False
         self._network = network
         self._state = ReplayState(network.modules())
-        # statistics of a batch would count the padding
+        # batch statistics would include the padding
         self._treats_images_alone = not any(
             isinstance(module, _BatchNorm) and module.running_mean is None for module in network.modules()
         )
@@ -134,7 +136,7 @@ class Passes:
         self._is_recording = False
 
     def __call__(self, x: Tensor, precision: Precision | None) -> Tensor:
-        """Logits of images in [0, 1], (N, C, H, W) to (N, classes)."""
+        """Return the logits, (N, classes), of images in [0, 1], (N, C, H, W)."""
         with searching(precision, x.device):
             chosen = self._form(x.device)
             function = partial(_run, self._in_form(chosen), chosen[0])
@@ -146,7 +148,7 @@ class Passes:
     def replay(
         self, network: nn.Module, work: Work, tensors: tuple[Tensor, ...], precision: Precision | None
     ) -> tuple[Tensor, ...]:
-        """Do work that runs a network by these passes; see :func:`qra.attacks.base.replayed`."""
+        """Run work that uses ``network`` through these passes; see :func:`qra.attacks.base.replayed`."""
 
         def alone(*tensors: Tensor) -> tuple[Tensor, ...]:
             self._is_recording = True
@@ -164,10 +166,10 @@ class Passes:
     def again(
         self, take_over: Callable[[], None], source: Iterable[nn.Module], quantizers: Iterable[nn.Module]
     ) -> None:
-        """Take over the weights of the source network, in place.
+        """Copy the weights of the source network, in place.
 
         Args:
-            take_over: Does it.
+            take_over: Function that copies them.
             source: All modules of the network whose parameters and buffers are read.
             quantizers: Quantizers of the network's weights.
         """
@@ -185,7 +187,7 @@ class Passes:
             other.state_changed()
 
     def clear(self) -> None:
-        """Forget what depends on where the weights lie."""
+        """Discard everything that depends on the memory addresses of the weights."""
         self.replays.clear()
         self._others.clear()
 

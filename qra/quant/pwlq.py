@@ -1,7 +1,7 @@
-"""Piecewise linear quantization of weights after training (PWLQ; Fang et al. 2020, arXiv 2002.00104).
+"""Piecewise linear post-training quantization of weights (PWLQ; Fang et al. 2020, arXiv 2002.00104).
 
-A breakpoint p splits [-m, m] into a dense centre (-p, p) and two sparse tails; each of the four pieces on either side
-of zero gets 2^(b-1) levels. Everything is computed in float64 and returned in the dtype of the weights, which are
+A breakpoint p splits [-m, m] into a dense centre (-p, p) and two sparse tails. Each of the four pieces, two on either
+side of zero, gets 2^(b-1) levels. Everything is computed in float64 and returned in the dtype of the weights, which are
 channel first: (C, ...).
 """
 
@@ -36,14 +36,14 @@ def piecewise_linear_quantize(
 
     Args:
         w: Weights, (C, ...).
-        bit_width: 2 to 8. The levels need one bit more, which tells centre from tail.
-        breakpoint: Breakpoint in the units of ``w``: one value, or one a channel, (C,) or broadcastable over ``w``.
-        max_abs: End m of the range, in the same shapes; by default the largest ``|w|``, of each channel if there are
+        bit_width: 2 to 8. The levels need one more bit, which tells centre from tail.
+        breakpoint: Breakpoint in the units of ``w``: one value, or one per channel, (C,) or broadcastable over ``w``.
+        max_abs: End m of the range, in the same shapes; by default the largest ``|w|``, per channel if there are
             several breakpoints.
-        overlapping: Let the tails' grid be a ``bit_width`` symmetric one over all of [-m, m] (the paper's ablation),
-            with up to ``2**(bit_width + 1)`` levels. Then ``convention`` does not matter.
+        overlapping: Whether the tails use a symmetric grid of ``bit_width`` over all of [-m, m] (the paper's ablation),
+            with up to ``2**(bit_width + 1)`` levels in total. ``convention`` then only affects the centre.
         convention: Step of the centre, where the paper and its released code differ: ``2p / (2^b - 1)`` in the code, so
-            that p is no level of the centre, or ``p / (2^(b-1) - 1)`` in the paper.
+            that p is not a level of the centre, or ``p / (2^(b-1) - 1)`` in the paper.
 
     Raises:
         ValueError: If ``bit_width`` is not in 2..8.
@@ -66,10 +66,11 @@ def piecewise_linear_grid(
     overlapping: bool = False,
     convention: Convention = "code",
 ) -> WeightGrid:
-    """The grid that :func:`piecewise_linear_quantize` quantizes to, in float64, with the same arguments.
+    """Return the float64 grid of :func:`piecewise_linear_quantize`, with the same arguments.
 
-    Its terms are the centre, the tail counted from the breakpoint, and the breakpoint with the tail's sign; of each
-    weight the centre or the tail is zero. The overlapping form needs no sign, for its tails are counted from zero.
+    Its terms are the centre, the tail counted from the breakpoint, and the breakpoint with the tail's sign. For each
+    weight, either the centre or the tail is zero. The overlapping form needs no sign term, because its tails are
+    counted from zero.
 
     Raises:
         ValueError: If ``bit_width`` is not in 2..8.
@@ -81,13 +82,13 @@ def piecewise_linear_grid(
 
 
 def _end(x: Tensor, p: Tensor) -> Tensor:
-    """The largest ``|x|``, of each channel if there are several breakpoints."""
+    """Return the largest ``|x|``, per channel if there are several breakpoints."""
     return x.abs().amax(tuple(range(1, x.ndim)), keepdim=True) if p.numel() > 1 else x.abs().max()
 
 
 def _grid(x: Tensor, bit_width: int, p: Tensor, m: Tensor, overlapping: bool, convention: Convention) -> WeightGrid:
     top = 2 ** (bit_width - 1) - 1
-    # parts are chosen by products with 0 and 1, for which a CPU takes a tenth of the time of torch.where
+    # select parts by products with 0 and 1: on a CPU they take a tenth of the time of torch.where
     is_tail, is_positive = ((x.abs() >= p) & (x != 0)).to(x), (x > 0).to(x)
     is_centre, is_negative = 1 - is_tail, 1 - is_positive
     centre = Grid(step(p, top) if convention == "paper" else step(2 * p, 2**bit_width - 1), range(-top, top + 1))
@@ -106,13 +107,13 @@ def _grid(x: Tensor, bit_width: int, p: Tensor, m: Tensor, overlapping: bool, co
 
 
 def error_slope(p: Tensor, m: Tensor, distribution: Distribution = "gaussian", overlapping: bool = False) -> Tensor:
-    """Derivative with respect to p of the expected squared error, up to a positive factor (equation 6).
+    """Return the derivative of the expected squared error with respect to p, up to a positive factor (equation 6).
 
     Args:
         p: Breakpoint over standard deviation.
         m: ``max|w|`` over standard deviation.
-        distribution: Distribution of the weights: mean 0, variance 1.
-        overlapping: Whether the inner and the outer piece overlap, see :func:`piecewise_linear_quantize`.
+        distribution: Distribution of the weights, with mean 0 and variance 1.
+        overlapping: Whether the centre and the tails overlap, see :func:`piecewise_linear_quantize`.
     """
     if distribution == "gaussian":
         density = torch.exp(-p.square() / 2) / math.sqrt(2 * math.pi)
@@ -132,21 +133,21 @@ def optimal_breakpoint(
     *,
     overlapping: bool = False,
 ) -> Tensor:
-    """The breakpoint of least expected squared error, which does not depend on the bit width (section 3.3).
+    """Return the breakpoint of least expected squared error, which does not depend on the bit width (section 3.3).
 
     Args:
         max_abs_over_std: ``max|w|`` over standard deviation, any shape.
-        distribution: Distribution of the weights: mean 0, variance 1.
-        method: ``closed_form``: the paper's fits, ``log(0.8614 m + 0.6079)`` and ``0.8030 sqrt(m) - 0.3167`` (here with
-            the digits of the released code; the paper prints a further division by m, which is a slip).
-            ``bisection``: the zero of :func:`error_slope` on [0, m], until the slope is at most 1e-3.
-        overlapping: Whether the pieces overlap; there is no closed form for that.
+        distribution: Distribution of the weights, with mean 0 and variance 1.
+        method: ``closed_form`` uses the paper's fits, ``log(0.8614 m + 0.6079)`` and ``0.8030 sqrt(m) - 0.3167`` (here
+            with the digits of the released code; the paper prints a further division by m, which is an error).
+            ``bisection`` finds the zero of :func:`error_slope` on [0, m], until the slope is at most 1e-3.
+        overlapping: Whether the pieces overlap; there is no closed form for that case.
 
     Returns:
         Breakpoints over standard deviation, float64, in the shape of ``max_abs_over_std``.
 
     Raises:
-        ValueError: If the closed form is asked of the overlapping form.
+        ValueError: If ``overlapping`` is combined with the closed form.
     """
     m = torch.as_tensor(max_abs_over_std, dtype=torch.float64)
     if method == "bisection":
@@ -178,17 +179,17 @@ def weight_breakpoint(
     method: BreakpointMethod = "closed_form",
     overlapping: bool = False,
 ) -> Tensor:
-    """The optimal breakpoint of given weights, from ``max|w|`` and the unbiased standard deviation.
+    """Return the optimal breakpoint of given weights, from ``max|w|`` and the unbiased standard deviation.
 
     Args:
         w: Weights, (C, ...).
-        per_channel: One breakpoint for each channel, or one for all.
-        distribution: Distribution of the weights: mean 0, variance 1.
+        per_channel: Whether each channel has its own breakpoint, or all share one.
+        distribution: Distribution of the weights, with mean 0 and variance 1.
         method: How the breakpoint is found, see :func:`optimal_breakpoint`.
-        overlapping: Whether the inner and the outer piece overlap, see :func:`piecewise_linear_quantize`.
+        overlapping: Whether the centre and the tails overlap, see :func:`piecewise_linear_quantize`.
 
     Returns:
-        In the units of ``w``, float64, (C, 1, ...) or a single value. 0 for channels of zeros.
+        Breakpoints in the units of ``w``, float64, (C, 1, ...) or a single value; 0 for channels of zeros.
     """
     rows = _rows(w, per_channel)
     m = rows.abs().amax(1)
@@ -205,17 +206,17 @@ def search_breakpoint(
     overlapping: bool = False,
     convention: Convention = "code",
 ) -> Tensor:
-    """The breakpoint of least squared error, by trying ``p / max|w|`` in steps of 0.1, then 0.01, then 0.001.
+    """Search the breakpoint of least squared error, trying ``p / max|w|`` in steps of 0.1, then 0.01, then 0.001.
 
     Args:
         w: Weights, (C, ...).
         bit_width: 2 to 8.
-        per_channel: One breakpoint for each channel, or one for all.
-        overlapping: Whether the inner and the outer piece overlap, see :func:`piecewise_linear_quantize`.
+        per_channel: Whether each channel has its own breakpoint, or all share one.
+        overlapping: Whether the centre and the tails overlap, see :func:`piecewise_linear_quantize`.
         convention: Convention of the grid, see :func:`piecewise_linear_quantize`.
 
     Returns:
-        In the units of ``w``, float64, (C, 1, ...) or a single value.
+        Breakpoints in the units of ``w``, float64, (C, 1, ...) or a single value.
 
     Raises:
         ValueError: If ``bit_width`` is not in 2..8.
@@ -235,7 +236,7 @@ def search_breakpoint(
 
 
 def _candidates(best: Tensor, width: float | None, resolution: float) -> Tensor:
-    """Ratios to try, (tries, C, 1). By rounding, ``np.arange`` may end a step late: shorter rows repeat their last."""
+    """Return ratios to try, (tries, C, 1). Rounding can lengthen ``np.arange``; shorter rows repeat the last."""
     if width is None:
         grids = [np.arange(0.1, 1, resolution)] * len(best)
     else:
@@ -246,21 +247,22 @@ def _candidates(best: Tensor, width: float | None, resolution: float) -> Tensor:
 
 
 def bias_correction(w: Tensor, w_q: Tensor) -> Tensor:
-    """Move and stretch each channel of quantized weights toward the mean and spread of the original (section 3.4).
+    """Shift and scale each channel of quantized weights to the mean and spread of the original (section 3.4).
 
-    ``(w_q + mean(w) - mean(w_q)) * std(w) / std(w_q)``, with unbiased deviations. The result is off the grid: a scale
-    and an offset for each channel. For one correction of a whole layer give ``w[None]`` and ``w_q[None]``.
+    Computes ``(w_q + mean(w) - mean(w_q)) * std(w) / std(w_q)``, with unbiased standard deviations. The result is off
+    the grid: each channel has its own scale and offset. To correct a whole layer at once, pass ``w[None]`` and
+    ``w_q[None]``.
 
     Args:
         w: Original weights, (C, ...).
-        w_q: Quantized weights, in the same shape. A channel of equal values is only moved.
+        w_q: Quantized weights, in the same shape. A channel of equal values is only shifted.
     """
     stretch, offset = correction(w, w_q)
     return (_rows(w_q, per_channel=True) * stretch + offset).view(w.shape).to(w_q.dtype)
 
 
 def correction(w: Tensor, w_q: Tensor) -> tuple[Tensor, Tensor]:
-    """The factor and the summand of each channel that :func:`bias_correction` corrects by, float64, (C, 1) each."""
+    """Return the factor and the offset of each channel in :func:`bias_correction`, float64, (C, 1) each."""
     original, quantized = _rows(w, per_channel=True), _rows(w_q, per_channel=True)
     spread = _std(quantized)
     flat = spread <= 1e-9 * quantized.abs().amax(1)
@@ -269,12 +271,12 @@ def correction(w: Tensor, w_q: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _rows(w: Tensor, per_channel: bool) -> Tensor:
-    """The groups that share a grid, one in each row, float64."""
+    """Return the groups of weights that share a grid, one per row, in float64."""
     return w.detach().double().reshape(len(w) if per_channel else 1, -1)
 
 
 def _std(rows: Tensor) -> Tensor:
-    """Unbiased standard deviation, 0 for a single value."""
+    """Return the unbiased standard deviation, 0 for a single value."""
     return rows.std(1) if rows.shape[1] > 1 else torch.zeros_like(rows[:, 0])
 
 

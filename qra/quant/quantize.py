@@ -1,4 +1,4 @@
-"""A quantized copy of a trained network, in one call."""
+"""Quantization of a copy of a trained network, in one call."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ from qra.quant.scheme import OFF, QuantScheme
 from qra.quant.watch import check_run
 from qra.quant.weights import PWLQ
 
-_BATCH = 4  # ranges of PWLQ depend on it
+_BATCH = 4  # PWLQ's ranges depend on it
 
 
 def quantize(network: nn.Module, scheme: QuantScheme | str, calibration: Tensor | Iterable[Tensor]) -> nn.Module:
-    """Quantize a copy of a trained network; the network itself stays as it is.
+    """Quantize a copy of a trained network; the network itself is not changed.
 
     Args:
-        network: Float network; takes pixels in [0, 1], (N, C, H, W), and returns logits.
-        scheme: Quantizers and bit widths. ``W4A8`` and the like stand for quantization after training, PWLQ weights
-            and uniform activations in all layers, 32 for what stays float. One whose activation quantizer learns (PACT,
-            LSQ, LSQ+) gives the start of a training, with clip levels and steps by calibration.
-        calibration: Images to take ranges from, a few hundred of the training set: uint8 or floating point in [0, 1],
+        network: Float network that takes pixels in [0, 1], (N, C, H, W), and returns logits.
+        scheme: Quantizers and bit widths. A text such as ``W4A8`` stands for post-training quantization with PWLQ
+            weights and uniform activations in all layers; 32 bits stand for float. With a scheme whose activation
+            quantizer is learned (PACT, LSQ, LSQ+), the result is the starting point of a training, with clip levels and
+            steps from calibration.
+        calibration: Calibration images, a few hundred of the training set: uint8 or floating point in [0, 1],
             (n, C, H, W), or batches of such images.
 
     Returns:
-        The copy, in eval mode, on the device of the network. Where scheme quantizes after training, its weights are
-        quantized for good.
+        The copy, in eval mode, on the device of the network. Post-training quantization replaces its weights.
 
     Raises:
-        ValueError: If the network cannot be quantized so, the scheme leaves all of it float, or calibration holds no
-            images or others than these.
+        ValueError: If the network cannot be quantized this way, the scheme leaves all of it float, or ``calibration``
+            holds no images or images of another form.
     """
     scheme = _scheme(scheme) if isinstance(scheme, str) else scheme
     if not scheme.quantizes_anything:
@@ -68,7 +68,7 @@ def _batches(calibration: Tensor | Iterable[Tensor]) -> Iterable[Tensor]:
 
 
 def _pixels(x: Tensor) -> Tensor:
-    """Float pixels in [0, 1]."""
+    """Return float pixels in [0, 1]."""
     if x.ndim != 4 or not (x.dtype == torch.uint8 or x.is_floating_point()):
         raise ValueError(f"calibration images are {x.dtype} {tuple(x.shape)}: uint8 or float, (n, C, H, W), is needed")
     x = x.float() / 255 if x.dtype == torch.uint8 else x

@@ -1,4 +1,4 @@
-"""Ranges of activations, found batch by batch in calibration."""
+"""Activation ranges, estimated batch by batch in calibration."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TopKScope = Literal["per_batch", "global"]
 
 
 class Range(NamedTuple):
-    """Where a quantizer clips. Its grid is unsigned on [0, high] if ``low >= 0``, else symmetric on ±max_abs."""
+    """The clipping range of a quantizer: unsigned on [0, high] if ``low >= 0``, else symmetric on ±max_abs."""
 
     low: float
     high: float
@@ -34,44 +34,45 @@ class Range(NamedTuple):
 
 
 class RangeEstimator(Protocol):
-    """What calibration needs of an estimator: it takes in batches, then gives their range."""
+    """Interface of range estimators for calibration: they take in batches, then return a range."""
 
     def update(self, x: Tensor) -> None:
-        """Take in one batch of activations, any shape."""
+        """Add one batch of activations, any shape."""
         ...
 
     def range(self) -> Range:
-        """The range so far.
+        """Return the range of the batches so far.
 
         Raises:
-            ValueError: If there were no data, or data that are not finite.
+            ValueError: If there were no batches, or values were not finite.
         """
         ...
 
 
 class RangeSettings(ABC):
-    """How calibration finds a range; a subclass is a frozen dataclass that writes the two abstract methods."""
+    """How calibration estimates a range. Subclasses are frozen dataclasses that implement the two abstract methods."""
 
     @abstractmethod
     def gather(self, seen: Any, x: Tensor) -> Any:
-        """What must be kept of all batches so far.
+        """Return what must be kept of all batches so far.
 
         Args:
-            seen: What this returned for the batches before; None at first.
-            x: One more batch, flat, float32 or float64, without gradient.
+            seen: What this method returned for the previous batches; None at first.
+            x: The next batch, flat, float32 or float64, without gradient.
         """
 
     @abstractmethod
     def find(self, seen: Any, bit_width: int) -> tuple[Tensor | float, Tensor | float]:
-        """Both ends of the range.
+        """Return both ends of the range.
 
         Args:
             seen: What :meth:`gather` returned.
             bit_width: 2 to 8.
+            bit_width: 2 to 8.
         """
 
     def estimator(self, bit_width: int) -> RangeEstimator:
-        """What collects the range of one site.
+        """Return an estimator of the range of one site.
 
         Args:
             bit_width: 2 to 8.
@@ -81,7 +82,7 @@ class RangeSettings(ABC):
 
 
 class _Estimator:
-    """A range in the making."""
+    """Range estimator that follows given settings."""
 
     def __init__(self, settings: RangeSettings, bit_width: int) -> None:
         self._settings, self._bit_width = settings, bit_width
@@ -108,7 +109,7 @@ class MinMax(RangeSettings):
     """The smallest and the largest value, times ``clip``.
 
     Args:
-        clip: Factor, above 0 and at most 1.
+        clip: Factor applied to both ends, above 0 and at most 1.
     """
 
     clip: float = 1.0
@@ -129,10 +130,11 @@ class TopK(RangeSettings):
     """The median of the ``k`` smallest and of the ``k`` largest values (Fang et al. 2020, section 4).
 
     Args:
-        k: Number of values. Of an even number the lower median counts, so that 10 values clip 5 of the largest.
-        scope: ``per_batch``: the mean of each batch's median, as the released code has it (batches of 4, so the share
-            that is clipped grows with smaller tensors and batches). ``global``: the median over all data, as the paper
-            says.
+        k: Number of smallest and of largest values. For an even number the lower median is used, so that 10 values clip
+            5 of the largest.
+        scope: ``per_batch`` averages the medians of the batches, as in the released code (with batches of 4; smaller
+            tensors and batches thus have a larger share of their values clipped). ``global`` takes the median over all
+            data, as in the paper.
     """
 
     k: int = 10
@@ -165,7 +167,7 @@ _BINS = 8192
 
 @dataclass
 class _Histogram:
-    """Counts of values on [-limit, limit]. When a value lies beyond, limit doubles and bins merge in pairs."""
+    """Counts of values on [-limit, limit]. When a value lies beyond, the limit doubles and bins merge in pairs."""
 
     limit: float = 0.0
     low: float = math.inf
@@ -193,10 +195,11 @@ class _Histogram:
 
 @dataclass(frozen=True)
 class Percentile(RangeSettings):
-    """Cut the same share of values at either end, to within 1/4096 of the largest magnitude.
+    """Clip the same share of values at either end, to within 1/4096 of the largest magnitude.
 
     Args:
-        percentile: Share above 50, at most 100: 99.9 cuts a thousandth of the values at each end.
+        percentile: Percentage of values below the upper clip level, above 50 and at most 100: 99.9 clips a thousandth
+            of the values at each end.
     """
 
     percentile: float = 99.9
@@ -222,7 +225,7 @@ class Percentile(RangeSettings):
 
 @dataclass(frozen=True)
 class LeastSquares(RangeSettings):
-    """The range of least squared quantization error at the bit width in use, out of 100 even parts of the largest."""
+    """The range of least squared error at the bit width in use, among 100 equal fractions of the largest magnitude."""
 
     def gather(self, seen: _Histogram | None, x: Tensor) -> _Histogram:
         return (seen or _Histogram()).with_values(x)

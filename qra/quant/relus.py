@@ -1,4 +1,4 @@
-"""Giving each ReLU of a network a module of its own: those called as functions, and those called more than once."""
+"""Give each ReLU of a network its own module, including those called as functions or more than once."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ def is_relu(module: nn.Module) -> bool:
 
 
 def clip_of(module: nn.Module) -> float | None:
-    """The largest output of a ReLU; None for no limit."""
+    """Return the largest output of a ReLU; None for no limit."""
     return float(module.max_val) if isinstance(module, nn.Hardtanh) else None
 
 
 def relu_module(clip: float | None, inplace: bool = False) -> ReLU:
-    """The ReLU with an upper limit, or none."""
+    """Return a ReLU with the given upper limit, or with none."""
     if clip is None:
         return nn.ReLU(inplace)
     return nn.ReLU6(inplace) if clip == 6 else nn.Hardtanh(0, clip, inplace)
 
 
 def split_relus(network: nn.Module) -> list[str]:
-    """Give each call of a ReLU in a network a module of its own, in place. No key of its ``state_dict`` changes.
+    """Give each ReLU call in a network its own module, in place. The keys of its ``state_dict`` do not change.
 
-    The forward passes of modules that call ``relu``, ``relu6`` or ``clamp`` (from zero) as a function or a method, or a
-    ReLU module twice, are traced by ``torch.fx`` with all modules inside left whole, and call modules instead. What
-    cannot be traced, depends on the mode in other ways than dropout does, or is called with other than the default
-    arguments, is left as it is.
+    The forward passes of modules that call ``relu``, ``relu6`` or ``clamp`` (from zero) as a function or method, or
+    call a ReLU module twice, are traced by ``torch.fx`` with all submodules as leaves, and rewritten to call modules
+    instead. A forward pass stays as it is if it cannot be traced or depends on the mode in other ways than dropout
+    does, and for calls with other than the default arguments.
 
     Returns:
         Names of the modules whose forward pass was changed; :func:`join_relus` changes it back.
@@ -62,7 +62,7 @@ def split_relus(network: nn.Module) -> list[str]:
 
 
 def join_relus(network: nn.Module) -> None:
-    """Undo what :func:`split_relus` did to forward passes."""
+    """Undo the changes of :func:`split_relus` to forward passes."""
     for module in list(network.modules()):
         if _ADDED in vars(type(module)):
             for name in getattr(type(module), _ADDED):
@@ -71,7 +71,7 @@ def join_relus(network: nn.Module) -> None:
 
 
 def added_relus(network: nn.Module) -> set[str]:
-    """Names of the modules that :func:`split_relus` added. One does not run if its function is not called."""
+    """Return the names of the modules that :func:`split_relus` added. They run only if their function is called."""
     return {
         f"{name}.{added}" if name else added
         for name, module in network.named_modules()
@@ -80,7 +80,7 @@ def added_relus(network: nn.Module) -> set[str]:
 
 
 def say_split(names: list[str]) -> None:
-    """Tell in one line what became modules."""
+    """Log one line about the modules that :func:`split_relus` changed."""
     if names:
         more = f" and {len(names) - 3} more" if len(names) > 4 else ""
         places = ", ".join(name or "the network itself" for name in (names[:3] if more else names))
@@ -90,11 +90,11 @@ def say_split(names: list[str]) -> None:
 
 
 _ADDED = "_added_relus"
-"""Where a changed class says which modules it calls that its original does not have."""
+"""Attribute of a changed class that lists the modules it calls and its original does not have."""
 
 
 def _unshare(network: nn.Module) -> None:
-    """Give a ReLU that several modules hold, or one under several names, to each as a copy."""
+    """Replace a ReLU that several modules share, or that has several names, by copies."""
     seen: set[int] = set()
     for parent in list(network.modules()):
         for name, child in parent._modules.items():
@@ -105,12 +105,12 @@ def _unshare(network: nn.Module) -> None:
 
 
 def _is_plain(module: nn.Module) -> bool:
-    """Whether the forward pass is torch's own, or belongs to this one object."""
+    """Whether the forward pass is PyTorch's own, or is overridden on this instance."""
     return "forward" in vars(module) or type(module).forward.__module__.startswith("torch.nn.")
 
 
 def _rewritten(module: nn.Module) -> tuple[Any, dict[str, ReLU]] | None:
-    """The forward pass of a module with its ReLUs as modules, and the modules to be added; None if nothing changes."""
+    """Return a module's forward pass with its ReLUs as modules, and the modules to add; None if nothing changes."""
     graph = _trace(module, training=False)
     if graph is None or not any(True for _ in _calls(module, graph)):
         return None
@@ -129,7 +129,7 @@ def _rewritten(module: nn.Module) -> tuple[Any, dict[str, ReLU]] | None:
 
 
 def _by_default(original: Any, rewritten: Any) -> Any:
-    """A forward pass that is rewritten for the default arguments, and the original one for others."""
+    """Return a forward pass that uses the rewritten one for default arguments and the original otherwise."""
     signature, defaults = inspect.signature(original), defaults_of(original)
     if not defaults:
         return rewritten
@@ -146,14 +146,14 @@ def _by_default(original: Any, rewritten: Any) -> Any:
 
 
 class _Shallow(fx.Tracer):
-    """Leaves all modules whole."""
+    """Treats all modules as leaves."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return True
 
 
 def _double(module: nn.Module, training: bool) -> nn.Module:
-    """An object that shares the tensors and modules of another, but no attribute that tracing may write to."""
+    """Return an object that shares another's tensors and modules, but no attribute that tracing may write to."""
     double = object.__new__(type(module))
     containers = (dict, list, set)
     double.__dict__ = {k: copy.copy(v) if isinstance(v, containers) else v for k, v in vars(module).items()}
@@ -162,15 +162,15 @@ def _double(module: nn.Module, training: bool) -> nn.Module:
 
 
 def _trace(module: nn.Module, training: bool) -> fx.Graph | None:
-    """The graph of a module's own forward pass, its arguments at their defaults; None if there is none."""
+    """Trace a module's own forward pass, with its arguments at their defaults; None if that fails."""
     try:
         return traced(_Shallow(), _double(module, training))
-    except Exception:  # all that a forward pass raises that is given no tensors
+    except Exception:  # a forward pass without tensors may raise anything
         return None
 
 
 def _follow_the_mode(graph: fx.Graph, training: fx.Graph) -> bool:
-    """Let a graph made in eval mode ask for the mode, where it differs from the one made in training by that alone."""
+    """Make an eval-mode graph read the mode where the training graph differs; return False if they differ otherwise."""
     nodes, others = list(graph.nodes), list(training.nodes)
     if [(n.op, str(n.target)) for n in nodes] != [(n.op, str(n.target)) for n in others]:
         return False
@@ -200,7 +200,7 @@ def _with_mode(mine: Any, theirs: Any, mode: fx.Node) -> Any:
 
 
 def _calls(module: nn.Module, graph: fx.Graph) -> Iterator[tuple[fx.Node, ReLU]]:
-    """Each call of a ReLU that has no module of its own, with the module that it is to have."""
+    """Yield each call of a ReLU without a module of its own, and the module it is to have."""
     count: Counter[str] = Counter()
     for node in graph.nodes:
         if node.op == "call_module":
@@ -215,7 +215,7 @@ def _calls(module: nn.Module, graph: fx.Graph) -> Iterator[tuple[fx.Node, ReLU]]
 
 
 def relu_called(node: fx.Node) -> ReLU | None:
-    """The ReLU that a function or a method is."""
+    """Return the ReLU that a called function or method computes; None if it is not a ReLU."""
     call = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
     if len(node.args) < 1 or not isinstance(node.args[0], fx.Node):
         return None
@@ -233,11 +233,11 @@ def relu_called(node: fx.Node) -> ReLU | None:
 
 
 def is_inplace(node: fx.Node, module: nn.Module) -> bool:
-    """Whether a call of a ReLU changes what it is given.
+    """Whether a ReLU call modifies its input.
 
     Args:
         node: The call.
-        module: The module whose forward pass it is in.
+        module: The module in whose forward pass it is.
     """
     if node.op == "call_module":
         return bool(getattr(module.get_submodule(str(node.target)), "inplace", False))
@@ -246,13 +246,13 @@ def is_inplace(node: fx.Node, module: nn.Module) -> bool:
 
 
 def readers_after(node: fx.Node) -> list[fx.Node]:
-    """The nodes that read what a call is given once more, after it."""
+    """Return the nodes that read the input of a call after the call."""
     order = {each: place for place, each in enumerate(node.graph.nodes)}
     return [user for user in node.all_input_nodes[0].users if order[user] > order[node]]
 
 
 def _replace(graph: fx.Graph, node: fx.Node, name: str, inplace: bool) -> None:
-    """Call a module in the place of a ReLU, also for those who later read what it changed in place."""
+    """Replace a ReLU by a module call, also for later readers of a tensor that it modified in place."""
     before = cast(fx.Node, node.args[0])
     with graph.inserting_after(node):
         new = graph.call_module(name, (before,))

@@ -1,4 +1,4 @@
-"""Other bit widths for a network that was trained through quantization, without training."""
+"""Change the bit widths of a network after quantization-aware training, without further training."""
 
 from __future__ import annotations
 
@@ -13,17 +13,19 @@ from qra.quant.scheme import QuantScheme
 
 
 def requantize(network: nn.Module, scheme: QuantScheme) -> None:
-    """Quantize the float weights that a network was trained with to other bit widths, in place.
+    """Quantize the float weights of a network after quantization-aware training to other bit widths, in place.
 
-    Activations keep the range that they were trained or calibrated to. What is learned for weights is kept where the
-    bits stay, and starts from the weights elsewhere.
+    Activations keep their trained or calibrated ranges. Learned values of weight quantizers are kept where the bit
+    width stays the same, or where they do not depend on it, and otherwise are reinitialized from the weights.
 
     Args:
-        network: Trained through quantization; not quantized after training, which leaves no float weights.
-        scheme: The same quantizers as the network's, with other bits.
+        network: A network after quantization-aware training. Post-training quantization leaves no float weights to
+            start from.
+        scheme: The quantizers of the network, with other bit widths.
 
     Raises:
-        ValueError: If the network is float or has fixed weights, or a site was quantized otherwise, or not at all.
+        ValueError: If the network is float or has fixed weights, or an activation site was float or had another
+            quantizer.
     """
     before = fake_quantizers(network)
     if not before or any(map(is_fixed, before.values())):

@@ -1,8 +1,9 @@
-"""What every quantizer shares: bit widths, code ranges, rounding to a grid, and derivatives that pass over it.
+"""Common parts of all quantizers: bit widths, code ranges, rounding to a grid and straight-through derivatives.
 
-Everywhere ``code = round(x / scale)``, ties to the even code, saturated, and ``code * scale``. The division is by a
-tensor on the device of ``x``, since CUDA turns a division by a Python number into a product with its reciprocal, and
-the two differ where a value lies on a tie. PACT alone is defined as that product, ``round(x * (levels / alpha))``.
+In general ``code = round(x / scale)``, with ties to the even code, saturated, and the value is ``code * scale``. The
+division is by a tensor on the device of ``x``, because CUDA turns a division by a Python number into a product with its
+reciprocal, and the two differ where a value lies on a tie. Only PACT is defined as that product,
+``round(x * (levels / alpha))``.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ GradientMode = Literal["ste", "ste_soft", "hard"]
 """How rounding and clipping are differentiated.
 
 ``ste``: straight through, 1 inside the clip range and 0 outside (Bengio et al. 2013, arXiv 1308.3432).
-``ste_soft``: the clipping that quantization adds is passed straight through as well. A quantizer that takes the place
-of a ReLU keeps the ReLU's own derivative, which the float network has too.
+``ste_soft``: straight through the clipping that quantization adds as well. A quantizer that replaces a ReLU keeps the
+ReLU's own derivative, which the float network also has.
 ``hard``: the true derivative, zero through the rounding. It only serves to diagnose gradient masking.
 """
 
@@ -32,20 +33,21 @@ def check_bit_width(bit_width: int) -> None:
     """Refuse bit widths outside 2..8.
 
     Raises:
-        ValueError: If ``bit_width`` is none of 2, 3, ..., 8.
+        ValueError: If ``bit_width`` is not in 2..8.
     """
     if bit_width not in range(2, 9):
         raise ValueError(f"bit width {bit_width} cannot be quantized to: choose 2 to 8 (32 means no quantizer at all)")
 
 
 def check_positive(name: str, value: Tensor | float) -> None:
-    """Refuse zero, negative and non-finite values where the host can see them: Python numbers and CPU tensors.
+    """Refuse zero, negative and non-finite values, if they can be read on the host: Python numbers and CPU tensors.
 
-    A CUDA tensor is not looked at, since that would make the host wait for the device in every forward pass: check it
-    once, where it is made or loaded, by ``check_positive(name, value.cpu())``.
+    Tensors on other devices are not checked, because that would make the host wait for the device in every forward
+    pass; nor is any tensor in compiled code. Check such a tensor once, where it is created or loaded, by
+    ``check_positive(name, value.cpu())``.
 
     Raises:
-        ValueError: If a value that the host can see is not finite or not above zero.
+        ValueError: If a value that is checked is not finite or not above zero.
     """
     if isinstance(value, Tensor) and (value.device.type != "cpu" or torch.compiler.is_compiling()):
         return
@@ -56,17 +58,17 @@ def check_positive(name: str, value: Tensor | float) -> None:
 
 
 def at_least_float32(x: Tensor) -> Tensor:
-    """Return ``x``, or its float32 copy if ``x`` is half precision: half precision moves values to other codes."""
+    """Return ``x``, or its float32 copy if ``x`` is half precision, which would move values to other codes."""
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
 def like(value: Tensor | float, x: Tensor) -> Tensor:
     """Bring a scale, range or breakpoint to the device and dtype of ``x``, in a shape that broadcasts over ``x``.
 
-    It is float32 where ``x`` is half precision.
+    The result is float32 if ``x`` is half precision.
 
     Args:
-        value: A number, one value for each channel, (C,), or any tensor that broadcasts over ``x``.
+        value: A number, one value per channel, (C,), or any tensor that broadcasts over ``x``.
         x: Channel first, (C, ...).
     """
     if not isinstance(value, Tensor):
@@ -77,24 +79,24 @@ def like(value: Tensor | float, x: Tensor) -> Tensor:
 
 
 def code_range(bit_width: int, signed: bool) -> range:
-    """All codes: 0 to 2^b - 1, or -2^(b-1) to 2^(b-1) - 1."""
+    """Return all codes: 0 to 2^b - 1, or -2^(b-1) to 2^(b-1) - 1 if signed."""
     return range(-(2 ** (bit_width - 1)), 2 ** (bit_width - 1)) if signed else range(2**bit_width)
 
 
 def step(width: Tensor, steps: float) -> Tensor:
-    """Divide a range into steps; an empty range gets the smallest normal step, so that 0 / step is 0 and not NaN."""
+    """Divide a range into steps. An empty range gets the smallest normal number, so that 0 / step is 0 and not NaN."""
     return (width / steps).clamp_min(torch.finfo(width.dtype).tiny)
 
 
 _BLOCK = 2**17
-"""Values that a processor's cache holds several times over."""
+"""Number of values that fits a CPU cache several times over."""
 
 
 def blocks(scale: Tensor, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Cut tensors of one shape along the batch into blocks that stay in the cache while several passes go over them.
+    """Split tensors of one shape along the batch into blocks that stay in the CPU cache during several passes.
 
-    On a CPU, all passes but the first then cost little. Elsewhere, and in compiled code, which fuses them, all is one
-    block; so it is if ``scale`` has several values, which belong to channels.
+    On a CPU, all passes but the first are then cheap. There is only one block on other devices, in compiled code, which
+    fuses the passes, and if ``scale`` has several values, which belong to channels.
     """
     if _is_one_block(scale, tensors[0]):
         return iter([tensors])
@@ -109,13 +111,13 @@ def _is_one_block(scale: Tensor, x: Tensor) -> bool:
 
 
 def to_grid(x: Tensor, grid: Grid) -> Tensor:
-    """Quantize to a grid of even steps around zero, without derivatives.
+    """Quantize to a uniform grid around zero, without derivatives.
 
-    It is ``grid.dequantize(grid.codes(x))`` in fewer passes.
+    Equal to ``grid.dequantize(grid.codes(x))``, in fewer passes.
 
     Args:
         x: Any shape.
-        grid: Grid whose scale broadcasts over ``x``; its zero point is 0.
+        grid: Grid whose scale broadcasts over ``x`` and whose zero point is 0.
     """
     if fused.applies(x, grid.scale):
         return fused.quantize(x, grid.scale, grid.ends, grid.per_unit)
@@ -128,13 +130,14 @@ def to_grid(x: Tensor, grid: Grid) -> Tensor:
 
 
 def _to_grid(x: Tensor, grid: Grid, out: Tensor | None = None) -> Tensor:
-    # The last step is not in place: torch 2.11 gives compiled autograd functions whose result is, gradients of zero.
+    # The last step is not in place: with torch 2.11, compiled autograd functions with an in-place result get zero
+    # gradients.
     steps = torch.div(x, grid.scale, out=out) if grid.per_unit is None else torch.mul(x, grid.per_unit, out=out)
     return torch.mul(steps.clamp_(*grid.ends).round_(), grid.scale, out=out)
 
 
 def round_to_grid(x: Tensor, grid: Grid) -> Tensor:
-    """What :func:`to_grid` returns, with torch's own derivatives: zero through the rounding."""
+    """Compute :func:`to_grid` with PyTorch's own derivatives: zero through the rounding."""
     steps = x / grid.scale if grid.per_unit is None else x * grid.per_unit
     return steps.clamp_(*grid.ends).round_().mul_(grid.scale)
 
@@ -142,15 +145,15 @@ def round_to_grid(x: Tensor, grid: Grid) -> Tensor:
 def pass_between(
     grad: Tensor, x: Tensor, scale: Tensor, limits: tuple[float, float], out: Tensor | None = None
 ) -> Tensor:
-    """``grad`` where ``x`` lies between the limits, ends included, and 0 elsewhere.
+    """Return ``grad`` where ``x`` lies between the limits, ends included, and 0 elsewhere.
 
     Args:
         grad: Upstream gradient.
         x: Inputs of the quantizer.
         scale: Step of its grid.
         limits: Ends of the range, in steps.
-        out: Memory for the result, which otherwise is that of ``x`` in format: a gradient in another format would turn
-            a channels-last network contiguous, and slow, from the pooling back to the image.
+        out: Memory for the result. By default it has the memory format of ``x``: with another format, the gradient
+            would make a channels-last network contiguous, and slow, from the pooling back to the image.
     """
     if out is None and fused.applies(x, scale):
         return fused.gradient(grad, x, scale, limits)[0]
@@ -163,9 +166,9 @@ def pass_between(
 
 
 def _pass(grad: Tensor, x: Tensor, low: float, high: float, out: Tensor | None) -> Tensor:
-    """Between widened limits.
+    """Pass the gradient between widened limits.
 
-    The ATen call is the one vectorized pass there is on a CPU; comparisons make boolean tensors, which take 4 to 8
+    The ATen call is the only single vectorized pass on a CPU; comparisons create boolean tensors, which take 4 to 8
     times as long.
     """
     low, high = fused.widened((low, high), x.dtype)
@@ -175,14 +178,14 @@ def _pass(grad: Tensor, x: Tensor, low: float, high: float, out: Tensor | None) 
 
 
 def _pass_on_host(grad: Tensor, x: Tensor, scale: Tensor, low: float, high: float, out: Tensor | None = None) -> Tensor:
-    """The host can read the step, and compare ``x`` itself."""
+    """Read the step on the host and compare ``x`` itself, without dividing it."""
     width = scale.item()
     return _pass(grad, x, low * width, high * width, out)
 
 
 @torch.library.custom_op("qra::pass_on_host", mutates_args=())
 def _opaque_pass(grad: Tensor, x: Tensor, scale: Tensor, low: float, high: float) -> Tensor:
-    """The compiler is not to look inside: it would keep booleans for the backward pass, slow to write on a CPU."""
+    """Hide this from the compiler, which would keep booleans for the backward pass; they are slow to write on a CPU."""
     return _pass_on_host(grad, x, scale, low, high)
 
 
@@ -202,6 +205,6 @@ class _StraightThrough(Function):
 
 
 def straight_through(carrier: Tensor, value: Tensor) -> Tensor:
-    """``value``, exactly, with the gradient of ``carrier`` (``carrier + (value - carrier)`` is off by roundings)."""
+    """Return exactly ``value``, with the gradient of ``carrier`` (``carrier + (value - carrier)`` is inexact)."""
     result: Tensor = _StraightThrough.apply(carrier, value)
     return result

@@ -13,10 +13,10 @@ _COEFFICIENTS = {2: (3.12, -2.064), 3: (7.509, -6.892), 4: (12.68, -12.80), 5: (
 
 
 def sawb_clip(w: Tensor, bit_width: int) -> Tensor:
-    """The clip level ``c1 sqrt(mean(w^2)) + c2 mean|w|``, one value, never above ``max|w|``.
+    """Return the clip level ``c1 sqrt(mean(w^2)) + c2 mean|w|``, one value, at most ``max|w|``.
 
-    Coefficients were published for 2, 3, 4, 5 and 8 bits. For 6 and 7, and where the formula is not above 0 (weights
-    far from any bell shape), the level is ``max|w|``.
+    Coefficients were published for 2, 3, 4, 5 and 8 bits. For 6 and 7 bits, and where the formula is not above 0
+    (weights that are far from bell-shaped), the level is ``max|w|``.
 
     Args:
         w: Weights of one layer, any shape.
@@ -38,7 +38,7 @@ def sawb_clip(w: Tensor, bit_width: int) -> Tensor:
 def sawb_weight(w: Tensor, bit_width: int) -> Tensor:
     """Quantize to the ``2**bit_width`` odd multiples of ``a / (2**bit_width - 1)``, where ``a`` is :func:`sawb_clip`.
 
-    The gradient is straight through where ``|w| <= a`` and 0 elsewhere; ``a`` is held fixed.
+    The gradient is straight through where ``|w| <= a`` and 0 elsewhere; ``a`` is held constant.
 
     Args:
         w: Weights of one layer, any shape.
@@ -54,7 +54,7 @@ def sawb_weight(w: Tensor, bit_width: int) -> Tensor:
 
 
 def sawb_grid(w: Tensor, bit_width: int) -> WeightGrid:
-    """The grid that :func:`sawb_weight` quantizes to: odd codes from -(2^b - 1) to 2^b - 1.
+    """Return the grid of :func:`sawb_weight`: odd codes from -(2^b - 1) to 2^b - 1.
 
     Args:
         w: Weights of one layer, any shape.

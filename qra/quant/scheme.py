@@ -1,4 +1,4 @@
-"""What is quantized, how, and to how many bits."""
+"""Quantization schemes: what is quantized, how, and to how many bits."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from qra.quant.rounding import check_bit_width
 from qra.quant.weights import DoReFa, WeightQuantizer
 
 OFF = 32
-"""The bit width that means: not quantized."""
+"""The bit width that stands for no quantization."""
 
 
 @dataclass(frozen=True)
@@ -24,15 +24,15 @@ class QuantScheme:
         activation: Quantizer of activations.
         weight_bit_width: 2 to 8, or 32 to leave all weights float.
         act_bit_width: 2 to 8, or 32 to leave all activations float.
-        first_last_bit_width: Bits of the weights of the first convolution and of the last linear layer, 2 to 8 or 32;
-            ``null`` for ``weight_bit_width``.
-        overrides: Bits of layers by shell patterns on names of modules, such as ``{"stages.0.*": W8A8, fc: W8}``.
+        first_last_bit_width: Bits of the weights of the first convolution and the last linear layer, 2 to 8 or 32;
+            ``null`` to use ``weight_bit_width``.
+        overrides: Bits of individual layers by shell pattern on module names, such as ``{"stages.0.*": W8A8, fc: W8}``.
             The last match wins, also over ``first_last_bit_width``; 32 leaves a layer float.
-        allow_float: Shell patterns on names of modules that may stay float, in weights or in inputs, or never run;
-            what else would is refused. Names and results then tell how much of the network is float.
+        allow_float: Shell patterns on the names of modules whose weights or inputs may stay float, or that may never
+            run; other such modules are refused. Names and results then state how much of the network is float.
 
     Raises:
-        ValueError: If a bit width is none of these, a quantizer lacks it, or a quantizer is of the wrong kind.
+        ValueError: If a bit width is invalid or not supported by its quantizer, or a quantizer is of the wrong kind.
     """
 
     weight: WeightQuantizer = field(default_factory=DoReFa)
@@ -76,7 +76,7 @@ class QuantScheme:
 
     @property
     def is_fixed(self) -> bool:
-        """Whether it describes a network that was quantized after training, whose weights are quantized for good."""
+        """Whether it describes a network after post-training quantization, whose weights are fixed."""
         return isinstance(self.weight, Fixed)
 
     @property
@@ -94,7 +94,7 @@ class QuantScheme:
         )
 
     def weight_bits(self, name: str, is_end: bool) -> int:
-        """Bits of a layer's weights.
+        """Return the bits of a layer's weights.
 
         Args:
             name: Name of the layer.
@@ -108,29 +108,29 @@ class QuantScheme:
         return self.weight_bit_width
 
     def activation_bits(self, name: str) -> int:
-        """Bits of the activations of a site.
+        """Return the bits of a site's activations.
 
         Args:
-            name: Name of the module that is the site, or at whose input it lies.
+            name: Name of the module that is the site, or whose input is.
         """
         own = override(self.overrides, "activation", name)
         return self.act_bit_width if own is None else own
 
     def check_names(self, weights: Collection[str], activations: Collection[str]) -> None:
-        """Refuse overrides that concern nothing in a network.
+        """Refuse overrides that match nothing in a network.
 
         Args:
             weights: Names of all layers whose weights can be quantized.
-            activations: Names of all sites of activations.
+            activations: Names of all activation sites.
 
         Raises:
-            ValueError: With the first pattern that matches nothing.
+            ValueError: If a pattern matches nothing. The message names the first one.
         """
         check_overrides(self.overrides, {"weight": weights, "activation": activations})
 
     @property
     def bits_text(self) -> str:
-        """Such as ``W4A4``; with a star where single layers have other bits."""
+        """Bit widths such as ``W4A4``, with a star if individual layers have other bits."""
         return f"W{self.weight_bit_width}A{self.act_bit_width}{'*' if self.overrides else ''}"
 
     def __str__(self) -> str:

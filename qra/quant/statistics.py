@@ -1,4 +1,4 @@
-"""How much quantization takes away, site by site."""
+"""Quantization errors, site by site."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from qra.quant.network import activation_quantizers, evaluating, quant_layers
 
 
 class SiteStatistics(NamedTuple):
-    """What quantization does to one tensor.
+    """The effect of quantization on one tensor.
 
     Attributes:
         values: The float values, flat.
         quantized: The same values quantized, flat, at the scale of ``values``.
-        clipped: Share of the values that are clipped, so that no gradient passes; 0 for weights.
+        clipped: Fraction of the values that are clipped, so that they get no gradient; 0 for weights.
     """
 
     values: Tensor
@@ -26,7 +26,7 @@ class SiteStatistics(NamedTuple):
 
     @property
     def snr(self) -> float:
-        """Signal-to-noise ratio in decibels: 10 log10 of the energy of values over that of their errors."""
+        """Signal-to-noise ratio in decibels: 10 log10 of the energy of the values over that of their errors."""
         signal = self.values.double().square().sum()
         noise = (self.values.double() - self.quantized.double()).square().sum()
         return float(10 * torch.log10(signal / noise))
@@ -34,10 +34,10 @@ class SiteStatistics(NamedTuple):
 
 @torch.no_grad()
 def weight_statistics(network: nn.Module) -> dict[str, SiteStatistics]:
-    """Statistics of the quantized weights of a network, by the name of the layer.
+    """Return statistics of a network's quantized weights, by layer name.
 
-    Some quantizers change the scale of weights, which batch normalization undoes: quantized weights are brought back to
-    the scale of least squared error first.
+    Some quantizers change the scale of weights, which batch normalization undoes. Quantized weights are therefore first
+    rescaled for the least squared error.
     """
     found = {}
     for name, layer in quant_layers(network).items():
@@ -49,10 +49,10 @@ def weight_statistics(network: nn.Module) -> dict[str, SiteStatistics]:
 
 
 def activation_statistics(network: nn.Module, x: Tensor) -> dict[str, SiteStatistics]:
-    """Statistics of the quantized activations of a network, by the name of the quantizer.
+    """Return statistics of a network's quantized activations, by quantizer name.
 
     Args:
-        network: Quantized; run in eval mode.
+        network: A quantized network; it is run in eval mode.
         x: Images in [0, 1], (N, C, H, W), on the device of the network.
     """
     found: dict[str, SiteStatistics] = {}

@@ -1,4 +1,4 @@
-"""Tracing a network down to the modules that quantization knows."""
+"""Trace a network down to the modules that quantization knows."""
 
 from __future__ import annotations
 
@@ -23,46 +23,46 @@ class _Tracer(fx.Tracer):
 
 
 def is_leaf(module: nn.Module) -> bool:
-    """Whether a module is a whole to quantization: a layer, a quantizer, or any module of torch's but a sequence."""
+    """Whether a module is a unit for quantization: a layer, a quantizer or any PyTorch module but ``nn.Sequential``."""
     known = isinstance(module, nn.Conv2d | nn.Linear | ActivationFakeQuantizer)
     return known or (type(module).__module__.startswith("torch.nn.") and not isinstance(module, nn.Sequential))
 
 
 def copied(network: Network) -> Network:
-    """A deep copy, also where modules keep computed tensors in attributes, as weight norm and pruning do."""
+    """Deep-copy a network, even if modules keep computed tensors in attributes, as weight norm and pruning do."""
     attributes = [value for module in network.modules() for value in vars(module).values()]
     computed = [value for value in attributes if isinstance(value, Tensor) and not value.is_leaf]
     return copy.deepcopy(network, {id(value): value.detach().clone() for value in computed})
 
 
 def find_graph(network: nn.Module) -> fx.Graph:
-    """The graph of a network's forward pass in eval mode, whose leaves are modules of torch and of :mod:`qra.quant`.
+    """Return the graph of a forward pass in eval mode, whose leaves are modules of PyTorch and of :mod:`qra.quant`.
 
     Args:
-        network: Not changed: a copy is traced, for traced modules may keep what they were traced with.
+        network: It is not changed: a copy is traced, because modules may keep objects of the tracing.
 
     Raises:
-        ValueError: If ``torch.fx`` cannot trace the network, with the reason.
+        ValueError: If ``torch.fx`` cannot trace the network. The message gives the reason.
     """
     try:
         with torch.random.fork_rng(devices=[]):
             return traced(_Tracer(), copied(network).eval())
-    except Exception as reason:  # all that a forward pass raises that is given no tensors
+    except Exception as reason:  # a forward pass without tensors may raise anything
         message = " ".join(str(reason).split())[:200] or type(reason).__name__
         raise ValueError(f"the network cannot be traced: {message}") from None
 
 
 def defaults_of(forward: Callable[..., Any]) -> dict[str, Any]:
-    """The arguments of a forward pass that have defaults, with these."""
+    """Return the arguments of a forward pass that have default values, with these values."""
     parameters = inspect.signature(forward).parameters.values()
     return {p.name: p.default for p in parameters if p.default is not inspect.Parameter.empty}
 
 
 def traced(tracer: fx.Tracer, module: nn.Module) -> fx.Graph:
-    """The graph of a forward pass that is given no argument which has a default."""
+    """Trace a forward pass with all optional arguments at their defaults."""
     fixed = defaults_of(module.forward)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of defaults that no assertion can hold a caller to
+        warnings.simplefilter("ignore")  # about defaults that no assertion can enforce
         graph = tracer.trace(module, fixed)
     inputs = [node for node in graph.nodes if node.op == "placeholder"]
     for node in inputs[len(inputs) - len(fixed) :]:
@@ -71,21 +71,21 @@ def traced(tracer: fx.Tracer, module: nn.Module) -> fx.Graph:
 
 
 def _erase(graph: fx.Graph, node: fx.Node) -> None:
-    """Erase a node and what is made of it."""
+    """Erase a node and everything computed from it."""
     for user in list(node.users):
         _erase(graph, user)
     graph.erase_node(node)
 
 
 def trace(network: nn.Module, consequence: str) -> fx.Graph | None:
-    """The graph of a network's forward pass, as far as it can be had.
+    """Return the graph of a network's forward pass, if it can be traced.
 
     Args:
         network: The network to trace, see :func:`find_graph`.
         consequence: What the user must know if the network cannot be traced, for the warning.
 
     Returns:
-        None, with a warning, if ``torch.fx`` cannot trace the network.
+        The graph, or None, with a warning, if ``torch.fx`` cannot trace the network.
     """
     try:
         return find_graph(network)
@@ -95,11 +95,11 @@ def trace(network: nn.Module, consequence: str) -> fx.Graph | None:
 
 
 def calls(graph: fx.Graph) -> Counter[str]:
-    """How often each module is called, by name, in the order of the first calls."""
+    """Count the calls of each module, by name, in the order of the first calls."""
     return Counter(str(node.target) for node in graph.nodes if node.op == "call_module")
 
 
 def enclosing_module(node: fx.Node) -> str:
-    """Name of the module in whose forward a node was made."""
+    """Return the name of the module in whose forward pass a node was created."""
     stack = list(node.meta.get("nn_module_stack", {}).values())
     return str(stack[-1][0]) if stack else "the network itself"

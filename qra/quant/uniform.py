@@ -1,7 +1,7 @@
 """Uniform quantizers with given ranges (Fang et al. 2020, arXiv 2002.00104, equation 1).
 
-Ranges are numbers, tensors with one value, or one value for each channel: ``(C,)`` over a channel-first ``x``, or any
-shape that broadcasts. They get no gradient. Results are float32, or float64 if ``x`` is.
+Ranges are numbers, tensors with one value, or one value per channel: ``(C,)`` over a channel-first ``x``, or any shape
+that broadcasts. They get no gradient. Results are float32, or float64 if ``x`` is.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ from qra.quant.rounding import (
 
 
 def symmetric_grid(max_abs: Tensor, bit_width: int) -> Grid:
-    """Levels ``code * 2 max_abs / (2**bit_width - 1)``, codes from -2^(b-1) to 2^(b-1) - 1.
+    """Return the grid with levels ``code * 2 max_abs / (2**bit_width - 1)``, with codes from -2^(b-1) to 2^(b-1) - 1.
 
     Args:
-        max_abs: The range is [-max_abs, max_abs]: float32 or float64, broadcastable over what is quantized.
+        max_abs: The range is [-max_abs, max_abs]: float32 or float64, broadcastable over the quantized tensor.
         bit_width: 2 to 8.
     """
     return Grid(step(2 * max_abs, 2**bit_width - 1), code_range(bit_width, signed=True))
 
 
 def unsigned_grid(high: Tensor, bit_width: int) -> Grid:
-    """Levels ``code * high / (2**bit_width - 1)``, codes from 0.
+    """Return the grid with levels ``code * high / (2**bit_width - 1)``, with codes from 0.
 
     Args:
-        high: The range is [0, high]: float32 or float64, broadcastable over what is quantized.
+        high: The range is [0, high]: float32 or float64, broadcastable over the quantized tensor.
         bit_width: 2 to 8.
     """
     return Grid(step(high, 2**bit_width - 1), code_range(bit_width, signed=False))
@@ -64,14 +64,14 @@ class _Uniform(Function):
 
 
 def _limits(bit_width: int, signed: bool) -> tuple[float, float]:
-    """Clip limits in steps: the signed range [-max_abs, max_abs] ends half a step beyond the largest code."""
+    """Return the clip limits in steps. The signed range [-max_abs, max_abs] ends half a step above the top code."""
     levels = 2**bit_width - 1
     return (-levels / 2, levels / 2) if signed else (0, levels)
 
 
 def _check_range(low: Tensor | float, high: Tensor | float) -> None:
     if isinstance(low, Tensor) or isinstance(high, Tensor):
-        return  # their values may be on a device, and zero-width ranges of dead channels are fine
+        return  # reading could wait for a device, and zero-width ranges of dead channels are fine
     if not (math.isfinite(low) and math.isfinite(high) and low <= high):
         raise ValueError(f"cannot quantize to the range [{low}, {high}]: both ends must be finite, the lower one first")
 
@@ -86,19 +86,19 @@ def _quantize(x: Tensor, grid: Grid, bit_width: int, signed: bool, gradient: Gra
 
 
 def uniform_symmetric(x: Tensor, bit_width: int, max_abs: Tensor | float, gradient: GradientMode = "ste") -> Tensor:
-    """Quantize to the levels ``code * 2 max_abs / (2**bit_width - 1)``, codes from -2^(b-1) to 2^(b-1) - 1.
+    """Quantize to the levels ``code * 2 max_abs / (2**bit_width - 1)``, with codes from -2^(b-1) to 2^(b-1) - 1.
 
-    The grid has no level at the ends of its range: ``max_abs`` lies half a step above the largest level and
-    ``-max_abs`` half a step above the smallest, on a rounding tie that the last bit of ``max_abs`` decides.
+    The ends of the range are not levels: ``max_abs`` lies half a step above the largest level and ``-max_abs`` half a
+    step above the smallest, on a rounding tie that the last bit of ``max_abs`` decides.
 
     Args:
         x: Weights or activations, any shape.
         bit_width: 2 to 8.
-        max_abs: The range is [-max_abs, max_abs]. Where it is 0, everything becomes 0.
+        max_abs: The range is [-max_abs, max_abs]. Where it is 0, the result is 0.
         gradient: How to differentiate with respect to ``x``.
 
     Raises:
-        ValueError: If ``bit_width`` is not in 2..8, or the range is made of numbers and empty or not finite.
+        ValueError: If ``bit_width`` is not in 2..8, or ``max_abs`` is a number that is negative or not finite.
     """
     check_bit_width(bit_width)
     _check_range(0, max_abs)
@@ -107,7 +107,7 @@ def uniform_symmetric(x: Tensor, bit_width: int, max_abs: Tensor | float, gradie
 
 
 def uniform_unsigned(x: Tensor, bit_width: int, high: Tensor | float, gradient: GradientMode = "ste") -> Tensor:
-    """Quantize to the ``2**bit_width`` levels ``code * high / (2**bit_width - 1)``, codes from 0.
+    """Quantize to the ``2**bit_width`` levels ``code * high / (2**bit_width - 1)``, with codes from 0.
 
     Args:
         x: Activations, any shape.
@@ -116,7 +116,7 @@ def uniform_unsigned(x: Tensor, bit_width: int, high: Tensor | float, gradient: 
         gradient: How to differentiate with respect to ``x``.
 
     Raises:
-        ValueError: If ``bit_width`` is not in 2..8, or the range is made of numbers and empty or not finite.
+        ValueError: If ``bit_width`` is not in 2..8, or ``high`` is a number that is negative or not finite.
     """
     check_bit_width(bit_width)
     _check_range(0, high)
@@ -137,7 +137,7 @@ def uniform_affine(
         gradient: How to differentiate with respect to ``x``.
 
     Raises:
-        ValueError: If ``bit_width`` is not in 2..8, or the range is made of numbers and empty or not finite.
+        ValueError: If ``bit_width`` is not in 2..8, or both ends are numbers, and not finite or in the wrong order.
     """
     check_bit_width(bit_width)
     _check_range(low, high)

@@ -1,4 +1,4 @@
-"""What a network would be without the rounding of its activations: a source of adversarial examples."""
+"""The unrounded network, with activations that are clipped but not rounded: a source of adversarial images."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from qra.quant.trace import copied
 
 
 class Clip(nn.Module):
-    """Activations between the smallest and the largest value of a grid, which are not rounded.
+    """Clip activations to the smallest and largest value of a grid, without rounding.
 
     Args:
-        grid: What activations were rounded to.
+        grid: Grid of the quantizer that it replaces.
     """
 
     low: Tensor
@@ -33,10 +33,10 @@ class Clip(nn.Module):
 
 
 def check_unrounded(network: nn.Module) -> None:
-    """Refuse a network with a quantizer that does not say between which values it rounds, calibrated or not.
+    """Refuse a network with a quantizer that defines no grid. The network need not be calibrated.
 
     Raises:
-        ValueError: With the name of the quantizer.
+        ValueError: If there is one. The message names the quantizer.
     """
     for name, quantizer in _rounding(network).items():
         if not quantizer.settings.has_grid:
@@ -45,16 +45,16 @@ def check_unrounded(network: nn.Module) -> None:
 
 
 def unrounded(network: nn.Module) -> nn.Module | None:
-    """The network with quantized weights and clip levels as they are, whose activations are clipped and not rounded.
+    """Return a copy of a network whose activations are clipped but not rounded; its quantized weights stay.
 
     Args:
         network: Quantized and calibrated; it is not changed.
 
     Returns:
-        A copy; None if the network rounds no activations, so that it would be the same function.
+        The copy; None if the network does not round activations, so that it would be the same function.
 
     Raises:
-        ValueError: If a quantizer does not say between which values it rounds, with its name.
+        ValueError: If a quantizer defines no grid. The message names it.
     """
     check_unrounded(network)
     clips = {name: Clip(quantizer.grid()) for name, quantizer in _rounding(network).items()}
@@ -63,7 +63,7 @@ def unrounded(network: nn.Module) -> nn.Module | None:
     copy = copied(network)
     device = next((parameter.device for parameter in network.parameters()), None)
     for name, clip in clips.items():
-        copy.set_submodule(name, clip.train(network.training).to(device))  # calibrated limits are numbers, on no device
+        copy.set_submodule(name, clip.train(network.training).to(device))  # calibrated limits are CPU tensors
     return copy
 
 

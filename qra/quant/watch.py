@@ -1,4 +1,4 @@
-"""What reaches each layer of a network that ``torch.fx`` cannot trace, seen while it runs."""
+"""Find out by running a network what reaches each of its layers, for networks that ``torch.fx`` cannot trace."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from qra.quant.trace import find_graph, is_leaf
 
 
 def check_run(network: nn.Module, scheme: QuantScheme, x: Tensor) -> None:
-    """Refuse what stays float in a converted network that cannot be traced, by what one run of it shows.
+    """Refuse a converted network that cannot be traced if a run shows that a part of it stays float.
 
     Args:
-        network: Converted network; one that can be traced was looked at then.
-        scheme: Scheme that it was converted by.
+        network: Converted network. One that can be traced was already checked by the conversion.
+        scheme: Scheme by which it was converted.
         x: Images in [0, 1], (N, C, H, W).
 
     Raises:
-        ValueError: With what stays float, never runs or runs twice.
+        ValueError: If parts stay float, never run or run twice. The message names them.
     """
     try:
         find_graph(network)
@@ -40,7 +40,7 @@ def check_run(network: nn.Module, scheme: QuantScheme, x: Tensor) -> None:
 
 
 def watch(network: nn.Module, x: Tensor) -> Flow:
-    """Follow values through one forward pass, in eval mode and with quantizers off.
+    """Record the sources of values in one forward pass, in eval mode and with quantizers off.
 
     Args:
         network: Float or quantized.
@@ -57,7 +57,7 @@ def watch(network: nn.Module, x: Tensor) -> Flow:
 
 
 class _Watcher(TorchFunctionMode):
-    """Keeps what each tensor is; inside leaves, modules are looked at instead of functions."""
+    """Records the source of each tensor. Inside leaf modules, functions are ignored."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -65,7 +65,7 @@ class _Watcher(TorchFunctionMode):
         self._sites = quantizer_sites(network)
         self._constants = {id(tensor) for tensor in (*network.parameters(), *network.buffers())}
         self._sources: dict[int, Source] = {}
-        self._kept: list[Tensor] = []  # no other tensor is to get the identity of one that was seen
+        self._kept: list[Tensor] = []  # keeps ids of recorded tensors from being reused
         self._inside: list[str] = []
         self._leaf: str | None = None
         self._handles = [
@@ -82,7 +82,7 @@ class _Watcher(TorchFunctionMode):
             handle.remove()
 
     def see(self, value: Any, source: Source | None) -> None:
-        """Keep what the tensors of a result are."""
+        """Record the source of the tensors of a result."""
         for tensor in _tensors([value]):
             if source is not None and id(tensor) not in self._constants:
                 self._sources[id(tensor)] = source

@@ -1,4 +1,4 @@
-"""Weight quantizers as settings: what a :class:`qra.quant.QuantScheme` holds, and what a config writes."""
+"""Weight quantizers as settings: what a :class:`qra.quant.QuantScheme` holds and what a config specifies."""
 
 from __future__ import annotations
 
@@ -33,28 +33,28 @@ _ADVICE = (
 
 
 class WeightQuantizer:
-    """Settings of a weight quantizer; a subclass is a frozen dataclass that writes :meth:`grid` or :meth:`quantize`."""
+    """Base class of weight quantizer settings. Subclasses are frozen dataclasses with ``grid`` or ``quantize``."""
 
     learned: ClassVar[bool] = True
     """Whether its state is learnable."""
 
     bit_widths: ClassVar[Collection[int]] = range(2, 9)
-    """The bit widths that it can quantize to, out of 2 to 8."""
+    """The supported bit widths, a subset of 2 to 8."""
 
     state_depends_on_bits: ClassVar[bool] = False
-    """Whether what is learned at one bit width is useless at another."""
+    """Whether values learned at one bit width are useless at another."""
 
     smallest: ClassVar[float] = 1e-8
-    """Learned values are kept at least this large."""
+    """Lower bound of learned values, except those in :attr:`signed`."""
 
     signed: ClassVar[frozenset[str]] = frozenset()
     """Names of learned values that may be zero or negative."""
 
     replayable: ClassVar[bool] = False
-    """Whether :meth:`quantize` does the same to tensors each time, so that it may be recorded and replayed."""
+    """Whether :meth:`quantize` always runs the same tensor operations, so that they can be recorded and replayed."""
 
     def start(self, w: Tensor, bit_width: int) -> dict[str, Tensor]:
-        """Learnable tensors of one layer, by name, with the values that they start from; none if not overridden.
+        """Return the initial learnable tensors of one layer, by name; by default there are none.
 
         Args:
             w: Weights of the layer, (C, ...).
@@ -63,44 +63,44 @@ class WeightQuantizer:
         return {}
 
     def grid(self, w: Tensor, bit_width: int, learned: Mapping[str, Tensor]) -> WeightGrid:
-        """The integers that the weights of one layer become, and what they stand for.
+        """Return the grid of one layer's weights: their integer codes and the values they stand for.
 
         Args:
-            w: Weights, (C, ...); no gradient passes.
+            w: Weights, (C, ...), without gradient.
             bit_width: 2 to 8.
-            learned: The tensors that :meth:`start` made, as training left them.
+            learned: Current values of the tensors from :meth:`start`.
 
         Raises:
-            ValueError: If the quantizer says no grid.
+            ValueError: If the quantizer does not define a grid.
         """
         raise self.no_grid()
 
     def no_grid(self) -> ValueError:
-        """The error that says that the quantizer has no grid, and how to write one."""
+        """Return an error that says that the quantizer has no grid and how to define one."""
         return ValueError(f"{type(self).__name__} does not say which integers its weights are: {_ADVICE}")
 
     def quantize(self, w: Tensor, bit_width: int, learned: Mapping[str, Tensor]) -> Tensor:
-        """Quantize the weights of one layer, differentiably: to the values of :meth:`grid`, straight through.
+        """Quantize the weights of one layer to the values of :meth:`grid`, with a straight-through gradient.
 
         Args:
             w: Weights, (C, ...).
             bit_width: 2 to 8.
-            learned: The tensors that :meth:`start` made, as training left them.
+            learned: Current values of the tensors from :meth:`start`.
         """
         w = at_least_float32(w)
         return straight_through(w, self.grid(w.detach(), bit_width, learned).dequantize(w.dtype))
 
     @property
     def has_grid(self) -> bool:
-        """Whether :meth:`grid` is that of :meth:`quantize`: both are written by one class, or the latter by none."""
+        """Whether :meth:`grid` describes :meth:`quantize`: one class defines both, or only the former is overridden."""
         owners = [next(kind for kind in type(self).__mro__ if name in vars(kind)) for name in ("grid", "quantize")]
         return owners[0] is not WeightQuantizer and owners[1] in (WeightQuantizer, owners[0])
 
     def layout(self, w: Tensor, bit_width: int) -> WeightGrid | None:
-        """A grid of the same terms, levels and shapes of scales as that of ``w``, of other values; None without grids.
+        """Return a grid with the terms, levels and scale shapes of that of ``w``, but other values; None without grids.
 
         Args:
-            w: Weights, of which only the shape counts, (C, ...).
+            w: Weights, (C, ...), of which only the shape matters.
             bit_width: 2 to 8.
         """
         if not self.has_grid:
@@ -109,14 +109,14 @@ class WeightQuantizer:
         return self.grid(ones, bit_width, self.start(ones, bit_width))
 
     def check_codes(self, w: Tensor, bit_width: int) -> None:
-        """Refuse codes that are none of the grid's, and a grid of more levels than the bits tell apart.
+        """Refuse codes that are not on the grid, and a grid with more levels than the bits can represent.
 
         Args:
-            w: Weights, a few channels of which are looked at, (C, ...).
+            w: Weights, (C, ...), of which the first 8 channels are checked.
             bit_width: 2 to 8.
 
         Raises:
-            ValueError: With what is wrong.
+            ValueError: If either is found.
         """
         few = w.detach()[:8]
         terms = self.grid(few, bit_width, self.start(few, bit_width)).terms if self.has_grid else ()
@@ -131,11 +131,11 @@ class WeightQuantizer:
                 )
 
     def for_last_layer(self) -> WeightQuantizer:
-        """The quantizer of the last linear layer, whose outputs are the logits."""
+        """Return the quantizer of the last linear layer, whose outputs are the logits."""
         return self
 
     def stored_bits(self, bit_width: int) -> int:
-        """Bits that a weight takes in memory."""
+        """Return the bits that a weight takes in memory."""
         return bit_width
 
 
@@ -144,9 +144,9 @@ class DoReFa(WeightQuantizer):
     """DoReFa: ``tanh(w) / max|tanh(w)|``, rounded (Zhou et al. 2016, arXiv 1606.06160).
 
     Args:
-        gradient: Through the tanh, by definition, or the identity.
-        scale_preserving: Layers that get the scale of their weights back: none, all, or the last linear layer, which
-            no batch normalization follows (logits out of proportion saturate the softmax and so hide gradients).
+        gradient: How the tanh is differentiated: exactly, as in the definition, or as the identity.
+        scale_preserving: Layers whose weights are restored to their scale: none, all, or the last linear layer, which
+            no batch normalization follows (otherwise its logits saturate the softmax, which causes gradient masking).
     """
 
     replayable: ClassVar[bool] = True
@@ -185,7 +185,7 @@ class SAWB(WeightQuantizer):
 class LSQ(WeightQuantizer):
     """Learned step size, one for each layer (Esser et al. 2020, arXiv 1902.08153).
 
-    A layer whose weights are all zero, such as the last one of a new ViT, starts from a step of 0.01.
+    For a layer whose weights are all zero, such as the last one of a new ViT, the initial step is 0.01.
     """
 
     replayable: ClassVar[bool] = True
@@ -208,10 +208,10 @@ class LSQ(WeightQuantizer):
 
 @dataclass(frozen=True)
 class Uniform(WeightQuantizer):
-    """Even steps over ±max|w| (Fang et al. 2020, arXiv 2002.00104, equation 1), straight through.
+    """Uniform quantization over ±max|w| (Fang et al. 2020, arXiv 2002.00104, equation 1), straight through.
 
     Args:
-        per_channel: A range for each output channel, or one for the layer.
+        per_channel: Whether each output channel has its own range, or the layer has one.
     """
 
     replayable: ClassVar[bool] = True
@@ -231,12 +231,12 @@ class PWLQ(WeightQuantizer):
     """Piecewise linear quantization (Fang et al. 2020, arXiv 2002.00104), which needs one bit more than its bit width.
 
     Args:
-        breakpoint: The paper's closed form, bisection of the expected error's slope, or a search for the least squared
-            error.
-        distribution: Distribution that the closed form and the bisection take the weights to have.
-        overlapping: Let the tails' grid cover all of the range (the paper's ablation).
-        per_channel: A breakpoint for each output channel, or one for the layer.
-        convention: Step of the centre, in which the paper and its released code differ.
+        breakpoint: How the breakpoint is found: the paper's closed form, bisection of the slope of the expected error,
+            or a search for the least squared error.
+        distribution: Distribution of the weights that the closed form and the bisection assume.
+        overlapping: Whether the tails' grid covers the whole range (the paper's ablation).
+        per_channel: Whether each output channel has its own breakpoint, or the layer has one.
+        convention: Step of the centre, which differs between the paper and its released code.
     """
 
     replayable: ClassVar[bool] = True
@@ -258,7 +258,7 @@ class PWLQ(WeightQuantizer):
         return bit_width + 1  # centre or tail
 
     def find_breakpoint(self, w: Tensor, bit_width: int) -> Tensor:
-        """The breakpoint of each channel, (C, 1, ...), or of the layer, in the units of ``w``."""
+        """Return the breakpoint of each channel, (C, 1, ...), or of the layer, in the units of ``w``."""
         if self.breakpoint == "search":
             return search_breakpoint(
                 w,
