@@ -1,4 +1,4 @@
-"""An archive of a data set: found, fetched from the first mirror that has it, checked and unpacked."""
+"""Data set archives: found or downloaded from the first mirror that works, verified and unpacked."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from rich.progress import wrap_file
 from torchvision.datasets.utils import check_integrity
 
 TIMEOUT = 30
-"""Seconds of silence after which a mirror is given up."""
+"""Seconds without data after which a mirror is given up."""
 
 
 @dataclass(frozen=True)
 class Archive:
-    """What is known of an archive.
+    """Description of an archive.
 
     Attributes:
         title: Name of the data set.
         name: Name of the file.
-        md5: What the file has.
+        md5: Hash of the file.
         folder: Directory that it unpacks to.
-        size: Bytes of the file; only the progress bar uses it.
-        mirrors: Addresses of the file, tried in this order.
+        size: Size of the file in bytes, used only by the progress bar.
+        mirrors: URLs of the file, tried in this order.
     """
 
     title: str
@@ -40,18 +40,18 @@ class Archive:
     mirrors: Sequence[str]
 
     def provide(self, root: Path, download: bool, mirrors: Sequence[str] | None = None) -> Path:
-        """Unpack the archive into ``root`` where that has not been done, and fetch it where it is absent.
+        """Unpack the archive into ``root`` unless that has been done, and download it first if it is absent.
 
         Args:
-            root: Directory that holds the archive or its folder, or will.
-            download: Whether it may be fetched.
-            mirrors: Addresses that are tried instead of the known ones.
+            root: Directory that holds, or will hold, the archive or its folder.
+            download: Whether the archive may be downloaded.
+            mirrors: URLs to try instead of the known ones.
 
         Returns:
             The folder.
 
         Raises:
-            ValueError: If it is absent, damaged, or cannot be fetched.
+            ValueError: If the archive is absent, damaged or cannot be downloaded.
         """
         folder = root / self.folder
         if not folder.is_dir():
@@ -72,7 +72,7 @@ class Archive:
         return archive
 
     def absent(self, root: Path) -> str:
-        """That a directory does not hold it, and what to do."""
+        """Return a message that a directory does not hold the archive, and what to do."""
         return f"{self.title} is not in {root}: fetch it with --data.download true, or {self._put(root)}"
 
     def _put(self, root: Path) -> str:
@@ -88,11 +88,11 @@ class Archive:
             try:
                 os.replace(Path(unpacked) / self.folder, root / self.folder)
             except OSError:
-                if not (root / self.folder).is_dir():  # else another process was faster
+                if not (root / self.folder).is_dir():  # otherwise another process was faster
                     raise
 
     def _fetch(self, mirrors: Sequence[str], archive: Path) -> list[str]:
-        """Download from the first mirror that gives the right bytes; say why the others did not."""
+        """Download from the first mirror that serves the right bytes; return why the others failed."""
         failures = []
         archive.parent.mkdir(parents=True, exist_ok=True)
         partial = archive.with_name(f"{archive.name}.{os.getpid()}.part")
@@ -103,7 +103,7 @@ class Archive:
                     os.replace(partial, archive)
                     break
                 failures.append(f"{url}: wrong md5")
-            except (OSError, HTTPException, ValueError) as error:  # ValueError: the address is not a URL
+            except (OSError, HTTPException, ValueError) as error:  # ValueError: not a URL
                 failures.append(f"{url}: {error}")
             finally:
                 partial.unlink(missing_ok=True)

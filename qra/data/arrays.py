@@ -1,4 +1,4 @@
-"""Test images in NumPy files: pairs of images and labels, and corrupted images by kind and severity."""
+"""Test images in NumPy files: images with labels, and corrupted images by kind and severity."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from qra.files import read_npy, read_npz
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 """The classes of CIFAR-10, in the order of their numbers."""
 LABELS = "labels.npy"
-"""File of the labels of corrupted images."""
+"""File with the labels of corrupted images."""
 MOST_CLASSES = 10**6
 
 
 class ArrayDataModule(TensorDataModule):
-    """Images and labels in NumPy files, for testing alone, such as CIFAR-10.1.
+    """Images and labels in NumPy files, such as CIFAR-10.1, for testing only.
 
     Args:
-        images: ``.npy`` file of uint8 images, (N, H, W, C) of 3 channels or 1, or (N, H, W) of one; or an ``.npz`` file
-            with such an array ``images`` and the array ``labels``.
-        labels: ``.npy`` file of their class numbers, integers from 0, (N,); none where ``images`` holds them.
-        class_names: Name of each class number; the numbers themselves if not given.
+        images: ``.npy`` file of uint8 images, (N, H, W, C) with 3 channels or 1, or (N, H, W) for one channel; or an
+            ``.npz`` file with such an array ``images`` and an array ``labels``.
+        labels: ``.npy`` file of the class numbers, integers from 0, (N,). Not given if ``images`` is an ``.npz`` file.
+        class_names: Name of each class number; by default the numbers themselves.
         settings: The other arguments of :class:`ImageDataModule`.
     """
 
@@ -48,7 +48,7 @@ class ArrayDataModule(TensorDataModule):
         """Read the arrays.
 
         Raises:
-            ValueError: If a file is absent or cannot be read, or does not hold what it should.
+            ValueError: If a file is absent, cannot be read or has the wrong content.
         """
         return _image_data(self.images, self.labels_file, *self._arrays(), self.names)
 
@@ -66,21 +66,21 @@ class ArrayDataModule(TensorDataModule):
 
 
 class CorruptedDataModule(TensorDataModule):
-    """Test images under one corruption at one severity, laid out as CIFAR-10-C (Hendrycks and Dietterich 2019).
+    """Test images with one corruption at one severity, stored like CIFAR-10-C (Hendrycks and Dietterich 2019).
 
-    A file ``<corruption>.npy`` holds the same images at one severity after the other, and ``labels.npy`` a label for
-    each row, or for those of one severity. Only the images of the severity are read.
+    A file ``<corruption>.npy`` holds the same images at each severity in turn, and ``labels.npy`` one label per row, or
+    per image of one severity. Only the images of the chosen severity are read.
 
     Args:
         root: Directory of the files.
-        corruption: Name of a file without its ending, such as ``gaussian_noise``.
-        severity: Number of the severity: 1, the mildest, to ``severities``.
-        severities: Number of severities that a file holds.
+        corruption: File name without its extension, such as ``gaussian_noise``.
+        severity: Severity, from 1, the mildest, to ``severities``.
+        severities: Number of severities in a file.
         class_names: Name of each class number.
         settings: The other arguments of :class:`ImageDataModule`.
 
     Raises:
-        ValueError: If ``severity`` is not one of them.
+        ValueError: If ``severity`` is not in 1..``severities``.
     """
 
     def __init__(
@@ -103,10 +103,10 @@ class CorruptedDataModule(TensorDataModule):
         self.names = class_names
 
     def load(self) -> ImageData:
-        """Read the images of the severity.
+        """Read the images of the chosen severity.
 
         Raises:
-            ValueError: If a file is absent or cannot be read, or does not hold what it should.
+            ValueError: If a file is absent, cannot be read or has the wrong content.
         """
         if self.corruption not in (there := corruptions(self.root)):
             raise ValueError(f"corruption is {self.corruption!r}: {self.root} has {', '.join(there)}")
@@ -119,10 +119,10 @@ class CorruptedDataModule(TensorDataModule):
 
 
 def corruptions(root: str | Path) -> tuple[str, ...]:
-    """Names of the corruptions that a directory has files of, sorted.
+    """Return the names of the corruptions for which a directory has files, sorted.
 
     Raises:
-        ValueError: If it has none.
+        ValueError: If there are none.
     """
     root = Path(root).expanduser()
     names = sorted(path.stem for path in root.glob("*.npy") if path.name != LABELS and path.name[0] != ".")
@@ -140,7 +140,7 @@ def _there(file: Path, read: Any, **how: int) -> Any:
 def _image_data(
     file: Path, labels_file: Path | None, images: NDArray[Any], labels: NDArray[Any], names: Sequence[str] | None
 ) -> ImageData:
-    """A data set for testing; what is wrong is said by the name of the file."""
+    """Build a data set for testing; errors name the file that is wrong."""
     if images.ndim == 3:
         images = images[..., None]
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] not in (1, 3) or 0 in images.shape[1:]:

@@ -1,4 +1,4 @@
-"""From stored bytes to pixels, and random crop and flip of a whole batch at once."""
+"""Conversion of stored bytes to pixels, and random crop and flip of a whole batch at once."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from qra import noise
 
 
 def to_pixels(images: Tensor) -> Tensor:
-    """Turn uint8 images of any shape into float32 pixels in [0, 1], rounded alike on every device."""
-    # A division by a number may become a multiplication with its rounded reciprocal; one by a tensor does not.
+    """Convert uint8 images of any shape to float32 pixels in [0, 1], rounded the same way on every device."""
+    # Division by a number may become multiplication by its rounded reciprocal; division by a tensor does not.
     return images.float() / torch.full((), 255.0, device=images.device)
 
 
 def random_crop_flip(x: Tensor, indices: Tensor, seed: int, epoch: int, padding: int = 4) -> Tensor:
-    """Pad with zeros, cut a window of the old size at a random place, and mirror half of the windows.
+    """Pad with zeros, crop to the old size at a random place, and mirror half of the images.
 
-    What happens to an image depends on its index, the seed and the epoch alone: neither on the batch it is in, nor on
-    the rank or the device.
+    What happens to an image depends only on its index, the seed and the epoch, not on its batch, the rank or the
+    device.
 
     Args:
         x: Images of any dtype, (N, C, H, W).
         indices: Data set indices of the images, on the device of ``x``, (N,).
-        seed: Names the sequence of draws.
-        epoch: Place in that sequence.
-        padding: Pixels of zeros on each side.
+        seed: Seed of the sequence of draws.
+        epoch: Position in that sequence.
+        padding: Width of the zero padding on each side, in pixels.
 
     Returns:
         Images like ``x``.

@@ -1,4 +1,4 @@
-"""Mean and spread of the pixels of a data set, counted exactly, so that they are the same on every machine."""
+"""Mean and standard deviation of a data set's pixels, from exact counts, so that they are equal on every machine."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ import torch
 from torch import Tensor
 
 DECIMALS = 4
-"""Decimals that are kept: those of published means and deviations."""
+"""Decimals that are kept, as in published means and standard deviations."""
 
 
 def mean_and_std(batches: Iterable[Tensor]) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation of each channel, in pixel units, rounded.
+    """Compute the mean and standard deviation of each channel, in pixel units, rounded.
 
     Args:
-        batches: Images, uint8 (N, C, H, W); at least one.
+        batches: Images, uint8 (N, C, H, W); at least one batch.
 
     Returns:
-        A mean and a standard deviation for each channel; that of a channel of one brightness is a step of 1/255.
+        Mean and standard deviation of each channel. For a constant channel, the standard deviation is 1/255.
     """
     counts = sum(torch.stack([channel.flatten().bincount(minlength=256) for channel in x.unbind(1)]) for x in batches)
-    assert isinstance(counts, Tensor)  # not the 0 of no batch
+    assert isinstance(counts, Tensor)  # 0 only without batches
     mean, std = [], []
     for channel in counts.tolist():
         n, total, squares = (sum(count * value**power for value, count in enumerate(channel)) for power in range(3))

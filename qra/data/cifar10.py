@@ -14,7 +14,7 @@ from torchvision.datasets import CIFAR10, CIFAR100
 from qra.data.archive import Archive
 from qra.data.tensors import ImageData, ImageSet, TensorDataModule
 
-# The original host comes last: at times it sends slowly without ever failing.
+# The original host comes last, because it is sometimes slow without ever failing.
 CIFAR10_ARCHIVE = Archive(
     "CIFAR-10",
     "cifar-10-python.tar.gz",
@@ -40,19 +40,19 @@ CIFAR100_ARCHIVE = Archive(
 
 
 class ArchivedDataModule(TensorDataModule):
-    """A data set of the CIFAR family.
+    """Base class of the CIFAR data sets.
 
-    The files of the archive are pickles, so each is read only if its md5 is the known one.
+    The files of the archive are pickles, so each is read only if its md5 matches.
 
     Args:
-        root: Directory that holds the archive or its folder, or will.
-        download: Fetch the archive if it is absent.
-        mirrors: Addresses of the archive, tried in this order; the known ones if not given.
+        root: Directory that holds, or will hold, the archive or its folder.
+        download: Whether to download the archive if it is absent.
+        mirrors: URLs of the archive, tried in this order; by default the known ones.
         settings: The other arguments of :class:`ImageDataModule`.
     """
 
     archive: ClassVar[Archive]
-    """What is known of the archive."""
+    """Description of the archive."""
 
     def __init__(
         self, root: str = "data", download: bool = False, mirrors: Sequence[str] | None = None, **settings: Any
@@ -67,17 +67,17 @@ class ArchivedDataModule(TensorDataModule):
         """Read the training or the test images from the folder of the archive."""
 
     def load(self) -> ImageData:
-        """Read the images, unpacking or downloading the archive first where that is needed.
+        """Read the images, downloading and unpacking the archive first if necessary.
 
         Raises:
-            ValueError: If the data is absent, damaged, or cannot be fetched.
+            ValueError: If the data is absent, damaged or cannot be downloaded.
         """
         folder = self.archive.provide(self.root, self.download, self.mirrors)
         try:
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", r"dtype\(\): align should be")  # NumPy 2.4.0 to 2.4.4
                 train, test = self.read(True), self.read(False)
-        except RuntimeError:  # torchvision checks the md5 of every file before it reads any
+        except RuntimeError:  # torchvision checks the md5 of each file before reading any
             raise ValueError(f"a file in {folder} is absent or damaged (wrong md5): delete that folder") from None
         return ImageData(_image_set(train), _image_set(test), tuple(train.classes))
 
@@ -91,7 +91,7 @@ class CIFAR10DataModule(ArchivedDataModule):
         return CIFAR10(self.root, train)
 
     def normalization(self) -> None:
-        """Nothing: networks normalize by the mean and standard deviation of CIFAR-10 if they are not told otherwise."""
+        """Return None: by default, networks normalize by the mean and standard deviation of CIFAR-10."""
 
 
 class CIFAR100DataModule(ArchivedDataModule):

@@ -1,4 +1,4 @@
-"""Images of any size cut and scaled to one, as torchvision does it for ImageNet; random cuts drawn by index."""
+"""Crop and scale images of any size to one size, as torchvision does for ImageNet, with random crops drawn by index."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ Interpolation = Literal["bilinear", "bicubic"]
 Library = Literal["torchvision", "pillow"]
 
 AREA = (0.08, 1.0)
-"""Share of an image that a random cut has, smallest and largest (Szegedy et al. 2015, arXiv 1409.4842)."""
+"""Smallest and largest area of a random crop, as a fraction of the image (Szegedy et al. 2015, arXiv 1409.4842)."""
 ASPECT = (3 / 4, 4 / 3)
-"""Width of a random cut over its height, smallest and largest."""
+"""Smallest and largest aspect ratio of a random crop, width over height."""
 TRIES = 10
-"""How many cuts are drawn until one lies inside the image."""
+"""Number of crops that are drawn until one lies inside the image."""
 
 
 @dataclass(frozen=True)
 class Crops:
-    """What is done with a decoded image until it is an image of a batch.
+    """How a decoded image becomes an image of a batch.
 
     Attributes:
         size: Height and width of the result, in pixels.
-        resize: Length that the shorter side is scaled to before the middle is cut out, in pixels.
-        interpolation: Way in which images are scaled.
-        library: Library that scales: ``torchvision`` the decoded bytes as a tensor, ``pillow`` an image of its own.
+        resize: Length to which the shorter side is scaled before the centre crop, in pixels.
+        interpolation: Interpolation method for scaling.
+        library: Library that scales: ``torchvision`` scales the decoded bytes as a tensor, ``pillow`` a Pillow image.
         channels: Channels of the result: 3 for RGB, 1 for grey.
     """
 
@@ -44,7 +44,7 @@ class Crops:
     channels: int
 
     def whole(self, image: Image.Image) -> Tensor:
-        """Scale an image and cut out its middle.
+        """Scale an image and crop its centre.
 
         Args:
             image: The decoded image.
@@ -56,11 +56,11 @@ class Crops:
         return _bytes(F.center_crop(scaled, [self.size, self.size]))
 
     def random(self, image: Image.Image, draws: list[float]) -> Tensor:
-        """Scale a random cut of an image, mirrored or not.
+        """Scale a random crop of an image, mirrored with probability 1/2.
 
         Args:
             image: The decoded image.
-            draws: Numbers from U[0, 1), see :func:`draw`.
+            draws: Uniform random numbers in [0, 1), see :func:`draw`.
 
         Returns:
             uint8, (C, size, size).
@@ -79,11 +79,13 @@ class Crops:
 
 
 def draw(indices: Tensor, seed: int, number: int) -> list[list[float]]:
-    """What :meth:`Crops.random` needs for each image: a pure function of its index, the seed and the pass.
+    """Draw the random numbers that :meth:`Crops.random` needs for each image.
+
+    They depend only on the image's index, the seed and the pass.
 
     Args:
         indices: Data set indices of the images, (N,).
-        seed: Names the sequence of draws.
+        seed: Seed of the sequence of draws.
         number: Number of the pass through the images.
     """
     drawn = noise.uniform((1 + 4 * TRIES,), indices, seed, number, noise.Stream.AUGMENT)
@@ -91,15 +93,15 @@ def draw(indices: Tensor, seed: int, number: int) -> list[list[float]]:
 
 
 def random_box(height: int, width: int, draws: list[float]) -> tuple[int, int, int, int]:
-    """A cut of random area, shape and place; the middle of the image if no try lies inside.
+    """Return a crop of random area, aspect ratio and position, or a centre crop if no try lies inside the image.
 
     Args:
         height: Height of the image, in pixels.
         width: Width of the image, in pixels.
-        draws: Numbers from U[0, 1), four for each try.
+        draws: Uniform random numbers in [0, 1), four per try.
 
     Returns:
-        Top, left, height and width, in pixels.
+        Top, left, height and width of the crop, in pixels.
     """
     low, high = map(math.log, ASPECT)
     for at in range(0, len(draws), 4):

@@ -1,4 +1,4 @@
-"""Where image files are decoded: each time one is needed, or once, into a file that processes share."""
+"""Sources of decoded images: image files, decoded on each access, or a cache file that processes share."""
 
 from __future__ import annotations
 
@@ -21,40 +21,40 @@ from qra.files import open_regular
 from qra.writing import replacing
 
 AT_ONCE = 256
-"""Images that are decoded before they are written."""
+"""Number of images that are decoded before they are written."""
 LARGEST_CACHE = 2**50
-"""Bytes of a file of decoded images."""
+"""Largest size of a cache file, in bytes."""
 _MAGIC = b"qra decoded images 1 "
 _PLACE = np.dtype((np.int64, 3))
-"""Where an image begins in the file, its height and its width."""
+"""Offset of an image in the file, its height and its width."""
 
 
 @dataclass(frozen=True)
 class FromFiles:
-    """Decodes an image file whenever it is asked for.
+    """Decodes an image file on each access.
 
     Attributes:
         files: Image files of a part.
-        channels: Channels that they are decoded to.
+        channels: Channels to decode them to.
     """
 
     files: ImageFiles
     channels: int
 
     def __call__(self, index: int) -> Image.Image:
-        """The decoded image of an index."""
+        """Return the decoded image at an index."""
         return open_image(self.files.path(index), self.channels, self.files.size(index))
 
 
 class FromCache:
-    """Decoded images in one file that is mapped into memory: processes share it, and the system may drop it.
+    """Decoded images in one memory-mapped file, which processes share and the system may drop from memory.
 
     Args:
-        path: The file, see :func:`write_cache`.
-        images: What it is a cache of.
+        path: The cache file, see :func:`write_cache`.
+        images: The images that it caches.
 
     Raises:
-        ValueError: If it is a cache of something else, or not whole.
+        ValueError: If it is a cache of something else, or is incomplete.
     """
 
     def __init__(self, path: Path, images: FromFiles) -> None:
@@ -72,17 +72,17 @@ class FromCache:
             )
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return FromCache, (self.path, self.images)  # a process that is sent this maps the file by itself
+        return FromCache, (self.path, self.images)  # a process that receives this maps the file itself
 
     def __call__(self, index: int) -> Image.Image:
-        """The decoded image of an index."""
+        """Return the decoded image at an index."""
         start, height, width = self._places[index].tolist()
         shape = (height, width, 3) if self.images.channels == 3 else (height, width)
         return Image.fromarray(self._bytes[start : start + math.prod(shape)].reshape(shape))
 
 
 def _follow(places: NDArray[np.int64], start: int, end: int, channels: int) -> bool:
-    """Whether images lie one after the other from ``start`` to ``end``, as far as their places say."""
+    """Whether the recorded places of images are consecutive from ``start`` to ``end``."""
     if places.min() < 1 or places[:, 1:].max() > LARGEST:
         return False
     starts, height, width = places.T
@@ -91,14 +91,14 @@ def _follow(places: NDArray[np.int64], start: int, end: int, channels: int) -> b
 
 
 def write_cache(path: Path, images: FromFiles) -> None:
-    """Decode image files into one, which is written whole or not at all.
+    """Decode image files into one cache file, which is written completely or not at all.
 
-    It begins with what its images were decoded from; then come their pixels, and at its end where each begins, its
-    height and its width.
+    It starts with a header that identifies the decoded files. Then come the pixels of the images and, at the end, the
+    offset, height and width of each image.
 
     Args:
-        path: The file to write; its directory is made.
-        images: What it is to be a cache of.
+        path: The file to write; its directory is created.
+        images: The images to cache.
 
     Raises:
         ValueError: If an image cannot be decoded.

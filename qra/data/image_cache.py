@@ -1,4 +1,4 @@
-"""A file of decoded images that knows what it was decoded from."""
+"""A cache file of decoded images that records what they were decoded from."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from qra.writing import write_arrays
 
 Pixels8 = NDArray[np.uint8]
 LIMIT = 2**36
-"""Bytes of images that are read: all of them are held in memory."""
+"""Largest total size of images that are read, in bytes: all of them are held in memory."""
 
 
 class ImageCache:
-    """Named arrays of images in one ``.npz`` file, valid for one key.
+    """Named image arrays in one ``.npz`` file, valid for one key.
 
     Args:
-        root: Directory of the images. The file lies in its folder ``.qra-cache`` or, where that cannot be made, in
-            the user's cache directory.
+        root: Directory of the images. The file is in its folder ``.qra-cache`` or, if that cannot be created or
+            written, in the user's cache directory.
         name: Name of the file.
     """
 
@@ -32,11 +32,11 @@ class ImageCache:
         user = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
         distinct = hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:16]
         self.paths = [root / ".qra-cache" / name]
-        if os.path.isabs(user):  # there are users without a home, in containers
+        if os.path.isabs(user):  # in containers, users may have no home directory
             self.paths.append(Path(user, "qra", distinct, name))
 
     def read(self, key: str) -> dict[str, Pixels8] | None:
-        """Arrays stored under this key; None if there is no such file, or it is damaged or of another key."""
+        """Return the arrays stored under a key; None if there is no such file, or it is damaged or has another key."""
         for path in self.paths:
             try:
                 arrays = read_npz(path, LIMIT)
@@ -47,13 +47,13 @@ class ImageCache:
         return None
 
     def write(self, key: str, images: Mapping[str, Pixels8]) -> None:
-        """Store arrays under a key, replacing what was there, or say in a line that they cannot be stored.
+        """Store arrays under a key, replacing the file atomically; log a warning if they cannot be stored.
 
-        A reader sees the old file or the new one.
+        Readers see either the old or the new file.
         """
         try:
             write_arrays(self._writable_path(), {"key": np.array(key), **images})
-        except OSError as reason:  # no place to write to, or a full disk: the images are in memory
+        except OSError as reason:  # read-only or full disk; the images are in memory anyway
             logging.getLogger("qra").warning("decoded images are not kept for the next run: %s", reason)
 
     def _writable_path(self) -> Path:
@@ -62,7 +62,7 @@ class ImageCache:
             beside_images.parent.mkdir(exist_ok=True)
             if os.access(beside_images.parent, os.W_OK):
                 return beside_images
-        except OSError:  # a read-only file system, say
+        except OSError:  # such as a read-only file system
             pass
         of_user.parent.mkdir(parents=True, exist_ok=True)
         return of_user

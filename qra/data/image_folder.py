@@ -1,4 +1,4 @@
-"""Images in folders, one folder a class, decoded once into a cache."""
+"""Images in one folder per class, decoded once into a cache."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ from qra.data.listing import ImageFiles, fingerprint, list_images, say_passed_ov
 from qra.data.tensors import ImageData, ImageSet, TensorDataModule
 
 CHUNK = 256
-"""Images that one thread decodes in a row."""
+"""Number of images that one thread decodes in a row."""
 
 
 class ImageFolderDataModule(TensorDataModule):
-    """Images sorted into ``train/<class>/*`` and ``test/<class>/*``, in folders inside of these too.
+    """Images in ``train/<class>/*`` and ``test/<class>/*``, also in nested folders.
 
-    Without a folder ``train`` they can only be tested.
-    They are decoded once, into a cache in ``<root>/.qra-cache`` (or the user's cache directory where that cannot be
-    written), which is made again when a file is added, removed or changed. All images are held in memory; for more than
-    fit there see :class:`StreamedDataModule`.
+    Without a folder ``train``, the data can only be used for testing.
+    They are decoded once, into a cache in ``<root>/.qra-cache`` (or in the user's cache directory if that is not
+    writable), which is rebuilt when a file is added, removed or changed. All images are held in memory; for larger data
+    sets see :class:`StreamedDataModule`.
 
     Args:
-        root: Directory that holds the folders ``test`` and, for all but tests, ``train``.
-        image_size: Height and width to which every image is cropped around its centre and scaled, in pixels; without
-            it all images must have one size.
+        root: Directory that holds the folders ``test`` and, except for testing only, ``train``.
+        image_size: Height and width, in pixels, to which every image is cropped around its centre and scaled. If not
+            given, all images must have the same size.
         channels: Channels that images are decoded to: 3 for RGB, 1 for grey.
         settings: The other arguments of :class:`ImageDataModule`.
 
     Raises:
-        ValueError: If ``image_size`` is not positive, or ``channels`` neither 1 nor 3.
+        ValueError: If ``image_size`` is not positive, or ``channels`` is neither 1 nor 3.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class ImageFolderDataModule(TensorDataModule):
         self.channels = channels
 
     def load(self) -> ImageData:
-        """Read the cache, or decode the images and write it.
+        """Read the cache, or decode the images and write the cache.
 
         Raises:
             ValueError: If the folders are not as described, or an image cannot be used.
@@ -74,7 +74,7 @@ class ImageFolderDataModule(TensorDataModule):
         return ImageData(sets.get("train"), sets["test"], test.class_names)
 
     def _decoded(self, parts: Mapping[str, ImageFiles]) -> Mapping[str, Pixels8]:
-        # Files that were swapped have the old sizes and, unpacked together, the same time of change.
+        # Files that were swapped have the same sizes and, if unpacked together, the same modification times.
         newest = max(files.newest for files in parts.values())
         key = f"{fingerprint(parts, self.image_size, self.channels)} {newest}"
         kind = "" if self.channels == 3 else "-grey"
@@ -86,7 +86,7 @@ class ImageFolderDataModule(TensorDataModule):
         return images
 
     def _is_cache_of(self, files: ImageFiles, images: Pixels8 | None) -> bool:
-        """Whether an array can be the decoded images of files, (N, C, H, W)."""
+        """Whether an array can be the decoded images of the given files, (N, C, H, W)."""
         expected = (len(files), self.channels)
         return images is not None and images.dtype == np.uint8 and images.ndim == 4 and images.shape[:2] == expected
 
@@ -94,8 +94,8 @@ class ImageFolderDataModule(TensorDataModule):
         """Decode images in threads.
 
         Args:
-            files: Image files, N of them.
-            first: Files of which the first has the size that all are to have, where none is asked for.
+            files: The N image files.
+            first: Files whose first one sets the size of all images if ``image_size`` is not given.
 
         Returns:
             uint8, (N, C, H, W).
@@ -133,7 +133,7 @@ def check_same_classes(root: Path, train: tuple[str, ...], test: tuple[str, ...]
     """Refuse training and test images of different classes.
 
     Raises:
-        ValueError: With those that only one part has.
+        ValueError: If the classes differ. The message lists those that only one part has.
     """
     if train != test:
         odd = sorted(set(train) ^ set(test))

@@ -1,4 +1,4 @@
-"""Image files decoded to see whether they can be, any number of them in constant memory."""
+"""Trial decoding of any number of image files, in constant memory."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from qra.data.listing import ImageFiles
 from qra.data.workers import cores
 
 AT_ONCE = 1000
-"""Files whose threads wait for each other."""
+"""Number of files that are decoded before the next ones start."""
 
 
 class Inspection(NamedTuple):
-    """What images are.
+    """Result of an inspection of images.
 
     Attributes:
-        sha256: Hash over them, hexadecimal.
-        faults: What is wrong with those that cannot be decoded, a line each.
+        sha256: Hash over the images, hexadecimal.
+        faults: One line about each image that cannot be decoded.
     """
 
     sha256: str
@@ -28,14 +28,14 @@ class Inspection(NamedTuple):
 
 
 def inspect(files: ImageFiles, indices: Sequence[int]) -> Inspection:
-    """Decode image files.
+    """Decode image files and report faults.
 
     Args:
         files: The files of a part.
-        indices: Numbers of those to decode.
+        indices: Indices of the files to decode.
 
     Returns:
-        sha256 over names, labels and pixels, and what is wrong with files.
+        The sha256 over names, labels and pixels, and the faults of files.
     """
     digest = hashlib.sha256()
     faults: list[str] = []

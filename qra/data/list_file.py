@@ -1,4 +1,4 @@
-"""Text files that name the images of a data set, one a line."""
+"""Text files that list the images of a data set, one per line."""
 
 from __future__ import annotations
 
@@ -10,31 +10,31 @@ from qra.data.listing import ImageFiles
 from qra.files import read_text
 
 _DIGITS = 6
-"""Digits of a class number, at most."""
+"""Maximum number of digits of a class number."""
 
 
 def read_list(file: Path, folder: Path, class_names: Sequence[str] | None) -> ImageFiles:
-    """List the images that a file names.
+    """List the images that a text file names.
 
-    A line is a path inside of ``folder`` and a class: its name or, where no name is a number, its number. Between the
-    two are spaces or a tab; what comes after a second tab is left out, and so are empty lines and those that begin with
-    ``#``. A line without a class is of the class that the first folder of its path names.
+    A line is a path inside ``folder`` and a class: its name or, if no class name is a number, its number. The two are
+    separated by spaces or a tab; anything after a second tab is ignored, as are empty lines and lines that begin with
+    ``#``. If a line has no class, the first folder of its path is the class.
 
     Args:
         file: The text file.
         folder: Directory that paths are relative to.
-        class_names: Name of each class number; those that the file names if not given.
+        class_names: Name of each class number; by default the classes that occur in the file.
 
     Raises:
-        ValueError: If the file cannot be read, or names an image that is not there, an image twice, or a class that is
-            none, with the line.
+        ValueError: If the file cannot be read or names no image, or if a line names a missing image, an image twice or
+            an unknown class. The message gives the line.
     """
     if not file.exists():
         raise ValueError(f"list_file: {file} does not exist")
     lines = list(_lines(file, folder))
     named = tuple(_sorted_names({label for _, _, label in lines})) if class_names is None else tuple(class_names)
     numbers = {name: number for number, name in enumerate(named)}
-    if not any(map(_is_number, named)):  # else 1 could be the class of that name and the second one
+    if not any(map(_is_number, named)):  # otherwise 1 could mean the class of that name or the second class
         numbers |= {str(number): number for number in range(len(named))}
     files, seen = ImageFiles(folder, named), set[str]()
     for place, name, label in lines:
@@ -48,7 +48,7 @@ def read_list(file: Path, folder: Path, class_names: Sequence[str] | None) -> Im
 
 
 def _image(place: str, folder: Path, name: str, seen: set[str]) -> Path:
-    """The image file of a line, which none of those ``seen`` before named."""
+    """Return the image file of a line, which must not be in ``seen``."""
     path = Path(os.path.abspath(folder / name))
     if not path.is_relative_to(os.path.abspath(folder)):
         raise ValueError(f"{place}: {name} leads out of {folder}: give paths inside of it")
@@ -63,7 +63,7 @@ def _image(place: str, folder: Path, name: str, seen: set[str]) -> Path:
 def _is_file(path: Path) -> bool:
     try:
         return path.is_file()
-    except (OSError, ValueError):  # a name that no file can have
+    except (OSError, ValueError):  # not a valid file name
         return False
 
 
@@ -72,7 +72,7 @@ def _is_number(name: str) -> bool:
 
 
 def _lines(file: Path, folder: Path) -> Iterator[tuple[str, str, str]]:
-    """Place in the file, path and class of each image."""
+    """Yield the place in the list file, the path and the class of each image."""
     for count, line in enumerate(read_text(file).splitlines(), 1):
         text, place = line.strip(), f"{file}, line {count}"
         if not text or text.startswith("#"):
@@ -88,7 +88,7 @@ def _lines(file: Path, folder: Path) -> Iterator[tuple[str, str, str]]:
 
 
 def _sorted_names(names: set[str]) -> list[str]:
-    """Class names in the order of their numbers, if they are numbers, else as text."""
+    """Return class names in the order of their numbers if all are numbers, else sorted as text."""
     numbers = [int(name) for name in names if _is_number(name)]
     if len(numbers) < len(names):
         return sorted(names)

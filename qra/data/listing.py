@@ -1,4 +1,4 @@
-"""Which images a folder of class folders holds, in an order that their names alone decide."""
+"""Lists of the images in a folder of class folders, in an order that depends only on their names."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".dib", ".gif", ".webp", ".tif", ".tiff"),
     *(".ppm", ".pgm", ".pbm", ".pnm", ".tga"),
 )
-"""Endings of the files that count as images; others are passed over."""
+"""Extensions of the files that count as images; other files are skipped."""
 NAMED = 3
-"""How many of the files that are passed over are named."""
+"""Number of skipped files that are named."""
 
 
 @dataclass
 class PassedOver:
-    """How many entries of a folder are not used, and the first of their names."""
+    """Number of unused entries of a folder, and the first of their names."""
 
     count: int = 0
     names: list[str] = field(default_factory=list)
@@ -37,17 +37,17 @@ class PassedOver:
 
 
 class ImageFiles:
-    """Image files of a part in their order, with labels.
+    """Image files of a part, in order, with labels.
 
-    Names and numbers lie in a few blocks of memory, which processes can share: a million Python strings would be copied
-    into every worker as soon as it looks at them.
+    Names and numbers are stored in a few blocks of memory that processes can share. A million Python strings would be
+    copied into every worker as soon as it reads them.
 
     Args:
         folder: Directory that names are relative to.
         class_names: Name of each class number.
 
     Attributes:
-        newest: Time at which one of the files was last changed, renamed or put there, in nanoseconds.
+        newest: Latest time at which any of the files was changed, renamed or put there, in nanoseconds.
     """
 
     def __init__(self, folder: Path, class_names: tuple[str, ...]) -> None:
@@ -64,7 +64,7 @@ class ImageFiles:
         Args:
             name: Path inside the folder.
             label: Class number.
-            status: What the file system says of it.
+            status: The file's status from the file system.
         """
         self.newest = max(self.newest, status.st_ctime_ns)
         self._names += os.fsencode(name)
@@ -77,42 +77,42 @@ class ImageFiles:
         return len(self._ends)
 
     def name(self, index: int) -> str:
-        """Path of a file inside the folder."""
+        """Return the path of a file inside the folder."""
         start = self._ends[index - 1] if index else 0
         return os.fsdecode(bytes(self._names[start : self._ends[index]]))
 
     def path(self, index: int) -> str:
-        """Path of a file."""
+        """Return the path of a file."""
         return os.path.join(self.folder, self.name(index))
 
     def size(self, index: int) -> int:
-        """Bytes of a file when it was listed."""
+        """Return the size of a file in bytes, as of when it was listed."""
         return self._sizes[index]
 
     def time(self, index: int) -> int:
-        """When a file was last changed before it was listed, in nanoseconds."""
+        """Return the modification time of a file in nanoseconds, as of when it was listed."""
         return self._times[index]
 
     def label(self, index: int) -> int:
-        """Class number of a file."""
+        """Return the class number of a file."""
         return self._labels[index]
 
     def labels(self) -> Tensor:
-        """Class numbers of all files, int64, (N,)."""
+        """Return the class numbers of all files, int64, (N,)."""
         return torch.from_numpy(np.array(self._labels, np.int64))
 
 
 def folder_names(folder: Path) -> tuple[str, ...]:
-    """Names of the folders in a folder, sorted as text, without hidden ones; none if it is not there."""
+    """Return the names of the folders in a folder, sorted as text, without hidden ones; none if it does not exist."""
     inside = folder.iterdir() if folder.is_dir() else ()
     return tuple(sorted(path.name for path in inside if path.is_dir() and path.name[0] != "."))
 
 
 def class_folders(folder: Path) -> tuple[str, ...]:
-    """Names of the class folders of a part, sorted as text.
+    """Return the names of the class folders of a part, sorted as text.
 
     Raises:
-        ValueError: If there are fewer than two.
+        ValueError: If the folder does not exist or has fewer than two.
     """
     if not folder.is_dir():
         test = "test" if folder.name == "train" else folder.name
@@ -124,12 +124,12 @@ def class_folders(folder: Path) -> tuple[str, ...]:
 
 
 def list_images(folder: Path) -> ImageFiles:
-    """List the images of all class folders, those of folders inside of them too.
+    """List the images of all class folders, including nested folders.
 
-    Class by class; in a class by their paths inside of it, as text. Links to directories are not followed.
+    They are ordered by class, and within a class by path, as text. Symbolic links to directories are not followed.
 
     Raises:
-        ValueError: If there are fewer than two classes, or one has no image.
+        ValueError: If there are fewer than two classes, a class has no image, or a link is broken.
     """
     files = ImageFiles(folder, class_folders(folder))
     for entry in folder.iterdir():
@@ -165,11 +165,11 @@ def _status(entry: os.DirEntry[str]) -> os.stat_result:
 
 
 def fingerprint(parts: Mapping[str, ImageFiles], image_size: int | None, channels: int) -> str:
-    """sha256 over what decoded images depend on: names, sizes and times of change of all files, and settings.
+    """Return the sha256 of everything that decoded images depend on: names, sizes and modification times, and settings.
 
     Args:
         parts: Image files by part.
-        image_size: Height and width that images are scaled to, if they are.
+        image_size: Height and width that images are scaled to; None if they are not scaled.
         channels: Channels that they are decoded to.
     """
     digest = hashlib.sha256(f"format 2, image_size {image_size}, channels {channels}".encode())
@@ -181,7 +181,7 @@ def fingerprint(parts: Mapping[str, ImageFiles], image_size: int | None, channel
 
 @rank_zero_only
 def say_passed_over(root: Path, parts: Iterable[ImageFiles]) -> None:
-    """Say in one line what in the folders of a data set is not used, if anything is not."""
+    """Log one line about unused entries in the folders of a data set, if there are any."""
     found = [files.passed_over for files in parts]
     count, names = sum(each.count for each in found), [name for each in found for name in each.names]
     if count:

@@ -1,4 +1,4 @@
-"""The contract of all data modules: what an index is, and batches by index for everything that needs images."""
+"""The common interface of all data modules: the meaning of an index, and batches by index."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Part = Literal["train", "test"]
 Batches = TypeVar("Batches", bound=IndexBatches)
 
 CALIBRATION_PIXELS = 2**22
-"""Pixels of a batch of calibration images, at most: 83 images of 224 x 224, whatever a training step takes."""
+"""Largest number of pixels in a batch of calibration images: 83 images of 224 x 224, whatever the batch size."""
 
 
 class _Batches(Dataset[Batch]):
@@ -40,35 +40,36 @@ class _Batches(Dataset[Batch]):
 
 
 class ImageDataModule(LightningDataModule, ABC):
-    """A data set by part and index: splits, shares of ranks, loaders for Lightning and batches for all else.
+    """Base class of data sets: images by part and index, splits, per-rank shares, loaders for Lightning and batches.
 
-    An index is a position in the whole part ``train`` or ``test``, also where some is left out, so it names an image in
-    every run. Validation images are cut from ``train``, never from ``test``. A set without training images can be
-    tested.
+    An index is a position in the whole part ``train`` or ``test``, even if some images are left out, so it names the
+    same image in every run. Validation images are taken from ``train``, never from ``test``. A data set without
+    training images can be tested.
 
-    A kind of data set is a subclass that writes :meth:`labels`, :meth:`fetch`, :attr:`class_names`,
-    :attr:`image_shape` and :attr:`data_hash`. Where all images fit into memory, derive from
-    :class:`TensorDataModule` instead.
+    Subclasses implement :meth:`labels`, :meth:`fetch`, :attr:`class_names`, :attr:`image_shape` and :attr:`data_hash`.
+    If all images fit into memory, derive from :class:`TensorDataModule` instead.
 
     Args:
-        batch_size: Images of one step, over all devices together.
-        val_size: Images cut from the training set for validation.
-        fraction: Share of the remaining training images to use, in (0, 1]; smaller shares are nested in larger ones.
-        split_seed: Seed of the split, of the subset that ``fraction`` takes and of the calibration images.
-        seed: Seed of the order of the training images and of their augmentation.
-        augment: Randomly crop (4 pixels of zeros around) and mirror the training images.
-        calibration_size: Training images, not augmented, that calibrate a quantized network.
-        budget: What a fraction leaves equal: ``epochs``, each of fewer steps the fewer images there are, or ``steps``:
-            an epoch then takes as many steps as one of all images and goes through its images several times.
+        batch_size: Images per step, over all devices together.
+        val_size: Number of training images held out for validation.
+        fraction: Fraction of the remaining training images to use, in (0, 1]; smaller fractions are nested in larger
+            ones.
+        split_seed: Seed of the validation split, of the subset that ``fraction`` takes and of the calibration images.
+        seed: Seed of the order and the augmentation of the training images.
+        augment: Whether to randomly crop (with zero padding of 4 pixels) and mirror the training images.
+        calibration_size: Number of training images, not augmented, that calibrate a quantized network.
+        budget: What stays equal when ``fraction`` is below 1: ``epochs``, so that an epoch has fewer steps, or
+            ``steps``, so that an epoch has as many steps as one of all images and passes through its images several
+            times.
 
     Raises:
-        ValueError: If a value is out of its range.
+        ValueError: If a value is out of range.
     """
 
     measured_images: ClassVar[int] = 50_000
-    """Training images that mean and standard deviation are taken of, at most."""
+    """Largest number of training images from which mean and standard deviation are computed."""
     made_up: ClassVar[bool] = False
-    """Whether a program draws the images, so that results say nothing about photographs."""
+    """Whether the images are synthetic, so that results say nothing about photographs."""
 
     def __init__(
         self,
@@ -96,18 +97,18 @@ class ImageDataModule(LightningDataModule, ABC):
         self.augment = augment
         self.calibration_size = calibration_size
 
-    # ----- what a kind of data set says of itself -----
+    # ----- what subclasses implement -----
 
     @abstractmethod
     def labels(self, part: Part) -> Tensor:
-        """Class numbers of all images of a part, int64 on the CPU, (N,); none if there is no such part."""
+        """Return the class numbers of all images of a part, int64 on the CPU, (N,); empty if there is no such part."""
 
     @abstractmethod
     def fetch(self, part: Part, indices: Tensor) -> Batch:
-        """Images as they are stored, uint8, with their labels and indices, on the device where they lie.
+        """Return stored images, uint8, with their labels and indices, on the device where they are stored.
 
         Args:
-            part: The part that they are of.
+            part: The part of the data set.
             indices: Positions in it, int64 on the CPU, (n,).
         """
 
@@ -124,22 +125,22 @@ class ImageDataModule(LightningDataModule, ABC):
     @property
     @abstractmethod
     def data_hash(self) -> str:
-        """sha256 that tells this data set from any other, hexadecimal."""
+        """Hexadecimal sha256 that identifies the data set."""
 
     @property
     def training_hash(self) -> str:
-        """sha256 that changes with any image that a training depends on; tests may need fewer."""
+        """sha256 that changes with any image that training depends on; tests may depend on fewer."""
         return self.data_hash
 
     def inspect(self, full: bool) -> Inspection:
-        """Read what is read only when it is needed, and say what is wrong there; nothing if all was read.
+        """Read what is otherwise read only when needed, and report faults; none if everything was read already.
 
         Args:
-            full: Whether to read all images, where some are enough to begin a run.
+            full: Whether to read all images, instead of only as many as a run reads at its start.
         """
         return Inspection(self.data_hash, [])
 
-    # ----- what an index is -----
+    # ----- indices -----
 
     @property
     def num_classes(self) -> int:
@@ -147,11 +148,11 @@ class ImageDataModule(LightningDataModule, ABC):
         return len(self.class_names)
 
     def size(self, part: Part) -> int:
-        """Number of images of a part; 0 if there is no such part."""
+        """Return the number of images of a part; 0 if there is no such part."""
         return len(self.labels(part))
 
     def setup(self, stage: str | None = None) -> None:
-        """See that the settings fit the data, as far as a stage needs it.
+        """Check that the settings fit the data, as far as a stage depends on them.
 
         Raises:
             ValueError: If ``val_size`` or ``batch_size`` does not fit the data, or there are no training images to
@@ -161,10 +162,10 @@ class ImageDataModule(LightningDataModule, ABC):
             self._check_fits("batch_size")
 
     def check_calibration(self) -> None:
-        """See that there are calibration images.
+        """Check that there are enough training images for calibration.
 
         Raises:
-            ValueError: If there are not as many as ``calibration_size``.
+            ValueError: If there are fewer than ``calibration_size``.
         """
         self._check_fits("calibration_size")
 
@@ -178,7 +179,7 @@ class ImageDataModule(LightningDataModule, ABC):
 
     @cached_property
     def _split(self) -> tuple[Tensor, Tensor]:
-        """Sorted positions of the training images before ``fraction``, and of the validation images."""
+        """Sorted positions of the training images before ``fraction`` is applied, and of the validation images."""
         self._check_trains()
         return val_split(self.labels("train"), self.val_size, self.split_seed)
 
@@ -196,27 +197,27 @@ class ImageDataModule(LightningDataModule, ABC):
 
     @cached_property
     def train_indices(self) -> Tensor:
-        """Sorted positions of the images that are trained on, (M,)."""
+        """Sorted positions of the images to train on, (M,)."""
         return nested_subset(self.labels("train"), self._split[0], self.fraction, self.split_seed)
 
     @property
     def calibration_indices(self) -> Tensor:
-        """Positions of the calibration images, in an order whose every prefix is balanced, (calibration_size,).
+        """Positions of the calibration images, in an order with class-balanced prefixes, (calibration_size,).
 
         Raises:
-            ValueError: If there are not as many.
+            ValueError: If there are fewer training images than ``calibration_size``.
         """
         self.check_calibration()
         labels = self.labels("train")[self.train_indices]
         return self.train_indices[stratified_prefix(labels, self.calibration_size, self.split_seed)]
 
     def choose(self, part: Part, n: int | None, seed: int = 0, among: Tensor | None = None) -> Tensor:
-        """Choose images for an evaluation, as evenly over the classes as they are there.
+        """Choose images for an evaluation, with classes in the proportions of the candidates.
 
         Args:
-            part: Where from.
-            n: Number of images; all of them if there are fewer, or for None.
-            seed: Names the nest of subsets: a smaller ``n`` chooses from the same images.
+            part: The part of the data set.
+            n: Number of images; all of them if there are fewer, or if None.
+            seed: Seed of the nested subsets: a smaller ``n`` chooses a subset of the images of a larger one.
             among: Positions to choose from, (M,); the whole part if not given.
 
         Returns:
@@ -228,24 +229,24 @@ class ImageDataModule(LightningDataModule, ABC):
         return candidates[balanced_subset(labels[candidates], count, seed)]
 
     def share(self, indices: Tensor) -> Tensor:
-        """What this process does of some work on images: every ``world_size``-th index."""
+        """Return this process's share of the given indices: every ``world_size``-th one."""
         rank, world_size = self._place()
         return indices[rank::world_size]
 
     def _place(self) -> tuple[int, int]:
-        """Number of this process and of all."""
+        """Return the rank of this process and the number of processes."""
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
     def _device(self) -> torch.device:
-        """Where the trainer works."""
+        """Return the trainer's device; the CPU without a trainer."""
         return self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
 
     def normalization(self) -> tuple[list[float], list[float]] | None:
-        """Mean and standard deviation of each channel, which networks of their own normalize pixels by.
+        """Return the mean and standard deviation of each channel, by which new networks normalize pixels.
 
         Returns:
-            Those of training images, up to :attr:`measured_images` of them, in pixel units; None for those that
-            networks have anyway.
+            Those of up to :attr:`measured_images` training images, in pixel units; None to keep the defaults of the
+            network.
 
         Raises:
             ValueError: If there are no training images.
@@ -257,15 +258,15 @@ class ImageDataModule(LightningDataModule, ABC):
     # ----- batches for evaluation and calibration -----
 
     def batch(self, part: Part, indices: Tensor, device: torch.device | None = None) -> Batch:
-        """Images by index, as a network takes them: float32 pixels in [0, 1].
+        """Return images by index as network input: float32 pixels in [0, 1].
 
         Args:
-            part: The part that they are of.
+            part: The part of the data set.
             indices: Positions in it, (n,).
-            device: Where to; where the trainer works if not given.
+            device: Device of the result; the trainer's device if not given.
 
         Raises:
-            IndexError: If an index is of no image.
+            IndexError: If an index is out of range.
         """
         indices, size = indices.cpu(), self.size(part)
         if len(indices) and not 0 <= indices.min() <= indices.max() < size:
@@ -277,15 +278,15 @@ class ImageDataModule(LightningDataModule, ABC):
     def batches(
         self, part: Part, indices: Tensor, batch_size: int = 250, device: torch.device | None = None
     ) -> Iterator[Batch]:
-        """Images by index in batches, in the order given; see :meth:`batch`. One empty batch for no index."""
+        """Yield images by index in batches, in the given order; see :meth:`batch`. No index gives one empty batch."""
         for some in torch.split(indices, batch_size):
             yield self.batch(part, some, device)
 
     def calibration_batches(self, device: torch.device | None = None) -> Iterator[Batch]:
-        """The calibration images, not augmented, all of them on every rank; fewer at once where they are large.
+        """Return all calibration images in batches, not augmented, on every rank; batches of large images are smaller.
 
         Raises:
-            ValueError: If there are not as many.
+            ValueError: If there are fewer training images than ``calibration_size``.
         """
         _, height, width = self.image_shape
         at_once = max(1, min(self.batch_size, CALIBRATION_PIXELS // (height * width)))
@@ -306,14 +307,14 @@ class ImageDataModule(LightningDataModule, ABC):
         return self.test_dataloader()
 
     def _loader(self, part: Part, indices: Tensor, train: bool = False) -> DataLoader[Batch]:
-        """Serve this rank's part of each global batch."""
+        """Return a loader of this rank's share of each global batch."""
         batches = self._index_batches(IndexBatches, indices, train)
-        # With a generator of its own, a loader leaves the global one alone.
+        # A generator of its own leaves the global one unchanged.
         fetch = _Batches(partial(self.fetch, part))
         return DataLoader(fetch, sampler=batches, batch_size=None, generator=torch.Generator())
 
     def _index_batches(self, kind: type[Batches], indices: Tensor, train: bool) -> Batches:
-        """This rank's part of the indices of each global batch."""
+        """Return this rank's share of the indices of each global batch."""
         rank, world_size = self._place()
         if self.trainer and world_size > 1 and self.trainer._accelerator_connector.use_distributed_sampler:
             raise ValueError(
@@ -331,19 +332,19 @@ class ImageDataModule(LightningDataModule, ABC):
 
     @property
     def _epoch_length(self) -> int | None:
-        """Steps of an epoch that is to be as long as one of all images; None for one pass."""
+        """Steps of an epoch that is as long as an epoch of all images; None for one pass through the images used."""
         stretched = self.budget == "steps" and self.fraction < 1
         return len(self._split[0]) // self.batch_size if stretched else None
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """Turn uint8 into float32 pixels in [0, 1] on the device and, while training, augment."""
+        """Convert uint8 to float32 pixels in [0, 1] on the device, after augmentation if in training."""
         x = batch.x
         if self.augment and self.trainer is not None and self.trainer.training:
             x = self.augmented(batch, self._passes_done(self.trainer))
         return batch._replace(x=to_pixels(x))
 
     def augmented(self, batch: Batch, number: int) -> Tensor:
-        """Images of a training batch, changed by what is drawn for each index in a pass.
+        """Augment the images of a training batch with the random draws of each index in a pass.
 
         Args:
             batch: uint8 images on the device.
@@ -355,7 +356,7 @@ class ImageDataModule(LightningDataModule, ABC):
         return random_crop_flip(batch.x, batch.indices, self.seed, number)
 
     def _passes_done(self, trainer: Trainer) -> int:
-        """How often the training images were gone through: what is drawn for an image changes with it."""
+        """Return the number of completed passes through the training images, which selects the random draws."""
         if self._epoch_length is None:
             return trainer.current_epoch
         begun = trainer.current_epoch * self._epoch_length + trainer.fit_loop.epoch_loop.batch_progress.current.ready
@@ -363,10 +364,10 @@ class ImageDataModule(LightningDataModule, ABC):
 
 
 def data_of(trainer: Trainer) -> ImageDataModule:
-    """The data module that a trainer works with.
+    """Return the data module of a trainer.
 
     Raises:
-        ValueError: If it works with loaders alone, or with a data module of another kind.
+        ValueError: If it has only loaders, or a data module of another kind.
     """
     found = getattr(trainer, "datamodule", None)
     if not isinstance(found, ImageDataModule):

@@ -1,4 +1,4 @@
-"""Which data sets lie in a directory, as its files tell."""
+"""Recognize the data sets in a directory by its files."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ ARRAYS = (".npy", ".npz")
 
 
 def data_sets(path: Path) -> dict[Path, ImageDataModule]:
-    """The data sets in a directory, or the one in a file, by where they lie; none if none is known.
+    """Return the data sets in a directory, or the one in a file, by path; empty if none is recognized.
 
-    Folders ``train`` and ``val`` are decoded when they are needed, and so are ``train`` and ``test`` where their images
-    have several sizes.
+    Images in folders ``train`` and ``val`` are decoded when needed, and so are those in ``train`` and ``test`` if they
+    have different sizes.
     """
     if path.suffix in ARRAYS:
         return {path: ArrayDataModule(path, labels_of(path))}
@@ -38,18 +38,18 @@ def data_sets(path: Path) -> dict[Path, ImageDataModule]:
 
 
 def _folders(path: Path) -> ImageDataModule:
-    """What reads folders ``train`` and ``test``."""
+    """Return the data module for folders ``train`` and ``test``."""
     try:
         files = list_images(path / ("test" if (path / "test").is_dir() else "train"))
         some = range(0, len(files), 1 + len(files) // SAMPLED)
         sizes = {open_image(files.path(i)).size for i in some}
-    except ValueError:  # what reads all of it will say what is wrong
+    except ValueError:  # reading all of it will raise the error
         sizes = set()
     return StreamedDataModule(str(path), test="test") if len(sizes) > 1 else ImageFolderDataModule(str(path))
 
 
 def labels_of(images: Path) -> Path | None:
-    """The file of the labels of images in an ``.npy`` file: of the same name but for one word, or ``labels.npy``."""
+    """Return the labels file of images in an ``.npy`` file: named alike but for one word, or ``labels.npy``, if any."""
     if images.suffix == ".npz":
         return None
     named = (

@@ -1,4 +1,4 @@
-"""Images that are kept on the device they are used on, augmented there for a whole pass at once."""
+"""Images stored on the device that uses them, and augmented there for a whole pass at once."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from torch import Tensor
 from qra.data.augment import random_crop_flip
 
 SHARE = 0.25
-"""Largest share of a device's free memory that images may take, augmented copy included."""
+"""Largest fraction of a device's free memory that images may take, including the augmented copy."""
 
 _PART = 4096
 
 
 def fits(device: torch.device, *images: Tensor) -> bool:
-    """Whether images may be kept on a device; never on the CPU, where they are already."""
+    """Whether images may be stored on a device; False for the CPU, where they already are."""
     if device.type != "cuda":
         return False
     free, _ = torch.cuda.mem_get_info(device)
@@ -22,14 +22,14 @@ def fits(device: torch.device, *images: Tensor) -> bool:
 
 
 class AugmentedImages:
-    """Images of a training set as they are in one pass: each cropped and mirrored as in any other batch.
+    """The images of a training set in one pass, each cropped and mirrored as it would be in any batch.
 
-    What happens to an image depends on its index, the seed and the number of the pass, so all images of a pass can be
-    made at once, which takes as many launches as those of one batch.
+    What happens to an image depends only on its index, the seed and the number of the pass. All images of a pass can
+    therefore be augmented at once, with as many kernel launches as one batch takes.
 
     Args:
         images: uint8, on the device, (N, C, H, W).
-        used: Positions of those to augment, (M,).
+        used: Positions of the images to augment, (M,).
         seed: Seed of crops and flips, see :func:`qra.data.random_crop_flip`.
     """
 
@@ -40,7 +40,7 @@ class AugmentedImages:
         self._pass = -1
 
     def of_pass(self, number: int) -> Tensor:
-        """All images, those in use augmented for a pass; the memory is that of the pass before."""
+        """Return all images, with those in use augmented for a pass. The memory of the previous pass is reused."""
         if number != self._pass:
             for part in torch.split(self._used, _PART):
                 self._augmented[part] = random_crop_flip(self._images[part], part, self._seed, number)

@@ -1,4 +1,4 @@
-"""Which images are used, and in which order: splits, subsets and batches as pure functions of labels and seeds."""
+"""Splits, subsets and batches of images as pure functions of labels and seeds."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from qra import noise
 from qra.checks import check_in
 from qra.noise import Stream
 
-# Each use of a seed draws its own numbers.
+# Each use of a seed has its own stream of random numbers.
 
 
 def val_split(labels: Tensor, val_size: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Cut validation images from a training set, class by class.
+    """Split off validation images from a training set, stratified by class.
 
-    Every class gives in proportion to its size, so classes of one size give equal counts (to within one image).
+    Each class contributes in proportion to its size, so classes of equal size contribute equally (to within one image).
 
     Args:
         labels: Class numbers of the training set, (N,).
         val_size: Number of validation images.
-        seed: Names the split.
+        seed: Seed of the split.
 
     Returns:
-        Sorted positions of the training images, and of the validation images.
+        Sorted positions of the training images and of the validation images.
 
     Raises:
-        ValueError: If ``val_size`` is negative, or leaves nothing to train on.
+        ValueError: If ``val_size`` is negative or leaves no training images.
     """
     if not 0 <= val_size < len(labels):
         raise ValueError(
@@ -41,13 +41,13 @@ def val_split(labels: Tensor, val_size: int, seed: int) -> tuple[Tensor, Tensor]
 
 
 def nested_subset(labels: Tensor, indices: Tensor, fraction: float, seed: int) -> Tensor:
-    """Take a share of some images, class by class; a smaller share is contained in every larger one.
+    """Take a fraction of some images, stratified by class; smaller fractions are nested in larger ones.
 
     Args:
         labels: Class numbers of the whole data set, (N,).
         indices: Positions of the images to choose from, (M,).
-        fraction: Share to take, in (0, 1].
-        seed: Names the nest of subsets.
+        fraction: Fraction to take, in (0, 1].
+        seed: Seed of the nested subsets.
 
     Returns:
         ``round(fraction * M)`` sorted members of ``indices``.
@@ -60,12 +60,12 @@ def nested_subset(labels: Tensor, indices: Tensor, fraction: float, seed: int) -
 
 
 def balanced_subset(labels: Tensor, n: int, seed: int) -> Tensor:
-    """Choose images for an evaluation, as evenly over the classes as the data set is.
+    """Choose images for an evaluation, with classes in the proportions of the data set.
 
     Args:
         labels: Class numbers of the data set, (N,).
         n: Number of images; it need not be a multiple of the number of classes.
-        seed: Names the nest of subsets: a smaller ``n`` chooses from the same images.
+        seed: Seed of the nested subsets: a smaller ``n`` chooses a subset of the images of a larger one.
 
     Returns:
         Sorted positions, (n,).
@@ -79,12 +79,12 @@ def balanced_subset(labels: Tensor, n: int, seed: int) -> Tensor:
 
 
 def stratified_prefix(labels: Tensor, n: int, seed: int) -> Tensor:
-    """First ``n`` positions of a fixed random order whose every prefix holds the classes in proportion."""
+    """Return the first ``n`` positions of a fixed random order of which every prefix has the classes in proportion."""
     return _stratified_order(labels, seed, Stream.SUBSET)[:n]
 
 
 def _stratified_order(labels: Tensor, seed: int, stream: int) -> Tensor:
-    """Random order of all positions whose every prefix holds the classes in proportion to their sizes."""
+    """Return a random order of all positions of which every prefix has the classes in proportion to their sizes."""
     positions = torch.arange(len(labels))
     shuffled = noise.uniform((), positions, seed, stream).argsort(stable=True)
     by_class = shuffled[labels[shuffled].argsort(stable=True)]
@@ -92,34 +92,35 @@ def _stratified_order(labels: Tensor, seed: int, stream: int) -> Tensor:
     starts = counts.cumsum(0) - counts
     classes = labels[by_class]
     offsets = noise.uniform((), torch.arange(len(counts)), seed, stream, Stream.OFFSET).double()
-    # The j-th of a class of c images comes once the share (j + offset) / c of the order has passed.
+    # Item j of a class of c images comes once the fraction (j + offset) / c of the order has passed.
     shares = (positions - starts[classes] + offsets[classes]) / counts[classes]
     return by_class[shares.argsort(stable=True)]
 
 
 class IndexBatches(Sampler[Tensor]):
-    """Batches of data set indices: one global batch after the other, dealt out to the ranks of a run.
+    """Batches of data set indices: a sequence of global batches, each divided among the ranks of a run.
 
-    The global batches depend on the seed and the epoch alone. Each rank takes every ``world_size``-th item of each of
-    them, so a pass uses every index exactly once, with any number of ranks, and all ranks take the same number of
-    batches: a last batch with fewer items than ranks joins the one before it.
+    The global batches depend only on the seed and the epoch. Each rank takes every ``world_size``-th item of each of
+    them, so a pass uses every index exactly once with any number of ranks, and all ranks get the same number of
+    batches: a last batch with fewer items than ranks is merged into the one before it.
 
     Args:
         indices: Data set indices to use, (N,).
-        batch_size: Items of one global batch.
-        shuffle: Draw a new order each epoch; otherwise keep the order of ``indices``.
-        seed: Names the sequence of orders.
-        rank: This process.
+        batch_size: Items per global batch.
+        shuffle: Whether to draw a new order each epoch; otherwise the order of ``indices`` is kept.
+        seed: Seed of the sequence of orders.
+        rank: Rank of this process.
         world_size: Number of processes.
-        drop_last: Leave out a last batch that is not full.
-        length: Batches of an epoch, all full: the indices are gone through again and again, each time in another order,
-            until there are as many. One pass if not given.
+        drop_last: Whether to drop a last batch that is not full.
+        length: Number of batches per epoch, all full. The indices are passed through repeatedly, each time in another
+            order, until there are as many. One pass if not given.
 
     Attributes:
-        begin: Says, when an iteration begins, how many batches of the epoch a training has had before it was resumed.
+        begin: Called when an iteration begins; returns how many batches of the epoch were done before training was
+            resumed.
 
     Raises:
-        ValueError: If some rank would get an empty batch, or all would get none.
+        ValueError: If a rank would get an empty batch, or no batches.
     """
 
     def __init__(
@@ -151,14 +152,15 @@ class IndexBatches(Sampler[Tensor]):
         self.begin: Callable[[], int] = lambda: 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the order that the next iteration follows."""
+        """Select the epoch whose order the next iteration follows."""
         self.epoch = epoch
 
     def __len__(self) -> int:
         return len(self._sizes())
 
     def __iter__(self) -> Iterator[Tensor]:
-        # A generator: the epoch is read at the first batch, since Lightning calls `set_epoch` after `iter` on resuming.
+        # A generator: the epoch is read at the first batch, because on resuming Lightning calls `set_epoch` after
+        # `iter`.
         sizes = self._sizes()
         passes = -(-sum(sizes) // len(self.indices))
         order = torch.cat([self._order(number) for number in range(passes)])[: sum(sizes)]
@@ -166,7 +168,7 @@ class IndexBatches(Sampler[Tensor]):
             yield batch[self.rank :: self.world_size]
 
     def _order(self, number: int) -> Tensor:
-        """The order of one pass of the epoch."""
+        """Return the order of one pass of the epoch."""
         if not self.shuffle:
             return self.indices
         again = (number,) if number else ()
@@ -174,7 +176,7 @@ class IndexBatches(Sampler[Tensor]):
         return self.indices[keys.argsort(stable=True)]
 
     def _sizes(self) -> list[int]:
-        """Sizes of the global batches."""
+        """Return the sizes of the global batches."""
         if self.length is not None:
             return [self.batch_size] * self.length
         full, rest = divmod(len(self.indices), self.batch_size)

@@ -1,4 +1,4 @@
-"""Images in folders that are decoded when they are needed: any number of them, in constant memory."""
+"""Images in folders, decoded when needed: any number of them, in constant memory."""
 
 from __future__ import annotations
 
@@ -28,37 +28,38 @@ from qra.data.workers import DecodedBatches, PassBatches, cores, loader
 from qra.types import Batch
 
 SAMPLED = 64
-"""Images whose decoded bytes are part of the hash of a data set."""
+"""Number of images whose decoded bytes are part of the hash of a data set."""
 
 
 class StreamedDataModule(ImageDataModule):
-    """Images in folders of classes, as ImageNet has them, decoded by worker processes when they are needed.
+    """Images in folders of classes, such as ImageNet, decoded by worker processes when needed.
 
-    For tests and validation the shorter side is scaled to ``resize`` and the middle cut out, as torchvision does it;
-    for training a random cut is scaled and mirrored or not, drawn by index, seed and pass. What a batch holds depends
-    neither on the number of workers nor on that of ranks. Of each image, memory holds its name and four numbers. Tests
-    read no training images, and need none.
+    For testing and validation, the shorter side is scaled to ``resize`` and the centre cropped, as in torchvision. For
+    training, a random crop is scaled and possibly mirrored, drawn by index, seed and pass. The content of a batch
+    depends neither on the number of workers nor on the number of ranks. Only the name and four numbers of each image
+    are held in memory. Tests read no training images, and need none.
 
     Args:
-        root: Directory that the folders lie in.
-        train: Folder of the training images, ``<class>/*``, in folders inside of these too.
-        test: Folder of the test images, ``<class>/*``, or what ``list_file`` names.
+        root: Directory that holds the folders.
+        train: Folder of the training images, ``<class>/*``, also in nested folders.
+        test: Folder of the test images, ``<class>/*``, or of the files that ``list_file`` names.
         size: Height and width of an image, in pixels.
-        resize: Length that the shorter side is scaled to before the middle is cut out, in pixels; 8/7 of ``size`` if
-            not given, which is 256 for 224.
-        interpolation: Way in which images are scaled.
-        workers: Number of processes that decode; -1 for as many as there are cores, shared by the processes of a run.
-        list_file: Text file in ``root`` or elsewhere that names the test images, one ``PATH CLASS`` a line, the path
-            inside of ``test``; the class may be left out where it is the first folder of the path.
-        decode: What is scaled: the decoded bytes (``torchvision``) or an image of Pillow (``pillow``), which most
-            published weights were trained with.
+        resize: Length to which the shorter side is scaled before the centre crop, in pixels; by default 8/7 of
+            ``size``, which is 256 for 224.
+        interpolation: Interpolation method for scaling.
+        workers: Number of processes that decode images; -1 for as many as there are cores, shared by the processes of a
+            run.
+        list_file: Text file, in ``root`` or elsewhere, that lists the test images, one ``PATH CLASS`` per line, with
+            paths inside ``test``. The class may be omitted if it is the first folder of the path.
+        decode: What is scaled: the decoded bytes (``torchvision``) or a Pillow image (``pillow``), with which most
+            published weights were trained.
         channels: Channels that images are decoded to: 3 for RGB, 1 for grey.
-        cache: Directory of a file for each part that holds its decoded images, 3 bytes a pixel, and is made where it is
-            not there; none if not given. It saves decoding, and changes no batch.
+        cache: Directory for one file per part that holds its decoded images, 3 bytes per pixel (1 for grey), and is
+            created if absent. By default there is no cache. It saves decoding and does not change any batch.
         settings: The other arguments of :class:`ImageDataModule`.
 
     Raises:
-        ValueError: If a value is out of its range.
+        ValueError: If a value is out of range.
     """
 
     measured_images: ClassVar[int] = 5_000
@@ -95,7 +96,7 @@ class StreamedDataModule(ImageDataModule):
         self._listed: dict[Part, ImageFiles] = {}
         self._caches: dict[Part, FromCache] = {}
 
-    # ----- what this data set says of itself -----
+    # ----- what subclasses implement -----
 
     @cached_property
     def class_names(self) -> tuple[str, ...]:
@@ -103,7 +104,7 @@ class StreamedDataModule(ImageDataModule):
         return self._folder_classes() or self._files("test").class_names
 
     def _folder_classes(self) -> tuple[str, ...] | None:
-        """Names of the test folders; where a list names the images, of the training folders if there are any."""
+        """Return the names of the test folders or, if a list names the images, of the training folders if any."""
         if self.list_file is None:
             return class_folders(self.folders["test"])
         found = (folder_names(self.folders["train"]), folder_names(self.folders["test"]))
@@ -116,22 +117,22 @@ class StreamedDataModule(ImageDataModule):
 
     @cached_property
     def data_hash(self) -> str:
-        """sha256 over paths, sizes and labels of the test images, and over some of them as they are decoded."""
+        """sha256 over paths, sizes and labels of the test images, and over the decoded bytes of some of them."""
         return self._hash("test")
 
     @cached_property
     def training_hash(self) -> str:
-        """sha256 like :attr:`data_hash`, of the training images too."""
+        """sha256 like :attr:`data_hash`, of the training and the test images."""
         return hashlib.sha256(f"{self._hash('train')} {self.data_hash}".encode()).hexdigest()
 
     def labels(self, part: Part) -> Tensor:
-        """Class numbers of all images of a part, int64 on the CPU, (N,); none if there is no such part."""
+        """Return the class numbers of all images of a part, int64 on the CPU, (N,); empty if there is no such part."""
         if part == "train" and not self.folders["train"].exists():
             return torch.empty(0, dtype=torch.int64)
         return self._files(part).labels()
 
     def fetch(self, part: Part, indices: Tensor) -> Batch:
-        """The middles of images, decoded by threads of this process, with their labels and indices."""
+        """Return centre crops of images, decoded by threads of this process, with their labels and indices."""
         decoded = DecodedBatches(self._files(part), self._decoded(part), self.crops)
         with ThreadPoolExecutor(cores()) as pool:
             images = list(pool.map(decoded.image, indices.tolist()))
@@ -141,10 +142,10 @@ class StreamedDataModule(ImageDataModule):
     # ----- files -----
 
     def setup(self, stage: str | None = None) -> None:
-        """See that the folders are as described, and that the settings fit them as far as a stage needs it.
+        """Check that the folders are as described and that the settings fit them, as far as a stage depends on them.
 
         Raises:
-            ValueError: If they are not.
+            ValueError: If they do not.
         """
         if self.folders["train"].exists():
             check_same_classes(self.root, class_folders(self.folders["train"]), self.class_names)
@@ -155,7 +156,7 @@ class StreamedDataModule(ImageDataModule):
         super().setup(stage)
 
     def _files(self, part: Part) -> ImageFiles:
-        """The files of a part, listed once."""
+        """Return the files of a part, which are listed only once."""
         if part not in self._listed:
             folder = self.folders[part]
             if part == "test" and self.list_file is not None:
@@ -167,7 +168,7 @@ class StreamedDataModule(ImageDataModule):
         return self._listed[part]
 
     def _decoded(self, part: Part) -> FromFiles | FromCache:
-        """What gives the decoded images of a part."""
+        """Return the source of the decoded images of a part."""
         files = FromFiles(self._files(part), self.crops.channels)
         if self.cache is None or not (path := self.cache / f"{part}.images").exists():
             return files
@@ -176,7 +177,7 @@ class StreamedDataModule(ImageDataModule):
         return self._caches[part]
 
     def _fill(self, cache: Path, parts: Sequence[Part]) -> None:
-        """Make the caches of parts that have none, and see that the others are of these images."""
+        """Create the missing caches of parts, and check that the existing ones are of these images."""
         if cache.exists() and not cache.is_dir():
             raise ValueError(f"{cache} is no directory: give one by --data.cache, or null")
         for part in (part for part in parts if self.size(part)):
@@ -198,13 +199,14 @@ class StreamedDataModule(ImageDataModule):
         return digest.hexdigest()
 
     def inspect(self, full: bool) -> Inspection:
-        """Decode images of both parts: all of them, or as many as a hash takes.
+        """Decode images of both parts: all of them, or as many as the hash uses.
 
         Args:
-            full: Whether to decode all.
+            full: Whether to decode all images.
 
         Returns:
-            sha256 over names, labels and pixels, or the usual one where not all are decoded; what is wrong with files.
+            The sha256 over names, labels and pixels, and the faults of files; :attr:`data_hash` if only some are
+            decoded without faults.
         """
         parts = [part for part in get_args(Part) if self.size(part)]
         found = [inspect(self._files(part), self.choose(part, None if full else SAMPLED).tolist()) for part in parts]
@@ -223,11 +225,11 @@ class StreamedDataModule(ImageDataModule):
         return loader(batches, decoded, self._workers(), self._device().type == "cuda", train)
 
     def augmented(self, batch: Batch, number: int) -> Tensor:
-        """The images as they are: the workers have augmented them."""
+        """Return the images unchanged, because the workers have augmented them."""
         return batch.x
 
     def _workers(self) -> int:
-        """Number of workers of each of this run's processes on this machine."""
+        """Return the number of workers for each of this run's processes on this machine."""
         if self.workers >= 0:
             return self.workers
         return max(1, cores() // (self.trainer.num_devices if self.trainer else 1))

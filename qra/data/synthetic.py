@@ -1,4 +1,4 @@
-"""Made-up images with one robust and one non-robust feature."""
+"""Synthetic images with one robust and one non-robust feature."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from qra.data.tensors import ImageData, ImageSet, TensorDataModule
 from qra.noise import Stream
 
 SIZE = 32
-"""Height and width of an image, in pixels, if not given."""
+"""Default height and width of an image, in pixels."""
 SMALLEST = 8
-"""Least height and width of an image, in pixels."""
+"""Smallest height and width of an image, in pixels."""
 LEVELS = 3
-"""Most shapes, each inside of the one before, that tell a class."""
+"""Largest number of nested shapes that identify a class."""
 INNER, LOWER = 0.4, 0.45
-"""Size of a shape and its distance below the centre of the one around it, in sizes of that one.
+"""Size of a shape, and its distance below the centre of the surrounding shape, in units of that shape's size.
 
-In the centre, a disk in a disk would be a ring."""
+At the centre, a disk in a disk would be a ring."""
 PATTERN_AMPLITUDE = 6
 """Amplitude of the pattern of a class, in grey levels of 255: an attack of 8/255 can erase it."""
 NOISE_AMPLITUDE = 4
@@ -30,7 +30,7 @@ NOISE_AMPLITUDE = 4
 
 _TRAIN, _TEST = 0, 1
 _TOGETHER = 1000 * 3 * SIZE * SIZE
-"""Pixels that are drawn at a time."""
+"""Number of pixels that are drawn at a time."""
 
 
 def _box(u: Tensor, v: Tensor, width: float, height: float) -> Tensor:
@@ -38,7 +38,8 @@ def _box(u: Tensor, v: Tensor, width: float, height: float) -> Tensor:
 
 
 def _radius(u: Tensor, v: Tensor) -> Tensor:
-    # In float32, roots by MKL are rounded exactly on some processors alone; one of float64 always becomes the nearest.
+    # MKL rounds float32 square roots exactly only on some processors; the float64 root always rounds to the nearest
+    # float32.
     return (u * u + v * v).double().sqrt().float()
 
 
@@ -58,10 +59,10 @@ SHAPES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 
 def patterns(classes: int = 10, channels: int = 3, size: int = SIZE) -> Tensor:
-    """Give the non-robust feature of each class: a fine texture, the same in all its images.
+    """Return the non-robust feature of each class: a fine texture, the same in all its images.
 
-    Stripes and checks of 2 or 4 pixels, in grey or in purple against green; where these do not suffice, symmetric tiles
-    of 8 pixels with random signs. A crop or a mirror only shifts them, so they survive augmentation.
+    The textures are stripes and checks of 2 or 4 pixels, in grey or in purple against green and, for more classes,
+    symmetric tiles of 8 pixels with random signs. A crop or flip only shifts them, so they survive augmentation.
 
     Args:
         classes: Number of classes.
@@ -84,7 +85,7 @@ def patterns(classes: int = 10, channels: int = 3, size: int = SIZE) -> Tensor:
 
 
 def shapes_of(labels: Tensor) -> Iterator[Tensor]:
-    """Give the numbers of the shapes that tell a class, from the outermost to the innermost, -1 for none, (N,)."""
+    """Yield the numbers of the shapes that identify each class, from outermost to innermost, -1 for none, (N,)."""
     rest = labels
     for _ in range(LEVELS):
         yield torch.where(rest < 0, -1, rest % len(SHAPES))
@@ -92,20 +93,20 @@ def shapes_of(labels: Tensor) -> Iterator[Tensor]:
 
 
 def class_name(number: int) -> str:
-    """Name a class by its shapes, such as ``disk`` or ``ring in disk``."""
+    """Return the name of a class from its shapes, such as ``disk`` or ``ring in disk``."""
     names = [tuple(SHAPES)[shape] for (shape,) in shapes_of(torch.tensor([number])) if shape >= 0]
     return " in ".join(reversed(names))
 
 
 def draw_images(labels: Tensor, *key: int, channels: int = 3, size: int = SIZE) -> Tensor:
-    """Draw one image for each label: a bright shape on a dark ground, noise, and the pattern of the class.
+    """Draw one image per label: a bright shape on a dark ground, noise, and the pattern of the class.
 
-    Place, size, tilt and colours of the shape vary. Only operations that IEEE arithmetic rounds exactly are used, so
+    Position, size, tilt and colours of the shape vary. Only operations that IEEE arithmetic rounds exactly are used, so
     the same key gives the same bytes on every machine.
 
     Args:
         labels: Class numbers, (N,).
-        key: Integers that name the set: its seed and part.
+        key: Integers that identify the set: its seed and part.
         channels: Channels of an image.
         size: Height and width of an image, in pixels.
 
@@ -128,13 +129,13 @@ def _draw_some(labels: Tensor, index: Tensor, texture: Tensor, key: tuple[int, .
 
 
 def _cover(labels: Tensor, side: int, right: Tensor, down: Tensor, size: Tensor, tilt: Tensor) -> Tensor:
-    """Brightness of each pixel, from 0, ground, to 1, shape, (N, side, side); the draws are from U[0, 1), (N, 1, 1)."""
+    """Return each pixel's brightness, 0 (ground) to 1 (shape), (N, side, side), from draws in [0, 1), (N, 1, 1)."""
     scale = side / SIZE
     place = torch.arange(side) - (side - 1) / 2
     x = place - (8 * right - 4) * scale
     y = place[:, None] - (8 * down - 4) * scale
     length = (8 + 3 * size) * scale
-    half = 0.3 * tilt - 0.15  # the tangent of half the angle gives sine and cosine without rounding differences
+    half = 0.3 * tilt - 0.15  # half-angle tangent: sine and cosine without rounding differences
     cos, sin = (1 - half * half) / (1 + half * half), 2 * half / (1 + half * half)
     u, v = (x * cos + y * sin) / length, (y * cos - x * sin) / length
     cover = torch.zeros_like(u)
@@ -148,28 +149,29 @@ def _cover(labels: Tensor, side: int, right: Tensor, down: Tensor, size: Tensor,
 
 
 class SyntheticDataModule(TensorDataModule):
-    """Images made in memory from a seed that show what adversarial training is for.
+    """Synthetic images, drawn in memory from a seed, that show the effect of adversarial training.
 
-    Each image holds two features of its class (after Tsipras et al. 2019, arXiv 1805.12152, and Ilyas et al. 2019,
-    arXiv 1905.02175): a large bright shape, which no attack of 8/255 can hide, and a faint texture of amplitude 6/255,
-    which tells the class perfectly until an attack erases it. Plain training leans on the texture and falls to PGD;
+    Each image has two features of its class (after Tsipras et al. 2019, arXiv 1805.12152, and Ilyas et al. 2019, arXiv
+    1905.02175): a large bright shape, which no attack of 8/255 can hide, and a faint texture of amplitude 6/255, which
+    identifies the class perfectly until an attack erases it. Plain training relies on the texture and fails under PGD;
     adversarial training learns the shape.
 
-    From the eleventh class on, a smaller shape inside the first tells classes apart too, and from the 111th on
-    one more inside that, which takes images of more than 32 x 32 pixels to be seen.
+    From the eleventh class on, a smaller shape inside the first also identifies the class, and from the 111th on
+    another one inside that, which is visible only in images larger than 32 x 32 pixels.
 
     Args:
-        train_size: Number of training images, validation included.
+        train_size: Number of training images, including validation images.
         test_size: Number of test images.
-        data_seed: Names the images; a smaller set of one seed is the beginning of a larger one.
-        classes: Number of classes, from 2 to 1110; images of a class do not depend on it, but for their places.
-        image_size: Height and width in pixels, at least 8; shapes grow with it, textures do not.
-        channels: Channels of an image: 3 for colours, 1 for grey.
-        val_size: Images cut from the training set for validation.
+        data_seed: Seed of the images; a smaller set is the beginning of a larger one with the same seed.
+        classes: Number of classes, from 2 to 1110. It changes the positions of a class's images in the set, not how
+            they look.
+        image_size: Height and width of an image in pixels, at least 8. Shapes scale with it, textures do not.
+        channels: Channels of an image: 3 for colour, 1 for grey.
+        val_size: Number of training images held out for validation.
         settings: The other arguments of :class:`ImageDataModule`.
 
     Raises:
-        ValueError: If a value is out of its range, or there are fewer images than classes.
+        ValueError: If a value is out of range, or there are fewer images than classes.
     """
 
     made_up = True
@@ -201,7 +203,7 @@ class SyntheticDataModule(TensorDataModule):
         self.channels = channels
 
     def load(self) -> ImageData:
-        """Draw the images; about half a second for 5,000 of 32 x 32."""
+        """Draw the images; 5,000 of 32 x 32 take about half a second."""
         train, test = self._draw(self.train_size, _TRAIN), self._draw(self.test_size, _TEST)
         return ImageData(train, test, tuple(map(class_name, range(self.classes))))
 

@@ -1,4 +1,4 @@
-"""Images in memory, fetched a whole batch at a time and kept on the device where they fit."""
+"""Images in memory, fetched a whole batch at a time and stored on the device if they fit."""
 
 from __future__ import annotations
 
@@ -72,11 +72,11 @@ class ImageData:
 
     @property
     def sets(self) -> tuple[ImageSet, ...]:
-        """The sets that there are, training first."""
+        """The available sets, training first."""
         return (self.test,) if self.train is None else (self.train, self.test)
 
     def part(self, name: Part) -> ImageSet | None:
-        """The set of a part; None if there is no such part."""
+        """Return the set of a part; None if there is no such part."""
         return self.train if name == "train" else self.test
 
     @cached_property
@@ -90,10 +90,9 @@ class ImageData:
 
 
 class TensorDataModule(ImageDataModule):
-    """Images in memory as uint8, on the device where they fit.
+    """Images in memory as uint8, on the device if they fit.
 
-    A data set of your own is a subclass that implements :meth:`load`; its arguments are those of
-    :class:`ImageDataModule`.
+    Custom data sets are subclasses that implement :meth:`load`. The arguments are those of :class:`ImageDataModule`.
     """
 
     _data: ImageData | None = None
@@ -102,15 +101,15 @@ class TensorDataModule(ImageDataModule):
 
     @abstractmethod
     def load(self) -> ImageData:
-        """Read the whole data set, fetching or decoding it first if need be; called once in each process."""
+        """Read the whole data set, downloading or decoding it first if necessary. Called once in each process."""
 
     def prepare_data(self) -> None:
-        # Lightning lets one process of a machine come here before the others reach `setup`, so a download or a
-        # decode is done once; what it has read it keeps.
+        # On each machine, Lightning calls this in one process before the others reach `setup`, so a download or
+        # decoding is done only once. The process keeps what it has read.
         self._load_once()
 
     def setup(self, stage: str | None = None) -> None:
-        """Read the data, once for all stages, and see that the settings fit it as far as the stage needs it."""
+        """Read the data once for all stages, and check that the settings fit it as far as the stage requires."""
         self._load_once()
         super().setup(stage)
 
@@ -123,7 +122,7 @@ class TensorDataModule(ImageDataModule):
         """The whole data set.
 
         Raises:
-            RuntimeError: If :meth:`setup` was not called yet.
+            RuntimeError: If :meth:`setup` has not been called.
         """
         if self._data is None:
             raise RuntimeError(f"{type(self).__name__} holds no data yet: call setup() first")
@@ -146,18 +145,18 @@ class TensorDataModule(ImageDataModule):
         return self.data.hash
 
     def labels(self, part: Part) -> Tensor:
-        """Class numbers of all images of a part, int64 on the CPU, (N,); none if there is no such part."""
+        """Return the class numbers of all images of a part, int64 on the CPU, (N,); empty if there is no such part."""
         stored = self.data.part(part)
         return torch.empty(0, dtype=torch.int64) if stored is None else stored.labels
 
     def fetch(self, part: Part, indices: Tensor) -> Batch:
-        """Images as they are stored, with their labels and indices, on the device if they are kept there."""
+        """Return stored images with their labels and indices, on the device if they are stored there."""
         stored = self._where_used(part)
         indices = indices.to(stored.images.device, non_blocking=True)
         return Batch(stored.images[indices], stored.labels[indices], indices)
 
     def _where_used(self, part: Part) -> ImageSet:
-        """The images of a part where the trainer works, if all fit there, else as they were read."""
+        """Return the images of a part on the trainer's device if all images fit there, else in main memory."""
         device = self._device()
         if part not in self._kept or self._kept[part][0] != device:
             stored = self.data.part(part)
@@ -178,7 +177,7 @@ class TensorDataModule(ImageDataModule):
         return super().train_dataloader()
 
     def augmented(self, batch: Batch, number: int) -> Tensor:
-        """Images of a training batch, augmented; those of a pass all at once where they are kept on the device."""
+        """Augment the images of a training batch; on the device, all images of a pass are augmented at once."""
         if self._augmented is None:
             return super().augmented(batch, number)
         return self._augmented.of_pass(number)[batch.indices]

@@ -1,4 +1,4 @@
-"""Batches that worker processes decode: the same for any number of workers and of ranks."""
+"""Batches decoded by worker processes, identical for any number of workers and ranks."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ _DIE_WITH_PARENT = 1
 
 
 class PassBatches(IndexBatches):
-    """Batches of indices that also say in which pass through the images they are.
+    """Batches of indices together with the number of their pass through the images.
 
-    What a worker draws for an image depends on the pass, and a worker knows nothing but what it is sent.
+    The draws of a worker for an image depend on the pass, and a worker knows only what it is sent.
     """
 
     def __iter__(self) -> Iterator[Any]:
         for step, batch in enumerate(super().__iter__(), self.begin()):
-            yield batch.tolist(), self._pass(step)  # as numbers: a tensor would be sent with all its storage
+            yield batch.tolist(), self._pass(step)  # as numbers: a tensor would be sent with its whole storage
 
     def _pass(self, step: int) -> int:
         if self.length is None:
@@ -49,9 +49,9 @@ class DecodedBatches(Dataset[Batch]):
 
     Attributes:
         files: Image files of the part.
-        decoded: Gives the decoded image of an index.
-        crops: What is done with an image.
-        seed: Seed of random cuts; the middle of each image is taken if there is none.
+        decoded: Returns the decoded image at an index.
+        crops: How images are cropped and scaled.
+        seed: Seed of random crops; if None, the centre of each image is cropped.
     """
 
     files: ImageFiles
@@ -72,10 +72,10 @@ class DecodedBatches(Dataset[Batch]):
         return [self.crops.random(self.decoded(i), draws) for i, draws in zip(numbers, drawn, strict=True)]
 
     def image(self, index: int) -> Tensor:
-        """The middle of an image, uint8, (C, H, W).
+        """Return the centre crop of an image, uint8, (C, H, W).
 
         Raises:
-            UnreadableImageError: If it is so long that its scaled copy would not fit into memory.
+            UnreadableImageError: If it is so elongated that its scaled copy would not fit into memory.
         """
         image, scaled = self.decoded(index), self.crops.resize
         shorter, longer = sorted(image.size)
@@ -90,8 +90,8 @@ class DecodedBatches(Dataset[Batch]):
 class WorkerLoader(DataLoader[Batch]):
     """A loader whose workers start with the first batch.
 
-    Lightning tells the epoch after it has asked for the iterator when a training goes on, and workers are sent their
-    first batches as soon as they start.
+    When training is resumed, Lightning sets the epoch only after it has created the iterator, and workers are sent
+    their first batches as soon as they start.
     """
 
     def __iter__(self) -> Any:
@@ -102,7 +102,7 @@ class WorkerLoader(DataLoader[Batch]):
 
 @contextmanager
 def _without_advice() -> Iterator[None]:
-    """Without what is said of more workers than cores, which the data module says shorter, and of forks."""
+    """Suppress warnings about more workers than cores, of which the data module warns itself, and about forks."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*worker processes in total.*")
         warnings.filterwarnings("ignore", ".*multi-threaded, use of fork.*", DeprecationWarning)
@@ -110,14 +110,14 @@ def _without_advice() -> Iterator[None]:
 
 
 def loader(batches: PassBatches, decoded: DecodedBatches, workers: int, pinned: bool, kept: bool) -> DataLoader[Batch]:
-    """Serve batches that workers decode.
+    """Return a loader of batches that workers decode.
 
     Args:
         batches: Indices of each batch.
-        decoded: Makes images of them.
-        workers: Number of processes; 0 for this one.
-        pinned: Whether batches are put where a GPU can fetch them while it works.
-        kept: Whether the workers stay from one epoch to the next.
+        decoded: Decodes the images.
+        workers: Number of worker processes; 0 to decode in this process.
+        pinned: Whether batches are in pinned memory, from which a GPU can copy them asynchronously.
+        kept: Whether the workers persist between epochs.
     """
     with _without_advice():
         return WorkerLoader(
@@ -128,15 +128,15 @@ def loader(batches: PassBatches, decoded: DecodedBatches, workers: int, pinned: 
             pin_memory=pinned,
             persistent_workers=kept and workers > 0,
             worker_init_fn=_begin,
-            generator=torch.Generator(),  # of its own, so that it leaves the global one alone
+            generator=torch.Generator(),  # leaves the global generator unchanged
         )
 
 
 def _begin(number: int) -> None:
-    """Leave signals to the process that this one works for, and end with it."""
+    """Ignore interrupts, which are handled by the parent process, and exit together with it."""
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if sys.platform == "linux":  # else a worker would outlive a killed process by seconds, and hold its locks
+    if sys.platform == "linux":  # otherwise a worker would outlive a killed parent by seconds and hold its locks
         ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
 
 
