@@ -1,1 +1,1 @@
-"""Deployment: a quantized network as a program of integers, its differentiable twin, and files for engines."""
+"""Deployment: a quantized network as an integer program, its differentiable twin, and files for inference engines."""

@@ -1,4 +1,4 @@
-"""What is known of the values of a program without running it: their shapes, and how large they can be."""
+"""Static properties of a program's values: their shapes and how large they can be."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from qra.deploy.ops import (
 from qra.deploy.program import Program
 
 LARGEST = 2**27
-"""Most numbers of a value for one image; usual networks have a hundredth of it."""
+"""Largest number of elements of a value for one image; typical networks have a hundredth of it."""
 
 Shape = tuple[int, ...]
 
 
 def check(program: Program) -> None:
-    """Refuse operations that do not fit what they take, or are too large, as a file of others may hold.
+    """Refuse a program with operations that do not fit their inputs or are too large, as an untrusted file may have.
 
     Raises:
-        ValueError: With the name of the operation.
+        ValueError: If there is one. The message names the operation.
     """
     found: dict[str, Shape] = {IMAGE: program.image_shape}
     codes, layers = {IMAGE}, set[str]()
@@ -54,7 +54,7 @@ def check(program: Program) -> None:
 
 
 def _fits(op: Op, shape_of: Mapping[str, Shape], codes: Container[str], layers: Container[str]) -> bool:
-    """Whether an operation can be computed on values of such shapes, which are codes, sums of layers, or float."""
+    """Whether an operation fits its inputs, which are codes, sums of layers or floats with the given shapes."""
     source, before = op.sources[0], shape_of[op.sources[0]]
     if isinstance(op, Combine):
         return _combines(op, shape_of, layers)
@@ -73,7 +73,7 @@ def _fits(op: Op, shape_of: Mapping[str, Shape], codes: Container[str], layers: 
 
 
 def _combines(op: Combine, shape_of: Mapping[str, Shape], layers: Container[str]) -> bool:
-    """Whether parts can be summed: of layers so many channels as the sum has, or one; of all else the whole."""
+    """Whether parts can be summed: parts of layers with all channels of the sum or one, any other value as a whole."""
     channels = op.factors.shape[1] if op.factors.ndim == 2 else 0
     places = shape_of[op.sources[0]][1:]
     for part in op.parts:
@@ -89,12 +89,12 @@ def _combines(op: Combine, shape_of: Mapping[str, Shape], layers: Container[str]
 
 
 def are_bytes(low: int, high: int) -> bool:
-    """Whether codes between two ends fit uint8 or int8."""
+    """Whether codes between two limits fit uint8 or int8."""
     return 0 <= low <= high <= 255 or -128 <= low <= high <= 127
 
 
 def shapes(program: Program) -> dict[str, Shape]:
-    """The shape of each value without the batch, by name: (C, H, W), or (C,)."""
+    """Return the shape of each value without the batch dimension, by name: (C, H, W) or (C,)."""
     found: dict[str, Shape] = {IMAGE: program.image_shape}
     for op in program.ops:
         found[op.name] = _shape(op, found)
@@ -120,20 +120,20 @@ def _shape(op: Op, found: Mapping[str, Shape]) -> Shape:
 
 
 def places(shape: Sequence[int], reach: Sequence[int], stride: Pair, padding: Pair) -> tuple[int, int]:
-    """Rows and columns of windows.
+    """Return the number of rows and columns of sliding windows.
 
     Args:
-        shape: Channels, rows and columns of what they lie on.
-        reach: Rows and columns of a window.
+        shape: Channels, rows and columns of the input.
+        reach: Rows and columns that a window covers.
         stride: Rows and columns from one window to the next.
-        padding: Rows and columns on each side.
+        padding: Rows and columns of padding on each side.
     """
     rows, columns = ((shape[1 + i] + 2 * padding[i] - reach[i]) // stride[i] + 1 for i in (0, 1))
     return rows, columns
 
 
 def ranges(program: Program) -> dict[str, tuple[int, int]]:
-    """The smallest and the largest code of each value that is codes, by name."""
+    """Return the smallest and the largest code of each value that consists of codes, by name."""
     found = {IMAGE: (0, 255)}
     for op in program.ops:
         if isinstance(op, Requantize):
@@ -149,7 +149,7 @@ def ranges(program: Program) -> dict[str, tuple[int, int]]:
 
 
 def sums(program: Program) -> Iterator[tuple[str, int]]:
-    """The largest magnitude that any sum of products can reach, on the way or at its end, by name of the layer."""
+    """Yield a bound on the magnitude of any complete or partial sum of products, by name of the layer."""
     found = ranges(program)
     for op in program.ops:
         if isinstance(op, Convolution | Linear):
@@ -158,7 +158,7 @@ def sums(program: Program) -> Iterator[tuple[str, int]]:
 
 
 def saturates_without_vnni(program: Program) -> tuple[str, ...]:
-    """The layers whose sums may saturate on x86 processors without VNNI, which add two products in 16 bits."""
+    """Return the convolutions that may saturate on x86 processors without VNNI, which add two products in 16 bits."""
     found = ranges(program)
     largest = {
         op.name: 2 * max(map(abs, found[op.source])) * min(int(op.weight.long().abs().max()), 128)

@@ -1,4 +1,4 @@
-"""The card of a network: one schema, one text made of it, both written by what measures, never by hand."""
+"""The card of a network: JSON with one schema and text generated from it, both written by the commands that measure."""
 
 from __future__ import annotations
 
@@ -16,33 +16,33 @@ from qra.files import plain, read_json
 from qra.writing import write_bytes, write_json
 
 SCHEMA = 1
-"""Version of ``card.json``; it changes when a key changes its meaning."""
+"""Version of ``card.json``; it changes when the meaning of a key changes."""
 FILE, TEXT = "card.json", "README.md"
 TWIN, MODEL, INTEGER = "twin.safetensors", "model.onnx", "model.integer.onnx"
-"""Files of an export: the differentiable twin, the model to ship, and the form whose integers are exact."""
+"""Files of an export: the differentiable twin, the model to ship, and the model whose integers are exact."""
 
 
 @dataclass(frozen=True)
 class Card:
-    """What is to be known of a network that is published: exported for engines, or as a checkpoint.
+    """What users need to know about a published network, exported for engines or as a checkpoint.
 
     Args:
         name: Name of the network, such as that of its run.
-        label: Quantization for people, such as ``W4A4 (DoReFa weights, PACT activations)``.
-        network: Description of the architecture; None if it is not known.
+        label: Readable form of the quantization, such as ``W4A4 (DoReFa weights, PACT activations)``.
+        network: Description of the architecture; None if unknown.
         scheme: Description of the quantization scheme.
         checkpoint: Name and ``sha256`` of the checkpoint.
         image_shape: Channels, height and width.
         parameters: Number of parameters.
-        multiply_adds: Multiply-adds for one image, by what is multiplied, such as ``uint8 x int8`` or ``float32``.
+        multiply_adds: Multiply-adds for one image, by types of the factors, such as ``uint8 x int8`` or ``float32``.
         saturates_without_vnni: Layers whose sums may saturate on x86 processors without VNNI.
-        export: Options of the export and versions of what made it; empty for a checkpoint.
+        export: Options of the export and versions of the software; empty for a checkpoint.
         training: What is known of the training; empty if nothing is.
-        limits: What a user must know before relying on it, a sentence each.
-        cost: ``size_in_bits`` of all parameters at their bits, and ``bit_ops`` for one image.
+        limits: What a user must know before relying on the network, one sentence each.
+        cost: ``size_in_bits`` of all parameters at their bit widths, and ``bit_ops`` for one image.
         tested: Accuracies of the checkpoint, from ``qra test``, see :func:`qra.deploy.checkpoint_card.tested`.
         deployed: Accuracies of the deployed network, from ``qra deploy test``.
-        speed: Times of the deployed network, from ``qra deploy bench``.
+        speed: Run times of the deployed network, from ``qra deploy bench``.
     """
 
     name: str
@@ -64,27 +64,27 @@ class Card:
 
     @property
     def robustbench(self) -> dict[str, Any]:
-        """The fields of a RobustBench ``model_info``: the accuracies as deployed, or else those of the checkpoint."""
+        """The fields of a RobustBench ``model_info``, with the accuracies as deployed, else of the checkpoint."""
         found = {"outcomes": {}, "data": {"class": None}, **(self.deployed or self.tested or {})}
         known = {"checkpoint": dict(self.checkpoint), "scheme": self.scheme, "cost": dict(self.cost)}
         pixels: PixelContract = "bytes" if self.deployed else "float"
         return model_info({**found, **known}, self.name, (self.network or {}).get("class_path"), pixels)
 
     def content(self, files: Mapping[str, Any]) -> dict[str, Any]:
-        """What ``card.json`` holds.
+        """Return the content of ``card.json``.
 
         Args:
-            files: Size and hash of each file that the card is of, by name.
+            files: Size and hash of each file that the card describes, by name.
         """
         return {"schema": SCHEMA, **dataclasses.asdict(self), "files": files, "robustbench": self.robustbench}
 
 
 def write(directory: Path, card: Card) -> None:
-    """Write ``card.json`` and ``README.md`` of an export, with the sizes and hashes of the files that are there.
+    """Write ``card.json`` and ``README.md`` of an export, with the sizes and hashes of its files.
 
     Args:
         directory: Directory of the export, which holds its other files.
-        card: All that is known.
+        card: The card.
     """
     content = card.content(files(directory))
     write_json(directory / FILE, content)
@@ -92,10 +92,10 @@ def write(directory: Path, card: Card) -> None:
 
 
 def read(directory: Path) -> Card:
-    """Read the card of an export, an untrusted file, and see that the files beside it are those that it is of.
+    """Read the card of an export, an untrusted file, and check the files beside it against their hashes.
 
     Raises:
-        ValueError: If there is none, it is no card, or another file took the place of one.
+        ValueError: If there is no card, it is not valid, or a file is missing or is not the one that was exported.
     """
     path = directory / FILE
     try:
@@ -104,7 +104,7 @@ def read(directory: Path) -> Card:
         raise ValueError(f"{directory}: is no export, for it has no {FILE}; qra export makes one") from None
     if not isinstance(content, dict) or content.get("schema") != SCHEMA:
         raise ValueError(f"{path}: is no card of schema {SCHEMA}; export the network again")
-    content = {"cost": {}, "tested": None, **content}  # which the first cards did not have
+    content = {"cost": {}, "tested": None, **content}  # missing in the first cards
     _check_types(path, content)
     _check_files(directory, content["files"])
     names = {each.name for each in dataclasses.fields(Card)}
@@ -144,13 +144,13 @@ def _check_types(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def files(directory: Path) -> dict[str, dict[str, Any]]:
-    """Size and hash of each file of an export that is there, by name."""
+    """Return the size and hash of each existing file of an export, by name."""
     found = (directory / name for name in (MODEL, INTEGER, TWIN))
     return {path.name: about_file(path) for path in found if path.exists()}
 
 
 def about_file(path: Path) -> dict[str, Any]:
-    """Size and hash of a file."""
+    """Return the size and hash of a file."""
     return {"bytes": path.stat().st_size, "sha256": sha256(path)}
 
 

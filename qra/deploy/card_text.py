@@ -20,11 +20,11 @@ _MEANINGS = {
 
 
 def markdown(content: Mapping[str, Any], level: int = 1) -> str:
-    """The card as a page, or as a section of one.
+    """Return the card as a page, or as a section of one.
 
     Args:
         content: Content of ``card.json``.
-        level: Level of its title.
+        level: Heading level of its title.
     """
     exported = bool(content["export"])
     title = "#" * level
@@ -98,7 +98,7 @@ def _cost(content: Mapping[str, Any], exported: bool) -> Iterator[str]:
 
 
 def _tested(tested: Mapping[str, Any]) -> Iterator[str]:
-    """What ``qra test`` found of the checkpoint."""
+    """Yield the lines about what ``qra test`` measured on the checkpoint."""
     found = [read_measured(name, summary) for name, summary in tested["outcomes"].items()]
     found.sort(key=lambda each: (each.threat_model.pixels == "bytes", each.threat_model, each.role == "worst"))
     bounds = [each.threat_model.title if each.threat_model.eps else "" for each in found]
@@ -117,10 +117,10 @@ def _when(test: Mapping[str, Any]) -> str:
 
 
 def runs_table(deployed: Mapping[str, Any]) -> Table:
-    """A row for the program and for each engine: accuracy on clean images, robust accuracy and verdict.
+    """Return a table with the clean accuracy, robust accuracy and verdict of the program and of each engine.
 
     Args:
-        deployed: What ``qra deploy test`` found, see :mod:`qra.deploy.evaluation`.
+        deployed: Results of ``qra deploy test``, see :mod:`qra.deploy.evaluation`.
     """
     program = deployed["program"]
     rows: list[tuple[Entry, ...]] = [
@@ -150,10 +150,10 @@ def _accuracy(deployed: Mapping[str, Any] | None) -> Sequence[str]:
 
 
 def speed_table(speed: Mapping[str, Any]) -> Table:
-    """A row for each model, engine, batch size and number of threads.
+    """Return a table with a row for each model, engine, batch size and number of threads.
 
     Args:
-        speed: What ``qra deploy bench`` found, see :mod:`qra.deploy.speed`.
+        speed: Results of ``qra deploy bench``, see :mod:`qra.deploy.speed`.
     """
     rows = tuple(
         (
@@ -181,5 +181,5 @@ def _speed(speed: Mapping[str, Any] | None) -> Sequence[str]:
 
 
 def _code(text: object) -> str:
-    """A text between backticks, which it therefore has none of."""
+    """Return a text to put between backticks, without the backticks that it contains."""
     return plain(text).replace("`", "")

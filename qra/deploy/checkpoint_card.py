@@ -1,4 +1,4 @@
-"""The card of a checkpoint: what its file says, and what ``qra test`` found of it."""
+"""The card of a checkpoint: the content of its file, and the results of ``qra test``."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ _SHEET = ("date", "device", "versions")
 
 
 def tested(result: Mapping[str, Any]) -> dict[str, Any]:
-    """What a card keeps of a result.
+    """Return the part of a result that a card keeps.
 
     Args:
         result: Content of ``result.json``, an untrusted file.
 
     Returns:
-        Outcomes that are no parts of others, the data, what is known of the gradients, and when and on what it was
-        measured: no paths.
+        Outcomes that are not parts of others, the data, the findings about gradient masking, and the date, device and
+        versions of the tests. There are no paths.
 
     Raises:
         ValueError: If an outcome cannot be read.
@@ -51,11 +51,11 @@ def tested(result: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def card_of_checkpoint(network: nn.Module, path: Path, image_shape: Sequence[int]) -> Card:
-    """The card of a checkpoint, with what ``qra test`` found of it where its result lies in the same directory.
+    """Return the card of a checkpoint, with the results of ``qra test`` if they are in the same directory.
 
     Args:
-        network: The network that it describes.
-        path: The file, untrusted.
+        network: The network that the card describes.
+        path: The checkpoint file, untrusted.
         image_shape: Channels, height and width.
 
     Raises:
@@ -81,7 +81,7 @@ def card_of_checkpoint(network: nn.Module, path: Path, image_shape: Sequence[int
 
 
 def _multiply_adds(found: Cost) -> dict[str, int]:
-    """Multiply-adds for one image, by the bits of inputs and weights."""
+    """Return the multiply-adds for one image, by the bits of inputs and weights."""
     counts = Counter[str]()
     for layer in found.layers:
         counts[f"{_bits(layer.input_bits)} x {_bits(layer.weight_bits)}"] += layer.multiply_adds
@@ -93,7 +93,7 @@ def _bits(count: int) -> str:
 
 
 def _epochs(content: Mapping[str, Any]) -> dict[str, int]:
-    """How long a checkpoint was trained, as far as it says."""
+    """Return how long a checkpoint was trained, if it says so."""
     epoch, steps = content.get("epoch"), content.get("global_step")
     if type(epoch) is not int or type(steps) is not int or not steps:
         return {}
@@ -101,14 +101,14 @@ def _epochs(content: Mapping[str, Any]) -> dict[str, int]:
 
 
 def _calibration(about: Any) -> dict[str, Any]:
-    """What a quantization after training depended on, beside the scheme."""
+    """Return the settings of the calibration data, on which post-training quantization depends besides the scheme."""
     settings = about.get("init_args") if isinstance(about, dict) else None
     plain = {name: value for name, value in (settings or {}).items() if isinstance(value, str | int | float)}
     return {f"calibration: {name}": value for name, value in plain.items()}
 
 
 def tested_beside(path: Path, network: str) -> dict[str, Any] | None:
-    """What ``qra test`` found of a checkpoint, from the result in its directory.
+    """Return the results of ``qra test`` for a checkpoint, from the result in its directory.
 
     Args:
         path: Checkpoint.
@@ -125,5 +125,5 @@ def tested_beside(path: Path, network: str) -> dict[str, Any] | None:
     result = read_result(path.parent / RESULT)
     if result.get("network") != network:
         return None
-    read_examples(path.parent, result)  # which have to agree with it
+    read_examples(path.parent, result)  # raises an error if they do not match the result
     return tested(result)

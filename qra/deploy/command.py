@@ -1,4 +1,4 @@
-"""``qra deploy``: what an export decides on engines, how robust it is as deployed, and how fast."""
+"""``qra deploy``: the decisions of an export on engines, its robustness as deployed, and its speed."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ from qra.writing import write_arrays, write_bytes, write_json
 SCHEMA = 1
 """Version of ``parity.json``."""
 CHUNK = 50
-"""Images that are attacked together."""
+"""Number of images that are attacked together."""
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -93,7 +93,7 @@ def _test(exported: Folder, settings: Namespace, data: ImageDataModule) -> None:
 
 
 def _console() -> Console:
-    """One that cuts no table, however narrow the terminal."""
+    """Return a console that does not cut tables, however narrow the terminal is."""
     return Console(width=max(Console().width, 120))
 
 
@@ -110,10 +110,10 @@ def _white_box(settings: Namespace) -> Attack:
 
 
 def _fake_quantized(exported: Folder, path: str | None) -> FakeQuantized | None:
-    """The network that was exported.
+    """Return the network that was exported.
 
     Raises:
-        ValueError: If the file is another one.
+        ValueError: If the checkpoint is not the exported one.
     """
     if path is None:
         return None
@@ -158,7 +158,7 @@ def _attack(evaluation: Evaluation, program: Program, data: ImageDataModule, n: 
 
 
 def _about(exported: Folder, data: ImageDataModule, evaluation: Evaluation) -> dict[str, Any]:
-    """What the figures were made with and of, ready for JSON."""
+    """Return how and from what the figures were made, ready for JSON."""
     return {
         "schema": SCHEMA,
         "command": ["qra", *sys.argv[1:]],
@@ -178,7 +178,7 @@ def _about(exported: Folder, data: ImageDataModule, evaluation: Evaluation) -> d
 
 
 def _without_details(content: dict[str, Any]) -> dict[str, Any]:
-    """What the card holds of it: no single layers and options."""
+    """Return the content for the card, without single layers and engine options."""
     runs = [{key: run[key] for key in ("name", "file", "verdict", "reasons", "clean", "robust", "square", "decisions")}
             | {"engine": {key: run["engine"][key] for key in ("engine", "version", "engine_defaults", "threads")}}
             for run in content["runs"]]  # fmt: skip

@@ -22,46 +22,46 @@ from qra.files import CHECKPOINT_LIMIT, open_regular, plain
 
 OUTPUT = "logits"
 MOST_THREADS = 64
-"""More are refused, but on machines that have more processors."""
-_SLACK = 1e-6  # of pixels outside of [0, 1], by rounding
+"""Largest number of threads, except on machines with more processors."""
+_SLACK = 1e-6  # tolerance for pixels outside of [0, 1] by rounding
 
 Arrays = dict[str, NDArray[Any]]
 
 
 class Runtime(ABC):
-    """A model as an engine has loaded it.
+    """A model loaded by an engine.
 
     Args:
         model: Content of an ONNX file.
-        threads: Threads of one run.
-        options: Options of the engine, by its own names.
+        threads: Number of threads per run.
+        options: Options of the engine, by the engine's own names.
 
     Raises:
-        ValueError: If the engine is not installed, or refuses the model or an option.
+        ValueError: If the engine is not installed, or rejects the model or an option.
     """
 
     name: ClassVar[str]
     """Package of the engine."""
     extra: ClassVar[str]
-    """Extra of this package that installs it."""
+    """Extra of this distribution that installs the engine."""
     faithful: ClassVar[Mapping[str, str]]
-    """Options without which the engine decides otherwise than the program that it runs."""
+    """Options without which the engine's decisions differ from those of the program."""
 
     image_shape: tuple[int, ...]
-    """Shape of the model's input without its batch dimension."""
+    """Shape of the model's input without the batch dimension."""
     takes_bytes: bool
-    """Whether the input is uint8; else it is float32 in [0, 1]."""
+    """Whether the input is uint8; otherwise it is float32 in [0, 1]."""
 
     @abstractmethod
     def __init__(self, model: bytes, threads: int, options: Mapping[str, str]) -> None: ...
 
     @abstractmethod
     def run(self, images: NDArray[Any]) -> Arrays:
-        """All outputs, by name, for images of the model's type, (N, C, H, W)."""
+        """Return all outputs, by name, for images of the model's input type, (N, C, H, W)."""
 
     @abstractmethod
     def settings(self) -> dict[str, str]:
-        """Every option of the engine as it is in force."""
+        """Return all options of the engine that are in effect."""
 
 
 class OnnxRuntime(Runtime):
@@ -69,7 +69,7 @@ class OnnxRuntime(Runtime):
 
     name = "onnxruntime"
     extra = "deploy"
-    # the rewriting of QDQ graphs rounds biases to the scale of the accumulator, which moves codes in every layer
+    # rewriting QDQ graphs rounds biases to the scale of the accumulator, which changes codes in every layer
     faithful: ClassVar[Mapping[str, str]] = {"session.disable_quant_qdq": "1"}
 
     def __init__(self, model: bytes, threads: int, options: Mapping[str, str]) -> None:
@@ -83,7 +83,7 @@ class OnnxRuntime(Runtime):
             self._options.add_session_config_entry(key, value)
         try:
             self._session = package.InferenceSession(model, self._options, providers=["CPUExecutionProvider"])
-        except Exception as reason:  # the classes that it raises derive from nothing common
+        except Exception as reason:  # its exceptions have no common base class
             raise ValueError(_refusal(self, reason)) from None
         taken, *others = self._session.get_inputs()
         self._outputs = [output.name for output in self._session.get_outputs()]
@@ -107,8 +107,8 @@ class OpenVINO(Runtime):
 
     name = "openvino"
     extra = "openvino"
-    # else what is not quantized is computed in bfloat16 wherever the processor can, and what linear layers take is
-    # rounded to 8 bits, in groups of which each has a scale of its own
+    # otherwise float operations run in bfloat16 where the processor supports it, and inputs of linear layers are
+    # rounded to 8 bits in groups, each with its own scale
     faithful: ClassVar[Mapping[str, str]] = {
         "INFERENCE_PRECISION_HINT": "f32",
         "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0",
@@ -143,20 +143,20 @@ RUNTIMES: Mapping[str, type[Runtime]] = {runtime.name: runtime for runtime in (O
 
 
 class Engine(nn.Module):
-    """A deployed model run by an engine: a network that attacks without gradients take as it is.
+    """A deployed model run by an engine, as a network for attacks that need no gradients.
 
-    Images become bytes here, as they do in a device. The options that keep an engine faithful to the program are set;
-    one that undoes them is refused.
+    Images are rounded to bytes first, as on a device. The options that keep an engine faithful to the program are set,
+    and contradicting options are refused.
 
     Args:
         model: The ONNX file, or its content.
         runtime: Name of the engine: ``onnxruntime`` or ``openvino``.
-        threads: Threads of one run.
-        options: Further options of the engine, by its own names.
-        engine_defaults: Whether the engine runs as it comes, to see what that does to decisions.
+        threads: Number of threads per run.
+        options: Further options of the engine, by the engine's own names.
+        engine_defaults: Whether the engine runs with its default options, to measure how they change decisions.
 
     Raises:
-        ValueError: If the engine is unknown or not installed, an option would make it unfaithful, or it refuses the
+        ValueError: If the engine is unknown or not installed, an option would make it unfaithful, or it rejects the
             model.
     """
 
@@ -183,18 +183,18 @@ class Engine(nn.Module):
             raise ValueError(f"{'the model' if isinstance(model, bytes) else model}: {reason}") from None
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits, float32 (N, classes), of pixels in [0, 1], (N, C, H, W)."""
+        """Return logits, float32 (N, classes), of pixels in [0, 1], (N, C, H, W)."""
         return self.outputs(x)[OUTPUT]
 
     @torch.no_grad()
     def outputs(self, x: Tensor) -> dict[str, Tensor]:
-        """All outputs of the model, by name.
+        """Return all outputs of the model, by name.
 
         Args:
             x: Pixels in [0, 1], (N, C, H, W), which are rounded to bytes.
 
         Raises:
-            ValueError: If they are of another size than the model's, no floating-point numbers, or leave [0, 1].
+            ValueError: If the size is not the model's, or values are not floating-point numbers in [0, 1].
         """
         if not x.is_floating_point():
             raise ValueError(f"x is {x.dtype}: an engine takes floating-point pixels in [0, 1] (divide bytes by 255)")
@@ -204,13 +204,13 @@ class Engine(nn.Module):
         return {name: torch.from_numpy(array).to(x.device) for name, array in found.items()}
 
     def run(self, images: NDArray[np.uint8]) -> Arrays:
-        """All outputs of the model, by name, for images as a device receives them.
+        """Return all outputs of the model, by name, for images as a device receives them.
 
         Args:
             images: Bytes, (N, C, H, W).
 
         Raises:
-            ValueError: If they are no bytes, or of another size than the model's.
+            ValueError: If they are not uint8 or not of the model's size, or the engine fails.
         """
         if images.dtype != np.uint8:
             raise ValueError(f"the images are {images.dtype}: the model takes uint8, the bytes of an image")
@@ -226,7 +226,7 @@ class Engine(nn.Module):
             raise ValueError(f"{self.runtime.name} fails on {len(images)} images: {_said(reason)}") from None
 
     def record(self) -> dict[str, Any]:
-        """What runs and how, ready for JSON."""
+        """Return what runs and how, ready for JSON."""
         return {
             "engine": self.runtime.name,
             "version": metadata.version(self.runtime.name),
@@ -238,10 +238,10 @@ class Engine(nn.Module):
 
 
 def check_threads(count: int) -> None:
-    """Refuse a number of threads that is none, or so large that engines only wait.
+    """Refuse an invalid number of threads, or one so large that engines would only wait.
 
     Raises:
-        ValueError: If it is.
+        ValueError: If it is not positive, or above 64 and the number of processors.
     """
     check_count("threads", count)
     most = max(MOST_THREADS, os.cpu_count() or 1)
@@ -250,12 +250,12 @@ def check_threads(count: int) -> None:
 
 
 def _check_own(shape: Sequence[Any], is_image: bool, outputs: Container[str]) -> None:
-    """Refuse a model that takes or gives other things than those of an export.
+    """Refuse a model whose inputs or outputs are not those of an export.
 
     Args:
-        shape: Lengths of what it takes, None where any will do.
-        is_image: Whether that is of a type of images.
-        outputs: Names of what it gives.
+        shape: Lengths of its input's dimensions, None where any length is accepted, and any further inputs.
+        is_image: Whether the input has a type of images.
+        outputs: Names of its outputs.
     """
     unlike = len(shape) != 4 or shape[0] is not None or not all(isinstance(length, int) for length in shape[1:])
     if unlike or not is_image or OUTPUT not in outputs:
@@ -270,10 +270,10 @@ def needed(package: str, extra: str) -> Any:
 
     Args:
         package: Name of the package.
-        extra: Extra of this package that installs it.
+        extra: Extra of this distribution that installs it.
 
     Raises:
-        ValueError: If it is not installed, with the command that installs it.
+        ValueError: If it is not installed. The message gives the command that installs it.
     """
     try:
         return import_module(package)
@@ -283,10 +283,10 @@ def needed(package: str, extra: str) -> Any:
 
 
 def read_model(path: str | Path) -> bytes:
-    """The content of an ONNX file.
+    """Return the content of an ONNX file.
 
     Raises:
-        ValueError: If there is none, or it is no regular file or too large.
+        ValueError: If it does not exist, is not a regular file or is too large.
     """
     try:
         with open_regular(path, CHECKPOINT_LIMIT) as file:
@@ -296,7 +296,7 @@ def read_model(path: str | Path) -> bytes:
 
 
 def kind_of(name: str) -> type[Runtime]:
-    """The engine of a name.
+    """Return the engine with a given name.
 
     Raises:
         ValueError: If there is none.
@@ -317,12 +317,12 @@ def _checked(kind: type[Runtime], options: Mapping[str, str]) -> Mapping[str, st
 
 
 def _refusal(runtime: Runtime, reason: Exception) -> str:
-    """Why an engine does not load a model, in one line."""
+    """Return one line that says why an engine does not load a model."""
     said = _said(reason)
     advice = "; a newer engine, or an export with --pack false, may help" if "opset" in said or "type" in said else ""
     return f"{runtime.name} {metadata.version(runtime.name)} cannot load it: {said}{advice}"
 
 
 def _said(reason: Exception) -> str:
-    """What an engine says, in one line, without the places in its source."""
+    """Return an engine's message in one line, without positions in its source."""
     return plain(re.sub(r"Exception from \S+:\d+:\s*", "", str(reason)) or reason)[:200]

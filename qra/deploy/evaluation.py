@@ -1,4 +1,4 @@
-"""The evaluation of an export: what its program and each engine make of the same images, and what is robust."""
+"""Evaluation of an export: decisions of its program and of each engine on the same images, and robust accuracy."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ from qra.evaluation.statistics import wilson_interval
 from qra.quant.network import quant_layers
 
 _PART = 50
-"""Images whose codes are held at a time."""
+"""Number of images whose codes are held at a time."""
 
 Codes = Callable[[Tensor], Mapping[str, Tensor]]
-"""Integer codes of images by layer."""
+"""Computes the integer codes of images by layer."""
 
 
 @dataclass
 class Run:
-    """A model on an engine, and what was found of it so far.
+    """A model on an engine, and the findings about it so far.
 
     Args:
-        name: What it is called in tables.
+        name: Name in tables.
         file: Name of the model.
         engine: The engine.
-        tapped: The engine on the same model with the codes of all layers as outputs; None where they are not compared.
-        attacked: Whether Square attacks it; a reference is only replayed.
+        tapped: The engine on the same model with the codes of all layers as outputs; None if codes are not compared.
+        attacked: Whether Square attacks it; a reference is only tested on the images from the program.
     """
 
     name: str
@@ -50,11 +50,11 @@ class Run:
 
 
 class FakeQuantized:
-    """The network that a program was made of, in float64: decisions, and codes by layer.
+    """The network that a program was made from, in float64: decisions, and codes by layer.
 
     Args:
         network: The network, in eval mode; a copy is used.
-        program: Program that was made of it, which says the step and the zero point of each layer.
+        program: The program made from it, which gives the step and zero point of each layer.
     """
 
     def __init__(self, network: nn.Module, program: Program) -> None:
@@ -65,12 +65,12 @@ class FakeQuantized:
 
     @torch.no_grad()
     def decide(self, x: Tensor) -> Tensor:
-        """Classes of images, (n,)."""
+        """Return the predicted classes of images, (n,)."""
         return decide(self.network, x.double())
 
     @torch.no_grad()
     def codes(self, x: Tensor) -> dict[str, Tensor]:
-        """Integer codes by layer."""
+        """Return integer codes by layer."""
         found: dict[str, Tensor] = {}
 
         def keep(name: str) -> Callable[[nn.Module, Any, Tensor], None]:
@@ -91,10 +91,10 @@ class FakeQuantized:
 
 
 def in_float64(network: nn.Module) -> nn.Module:
-    """A quantized network in float64, with the weights that it has in float32.
+    """Return a copy of a quantized network in float64, with the quantized weights that it has in float32.
 
     Args:
-        network: The network; a copy is used.
+        network: The network; it is not changed.
     """
     network = copy.deepcopy(network)
     for layer in quant_layers(network).values():
@@ -105,13 +105,13 @@ def in_float64(network: nn.Module) -> nn.Module:
 
 
 class Evaluation:
-    """Everything that is compared, chunk by chunk.
+    """Comparison of a program, its network and engines, chunk by chunk.
 
     Args:
         program: The differentiable twin, in eval mode.
         runs: Models on engines.
-        what: What is tried.
-        fake: The network that the program was made of; None if its checkpoint is not there.
+        what: The attacks.
+        fake: The network that the program was made from; None if its checkpoint is not available.
     """
 
     def __init__(
@@ -123,7 +123,7 @@ class Evaluation:
         self._tried: list[Tried] = []
 
     def add(self, number: int, tried: Tried) -> None:
-        """Have the network and all engines decide on the images of a chunk, and attack the engines."""
+        """Let the network and all engines classify the images of a chunk, and attack the engines."""
         self._tried.append(tried)
         if self.fake is not None:
             self._fake.append(
@@ -154,7 +154,7 @@ class Evaluation:
         return torch.cat([tried.batch.indices for tried in self._tried])
 
     def content(self) -> dict[str, Any]:
-        """What was found, ready for JSON."""
+        """Return the findings, ready for JSON."""
         clean = torch.cat([tried.decisions["clean"] == tried.batch.y for tried in self._tried])
         robust = torch.cat([tried.correct for tried in self._tried])
         fake = {
@@ -177,7 +177,7 @@ class Evaluation:
         return {"title": bounds.title, "norm": bounds.norm, "eps": bounds.eps, "pixels": bounds.pixels}
 
     def outcomes(self) -> Iterator[Outcome]:
-        """Clean accuracy, robustness of the program, and the worst case over it and all engines that are attacked."""
+        """Yield the outcomes: clean, robust on the program, and the worst case over it and all attacked engines."""
         order = self.indices.argsort()
         indices = self.indices[order]
         deployed = [run for run in self.runs if run.attacked and not run.engine.engine_defaults]
@@ -198,7 +198,7 @@ class Evaluation:
         yield Outcome("deployed", "worst case as deployed", {}, indices, worst, members=members, **about)
 
     def decisions(self) -> dict[str, Tensor]:
-        """Every decision: images by kind and executor, with positions in the test set and labels."""
+        """Return every decision, by kind of images and executor, with positions in the test set and labels."""
         kinds: list[Images] = list(self._tried[0].images)
         found: dict[str, Tensor] = {}
         for kind in kinds:
@@ -211,13 +211,13 @@ class Evaluation:
 
 
 def accuracy(correct: Tensor) -> dict[str, Any]:
-    """An accuracy with its Wilson interval at 95 %, ready for JSON, of correctness, bool (n,)."""
+    """Return an accuracy with its Wilson interval at 95 %, ready for JSON, from correctness, bool (n,)."""
     count, n = int(correct.sum()), len(correct)
     return {"accuracy": count / n, "interval95": list(wilson_interval(count, n)), "n": n}
 
 
 def accuracy_of(found: Mapping[str, Any]) -> Accuracy:
-    """What :func:`accuracy` made."""
+    """Return an accuracy from the output of :func:`accuracy`."""
     return Accuracy(float(found["accuracy"]), int(found["n"]))
 
 

@@ -28,23 +28,23 @@ from qra.writing import filling, write_bytes
 
 Forms = Literal["qdq", "integer", "both"]
 IMAGES = 4
-"""Images on which a program is compared with its network."""
+"""Number of images on which a program is compared with its network."""
 TOLERANCE = 0.05
-"""Largest difference of logits, relative to the largest; a single code that differs in a small network makes 0.01."""
+"""Largest difference of logits, relative to the largest; a single different code in a small network causes 0.01."""
 _MODELS: Mapping[str, Literal["qdq", "integer"]] = {card.MODEL: "qdq", card.INTEGER: "integer"}
 
 
 @dataclass(frozen=True)
 class Choices:
-    """How a network is exported.
+    """Options of an export.
 
     Args:
-        resolution: Height and width of the images.
-        form: Models that are written.
-        pwlq: What becomes of piecewise linear weights, see :func:`qra.deploy.lower.lower`.
-        pack: Whether weights of few levels take few bits in the file.
+        resolution: Height and width of the images, in pixels.
+        form: Models to write: ``qdq``, ``integer`` or ``both``.
+        pwlq: How piecewise linear weights are exported, see :func:`qra.deploy.lower.lower`.
+        pack: Whether weights with few levels are stored with few bits in the file.
         opset: Version of ONNX's operators.
-        input: Type of the images: bytes, or float in [0, 1].
+        input: Type of the input images: bytes, or float in [0, 1].
     """
 
     resolution: tuple[int, int] = (32, 32)
@@ -56,12 +56,12 @@ class Choices:
 
 
 def export(path: str | Path, out: str | Path, choices: Choices = Choices()) -> Program:
-    """Write the models, the twin and the card of a checkpoint; all is made before anything is written.
+    """Write the models, the twin and the card of a checkpoint. Everything is computed before anything is written.
 
     Args:
         path: Checkpoint of a quantized network; an untrusted file.
         out: Directory that is new or empty.
-        choices: How.
+        choices: Options of the export.
 
     Returns:
         The program.
@@ -70,7 +70,7 @@ def export(path: str | Path, out: str | Path, choices: Choices = Choices()) -> P
         ValueError: If the network cannot be exported, the directory is not empty, or ``onnx`` is not installed.
     """
     needed("onnx", "deploy")
-    from qra.deploy.onnx import to_onnx  # which needs it
+    from qra.deploy.onnx import to_onnx  # imports onnx
 
     directory = Path(out)
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
@@ -101,16 +101,16 @@ def export(path: str | Path, out: str | Path, choices: Choices = Choices()) -> P
 
 @torch.no_grad()
 def check_agrees(network: nn.Module, program: Program) -> None:
-    """Refuse a program that computes otherwise than the network that it was made of, seen on a few images of noise.
+    """Refuse a program that does not compute the same function as its network, compared on a few noise images.
 
-    Single codes may differ, where roundings of float32 meet ties.
+    Single codes may differ, where float32 rounding meets ties.
 
     Args:
-        network: The network, with float activations between its layers; put into eval mode.
-        program: What :func:`qra.deploy.lower.lower` made of it.
+        network: The network, with float activations between its layers. It is put into eval mode on the CPU.
+        program: What :func:`qra.deploy.lower.lower` made from it.
 
     Raises:
-        ValueError: If the logits of most images are apart.
+        ValueError: If the logits of most images differ, or the network's logits are not finite.
     """
     x = torch.randint(256, (IMAGES, *program.image_shape), generator=torch.Generator().manual_seed(0)) / 255
     expected, found = network.cpu().eval()(x), IntegerNetwork(program).eval()(x)
@@ -145,14 +145,14 @@ def _card(network: nn.Module, program: Program, path: Path, choices: Choices) ->
 
 
 def _has_pieces(network: nn.Module) -> bool:
-    """Whether weights are a sum of several terms."""
+    """Whether any weights are a sum of several terms."""
     quantizers = [layer.weight_quantizer for layer in quant_layers(network).values()]
     layers = zip(quantizers, quant_layers(network).values(), strict=True)
     return any(quantizer is not None and len(quantizer.grid(layer.weight).terms) > 1 for quantizer, layer in layers)
 
 
 def _limits(network: nn.Module, program: Program, choices: Choices) -> list[str]:
-    """What a user must know."""
+    """Return what a user must know, one sentence each."""
     _, height, width = program.image_shape
     found = [f"Images are of {height} x {width} pixels; other sizes need another export."]
     if choices.input == "float":
@@ -171,7 +171,7 @@ def _limits(network: nn.Module, program: Program, choices: Choices) -> list[str]
 
 
 def multiply_adds(program: Program) -> dict[str, int]:
-    """Multiply-adds for one image, by what is multiplied, such as ``uint8 x int8``."""
+    """Return the multiply-adds for one image, by types of the factors, such as ``uint8 x int8``."""
     codes, places, found = ranges(program), shapes(program), Counter[str]()
     for op in program.ops:
         if isinstance(op, Convolution | Linear):

@@ -1,4 +1,4 @@
-"""Figures of what engines make of a program."""
+"""Figures that compare engines with a program."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _FLOOR = 1e-8
 
 
 def decisions(parity: Mapping[str, Any]) -> Drawing:
-    """Images that engines get wrong, and right, where the program decides otherwise.
+    """Draw the images that engines get wrong, and right, where the program decides otherwise.
 
     Args:
         parity: Content of ``parity.json``.
@@ -51,7 +51,7 @@ def decisions(parity: Mapping[str, Any]) -> Drawing:
 
 
 def layers(parity: Mapping[str, Any]) -> Drawing | None:
-    """Share of codes that differ along the network, step by step; None where no codes were compared."""
+    """Draw the fraction of different codes along the network, step by step; None if no codes were compared."""
     steps = {run["name"]: run["layers"] for run in parity["runs"] if run["layers"]}
     steps = {f"program to {name}": found for name, found in steps.items()}
     if parity["fake_quantized"] is not None:

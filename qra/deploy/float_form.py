@@ -1,4 +1,4 @@
-"""The float network of a program: the same layers without any rounding, to be timed against."""
+"""The float network of a program: the same layers without any rounding, as the baseline of timings."""
 
 from __future__ import annotations
 

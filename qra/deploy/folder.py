@@ -19,12 +19,12 @@ Options = Mapping[str, Mapping[str, str]]
 
 
 class Folder(NamedTuple):
-    """An export as it lies on the disk.
+    """An export on disk.
 
     Attributes:
-        directory: Where it lies.
-        card: Card, whose hashes are those of the files.
-        program: What it computes.
+        directory: Its directory.
+        card: Its card, whose hashes match the files.
+        program: The program that it computes.
     """
 
     directory: Path
@@ -38,7 +38,7 @@ class Folder(NamedTuple):
 
     @property
     def reference(self) -> str | None:
-        """Name of the model whose integers are exact, if it is another one."""
+        """Name of the model whose integers are exact, if that is another one."""
         return INTEGER if self.shipped == MODEL and (self.directory / INTEGER).exists() else None
 
 
@@ -46,7 +46,7 @@ def read(directory: Path) -> Folder:
     """Read an export, whose files are untrusted.
 
     Raises:
-        ValueError: If it is none, or a file of it was changed.
+        ValueError: If the directory is not an export, or one of its files was changed.
     """
     found = card.read(directory)
     if not (directory / TWIN).exists():
@@ -77,17 +77,17 @@ def _check_model(path: Path, program: Program) -> None:
 def runs(
     folder: Folder, engines: Sequence[str], threads: int = 1, options: Options | None = None, defaults: bool = False
 ) -> list[Run]:
-    """The models of an export on engines, to be compared with its program.
+    """Load the models of an export on engines, to be compared with its program.
 
     Args:
         folder: The export.
         engines: Names of engines, each once.
-        threads: Threads of one run.
+        threads: Number of threads per run.
         options: Further options of engines.
-        defaults: Whether each engine also runs as it comes, to see what that does.
+        defaults: Whether each engine also runs with its default options, to measure their effect.
 
     Raises:
-        ValueError: If an engine is unknown or not installed, or refuses a model or an option.
+        ValueError: If an engine is unknown or not installed, or rejects a model or an option.
     """
     options = options or {}
     shipped, exact = folder.shipped, folder.reference
@@ -106,14 +106,14 @@ def runs(
 
 
 def contestants(folder: Folder, engines: Sequence[str]) -> Mapping[str, Callable[..., Engine]]:
-    """What to time: on each engine the float network, then the models of an export.
+    """Return what to time on each engine: the float network, then the models of an export.
 
     Args:
         folder: The export.
         engines: Names of engines, each once.
 
     Returns:
-        Functions that load a model for a number of threads, by name; the first is what to compare with.
+        Functions that load a model for a given number of threads, by name; the first is the baseline.
     """
     floats = _written(folder.program, "float")
     models = {"float": floats, folder.shipped: read_model(folder.directory / folder.shipped)}
@@ -127,22 +127,22 @@ def contestants(folder: Folder, engines: Sequence[str]) -> Mapping[str, Callable
 
 
 def _written(program: Program, form: Literal["integer", "qdq", "float"], taps: bool = False) -> bytes:
-    """The content of a model."""
+    """Return the content of a model file."""
     needed("onnx", "deploy")
-    from qra.deploy.onnx import to_onnx  # which needs it
+    from qra.deploy.onnx import to_onnx  # imports onnx
 
     content: bytes = to_onnx(program, form, pack=False, taps=taps).SerializeToString()
     return content
 
 
 def options_of(settings: Sequence[str]) -> dict[str, dict[str, str]]:
-    """Options of engines as they are typed.
+    """Parse engine options from the command line.
 
     Args:
         settings: Texts such as ``onnxruntime.session.intra_op.allow_spinning=0``.
 
     Raises:
-        ValueError: If one names no engine or has no value.
+        ValueError: If one does not name an engine or has no value.
     """
     found: dict[str, dict[str, str]] = {}
     for setting in settings:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 def last_linear(network: nn.Module) -> nn.Linear:
-    """The last linear layer of a network, float or quantized, whose inputs are the penultimate features.
+    """Return the last linear layer of a network, float or quantized, whose inputs are the penultimate features.
 
     Raises:
         ValueError: If there is none.
@@ -20,12 +20,12 @@ def last_linear(network: nn.Module) -> nn.Linear:
 
 
 def with_features(network: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Run a network and keep its penultimate features on the way.
+    """Run a network and also return its penultimate features.
 
-    It runs eagerly, compiled or not, for compiled code takes no notice of the hook that keeps them.
+    The network runs eagerly even if it is compiled, because compiled code ignores the hook that captures them.
 
     Args:
-        network: Not changed.
+        network: The network; it is not changed.
         x: Input of the network.
 
     Returns:

@@ -42,12 +42,12 @@ class Normalize(nn.Module):
 
 @described
 class Normalized(nn.Sequential):
-    """A foreign network, made to take pixels in [0, 1].
+    """Wraps a network that expects normalized images, so that it takes pixels in [0, 1].
 
     Args:
         network: A network that expects normalized images (N, C, H, W) and returns logits.
-        mean: Mean of each channel it was trained with, in pixel units.
-        std: Standard deviation of each channel it was trained with, in pixel units.
+        mean: Mean of each channel that the network was trained with, in pixel units.
+        std: Standard deviation of each channel that the network was trained with, in pixel units.
     """
 
     def __init__(

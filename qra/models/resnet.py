@@ -1,6 +1,6 @@
 """Residual networks for 32 x 32 images (He et al. 2016, arXiv 1512.03385).
 
-Each activation site has its own ``nn.ReLU`` and pooling is a module, so that quantization can swap them by name.
+Each activation site has its own ``nn.ReLU``, and pooling is a module, so that quantization can swap them by name.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from qra.models.normalize import CIFAR10_MEAN, CIFAR10_STD, Normalize
 
 
 class PadShortcut(nn.Module):
-    """The parameter-free shortcut ("option A"): every second pixel, zeros in the new channels.
+    """The parameter-free shortcut ("option A"): every second pixel, with zeros in the new channels.
 
     Args:
-        new_channels: How many channels of zeros to add; half go on each side.
+        new_channels: Number of zero channels to add, half of them on each side.
     """
 
     def __init__(self, new_channels: int) -> None:
@@ -52,12 +52,12 @@ class BasicBlock(nn.Module):
 
 @described
 class ResNet(nn.Module):
-    """A residual network: normalization, a 3 x 3 stem, stages of basic blocks, average pooling, one linear layer.
+    """A residual network: normalization, a 3 x 3 stem, stages of basic blocks, average pooling and a linear layer.
 
     Args:
-        blocks: Number of blocks of each stage; every stage but the first halves the resolution.
+        blocks: Number of blocks in each stage. Every stage but the first halves the resolution.
         channels: Number of channels of each stage.
-        projection: Shortcuts between stages as 1 x 1 convolutions with batch normalization ("option B")
+        projection: Whether shortcuts between stages are 1 x 1 convolutions with batch normalization ("option B")
             instead of padding ("option A").
         num_classes: Number of logits.
         mean: Mean of each image channel, in pixel units.
