@@ -1,4 +1,4 @@
-"""What all forms of a program in ONNX share."""
+"""Common parts of all ONNX forms of a program."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ class Form(ABC):
     """Writes the operations of a program into a graph.
 
     Attributes:
-        names: Names of results in the graph, by those in the program.
+        names: Names of values in the graph, by their names in the program.
 
     Args:
-        graph: Where to.
-        program: What is written.
+        graph: The graph to write into.
+        program: The program to write.
     """
 
     def __init__(self, graph: Graph, program: Program) -> None:
@@ -62,7 +62,7 @@ class Form(ABC):
         """Write all operations.
 
         Args:
-            image: Name of the bytes.
+            image: Name of the image's bytes in the graph.
         """
         self.names[IMAGE] = image
         for op in self.program.ops:
@@ -84,10 +84,10 @@ class Form(ABC):
     def combine(self, op: Combine) -> None:
         """Write a weighted sum."""
 
-    # ----- what all forms write in the same way -----
+    # ----- common to all forms -----
 
     def window_max(self, op: WindowMax) -> None:
-        """Write largest values."""
+        """Write a maximum over windows."""
         pads = [*op.padding, *op.padding]
         inputs = [self.names[op.source]]
         self.names[op.name] = self.graph.add(
@@ -95,7 +95,7 @@ class Form(ABC):
         )
 
     def shortcut(self, op: Shortcut) -> None:
-        """Write every so many pixels, and channels of zeros."""
+        """Write a strided selection of pixels, with channels of zeros."""
         x = self.names[op.source]
         if op.step != (1, 1):
             ends = [np.iinfo(np.int64).max] * 2
@@ -108,20 +108,20 @@ class Form(ABC):
         self.names[op.name] = x
 
     def zero(self, name: str) -> str:
-        """Zero in the type of a value."""
+        """Return a constant zero in the type of a value."""
         return self.graph.constant(0, self.type_of(name))
 
     def type_of(self, name: str) -> type[np.generic]:
-        """Type of a value in the graph: a byte for codes, else float."""
+        """Return the type of a value in the graph: uint8 or int8 for codes that fit, else float32."""
         low, high = self.codes.get(name, (0, 256))
         return np.float32 if not are_bytes(low, high) else np.uint8 if low >= 0 else np.int8
 
     def flatten(self, op: Flatten) -> None:
-        """Write all values of an image in one row."""
+        """Write a flattening of each image."""
         self.names[op.name] = self.graph.add("Flatten", [self.names[op.source]], op.name, axis=1)
 
     def channels(self, part: Part) -> str:
-        """Some channels of a value."""
+        """Return some channels of a value."""
         source, start, stop = part
         whole = self.names[source]
         if (start, stop) == (0, self.shapes[source][0]):
@@ -132,9 +132,9 @@ class Form(ABC):
         return self._pieces[whole, part]
 
     def times(self, x: str, factors: Floats, op: Combine) -> str:
-        """A value times a factor for each channel.
+        """Multiply a value by one factor per channel.
 
-        After products of matrices it is never a single one, which onnxruntime would multiply into the matrix.
+        After matrix products, the factor is never a scalar, which onnxruntime would fold into the matrix.
         """
         if bool((factors == 1).all()):
             return x
@@ -143,11 +143,11 @@ class Form(ABC):
         return self.graph.add("Mul", [x, self.graph.constant(self.by_channel(factors, op))])
 
     def by_channel(self, values: Floats, op: Combine) -> Floats:
-        """Values of channels in a shape that broadcasts."""
+        """Return per-channel values in a shape that broadcasts."""
         return values if len(self.shapes[op.name]) == 1 or values.ndim == 3 else values[:, None, None]
 
     def offset(self, op: Combine, scale: float) -> str:
-        """The summand of each channel, or of each place, of which the file holds different rows and columns once."""
+        """Return the summand per channel or per position. Equal rows and columns of positions are stored only once."""
         values = op.offset.double().numpy() * scale
         if values.ndim < 3:
             return self.graph.constant(self.by_channel(values.astype(np.float32), op))
@@ -159,7 +159,7 @@ class Form(ABC):
         return whole
 
     def quantized(self, op: Requantize, u: str, scale: float) -> str:
-        """Codes of values, counted in steps of ``scale``."""
+        """Quantize values to codes; ``scale`` is the step."""
         kind = np.uint8 if op.low >= 0 else np.int8
         zero = self.graph.constant(op.zero_point, kind)
         codes = self.graph.add("QuantizeLinear", [u, self.graph.constant(scale), zero])
@@ -169,7 +169,7 @@ class Form(ABC):
         return self.graph.add("Clip", [codes, self.graph.constant(op.low, kind), self.graph.constant(op.high, kind)])
 
     def limited(self, op: Combine, u: str) -> str:
-        """Float values between their limits, by the name of the operation."""
+        """Clip float values to the limits of the operation, and name the result after it."""
         assert isinstance(op, Real)
         if op.low is None and op.high is None:
             return self.graph.add("Identity", [u], op.name)
@@ -179,24 +179,24 @@ class Form(ABC):
         return self.graph.add("Clip", [u, *ends], op.name)
 
     def is_of_all(self, op: WindowSum) -> bool:
-        """Whether there is one window, of all rows and columns."""
+        """Whether there is a single window that covers all rows and columns."""
         return op.kernel == self.shapes[op.source][1:] and not any(op.padding)
 
     def tap_type(self, op: Requantize) -> int:
-        """Type of codes in the graph."""
+        """Return the type of the codes in the graph."""
         return UINT8 if op.low >= 0 else INT8
 
 
 def fits(weight: NDArray[np.int64]) -> bool:
-    """Whether weights are of 8 bits."""
+    """Whether weights fit int8."""
     return int(weight.min()) >= -128 and int(weight.max()) <= 127
 
 
 def halves(weight: NDArray[np.int64], name: str) -> NDArray[np.int64]:
-    """``(w - 1) / 2`` of odd weights.
+    """Return ``(w - 1) / 2`` for odd weights.
 
     Raises:
-        ValueError: If they are not all odd, so that two times 8 bits do not hold them.
+        ValueError: If they are not all odd, so that twice an 8-bit integer plus one cannot represent them.
     """
     if not bool((weight % 2 == 1).all()):
         raise ValueError(
@@ -207,7 +207,7 @@ def halves(weight: NDArray[np.int64], name: str) -> NDArray[np.int64]:
 
 
 def spread_of(op: Convolution) -> dict[str, Any]:
-    """The attributes of a convolution."""
+    """Return the ONNX attributes of a convolution."""
     return {
         "strides": op.stride,
         "pads": [*op.padding, *op.padding],

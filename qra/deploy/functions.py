@@ -1,4 +1,4 @@
-"""Lowering of functions and methods: what each call becomes in a program of integers."""
+"""Lowering of functions and methods: what each call becomes in an integer program."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def _divide(builder: Builder, name: str, first: Any, second: Any) -> Value:
 
 
 def _channels(name: str, constant: Any, value: Value) -> Tensor:
-    """A constant as one value, or one for each channel."""
+    """Return a constant as one value, or one per channel."""
     found = torch.as_tensor(constant).double()
     if found.numel() == 1:
         return found.reshape(())
@@ -123,7 +123,7 @@ def _pad(
 
 def _shortcut(builder: Builder, name: str, value: Value, step: tuple[int, int], channels: tuple[int, int]) -> Value:
     value = builder.by_channel(value, name)
-    if any(channels) and float(value.offset.abs().max()):  # beside codes of a zero point, zero is none
+    if any(channels) and float(value.offset.abs().max()):  # with a zero point, zero is not the code 0
         value = builder.real(value, builder.name(f"{name}.sum"))
     source, kind = builder.take(value)
     factor = value.factors[0]
@@ -191,4 +191,4 @@ CALLS: Mapping[str, Callable[..., Any]] = {
     "relu6": _relu6,
     "hardtanh": _hardtanh,
 }
-"""What is known of functions and methods, by name."""
+"""Lowering functions of the supported functions and methods, by name."""

@@ -1,4 +1,4 @@
-"""A graph of ONNX in the making."""
+"""An ONNX graph under construction."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ FLOAT, DOUBLE, INT8, UINT8, INT32 = (
 
 
 class Graph:
-    """Nodes and constants, in their order; constants of the same value are one.
+    """Nodes and constants, in order. Equal constants are stored once.
 
     Args:
         opset: Version of the operators.
-        packed: Whether weights take fewer than 8 bits in the file where they can.
+        packed: Whether weights are stored with fewer than 8 bits in the file where possible.
     """
 
     def __init__(self, opset: int, packed: bool) -> None:
@@ -38,7 +38,7 @@ class Graph:
         self._count = 0
 
     def constant(self, value: ArrayLike, dtype: Any = np.float32) -> str:
-        """A constant; its name."""
+        """Add a constant and return its name."""
         array = np.ascontiguousarray(np.asarray(value, dtype=dtype))
         key = (array.dtype.str, array.shape, array.tobytes())
         if key not in self._known:
@@ -47,9 +47,9 @@ class Graph:
         return self._known[key]
 
     def weights(self, codes: NDArray[np.int64], name: str) -> str:
-        """Weights of 8 bits, int8 to the nodes behind them, packed in the file; their name.
+        """Add 8-bit weights, packed in the file and int8 for the nodes that use them, and return their name.
 
-        A layer whose sums are used twice is written twice, with the same weights or with other signs of them.
+        A layer whose sums are used twice is written twice, with equal weights or with flipped signs.
         """
         key = (name, codes.shape, codes.tobytes())
         if key not in self._known:
@@ -68,13 +68,13 @@ class Graph:
     def add(
         self, kind: str, inputs: Sequence[str], name: str | None = None, outputs: int = 1, **attributes: Any
     ) -> str:
-        """Append a node; the name of its first result.
+        """Append a node and return the name of its first result.
 
         Args:
             kind: Type of the operator.
-            inputs: Names of what it takes.
-            name: Name of its result.
-            outputs: Number of results; ``_1``, ``_2`` and so on are appended for the others.
+            inputs: Names of the inputs.
+            name: Name of the first result.
+            outputs: Number of results; the others are named with ``_1``, ``_2`` and so on appended.
             attributes: Attributes of the operator.
         """
         self._count += 1
@@ -86,12 +86,12 @@ class Graph:
     def model(
         self, inputs: Sequence[onnx.ValueInfoProto], outputs: Sequence[onnx.ValueInfoProto], about: dict[str, str]
     ) -> onnx.ModelProto:
-        """The whole as a model, checked.
+        """Return the graph as a model, after ONNX's checker has accepted it.
 
         Args:
-            inputs: What it takes.
-            outputs: What it gives.
-            about: Texts of its metadata.
+            inputs: Inputs of the model.
+            outputs: Outputs of the model.
+            about: Text metadata.
         """
         graph = helper.make_graph(self.nodes, "qra", list(inputs), list(outputs), self.constants)
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", self.opset)], producer_name="qra")

@@ -1,4 +1,4 @@
-"""The integer form of a program: convolutions of integers, and what is between them in single float operations."""
+"""The integer form of a program: integer convolutions, with single float operations between them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class IntegerForm(Form):
         self.names[op.name] = self._doubled(made, op, len(weight) // op.groups)
 
     def _doubled(self, made: str, op: Convolution, count: int) -> str:
-        """``2 a + b`` of each group, where b is its last channel: sums by halves of odd weights, and by ones."""
+        """Return ``2 a + b`` for each group, where b is its last channel: from halves of odd weights, and from ones."""
         lengths = self.graph.constant([count, 1] * op.groups, np.int64)
         first = self.graph.add("Split", [made, lengths], outputs=2 * op.groups, axis=1)
         pieces = [first, *(f"{first}_{number}" for number in range(1, 2 * op.groups))]
@@ -38,7 +38,7 @@ class IntegerForm(Form):
         return self.graph.add("Concat", whole, op.name, axis=1) if len(whole) > 1 else whole[0]
 
     def linear(self, op: Linear) -> None:
-        """In float32 where that is exact, else in double precision."""
+        """Write a linear layer, in float32 if that is exact, else in double precision."""
         kind = FLOAT if self.bounds[op.name] < EXACT else DOUBLE
         weight = op.weight.numpy().astype(np.int64)
         if fits(weight):
@@ -49,9 +49,10 @@ class IntegerForm(Form):
         self.names[op.name] = self.graph.add("MatMul", [x, self.graph.add("Cast", [matrix], to=kind)], op.name)
 
     def window_sum(self, op: WindowSum) -> None:
-        """As one sum of all in float32, which is exact below 2^24, or as a convolution of integers by ones.
+        """Write a sum over windows: in float32 if one window covers all, else as an integer convolution with ones.
 
-        Small sums are codes again, which layers may take. Float values are summed in double precision.
+        The float32 sum is exact below 2^24. Small sums are codes again, which layers can take. Float values are summed
+        in double precision.
         """
         x = self.names[op.source]
         if op.source not in self.codes:
@@ -82,13 +83,13 @@ class IntegerForm(Form):
             self.names[op.name] = self.limited(op, u)
 
     def _term(self, op: Combine, number: int) -> str:
-        """A part of a sum, times its factors, in float32."""
+        """Return a part of a sum, times its factors, in float32."""
         part = self.graph.add("Cast", [self.channels(op.parts[number])], to=FLOAT)
         return self.times(part, op.factors[number].numpy(), op)
 
 
 def _with_ones(half: NDArray[np.int64], groups: int) -> NDArray[np.int64]:
-    """Behind each group a channel of ones."""
+    """Append a channel of ones to each group."""
     grouped = half.reshape(groups, -1, *half.shape[1:])
     ones = np.ones((groups, 1, *half.shape[1:]), np.int64)
     return np.concatenate([grouped, ones], axis=1).reshape(-1, *half.shape[1:])

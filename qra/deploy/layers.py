@@ -1,4 +1,4 @@
-"""Lowering of the layers that multiply: their weights as integers, their inputs as codes."""
+"""Lowering of layers with weights: their weights as integers, their inputs as codes."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class IntegerWeights:
     """One summand of a layer's weights.
 
     Attributes:
-        codes: Whole numbers, int64, (O, ...); (1, ...) if all channels have the same.
-        scale: What they are multiplied by, float64: one value, or one for each channel, (O,).
+        codes: Integers, int64, (O, ...); (1, ...) if all channels are equal.
+        scale: Their factor, float64: one value, or one per channel, (O,).
     """
 
     codes: Tensor
@@ -31,15 +31,16 @@ class IntegerWeights:
 
 
 def integer_weights(layer: QuantLayer, name: str, exactly: bool) -> list[IntegerWeights]:
-    """The weights of a layer as integers.
+    """Return the weights of a layer as integers.
 
     Args:
-        layer: Quantized.
+        layer: A quantized layer.
         name: Name of the layer, for messages.
-        exactly: Whether a sum of several terms stays one; else it becomes one term of 8 bits.
+        exactly: Whether a sum of several terms remains one; otherwise it becomes a single term of 8 bits.
 
     Raises:
-        ValueError: If they are float, or their quantizer says no grid.
+        ValueError: If the weights are float, their quantizer does not define a grid, or they are not integer multiples
+            of one step per channel that fit 16 bits.
     """
     if layer.weight_quantizer is None:
         raise ValueError(f"{name} has float weights: quantize them, 8 bits are enough, for engines have no such sums")
@@ -54,7 +55,7 @@ def integer_weights(layer: QuantLayer, name: str, exactly: bool) -> list[Integer
 
 
 def _whole(term: Term, name: str) -> IntegerWeights:
-    """Codes on a grid as whole multiples of one step, or of one for each channel."""
+    """Return codes on a grid as integer multiples of one step, or of one step per channel."""
     codes, grid = term
     scale = grid.scale.double()
     if grid.table is None:
@@ -78,7 +79,7 @@ def _eight_bits(weight: Tensor) -> IntegerWeights:
 
 
 def _shared(term: IntegerWeights, may_be: bool) -> IntegerWeights:
-    """A single channel in the place of many that are the same, such as those of a constant; the first term has all."""
+    """Replace many equal channels, such as those of a constant, by a single one. The first term keeps all channels."""
     first = term.codes[:1]
     return replace(term, codes=first) if may_be and bool((term.codes == first).all()) else term
 
@@ -87,13 +88,13 @@ def convolve(builder: Builder, layer: QuantConv2d, name: str, value: Value) -> V
     """Lower a convolution.
 
     Args:
-        builder: Program so far.
+        builder: The program so far.
         layer: The convolution.
         name: Name of its sums.
-        value: What it takes: codes, where each channel may have a scale and an offset of its own.
+        value: Its input: codes, of which each channel may have its own scale and offset.
 
     Raises:
-        ValueError: If it cannot be.
+        ValueError: If it cannot be lowered.
     """
     source, factor = _codes(builder, value, name)
     if layer.padding_mode != "zeros" or isinstance(layer.padding, str):
@@ -110,7 +111,7 @@ def convolve(builder: Builder, layer: QuantConv2d, name: str, value: Value) -> V
 
 @dataclass(frozen=True)
 class _Placed:
-    """A convolution at its place in a program."""
+    """A convolution to be added to a program, with its input and the shape of its result."""
 
     builder: Builder
     layer: QuantConv2d
@@ -119,11 +120,11 @@ class _Placed:
     shape: tuple[int, int, int]
 
     def together(self, weights: Sequence[IntegerWeights]) -> Value:
-        """All terms as channels of one convolution."""
+        """Compute all terms as channels of one convolution."""
         return self._add(self.name, torch.cat([term.codes for term in weights]), 1, weights)
 
     def one_by_one(self, weights: Sequence[IntegerWeights]) -> Value:
-        """Each term as a convolution of its own, where there are groups."""
+        """Compute each term as its own convolution, for layers with groups."""
         first, *others = weights
         result = self._add(self.name, first.codes, self.layer.groups, [first])
         for term in others:
@@ -132,7 +133,7 @@ class _Placed:
         return result
 
     def by_channel(self, weights: Sequence[IntegerWeights], factors: Tensor) -> Value:
-        """Each input channel for itself, for each has a scale of its own."""
+        """Convolve each input channel separately, because each has its own scale."""
         if self.layer.groups != 1:
             raise ValueError(f"{self.name}: groups of channels of different scales have no integer form")
         stacked = torch.cat([term.codes for term in weights])
@@ -141,7 +142,7 @@ class _Placed:
         return self._add(self.name, codes, len(factors), each)
 
     def _add(self, name: str, codes: Tensor, groups: int, terms: Sequence[IntegerWeights]) -> Value:
-        """A convolution whose channels are those of terms, one behind the other; the weighted sum of them."""
+        """Add a convolution with the channels of all terms in sequence, and return their weighted sum."""
         layer = self.layer
         stride, padding, dilation = (
             (int(pair[0]), int(pair[1])) for pair in (layer.stride, layer.padding, layer.dilation)
@@ -182,13 +183,13 @@ def multiply(builder: Builder, layer: QuantLinear, name: str, value: Value) -> V
 
 
 def integers(codes: Tensor) -> Tensor:
-    """Codes in the smallest type that holds them."""
+    """Return codes in the smallest integer type that holds them, int8 or int16."""
     is_byte = int(codes.min()) >= -128 and int(codes.max()) <= 127
     return codes.to(torch.int8 if is_byte else torch.int16).contiguous()
 
 
 def _codes(builder: Builder, value: Value, name: str) -> tuple[str, Tensor]:
-    """The codes that a layer takes, and their scale: one, or one for each channel where these differ."""
+    """Return the name of a layer's input codes and their scale: one, or one per channel if they differ."""
     part, factor = value.parts[0], value.factors[0]
     made = builder.made[part.source]
     whole = part == Part(part.source, 0, made.shape[0])
@@ -214,7 +215,7 @@ def _result_shape(layer: QuantConv2d, shape: Sequence[int], name: str) -> tuple[
 def _constant(
     layer: QuantConv2d, weights: Sequence[IntegerWeights], offset: Tensor, shape: Sequence[int], channels: int
 ) -> Tensor:
-    """What a convolution makes of the offset of its input, which the border of zeros does not have, and its bias."""
+    """Return the convolution of the input's offset, which the zero padding does not have, plus the bias."""
     bias = number(0.0) if layer.bias is None else layer.bias.double()
     if not float(offset.abs().max()):
         return bias

@@ -1,4 +1,4 @@
-"""Lowering: from a quantized network to a program of integers."""
+"""Lowering of a quantized network to an integer program."""
 
 from __future__ import annotations
 
@@ -20,20 +20,21 @@ from qra.quant.network import fake_quantizers
 from qra.quant.trace import copied, enclosing_module, find_graph
 
 PiecewiseLinear = Literal["int8", "exact"]
-"""How piecewise linear weights are deployed: requantized to 8 bits by channel, or as a sum of three convolutions."""
+"""How piecewise linear weights are deployed: requantized to 8 bits per channel, or as a sum of three convolutions."""
 
 
 def lower(network: nn.Module, resolution: tuple[int, int], pwlq: PiecewiseLinear = "exact") -> Program:
-    """Make the program of a quantized network.
+    """Lower a quantized network to a program.
 
     Args:
-        network: Weights and inputs of all layers are quantized, by training or after it. It is not changed.
-        resolution: Height and width of the images.
-        pwlq: What becomes of piecewise linear weights, for which no engine has a type: a sum of convolutions on their
-            grids, which is exact, or weights of 8 bits, one scale for each channel, which are others, but faster.
+        network: A network in which the weights and inputs of all layers are quantized, in training or after it. It is
+            not changed.
+        resolution: Height and width of the images, in pixels.
+        pwlq: How to deploy piecewise linear weights, for which engines have no type: ``exact``, a sum of convolutions
+            on their grids, or ``int8``, 8-bit weights with one scale per channel, which differ but are faster.
 
     Raises:
-        ValueError: If something of the network cannot be lowered, by its name.
+        ValueError: If a part of the network cannot be lowered. The message names it.
     """
     check_choice("pwlq", pwlq, get_args(PiecewiseLinear))
     if not fake_quantizers(network):
@@ -74,7 +75,7 @@ class _Lowering:
         self.builder.real(value, LOGITS)
 
     def _once(self, node: fx.Node, value: Value) -> Value:
-        """A sum that is taken in several places, as float values: else each place, and engines, would sum it anew."""
+        """Make a sum with several uses a float value; otherwise each use, and engines, would compute it again."""
         is_sum = len(value.parts) > 1 or self.builder.take(value)[1] == "sums"
         if len(node.users) < 2 or not is_sum:
             return value
@@ -129,7 +130,7 @@ class _Lowering:
             ) from None
 
     def _constant(self, node: fx.Node, call: str, arguments: list[Any], keywords: dict[str, Any]) -> Any:
-        """A call whose arguments are constants, such as the view of a buffer."""
+        """Evaluate a call whose arguments are constants, such as a view of a buffer."""
         if node.op == "call_method":
             return getattr(arguments[0], call)(*arguments[1:], **keywords)
         assert callable(node.target)
@@ -137,10 +138,10 @@ class _Lowering:
 
 
 def _check_sizes(program: Program) -> None:
-    """Refuse codes and sums that engines have no types for.
+    """Refuse codes and sums for which engines have no types.
 
     Raises:
-        ValueError: With the name of the layer.
+        ValueError: If there are any. The message names the layer.
     """
     codes = ranges(program)
     for op in program.ops:
@@ -156,7 +157,7 @@ def _check_sizes(program: Program) -> None:
 
 
 def _image_channels(network: nn.Module, graph: fx.Graph, resolution: tuple[int, int]) -> int:
-    """Channels of an image, as the first layer says."""
+    """Return the number of image channels, as given by the first layer."""
     names = [str(node.target) for node in graph.nodes if node.op == "call_module"]
     for name in names:
         layer = network.get_submodule(name)

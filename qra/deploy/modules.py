@@ -1,4 +1,4 @@
-"""Lowering of modules: what each becomes in a program of integers."""
+"""Lowering of modules: what each becomes in an integer program."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def _quant_pool(builder: Builder, module: QuantPool, name: str, value: Value) ->
 
 
 def average(builder: Builder, module: nn.AvgPool2d, name: str, value: Value) -> Value:
-    """The average of windows of one size."""
+    """Lower an average over windows of one size."""
     kernel = pair(module.kernel_size)
     padding = pair(module.padding)
     if module.ceil_mode or (padding != (0, 0) and not module.count_include_pad):
@@ -91,7 +91,7 @@ def _adaptive_average(builder: Builder, module: nn.AdaptiveAvgPool2d, name: str,
 
 
 def adaptive_average(builder: Builder, name: str, value: Value, output_size: Any) -> Value:
-    """An average that gives so many rows and columns."""
+    """Lower an average to a given number of rows and columns."""
     wanted = pair(output_size)
     size = value.shape[1:]
     if any(n is None or length % n for n, length in zip(wanted, size, strict=True)):
@@ -109,7 +109,7 @@ def window_sum(
     padding: tuple[int, int] = (0, 0),
     divisor: int | None = None,
 ) -> Value:
-    """An average as a sum, whose division is left to what takes it."""
+    """Lower an average to a sum; the division is left to the operations that use it."""
     value = builder.by_channel(value, name)
     source, kind = builder.take(value)
     op = WindowSum(name, source, kernel, stride, padding)
@@ -128,7 +128,7 @@ def window_sum(
 
 
 def max_pool(builder: Builder, module: nn.MaxPool2d, name: str, value: Value) -> Value:
-    """The largest values of windows."""
+    """Lower a maximum over windows."""
     if module.ceil_mode or module.return_indices or pair(module.dilation) != (1, 1):
         raise ValueError(f"{name}: ceil_mode, return_indices and dilation have no integer form")
     kernel, steps, padding = pair(module.kernel_size), pair(module.stride), pair(module.padding)
@@ -140,7 +140,7 @@ def max_pool(builder: Builder, module: nn.MaxPool2d, name: str, value: Value) ->
 
 
 def flatten(builder: Builder, name: str, value: Value, start_dim: int = 0, end_dim: int = -1) -> Value:
-    """All values of an image in one row."""
+    """Lower the flattening of each image."""
     if start_dim != 1 or end_dim not in (-1, len(value.shape)):
         raise ValueError(f"{name}: only all values of an image can be flattened, by start_dim=1")
     if len(value.shape) == 1:
@@ -164,7 +164,7 @@ def _same(builder: Builder, module: nn.Module, name: str, value: Value) -> Value
 
 
 def pair(value: Any) -> Any:
-    """Rows and columns, where one number may stand for both."""
+    """Return rows and columns, where one number may stand for both."""
     return tuple(value) if isinstance(value, tuple | list) else (value, value)
 
 
@@ -188,4 +188,4 @@ MODULES: Mapping[type[nn.Module], Callable[..., Value]] = {
     nn.Dropout: _same,
     nn.Dropout2d: _same,
 }
-"""What is known of modules."""
+"""Lowering functions of the supported modules, by class."""

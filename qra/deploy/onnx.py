@@ -1,4 +1,4 @@
-"""Programs as files of ONNX, for engines: in integers, or with quantization and its inverse around float layers."""
+"""Programs as ONNX files for engines: in integers, or with quantize and dequantize nodes around float layers."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from qra.deploy.program import Program
 from qra.deploy.qdq_form import QDQForm
 
 Form = Literal["integer", "qdq", "float"]
-"""``integer`` is the program bit for bit; ``qdq`` is what engines make fast integer kernels of; ``float`` rounds
-nothing, and is there to be timed against."""
+"""``integer`` is the program bit for bit; from ``qdq``, engines build fast integer kernels; ``float`` does not round
+and is the baseline of timings."""
 ImageType = Literal["bytes", "float"]
-"""What the model takes: bytes, or pixels in [0, 1] that it rounds to bytes."""
+"""Input of the model: bytes, or pixels in [0, 1] that the model rounds to bytes."""
 
 FORMS: Mapping[str, type[IntegerForm | QDQForm]] = {"integer": IntegerForm, "qdq": QDQForm, "float": FloatForm}
 
 LEAST_OPSET = 13
-"""The first version of the operators with a scale for each channel."""
+"""The first opset with per-channel scales."""
 PACKED_OPSET = 21
-"""The first version with numbers of 4 bits."""
+"""The first opset with 4-bit integers."""
 
 
 def to_onnx(
@@ -39,19 +39,20 @@ def to_onnx(
     input: ImageType = "bytes",
     taps: bool = False,
 ) -> onnx.ModelProto:
-    """Write a program as a model of ONNX: ``image`` to ``logits``, any number of images.
+    """Write a program as an ONNX model from ``image`` to ``logits``, for any number of images.
 
     Args:
-        program: What the model computes.
-        form: ``integer``, the program bit for bit, ``qdq``, quantization and its inverse around layers, or ``float``,
-            no rounding.
-        pack: Whether weights of at most 4 bits take 4 in the file, and of at most 2 bits 2 where ``opset`` has them.
-        opset: Version of the operators; 21 has numbers of 4 bits, 25 of 2.
+        program: The program that the model computes.
+        form: ``integer``, the program bit for bit; ``qdq``, quantize and dequantize nodes around layers; or ``float``,
+            without rounding.
+        pack: Whether weights of at most 4 bits are stored with 4 bits in the file, and of at most 2 bits with 2 if
+            ``opset`` supports it.
+        opset: Version of the operators; 21 added 4-bit integers, 25 added 2-bit integers.
         input: Type of ``image``: uint8, or float32 in [0, 1].
-        taps: Whether the codes of each requantization are outputs too, by name.
+        taps: Whether the codes of each requantization are outputs too, named ``codes:`` and the name of the operation.
 
     Raises:
-        ValueError: If a choice is none of these, or there are no such operators.
+        ValueError: If ``form`` or ``input`` is unknown, or ``opset`` is not supported.
     """
     check_choice("form", form, get_args(Form))
     check_choice("input", input, get_args(ImageType))
@@ -74,13 +75,13 @@ def to_onnx(
 
 
 def _bytes(graph: Graph) -> str:
-    """Pixels in [0, 1], rounded to bytes."""
+    """Round pixels in [0, 1] to bytes."""
     scaled = graph.add("Round", [graph.add("Mul", [IMAGE, graph.constant(255)])])
     limited = graph.add("Clip", [scaled, graph.constant(0), graph.constant(255)])
     return graph.add("Cast", [limited], to=TensorProto.UINT8)
 
 
 def _tap(graph: Graph, writer: Writer, op: Requantize) -> onnx.ValueInfoProto:
-    """The codes of a requantization as an output of their own."""
+    """Add the codes of a requantization as an output."""
     name = graph.add("Identity", [writer.names[op.name]], f"codes:{op.name}")
     return helper.make_tensor_value_info(name, writer.tap_type(op), ["n", *writer.shapes[op.name]])

@@ -1,7 +1,7 @@
-"""The operations of a program of integers, from the bytes of an image to logits.
+"""The operations of an integer program, from the bytes of an image to logits.
 
-Their numerics are defined to the last bit, so that whoever runs them gets the same codes: sums of products of integers
-are exact; :class:`Combine` is single operations in float32, each rounded by itself.
+Their numerics are defined to the last bit, so that every executor gets the same codes: sums of products of integers are
+exact, and :class:`Combine` consists of single float32 operations that are rounded one by one.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ IMAGE = "image"
 LOGITS = "logits"
 """Name of the last operation."""
 EXACT = 2**24
-"""Whole numbers below it are exact in float32."""
+"""Integers of smaller magnitude are exact in float32."""
 
 Pair = tuple[int, int]
 
 
 class Part(NamedTuple):
-    """Some channels of a value.
+    """A range of channels of a value.
 
     Attributes:
-        source: Name of the operation that made it.
+        source: Name of the operation that computes the value.
         start: First channel.
-        stop: Channel behind the last. A single channel stands for all channels of a sum.
+        stop: Channel after the last. A single channel stands for all channels of a sum.
     """
 
     source: str
@@ -38,10 +38,10 @@ class Part(NamedTuple):
 
 @dataclass(frozen=True)
 class Op:
-    """One operation.
+    """An operation.
 
     Args:
-        name: Name of its result: that of the module of the network that it was made of, where there is one.
+        name: Name of its result, which is that of the module it was lowered from, if there is one.
     """
 
     tensors: ClassVar[tuple[str, ...]] = ()
@@ -51,17 +51,17 @@ class Op:
 
     @property
     def sources(self) -> tuple[str, ...]:
-        """Names of what it takes."""
+        """Names of its inputs."""
         return (vars(self)["source"],)
 
 
 @dataclass(frozen=True)
 class Convolution(Op):
-    """Sums of products of codes and integer weights; beyond the border, codes are 0.
+    """Sums of products of codes and integer weights; the codes are padded with 0.
 
     Args:
         source: Name of the codes, (N, I, H, W).
-        weight: Whole numbers, int8 or int16, (O, I / groups, height, width).
+        weight: Integers, int8 or int16, (O, I / groups, height, width).
         stride: Rows and columns from one sum to the next.
         padding: Rows and columns of zeros on each side.
         dilation: Rows and columns from one weight to the next.
@@ -80,11 +80,11 @@ class Convolution(Op):
 
 @dataclass(frozen=True)
 class Linear(Op):
-    """Sums of products of whole numbers.
+    """Sums of products of integers.
 
     Args:
-        source: Name of the whole numbers, (N, I).
-        weight: Whole numbers, int8 or int16, (O, I).
+        source: Name of the integers, (N, I).
+        weight: Integers, int8 or int16, (O, I).
     """
 
     tensors: ClassVar[tuple[str, ...]] = ("weight",)
@@ -95,10 +95,10 @@ class Linear(Op):
 
 @dataclass(frozen=True)
 class WindowSum(Op):
-    """Sums over windows, (N, C, H, W) to (N, C, rows, columns); the division of an average comes later.
+    """Sums over windows, (N, C, H, W) to (N, C, rows, columns). The division of an average is done later.
 
-    Those of float values, whose windows lie side by side, are made in float64 and rounded to float32 once: only ties of
-    this rounding tell in which order they were made.
+    Float values are summed in float64, over windows that tile them, and rounded to float32 once, so that the order of
+    summation matters only for ties of this rounding.
 
     Args:
         source: Name of codes or float values.
@@ -113,20 +113,20 @@ class WindowSum(Op):
     padding: Pair = (0, 0)
 
     def lie_side_by_side(self, shape: tuple[int, ...]) -> bool:
-        """Whether windows on values of a shape, (C, H, W), neither overlap nor leave anything out."""
+        """Whether the windows tile values of a shape, (C, H, W), without overlaps or gaps."""
         rests = (length % own for length, own in zip(shape[1:], self.kernel, strict=True))
         return self.kernel == self.stride and self.padding == (0, 0) and not any(rests)
 
 
 @dataclass(frozen=True)
 class WindowMax(Op):
-    """Largest value of windows.
+    """Maximum over windows.
 
     Args:
         source: Name of codes or float values, (N, C, H, W).
         kernel: Rows and columns of a window.
         stride: Rows and columns from one window to the next.
-        padding: Rows and columns on each side that are smaller than anything.
+        padding: Rows and columns on each side, with values below all others.
     """
 
     source: str
@@ -137,12 +137,12 @@ class WindowMax(Op):
 
 @dataclass(frozen=True)
 class Shortcut(Op):
-    """Every so many pixels, and channels of zeros.
+    """Strided selection of pixels, with additional channels of zeros.
 
     Args:
         source: Name of codes or float values, (N, C, H, W).
         step: Rows and columns from one pixel to the next.
-        channels: Channels of zeros in front and behind.
+        channels: Number of zero channels before and after.
     """
 
     source: str
@@ -152,7 +152,7 @@ class Shortcut(Op):
 
 @dataclass(frozen=True)
 class Flatten(Op):
-    """All values of an image in one row.
+    """Flattening of each image.
 
     Args:
         source: Name of the values, (N, C, H, W).
@@ -163,12 +163,12 @@ class Flatten(Op):
 
 @dataclass(frozen=True)
 class Combine(Op):
-    """``u = p_0 f_0 + offset + p_1 f_1 + ...``, from the left, each product and each sum rounded to float32.
+    """``u = p_0 f_0 + offset + p_1 f_1 + ...``, from left to right, with each product and each sum rounded to float32.
 
     Args:
-        parts: What is summed; whole numbers are rounded to float32 first.
+        parts: The summands; integers are rounded to float32 first.
         factors: Factor of each part and channel, float32, (parts, C).
-        offset: Summand of each channel, (C,), or of each channel and place, (C, H, W); float32.
+        offset: Summand per channel, (C,), or per channel and position, (C, H, W), float32.
     """
 
     tensors: ClassVar[tuple[str, ...]] = ("factors", "offset")
@@ -184,7 +184,7 @@ class Combine(Op):
 
 @dataclass(frozen=True)
 class Requantize(Combine):
-    """Codes: ``u`` rounded, ties to even, plus the zero point, and clipped.
+    """Codes: ``u`` rounded, with ties to even, plus the zero point, and clipped.
 
     Args:
         low: Smallest code.
@@ -204,8 +204,8 @@ class Real(Combine):
     """Float values: ``u``, clipped.
 
     Args:
-        low: Smallest value: 0 for a ReLU; None for no limit.
-        high: Largest value.
+        low: Smallest value, such as 0 for a ReLU; None for no limit.
+        high: Largest value; None for no limit.
     """
 
     low: float | None = None

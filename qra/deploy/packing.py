@@ -1,4 +1,4 @@
-"""Integer weights in as few bits as a file can hold them in, unfolded to int8 when an engine loads it."""
+"""Storage of integer weights with as few bits as a file allows. Engines unpack them to int8 when they load the file."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ Array = NDArray[np.int64]
 
 
 class Packed(NamedTuple):
-    """Weights in a file.
+    """Weights as stored in a file.
 
     Attributes:
         tensor: The initializer.
-        table: Values by place, where the initializer holds places; None where it holds the weights.
+        table: Values by index, if the initializer holds indices; None if it holds the weights.
     """
 
     tensor: onnx.TensorProto
@@ -24,13 +24,13 @@ class Packed(NamedTuple):
 
 
 def pack(codes: Array, name: str, opset: int, packed: bool) -> Packed:
-    """The initializer of weights.
+    """Return the initializer for weights.
 
     Args:
-        codes: Whole numbers of 8 bits.
+        codes: 8-bit integers.
         name: Name of the initializer.
-        opset: Version of the operators, which says what types there are: 4 bits from 21 on, 2 bits from 25 on.
-        packed: Whether fewer than 8 bits are used at all.
+        opset: Version of the operators, which determines the available types: 4 bits from 21 on, 2 bits from 25 on.
+        packed: Whether fewer than 8 bits may be used.
     """
     low, high = int(codes.min()), int(codes.max())
     step = 2 if low % 2 and bool((codes % 2 == 1).all()) else 1
@@ -48,7 +48,7 @@ def pack(codes: Array, name: str, opset: int, packed: bool) -> Packed:
 
 
 def _bits(places: Array, bits: int) -> bytes:
-    """Numbers of few bits, the first in the lowest bits of a byte."""
+    """Pack small integers into bytes, the first in the lowest bits."""
     each = 8 // bits
     flat = (places.ravel() & (2**bits - 1)).astype(np.uint8)
     rows = np.pad(flat, (0, -len(flat) % each)).reshape(-1, each)

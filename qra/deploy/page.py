@@ -1,4 +1,4 @@
-"""One HTML page on what is deployed, to be handed over: verdicts, accuracies, differences, and how it was measured."""
+"""An HTML report about a deployed network: verdicts, accuracies, differences, and how they were measured."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ _MEANING = {
 
 
 def page(name: str, label: str, parity: Mapping[str, Any]) -> str:
-    """The page.
+    """Return the page.
 
     Args:
         name: Name of the network.
-        label: How it is quantized, for people.
+        label: Readable form of its quantization.
         parity: Content of ``parity.json``.
     """
     drawn = [decisions(parity), *([found] if (found := layers(parity)) else [])]
@@ -58,7 +58,7 @@ def _verdict(run: Mapping[str, Any]) -> str:
 
 
 def decisions_table(parity: Mapping[str, Any]) -> Table:
-    """A row for each engine and kind of images: how many decisions differ, lost, gained, and p."""
+    """Return a table with the decisions that differ, are lost and are gained, and p, per engine and kind of images."""
     sources = [(run["name"], run["decisions"]) for run in parity["runs"]]
     if parity["fake_quantized"] is not None:
         sources.insert(0, ("the program, against the fake-quantized network", parity["fake_quantized"]["decisions"]))
@@ -86,7 +86,7 @@ def _interval(interval: Any) -> str:
 
 
 def codes_tables(parity: Mapping[str, Any]) -> Iterator[Table]:
-    """For each step from the fake-quantized network to an engine, a row for each layer."""
+    """Yield a table for each step from the fake-quantized network to an engine, with a row per layer."""
     steps = [(f"program to {run['name']}", run["layers"]) for run in parity["runs"] if run["layers"]]
     if parity["fake_quantized"] is not None:
         steps.insert(0, ("fake-quantized network (float64) to program", parity["fake_quantized"]["layers"]))
@@ -105,7 +105,7 @@ def _codes(parity: Mapping[str, Any]) -> Iterator[str]:
 
 
 def files_table(parity: Mapping[str, Any]) -> Table:
-    """The files of the export with sizes and hashes."""
+    """Return a table of the export's files with sizes and hashes."""
     rows = tuple((name, Number(each["bytes"] / 1024), each["sha256"]) for name, each in parity["files"].items())
     checkpoint = parity["checkpoint"]
     rows += ((f"checkpoint {checkpoint.get('file')}", Number(None), str(checkpoint.get("sha256"))),)

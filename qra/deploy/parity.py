@@ -1,4 +1,4 @@
-"""Whether an engine decides as the program does that it runs: differences in codes and decisions, and the verdict."""
+"""Comparison of an engine with the program that it runs: differences in codes and decisions, and the verdict."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ from qra.attacks.pixels import LEVELS
 from qra.evaluation.statistics import mcnemar, wilson_interval
 
 Images = Literal["clean", "full-length", "early-stopped", "inside", "outside"]
-"""Kinds of images that decisions are compared on: clean ones; adversarial ones of all steps, and those at which the
-attack stopped; and the nearest ones on both sides of a boundary between two decisions of the program."""
+"""Kinds of images on which decisions are compared: clean ones; adversarial ones after all steps, and those at which the
+attack stopped early; and the nearest ones on both sides of a decision boundary of the program."""
 Verdict = Literal["faithful", "unfaithful", "masked"]
 
 TOLERATED: Mapping[Images, int] = {"clean": 500, "full-length": 500, "early-stopped": 200}
-"""Decisions of which one may differ at a faithful engine: sums in another order round otherwise in rare ties. Images at
-a boundary are ties by their making, so that no number of them is too many."""
+"""Number of decisions of which one may differ on a faithful engine: sums in another order round differently in rare
+ties. Images at a boundary are ties by construction, so any number of them may differ."""
 MASKED = 0.002
-"""Share of images beyond which what Square alone finds says that gradients of the program mislead."""
+"""Fraction of images broken by Square alone above which the program's gradients are considered misleading."""
 ENOUGH_QUERIES = 1000
-"""Queries of Square below which its finding nothing says nothing."""
-_LITTLE = 0.02  # of the end of an interval, beyond which a known-bad engine of 4 bits would lie
-_LEVELS_MOVED = 16  # of a pixel between two images, as a rule
+"""Number of queries of Square below which finding nothing is not conclusive."""
+_LITTLE = 0.02  # an interval that ends above this includes a known-bad 4-bit engine
+_LEVELS_MOVED = 16  # typical change of a pixel between two images
 
 
 class Changes(NamedTuple):
-    """What another executor makes of the decisions of the program, on some images.
+    """Differences of another executor's decisions from those of the program, on some images.
 
     Attributes:
         n: Number of images.
-        differ: Number of decisions that are other classes.
-        lost: Images that only the program classifies correctly.
-        gained: Images that only the other classifies correctly.
+        differ: Number of decisions for another class.
+        lost: Number of images that only the program classifies correctly.
+        gained: Number of images that only the other classifies correctly.
     """
 
     n: int
@@ -46,16 +46,16 @@ class Changes(NamedTuple):
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Wilson interval of the share of decisions that differ, at 95 %."""
+        """Wilson interval of the fraction of decisions that differ, at 95 %."""
         return wilson_interval(self.differ, self.n)
 
     @property
     def p(self) -> float:
-        """Exact p-value of both being equally good (McNemar)."""
+        """Exact p-value of the hypothesis that both are equally accurate (McNemar)."""
         return mcnemar(self.lost, self.gained)
 
     def summary(self) -> dict[str, Any]:
-        """Ready for JSON."""
+        """Return the content for JSON."""
         interval = list(self.interval) if self.n else None
         return {**self._asdict(), "differ_interval95": interval, "mcnemar_p": self.p}
 
@@ -70,8 +70,8 @@ def changes(program: Tensor, other: Tensor, y: Tensor) -> Changes:
     """Compare decisions, image by image.
 
     Args:
-        program: Classes that the program decides for, (n,).
-        other: Classes that another executor decides for on the same images, (n,).
+        program: Classes that the program predicts, (n,).
+        other: Classes that another executor predicts for the same images, (n,).
         y: Labels, (n,).
     """
     right, other_right = program == y, other == y
@@ -81,11 +81,11 @@ def changes(program: Tensor, other: Tensor, y: Tensor) -> Changes:
 
 @dataclass
 class CodeDifferences:
-    """How far the integer codes of two executors are apart in one layer, over any number of batches.
+    """Differences between the integer codes of two executors in one layer, over any number of batches.
 
     Attributes:
         values: Number of codes.
-        differ: Number of those that differ.
+        differ: Number of codes that differ.
         largest: Largest difference, in codes.
     """
 
@@ -94,14 +94,14 @@ class CodeDifferences:
     largest: int = 0
 
     def add(self, ours: Tensor, theirs: Tensor) -> None:
-        """Count the codes of one batch, of one shape."""
+        """Count the codes of one batch, which have equal shapes."""
         apart = (ours.to(torch.int64) - theirs.to(torch.int64)).abs()
         self.values += apart.numel()
         self.differ += int((apart > 0).sum())
         self.largest = max(self.largest, int(apart.max()) if apart.numel() else 0)
 
     def summary(self) -> dict[str, Any]:
-        """Ready for JSON."""
+        """Return the content for JSON."""
         share = self.differ / self.values if self.values else 0.0
         return {"codes": self.values, "differ": self.differ, "share": share, "largest": self.largest}
 
@@ -109,10 +109,10 @@ class CodeDifferences:
 def add_codes(
     totals: dict[str, CodeDifferences], ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]
 ) -> dict[str, CodeDifferences]:
-    """Count the codes of one batch of all layers that both know, in the order of the first.
+    """Count the codes of one batch in all layers that both executors have, in the order of the first.
 
     Args:
-        totals: Differences so far, by layer, which is changed and returned.
+        totals: Differences so far, by layer; it is updated and returned.
         ours: Codes of one executor by layer.
         theirs: Codes of another.
     """
@@ -125,20 +125,20 @@ def add_codes(
 def boundary(
     decide: Callable[[Tensor], Tensor], x: Tensor, x_adv: Tensor, indices: Tensor, seed: int = 0
 ) -> tuple[Tensor, Tensor]:
-    """The nearest two images of bytes between a clean and an adversarial one that are decided for otherwise.
+    """Find the nearest two byte images between a clean and an adversarial one with different decisions.
 
-    Pixels go over from the one to the other level by level, in an order that is drawn for each image, and the step with
-    which the decision leaves that of the clean image is found by halving.
+    Pixels change from one image to the other level by level, in an order drawn for each image. The step at which the
+    decision changes from that of the clean image is found by bisection.
 
     Args:
-        decide: Classes of images, (n, C, H, W) to (n,).
+        decide: Predicts the classes of images, (n, C, H, W) to (n,).
         x: Clean images, multiples of 1/255, (n, C, H, W).
-        x_adv: Adversarial images of the same kind, for which the decision is another.
-        indices: Positions of the images in their data set, which choose the order, (n,).
-        seed: Chooses the order too.
+        x_adv: Adversarial images of the same kind, with other decisions.
+        indices: Positions of the images in their data set, which select the order, (n,).
+        seed: Seed of the order.
 
     Returns:
-        Images on the clean side, and on the other, both (n, C, H, W).
+        Images on the clean side and on the other side, both (n, C, H, W).
     """
     clean, moved = (x * LEVELS).round(), ((x_adv - x) * LEVELS).round()
     order = noise.uniform(tuple(x.shape[1:]), indices, seed, noise.Stream.BOUNDARY).to(x)
@@ -158,14 +158,14 @@ def boundary(
 
 
 class SquareFinding(NamedTuple):
-    """What Square found on an engine, of images that all else left correct.
+    """Findings of Square on an engine, among the images that nothing else broke.
 
     Attributes:
         n: Number of images of the whole evaluation.
-        attacked: Number of images that were left.
+        attacked: Number of images that were not broken before.
         broken: Number of those that Square broke.
-        wrong_on_program: Number of the broken ones whose images the program gets wrong too.
-        queries: Queries for each image.
+        wrong_on_program: Number of the broken ones whose adversarial images the program also misclassifies.
+        queries: Queries per image.
     """
 
     n: int
@@ -176,12 +176,12 @@ class SquareFinding(NamedTuple):
 
     @property
     def gain(self) -> float:
-        """Robust accuracy that Square takes, as a fraction."""
+        """Robust accuracy lost to Square, as a fraction."""
         return self.broken / self.n if self.n else 0.0
 
     @property
     def words(self) -> str:
-        """In one line."""
+        """The findings in one line."""
         few = "" if self.queries >= ENOUGH_QUERIES else f"; {ENOUGH_QUERIES} queries would say whether that is all"
         fooled = f" ({self.wrong_on_program} of them fool the program too)" if self.broken else ""
         return (
@@ -190,24 +190,24 @@ class SquareFinding(NamedTuple):
         )
 
     def summary(self) -> dict[str, Any]:
-        """Ready for JSON."""
+        """Return the content for JSON."""
         return {**self._asdict(), "gain": self.gain}
 
 
 class Judgement(NamedTuple):
-    """The verdict on an engine, and why.
+    """The verdict on an engine, with reasons.
 
     Attributes:
-        verdict: The verdict in a word: ``unfaithful`` where decisions differ, else ``masked`` where Square finds what
-            the attack with gradients missed.
-        reasons: What it rests on, in words.
+        verdict: ``unfaithful`` if decisions differ, else ``masked`` if Square finds what the attack with gradients
+            missed, else ``faithful``.
+        reasons: The findings it is based on, as text.
     """
 
     verdict: Verdict
     reasons: tuple[str, ...]
 
     def summary(self) -> dict[str, Any]:
-        """Ready for JSON."""
+        """Return the content for JSON."""
         return {"verdict": self.verdict, "reasons": list(self.reasons)}
 
 
@@ -216,7 +216,7 @@ def judge(decisions: Mapping[Images, Changes], square: SquareFinding | None) -> 
 
     Args:
         decisions: Decisions compared with those of the program, by kind of images.
-        square: What Square found on the engine; None if it was not run.
+        square: Findings of Square on the engine; None if it was not run.
     """
     wrong = [f"{kind}: {found}" for kind, found in decisions.items() if found.differ > _allowed(kind, found.n)]
     masked = square is not None and square.gain > MASKED

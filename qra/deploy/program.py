@@ -1,6 +1,7 @@
-"""A quantized network as a program of integers: what is deployed, and what is evaluated.
+"""A quantized network as an integer program: what is deployed and evaluated.
 
-A program is an ordered list of operations with their tensors, see :mod:`qra.deploy.ops`; here is how files hold it.
+A program is an ordered list of operations with their tensors, see :mod:`qra.deploy.ops`. This module defines its file
+format.
 """
 
 from __future__ import annotations
@@ -27,21 +28,21 @@ from qra.writing import write_bytes
 TWIN = "qra.deploy.twin.IntegerNetwork"
 """The network that runs a program."""
 LIMIT = 2**31
-"""Bytes of a file of a program."""
+"""Largest size of a program's file, in bytes."""
 _DTYPES = {"int8": torch.int8, "int16": torch.int16, "float32": torch.float32}
 _NAME = re.compile(r"[A-Za-z0-9_]{1,80}(\.[A-Za-z0-9_]{1,80}){0,20}")
 
 
 @dataclass(frozen=True)
 class Program:
-    """A network from bytes to logits; see the module.
+    """A network from bytes to logits, see the module's description.
 
     Args:
-        ops: The operations in their order; the last is a :class:`qra.deploy.ops.Real` named ``logits``.
+        ops: The operations in order; the last is a :class:`qra.deploy.ops.Real` named ``logits``.
         image_shape: Channels, height and width of an image.
 
     Raises:
-        ValueError: If operations have no proper names, or take what does not come before them.
+        ValueError: If names of operations are invalid, or an operation uses values that are not computed before it.
     """
 
     ops: tuple[Op, ...]
@@ -63,30 +64,30 @@ class Program:
 
     @property
     def tensors(self) -> dict[str, Tensor]:
-        """All tensors, by the names that they have in the twin."""
+        """All tensors, by their names in the twin."""
         return {f"layers.{op.name}.{field}": getattr(op, field) for op in self.ops for field in op.tensors}
 
     @property
     def lines(self) -> tuple[str, ...]:
-        """The operations without the contents of their tensors, each as a line of JSON."""
+        """The operations without the contents of their tensors, as one line of JSON each."""
         return tuple(json.dumps(_plain(op), separators=(",", ":")) for op in self.ops)
 
     @property
     def sha256(self) -> str:
-        """A hash of all that the program is, hexadecimal."""
+        """Hexadecimal hash of the whole program."""
         return digest(self.lines, self.image_shape, self.tensors)
 
     @property
     def description(self) -> dict[str, Any]:
-        """Class path and arguments by which a file describes the twin."""
+        """Class path and arguments that describe the twin in a file."""
         arguments = {"ops": list(self.lines), "image_shape": list(self.image_shape), "sha256": self.sha256}
         return {"class_path": TWIN, "init_args": arguments}
 
     def save(self, path: str | Path) -> None:
-        """Write the program, and so its twin, in the safetensors format, whole or not at all.
+        """Write the program, and thereby its twin, in the safetensors format, completely or not at all.
 
         Args:
-            path: File to write; ``qra.load`` makes the twin of it.
+            path: File to write; ``qra.load`` loads the twin from it.
         """
         about = json.dumps({"network": self.description, "scheme": None})
         tensors = {name: tensor.contiguous() for name, tensor in self.tensors.items()}
@@ -94,10 +95,10 @@ class Program:
 
     @classmethod
     def load(cls, path: str | Path) -> Program:
-        """Read a program, from an untrusted file.
+        """Read a program from an untrusted file.
 
         Raises:
-            ValueError: If it is none, or its contents are not those that its hash is of.
+            ValueError: If the file is not a program, or does not match its hash.
         """
         with open_regular(path, LIMIT) as file:
             content = file.read(LIMIT)
@@ -119,7 +120,7 @@ TAMPERED = "the integer program does not have the sha256 that it says: it was ch
 
 
 def digest(lines: Sequence[str], image_shape: Sequence[int], tensors: Mapping[str, Tensor]) -> str:
-    """A hash of a program, hexadecimal.
+    """Return a program's hash, hexadecimal.
 
     Args:
         lines: Operations, see :attr:`Program.lines`.
@@ -135,7 +136,7 @@ def digest(lines: Sequence[str], image_shape: Sequence[int], tensors: Mapping[st
 
 
 def assemble(lines: Sequence[str], image_shape: Sequence[int], tensors: Mapping[str, Tensor] | None) -> Program:
-    """Make a program of the lines of a file.
+    """Build a program from the lines of a file.
 
     Args:
         lines: Operations, see :attr:`Program.lines`; untrusted.
@@ -143,7 +144,7 @@ def assemble(lines: Sequence[str], image_shape: Sequence[int], tensors: Mapping[
         tensors: The tensors by name; zeros if not given.
 
     Raises:
-        ValueError: If they are no operations, or the tensors are not theirs.
+        ValueError: If the lines are not valid operations, or the tensors do not match them.
     """
     try:
         ops = tuple(_made(json.loads(line), tensors) for line in lines)

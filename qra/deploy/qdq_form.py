@@ -1,4 +1,4 @@
-"""The form of a program that engines make fast kernels of: float layers between quantization and its inverse."""
+"""The form of a program from which engines build fast kernels: float layers with quantize and dequantize nodes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from qra.deploy.ops import IMAGE, Combine, Convolution, Linear, Op, Part, Requan
 from qra.deploy.program import Program
 
 _TINY = 1e-30
-"""Scale of channels that nothing is left of, for engines want scales above 0."""
+"""Scale of channels whose weights have become zero, because engines require scales above 0."""
 
 Weight = NDArray[np.int64]
 
@@ -19,8 +19,8 @@ Weight = NDArray[np.int64]
 class QDQForm(Form):
     """Writes a program in the units of the network; see :class:`qra.deploy.form.Form`.
 
-    Here ``names`` has codes where there are any. Layers are written where their sums are used, for only there is known
-    what a step of them is worth.
+    ``names`` maps to codes where there are any. Layers are written where their sums are used, because only there the
+    value of one step is known.
     """
 
     def __init__(self, graph: Graph, program: Program) -> None:
@@ -29,19 +29,19 @@ class QDQForm(Form):
         self._reals: dict[str, str] = {}
 
     def convolution(self, op: Convolution) -> None:
-        """Later."""
+        """Do nothing; the layer is written where its sums are used."""
 
     def linear(self, op: Linear) -> None:
-        """Later."""
+        """Do nothing; the layer is written where its sums are used."""
 
     def window_sum(self, op: WindowSum) -> None:
-        """As an average."""
+        """Write a sum over windows as an average."""
         x = self._real(op.source)
         made = self.graph.add("GlobalAveragePool", [x], op.name) if self.is_of_all(op) else self.average(x, op)
         self.names[op.name] = self._reals[op.name] = made
 
     def average(self, x: str, op: WindowSum) -> str:
-        """The average of windows, as a convolution: OpenVINO rounds what AveragePool makes of codes to codes."""
+        """Write the average over windows as a convolution, because OpenVINO rounds AveragePool of codes to codes."""
         channels = self.shapes[op.source][0]
         shares = np.full((channels, 1, *op.kernel), 1 / (op.kernel[0] * op.kernel[1]))
         pads = [*op.padding, *op.padding]
@@ -78,7 +78,7 @@ class QDQForm(Form):
         self.names[op.name] = self.quantized(op, u, scale) if isinstance(op, Requantize) else self.limited(op, u)
 
     def counted_in(self, op: Combine) -> float:
-        """What a value is counted in before it is rounded: bytes of an image meet ties, so in steps, as the program."""
+        """Return the unit of values before rounding: for image bytes, which meet ties, a step, as in the program."""
         are_bytes = all(name in self.codes and self._unit(name) == 1 for name in op.sources)
         return op.scale if isinstance(op, Requantize) and not are_bytes else 1.0
 
@@ -87,7 +87,7 @@ class QDQForm(Form):
         return whole
 
     def _unit(self, name: str) -> float:
-        """What a step of a value is worth in the graph's floats."""
+        """Return the value of one step in the floats of the graph."""
         op = self._ops.get(name)
         if isinstance(op, Requantize):
             return op.scale
@@ -98,7 +98,7 @@ class QDQForm(Form):
         return self._unit(op.sources[0])
 
     def _real(self, name: str) -> str:
-        """A value as float, in the units of the network (of the image, in bytes)."""
+        """Return a value as float, in the units of the network (for the image, in bytes)."""
         if name not in self._reals:
             made, is_code = self.names[name], self.type_of(name) is not np.float32
             if name == IMAGE:
@@ -110,7 +110,7 @@ class QDQForm(Form):
         return self._reals[name]
 
     def _is_float(self, name: str) -> bool:
-        """Whether a value is float in the graph, though it is whole in the program: an average."""
+        """Whether a value is float in the graph although it is an integer in the program, as averages are."""
         op = self._ops.get(name)
         if isinstance(op, WindowSum):
             return True
@@ -120,7 +120,7 @@ class QDQForm(Form):
         return np.float32 if self._is_float(name) else super().type_of(name)
 
     def _layer(self, op: Combine, layer: Convolution | Linear, part: Part, scales: Floats, bias: Floats | None) -> str:
-        """A layer whose weights are so many steps of so much for each channel."""
+        """Write a layer whose integer weights are multiplied by one scale per channel."""
         weight = layer.weight.numpy().astype(np.int64)[part.start : part.stop]
         steps, later = _split(weight, scales)
         inputs = [self._real(layer.source), self._weights(weight, steps, part)]
@@ -136,7 +136,7 @@ class QDQForm(Form):
         return made if bias is None else self.graph.add("Add", [made, self.graph.constant(self.by_channel(bias, op))])
 
     def _weights(self, weight: Weight, scales: Floats, part: Part) -> str:
-        """Weights as float, made of 8 bits: a negative scale turns the signs of the codes."""
+        """Write weights as float, dequantized from 8 bits. A negative scale flips the signs of the codes."""
         name = f"{part.source}.{part.start}"
         signs = np.where(scales < 0, -1, 1).reshape(-1, *[1] * (weight.ndim - 1))
         codes, steps = weight * signs, np.abs(scales)
@@ -153,7 +153,7 @@ class QDQForm(Form):
         return self.graph.add("DequantizeLinear", inputs, axis=0)
 
     def _by_channel(self, op: Combine, layer: Convolution, places: list[int], factors: NDArray[np.float64]) -> str:
-        """A convolution of codes whose channels have scales of their own, in float: of an image, little of the work."""
+        """Write a float convolution of codes with per-channel scales; for images that is a small part of the work."""
         weight = layer.weight.double().numpy()
         dense = np.zeros((factors.shape[1], layer.groups, *weight.shape[2:]))
         for number in places:
@@ -165,9 +165,10 @@ class QDQForm(Form):
 
 
 def _split(weight: Weight, scales: Floats) -> tuple[Floats, Floats | None]:
-    """Scales of weights, and what the sums are multiplied by later, where weights cannot hold all of it.
+    """Return scales for the weights, and factors for the sums where the weights cannot include the scales.
 
-    These are a single channel that stands for many, and codes that end at -128, whose signs cannot be turned.
+    That is the case for a single channel that stands for many, and for codes down to -128, whose signs cannot be
+    flipped.
     """
     if len(weight) < len(scales):
         return np.ones(1, np.float32), scales

@@ -1,4 +1,4 @@
-"""What is robust once it is deployed: attacked on the program, replayed on an engine, and attacked on the engine."""
+"""Robust accuracy as deployed: attacks on the program, replayed on an engine, and an attack on the engine itself."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from qra.losses import prediction
 from qra.types import Batch
 from qra.writing import write_arrays
 
-_SLACK = 1e-6  # of distances in float32
+_SLACK = 1e-6  # tolerance of float32 distances
 
 
 class Threat(NamedTuple):
-    """What is tried.
+    """The attacks of an evaluation.
 
     Attributes:
-        white_box: Attack on the program, whose images are bytes; it stops at each example that is broken.
-        full_length: Attack on the program that takes all its steps.
+        white_box: Attack on the program, on byte images; it stops at each broken example.
+        full_length: Attack on the program that runs all its steps.
         square: Attack on the engine.
     """
 
@@ -40,12 +40,12 @@ class Threat(NamedTuple):
 
 
 def threat(white_box: Protocol, queries: int, steps: int = 20) -> Threat:
-    """All that is tried within the ball of an attack.
+    """Return all attacks for the ball of a given attack.
 
     Args:
-        white_box: Attack on the program, on bytes.
-        queries: Queries of Square on the engine, for each image.
-        steps: Steps of the attack that takes them all, of a quarter of the radius.
+        white_box: Attack on the program, on byte images.
+        queries: Queries of Square on the engine, per image.
+        steps: Number of steps of the full-length attack, each of a quarter of the radius.
     """
     eps, norm = white_box.eps, white_box.attack.norm
     return Threat(white_box, PGD(eps, eps / 4, steps, norm=norm), on_bytes(Square(eps, norm, queries)))
@@ -53,14 +53,14 @@ def threat(white_box: Protocol, queries: int, steps: int = 20) -> Threat:
 
 @dataclass
 class Tried:
-    """The images of one chunk that decisions are compared on, with what the program decides.
+    """The images of one chunk on which decisions are compared, with the program's decisions.
 
     Attributes:
         batch: The clean images.
-        images: Images by kind, multiples of 1/255, each (n, C, H, W); those at a boundary are fewer.
-        rows: Rows of the batch that the images of a kind are of, by kind.
-        decisions: Classes that the program decides for, by kind.
-        correct: Whether the program is right on each example under all attacks with gradients, bool (n,).
+        images: Images by kind, multiples of 1/255, each (n, C, H, W); there are fewer at a boundary.
+        rows: Rows of the batch that the images belong to, by kind.
+        decisions: Classes that the program predicts, by kind.
+        correct: Whether the program is correct on each example under all attacks with gradients, bool (n,).
     """
 
     batch: Batch
@@ -70,24 +70,24 @@ class Tried:
     correct: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.bool))
 
     def labels(self, kind: Images) -> Tensor:
-        """Labels of the images of a kind."""
+        """Return the labels of the images of a kind."""
         return self.batch.y[self.rows[kind]]
 
 
 @torch.no_grad()
 def decide(network: nn.Module, x: Tensor) -> Tensor:
-    """Classes that a network decides for, (n,); -1 where it says nothing."""
+    """Return the classes that a network predicts, (n,); -1 where it predicts none."""
     return prediction(network(x)) if len(x) else torch.empty(0, dtype=torch.int64)
 
 
 def attack_program(program: nn.Module, what: Threat, batch: Batch, x_adv: Tensor) -> Tried:
-    """Make the images of a chunk that engines are asked about.
+    """Generate the images of a chunk on which engines are compared.
 
     Args:
         program: The differentiable twin, in eval mode.
-        what: What is tried.
+        what: The attacks.
         batch: Clean images, labels and indices.
-        x_adv: Images that the attack stopped at, from :func:`white_box_images`.
+        x_adv: Images at which the attack stopped, from :func:`white_box_images`.
     """
     x, y, indices = batch
     full = what.full_length(OnBytes(program), x, y, index=indices)
@@ -106,7 +106,7 @@ def attack_program(program: nn.Module, what: Threat, batch: Batch, x_adv: Tensor
 
 
 def _correct(tried: Tried, decisions: Mapping[Images, Tensor]) -> Tensor:
-    """Whether each example of a chunk is right on every image of it, bool (n,)."""
+    """Return whether each example of a chunk is classified correctly on all its images, bool (n,)."""
     wrong = torch.zeros(len(tried.batch.y), dtype=torch.bool)
     for kind, decided in decisions.items():
         wrong[tried.rows[kind][decided != tried.labels(kind)]] = True
@@ -114,10 +114,10 @@ def _correct(tried: Tried, decisions: Mapping[Images, Tensor]) -> Tensor:
 
 
 class ImageChunks(ChunkFiles):
-    """Files with what first broke the examples of each chunk, and with the images that the attack stopped at."""
+    """Files with the attack that first broke each example of a chunk, and the images at which the attack stopped."""
 
     def images(self, number: int) -> Tensor | None:
-        """The images of a chunk that is done, uint8; None if they are not there."""
+        """Return the images of a completed chunk, uint8; None if they are missing."""
         if self.read(number) is None:
             return None
         try:
@@ -128,7 +128,7 @@ class ImageChunks(ChunkFiles):
         return torch.from_numpy(found) if fits else None
 
     def keep(self, number: int, broken_by: Tensor, images: Tensor) -> None:
-        """Keep a chunk; the images, uint8, come first, so that a chunk that is there has them."""
+        """Store a chunk. The images, uint8, are written first, so that a completed chunk always has them."""
         write_arrays(self._images(number), {"images": images.numpy()}, compressed=True)
         self.write(number, broken_by)
 
@@ -144,18 +144,18 @@ def white_box_images(
     number: int,
     watch: Watch = lambda title, share, n_correct: None,
 ) -> Tensor:
-    """Attack a chunk on the program, or read what an earlier run found.
+    """Attack the program on a chunk, or read the results of an earlier run.
 
     Args:
         program: The differentiable twin, in eval mode.
-        protocol: The attack, on bytes.
-        files: Where chunks are kept.
+        protocol: The attack, on byte images.
+        files: Storage of the chunks.
         batch: Clean images, labels and indices.
         number: Number of the chunk.
-        watch: Function that hears of progress.
+        watch: Callback for progress.
 
     Returns:
-        The images that the attack stopped at, multiples of 1/255; the label of one that stayed correct is kept.
+        The images at which the attack stopped, multiples of 1/255, also for examples that stayed correct.
     """
     kept = files.images(number)
     if kept is None or not _is_within(kept, batch.x, protocol):
@@ -166,7 +166,7 @@ def white_box_images(
 
 
 def _is_within(kept: Tensor, x: Tensor, protocol: Protocol) -> bool:
-    """Whether images of a file are those of a chunk, within the ball: an export may come from others."""
+    """Whether stored images belong to a chunk and lie within the ball; an export may come from an untrusted source."""
     if kept.shape != x.shape:
         return False
     apart = length(kept.to(x) / LEVELS - x, protocol.attack.norm)
@@ -174,14 +174,14 @@ def _is_within(kept: Tensor, x: Tensor, protocol: Protocol) -> bool:
 
 
 class Replayed(NamedTuple):
-    """What one engine makes of the images of a chunk.
+    """Results of one engine on the images of a chunk.
 
     Attributes:
         changes: Decisions compared with those of the program, by kind of images.
-        decisions: Classes that the engine decides for, by kind.
-        clean: Whether it is right on each clean image, bool (n,).
-        correct: Whether program and engine are right on all images of an example, bool (n,).
-        square: What Square found on it; None if it was not run.
+        decisions: Classes that the engine predicts, by kind.
+        clean: Whether it is correct on each clean image, bool (n,).
+        correct: Whether program and engine are correct on all images of an example, bool (n,).
+        square: Findings of Square on it; None if it was not run.
     """
 
     changes: dict[Images, Changes]
@@ -192,12 +192,12 @@ class Replayed(NamedTuple):
 
 
 def replay(engine: nn.Module, program: nn.Module, tried: Tried, square: Square | None) -> Replayed:
-    """Ask an engine about all images of a chunk, then attack it where it and the program are right on all of them.
+    """Let an engine classify all images of a chunk, then attack it where it and the program are correct on all of them.
 
     Args:
         engine: The engine, as a network.
         program: The differentiable twin, in eval mode.
-        tried: The images, with what the program decides.
+        tried: The images, with the program's decisions.
         square: Attack on the engine, for this chunk; None for no attack.
     """
     decisions = {kind: decide(engine, images) for kind, images in tried.images.items()}
@@ -216,7 +216,7 @@ def replay(engine: nn.Module, program: nn.Module, tried: Tried, square: Square |
 
 
 def together(parts: Sequence[Replayed]) -> Replayed:
-    """What one engine makes of all chunks."""
+    """Combine the results of one engine on all chunks."""
     kinds = parts[0].changes.keys()
     counts = {kind: Changes(*map(sum, zip(*(part.changes[kind] for part in parts), strict=True))) for kind in kinds}
     decisions = {kind: torch.cat([part.decisions[kind] for part in parts]) for kind in kinds}
@@ -230,5 +230,5 @@ def together(parts: Sequence[Replayed]) -> Replayed:
 
 
 def count_of(protocol: Protocol) -> int:
-    """Number of attacks that may have broken an example."""
+    """Return the number of attacks that may have broken an example."""
     return len(members(protocol.attack))

@@ -1,4 +1,4 @@
-"""How fast an export runs on engines, against its float network."""
+"""Speed of an export on engines, compared with its float network."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ def bench(
     threads: Sequence[int],
     rounds: int,
 ) -> dict[str, Any]:
-    """Time models on engines, in turns.
+    """Time models on engines, alternating between them.
 
     Args:
-        makers: Functions that load a model for a number of threads, by name; others are compared with the first.
-        batches: Numbers of images of one run.
+        makers: Functions that load a model for a number of threads, by name; the first is the baseline.
+        batches: Batch sizes.
         threads: Numbers of threads.
-        rounds: Measurements of each.
+        rounds: Number of measurements of each.
 
     Returns:
         Rows with medians, spread and throughput, ready for JSON.
@@ -57,7 +57,7 @@ def _work(engine: Engine, images: NDArray[np.uint8], repeats: int) -> Callable[[
 
 
 def _repeats(engine: Engine, images: NDArray[np.uint8]) -> int:
-    """Runs that take about 50 ms together, so that a clock can measure them."""
+    """Return how many runs take about 50 ms together, so that a clock can measure them."""
     once = alternate({"": _work(engine, images, 1)}, 3, torch.device("cpu"))[""]
     return max(1, round(0.05 / once.median))
 

@@ -1,4 +1,4 @@
-"""Values while a network is lowered: weighted sums of what operations of a program have made."""
+"""Values during lowering: weighted sums of the results of a program's operations."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from qra.deploy.ops import IMAGE, LOGITS, Op, Part, Real, Requantize
 from qra.quant.grid import Grid
 
 MOST_PARTS = 8
-"""Longer sums become float values of their own."""
+"""Largest number of parts of a sum; parts beyond it are first summed to float values."""
 
 OTHER_SIZE = "export the network for the size of its images (--resolution)"
-"""What to do where shapes do not fit."""
+"""Advice where shapes do not fit."""
 
 Kind = Literal["codes", "sums", "float"]
 
 
 @dataclass(frozen=True)
 class Made:
-    """What an operation makes.
+    """Result of an operation.
 
     Attributes:
         kind: Codes, sums of products of codes, or float values.
-        shape: Shape without the batch.
+        shape: Shape without the batch dimension.
     """
 
     kind: Kind
@@ -39,13 +39,13 @@ class Made:
 
 @dataclass(frozen=True)
 class Value:
-    """``sum of part times factor, plus offset``, in the units of the network.
+    """The sum of parts times factors, plus an offset, in the units of the network.
 
     Attributes:
-        parts: What is summed; at least one.
-        factors: Factor of each part, float64: one value, or one for each channel, (C,).
-        offset: float64: one value, one for each channel, or one for each channel and place, (C, H, W).
-        shape: Shape without the batch: (C, H, W), or (C,).
+        parts: The parts; at least one.
+        factors: Factor of each part, float64: one value, or one per channel, (C,).
+        offset: float64: one value, one per channel, or one per channel and position, (C, H, W).
+        shape: Shape without the batch dimension: (C, H, W) or (C,).
     """
 
     parts: tuple[Part, ...]
@@ -54,7 +54,7 @@ class Value:
     shape: tuple[int, ...]
 
     def scaled(self, factor: Tensor) -> Value:
-        """Times one value, or one for each channel."""
+        """Multiply by one value, or by one per channel."""
         return replace(
             self,
             factors=tuple(own * factor for own in self.factors),
@@ -62,11 +62,11 @@ class Value:
         )
 
     def moved(self, summand: Tensor) -> Value:
-        """Plus one value, one for each channel, or one for each channel and place."""
+        """Add one value, one per channel, or one per channel and position."""
         return replace(self, offset=add_offsets(self.offset, summand))
 
     def plus(self, other: Value) -> Value:
-        """Plus a value of the same shape."""
+        """Add a value of the same shape."""
         return replace(
             self,
             parts=self.parts + other.parts,
@@ -76,12 +76,12 @@ class Value:
 
 
 def number(value: float) -> Tensor:
-    """A number in float64."""
+    """Return a number as a float64 tensor."""
     return torch.tensor(value, dtype=torch.float64)
 
 
 def add_offsets(first: Tensor, second: Tensor) -> Tensor:
-    """The sum of two offsets, either of which may be of places."""
+    """Add two offsets, either of which may be per position."""
     rank = max(first.ndim, second.ndim)
     shaped = (value[:, None, None] if value.ndim == 1 and rank == 3 else value for value in (first, second))
     return sum(shaped, number(0.0))
@@ -91,12 +91,12 @@ class Builder:
     """The operations of a program so far.
 
     Attributes:
-        ops: Operations in their order.
-        made: What each makes, by name.
+        ops: Operations in order.
+        made: Result of each operation, by name.
 
     Args:
         image_shape: Channels, height and width.
-        exactly: Whether weights that are a sum of several terms stay one; else they become one term of 8 bits.
+        exactly: Whether weights that are a sum of several terms remain one; otherwise they become one term of 8 bits.
     """
 
     def __init__(self, image_shape: tuple[int, int, int], exactly: bool) -> None:
@@ -105,10 +105,10 @@ class Builder:
         self.made: dict[str, Made] = {IMAGE: Made("codes", image_shape)}
 
     def add(self, op: Op, kind: Kind, shape: Sequence[int]) -> Value:
-        """Append an operation; its result, as it is.
+        """Append an operation and return its result as a value.
 
         Raises:
-            ValueError: If it makes nothing, or more numbers than any network should.
+            ValueError: If the result is empty, or too large for any network.
         """
         if min(shape) < 1:
             raise ValueError(f"{op.name} makes no values of what it takes: {OTHER_SIZE}")
@@ -119,12 +119,12 @@ class Builder:
         return self.whole(op.name)
 
     def whole(self, name: str) -> Value:
-        """All that an operation has made."""
+        """Return the whole result of an operation."""
         shape = self.made[name].shape
         return Value((Part(name, 0, shape[0]),), (number(1.0),), number(0.0), shape)
 
     def name(self, wanted: str) -> str:
-        """A name that is not taken, of the signs that names in a program have."""
+        """Return an unused name, with only the characters that are allowed in names of a program."""
         wanted = re.sub(r"[^A-Za-z0-9_.]", "_", wanted)
         count, name = 2, wanted
         while name in self.made or name == LOGITS:
@@ -135,8 +135,8 @@ class Builder:
         """Round a value to the codes of a quantizer.
 
         Args:
-            value: What is quantized.
-            grid: The quantizer's, in float64: one scale.
+            value: The value to quantize.
+            grid: Grid of the quantizer in float64, with one scale.
             name: Name of the codes.
         """
         scale, zero_point = float(grid.scale), int(grid.zero_point)
@@ -147,12 +147,12 @@ class Builder:
         return codes.scaled(number(scale)).moved(number(-scale * zero_point))
 
     def real(self, value: Value, name: str, low: float | None = None, high: float | None = None) -> Value:
-        """Make float values of a value, clipped."""
+        """Compute a value as float values, clipped."""
         value = self._short(value, f"{name}.sum") if len(value.parts) > MOST_PARTS else value
         return self.add(Real(name, *_combined(value, name), low, high), "float", value.shape)
 
     def _short(self, value: Value, name: str) -> Value:
-        """The value itself, or float values where its sum is long."""
+        """Return a value, with the first parts of a long sum summed to float values."""
         if len(value.parts) <= MOST_PARTS:
             return value
         first = replace(value, parts=value.parts[:MOST_PARTS], factors=value.factors[:MOST_PARTS])
@@ -160,12 +160,12 @@ class Builder:
         return self.real(first, self.name(name)).plus(self._short(rest, name))
 
     def by_channel(self, value: Value, name: str, rising: bool = False) -> Value:
-        """What one operation made, times and plus numbers for each channel; of all other values, float values.
+        """Return a value that is one result with per-channel factors and offsets as it is; compute others as float.
 
         Args:
-            value: What an operation takes that moves values without computing sums of products.
-            name: Name of this operation.
-            rising: Whether the factors have to be positive, as where values are compared.
+            value: Input of an operation that moves values without computing sums of products.
+            name: Name of that operation.
+            rising: Whether the factors must be positive, as for comparisons.
         """
         part, factor = value.parts[0], value.factors[0]
         made = self.made[part.source]
@@ -175,13 +175,13 @@ class Builder:
         return self.real(value, self.name(f"{name}.sum"))
 
     def take(self, value: Value) -> tuple[str, Kind]:
-        """Name and kind of the one thing that a value is made of."""
+        """Return the name and kind of the operation result that a value consists of."""
         source = value.parts[0].source
         return source, self.made[source].kind
 
 
 def _combined(value: Value, name: str) -> tuple[tuple[Part, ...], Tensor, Tensor]:
-    """Parts, factors and offset of an operation, rounded to float32 once."""
+    """Return the parts, factors and offset of an operation, rounded once to float32."""
     channels = value.shape[0]
     factors = torch.stack([factor.expand(channels) for factor in value.factors]).float()
     offset = (value.offset.expand(channels) if value.offset.ndim < 2 else value.offset).float()

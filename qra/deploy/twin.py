@@ -1,4 +1,4 @@
-"""The twin of an integer program: an ordinary network that computes the same, to be attacked and evaluated."""
+"""The twin of an integer program: an ordinary network that computes the same function, for attacks and evaluation."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ from qra.quant.layers import ActivationFakeQuantizer
 from qra.quant.rounding import GradientMode, straight_through
 
 Way = Literal["plain", "unfolded", "float64"]
-"""How sums of products are made exactly: as they are, as one product of matrices, or in double precision."""
+"""How sums of products are computed exactly: directly, as one matrix product, or in double precision."""
 
 
 @dataclass(frozen=True)
 class Codes(ActivationQuantizer):
-    """Rounding to whole numbers from ``low`` to ``high``, where values are counted in steps already.
+    """Rounding to integers from ``low`` to ``high``, for values in units of steps.
 
     Args:
         low: Smallest code.
@@ -72,17 +72,17 @@ class Codes(ActivationQuantizer):
         return Grid(torch.ones((), dtype=dtype), range(self.low, self.high + 1))
 
     def _carrier(self, x: Tensor, soft: bool) -> Tensor:
-        """What the gradient passes through; a range without zero point is symmetric, half a step beyond its end."""
+        """Return what gradients pass through. Without a zero point, the range is symmetric, half a step higher."""
         if soft:
             return x
         beyond = 0.0 if self.zero_point else 0.5
         ends = self.low - self.zero_point + beyond, self.high - self.zero_point + beyond
-        return x.clamp(*widened(ends, torch.float32))  # the largest image value lies at an end, but for roundings
+        return x.clamp(*widened(ends, torch.float32))  # the largest image value lies at an end, up to rounding
 
 
 @dataclass(frozen=True)
 class UnsignedCodes(Codes):
-    """The same in the place of a ReLU, from 0.
+    """Rounding to integers from 0, in place of a ReLU.
 
     Args:
         low: Smallest code: 0.
@@ -98,7 +98,7 @@ class UnsignedCodes(Codes):
 
 @dataclass(frozen=True)
 class Bytes(Codes):
-    """The bytes of an image, whose gradient passes as if nothing was rounded.
+    """The bytes of an image, with gradients as if nothing was rounded.
 
     Args:
         low: Smallest byte.
@@ -114,16 +114,16 @@ Forms = Mapping[str, tuple[int, ...]]
 
 
 class Sums(nn.Module):
-    """Sums of products of whole numbers, carried in floating point.
+    """Sums of products of integers, carried in floating point.
 
     Attributes:
-        way: How they are made exactly on the present device.
+        way: How they are computed exactly on the current device.
 
     Args:
         op: A convolution or a linear layer of a program.
-        forms: Shapes of the program's values without the batch, by name.
+        forms: Shapes of the program's values without the batch dimension, by name.
         codes: The smallest and the largest input.
-        bound: Largest magnitude of a sum.
+        bound: Bound on the magnitude of a sum.
     """
 
     weight: Tensor
@@ -148,7 +148,7 @@ class Sums(nn.Module):
         return F.conv2d(x, weight, None, op.stride, op.padding, op.dilation, op.groups)
 
     def _unfolded(self, x: Tensor) -> Tensor:
-        """A convolution as a product of matrices for each group."""
+        """Compute a convolution as one matrix product per group."""
         op = self.op
         if isinstance(op, Linear):
             return self._plain(x)
@@ -159,10 +159,10 @@ class Sums(nn.Module):
 
     @torch.no_grad()
     def find_way(self) -> None:
-        """Compare sums of extreme inputs with sums of integers, and choose the fastest way that has them right.
+        """Compare sums of extreme inputs with integer sums, and choose the first of the ways that is exact.
 
         Raises:
-            ValueError: If there is none.
+            ValueError: If none is.
         """
         ends = torch.tensor([*self.codes, 0])
         x = ends[torch.randint(0, 3, (1, *self.shape), generator=torch.Generator().manual_seed(0))]
@@ -175,7 +175,7 @@ class Sums(nn.Module):
 
 
 def _integer_sums(op: Convolution | Linear, weight: Tensor, x: Tensor) -> Tensor:
-    """Sums of products of integers for one image, by integers, on the CPU."""
+    """Return the sums of products for one image, computed with integers on the CPU."""
     if isinstance(op, Linear):
         return x @ weight.T
     x = F.pad(x, (op.padding[1], op.padding[1], op.padding[0], op.padding[0]))
@@ -217,7 +217,7 @@ class Combination(nn.Module):
 
 
 class _Limits(nn.Module):
-    """Float values between limits, such as those of a ReLU."""
+    """Clips float values to limits, such as those of a ReLU."""
 
     def __init__(self, op: Real) -> None:
         super().__init__()
@@ -234,21 +234,21 @@ def _rounding(op: Requantize) -> ActivationFakeQuantizer:
 
 
 class IntegerNetwork(nn.Module):
-    """A program as a network: pixels in [0, 1], (N, C, H, W), in, logits out.
+    """A program as a network that maps pixels in [0, 1], (N, C, H, W), to logits.
 
-    Pixels are rounded to bytes. Whole numbers are carried in float32, in which sums of products are exact below 2^24;
-    that is tried out on each device, and another way taken where it is not so. Gradients pass straight through
-    rounding, as in the network that the program was made of.
+    Pixels are rounded to bytes. Integers are carried in float32, in which sums of products are exact below 2^24. This
+    is verified on each device, and another way is used where it does not hold. Gradients pass straight through
+    rounding, as in the network that the program was made from.
 
     Args:
-        program: What is computed.
-        sha256: Hash of a program whose weights are still to be loaded; they are refused if they do not have it.
+        program: The program to compute.
+        sha256: Hash of a program whose weights are loaded later; weights that do not match it are refused.
 
     Attributes:
-        description: How a file describes it.
+        description: Description of the network in files.
 
     Raises:
-        ValueError: If operations of the program do not fit one another.
+        ValueError: If operations of the program do not fit each other.
     """
 
     def __init__(self, program: Program, sha256: str | None = None) -> None:
@@ -271,12 +271,12 @@ class IntegerNetwork(nn.Module):
             vars(self)["description"] = {"class_path": TWIN, "init_args": arguments}
 
     def forward(self, x: Tensor) -> Tensor:
-        if isinstance(x, Tensor):  # and no stand-in for one, as in tracing
+        if isinstance(x, Tensor):  # not a proxy, as in tracing
             self._check_input(x)
         return self._run(x)[LOGITS]
 
     def codes(self, x: Tensor) -> dict[str, Tensor]:
-        """The codes of each requantization, by name, as whole numbers in floating point.
+        """Return the codes of each requantization, by name, as integers in floating point.
 
         Args:
             x: Pixels in [0, 1], (N, C, H, W).
@@ -296,7 +296,7 @@ class IntegerNetwork(nn.Module):
         return values
 
     def _check_input(self, x: Tensor) -> None:
-        """Refuse images of another size, and see that sums are exact where the images are."""
+        """Refuse images of another size, and verify that sums are exact on the device of the images."""
         if tuple(x.shape[1:]) != self.image_shape:
             raise ValueError(
                 f"the images are of shape {tuple(x.shape[1:])}, but the program was exported for {self.image_shape}: "
@@ -306,7 +306,7 @@ class IntegerNetwork(nn.Module):
             self._find_ways(x.device)
 
     def _find_ways(self, device: torch.device) -> None:
-        """Choose how sums are made on a device."""
+        """Choose how sums are computed on a device."""
         with float32(device):
             for layer in self.modules():
                 if isinstance(layer, Sums):
@@ -323,7 +323,7 @@ class IntegerNetwork(nn.Module):
 
 
 def empty(ops: Sequence[str], image_shape: Sequence[int], sha256: str) -> IntegerNetwork:
-    """A twin whose weights are still to be loaded, as a file describes it.
+    """Return a twin whose weights are loaded later, from its description in a file.
 
     Args:
         ops: Lines of a program, see :attr:`qra.deploy.program.Program.lines`.
@@ -331,13 +331,13 @@ def empty(ops: Sequence[str], image_shape: Sequence[int], sha256: str) -> Intege
         sha256: Hash of the program.
 
     Raises:
-        ValueError: If they describe no program.
+        ValueError: If they do not describe a program.
     """
     return IntegerNetwork(assemble(ops, image_shape, None), str(sha256))
 
 
 def _modules(program: Program) -> Iterator[tuple[str, nn.Module]]:
-    """The modules of operations that have tensors, by name."""
+    """Yield the modules of operations that have tensors, by name."""
     shape, codes, bounds = shapes(program), ranges(program), dict(sums(program))
     for op in program.ops:
         if isinstance(op, Convolution | Linear):
@@ -347,7 +347,7 @@ def _modules(program: Program) -> Iterator[tuple[str, nn.Module]]:
 
 
 def _place(root: nn.Module, name: str, module: nn.Module) -> None:
-    """Put a module where its name says, below plain modules."""
+    """Place a module at the path given by its name, below plain modules."""
     *path, last = name.split(".")
     try:
         for part in path:
@@ -360,7 +360,7 @@ def _place(root: nn.Module, name: str, module: nn.Module) -> None:
 
 
 def _moved(op: Op, x: Tensor, is_code: bool) -> Tensor:
-    """The result of an operation without weights, on codes or float values."""
+    """Compute an operation without weights, on codes or float values."""
     if isinstance(op, WindowSum):
         exact = x if is_code else x.double()
         return F.avg_pool2d(exact, op.kernel, op.stride, op.padding, divisor_override=1).type_as(x)
