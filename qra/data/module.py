@@ -222,6 +222,9 @@ class ImageDataModule(LightningDataModule, ABC):
 
         Returns:
             Sorted positions, (n,).
+
+        Raises:
+            ValueError: If ``n`` is below 1, or there are no images to choose from.
         """
         labels = self.labels(part)
         candidates = torch.arange(len(labels)) if among is None else among

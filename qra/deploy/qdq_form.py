@@ -11,7 +11,7 @@ from qra.deploy.ops import IMAGE, Combine, Convolution, Linear, Op, Part, Requan
 from qra.deploy.program import Program
 
 _TINY = 1e-30
-"""Scale of channels whose weights have become zero, because engines require scales above 0."""
+"""Replaces scales of 0, because engines require scales above 0."""
 
 Weight = NDArray[np.int64]
 

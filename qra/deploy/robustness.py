@@ -155,7 +155,8 @@ def white_box_images(
         watch: Callback for progress.
 
     Returns:
-        The images at which the attack stopped, multiples of 1/255, also for examples that stayed correct.
+        The images at which the attack stopped, multiples of 1/255. For an example that stayed correct, this is an image
+        that the program classifies correctly.
     """
     kept = files.images(number)
     if kept is None or not _is_within(kept, batch.x, protocol):

@@ -159,7 +159,7 @@ class Sums(nn.Module):
 
     @torch.no_grad()
     def find_way(self) -> None:
-        """Compare sums of extreme inputs with integer sums, and choose the first of the ways that is exact.
+        """Compare sums of extreme inputs with integer sums, and choose the fastest way that is exact.
 
         Raises:
             ValueError: If none is.

@@ -134,8 +134,8 @@ class PACT(ActivationQuantizer):
     Args:
         alpha: Initial clip level.
         decay: Weight of the sum of the squared clip levels in the training loss.
-        percentile: If given, the initial clip level is this percentile of the float network's activations on the
-            calibration images, and ``alpha`` is ignored.
+        percentile: If given, calibration sets the initial clip level to this percentile of the float network's
+            activations on the calibration images, in place of ``alpha``.
     """
 
     alpha: float = 10.0

@@ -46,7 +46,7 @@ def difference(network: nn.Module, values: Values, other: nn.Module, other_value
     """Compare the logits of two networks in eval mode, with activation quantizers off.
 
     Modes, gradients, random generators and the networks' own tensors are left unchanged. The comparison is in float64,
-    or in float32 if ``network`` cannot compute in float64. If it cannot run at all, the difference is zero.
+    or in float32 if ``network`` cannot compute in float64. If ``network`` cannot run at all, the difference is zero.
 
     Args:
         network: The reference.

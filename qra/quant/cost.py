@@ -149,7 +149,7 @@ def _multiply_adds(network: nn.Module, x: Tensor) -> dict[str, int]:
     def count(name: str) -> Any:
         def hook(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
             weight = cast(Tensor, layer.weight)
-            values = inputs[0] if isinstance(layer, _ConvTransposeNd) else output  # its channels: dim 0 of the weight
+            values = inputs[0] if isinstance(layer, _ConvTransposeNd) else output  # channels match dim 0 of weight
             found[name] += weight.numel() * values.numel() // len(weight)
 
         return hook

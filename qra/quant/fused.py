@@ -33,7 +33,7 @@ def _is_dense(x: Tensor) -> bool:
 def quantize(x: Tensor, scale: Tensor, codes: tuple[int, int], factor: Tensor | None = None) -> Tensor:
     """Compute :func:`qra.quant.rounding.to_grid` in float32."""
     kernels = kernels_of(_KERNELS)
-    assert kernels is not None  # `applies` was asked
+    assert kernels is not None  # checked by `applies`
     out = torch.empty_like(x, dtype=torch.float32)
     arguments = x, scale, scale if factor is None else factor, out, x.numel(), *map(float, codes)
     with torch.cuda.device_of(x):  # type: ignore[no-untyped-call]  # Triton launches on the current device
@@ -68,7 +68,7 @@ def gradient(
         The gradient of the input, in its dtype, and that of the learned value, one value (0 for ``of="x"``).
     """
     kernels = kernels_of(_KERNELS)
-    assert kernels is not None  # `applies` was asked
+    assert kernels is not None  # checked by `applies`
     if grad.stride() != x.stride():
         grad = torch.empty_like(x, dtype=grad.dtype).copy_(grad)
     out = torch.empty_like(x)

@@ -13,7 +13,7 @@ from qra.quant.follow import Flow
 from qra.quant.scheme import OFF, QuantScheme
 
 _FLOAT_KINDS = (_ConvNd, nn.Bilinear, nn.RNNBase, nn.RNNCellBase, nn.MultiheadAttention, nn.Embedding, nn.EmbeddingBag)
-"""PyTorch's layers whose weights no quantizer reaches; subclasses of nn.Conv2d are excluded separately."""
+"""PyTorch's layers that multiply by weights that no quantizer reaches, except for nn.Conv2d, also a _ConvNd."""
 
 _SHOWN = 4
 

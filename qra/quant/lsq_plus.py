@@ -44,7 +44,7 @@ class _LsqPlus(Function):
 
 
 def lsq_plus_grid(step: Tensor, offset: Tensor, bit_width: int) -> Grid:
-    """Return the grid of multiples of a step, with codes from 0, whose lowest level is nearest to the offset.
+    """Return the grid of multiples of a step with codes from 0, starting at the multiple nearest to the offset.
 
     Args:
         step: One value, float32 or float64.
@@ -77,12 +77,12 @@ def lsq_plus(
 ) -> Tensor:
     """Quantize to ``2**bit_width`` levels, one step apart, the lowest at ``offset`` (equations 3 to 6).
 
-    In effect, the offset is rounded to a multiple of the step for which zero, the value of padding, is a level (in the
-    paper it is not). The gradients are those of the paper. With respect to ``x``: 1 between the lowest and the highest
-    level, 0 elsewhere. With respect to ``step``, with ``v = (x - offset) / step``: ``round(v) - v`` between them, 0
-    below and ``2**bit_width - 1`` above. With respect to ``offset``: 0 between them and 1 elsewhere. The latter two are
-    divided by the square root of ``features`` times the largest code. An offset of exactly zero gets no gradient and
-    stays zero.
+    In effect, the offset is rounded to a multiple of the step and clamped so that zero, with which convolutions pad, is
+    a level (in the paper it is not). The gradients are those of the paper. With respect to ``x``: 1 between the lowest
+    and the highest level, 0 elsewhere. With respect to ``step``, with ``v = (x - offset) / step``: ``round(v) - v``
+    between them, 0 below and ``2**bit_width - 1`` above. With respect to ``offset``: 0 between them and 1 elsewhere.
+    The latter two are divided by the square root of ``features`` times the largest code. An offset of exactly zero gets
+    no gradient and stays zero.
 
     Args:
         x: Activations, any shape. Half precision is computed and returned in float32.

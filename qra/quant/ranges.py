@@ -225,7 +225,7 @@ class Percentile(RangeSettings):
 
 @dataclass(frozen=True)
 class LeastSquares(RangeSettings):
-    """The range of least squared error at the bit width in use, among 100 equal fractions of the largest magnitude."""
+    """The range of least squared error at the bit width in use, among multiples of 1/100 of the largest magnitude."""
 
     def gather(self, seen: _Histogram | None, x: Tensor) -> _Histogram:
         return (seen or _Histogram()).with_values(x)

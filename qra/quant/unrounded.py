@@ -45,7 +45,7 @@ def check_unrounded(network: nn.Module) -> None:
 
 
 def unrounded(network: nn.Module) -> nn.Module | None:
-    """Return a copy of a network whose activations are clipped but not rounded; its quantized weights stay.
+    """Return a copy of a network with the same quantized weights and clip levels whose activations are not rounded.
 
     Args:
         network: Quantized and calibrated; it is not changed.
