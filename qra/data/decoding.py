@@ -38,7 +38,7 @@ class UnreadableImageError(ValueError):
 
 
 def check_channels(channels: int) -> None:
-    """Refuse a number of channels that images cannot be decoded to.
+    """Reject a number of channels that images cannot be decoded to.
 
     Raises:
         ValueError: If it is neither 1 nor 3.

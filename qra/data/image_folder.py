@@ -130,7 +130,7 @@ class ImageFolderDataModule(TensorDataModule):
 
 
 def check_same_classes(root: Path, train: tuple[str, ...], test: tuple[str, ...]) -> None:
-    """Refuse training and test images of different classes.
+    """Reject training and test images of different classes.
 
     Raises:
         ValueError: If the classes differ. The message lists those that only one part has.

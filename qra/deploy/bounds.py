@@ -28,7 +28,7 @@ Shape = tuple[int, ...]
 
 
 def check(program: Program) -> None:
-    """Refuse a program with operations that do not fit their inputs or are too large, as an untrusted file may have.
+    """Reject a program with operations that do not fit their inputs or are too large, as an untrusted file may have.
 
     Raises:
         ValueError: If there is one. The message names the operation.

@@ -178,7 +178,7 @@ def _about(exported: Folder, data: ImageDataModule, evaluation: Evaluation) -> d
 
 
 def _without_details(content: dict[str, Any]) -> dict[str, Any]:
-    """Return the content for the card, without single layers and engine options."""
+    """Return the content for the card, without individual layers and engine options."""
     runs = [{key: run[key] for key in ("name", "file", "verdict", "reasons", "clean", "robust", "square", "decisions")}
             | {"engine": {key: run["engine"][key] for key in ("engine", "version", "engine_defaults", "threads")}}
             for run in content["runs"]]  # fmt: skip

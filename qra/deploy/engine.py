@@ -146,7 +146,7 @@ class Engine(nn.Module):
     """A deployed model run by an engine, as a network for attacks that need no gradients.
 
     Images are rounded to bytes first, as on a device. The options that keep an engine faithful to the program are set,
-    and contradicting options are refused.
+    and contradicting options are rejected.
 
     Args:
         model: The ONNX file, or its content.
@@ -238,7 +238,7 @@ class Engine(nn.Module):
 
 
 def check_threads(count: int) -> None:
-    """Refuse an invalid number of threads, or one so large that engines would only wait.
+    """Reject an invalid number of threads, or one so large that engines would only wait.
 
     Raises:
         ValueError: If it is not positive, or above 64 and the number of processors.
@@ -250,11 +250,11 @@ def check_threads(count: int) -> None:
 
 
 def _check_own(shape: Sequence[Any], is_image: bool, outputs: Container[str]) -> None:
-    """Refuse a model whose inputs or outputs are not those of an export.
+    """Reject a model whose inputs or outputs are not those of an export.
 
     Args:
         shape: Lengths of its input's dimensions, None where any length is accepted, and any further inputs.
-        is_image: Whether the input has a type of images.
+        is_image: Whether the input's type is one for images, uint8 or float32.
         outputs: Names of its outputs.
     """
     unlike = len(shape) != 4 or shape[0] is not None or not all(isinstance(length, int) for length in shape[1:])

@@ -101,9 +101,9 @@ def export(path: str | Path, out: str | Path, choices: Choices = Choices()) -> P
 
 @torch.no_grad()
 def check_agrees(network: nn.Module, program: Program) -> None:
-    """Refuse a program that does not compute the same function as its network, compared on a few noise images.
+    """Reject a program that does not compute the same function as its network, compared on a few noise images.
 
-    Single codes may differ, where float32 rounding meets ties.
+    Individual codes may differ, where float32 rounding meets ties.
 
     Args:
         network: The network, with float activations between its layers. It is put into eval mode on the CPU.

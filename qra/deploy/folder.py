@@ -64,7 +64,7 @@ def read(directory: Path) -> Folder:
 
 
 def _check_model(path: Path, program: Program) -> None:
-    """Refuse a model of another program."""
+    """Reject a model of another program."""
     onnx, message = needed("onnx", "deploy"), needed("google.protobuf.message", "deploy")
     try:
         model = onnx.load_model_from_string(read_model(path))

@@ -138,7 +138,7 @@ class _Lowering:
 
 
 def _check_sizes(program: Program) -> None:
-    """Refuse codes and sums for which engines have no types.
+    """Reject codes and sums for which engines have no types.
 
     Raises:
         ValueError: If there are any. The message names the layer.

@@ -18,8 +18,11 @@ from qra.deploy.program import Program
 from qra.deploy.qdq_form import QDQForm
 
 Form = Literal["integer", "qdq", "float"]
-"""``integer`` is the program bit for bit; from ``qdq``, engines build fast integer kernels; ``float`` does not round
-and is the baseline of timings."""
+"""Form of a model.
+
+``integer`` is the program bit for bit; from ``qdq``, engines build fast integer kernels; ``float`` does not round and
+is the baseline of timings.
+"""
 ImageType = Literal["bytes", "float"]
 """Input of the model: bytes, or pixels in [0, 1] that the model rounds to bytes."""
 

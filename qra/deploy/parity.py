@@ -14,13 +14,19 @@ from qra.attacks.pixels import LEVELS
 from qra.evaluation.statistics import mcnemar, wilson_interval
 
 Images = Literal["clean", "full-length", "early-stopped", "inside", "outside"]
-"""Kinds of images on which decisions are compared: clean ones; adversarial ones after all steps, and those at which the
-attack stopped early; and the nearest ones on both sides of a decision boundary of the program."""
+"""Kinds of images on which decisions are compared.
+
+``clean`` images; adversarial ones after all steps (``full-length``), and those at which the attack stopped
+(``early-stopped``); and the nearest ones on both sides of a decision boundary of the program (``inside``, ``outside``).
+"""
 Verdict = Literal["faithful", "unfaithful", "masked"]
 
 TOLERATED: Mapping[Images, int] = {"clean": 500, "full-length": 500, "early-stopped": 200}
-"""Number of decisions of which one may differ on a faithful engine: sums in another order round differently in rare
-ties. Images at a boundary are ties by construction, so any number of them may differ."""
+"""Number of decisions of which one may differ on a faithful engine, by kind of images.
+
+Sums in another order round differently in rare ties. Images at a boundary are ties by construction, so any number of
+them may differ.
+"""
 MASKED = 0.002
 """Fraction of images broken by Square alone above which the program's gradients are considered misleading."""
 ENOUGH_QUERIES = 1000
@@ -198,8 +204,8 @@ class Judgement(NamedTuple):
     """The verdict on an engine, with reasons.
 
     Attributes:
-        verdict: ``unfaithful`` if decisions differ, else ``masked`` if Square finds what the attack with gradients
-            missed, else ``faithful``.
+        verdict: ``unfaithful`` if decisions differ beyond the tolerance, else ``masked`` if Square finds what the
+            attack with gradients missed, else ``faithful``.
         reasons: The findings it is based on, as text.
     """
 

@@ -242,7 +242,7 @@ class IntegerNetwork(nn.Module):
 
     Args:
         program: The program to compute.
-        sha256: Hash of a program whose weights are loaded later; weights that do not match it are refused.
+        sha256: Hash of a program whose weights are loaded later; weights that do not match it are rejected.
 
     Attributes:
         description: Description of the network in files.
@@ -296,7 +296,7 @@ class IntegerNetwork(nn.Module):
         return values
 
     def _check_input(self, x: Tensor) -> None:
-        """Refuse images of another size, and verify that sums are exact on the device of the images."""
+        """Reject images of another size, and verify that sums are exact on the device of the images."""
         if tuple(x.shape[1:]) != self.image_shape:
             raise ValueError(
                 f"the images are of shape {tuple(x.shape[1:])}, but the program was exported for {self.image_shape}: "

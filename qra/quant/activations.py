@@ -47,7 +47,7 @@ class ActivationQuantizer(ABC):
     """
 
     replaces_relu: ClassVar[bool] = True
-    """Whether it replaces each ReLU; otherwise it quantizes the inputs of the modules in :attr:`inputs_of`."""
+    """Whether it replaces each ReLU; otherwise it quantizes the inputs of the modules in ``inputs_of``."""
 
     inputs_of: ClassVar[tuple[type[nn.Module], ...]] = (nn.Conv2d, nn.Linear, nn.AvgPool2d, nn.AdaptiveAvgPool2d)
     """The modules whose inputs it quantizes, unless it replaces each ReLU."""
@@ -68,7 +68,7 @@ class ActivationQuantizer(ABC):
     """Whether values learned at one bit width are useless at another."""
 
     smallest: ClassVar[float] = 1e-8
-    """Lower bound of learned values, except those in :attr:`signed`."""
+    """Lower bound of learned values, except those in ``signed``."""
 
     replayable: ClassVar[bool] = False
     """Whether :meth:`quantize` always runs the same tensor operations, so that they can be recorded and replayed."""

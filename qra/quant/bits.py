@@ -46,7 +46,7 @@ def override(overrides: Mapping[str, str], kind: Kind, name: str) -> int | None:
 
 
 def check_overrides(overrides: Mapping[str, str], sites: Mapping[Kind, Collection[str]]) -> None:
-    """Refuse patterns that match no site.
+    """Reject patterns that match no site.
 
     Args:
         overrides: Bits by shell pattern on module names, see :func:`override`.

@@ -189,7 +189,7 @@ def _without_allowed(network: nn.Module, scheme: QuantScheme, sites: list[Site],
 
 
 def _check_reachable(network: nn.Module, graph: fx.Graph | None, sites: list[Site]) -> None:
-    """Refuse modules that cannot be swapped or that would share a quantizer."""
+    """Reject modules that cannot be swapped or that would share a quantizer."""
     names = {site.name: network.get_submodule(site.name) for site in sites}
     foreign = [f"{name} ({type(m).__name__})" for name, m in names.items() if type(m) not in _KNOWN]
     if foreign:
@@ -209,7 +209,7 @@ def _check_reachable(network: nn.Module, graph: fx.Graph | None, sites: list[Sit
 
 
 def _check_called(graph: fx.Graph) -> None:
-    """Refuse ReLUs that are still called as functions."""
+    """Reject ReLUs that are still called as functions."""
     calls_of = [node for node in graph.nodes if node.op in ("call_function", "call_method")]
     if found := [node for node in calls_of if relu_called(node) is not None]:
         places = ", ".join(f"{node.name} in {enclosing_module(node)}" for node in found)
@@ -217,7 +217,7 @@ def _check_called(graph: fx.Graph) -> None:
 
 
 def _check_replaced(network: nn.Module, graph: fx.Graph | None, relus: dict[str, nn.Module]) -> None:
-    """Refuse ReLUs that do more than a quantizer in their place would."""
+    """Reject ReLUs that do more than a quantizer in their place would."""
     if changed := [name for name, relu in relus.items() if is_changed(relu)]:
         raise ValueError(f"hooks change what {', '.join(changed)} computes: remove them before quantization")
     for node in graph.nodes if graph else ():
@@ -230,7 +230,7 @@ def _check_replaced(network: nn.Module, graph: fx.Graph | None, relus: dict[str,
 
 
 def _check_own_weights(network: nn.Module, sites: dict[str, nn.Module]) -> None:
-    """Refuse layers whose weights are computed or shared with another layer."""
+    """Reject layers whose weights are computed or shared with another layer."""
     layers = {name: layer for name, layer in sites.items() if isinstance(layer, nn.Conv2d | nn.Linear)}
     if computed := [name for name, layer in layers.items() if not is_plain(layer)]:
         raise ValueError(
@@ -243,7 +243,7 @@ def _check_own_weights(network: nn.Module, sites: dict[str, nn.Module]) -> None:
 
 
 def _check_codes(network: nn.Module, scheme: QuantScheme, sites: list[Site]) -> None:
-    """Refuse a weight quantizer whose codes are not on its grid."""
+    """Reject a weight quantizer whose codes are not on its grid."""
     for site in sites:
         weight = network.get_submodule(site.name).weight if site.kind == "weight" else None
         if isinstance(weight, Tensor) and not weight.is_meta:

@@ -81,7 +81,7 @@ class Fixed(WeightQuantizer):
         return known[bit_width]
 
     def check(self, w: Tensor, bit_width: int, state: Mapping[str, Tensor]) -> None:
-        """Refuse a state that calibration cannot have produced.
+        """Reject a state that calibration cannot have produced.
 
         Raises:
             ValueError: If codes lie outside the grid, or scales are not finite.

@@ -263,7 +263,7 @@ def conv_bn_pairs(network: nn.Module) -> list[ConvBN]:
 
 
 def check_foldable(network: nn.Module) -> list[ConvBN]:
-    """Refuse a network in which a batch normalization follows a convolution and either is not a plain module.
+    """Reject a network in which a batch normalization follows a convolution and either is not a plain module.
 
     Returns:
         The pairs of plain modules that stay separate, including those whose batch normalization has no bias to hold the

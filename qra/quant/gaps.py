@@ -1,4 +1,4 @@
-"""Parts of a network that a scheme leaves float. They are refused by name unless the scheme allows them by name."""
+"""Parts of a network that a scheme leaves float. They are rejected by name unless the scheme allows them by name."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def find_gaps(network: nn.Module, scheme: QuantScheme, sites: Mapping[str, str],
 
 
 def check_gaps(gaps: Iterable[Gap], scheme: QuantScheme) -> None:
-    """Refuse parts that would stay float without being allowed by name.
+    """Reject parts that would stay float without being allowed by name.
 
     Raises:
         ValueError: If there are any. The message names them and says how to resolve it.
@@ -90,7 +90,7 @@ def is_allowed(name: str, scheme: QuantScheme) -> bool:
 
 
 def check_patterns(network: nn.Module, scheme: QuantScheme) -> None:
-    """Refuse a pattern of ``allow_float`` that matches no module.
+    """Reject a pattern of ``allow_float`` that matches no module.
 
     Raises:
         ValueError: If there is one. The message quotes it.

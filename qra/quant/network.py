@@ -41,7 +41,7 @@ def is_fixed(quantizer: FakeQuantizer) -> bool:
 
 
 def check_fixed(network: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Refuse a state with codes that a network's fixed weights cannot have.
+    """Reject a state with codes that a network's fixed weights cannot have.
 
     Args:
         network: A converted network.

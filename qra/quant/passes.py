@@ -61,8 +61,11 @@ def form_on(device: torch.device) -> Form:
 _OWN: Form = (torch.channels_last, None)
 _STRICT: Form = (torch.contiguous_format, None)
 _STRICT_MIRRORS_FROM = 129
-"""For up to 128 images, cuDNN's own input gradient of ResNet20 was as fast or faster in strict float32. Where cuDNN may
-benchmark its algorithms, the mirrored one was faster from 80 images on."""
+"""Smallest batch size for the mirrored input gradient in strict float32.
+
+For up to 128 images, cuDNN's own input gradient of ResNet20 was as fast or faster. Where cuDNN may benchmark its
+algorithms, the mirrored one was faster from 80 images on.
+"""
 
 
 class _Other:

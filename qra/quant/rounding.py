@@ -30,7 +30,7 @@ ReLU's own derivative, which the float network also has.
 
 
 def check_bit_width(bit_width: int) -> None:
-    """Refuse bit widths outside 2..8.
+    """Reject bit widths outside 2..8.
 
     Raises:
         ValueError: If ``bit_width`` is not in 2..8.
@@ -40,7 +40,7 @@ def check_bit_width(bit_width: int) -> None:
 
 
 def check_positive(name: str, value: Tensor | float) -> None:
-    """Refuse zero, negative and non-finite values, if they can be read on the host: Python numbers and CPU tensors.
+    """Reject zero, negative and non-finite values, if they can be read on the host: Python numbers and CPU tensors.
 
     Tensors on other devices are not checked, because that would make the host wait for the device in every forward
     pass; nor is any tensor in compiled code. Check such a tensor once, where it is created or loaded, by

@@ -29,7 +29,7 @@ class QuantScheme:
         overrides: Bits of individual layers by shell pattern on module names, such as ``{"stages.0.*": W8A8, fc: W8}``.
             The last match wins, also over ``first_last_bit_width``; 32 leaves a layer float.
         allow_float: Shell patterns on the names of modules whose weights or inputs may stay float, or that may never
-            run; other such modules are refused. Names and results then state how much of the network is float.
+            run; other such modules are rejected. Names and results then state how much of the network is float.
 
     Raises:
         ValueError: If a bit width is invalid or not supported by its quantizer, or a quantizer is of the wrong kind.
@@ -117,7 +117,7 @@ class QuantScheme:
         return self.act_bit_width if own is None else own
 
     def check_names(self, weights: Collection[str], activations: Collection[str]) -> None:
-        """Refuse overrides that match nothing in a network.
+        """Reject overrides that match nothing in a network.
 
         Args:
             weights: Names of all layers whose weights can be quantized.

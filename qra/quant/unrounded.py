@@ -33,7 +33,7 @@ class Clip(nn.Module):
 
 
 def check_unrounded(network: nn.Module) -> None:
-    """Refuse a network with a quantizer that defines no grid. The network need not be calibrated.
+    """Reject a network with a quantizer that defines no grid. The network need not be calibrated.
 
     Raises:
         ValueError: If there is one. The message names the quantizer.

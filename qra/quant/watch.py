@@ -16,7 +16,7 @@ from qra.quant.trace import find_graph, is_leaf
 
 
 def check_run(network: nn.Module, scheme: QuantScheme, x: Tensor) -> None:
-    """Refuse a converted network that cannot be traced if a run shows that a part of it stays float.
+    """Reject a converted network that cannot be traced if a run shows that a part of it stays float.
 
     Args:
         network: Converted network. One that can be traced was already checked by the conversion.

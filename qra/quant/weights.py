@@ -45,7 +45,7 @@ class WeightQuantizer:
     """Whether values learned at one bit width are useless at another."""
 
     smallest: ClassVar[float] = 1e-8
-    """Lower bound of learned values, except those in :attr:`signed`."""
+    """Lower bound of learned values, except those in ``signed``."""
 
     signed: ClassVar[frozenset[str]] = frozenset()
     """Names of learned values that may be zero or negative."""
@@ -109,7 +109,7 @@ class WeightQuantizer:
         return self.grid(ones, bit_width, self.start(ones, bit_width))
 
     def check_codes(self, w: Tensor, bit_width: int) -> None:
-        """Refuse codes that are not on the grid, and a grid with more levels than the bits can represent.
+        """Reject codes that are not on the grid, and a grid with more levels than the bits can represent.
 
         Args:
             w: Weights, (C, ...), of which the first 8 channels are checked.
