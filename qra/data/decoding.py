@@ -56,7 +56,7 @@ def open_image(file: str | Path, channels: int = 3, size: int | None = None) -> 
         size: Required size of the file in bytes; any size if not given.
 
     Raises:
-        UnreadableImageError: If it cannot be decoded, or not exactly.
+        UnreadableImageError: If it cannot be decoded exactly.
     """
     try:
         with open_regular(file, IMAGE_LIMIT) as opened:

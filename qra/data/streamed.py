@@ -96,7 +96,7 @@ class StreamedDataModule(ImageDataModule):
         self._listed: dict[Part, ImageFiles] = {}
         self._caches: dict[Part, FromCache] = {}
 
-    # ----- what subclasses implement -----
+    # ----- description of the data set -----
 
     @cached_property
     def class_names(self) -> tuple[str, ...]:

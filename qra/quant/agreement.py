@@ -93,7 +93,7 @@ def _logits(network: nn.Module, values: Values, x: Tensor, dtype: torch.dtype | 
                     logits = functional_call(network, stored, (x.to(dtype),), tie_weights=False)
         usable = isinstance(logits, Tensor) and logits.dtype in (dtype or logits.dtype, torch.float64)
         return logits.double() if usable else None
-    except Exception:  # copies fail in any way, networks for lack of float64 operations: see `difference`
+    except Exception:  # copies may fail in any way, networks for lack of float64 operations: see `difference`
         return None
 
 
