@@ -1,4 +1,4 @@
-"""Attacks as frozen settings: ``attack(model, x, y, index=..., epoch=...)`` returns adversarial images."""
+"""Attacks as frozen dataclasses: ``attack(model, x, y, index=..., epoch=...)`` returns adversarial images."""
 
 from qra.attacks.apgd import APGD
 from qra.attacks.autoattack import AutoAttack, Cascade, WhiteBoxAttacks

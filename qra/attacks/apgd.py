@@ -1,4 +1,4 @@
-"""Auto-PGD (Croce and Hein 2020, arXiv 2003.01690): PGD with momentum that chooses its step sizes by itself."""
+"""Auto-PGD (Croce and Hein 2020, arXiv 2003.01690): PGD with momentum and automatic step sizes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _RHO = 0.75
 
 @dataclass(frozen=True)
 class APGD(EvaluationAttack):
-    """Steps like PGD's with momentum; the step is halved, back at the best point so far, where progress stalls.
+    """PGD with momentum that halves its step and returns to the best point so far whenever progress stalls.
 
     Croce and Hein 2020, algorithm 1, with the schedule and the random draws of the authors' code: on the same images,
     with the same seed, the same examples break.
@@ -32,14 +32,14 @@ class APGD(EvaluationAttack):
     Args:
         eps: Radius of the ball, in pixel units.
         norm: Norm of the ball and of the steps.
-        loss: What is increased. ``targeted_dlr`` aims at several classes, one after the other.
+        loss: Loss to maximize. ``targeted_dlr`` aims at several classes in turn.
         steps: Number of steps, for each target.
-        targets: Number of classes that ``targeted_dlr`` aims at, the likeliest wrong ones first; all of them if there
-            are fewer.
-        seed: Chooses the random starts.
+        targets: Number of classes that ``targeted_dlr`` aims at, the most likely wrong ones first; all wrong classes if
+            there are fewer.
+        seed: Seed of the random starts.
 
     Raises:
-        ValueError: If a setting is out of its range; when called, if the network has too few classes for the loss.
+        ValueError: If a setting is out of range; when called, if the network has too few classes for the loss.
     """
 
     eps: Pixels = 8 / 255
@@ -83,13 +83,13 @@ class APGD(EvaluationAttack):
         return GRADIENT.times(self.steps * len(self._ranks(classes)))
 
     def objective(self, logits: Tensor, y: Tensor, target: Tensor | None) -> Tensor:
-        """What is increased, for each example: (N, classes) to (N,)."""
+        """Return the loss to maximize, per example: logits (N, classes) to (N,)."""
         if target is not None:
             return losses.targeted_dlr(logits, y, target)
         return losses.dlr(logits, y) if self.loss == "dlr" else losses.cross_entropy(logits, y)
 
     def project(self, x_adv: Tensor, x: Tensor) -> Tensor:
-        """Bring ``x_adv`` into the ball around ``x`` and into [0, 1]."""
+        """Project ``x_adv`` onto the ball around ``x`` and the pixel range [0, 1]."""
         if self.norm == "linf":
             return x_adv.clamp((x - self.eps).clamp_(min=0), (x + self.eps).clamp_(max=1))
         delta = x_adv - x
@@ -99,7 +99,7 @@ class APGD(EvaluationAttack):
         return [*range(2, min(self.targets, classes - 1) + 2)] if self.loss == "targeted_dlr" else [None]
 
     def _start(self, x: Tensor, generator: torch.Generator) -> Tensor:
-        # drawn on the CPU, so that every device starts from the same place
+        # drawn on the CPU, so that every device starts from the same point
         if self.norm == "linf":
             noise = 2 * torch.rand(x.shape, generator=generator) - 1
         else:
@@ -122,13 +122,13 @@ class APGD(EvaluationAttack):
 
 
 class Climb:
-    """The state of APGD on some examples, one row for each in all its tensors.
+    """The state of APGD on some examples; each of its tensors has one row per example.
 
     Attributes:
-        left: Positions of the examples in the state.
-        x_adv: The point that was looked at last.
-        fooled: Whether it is misclassified.
-        margin: Margin there: by how much the label's logit exceeds all others.
+        left: Positions of the examples in the :class:`AttackState`.
+        x_adv: The current point.
+        fooled: Whether the current point is misclassified.
+        margin: Margin at the current point, see :func:`margin_of`.
         best: The point of highest loss so far.
         best_loss: The loss there.
     """
@@ -151,7 +151,7 @@ class Climb:
         self.history = torch.zeros_like(self.x[:, 0, 0, :1]).repeat(1, attack.steps)
 
     def look(self, last: bool) -> None:
-        """Find out loss, success, margin and gradient (unless it is the last point) at ``x_adv``."""
+        """Compute loss, success, margin and, unless it is the last point, gradient at ``x_adv``."""
         self._see(*replayed(self._network, _Look(self._attack, last), self.x_adv, self.y, *self.target))
 
     def _see(self, loss: Tensor, fooled: Tensor, margin: Tensor, gradient: Tensor | None = None) -> None:
@@ -160,7 +160,7 @@ class Climb:
             self.gradient = gradient
 
     def move(self, last: bool) -> None:
-        """Take one step and look around there."""
+        """Take one step and evaluate the new point."""
         if self._taken == 1:
             self.share = torch.full_like(self.step_size, _MOMENTUM)
         state = self.x, self.x_adv, self.before, self.gradient, self.step_size, self.share, self.y, *self.target
@@ -170,7 +170,7 @@ class Climb:
         self._see(*seen)
 
     def learn(self) -> None:
-        """Remember the best point; at a checkpoint halve the step and go back there where progress has stalled."""
+        """Update the best point; at a checkpoint, halve the step and return to it where progress has stalled."""
         self.history[:, self._taken - 1] = self.loss
         better = self.loss > self.best_loss
         image = better[:, None, None, None]
@@ -182,7 +182,7 @@ class Climb:
 
     def _check(self) -> None:
         places = torch.arange(self._taken - self._gap, self._taken, device=self.x.device)
-        # the first checkpoint compares the first loss with place -1, which is 0 still: so does the authors' code
+        # the first checkpoint compares the first loss with entry -1, which is still 0, as in the authors' code
         increases = (self.history[:, places] > self.history[:, places - 1]).sum(1)
         stuck = ~self.halved & (self.checked_loss >= self.best_loss)
         self.halved = (increases <= _RHO * self._gap) | stuck
@@ -196,7 +196,7 @@ class Climb:
         self._next_check += self._gap
 
     def keep(self, kept: Tensor) -> None:
-        """Go on with some of the examples."""
+        """Keep only the given examples."""
         for name, value in vars(self).items():
             if isinstance(value, Tensor):
                 setattr(self, name, value[kept])
@@ -205,7 +205,7 @@ class Climb:
 
 @dataclass(frozen=True)
 class _Look:
-    """Loss, success, margin and, unless it is the last point, gradient at a point."""
+    """Computes loss, success, margin and, unless it is the last point, gradient at a point."""
 
     attack: APGD
     last: bool
@@ -222,7 +222,7 @@ class _Look:
 
 @dataclass(frozen=True)
 class _Step:
-    """The next point, and a look from there."""
+    """Computes the next point, and evaluates it as :class:`_Look` does."""
 
     attack: APGD
     last: bool

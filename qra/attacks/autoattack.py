@@ -1,4 +1,4 @@
-"""AutoAttack (Croce and Hein 2020, arXiv 2003.01690): four attacks, one after the other, each on what is left."""
+"""AutoAttack (Croce and Hein 2020, arXiv 2003.01690): four attacks in sequence, each on the remaining survivors."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from qra.types import Norm, Pixels
 
 
 class Cascade(EvaluationAttack):
-    """Attacks that are run one after the other, each on what those before it left; a subclass writes :meth:`members`.
+    """Several attacks in sequence, each on the survivors of the previous ones; a subclass implements :meth:`members`.
 
-    Random draws are those of its chunk, where one of the attacks needs that.
+    Members that need fixed chunks draw their random numbers per chunk.
     """
 
     needs_fixed_chunks = True
@@ -40,23 +40,23 @@ class Cascade(EvaluationAttack):
 
 @dataclass(frozen=True)
 class AutoAttack(Cascade):
-    """The standard version: APGD on the cross-entropy, targeted APGD, targeted FAB, Square.
+    """The standard AutoAttack: APGD on the cross-entropy, targeted APGD, targeted FAB, and Square.
 
-    Written for speed and held to the authors' code by tests: same schedules, same random draws, so that on the
-    same network the same examples break. With other numbers of steps, targets or queries it is not the standard
-    version, and its title says so.
+    This implementation is optimized for speed and tested against the authors' code: schedules and random draws are the
+    same, so that on the same network the same examples break. With other numbers of steps, targets or queries it is not
+    the standard version, and its title says so.
 
     Args:
         eps: Radius of the ball, in pixel units.
         norm: Norm of the ball.
-        seed: Chooses all random draws; each of the four starts from it.
+        seed: Seed of all random draws; each of the four attacks starts from it.
         steps: Steps of APGD and FAB, for each target. The standard version has 100.
-        targets: Classes that targeted APGD and FAB aim at, the likeliest wrong ones first; all of them if there are
-            fewer. The standard version has 9.
+        targets: Number of classes that targeted APGD and FAB aim at, the most likely wrong ones first; all wrong
+            classes if there are fewer. The standard version has 9.
         queries: Queries of Square. The standard version has 5000.
 
     Raises:
-        ValueError: If a setting is out of its range; when called, if the network has fewer than 4 classes or returns
+        ValueError: If a setting is out of range; when called, if the network has fewer than 4 classes or returns
             probabilities.
     """
 
@@ -101,14 +101,14 @@ class AutoAttack(Cascade):
 
 @dataclass(frozen=True)
 class WhiteBoxAttacks(Cascade):
-    """The three attacks of AutoAttack that take gradients. Without Square it costs a fifth, and is no AutoAttack.
+    """The three gradient-based attacks of AutoAttack. Without Square they cost a fifth of it, and are not AutoAttack.
 
     Args:
         eps: Radius of the ball, in pixel units.
         norm: Norm of the ball.
-        seed: Chooses the random draws.
+        seed: Seed of the random draws.
         steps: Steps for each target.
-        targets: Classes aimed at, the likeliest wrong ones first; all of them if there are fewer.
+        targets: Number of classes aimed at, the most likely wrong ones first; all wrong classes if there are fewer.
 
     Raises:
         ValueError: As :class:`AutoAttack`.
@@ -158,7 +158,7 @@ def _with_gradients(attack: AutoAttack | WhiteBoxAttacks) -> dict[str, Attack]:
 
 
 def unsuited(state: AttackState) -> str | None:
-    """Why AutoAttack does not suit a network; None if it does."""
+    """Return why AutoAttack does not suit a network, or None if it does."""
     logits = state.clean_logits
     if state.classes < 4:
         return (

@@ -1,4 +1,4 @@
-"""What every attack promises, and the guard that keeps the promise."""
+"""Base classes of attacks, and the context manager that leaves an attacked network unchanged."""
 
 from __future__ import annotations
 
@@ -21,15 +21,19 @@ from qra.parts import Parts
 from qra.types import Norm
 
 Aim = Literal["labels", "targets", "logits"]
-"""What the ``y`` of an attack is: classes to leave, (N,), classes to reach, (N,), or logits to leave behind, (N, C)."""
+"""Meaning of an attack's ``y``.
+
+``labels`` are the true classes, (N,), ``targets`` the classes to reach, (N,), and ``logits`` the logits to move away
+from, (N, C).
+"""
 
 
 @contextmanager
 def untouched(model: nn.Module) -> Iterator[None]:
-    """Run ``model`` in eval mode with gradients on, wherever the caller stands; then put every mode back.
+    """Put ``model`` in eval mode and enable gradients inside the block; restore every submodule's mode afterwards.
 
-    Each submodule gets its own flag back, so a frozen part of a network in training stays frozen. Gradients work inside
-    ``torch.no_grad`` and ``torch.inference_mode`` too.
+    Each submodule gets its own flag back, so a frozen part of a network in training stays in eval mode. Gradients are
+    enabled even if the caller is inside ``torch.no_grad`` or ``torch.inference_mode``.
     """
     modes = [(module, module.training) for module in model.modules()]
     try:
@@ -42,68 +46,66 @@ def untouched(model: nn.Module) -> Iterator[None]:
 
 def _set_modes(modes: list[tuple[nn.Module, bool]]) -> None:
     for module, training in modes:
-        if module.training != training:  # an attribute of a module takes long to set
+        if module.training != training:  # setting an attribute of a module is slow
             module.training = training
 
 
 def replayed(model: nn.Module, work: Callable[..., tuple[Tensor, ...]], *tensors: Tensor) -> tuple[Tensor, ...]:
-    """Return ``work(model, *tensors)``, of which a network that has a method ``replay`` may make one launch on a GPU.
+    """Return ``work(model, *tensors)``, which a network with a method ``replay`` may run as one CUDA graph launch.
 
     Args:
         model: The network.
-        work: A frozen dataclass, since equal work is recorded once. It treats each row by itself, and depends on its
-            settings and the tensors alone.
-        tensors: Tensors of equally many rows.
+        work: A callable frozen dataclass; equal instances share one recording. It must process each row independently
+            and depend only on its fields and the tensors.
+        tensors: Tensors with the same number of rows.
     """
     run = getattr(model, "replay", None)
     return work(model, *tensors) if run is None else run(work, *tensors)
 
 
 def in_parts(model: nn.Module, work: Callable[..., tuple[Tensor, ...]], *tensors: Tensor) -> tuple[Tensor, ...]:
-    """Return ``work(model, *tensors)``, in parts where a network that knows how ran out of memory; never recorded."""
+    """Return ``work(model, *tensors)``, never recorded, in parts if the network supports that and memory is short."""
     parts = getattr(model, "parts", None)
     return parts(partial(work, model), *tensors) if isinstance(parts, Parts) else work(model, *tensors)
 
 
 def _plain(tensor: Tensor) -> Tensor:
-    """The same values, contiguous, without a graph, usable with gradients."""
+    """Return the same values, contiguous, detached, and usable in autograd (not an inference tensor)."""
     return (tensor.clone() if tensor.is_inference() else tensor.detach()).contiguous()
 
 
 _called: WeakValueDictionary[int, Attack] = WeakValueDictionary()
-"""Attacks that were called before, by their identity: they are frozen, and equal ones may meet other images."""
+"""Attacks called before, by identity rather than equality: equal attacks may receive different images."""
 
 
 _LINF: Norm = "linf"
 
 
 class Attack(ABC):
-    """Search near images for ones that a network gets wrong.
+    """Base class of attacks, which search near images for ones that a network misclassifies.
 
-    An attack is frozen settings; a subclass is a frozen dataclass that writes :meth:`perturb`. Calling it leaves the
-    network as it was: parameters, their ``grad`` and ``requires_grad``, buffers, train or eval mode of every submodule.
-    It leaves the global random generators alone too. An evaluation calls :meth:`run`, so that the network itself judges
-    what was found on the network that it searches on. There, an attack says its ball by the fields ``eps``, in pixel
-    units, and ``norm``.
+    An attack is a set of frozen settings: a subclass is a frozen dataclass that implements :meth:`perturb`. Calling an
+    attack leaves the network unchanged: its parameters with their ``grad`` and ``requires_grad``, its buffers, and the
+    train or eval mode of every submodule. The global random generators are not touched either. An evaluation calls
+    :meth:`run` instead, so that the network itself judges the images found on the network that is searched. For
+    evaluations, an attack describes its ball by the fields ``eps``, in pixel units, and ``norm``.
     """
 
-    # not annotated: an annotation would have to be understood in the module of each subclass
+    # not annotated, because the annotation would have to resolve in the module of each subclass
     norm = _LINF
     """Norm of the ball."""
 
     takes_gradients = True
-    """Whether it differentiates the network."""
+    """Whether the attack differentiates the network."""
 
     finds_nearest = False
-    """Whether it looks for the nearest image that breaks an example, instead of any in the ball; it then has a field
-    ``eps``."""
+    """Whether the attack looks for the nearest adversarial image, not any in the ball; it then has a field ``eps``."""
 
     searches_unrounded = False
-    """Whether it searches on the network without the rounding of activations, too."""
+    """Whether the attack also searches on the network without the rounding of activations."""
 
     needs_fixed_chunks = False
-    """Whether the result of an example depends on the examples around it, so that evaluations give the attack the same
-    ones each time."""
+    """Whether an example's result depends on the others in its chunk; evaluations then always form the same chunks."""
 
     def __call__(
         self, model: nn.Module, x: Tensor, y: Tensor, *, index: Tensor | None = None, epoch: int = 0
@@ -113,18 +115,19 @@ class Attack(ABC):
         Args:
             model: A network that takes pixels in [0, 1] and returns logits; not a wrapper for parallel training.
             x: Images in [0, 1], floating point, (N, C, H, W).
-            y: What :attr:`aim` says.
-            index: Positions of the images in their data set, (N,), which choose the random draws; positions in the
-                batch if left out.
-            epoch: Chooses the random draws too.
+            y: Labels, target classes or logits, as given by :attr:`aim`.
+            index: Positions of the images in their data set, (N,), which determine the random draws. Defaults to the
+                positions in the batch.
+            epoch: Epoch, which also determines the random draws.
 
         Returns:
-            Images in [0, 1] near ``x``, of its shape and type, contiguous, without a graph.
+            Images in [0, 1] near ``x``, of the same shape and dtype, contiguous and detached.
 
         Raises:
-            ValueError: If ``x`` is not floating point or leaves [0, 1], ``y`` or ``index`` has another length than
-                ``x``, labels are no whole numbers or none of the classes, or what :meth:`perturb` returned are no such
-                images. On a GPU values are looked at in the first call only.
+            ValueError: If ``x`` is not floating point or has pixels outside [0, 1], if ``y`` or ``index`` differs in
+                length from ``x``, if labels are not integers or not among the network's classes, or if :meth:`perturb`
+                does not return floating-point images of the shape of ``x``. The upper bound of labels is checked in the
+                first call only; on a GPU, so are the ranges of pixels and the lower bound of labels.
         """
         if not x.is_floating_point():
             raise ValueError(f"x is {x.dtype}: an attack needs floating-point pixels in [0, 1] (divide bytes by 255)")
@@ -142,7 +145,10 @@ class Attack(ABC):
 
     @contextmanager
     def _checking(self, model: nn.Module, x: Tensor, y: Tensor) -> Iterator[None]:
-        """Check pixels and labels in the first call, and pixels on the processor, where it costs no wait, in each."""
+        """Check images and labels in the first call, and on the CPU, where it needs no synchronization, in every call.
+
+        That labels are among the network's classes is checked in the first call only.
+        """
         first = _called.get(id(self)) is not self
         if first or x.device.type == "cpu":
             check_images(x, y)
@@ -150,7 +156,7 @@ class Attack(ABC):
             yield
             return
         _called[id(self)] = self
-        largest = largest_label(y)  # looked at here, for a pass that is recorded cannot wait for the device
+        largest = largest_label(y)  # read here, since a pass under recording cannot synchronize
 
         def check(module: nn.Module, args: Any, logits: Any) -> None:
             hook.remove()
@@ -164,61 +170,61 @@ class Attack(ABC):
 
     @property
     def aim(self) -> Aim:
-        """What ``y`` is."""
+        """Meaning of ``y``: labels, target classes or logits."""
         return "labels"
 
     @property
     def title(self) -> str:
-        """Its name and its unusual settings, for people."""
+        """Display name, with the settings that differ from the usual ones."""
         return type(self).__name__
 
     @property
     def key(self) -> str:
-        """The same as a word for names of outcomes and files."""
+        """Identifier used in the names of outcomes and files."""
         return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", type(self).__name__).lower()
 
     @property
     def standard(self) -> str:
-        """The published protocol whose settings it has, such as AutoAttack; empty if none."""
+        """Name of the published protocol that the settings match, such as AutoAttack; empty if there is none."""
         return ""
 
     def is_fooled(self, logits: Tensor, y: Tensor) -> Tensor:
-        """Whether the attack has reached its aim, for each example: (N, classes) and ``y`` to bool (N,)."""
+        """Return whether the attack has reached its aim on each example: logits (N, classes) and ``y`` to bool (N,)."""
         if self.aim == "targets":
             return prediction(logits) == y
         return is_wrong(logits, y if y.ndim == 1 else y.argmax(1))
 
     def members(self) -> dict[str, Attack]:
-        """The attacks that it consists of, by name, in their order, each working on what the ones before it left."""
+        """Return a cascade's attacks by name, each run on the survivors of those before; empty for other attacks."""
         return {}
 
     def prefixes(self) -> list[Attack]:
-        """Attacks of a name of their own that its first members are, so that one evaluation says what each leaves."""
+        """Return known attacks that the first members form; an evaluation reports their results as well."""
         return []
 
     def in_chunk(self, number: int) -> Attack:
-        """The attack as it runs on a chunk of examples: one that draws for chunks draws something else for each."""
+        """Return the attack to run on a chunk of examples; one that draws per chunk uses a different seed for each."""
         return self
 
     def passes(self, classes: int) -> PassCount:
-        """How often it runs the network for an example that is not broken; for progress bars and dry runs only."""
+        """Return the passes that an unbroken example takes; used only for progress bars and dry runs."""
         return PassCount(1)
 
     def work(self, classes: int) -> float:
-        """What that costs, in forward passes."""
+        """Return the cost of :meth:`passes`, in forward passes."""
         return self.passes(classes).work
 
     def unsuited(self, state: AttackState) -> str | None:
-        """Why it does not suit the network or its examples; None if it does."""
+        """Return why the attack does not suit the network or its examples, or None if it does."""
         return None
 
     def run(self, state: AttackState) -> None:
-        """Break what is left of some examples; the networks are in eval mode and gradients are on.
+        """Attack the survivors of a state, whose networks are in eval mode and gradients are enabled.
 
-        Unless a subclass does better, :meth:`perturb` is called once and its images are judged.
+        By default, :meth:`perturb` is called once and its images are judged.
 
         Raises:
-            ValueError: If what it returns is not of the shape of the images.
+            ValueError: If :meth:`perturb` does not return floating-point images of the right shape.
         """
         left = state.survivors()
         if len(left):
@@ -238,28 +244,29 @@ class Attack(ABC):
 
     @abstractmethod
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, index: Tensor, epoch: int) -> Tensor:
-        """Find the adversarial images.
+        """Find adversarial images.
 
-        The network is in eval mode and gradients are on. Take them with ``torch.autograd.grad`` for the input, never
-        with ``backward``, which would add to the parameters' gradients.
+        The network is in eval mode and gradients are enabled. Use ``torch.autograd.grad`` with respect to the input,
+        never ``backward``, which would accumulate into the parameters' gradients.
 
         Args:
             model: The network.
-            x: Images in [0, 1], contiguous, (N, C, H, W); not to be written to.
-            y: What :attr:`aim` says, as the caller gave it.
+            x: Images in [0, 1], contiguous, (N, C, H, W); must not be modified in place.
+            y: The caller's labels, target classes or logits, see :attr:`aim`.
             index: Positions of the images in their data set, (N,), on the device of ``x``.
-            epoch: The epoch, as the caller gave it.
+            epoch: The caller's epoch.
 
         Returns:
-            A new tensor like ``x``; a graph on it is cut off.
+            A new tensor like ``x``; it is detached afterwards.
         """
 
 
 class EvaluationAttack(Attack):
-    """An attack that drops an example from its work with the first image that breaks it.
+    """Base class of attacks that stop working on an example at the first image that breaks it.
 
-    A subclass is a frozen dataclass that writes :meth:`run`, which judges its successes before it returns. It runs in
-    the precision of the images, without regard to autocast. An example that was not broken gets its own image back.
+    A subclass is a frozen dataclass that implements :meth:`run`, which must judge its successes before it returns. When
+    called, the attack runs in the precision of the images, with autocast disabled, and returns the clean image for an
+    example that it did not break.
     """
 
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, index: Tensor, epoch: int) -> Tensor:

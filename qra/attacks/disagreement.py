@@ -1,4 +1,4 @@
-"""An attack on how well two networks agree, with gradients through both."""
+"""An attack that maximizes the disagreement of two networks, with gradients through both."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from qra.attacks.state import AttackState
 
 
 class SideBySide(nn.Module):
-    """Two networks on the same images: the student's logits and then the teacher's, (N, 2 C)."""
+    """Runs two networks on the same images and returns the student's logits followed by the teacher's, (N, 2 C)."""
 
     def __init__(self, student: nn.Module, teacher: nn.Module) -> None:
         super().__init__()
@@ -26,12 +26,14 @@ class SideBySide(nn.Module):
 
 @dataclass(frozen=True)
 class DisagreementPGD(PGD):
-    """PGD that drives a student away from its teacher: increases KL(teacher || student) with both at the same image.
+    """PGD that drives a student away from its teacher: it maximizes KL(teacher || student) at the same image.
 
-    The model of the call is :class:`SideBySide`; the labels ``y`` (N,) only say when an example is fooled.
+    The attacked model must be a :class:`SideBySide`. The labels ``y`` (N,) only decide when an example is fooled. The
+    arguments are those of :class:`PGD`.
 
-    Args:
-        settings: Settings of :class:`PGD`; ``loss`` and ``targeted`` must be left alone.
+    Raises:
+        ValueError: If ``loss`` or ``targeted`` is set, or another setting is out of range; when called, if the model is
+            not a :class:`SideBySide`.
     """
 
     def __post_init__(self) -> None:

@@ -24,20 +24,20 @@ _STEP = PassCount(2, 1)
 
 @dataclass(frozen=True)
 class FAB(EvaluationAttack):
-    """Steps onto the boundary to a target class, as the gradient shows it, drawn towards the clean image.
+    """Projects onto the linearized boundary to a target class in each step, with a bias towards the clean image.
 
-    Croce and Hein 2020, algorithm 1, targeted, without random starts, as in the authors' code. Where that code looks
-    for the smallest perturbation, this is done with an example as soon as a perturbation within ``eps`` is found: the
-    same examples break. Its targets do not depend on each other and are worked on side by side.
+    Croce and Hein 2020, algorithm 1, targeted, without random starts, as in the authors' code. That code looks for the
+    smallest perturbation; this one stops working on an example as soon as a perturbation within ``eps`` is found. The
+    same examples break. Targets are independent of each other and are processed in parallel.
 
     Args:
         eps: Largest perturbation that counts, in pixel units.
-        norm: What is made small.
+        norm: Norm of the perturbation.
         steps: Number of steps, for each target.
-        targets: Number of classes aimed at, the likeliest wrong ones first; all of them if there are fewer.
+        targets: Number of classes aimed at, the most likely wrong ones first; all wrong classes if there are fewer.
 
     Raises:
-        ValueError: If a setting is out of its range.
+        ValueError: If a setting is out of range.
     """
 
     eps: Pixels = 8 / 255
@@ -68,7 +68,7 @@ class FAB(EvaluationAttack):
         targets = torch.cat([state.targets(left, rank) for rank in ranks])
         share = _STEP.work / len(left)
         while len(positions):
-            batch = len(state.x)  # what the caller holds fit for the memory
+            batch = len(state.x)  # the caller's batch is known to fit in memory
             self._approach(state, positions[:batch], targets[:batch], share)
             positions, targets = positions[batch:], targets[batch:]
             alive = ~state.broken[positions]
@@ -95,7 +95,7 @@ class FAB(EvaluationAttack):
 class _Step:
     """A step to the boundary between label and target.
 
-    It returns the images there, whether they are misclassified and near enough, and the images to go on from.
+    It returns the images there, whether each is misclassified and within ``eps``, and the images to continue from.
     """
 
     eps: float
@@ -119,7 +119,7 @@ class _Step:
 
 
 def _boundary(model: nn.Module, x_adv: Tensor, y: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """By how much the target's logit exceeds the label's, (N,), and the gradient of that, like ``x_adv``."""
+    """Return the target's logit minus the label's, (N,), and the gradient of this difference, like ``x_adv``."""
     x_adv = x_adv.detach().requires_grad_()
     logits = model(x_adv)
     gap = logits.gather(1, targets[:, None]) - logits.gather(1, y[:, None])

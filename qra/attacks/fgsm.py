@@ -1,4 +1,4 @@
-"""The fast gradient sign method, from the image or from random noise."""
+"""The fast gradient sign method, started at the image or at random noise."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ class FGSM(Attack):
     3) is ``FGSM(8 / 255, step_size=10 / 255, start=UniformStart())``: a step of 1.25 ``eps``.
 
     Args:
-        eps: Radius of the ball, in pixel units; 0 gives the images back.
-        step_size: Length of the step, in pixel units; ``eps`` if left out.
-        start: The first perturbation.
+        eps: Radius of the ball, in pixel units; 0 returns the images unchanged.
+        step_size: Length of the step, in pixel units; defaults to ``eps``.
+        start: The initial perturbation.
         norm: Norm of the ball and of the step.
 
     Raises:
-        ValueError: If a setting is out of its range.
+        ValueError: If a setting is out of range.
     """
 
     eps: Pixels = 8 / 255
@@ -42,7 +42,7 @@ class FGSM(Attack):
             object.__setattr__(self, "step_size", pgd.step_size)
 
     def as_pgd(self) -> PGD:
-        """The same attack under its general name."""
+        """Return the same attack as a :class:`PGD` with one step."""
         step_size = self.eps if self.step_size is None else self.step_size
         return PGD(self.eps, step_size, steps=1, start=self.start, norm=self.norm)
 

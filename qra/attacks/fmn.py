@@ -19,30 +19,31 @@ _LAST_STEP = 0.01
 """The last step, as a share of the first."""
 _LAST_GAMMA = 0.001
 _BEYOND = 1e-4
-"""How much farther a step goes than the boundary seems to be, as a share."""
-_STEP = PassCount(2, 1)  # a gradient and the judge
+"""How far a step goes beyond the estimated boundary, as a share of the distance."""
+_STEP = PassCount(2, 1)  # a gradient, and a forward pass to judge
 
 
 @dataclass(frozen=True)
 class FMN(EvaluationAttack):
-    """Steps along the gradient in a ball that shrinks where the network is wrong and grows where it is right.
+    """Gradient steps in a ball that shrinks where the network is wrong and grows where it is right.
 
-    Pintor et al. 2021, algorithm 1, untargeted and without an initial image, but for two things while no adversarial
-    image is known. The ball grows by the way to the boundary from its own radius, not from the length of the
-    perturbation, which is shorter where pixels end at 0 or 1; and by a little more. By the paper's rule steps can stall
-    before the boundary, or on it, in L2 for many examples. Each iterate is judged by the network
-    itself, and the nearest that it gets wrong is kept. ``RadiusEvaluation`` asks how far that is, whatever ``eps``; to
-    all else an example is broken if it is within ``eps``.
+    Pintor et al. 2021, algorithm 1, untargeted and without an initial image. It differs in two ways while no
+    adversarial image is known. The distance to the boundary is added to the ball's radius, not to the length of the
+    perturbation, which is shorter where pixels are clipped at 0 or 1. The ball also grows by slightly more than that
+    distance. Under the paper's rule, steps can stall before or on the boundary, in L2 for many examples.
+
+    Each iterate is judged by the network itself, and the nearest misclassified one is kept. ``RadiusEvaluation``
+    records its distance, whatever ``eps``; everywhere else, an example is broken if that distance is at most ``eps``.
 
     Args:
         eps: Largest perturbation that counts, in pixel units.
-        norm: What is made small.
+        norm: Norm of the perturbation.
         steps: Number of steps.
-        step_size: Length of the first step in L2, in pixel units, whatever the norm; it falls to a hundredth.
-        gamma: First relative change of the ball's radius in a step; it falls to 0.001.
+        step_size: L2 length of the first step, in pixel units, whatever the norm; it decays to a hundredth of this.
+        gamma: Relative change of the ball's radius in the first step; it decays to 0.001.
 
     Raises:
-        ValueError: If a setting is out of its range.
+        ValueError: If a setting is out of range.
     """
 
     eps: Pixels = 8 / 255
@@ -81,7 +82,7 @@ class FMN(EvaluationAttack):
         state.try_out(left[near], nearest[near])
 
     def _nearest(self, state: AttackState, positions: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The nearest images that the network gets wrong, like ``x``, and their distances, (N,); infinite if none."""
+        """Return the nearest misclassified images, like ``x``, and their distances, (N,), infinite if there is none."""
         limit = largest_distance(x, self.norm)
         delta, nearest = torch.zeros_like(x), x
         eps, best = torch.zeros_like(limit), torch.full_like(limit, math.inf)
@@ -104,9 +105,9 @@ class FMN(EvaluationAttack):
 
 @dataclass(frozen=True)
 class _Margin:
-    """By how much the label's logit exceeds all others, (N,), and the gradient along which that falls.
+    """Returns the margin of the label's logit, (N,), and the negative gradient of the margin, like ``x_adv``.
 
-    Both are in units of the gradient's largest entry: the scale of logits is of no meaning.
+    Both are divided by the gradient's largest absolute entry, because the scale of logits is arbitrary.
     """
 
     def __call__(self, model: nn.Module, x_adv: Tensor, y: Tensor) -> tuple[Tensor, ...]:
@@ -120,23 +121,23 @@ class _Margin:
 
 
 def largest_distance(x: Tensor, norm: Norm) -> Tensor:
-    """How far the farthest corner of the box [0, 1] is from images, (N, C, H, W) to (N, 1, 1, 1)."""
+    """Return the distance of images to the farthest corner of the box [0, 1], (N, C, H, W) to (N, 1, 1, 1)."""
     return length(torch.maximum(x, 1 - x), norm)
 
 
 def _like(values: Tensor, x: Tensor) -> Tensor:
-    """Values of examples, (N,), ready to be combined with images: (N, 1, 1, 1)."""
+    """Reshape one value per example, (N,), to broadcast with images, (N, 1, 1, 1)."""
     return values.view(-1, *[1] * (x.ndim - 1))
 
 
 def _dual_length(gradient: Tensor, norm: Norm) -> Tensor:
-    """How fast a linear function can rise with the length of a step; never zero."""
+    """Return the dual norm of a gradient, the steepest slope per unit of step length, (N, 1, 1, 1); never zero."""
     lengths = gradient.abs().flatten(1).sum(1) if norm == "linf" else gradient.flatten(1).norm(dim=1)
     return _like(lengths, gradient).clamp(min=torch.finfo(gradient.dtype).tiny)
 
 
 def _annealed(first: float, last: float, done: float) -> float:
-    """A value that falls along a half cosine."""
+    """Return a value that decays from ``first`` to ``last`` along a half cosine, at the share ``done`` of the way."""
     return last + (first - last) * (1 + math.cos(math.pi * done)) / 2
 
 

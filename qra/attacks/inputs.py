@@ -10,11 +10,11 @@ from qra.losses import prediction
 
 
 def check_images(x: Tensor, y: Tensor) -> None:
-    """Refuse pixels outside of [0, 1], and labels below 0.
+    """Check that pixels are in [0, 1] and that labels are not negative.
 
     Args:
         x: Images, (N, C, H, W).
-        y: Labels (N,), or something else, which is not looked at.
+        y: Labels (N,); anything else, such as logits, is not checked.
 
     Raises:
         ValueError: If a pixel or label is out of range.
@@ -32,14 +32,14 @@ def check_images(x: Tensor, y: Tensor) -> None:
 
 
 def check_classes(largest: int, logits: Any) -> None:
-    """Refuse labels that are none of a network's classes.
+    """Check that labels are among a network's classes.
 
     Args:
         largest: The largest label.
-        logits: What the network gave, (M, classes).
+        logits: Output of the network, (M, classes).
 
     Raises:
-        ValueError: If a label is out of range, or there are no logits.
+        ValueError: If the label is out of range, or the output is not a tensor of two dimensions.
     """
     if not isinstance(logits, Tensor) or logits.ndim != 2:
         raise ValueError("the network returns no logits (N, classes)")
@@ -48,7 +48,7 @@ def check_classes(largest: int, logits: Any) -> None:
 
 
 def largest_label(y: Tensor) -> int:
-    """The largest of labels (N,); -1 if there are none, or ``y`` is something else."""
+    """Return the largest of labels (N,), or -1 if there are none or ``y`` does not hold labels."""
     return int(y.max()) if _are_labels(y) and len(y) else -1
 
 
@@ -57,5 +57,5 @@ def _are_labels(y: Tensor) -> bool:
 
 
 def is_wrong(logits: Tensor, y: Tensor) -> Tensor:
-    """Whether the predicted class is not the label ``y`` (N,): logits (N, classes) to bool (N,)."""
+    """Return whether the predicted class differs from the label ``y`` (N,): logits (N, classes) to bool (N,)."""
     return prediction(logits) != y

@@ -1,4 +1,4 @@
-"""How often an attack runs a network for one example."""
+"""The number of network passes that an attack takes per example."""
 
 from __future__ import annotations
 
@@ -6,24 +6,24 @@ from typing import NamedTuple
 
 
 class PassCount(NamedTuple):
-    """PassCount of one example through a network."""
+    """Number of forward and backward passes of one example through a network."""
 
     forward: float
     backward: float = 0.0
 
     @property
     def work(self) -> float:
-        """What they cost in forward passes, roughly."""
+        """Approximate cost in forward passes; a backward pass counts as two."""
         return self.forward + 2 * self.backward
 
     def times(self, count: float) -> PassCount:
-        """As many passes, so many times."""
+        """Return these passes multiplied by ``count``."""
         return PassCount(self.forward * count, self.backward * count)
 
     def plus(self, other: PassCount) -> PassCount:
-        """These and others."""
+        """Return the sum of these passes and others."""
         return PassCount(self.forward + other.forward, self.backward + other.backward)
 
 
 GRADIENT = PassCount(1, 1)
-"""What a gradient takes."""
+"""Passes that one gradient takes."""

@@ -1,4 +1,4 @@
-"""Projected gradient descent (Madry et al. 2018), built of small steps that a subclass may replace."""
+"""Projected gradient descent (Madry et al. 2018), whose parts are methods that a subclass may override."""
 
 from __future__ import annotations
 
@@ -30,26 +30,26 @@ _LOSSES = {
 class PGD(Attack):
     """Steps along the gradient's sign (L-inf) or direction (L2), each projected onto the ball and the pixel range.
 
-    Madry et al. 2018, section 2.1. A subclass may replace :meth:`objective`, :meth:`first_iterate`, :meth:`gradient`,
-    :meth:`ascend`, :meth:`project` or :meth:`is_fooled`. One restart without early stop costs one forward and one
-    backward pass a step and nothing more.
+    Madry et al. 2018, section 2.1. A subclass may override :meth:`objective`, :meth:`first_iterate`, :meth:`gradient`,
+    :meth:`ascend`, :meth:`project` or :meth:`is_fooled`. One restart without early stopping costs exactly one forward
+    and one backward pass per step.
 
     Args:
-        eps: Radius of the ball, in pixel units; 0 gives the images back.
+        eps: Radius of the ball, in pixel units; 0 returns the images unchanged.
         step_size: Length of a step, in pixel units.
-        steps: Number of steps; 0 gives the start noise, a baseline for defences that hide gradients.
-        restarts: Number of starts. Kept for each example is the worst final iterate: a misclassified one first, then
-            the one of highest loss.
-        start: The first perturbation.
+        steps: Number of steps; 0 returns the initial noise, a baseline for defences with gradient masking.
+        restarts: Number of starts. The worst final iterate of each example is kept: a misclassified one if there is
+            any, else the one of highest loss.
+        start: The initial perturbation.
         norm: Norm of the ball and of the step.
-        loss: What is increased; for ``kl``, the ``y`` of the call is the logits (N, C) to move away from.
-        targeted: Whether ``y`` is where to go, instead of where to leave; the loss is then decreased.
-        early_stop: Whether an example leaves the batch with its first misclassified iterate, and a restart
-            takes only those that are left. Broken then means misclassified at any iterate; an example that was never
-            broken gets the last iterate of the last restart.
+        loss: Loss to maximize. With ``kl``, the attack's ``y`` are the logits (N, C) to move away from.
+        targeted: Whether ``y`` is the class to reach instead of the class to leave; the loss is then minimized.
+        early_stop: Whether an example leaves the batch at its first misclassified iterate, so that later restarts run
+            on the survivors only. An example is then broken if any iterate is misclassified; one that is never broken
+            gets the last iterate of the last restart.
 
     Raises:
-        ValueError: If a setting is out of its range.
+        ValueError: If a setting is out of range; when called, if ``y`` has the wrong number of dimensions for the loss.
     """
 
     eps: Pixels = 8 / 255
@@ -113,16 +113,16 @@ class PGD(Attack):
                 self._climb_watched(state, left, restart)
 
     def objective(self, logits: Tensor, y: Tensor) -> Tensor:
-        """What the attack increases, for each example: (N, C) and ``y`` to (N,)."""
+        """Return the quantity that the attack maximizes, per example: logits (N, C) and ``y`` to (N,)."""
         loss = _LOSSES[self.loss](logits, y)
         return -loss if self.targeted else loss
 
     def first_iterate(self, x: Tensor, index: Tensor, epoch: int, restart: int) -> Tensor:
-        """Where a restart begins: a new tensor like ``x``, inside the ball and [0, 1]."""
+        """Return the starting point of a restart: a new tensor like ``x``, inside the ball and [0, 1]."""
         return self.project(x + self.start(x, self.eps, self.norm, index, epoch, restart), x)
 
     def gradient(self, model: nn.Module, x_adv: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Gradient of the objective at ``x_adv``, and the logits there; the gradient's memory may be shared."""
+        """Return the gradient of the objective at ``x_adv``, whose memory may be shared, and the logits there."""
         x_adv = x_adv.detach().requires_grad_()
         logits = losses.at_least_float32(model(x_adv))
         # the sum, not the mean: an example's gradient must not shrink with the batch around it
@@ -130,17 +130,17 @@ class PGD(Attack):
         return gradient, logits.detach()
 
     def ascend(self, x_adv: Tensor, gradient: Tensor) -> Tensor:
-        """Take one step; ``x_adv`` may be written to."""
+        """Take one step; ``x_adv`` may be modified in place."""
         direction = gradient.sign() if self.norm == "linf" else _unit(finite(gradient))
         return x_adv.add_(direction, alpha=self.step_size)
 
     def project(self, x_adv: Tensor, x: Tensor) -> Tensor:
-        """Bring ``x_adv`` back into the ball around ``x`` and into [0, 1]; ``x_adv`` may be written to."""
+        """Project ``x_adv`` onto the ball around ``x`` and [0, 1]; ``x_adv`` may be modified in place."""
         if self.norm == "linf":
             return x_adv.clamp_(x - self.eps, x + self.eps).clamp_(0, 1)
         delta = x_adv.sub_(x)
         shrink = self.eps / _l2_norm(delta).clamp_min_(max(self.eps, torch.finfo(x.dtype).tiny))
-        # x lies in the box, so clamping to it shortens delta in every pixel: the ball is not left again
+        # x lies in the box, so clamping to the box shortens delta in every pixel and cannot leave the ball
         return delta.mul_(shrink).add_(x).clamp_(0, 1)
 
     def is_fooled(self, logits: Tensor, y: Tensor) -> Tensor:
@@ -170,12 +170,12 @@ class PGD(Attack):
             return self.is_fooled(logits, y), self.objective(logits, y)
 
     def _climb_watched(self, state: AttackState, left: Tensor, restart: int) -> None:
-        """One restart on some examples, each of which leaves with the first iterate that breaks it."""
+        """Run one restart on some examples, each of which leaves at the first iterate that breaks it."""
         x, y = state.x[left], state.y[left]
         x_adv = self.first_iterate(x, state.index[left], state.epoch, restart)
         for done in range(0, self.steps, state.patience):
             steps = _Steps(self, min(state.patience, self.steps - done), watched=True)
-            # too few to be recorded
+            # too few steps to be worth recording
             x_adv, fooled, margins, iterates = in_parts(state.search, steps, x, y, x_adv)
             kept = None
             for step in range(steps.count):
@@ -187,7 +187,7 @@ class PGD(Attack):
                 if len(left) == 0:
                     return
         state.x_adv[left] = x_adv
-        if not state.trusting or restart + 1 < self.restarts:  # else the caller's own forward pass judges the very last
+        if not state.trusting or restart + 1 < self.restarts:  # else the caller's own pass judges the last iterate
             state.try_out(left, x_adv)
 
 
@@ -196,10 +196,10 @@ class _Steps:
     """Some steps of PGD.
 
     Args:
-        attack: Takes them.
+        attack: The attack that takes the steps.
         count: Number of steps.
-        watched: Whether to return, after the last iterate, of each iterate before a step whether it was misclassified
-            and its margin, (N, count) each, and those iterates, (N, count, C, H, W).
+        watched: Whether to return, besides the last iterate, for each iterate before a step: whether it was
+            misclassified, (N, count), its margin, (N, count), and the iterate itself, (N, count, C, H, W).
     """
 
     attack: PGD
@@ -224,14 +224,14 @@ class _Steps:
 
 
 def _l2_norm(v: Tensor) -> Tensor:
-    """(N, ...) to (N, 1, ...)."""
+    """Return the L2 norm of each example, (N, ...) to (N, 1, ...)."""
     norm: Tensor = torch.linalg.vector_norm(v, dim=tuple(range(1, v.ndim)), keepdim=True)
     return norm
 
 
 def _unit(v: Tensor) -> Tensor:
     """Scale each example to L2 norm 1; zero stays zero."""
-    # first to a largest entry of 1: the squares of a confident network's gradients would underflow
+    # first scale the largest entry to 1, since the squares of a confident network's gradients would underflow
     largest = v.abs().amax(dim=tuple(range(1, v.ndim)), keepdim=True)
     v = v / largest.clamp_min_(torch.finfo(v.dtype).tiny)
     return v / _l2_norm(v).clamp_min_(1)

@@ -1,4 +1,4 @@
-"""Images as bytes inside of an attack: rounded in the forward pass, straight through in the backward pass."""
+"""Byte images inside an attack: rounded in the forward pass, straight-through in the backward pass."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from qra.attacks.base import Attack
 from qra.types import Norm, format_pixels
 
 PixelType = Literal["float", "bytes"]
-"""What a network receives: any value in [0, 1], or one of the 256 values of a byte."""
+"""Pixels that a network receives: any value in [0, 1], or one of the 256 values of a byte."""
 
 LEVELS = 255
-_SLACK = 1e-4  # of a level: 8/255 in float32 is 8 levels
+_SLACK = 1e-4  # of a level, so that 8/255 in float32 counts as 8 levels
 
 A = TypeVar("A", bound=Attack)
 
 
 def levels(eps: float) -> int:
-    """The whole levels of a byte that a length in pixel units has room for."""
+    """Return the number of whole byte levels (steps of 1/255) within a length in pixel units."""
     return math.floor(eps * LEVELS + _SLACK)
 
 
 def on_bytes(attack: A) -> A:
-    """The attack with the largest L-inf radius of whole levels; in L2 radii need not be whole.
+    """Return the attack with its L-inf radius rounded down to whole byte levels; an L2 radius is unchanged.
 
     Raises:
-        ValueError: If the radius is smaller than one level, so that no byte can change.
+        ValueError: If the radius is positive but smaller than one level, so that no byte can change.
     """
     eps = float(getattr(attack, "eps", 0.0))
     if eps > 0 and levels(eps) < 1:
@@ -46,14 +46,14 @@ def on_bytes(attack: A) -> A:
 
 
 def to_bytes(x_adv: Tensor, x: Tensor, eps: float, norm: Norm) -> Tensor:
-    """Round adversarial images to what a device receives, inside the ball.
+    """Round adversarial images to bytes, inside the ball.
 
     Args:
         x_adv: Images in [0, 1], (N, C, H, W).
         x: The clean images, which are bytes divided by 255.
         eps: Radius of the ball, in pixel units.
-        norm: Norm of the ball. In L2, where the nearest bytes lie outside, the perturbation is shortened before it is
-            rounded.
+        norm: Norm of the ball. In L2, where the nearest bytes lie outside the ball, the perturbation is shortened
+            before rounding.
 
     Returns:
         Bytes divided by 255, like ``x``.
@@ -63,7 +63,7 @@ def to_bytes(x_adv: Tensor, x: Tensor, eps: float, norm: Norm) -> Tensor:
         room = levels(eps)
         return changed.round().clamp(clean - room, clean + room).clamp_(0, LEVELS).div_(LEVELS)
     delta = changed - clean
-    best = delta.trunc()  # no coordinate is longer, so it is inside
+    best = delta.trunc()  # no coordinate grows, so it stays inside
     for share in (0.9, 0.97, 0.985, 0.99, 0.995, 1.0):
         rounded = (share * delta).round()
         inside = rounded.flatten(1).norm(dim=1) <= eps * LEVELS + _SLACK
@@ -72,10 +72,10 @@ def to_bytes(x_adv: Tensor, x: Tensor, eps: float, norm: Norm) -> Tensor:
 
 
 def check_bytes(x: Tensor) -> None:
-    """Refuse clean images that are no bytes, of which nobody could say how far bytes are from them.
+    """Check that clean images are bytes divided by 255, since distances in levels are undefined otherwise.
 
     Raises:
-        ValueError: If a pixel is no multiple of 1/255.
+        ValueError: If a pixel is not a multiple of 1/255, up to 1e-5.
     """
     apart = float((x - (x * LEVELS).round() / LEVELS).abs().max()) if len(x) else 0.0
     if apart > 1e-5:
@@ -93,10 +93,10 @@ class _Rounded(torch.autograd.Function):
 
 
 class OnBytes(nn.Module):
-    """A network whose images become bytes before it sees them; gradients pass as if they did not.
+    """Wraps a network so that its images are rounded to bytes, with a straight-through estimator for the rounding.
 
     Args:
-        network: Takes pixels in [0, 1], (N, C, H, W).
+        network: Network that takes pixels in [0, 1], (N, C, H, W).
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -105,11 +105,11 @@ class OnBytes(nn.Module):
 
     @property
     def parts(self) -> Any:
-        """How many images the network runs on at a time, where it knows."""
+        """The wrapped network's ``parts``, which limits how many images run at a time; None if it has none."""
         return getattr(self.network, "parts", None)
 
     def unrounded(self) -> OnBytes | None:
-        """The network without the rounding of activations, on bytes too; see ``AttackState.unrounded``."""
+        """Return the network without the rounding of activations, on bytes too; see ``AttackState.unrounded``."""
         make = getattr(self.network, "unrounded", None)
         found = None if make is None else make()
         return None if found is None else OnBytes(found)
@@ -119,7 +119,7 @@ class OnBytes(nn.Module):
         return logits
 
     def replay(self, work: Any, *tensors: Tensor) -> tuple[Tensor, ...]:
-        """Do work that runs this network, recorded where the network inside can; see ``qra.attacks.base.replayed``."""
+        """Run work on this network, recorded if the wrapped network can; see ``qra.attacks.base.replayed``."""
         run = getattr(self.network, "replay", None)
         done: tuple[Tensor, ...] = work(self, *tensors) if run is None else run(_WorkOnBytes(work), *tensors)
         return done
@@ -127,7 +127,7 @@ class OnBytes(nn.Module):
 
 @dataclass(frozen=True)
 class _WorkOnBytes:
-    """Work that runs a network, on that network behind rounding."""
+    """Runs work on a network wrapped in :class:`OnBytes`."""
 
     work: Any
 

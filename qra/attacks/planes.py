@@ -1,4 +1,4 @@
-"""The shortest way to a plane inside the box of all images."""
+"""Projection onto a hyperplane inside the box of all images."""
 
 from __future__ import annotations
 
@@ -9,23 +9,22 @@ from qra.triton_kernels import kernels_of
 from qra.types import Norm
 
 _ROUNDS = 10
-"""Steps of Newton's method on a GPU by torch's operations: enough for planes within nine tenths of what the box lets a
-point reach."""
+"""Newton steps on a GPU without the kernel; enough for planes within 90 % of what a point can reach in the box."""
 _KERNELS = "qra.attacks.kernels"
 _WIDEST = 2**14
-"""Coordinates of a point that a GPU can keep at hand."""
+"""Largest number of coordinates of a point that the kernel supports."""
 
 
 def _is_fused(points: Tensor) -> bool:
-    """Whether one launch on a GPU does it all."""
+    """Return whether the single Triton kernel supports these points."""
     fits = points.dtype == torch.float32 and 0 < points.shape[1] <= _WIDEST and len(points) > 0
     return points.device.type == "cuda" and fits and kernels_of(_KERNELS) is not None
 
 
 def fused(points: Tensor, w: Tensor, offset: Tensor, norm: Norm) -> Tensor:
-    """What :func:`project_onto_plane` does, in one launch."""
+    """Compute what :func:`project_onto_plane` does, in one kernel launch."""
     kernels = kernels_of(_KERNELS)
-    assert kernels is not None  # `_is_fused` was asked
+    assert kernels is not None  # checked by `_is_fused`
     out = torch.empty_like(points)
     block = 1 << (points.shape[1] - 1).bit_length()
     warps = min(max(block // 512, 1), 16)
@@ -36,21 +35,21 @@ def fused(points: Tensor, w: Tensor, offset: Tensor, norm: Norm) -> Tensor:
 
 
 def project_onto_plane(points: Tensor, w: Tensor, offset: Tensor, norm: Norm) -> Tensor:
-    """The shortest way from points to their hyperplanes inside the box [0, 1].
+    """Return the shortest displacement of points to their hyperplanes inside the box [0, 1].
 
-    Each coordinate moves against its side of the plane, all by the same length (L-inf) or in proportion to ``|w|``
-    (L2), until it meets the box; where even the corner of the box falls short, the way to the corner is returned.
-    The common factor is the root of a concave, piecewise linear function, which Newton's method finds from below in
-    a few steps, without sorting.
+    Each coordinate moves towards the plane, all by the same length (L-inf) or in proportion to ``|w|`` (L2), until it
+    reaches the box. Where even the corner of the box falls short of the plane, the displacement to the corner is
+    returned. The common factor is the root of a concave, piecewise linear function, which Newton's method finds from
+    below in a few steps, without sorting.
 
     Args:
         points: Points in [0, 1], (N, D).
         w: Normal vectors, (N, D).
-        offset: The planes are ``w @ z = offset``, (N,).
-        norm: Norm in which the way is short.
+        offset: Offsets of the planes ``w @ z = offset``, (N,).
+        norm: Norm of the displacement.
 
     Returns:
-        What to add to the points, (N, D).
+        The displacements to add to the points, (N, D).
     """
     if _is_fused(points):
         return fused(points, w, offset, norm)
@@ -58,11 +57,11 @@ def project_onto_plane(points: Tensor, w: Tensor, offset: Tensor, norm: Norm) ->
 
 
 def plainly(points: Tensor, w: Tensor, offset: Tensor, norm: Norm) -> Tensor:
-    """What :func:`project_onto_plane` does, by torch's operations."""
+    """Compute what :func:`project_onto_plane` does, with torch operations."""
     excess = (w * points).sum(1) - offset
     w = torch.where(excess[:, None] >= 0, w, -w)
     size = w.abs()
-    if norm == "l2":  # as in the authors' code; smaller ones would divide by about zero
+    if norm == "l2":  # as in the authors' code; smaller ones would divide by almost zero
         size = size.where(size > 1e-8, 0)
     speed = size if norm == "l2" else (size > 0).to(w)
     room = torch.where(w > 0, points, 1 - points)
@@ -76,23 +75,23 @@ def newton(size: Tensor, speed: Tensor, room: Tensor, excess: Tensor, rounds: in
     """Solve ``sum(size * min(t * speed, room)) = excess`` for each row.
 
     Args:
-        size: What a coordinate's move counts, at least 0, (N, D).
-        speed: How far it moves in a unit of ``t``, at least 0, (N, D).
-        room: How far it can move, at least 0, (N, D).
-        excess: What the moves are to add up to, at least 0, (N,).
-        rounds: Number of steps, without looks at whether the root is reached, for which a GPU would have to be waited
-            for; until it is reached if not given.
+        size: Weight of a coordinate's move, at least 0, (N, D).
+        speed: How far a coordinate moves per unit of ``t``, at least 0, (N, D).
+        room: How far a coordinate can move, at least 0, (N, D).
+        excess: Required weighted sum of the moves, at least 0, (N,).
+        rounds: Number of Newton steps. They include no convergence check, which would synchronize with a GPU. None
+            iterates until convergence, at most D steps.
 
     Returns:
-        The least ``t``, (N,); infinite where the sum stays smaller for all.
+        The smallest such ``t``, (N,); infinite where the sum stays below ``excess`` for every ``t``.
     """
     rate, limit = size * speed, size * room
     t = torch.zeros_like(excess)
     for _ in range(size.shape[1] if rounds is None else rounds):
         free = t[:, None] * speed < room
         root = (excess - torch.where(free, 0, limit).sum(1)) / torch.where(free, rate, 0).sum(1)
-        root = torch.fmax(root, t)  # 0 / 0 where nothing is free and nothing is missing
+        root = torch.fmax(root, t)  # 0 / 0 where no coordinate is free and no excess remains
         if rounds is None and torch.equal(root, t):
             break
-        t = root  # where it is reached, it stays
+        t = root  # a root stays where it is once reached
     return t

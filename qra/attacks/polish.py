@@ -1,4 +1,4 @@
-"""Random search from where attacks with gradients ended, on what they left."""
+"""Random search on the survivors of gradient attacks, starting from where those ended."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from qra.checks import check_count, pixel_length
 from qra.types import Pixels
 
 _SIDES = (6, 4, 3, 2, 1)
-_BLOCK = 100  # queries that are drawn at once
+_BLOCK = 100  # queries drawn at once
 
 
 @dataclass(frozen=True)
 class Polish(EvaluationAttack):
-    """Changes small squares of the image of lowest margin that earlier attacks saw, where the margin shrinks.
+    """Random search from the image of lowest margin that earlier attacks saw, with small squares.
 
-    Where activations are rounded, a network is flat around the points at which gradients leave an attack. Each query
-    takes a square, of 6 pixels a side at first and 1 at the end, and sends each channel to one of the two ends of the
-    ball, or leaves it. Without earlier attacks it starts from the image itself. What it draws depends on seed and index
-    alone.
+    A network with rounded activations is flat around the points where gradient attacks end. Each query picks a square,
+    with a side of 6 pixels at first and 1 at the end, and moves each channel to one of the two ends of the ball or
+    leaves it unchanged. A change is kept if it lowers the margin. Without earlier attacks, the search starts from the
+    clean image. Random draws depend only on the seed and an image's position in its data set.
 
     Args:
         eps: Radius of the L-inf ball, in pixel units.
         queries: Number of changes tried.
-        seed: Chooses the squares and their changes.
+        seed: Seed of the squares and their changes.
 
     Raises:
-        ValueError: If a setting is out of its range.
+        ValueError: If a setting is out of range.
     """
 
     eps: Pixels = 8 / 255
@@ -61,12 +61,12 @@ class Polish(EvaluationAttack):
         return PassCount(self.queries)
 
     def side(self, query: int) -> int:
-        """Side of the square in a query, in pixels."""
+        """Return the side of the square in a query, in pixels."""
         return _SIDES[len(_SIDES) * query // self.queries]
 
 
 class _Polishing(SearchInSquares):
-    """Squares of its own for each image."""
+    """Search in squares that are drawn independently for each image."""
 
     def __init__(self, attack: Polish, state: AttackState, left: Tensor) -> None:
         self.attack, self._first = attack, state.received_closest(left)
@@ -86,7 +86,7 @@ class _Polishing(SearchInSquares):
         return squares(top, left, sides.expand_as(top), height, width), change
 
     def _drawn(self, query: int) -> Tensor:
-        """Uniform numbers of a query, (N, 2 + C)."""
+        """Return the uniform random numbers of a query, (N, 2 + C)."""
         if query // _BLOCK != self._block:
             self._block = query // _BLOCK
             shape = (_BLOCK, 2 + self.x.shape[1])

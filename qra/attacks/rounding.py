@@ -1,4 +1,4 @@
-"""AutoAttack, and after it what finds more where activations are rounded."""
+"""AutoAttack followed by attacks that find more adversarial images where activations are rounded."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from qra.types import Pixels
 class UnroundedAPGD(EvaluationAttack):
     """APGD on the cross-entropy of the unrounded network, from several starts; each iterate is tried on the network.
 
-    Only an attack-time copy knows what it is without the rounding of activations, see
-    :meth:`qra.quant.FrozenNetwork.unrounded`. On a network that rounds none, or does not know, nothing is tried.
+    Only an attack-time copy can provide its unrounded version, see :meth:`qra.quant.FrozenNetwork.unrounded`. On any
+    other network, and on one that rounds no activations, the attack does nothing.
 
     Args:
         eps: Radius of the L-inf ball, in pixel units.
         steps: Number of steps from each start.
         starts: Number of starts.
-        seed: Chooses the starts.
+        seed: Seed of the starts.
 
     Raises:
-        ValueError: If a setting is out of its range; when called, if a quantizer does not say between which values it
+        ValueError: If a setting is out of range; when called, if a quantizer does not say between which values it
             rounds.
     """
 
@@ -70,16 +70,17 @@ class UnroundedAPGD(EvaluationAttack):
 
 @dataclass(frozen=True)
 class RoundingCascade(Cascade):
-    """AutoAttack, then APGD on the unrounded network, then Polish: each on what is left.
+    """AutoAttack, then APGD on the unrounded network, then Polish, each on the remaining survivors.
 
-    AutoAttack climbs by straight-through gradients, which belong to another landscape than that of rounded activations.
-    The two additions look where it does not. This is not AutoAttack, whose figure comes out beside.
+    AutoAttack follows straight-through gradients, which do not match the loss surface of rounded activations. The two
+    additional attacks search where AutoAttack does not. This cascade is not AutoAttack, whose own accuracy is reported
+    beside it.
 
     Args:
         eps: Radius of the L-inf ball, in pixel units.
-        seed: Chooses all random draws.
+        seed: Seed of all random draws.
         steps: Steps of APGD and FAB, for each target and start.
-        targets: Classes that AutoAttack aims at.
+        targets: Number of classes that AutoAttack aims at.
         queries: Queries of Square.
         starts: Starts on the unrounded network.
         polish: Queries of Polish.

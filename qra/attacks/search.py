@@ -1,4 +1,4 @@
-"""Random search on examples under attack: changes that are kept where the margin shrinks."""
+"""Random search on examples under attack, which keeps a change if it lowers the margin."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from qra.attacks.state import AttackState, margin_of
 
 
 class Search(ABC):
-    """Random search on some examples, one row for each in all its tensors.
+    """Random search on some examples; each of its tensors has one row per example.
 
     Attributes:
-        at_a_time: Queries between two looks at which examples are left. One, where what is drawn depends on how many.
+        at_a_time: Number of queries between two checks of which examples are left. It is 1 where the random draws
+            depend on how many are left.
     """
 
     at_a_time = 1
@@ -31,14 +32,18 @@ class Search(ABC):
 
     @abstractmethod
     def start(self) -> Tensor:
-        """The first perturbed images."""
+        """Return the initial perturbed images."""
 
     @abstractmethod
     def try_changes(self, queries: range) -> Iterator[tuple[Tensor, Tensor]]:
-        """Change all images where that helps, and yield, after each query, which are fooled, and the images."""
+        """Apply changes that lower the margin.
+
+        Yields:
+            After each query, which images are fooled, bool (N,), and the images, (N, C, H, W).
+        """
 
     def run(self, state: AttackState, queries: int) -> None:
-        """Search until all examples are broken or all queries are made."""
+        """Search until all examples are broken or all queries are used."""
         kept = state.record_success(self.left, self.fooled, self.x_adv, at_once=True)
         done = 0
         while True:
@@ -54,19 +59,19 @@ class Search(ABC):
         state.judge()
 
     def keep(self, kept: Tensor) -> None:
-        """Go on with some of the examples."""
+        """Keep only the given examples."""
         for name, value in vars(self).items():
             if isinstance(value, Tensor):
                 setattr(self, name, value[kept])
 
 
 class SearchInSquares(Search):
-    """L-inf: changes the channels of one square at a time, to the ends of what is allowed.
+    """L-inf search that moves the channels of one square at a time to the ends of the allowed range.
 
     Args:
         eps: Radius of the ball, in pixel units.
         state: The examples under attack.
-        left: Positions of those that are worked on.
+        left: Positions of the examples to work on.
     """
 
     def __init__(self, eps: float, state: AttackState, left: Tensor) -> None:
@@ -77,9 +82,10 @@ class SearchInSquares(Search):
 
     @abstractmethod
     def draw(self, queries: range) -> tuple[Tensor, Tensor]:
-        """Where the square of each query lies, bool (N, Q, 1, H, W), and its channels' change, (N, Q, C, 1, 1).
+        """Draw the square of each query, bool (N, Q, 1, H, W), and the change of its channels, (N, Q, C, 1, 1).
 
-        In the place of N there may be a 1, for all examples; a change of ``2 * eps`` is one to an end.
+        The first dimension may be 1 if all examples share the draws. A change of ``2 * eps`` always reaches an end of
+        the allowed range.
         """
 
     def try_changes(self, queries: range) -> Iterator[tuple[Tensor, Tensor]]:
@@ -92,7 +98,7 @@ class SearchInSquares(Search):
 
 @dataclass(frozen=True)
 class _Changes:
-    """Change each image, one query after the other, and keep the changes where the margin shrinks."""
+    """Applies the changes of several queries in turn to each image, and keeps those that lower its margin."""
 
     def __call__(
         self,
@@ -118,12 +124,12 @@ class _Changes:
 
 
 def squares(top: Tensor, left: Tensor, side: Tensor, height: int, width: int) -> Tensor:
-    """Squares in an image, by their corners and sides: (..., Q) each to bool (..., Q, 1, H, W)."""
+    """Return masks of squares, given their top left corners and sides: (..., Q) each to bool (..., Q, 1, H, W)."""
     rows, columns = _between(top, side, height), _between(left, side, width)
     return (rows[..., :, None] & columns[..., None, :]).unsqueeze(-3)
 
 
 def _between(first: Tensor, count: Tensor, extent: int) -> Tensor:
-    """Which of 0 to ``extent - 1`` are among the ``count`` from ``first`` on: (..., Q) to bool (..., Q, extent)."""
+    """Return which of 0 to ``extent - 1`` are in [first, first + count): (..., Q) to bool (..., Q, extent)."""
     places = torch.arange(extent, device=first.device) - first[..., None]
     return (places >= 0) & (places < count[..., None])

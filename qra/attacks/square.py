@@ -19,13 +19,13 @@ from qra.types import Norm, Pixels
 
 _TINY = 1e-12
 _AHEAD = 256
-"""Queries that are drawn at once, a multiple of those between two looks at what is left."""
+"""Queries drawn at once, a multiple of those between two checks of which examples are left."""
 _SHRINK_AT = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 
 
 @dataclass(frozen=True)
 class Square(EvaluationAttack):
-    """Changes one random square at a time, and keeps the change where the margin shrinks.
+    """Changes one random square at a time, and keeps the change if it lowers the margin.
 
     Andriushchenko et al. 2020, algorithms 1 to 3, with the random draws of the authors' code: on the same images, with
     the same seed, the same examples break.
@@ -34,11 +34,12 @@ class Square(EvaluationAttack):
         eps: Radius of the ball, in pixel units.
         norm: Norm of the ball.
         queries: Number of changes tried.
-        p_init: Share of the image that the first squares cover.
-        seed: Chooses the squares and their colours.
+        p_init: Fraction of the image that the first squares cover.
+        seed: Seed of the squares and their colours.
 
     Raises:
-        ValueError: If a setting is out of its range; when called in L2, if an image is smaller than 5 pixels.
+        ValueError: If ``norm``, ``queries`` or ``eps`` is out of range; when called in L2, if images are less than 5
+            pixels high.
     """
 
     eps: Pixels = 8 / 255
@@ -74,11 +75,11 @@ class Square(EvaluationAttack):
         return PassCount(self.queries)
 
     def share(self, query: int) -> float:
-        """Share of the image that a square covers in a query, counted from 0."""
+        """Return the fraction of the image that the square of a query covers, with queries counted from 0."""
         return self.p_init * 0.5 ** sum(query > step for step in _SHRINK_AT)
 
     def side(self, query: int, height: int, width: int) -> int:
-        """Side of the square in a query, in pixels; odd and at least 3 in L2."""
+        """Return the side of a query's square, in pixels; in L2 odd and at least 3 unless the image is smaller."""
         side = round(math.sqrt(self.share(query) * height * width))
         side = max(side, 1) if self.norm == "linf" else max(side, 3) // 2 * 2 + 1
         return min(side, height, width)
@@ -91,21 +92,21 @@ class _Draws:
         self._generator = torch.Generator().manual_seed(seed)
 
     def rand(self, *shape: int) -> Tensor:
-        """Uniform on [0, 1)."""
+        """Draw uniform numbers from [0, 1)."""
         return torch.rand(shape, generator=self._generator)
 
     def signs(self, *shape: int) -> Tensor:
-        """+1 or -1."""
+        """Draw random signs, +1 or -1."""
         return (2 * self.rand(*shape) - 1).sign()
 
     def window(self, side: int, height: int, width: int) -> tuple[slice, slice]:
-        """A random window of the image."""
+        """Draw a random square window of the image, as slices of rows and columns."""
         top, left = (int(extent * self.rand(1)) for extent in (height - side, width - side))
         return slice(top, top + side), slice(left, left + side)
 
 
 class _Squares(SearchInSquares):
-    """L-inf: squares of one colour, the same for all images."""
+    """L-inf search with squares of one colour, the same for all images."""
 
     def __init__(self, attack: Square, state: AttackState, left: Tensor) -> None:
         self.attack, self.draws = attack, _Draws(attack.seed)
@@ -125,7 +126,7 @@ class _Squares(SearchInSquares):
         return inside[:, places], change[:, places]
 
     def draw_ahead(self, queries: range) -> tuple[Tensor, Tensor]:
-        """Draw the changes of some queries at once, for each draw makes the device wait."""
+        """Draw the changes of several queries at once, since every separate draw makes the device wait."""
         # in the order of the authors' code: top, left, channels
         channels, height, width = self.x.shape[1:]
         draws = self.draws.rand(len(queries), 2 + channels)
@@ -137,7 +138,7 @@ class _Squares(SearchInSquares):
 
 
 class _Bumps(Search):
-    """L2: the perturbation of one window moves into another, with a new pair of bumps on it."""
+    """L2 search that moves the perturbation of one window into another and adds a new pair of bumps there."""
 
     def __init__(self, attack: Square, state: AttackState, left: Tensor) -> None:
         self.attack, self.draws = attack, _Draws(attack.seed)
@@ -164,7 +165,7 @@ class _Bumps(Search):
             yield self.fooled, self.x_adv
 
     def _try_change(self, query: int) -> None:
-        """Change a window of all images, where that helps."""
+        """Change a window of all images, and keep the change where it lowers the margin."""
         n, channels, height, width = self.x.shape
         side = self.attack.side(query, height, width)
         delta = self.x_adv - self.x
@@ -189,14 +190,14 @@ class _Bumps(Search):
         self.margin = torch.where(improved, margin, self.margin)
 
     def bumps(self, side: int) -> Tensor:
-        """One bump up and one down, side by side or one above the other, of L2 norm 1, (side, side)."""
+        """Return a positive and a negative bump, side by side or one above the other, of L2 norm 1, (side, side)."""
         pair = torch.cat([_bump(side // 2, side), -_bump(side - side // 2, side)])
         pair = pair / (pair**2).sum().sqrt()
         return (pair.T if self.draws.rand(1) > 0.5 else pair).to(self.x)
 
 
 def _bump(height: int, width: int) -> Tensor:
-    """Rings around a point, each fainter than the one inside it, of L2 norm 1, (height, width)."""
+    """Return rings around a point, each fainter than the one inside it, of L2 norm 1, (height, width)."""
     bump = torch.zeros(height, width)
     top, left = height // 2, width // 2
     for ring in range(max(height, width) // 2 + 1):

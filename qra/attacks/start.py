@@ -1,4 +1,4 @@
-"""Where an attack starts: noise as a pure function of seed, epoch, restart and data set index."""
+"""Initial perturbations of attacks: noise as a pure function of seed, epoch, restart and data set index."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from qra.types import Norm
 
 
 class Start(ABC):
-    """The first perturbation of an attack; a subclass is a frozen dataclass."""
+    """Base class of initial perturbations; a subclass is a frozen dataclass."""
 
     @abstractmethod
     def __call__(self, x: Tensor, eps: float, norm: Norm, indices: Tensor, epoch: int, restart: int) -> Tensor:
-        """Draw the first perturbation. The attack projects it onto the ball and the pixel range.
+        """Draw the initial perturbation. The attack projects it onto the ball and the pixel range.
 
         Args:
             x: Images in [0, 1], (N, C, H, W).
@@ -43,10 +43,10 @@ class ZeroStart(Start):
 
 @dataclass(frozen=True)
 class UniformStart(Start):
-    """Start anywhere in the ball, all places equally likely.
+    """Start at a point drawn uniformly from the ball.
 
     Args:
-        seed: Another seed gives other draws.
+        seed: Seed of the random draws.
     """
 
     seed: int = 0
@@ -57,7 +57,7 @@ class UniformStart(Start):
             return noise.uniform(x.shape[1:], indices, *key).mul_(2 * eps).sub_(eps).to(x.dtype)
         direction = noise.normal(x.shape[1:], indices, *key)
         length = torch.linalg.vector_norm(direction.flatten(1), dim=1)
-        # the volume within radius r grows as r to the number of pixels
+        # the volume within radius r grows as r to the power of the number of pixel values
         radius = eps * noise.uniform((), indices, *key, 0) ** (1 / x[0].numel())
         return direction.mul_((radius / length).view(-1, *[1] * (x.ndim - 1))).to(x.dtype)
 
@@ -68,7 +68,7 @@ class GaussianStart(Start):
 
     Args:
         std: Standard deviation, in pixel units.
-        seed: Another seed gives other draws.
+        seed: Seed of the random draws.
 
     Raises:
         ValueError: If ``std`` is not a positive number.

@@ -1,4 +1,4 @@
-"""The state of examples under attack, and the one place that judges what is broken."""
+"""The state of a batch under attack, which alone decides which examples are broken."""
 
 from __future__ import annotations
 
@@ -16,51 +16,57 @@ from qra.types import Norm
 _TINY = 1e-12
 
 IsFooled = Callable[[Tensor, Tensor], Tensor]
-"""Whether logits (N, classes) are what an attack wants, given what it aims at: bool (N,)."""
+"""Maps logits (N, classes) and what the attack aims at to whether each example is a success, bool (N,)."""
 
 
 def patience(device: torch.device) -> int:
-    """Steps between two looks at which examples are broken, and can be dropped.
+    """Return the number of steps between two checks of which examples are broken and can be dropped.
 
-    The host would wait for a GPU at each look, and leave it without work afterwards; a CPU gains by each example less.
+    On a GPU, each check synchronizes with the host and leaves the device idle afterwards. On a CPU, every dropped
+    example saves time.
     """
     return 1 if device.type == "cpu" else 8
 
 
 class AttackState:
-    """A network under attack, and which of its examples are broken already.
+    """A network under attack, a batch of examples, and which of them are already broken.
 
-    An attack may search on a copy of the network that is made for gradients, or on another network; what it finds
-    there counts only if the network itself is wrong about it.
+    An attack may search on an attack-time copy of the network or on another network. An image found there counts only
+    if the network itself misclassifies it.
 
     Attributes:
         search: The network to search on, in eval mode.
         x: Images in [0, 1], (N, C, H, W).
-        y: What the attack aims at: labels, (N,), or what else it asks for; errors are judged by what was given at
-            first.
+        y: What the attack aims at, such as labels, (N,). An attack may replace it; errors are still judged by the
+            original.
         index: Positions of the images in their data set, (N,).
-        epoch: Chooses random draws too.
-        clean_logits: What the network itself says of ``x``, (N, classes).
-        broken: Whether it is wrong about an example, as it is from the start or at the image that was found, (N,).
-        x_adv: Image that broke an example; for the others the last one that an attack ended with, or ``x``.
-        margin: Lowest margin over its label that was seen of an example inside its ball, (N,); infinite where none was.
-        closest: Image of that margin; ``x`` where none was seen.
+        epoch: Epoch, which also determines random draws.
+        clean_logits: Logits of the network itself on ``x``, (N, classes); missing if ``network`` is None.
+        broken: Whether the network is wrong about each example, on its clean image or on one that an attack found,
+            (N,).
+        x_adv: The image that broke each example; for the others, the last image that an attack ended with, or ``x``.
+        margin: Lowest margin of the label's logit seen for each example inside its ball, (N,); infinite if none was
+            seen. Recorded only if ``network`` is given and ``y`` are (N,).
+        closest: The image with that margin; ``x`` if none was seen.
         n_correct: Number of examples that are not broken.
-        patience: Steps after which successes are judged.
+        patience: Number of steps after which successes are judged.
 
     Args:
-        network: The network whose errors count, in eval mode; None to take ``search`` at its word and know nothing of
-            the clean images, which saves passes where the two are one.
+        network: The network whose errors count, in eval mode. None trusts the predictions of ``search`` and skips the
+            pass on the clean images, which saves passes where both are the same network.
         x: Images in [0, 1], (N, C, H, W).
         y: What the attack aims at, such as labels, (N,).
-        search: Network to search on, in eval mode; ``network`` if not given.
-        index: Positions of the images in their data set, (N,); positions in the batch if not given.
-        epoch: Epoch, which chooses the random draws too.
-        is_fooled: What counts as an error.
-        received: What the network receives of adversarial images and their clean ones, both (M, C, H, W), such as
-            bytes; the images themselves if not given.
-        on_step: Called in each iteration with its share of the work that an attack costs at most, in forward passes of
+        search: Network to search on, in eval mode; defaults to ``network``.
+        index: Positions of the images in their data set, (N,); defaults to positions in the batch.
+        epoch: Epoch, which also determines the random draws.
+        is_fooled: Decides what counts as an error.
+        received: Maps adversarial images and their clean images, both (M, C, H, W), to what the network receives, such
+            as bytes. By default, it receives the images unchanged.
+        on_step: Called in each iteration with the iteration's share of the attack's maximum cost, in forward passes of
             one example.
+
+    Raises:
+        ValueError: If ``network`` is given and pixels are outside [0, 1] or labels are not among its classes.
     """
 
     def __init__(
@@ -106,34 +112,37 @@ class AttackState:
         return self.clean_logits.shape[1]
 
     def survivors(self) -> Tensor:
-        """Positions of the examples that are not broken, ascending."""
+        """Return the positions of the examples that are not broken, in ascending order."""
         return (~self.broken).nonzero().squeeze(1)
 
     def received_closest(self, positions: Tensor) -> Tensor:
-        """The images of lowest margin, as the network receives them, for some examples."""
+        """Return the images of lowest margin of some examples, as the network receives them."""
         return self._received(self.closest[positions], self.x[positions])
 
     def unrounded(self) -> nn.Module | None:
-        """What is searched on, without the rounding of activations; None if it rounds none, or does not know.
+        """Return the searched network without the rounding of activations.
+
+        Returns:
+            The unrounded network; None if the network rounds no activations or has no method ``unrounded``.
 
         Raises:
-            ValueError: If one of its quantizers does not know.
+            ValueError: If a quantizer does not say between which values it rounds.
         """
         make = getattr(self._copy, "unrounded", None)
         found: nn.Module | None = None if make is None else make()
         return found
 
     def targets(self, positions: Tensor, rank: int) -> Tensor:
-        """The class of a rank in the clean logits, the label having rank 1, for some examples."""
-        first = self.clean_logits[positions].scatter(1, self.y[positions, None], math.inf)  # also among equals
+        """Return the class of a given rank in the clean logits for some examples; the label always has rank 1."""
+        first = self.clean_logits[positions].scatter(1, self.y[positions, None], math.inf)  # rank 1 even in a tie
         return first.sort(1).indices[:, -rank]
 
     @contextmanager
     def searching_on(self, network: nn.Module) -> Iterator[None]:
-        """Search on another network inside the block; images that come with a margin are then tried on the first one.
+        """Search on another network inside the block; images recorded with a margin are tried on the original one.
 
         Args:
-            network: The other one, in eval mode.
+            network: The other network, in eval mode.
         """
         self.search = network
         try:
@@ -149,19 +158,19 @@ class AttackState:
         at_once: bool = False,
         margin: Tensor | None = None,
     ) -> Tensor | None:
-        """Remember what fooled the network that is searched on; from time to time, :meth:`judge` it.
+        """Record images that fooled the searched network, and :meth:`judge` them every :attr:`patience` calls.
 
         Args:
-            positions: Positions of the examples that are worked on, (M,), the same since :meth:`judge`; one may appear
-                several times.
+            positions: Positions of the examples that are worked on, (M,), which must be the same in all calls since the
+                last :meth:`judge`. A position may appear several times.
             fooled: Whether each of them is a success, bool (M,).
-            x_adv: Their images, (M, C, H, W), which must not be written to later.
-            at_once: Whether to judge each time, because the next step depends on which examples are left.
-            margin: Their margins there, (M,), if all images lie in their balls and each position appears once: the
-                lowest of each example is kept.
+            x_adv: Their images, (M, C, H, W), which must not be modified in place later.
+            at_once: Whether to judge in this call, because the next step depends on which examples are left.
+            margin: Their margins on the searched network, (M,), given only if all images lie in their balls and each
+                position appears once. The lowest margin of each example is kept.
 
         Returns:
-            Places in ``positions`` of those to go on with, ascending; None if all.
+            Indices into ``positions`` of the examples to continue with, ascending; None for all.
         """
         if margin is not None and self._keeps_closest:
             if self.search is not self._copy:
@@ -173,10 +182,10 @@ class AttackState:
         return self.judge() if at_once or len(self._successes) >= self.patience else None
 
     def judge(self) -> Tensor | None:
-        """Judge all successes since the last time, and book the first image that breaks an example.
+        """Judge all successes recorded since the last call, and keep the first image that breaks each example.
 
         Returns:
-            Places to go on with, see :meth:`record_success`.
+            Indices of the examples to continue with, see :meth:`record_success`.
         """
         found, self._successes = self._successes, []
         if not found:
@@ -188,14 +197,14 @@ class AttackState:
         return self._book(self._positions, rows, images, self.trusting)
 
     def try_out(self, positions: Tensor, x_adv: Tensor) -> Tensor | None:
-        """Judge images without regard to what the network that is searched on says of them.
+        """Judge images regardless of the prediction of the searched network.
 
         Args:
             positions: Positions of their examples, (M,).
-            x_adv: The images, (M, C, H, W), which examples that stay correct are left with.
+            x_adv: The images, (M, C, H, W). They become the ``x_adv`` of examples that stay correct too.
 
         Returns:
-            Places to go on with, see :meth:`record_success`.
+            Indices of the examples to continue with, see :meth:`record_success`.
         """
         self.x_adv[positions] = self._received(x_adv, self.x[positions])
         if self._keeps_closest:
@@ -203,20 +212,20 @@ class AttackState:
         return self._book(positions, torch.arange(len(positions), device=positions.device), x_adv, trusted=False)
 
     def try_only(self, positions: Tensor, x_adv: Tensor) -> tuple[Tensor, Tensor]:
-        """Judge images without booking what they break.
+        """Judge images without marking their examples as broken.
 
         Args:
-            positions: Positions of their examples, (M,), at most as many as there are.
+            positions: Positions of their examples, (M,), with M at most N.
             x_adv: The images, (M, C, H, W).
 
         Returns:
-            What the network receives of them, and whether it is wrong about each, bool (M,).
+            The images as the network receives them, and whether it is wrong about each, bool (M,).
         """
         images = self._received(x_adv, self.x[positions])
         return images, self._is_fooled(self._logits(images), self._goal[positions])
 
     def _book(self, positions: Tensor, rows: Tensor, images: Tensor, trusted: bool) -> Tensor | None:
-        """Book the first of several images that breaks an example; each is of the example ``positions[row]``."""
+        """Keep the first image that breaks each example; image ``i`` belongs to the example ``positions[rows[i]]``."""
         places = positions[rows]
         images = self._received(images, self.x[places])
         won = torch.arange(len(rows), device=rows.device)
@@ -250,16 +259,16 @@ class AttackState:
 
 
 def margin_of(logits: Tensor, y: Tensor) -> Tensor:
-    """By how much the logit of the label ``y`` (N,) exceeds all others, (N, classes) to (N,).
+    """Return the logit of the label ``y`` (N,) minus the largest other logit: logits (N, classes) to (N,).
 
-    It is minus infinity where not all logits are finite, which predict nothing.
+    The margin is minus infinity where not all logits are finite, since such logits predict nothing.
     """
     others = logits.scatter(1, y[:, None], -math.inf).amax(1)
     return (logits.gather(1, y[:, None])[:, 0] - others).where(logits.isfinite().all(1), -math.inf)
 
 
 def length(v: Tensor, norm: Norm) -> Tensor:
-    """The norm of each example, (N, ...) to (N, 1, ...)."""
+    """Return the norm of each example, (N, ...) to (N, 1, ...)."""
     flat = v.flatten(1)
     norms = flat.abs().amax(1) if norm == "linf" else (flat**2).sum(1).sqrt()
     return norms.view(-1, *[1] * (v.ndim - 1))
@@ -271,5 +280,5 @@ def unit(v: Tensor, norm: Norm) -> Tensor:
 
 
 def finite(gradient: Tensor) -> Tensor:
-    """A gradient with zeros where it is infinite or no number: a single such pixel would leave no direction at all."""
+    """Replace infinite and NaN entries of a gradient by zero; a single one would leave no direction at all."""
     return gradient.nan_to_num(0.0, 0.0, 0.0)

@@ -1,4 +1,4 @@
-"""The authors' code of AutoAttack in one call, to set beside published figures."""
+"""AutoAttack by the authors' code in a single call, for comparison with published accuracies."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from qra.precision import float32
 
 
 def upstream(network: nn.Module, attack: AutoAttack, x: Tensor, y: Tensor, batch_size: int) -> Tensor:
-    """Run the authors' code in one call on the network itself: the figure to set beside RobustBench.
+    """Run the authors' AutoAttack code on the network itself in a single call, for comparison with RobustBench.
 
-    Its survivors are packed by each attack, so the images that it finds depend on ``batch_size`` and on the order
-    of the examples.
+    Each of its attacks regroups the survivors into batches, so the images found depend on ``batch_size`` and on the
+    order of the examples.
 
     Returns:
         Whether the network stays correct on each example, bool on the CPU, (N,).
@@ -29,7 +29,7 @@ def upstream(network: nn.Module, attack: AutoAttack, x: Tensor, y: Tensor, batch
         ValueError: If AutoAttack does not suit the network.
     """
     with torch.inference_mode(False):
-        own = copy.deepcopy(network).requires_grad_(False)  # their code would add to the parameters' gradients
+        own = copy.deepcopy(network).requires_grad_(False)  # their code would accumulate parameter gradients
     cuda = [x.device] if x.device.type == "cuda" else []
     tracer = sys.gettrace()
     with float32(x.device), untouched(own), torch.random.fork_rng(cuda):
@@ -47,7 +47,7 @@ def upstream(network: nn.Module, attack: AutoAttack, x: Tensor, y: Tensor, batch
 
 
 def authors_code(network: nn.Module, attack: AutoAttack, classes: int, device: torch.device) -> pyautoattack.AutoAttack:
-    """The authors' standard version with the settings of ``attack``, and no more targets than there are."""
+    """Return the authors' standard version with the settings of ``attack``, with at most ``classes - 1`` targets."""
     norm = {"linf": "Linf", "l2": "L2"}[attack.norm]
     made = pyautoattack.AutoAttack(network, norm=norm, eps=attack.eps, seed=attack.seed, device=device)
     made.apgd_targeted.n_target_classes = made.fab.n_target_classes = min(attack.targets, classes - 1)

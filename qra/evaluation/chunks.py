@@ -1,4 +1,4 @@
-"""Chunks of a test set under attack: in any order, on any rank, and taken up again after a kill."""
+"""Chunks of a test set under attack, processed in any order and on any rank, and resumed after an interruption."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ from qra.quant.network import activation_quantizers
 from qra.writing import write_arrays, write_json
 
 CHUNKS = "chunks"
-"""Folder of a run directory with what attacks left, chunk by chunk."""
+"""Folder of a run directory that holds the results of attacks, chunk by chunk."""
 
 
 def shuffled(indices: Tensor, seed: int) -> Tensor:
-    """Some examples in a random order, (n,), so that no chunk of a set that is sorted by class has but one class."""
+    """Return examples in a random order, (n,), so that chunks of a data set sorted by class mix several classes."""
     return indices[noise.uniform((), indices, seed, noise.Stream.CHUNKS).argsort(stable=True)]
 
 
 def fingerprint(network: nn.Module, *descriptions: Any) -> str:
-    """A hash of the function that a network is: its weights and buffers, and how roundings are differentiated.
+    """Return a hash of a network's description, weights and buffers, and of how its roundings are differentiated.
 
     Args:
-        network: The network; its class is not looked at.
-        descriptions: What else is to count, ready for JSON.
+        network: The network.
+        descriptions: Further descriptions to include, ready for JSON.
     """
     modes = sorted({quantizer.gradient for quantizer in activation_quantizers(network).values()})
     about = digest(without_empty([describe(network), modes, *descriptions]))
@@ -42,37 +42,38 @@ def fingerprint(network: nn.Module, *descriptions: Any) -> str:
 
 
 def code_of(*objects: object) -> str:
-    """A hash of the source files of objects' classes, as far as they are neither of qra nor of torch; "" if all are.
+    """Return a hash of the source files of the classes of objects, or "" if all belong to qra, torch or torchvision.
 
-    Settings and weights do not show what somebody changes in a class of their own.
+    Settings and weights do not reveal changes in the code of a user's own class. Classes without a source file are
+    ignored.
     """
     files = set()
     for kind in {kind for each in objects for kind in type(each).__mro__}:
         if kind.__module__.partition(".")[0] not in ("builtins", "abc", "torch", "torchvision", "qra"):
             try:
                 files.add(inspect.getsourcefile(kind))
-            except (TypeError, OSError):  # made in a shell
+            except (TypeError, OSError):  # defined in a shell
                 continue
     contents = sorted(Path(file).read_bytes() for file in files if file is not None and Path(file).is_file())
     return hashlib.sha256(b"\0".join(contents)).hexdigest() if contents else ""
 
 
 class ChunkFiles:
-    """A directory with what first broke the examples of a test set under one attack: one file a chunk.
+    """A directory that records which attack first broke each example of a test set, with one file per chunk.
 
-    Its name ends in a hash of all that this depends on, so that evaluations of other settings have one of their own. A
-    subclass may keep another array of the examples.
+    The directory's name ends in a hash of everything that the results depend on, so that evaluations with different
+    settings never share one. A subclass may store another array per example.
 
     Args:
-        parent: Where the directory is made, if need be.
+        parent: Parent directory; the directory is created in it if missing.
         name: Name of the evaluation.
-        settings: All that the files depend on, flat and ready for JSON.
+        settings: Everything that the files depend on, flat and ready for JSON.
         chunks: Positions of the examples of each chunk in the test set.
         count: Number of attacks that may have broken an example.
     """
 
     array = "first_broken_by"
-    """Name of the array that is kept."""
+    """Name of the stored array."""
 
     def __init__(
         self, parent: Path, name: str, settings: Mapping[str, Any], chunks: Sequence[Tensor], count: int
@@ -84,7 +85,7 @@ class ChunkFiles:
         write_json(self.directory / "settings.json", settings)
 
     def read(self, number: int) -> Tensor | None:
-        """What was found out about the examples of a chunk; None if it is not done, cut short or of other settings."""
+        """Return the stored array of a chunk, or None if it is missing, truncated or of other settings or examples."""
         try:
             arrays = read_npz(self._path(number), follow=False)
             settings, indices, found = (arrays[name] for name in ("settings", "indices", self.array))
@@ -94,11 +95,11 @@ class ChunkFiles:
         return torch.from_numpy(found) if same and self._can_be(found, len(indices)) else None
 
     def _can_be(self, found: NDArray[Any], n: int) -> bool:
-        """Whether an array may be what was kept of n examples."""
+        """Return whether an array is a valid result for n examples."""
         return found.dtype == np.uint8 and found.shape == (n,) and bool((found <= self._count + 1).all())
 
     def write(self, number: int, found: Tensor) -> None:
-        """Keep what was found out about the examples of a chunk, whole or not at all."""
+        """Write the array of a chunk atomically."""
         arrays = {
             "settings": np.array(self._digest),
             "indices": self.chunks[number].numpy(),

@@ -1,4 +1,4 @@
-"""Whether a network seems to hide its gradients, so that its robust accuracy may be too high."""
+"""Verdicts on gradient masking, under which a network's robust accuracy may be overstated."""
 
 from __future__ import annotations
 
@@ -9,24 +9,28 @@ from typing import Any, Literal
 from qra.evaluation.measured import fraction
 
 State = Literal["sound", "suspect", "not judged"]
-"""``sound``: a check was made and found no sign of it; ``suspect``: there is a sign; ``not judged``: no check was
-made, and what every test looks at shows no sign."""
+"""``sound``: the masking check was run and found no sign of gradient masking.
+
+``suspect``: there is a sign. ``not judged``: the check was not run, and the signs that every test looks for are absent.
+"""
 
 CHECK, SIGNS = "masking", "signs"
-"""Where ``result.json`` holds what ``MaskingCheck`` found, and what every test looks at: each a mapping with a
-``verdict`` and ``reasons``. The latter can make a network suspect, but not sound."""
+"""Keys of ``result.json`` for the findings of ``MaskingCheck`` and for the signs that every test looks for.
+
+Each holds a mapping with a ``verdict`` and ``reasons``. The signs can make a network suspect, but not sound.
+"""
 
 
 @dataclass(frozen=True)
 class Doubt:
-    """What is known of the gradients of a network.
+    """The verdict on gradient masking in a network.
 
     Args:
-        state: The state in a word.
-        reasons: Why a network is suspect, in words.
-        n: Number of examples that were checked; None without a check.
-        detection_limit: Smallest overstatement of robust accuracy, in [0, 1], that the check would have noticed; None
-            if that is not known.
+        state: The verdict, see :data:`State`.
+        reasons: Why the network is suspect, in words.
+        n: Number of examples checked; None if no check was run.
+        detection_limit: Smallest overstatement of robust accuracy, in [0, 1], that the check would have detected; None
+            if unknown.
     """
 
     state: State = "not judged"
@@ -36,13 +40,13 @@ class Doubt:
 
     @property
     def words(self) -> str:
-        """The state and, of a sound network, what would not have been noticed."""
+        """The state; for a sound network also the overstatement that would have gone unnoticed, if known."""
         if self.state != "sound" or self.detection_limit is None:
             return self.state
         return f"sound (overstatement below {100 * self.detection_limit:.1f} points not noticed)"
 
     def summary(self) -> dict[str, Any]:
-        """Ready for JSON."""
+        """Return the verdict as a dictionary, ready for JSON."""
         return {
             "state": self.state,
             "reasons": list(self.reasons),
@@ -52,7 +56,7 @@ class Doubt:
 
 
 def doubt_of(result: Mapping[str, Any]) -> Doubt:
-    """What a ``result.json``, an untrusted file, says of the gradients; what cannot be read is no sound verdict."""
+    """Return the verdict in a ``result.json``, an untrusted file; an unreadable verdict counts as suspect."""
     check, signs = (_read(result.get(key)) for key in (CHECK, SIGNS))
     reasons = (*check.reasons, *(reason for reason in signs.reasons if reason not in check.reasons))
     state: State = "suspect" if "suspect" in (check.state, signs.state) else check.state
@@ -71,6 +75,6 @@ def _read(found: Any) -> Doubt:
 
 
 def worst_state(states: Iterable[State]) -> State:
-    """The one of several networks that says least for them: suspect before not judged before sound."""
+    """Return the worst of several states: suspect before not judged before sound; sound if there are none."""
     found = set(states)
     return next((state for state in ("suspect", "not judged") if state in found), "sound")

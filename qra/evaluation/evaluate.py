@@ -1,4 +1,4 @@
-"""Robustness of any network on any images, in one call."""
+"""Evaluation of the robustness of any network on any images, in one call."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ from qra.writing import write_json
 
 @dataclass(frozen=True)
 class Robustness:
-    """What an evaluation found; ``print`` shows it as a table.
+    """Results of :func:`evaluate`; ``print`` shows them as a table.
 
     Args:
-        outcomes: Results by name, ``clean`` first, the worst case over several attacks last; further attacks of one
-            name have a number behind it, such as ``pgd20_8-2``. Each has ``accuracy``, ``interval`` (Wilson, 95 %), and
-            ``correct``, whether the network is right about each image, bool (n,).
-        signs: Whether gradients look hidden, so that accuracies may be too high.
-        about: Network, data and circumstances, ready for JSON.
+        outcomes: Results by name, ``clean`` first and the worst case over several attacks last. Further attacks with
+            the same name get a numeric suffix, such as ``pgd20_8-2``. Each has ``accuracy``, ``interval`` (Wilson, 95
+            %), and ``correct``, whether the network is right about each image, bool (n,).
+        signs: Signs of gradient masking, under which accuracies may be overstated.
+        about: Identity of the network and description of the environment, ready for JSON.
     """
 
     outcomes: Mapping[str, Outcome]
@@ -56,7 +56,7 @@ class Robustness:
 
     @property
     def table(self) -> Table:
-        """For a terminal, by ``rich``."""
+        """The results as a ``rich`` table for a terminal."""
         result = Table("attack")
         for name in ("bounds", "accuracy", "95% interval", "n"):
             result.add_column(name, justify="right")
@@ -75,12 +75,12 @@ class Robustness:
         return captured.get().rstrip()
 
     def summary(self) -> dict[str, Any]:
-        """All but the examples, ready for JSON, in the fields of a ``result.json``."""
+        """Return the results without their examples, ready for JSON, with the keys of a ``result.json``."""
         found = {name: outcome.summary() for name, outcome in self.outcomes.items()}
         return {"schema": SCHEMA, "outcomes": found, "signs": self.signs.summary(), **self.about}
 
     def write(self, path: str | Path) -> None:
-        """Write :meth:`summary` as JSON, whole or not at all."""
+        """Write :meth:`summary` as JSON, atomically."""
         write_json(Path(path), self.summary())
 
 
@@ -97,23 +97,27 @@ def evaluate(
     chunk_size: int = 250,
     seed: int = 0,
 ) -> Robustness:
-    """Measure clean and robust accuracy of a network, which is left as it was.
+    """Measure the clean and robust accuracy of a network, which is left unchanged.
 
     Args:
-        network: Takes pixels in [0, 1], (N, C, H, W), and returns logits; it is run in eval mode, where it lies.
-        images: uint8, or floating point in [0, 1], (n, C, H, W).
+        network: Network that takes pixels in [0, 1], (N, C, H, W), and returns logits. It is run in eval mode on its
+            own device.
+        images: Images, uint8 or floating point in [0, 1], (n, C, H, W).
         labels: Class numbers, (n,).
-        attack: ``pgd`` for PGD-20 with steps of ``eps / 4``, ``autoattack`` for the standard version, or attacks of
-            ``qra.attacks`` or of your own.
-        eps: Radius of the ball of the named attacks, in pixel units.
-        norm: Norm of that ball.
+        attack: ``pgd`` for PGD-20 with steps of ``eps / 4``, ``autoattack`` for standard AutoAttack, or one or more
+            attacks from ``qra.attacks`` or your own.
+        eps: Radius of the ball of ``pgd`` and ``autoattack``, in pixel units.
+        norm: Norm of the ball of ``pgd`` and ``autoattack``.
         gradient: How the rounding of activations is differentiated.
-        pixels: What the network receives: ``float`` or ``bytes``.
-        chunk_size: Images that are attacked together.
-        seed: Chooses random draws and the order of the chunks.
+        pixels: Pixels that the network receives: ``float`` or ``bytes``.
+        chunk_size: Number of images attacked together.
+        seed: Seed of the order of the images, and of the random draws of ``pgd`` and ``autoattack``.
+
+    Returns:
+        The outcomes of the clean images, of every attack and of the worst case, and the signs of gradient masking.
 
     Raises:
-        ValueError: If images, labels, network and attack do not fit each other.
+        ValueError: If an argument is invalid, or images, labels, network and attack do not fit together.
     """
     x, y = _inputs(images, labels)
     check_count("chunk_size", chunk_size)
@@ -144,7 +148,7 @@ def evaluate(
 
 
 def _add(found: list[Outcome], outcomes: Iterable[Outcome]) -> None:
-    """Take in outcomes; another one of a name that is there gets a number."""
+    """Append outcomes; one whose name is already taken gets a numeric suffix."""
     for outcome in outcomes:
         known = {each.name for each in found}
         names = chain([outcome.name], (f"{outcome.name}-{number}" for number in count(2)))
@@ -152,7 +156,7 @@ def _add(found: list[Outcome], outcomes: Iterable[Outcome]) -> None:
 
 
 def _large(network: nn.Module, search: FrozenNetwork, batch: Batch, protocols: Sequence[Protocol]) -> list[Outcome]:
-    """What PGD leaves of a chunk under a budget that should leave nothing."""
+    """Return the outcome of PGD on a chunk under a budget that should leave no survivors."""
     large = Protocol(PGD(LARGE, LARGE / 4, 20, early_stop=True), protocols[0].gradient)
     return list(large.outcomes(large.name, batch.indices.cpu(), large.attack_chunk(network, search, batch, 0)))
 
@@ -171,7 +175,7 @@ def _attacks(attack: str | Attack | Sequence[Attack], eps: float, norm: Norm, se
 
 
 def _inputs(images: Tensor, labels: Tensor | Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Float images in [0, 1] and int64 labels."""
+    """Check images and labels, and return them as float images in [0, 1] and int64 labels."""
     x, y = torch.as_tensor(images), torch.as_tensor(labels)
     if x.ndim != 4 or len(x) == 0:
         raise ValueError(f"images have the shape {tuple(x.shape)}: (n, C, H, W) with at least one image is needed")

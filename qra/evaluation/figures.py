@@ -18,9 +18,9 @@ from qra.palette import BLACK, BLUE, COLORS, ORANGE
 
 
 def robustness_curve(outcomes: Iterable[Measured]) -> Figure:
-    """Accuracy over the L-inf budget of attacks, one line each, with its 95 % interval as a band.
+    """Plot accuracy against the L-inf budget, one line per attack, with its 95 % interval as a band.
 
-    Attacks of a single budget are left out.
+    Attacks with a single budget are omitted.
     """
     lines: dict[tuple[str, int], list[Measured]] = {}
     attacks = [each for each in outcomes if each.role == "robust" and each.threat_model.norm == "linf"]
@@ -48,9 +48,9 @@ def robustness_curve(outcomes: Iterable[Measured]) -> Figure:
 def adversarial_grid(
     x: Tensor, x_adv: Tensor, y: Tensor, clean: Tensor, adversarial: Tensor, names: Sequence[str]
 ) -> Figure:
-    """Clean images, adversarial ones and their difference, one column an example, under its true class.
+    """Plot clean images, adversarial images and their difference, one column per example, below its true class.
 
-    Above each image stands what the network takes it for: in orange with a cross where that is wrong.
+    The network's prediction stands above each image, in orange with a cross if it is wrong.
 
     Args:
         x: Clean images in [0, 1], (N, C, H, W).
@@ -61,8 +61,8 @@ def adversarial_grid(
         names: Names of the classes.
 
     Returns:
-        The difference is scaled so that the largest change of any pixel is black or white, and no change is grey; the
-        figure says how large that change is, in pixel levels of 255.
+        The figure. Differences are scaled so that the largest change of any pixel is black or white and no change is
+        grey; the figure states that largest change in pixel levels of 255.
     """
     delta = x_adv - x
     largest = float(delta.abs().max()) or 1.0
@@ -84,19 +84,19 @@ def adversarial_grid(
 
 
 def _title(panel: Axes, true: int, predicted: int, names: Sequence[str], first: bool) -> None:
-    """What an image is taken for, and above the first of a column what it is."""
+    """Title a panel with the predicted class, and the first one of a column also with the true class."""
     is_right = true == predicted
     is_of = f"{names[true]} (true)\n" if first else ""
-    name = names[predicted] if predicted < len(names) else f"output {predicted}"  # of more than the data has classes
+    name = names[predicted] if predicted < len(names) else f"output {predicted}"  # more outputs than classes
     taken_for = f"{'✓' if is_right else '✗'} {name}"
     panel.set_title(f"{is_of}{taken_for}", fontsize=7, color=BLACK if is_right else ORANGE)
 
 
 def transfer_heat_map(matrix: TransferMatrix, attack: str) -> Figure:
-    """Accuracies of a transfer matrix below those of the clean images; a frame marks a network's own examples.
+    """Plot a transfer matrix below the accuracies on clean images; a frame marks each network's own examples.
 
     Args:
-        matrix: What to draw.
+        matrix: The transfer matrix.
         attack: Name of the attack, for the title.
     """
     values = 100 * np.vstack([matrix.clean_accuracy.numpy(), matrix.accuracy.numpy()])
@@ -121,7 +121,7 @@ def transfer_heat_map(matrix: TransferMatrix, attack: str) -> Figure:
 
 
 def loss_curve(losses: Sequence[float]) -> Figure:
-    """Mean cross-entropy of an attack's iterates, from its start to its last step."""
+    """Plot the mean cross-entropy, in nats, of PGD's iterates from the start to the last step."""
     figure = Figure(figsize=(5, 3.5), layout="constrained")
     axes = figure.add_subplot(xlabel="step of PGD", ylabel="mean cross-entropy (nats)")
     axes.plot(range(len(losses)), losses, marker="o", markersize=3, color=BLUE)

@@ -1,4 +1,4 @@
-"""Which network, and which data, an outcome is of."""
+"""Identity of the network and the data that an outcome belongs to."""
 
 from __future__ import annotations
 
@@ -13,19 +13,20 @@ from qra.describe import describe, digest, without_empty
 
 
 def network_id(checkpoint: str | None, scheme: Any, calibration: Any, *further: Any) -> str:
-    """A hash that two networks share only if they are the same function.
+    """Return a hash that two networks share only if they compute the same function.
 
     Args:
-        checkpoint: sha256 of the file that the weights are from; None if there is none.
+        checkpoint: sha256 of the checkpoint file with the weights; None if there is none.
         scheme: Description of the quantization, ready for JSON; None for a float network.
-        calibration: What quantization after training depended on, ready for JSON; None if there was none.
-        further: What else the network follows from, ready for JSON, such as its architecture or :func:`contents_hash`.
+        calibration: Everything that post-training quantization depended on, ready for JSON; None if there was none.
+        further: Anything else that determines the network, ready for JSON, such as its architecture or
+            :func:`contents_hash`.
     """
     return digest(without_empty([checkpoint, scheme, calibration, *further]))
 
 
 def contents_hash(network: nn.Module) -> str:
-    """A hash of the weights and buffers of a network, also of those that its ``state_dict`` leaves out."""
+    """Return a hash of the weights and buffers of a network, including those that its ``state_dict`` omits."""
     digest = hashlib.sha256()
     for name, value in {**network.state_dict(), **dict(network.named_buffers())}.items():
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
@@ -34,26 +35,26 @@ def contents_hash(network: nn.Module) -> str:
 
 
 def tested(network: nn.Module, checkpoint: str | None, scheme: Any, calibration: Any, changed: bool) -> str:
-    """The id of a network as it is tested.
+    """Return the id of a network as it is tested.
 
     Args:
-        network: The network; its architecture counts, for a checkpoint need not describe it.
+        network: The network. Its architecture is included, since a checkpoint need not describe it.
         checkpoint: sha256 of the checkpoint; None if there was none.
         scheme: Description of the quantization scheme; None for a float network.
-        calibration: What a quantization after training depended on; None if there was none.
-        changed: Whether it was changed after it was read, in a way that ``calibration`` does not say.
+        calibration: Everything that post-training quantization depended on; None if there was none.
+        changed: Whether the network was changed after loading, in a way that ``calibration`` does not describe.
     """
     contents = [contents_hash(network)] if changed or checkpoint is None else []
     return network_id(checkpoint, scheme, calibration, describe(network), *contents)
 
 
 def is_same(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
-    """Whether two results are of one network and one set of data.
+    """Return whether two results belong to the same network and the same data.
 
     Args:
-        old: Content of a ``result.json``, an untrusted file. One of schema 1 names no network; then the checkpoint and
-            the quantization decide.
-        new: Content of one of schema 2.
+        old: Content of a ``result.json``, an untrusted file. Schema 1 does not identify the network; the checkpoint and
+            the quantization then decide.
+        new: Content of a ``result.json`` of schema 2.
     """
     if _sha256(old, "data") != _sha256(new, "data"):
         return False

@@ -1,7 +1,7 @@
-"""Signs that a network hides its gradients, so that its robust accuracy is not to be believed.
+"""Indicators of gradient masking, under which a network's robust accuracy cannot be trusted.
 
-A sign counts only if it is beyond its threshold by more than chance explains, so that few examples raise no false
-alarm.
+An indicator counts only if it exceeds its threshold by more than chance explains, so that a small number of examples
+raises no false alarm.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ ORIGIN = (
     "what is looked for follows Athalye et al. 2018, Carlini et al. 2019 and Pintor et al. 2022; how each indicator is "
     "measured, its name and its threshold are qra's own"
 )
-"""What must be known to compare indicators with those of the literature."""
+"""Origin of the indicators, needed to compare them with those of the literature."""
 _STRONGER = {
     "more_steps": "more steps", "more_restarts": "more starts", "apgd": "APGD", "scaled_logits": "scaled logits",
     "other_loss": "another loss", "square": "Square", "unrounded": "the unrounded network", "polish": "Polish",
@@ -35,15 +35,15 @@ _STRONGER = {
 
 @dataclass(frozen=True)
 class Indicator:
-    """One sign of hidden gradients.
+    """One indicator of gradient masking.
 
     Args:
         name: Key in files.
-        value: What was found; None if it was not measured.
-        threshold: Where doubt begins; None if the value is only shown.
+        value: Measured value; None if it was not measured.
+        threshold: Threshold beyond which the network is suspect; None if the value is only reported.
         suspect: Whether the value is beyond the threshold by more than chance explains.
-        meaning: What the value is, and on which side of the threshold it should lie.
-        reason: What to think of a network beyond the threshold.
+        meaning: Meaning of the value, and on which side of the threshold it should lie.
+        reason: Conclusion about a network beyond the threshold, in words.
     """
 
     name: str
@@ -56,12 +56,13 @@ class Indicator:
 
 @dataclass(frozen=True)
 class MaskingReport:
-    """The indicators of a network.
+    """All indicators of a network.
 
     Args:
-        indicators: All of them.
+        indicators: The indicators.
         n: Number of examples.
-        losses: Mean cross-entropy of the examples that are correct, at each step of PGD.
+        losses: Mean cross-entropy, in nats, of the correctly classified examples at the start and after each step of
+            PGD.
     """
 
     indicators: tuple[Indicator, ...]
@@ -80,17 +81,17 @@ class MaskingReport:
 
     @property
     def limits(self) -> dict[str, float]:
-        """The smallest overstatement of robust accuracy that is noticed, as a share of examples, by what shows it."""
+        """Smallest overstatement of robust accuracy that each stronger attack can reveal, as a share of examples."""
         shown = [each for each in self.indicators if each.name in _STRONGER and each.value is not None]
         return {_STRONGER[each.name]: noticed_from(each.threshold or 0.0, self.n) for each in shown}
 
     @property
     def detection_limit(self) -> float | None:
-        """The smallest overstatement that is noticed whatever shows it; None if nothing could."""
+        """Smallest overstatement that every attack in :attr:`limits` can reveal; None if :attr:`limits` is empty."""
         return max(self.limits.values(), default=None)
 
     def summary(self) -> dict[str, Any]:
-        """The report, ready for JSON."""
+        """Return the report as a dictionary, ready for JSON."""
         return {
             "verdict": self.verdict,
             "reasons": self.reasons,
@@ -104,12 +105,12 @@ class MaskingReport:
 
 
 def judge(found: Mapping[str, Tensor], settings: MaskingSettings, no_unrounded: str = "") -> MaskingReport:
-    """Weigh what :func:`qra.evaluation.masking.measure` found on all examples.
+    """Compute the indicators from the measurements on all examples.
 
     Args:
-        found: What :func:`qra.evaluation.masking.measure` found, on the CPU.
-        settings: What was tried.
-        no_unrounded: Why nothing was tried on the unrounded network, if so.
+        found: Result of :func:`qra.evaluation.masking.measure`, on the CPU.
+        settings: Settings of the measurements.
+        no_unrounded: Why nothing was tried on the unrounded network; empty if it was.
     """
     correct = found["correct"]
     curve = found["losses"][correct].double().mean(0) if correct.any() else found["losses"].new_zeros(1)
@@ -121,7 +122,7 @@ def judge(found: Mapping[str, Tensor], settings: MaskingSettings, no_unrounded: 
 def share_of(
     name: str, events: Tensor, among: Tensor, threshold: float | None, meaning: str, reason: str, few: bool = False
 ) -> Indicator:
-    """An indicator that is a share of examples, suspect if larger than the threshold (if ``few``: smaller)."""
+    """Return an indicator that is a share of examples, suspect above the threshold, or below it if ``few``."""
     n, count = int(among.sum()), int((events & among).sum())
     if n == 0:
         return Indicator(name, None, threshold, False, meaning, reason)
@@ -131,7 +132,7 @@ def share_of(
 
 
 def _mean(name: str, values: Tensor, threshold: float, meaning: str, reason: str) -> Indicator:
-    """An indicator that is a mean over examples, suspect if larger than the threshold."""
+    """Return an indicator that is a mean over examples, suspect above the threshold for at least 10 examples."""
     if len(values) == 0:
         return Indicator(name, None, threshold, False, meaning, reason)
     values = values.double()
@@ -175,7 +176,7 @@ def _about_gradients(found: Mapping[str, Tensor]) -> list[Indicator]:
         Indicator(
             "margin_change_under_noise",
             unstable,
-            0.3,  # rounding activations to 4 bits alone gives about 0.07
+            0.3,  # rounding activations to 4 bits by itself gives about 0.07
             unstable is not None and not unstable <= 0.3,
             "mean change of the margin under noise of 0.001, relative to the mean margin; should be small",
             "predictions are unstable: noise far below one pixel level changes the margin by a third",
@@ -235,7 +236,7 @@ def _about_optimization(found: Mapping[str, Tensor]) -> list[Indicator]:
 
 
 def _straightness(curves: Tensor) -> Tensor:
-    """|cos| of the angle at the point of a rising curve that is farthest from its chord, (N, steps + 1) to (N,)."""
+    """Return |cos| of the angle at a rising curve's farthest point above its chord, (N, steps + 1) to (N,)."""
     if len(curves) == 0:
         return curves.new_zeros(0)
     start, end = curves[:, :1], curves[:, -1:]
@@ -246,7 +247,7 @@ def _straightness(curves: Tensor) -> Tensor:
     to_start, to_end = torch.stack([-a, -b], 1), torch.stack([1 - a, 1 - b], 1)
     lengths = to_start.norm(dim=1) * to_end.norm(dim=1)
     cosine = (to_start * to_end).sum(1) / lengths.clamp_min(torch.finfo(curves.dtype).tiny)
-    return torch.where(lengths > 0, cosine.abs(), 1.0)  # no bend at all: a straight line
+    return torch.where(lengths > 0, cosine.abs(), 1.0)  # a straight line without a bend
 
 
 def _about_budgets(found: Mapping[str, Tensor], settings: MaskingSettings) -> list[Indicator]:

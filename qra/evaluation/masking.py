@@ -1,8 +1,8 @@
-"""What is tried on a network to find out whether it hides its gradients; ``indicators`` judges what comes out.
+"""Measurements that reveal gradient masking in a network; ``indicators`` judges their results.
 
-What is looked for follows Athalye et al. 2018 (arXiv 1802.00420), Carlini et al. 2019 (arXiv 1902.06705) and the
-failures of attacks that Pintor et al. 2022 (arXiv 2106.09947) list. How each is measured, its threshold and its name
-are our own: these are not their indicators.
+The phenomena follow Athalye et al. 2018 (arXiv 1802.00420), Carlini et al. 2019 (arXiv 1902.06705) and the attack
+failures that Pintor et al. 2022 (arXiv 2106.09947) list. How each is measured, its threshold and its name are qra's
+own: these are not their indicators.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ _WHITE_BOX = ("more_steps", "more_restarts", "other_loss", "apgd", "scaled_logit
 
 @dataclass(frozen=True)
 class MaskingSettings:
-    """What is tried on a network.
+    """Settings of the masking check.
 
     Args:
-        eps: Budget of the attack in question, in pixel units, L-inf.
-        large_eps: A budget under which nothing should be left (for natural images).
-        steps: Steps of PGD, of a quarter of the budget each.
-        restarts: Starts that are tried in addition to the first.
-        queries: Number of queries of Square and of Polish, which take no gradients.
+        eps: L-inf perturbation budget of the attack in question, in pixel units.
+        large_eps: L-inf budget at which no example should survive (for natural images), in pixel units.
+        steps: Number of PGD steps, each a quarter of the budget.
+        restarts: Number of restarts in addition to the first start.
+        queries: Number of queries of the gradient-free attacks, Square and Polish.
         seed: Seed of start noise and queries.
 
     Raises:
-        ValueError: If a number is out of its range.
+        ValueError: If a setting is out of range.
     """
 
     eps: Pixels = 8 / 255
@@ -58,7 +58,7 @@ class MaskingSettings:
             check_count(name, getattr(self, name), least)
 
     def pgd(self, eps: float | None = None, **changes: Any) -> PGD:
-        """PGD as an evaluation runs it, in some ways changed."""
+        """Return PGD as an evaluation runs it, with some settings changed."""
         eps = self.eps if eps is None else eps
         settings = {"steps": self.steps, "start": UniformStart(self.seed), "early_stop": True, **changes}
         return PGD(eps, eps / 4, **settings)
@@ -72,18 +72,19 @@ def measure(
     surrogate: nn.Module | None = None,
     on_part: Callable[[str, Tensor | None], None] = lambda part, correct: None,
 ) -> dict[str, Tensor]:
-    """Try everything on a batch.
+    """Make all measurements on a batch.
 
     Args:
         network: The network, in eval mode.
-        target: What attacks differentiate, made from ``network``.
+        target: Attack-time copy of ``network``.
         batch: Float images in [0, 1], labels and data set indices.
-        settings: What to try.
-        surrogate: Another network, to transfer examples from.
-        on_part: Called with what is tried next, and again with the examples that are still correct after it, bool (N,).
+        settings: Settings of the measurements.
+        surrogate: Another network from which adversarial images are transferred.
+        on_part: Called with the name of each attack and None before it, and again with the examples that are still
+            correct after it, bool (N,).
 
     Returns:
-        By name, one value for each example, (N,) or, for the losses along PGD, (N, steps + 1).
+        By name, one value per example, (N,), or, for the losses along PGD, (N, steps + 1).
     """
     x, y, indices = batch
     with float32(x.device):
@@ -116,24 +117,24 @@ def measure(
 
 
 class Trial(NamedTuple):
-    """An attack on the examples that are still correct after another one."""
+    """An attack on the examples that are still correct after another attack."""
 
     name: str
     what: str
-    """For people."""
+    """Display name."""
     among: str
-    """Name of the other one; ``correct`` for all examples that the network gets right."""
+    """Name of the other attack; ``correct`` for all correctly classified examples."""
     attack: Attack
 
 
 def trials(network: nn.Module, settings: MaskingSettings, classes: int, transfers: bool) -> list[Trial]:
-    """All attacks that are tried, in their order.
+    """Return all attacks to try, in order.
 
     Args:
         network: The network.
-        settings: What to try.
-        classes: How many the network tells apart.
-        transfers: Whether examples are made on another network, too.
+        settings: Settings of the attacks.
+        classes: Number of classes.
+        transfers: Whether images are also transferred from a surrogate.
     """
     eps, steps, seed = settings.eps, settings.steps, settings.seed
     pgd, whole_range = settings.pgd, PGD(1.0, 0.05, 2 * steps, start=UniformStart(seed), early_stop=True)
@@ -158,7 +159,7 @@ def trials(network: nn.Module, settings: MaskingSettings, classes: int, transfer
 
 
 def why_no_unrounded(network: nn.Module) -> str:
-    """Why nothing is tried on a network's unrounded self; empty if it is.
+    """Return why the unrounded version of a network is not attacked; empty if it is.
 
     Args:
         network: The network.
@@ -171,7 +172,7 @@ def why_no_unrounded(network: nn.Module) -> str:
 
 @dataclass(frozen=True)
 class _PolishedAPGD(Cascade):
-    """APGD, for its image of lowest margin, and Polish from there."""
+    """APGD, followed by Polish from its image of lowest margin."""
 
     settings: MaskingSettings
 
@@ -186,11 +187,11 @@ class _PolishedAPGD(Cascade):
 
 
 class ScaledLogits(nn.Module):
-    """A network whose logits are divided by their usual gap, so that the cross-entropy does not saturate.
+    """A network whose logits are divided by their mean gap, so that the cross-entropy does not saturate.
 
     Args:
-        network: Returns logits.
-        gaps: Differences of the largest logit and the second, (N,); a mean below 1 changes nothing.
+        network: Network that returns logits.
+        gaps: Differences between the largest and the second largest logit, (N,). A mean below 1 changes nothing.
     """
 
     def __init__(self, network: nn.Module, gaps: Tensor) -> None:
@@ -209,7 +210,7 @@ def _other_loss(classes: int) -> AttackLoss:
 
 @torch.no_grad()
 def _randomness(network: nn.Module, x: Tensor, repetitions: int = 3) -> Tensor:
-    """Largest distance between the logits of repeated forward passes, relative to their length, (N,)."""
+    """Return the largest L2 distance of repeated forward passes' logits to the first, relative to its norm, (N,)."""
     first = network(x)
     length = first.norm(dim=1).clamp_min(torch.finfo(first.dtype).tiny)
     again = [(network(x) - first).norm(dim=1) / length for _ in range(repetitions)]
@@ -218,7 +219,7 @@ def _randomness(network: nn.Module, x: Tensor, repetitions: int = 3) -> Tensor:
 
 @torch.no_grad()
 def _instability(network: nn.Module, batch: Batch, radius: float = 1e-3, draws: int = 5) -> dict[str, Tensor]:
-    """Size of the margin, and its mean change under noise of +-``radius``, (N,) each."""
+    """Return the absolute margin, and its mean absolute change under uniform noise of +-``radius``, (N,) each."""
     x, y, indices = batch
     margin = losses.cw_margin(network(x), y)
     changes = []
@@ -229,7 +230,7 @@ def _instability(network: nn.Module, batch: Batch, radius: float = 1e-3, draws: 
 
 
 def _gradients(target: nn.Module, x: Tensor, y: Tensor, other_loss: AttackLoss) -> dict[str, Tensor]:
-    """Whether the gradient of two losses at the clean image is zero everywhere or not finite, bool (N,)."""
+    """Return whether the gradient of two losses at the clean image is zero everywhere or not finite, bool (N,)."""
     found = {}
     for name, attack in (("cross_entropy", PGD()), ("other_loss", PGD(loss=other_loss))):
         with torch.inference_mode(False), torch.enable_grad():
@@ -240,7 +241,7 @@ def _gradients(target: nn.Module, x: Tensor, y: Tensor, other_loss: AttackLoss) 
 
 
 def _trace(network: nn.Module, target: nn.Module, batch: Batch, settings: MaskingSettings) -> dict[str, Tensor]:
-    """Follow PGD on cross-entropy through all its steps, whether or not it succeeds."""
+    """Record losses and successes of PGD on the cross-entropy through all its steps, whether or not it succeeds."""
     x, y, indices = batch
     attack = settings.pgd(early_stop=False)
     with torch.inference_mode(False), torch.enable_grad():

@@ -1,4 +1,4 @@
-"""What is known of an outcome without its examples: what was tried, within which bounds, and how much was left."""
+"""Outcomes without their examples: the attack, its threat model, and the remaining accuracy."""
 
 from __future__ import annotations
 
@@ -10,21 +10,24 @@ from qra.evaluation.statistics import wilson_interval
 from qra.types import Norm, format_pixels
 
 Role = Literal["clean", "robust", "part", "worst", "shift", "fault", "deployed"]
-"""What an outcome stands for: clean images; an attack of its own; a part of an attack, or anything else that is no
-accuracy of this network under one; the worst case over attacks; shifted images; a fault in the hardware; the deployed
-network."""
+"""Role of an outcome.
+
+``clean``: clean images. ``robust``: a complete attack. ``part``: a part of an attack, or anything else that is not this
+network's accuracy under an attack. ``worst``: the worst case over attacks. ``shift``: shifted images. ``fault``: a
+hardware fault. ``deployed``: the deployed network.
+"""
 
 PixelContract = Literal["float", "bytes"]
-"""What images an attacker may send: any in [0, 1], or multiples of 1/255."""
+"""Pixels that an attacker may send: any in [0, 1], or multiples of 1/255."""
 
 
 class ThreatModel(NamedTuple):
-    """The bounds of an attacker.
+    """The constraints on an attacker.
 
     Attributes:
         norm: Norm of the ball.
         eps: Radius of the ball, in pixel units.
-        pixels: Kind of images.
+        pixels: Whether the attacker sends ``float`` images or ``bytes``.
     """
 
     norm: Norm
@@ -38,18 +41,18 @@ class ThreatModel(NamedTuple):
 
     @property
     def title(self) -> str:
-        """For people, such as ``eps 8/255``, ``L2 eps 0.5`` or ``eps 8/255 in bytes``."""
+        """Display name, such as ``eps 8/255``, ``L2 eps 0.5`` or ``eps 8/255 in bytes``."""
         eps = f"eps {format_pixels(self.eps)}" if self.norm == "linf" else f"L2 eps {self.eps:g}"
         return eps if self.pixels == "float" else f"{eps} in bytes"
 
     @property
     def key(self) -> str:
-        """In names of outcomes, such as ``8``, ``l2_0.5`` or ``8_bytes``."""
+        """Part of the names of outcomes, such as ``8``, ``l2_0.5`` or ``8_bytes``."""
         eps = f"{self.levels:g}" if self.norm == "linf" else f"{self.norm}_{self.eps:g}"
         return eps if self.pixels == "float" else f"{eps}_{self.pixels}"
 
     def is_close(self, other: ThreatModel) -> bool:
-        """Whether another is the same, but for rounding."""
+        """Return whether another threat model is the same, up to rounding of eps."""
         return self.norm == other.norm and self.pixels == other.pixels and abs(self.eps - other.eps) < 1e-6
 
 
@@ -58,12 +61,12 @@ class Accuracy:
     """An accuracy as a fraction of n examples, with its Wilson interval at 95 %.
 
     Args:
-        value: Accuracy in [0, 1]; the mean over seeds where there are several.
-        n: Number of examples of one seed.
-        worst: The lowest of several seeds; None for one seed.
+        value: Accuracy in [0, 1]; the mean if there are several seeds.
+        n: Number of examples per seed.
+        worst: Lowest accuracy of several seeds; None for a single seed.
         seeds: Accuracies of several seeds, ascending.
-        error: Standard error over seeds and examples, where there are seeds enough to tell.
-        missing: Number of seeds of which it is not known, and which the mean lacks.
+        error: Standard error over seeds and examples; None if there are too few seeds to estimate it.
+        missing: Number of seeds whose accuracy is unknown and which the mean excludes.
     """
 
     value: float
@@ -75,7 +78,7 @@ class Accuracy:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Of ``value`` on n examples: it covers the choice of test examples and, with an ``error``, that of seeds."""
+        """95 % interval of ``value``: it covers the choice of test examples and, given ``error``, that of seeds."""
         if self.error is not None:
             return max(0.0, self.value - 1.96 * self.error), min(1.0, self.value + 1.96 * self.error)
         return wilson_interval(round(self.value * self.n), self.n)
@@ -87,20 +90,22 @@ class Measured:
 
     Args:
         name: Key in the files.
-        title: Attack and its settings for people, without bounds, such as ``PGD-20``.
-        role: What it stands for.
-        threat_model: Bounds of the attacker; eps is 0 where there is none.
-        accuracy: Fraction that is correct, and n.
-        gradient: How roundings are differentiated, such as ``ste``; empty where no gradient is taken, and for ``ste``
-            on another network.
-        source: The network that examples are made on, if it is another one: its ``path`` and ``sha256``, or a ``name``.
-        search_precision: What the attack computes in; its successes are judged in float32.
-        standard: Name of the published protocol whose settings these are, such as ``AutoAttack``; empty if none.
-        members: Names of the outcomes that a worst case is over.
-        survivors_of: Names of outcomes; only examples that survive them were attacked.
+        title: Display name of the attack and its settings, without the threat model, such as ``PGD-20``.
+        role: Role of the outcome, such as ``robust``.
+        threat_model: Constraints on the attacker; eps is 0 without an attack.
+        accuracy: Fraction of examples that are correct, and their number.
+        gradient: How roundings are differentiated, such as ``ste``; empty if no gradient is taken, and for ``ste`` on
+            another network.
+        source: Source network of the adversarial images, if it is not the attacked one: its ``path`` and ``sha256``, or
+            a ``name``.
+        search_precision: Precision of the attack's computations; its successes are judged in float32.
+        standard: Name of the published protocol that the settings match, such as ``AutoAttack``; empty if there is
+            none.
+        members: Names of the outcomes that a worst case covers.
+        survivors_of: Names of outcomes; only examples that survived them were attacked.
         attack: Description of the attack; empty for clean images.
-        rounded_afterwards: Accuracy on the adversarial images rounded to bytes after the attack, in old files: an upper
-            bound only, since the attack did not look for bytes.
+        rounded_afterwards: Accuracy on the adversarial images rounded to bytes after the attack, in old files. It is
+            only an upper bound, since the attack did not search among bytes.
     """
 
     name: str
@@ -119,33 +124,33 @@ class Measured:
 
     @property
     def attacks(self) -> bool:
-        """Whether it says which examples an attack of its own breaks, within bounds."""
+        """Whether the outcome is that of a complete attack with a positive budget."""
         return self.role == "robust" and self.threat_model.eps > 0
 
     @property
     def stands_alone(self) -> bool:
-        """Whether its accuracy can be believed without that of other attacks.
+        """Whether its accuracy is meaningful without that of other attacks.
 
-        True gradients of rounding are zero, and an attack on another network, or on the survivors of others, is an
-        addition to one on the network itself.
+        This is false for true gradients of rounding, which are zero, and for an attack on another network or on the
+        survivors of other attacks, which only complements one on the network itself.
         """
         return self.attacks and self.gradient != "hard" and not self.source and not self.survivors_of
 
     @property
     def kind(self) -> str:
-        """What was done at any bounds, in words: the same for the same attack on several networks."""
+        """The attack in words, without its threat model; equal for the same attack on several networks."""
         gradient = self.gradient if self.gradient not in ("", "ste") else ""
         precision = "" if self.search_precision == "float32" else f"searched in {self.search_precision}"
         return ", ".join(filter(None, (self.title, gradient, source_title(self.source), precision)))
 
     @property
     def is_modified(self) -> bool:
-        """Whether it is made by other gradients than straight-through ones, or on another network."""
+        """Whether the attack uses gradients other than straight-through ones, or another network."""
         return self.gradient not in ("", "ste") or bool(self.source)
 
 
 def source_title(source: Mapping[str, Any]) -> str:
-    """The network that examples are made on, in words; empty for the one that is judged."""
+    """Return the source network in words; empty if it is the attacked network."""
     if not source:
         return ""
     name = source.get("name")
@@ -153,14 +158,14 @@ def source_title(source: Mapping[str, Any]) -> str:
 
 
 def read_measured(name: str, summary: object) -> Measured:
-    """What ``result.json``, an untrusted file, says of an outcome.
+    """Read an outcome from its entry in ``result.json``, an untrusted file.
 
     Args:
         name: Key of the outcome.
-        summary: What it says, in schema 2.
+        summary: Entry of the outcome, in schema 2.
 
     Raises:
-        ValueError: If it is no outcome that can be.
+        ValueError: If the entry is not a valid outcome.
     """
     found = summary if isinstance(summary, dict) else {}
     value, n, eps = numbers(found)
@@ -188,10 +193,10 @@ def read_measured(name: str, summary: object) -> Measured:
 
 
 def numbers(summary: Mapping[str, Any]) -> tuple[float, int, float]:
-    """What a file says of an outcome: accuracy, number of examples, and radius of the ball (0 if there is none).
+    """Return accuracy, number of examples and radius of the ball (0 if missing) of an outcome in a file.
 
     Raises:
-        ValueError: If these are no numbers, or none that can be.
+        ValueError: If one of them is not a number or is out of range.
     """
     values = [summary.get("accuracy"), summary.get("n"), summary.get("eps", 0.0)]
     if not all(type(value) in (int, float) and abs(value) < 1e300 for value in values):
@@ -205,7 +210,7 @@ def numbers(summary: Mapping[str, Any]) -> tuple[float, int, float]:
 
 
 def fraction(value: Any) -> float | None:
-    """A value of a file as a number in [0, 1]; None if it is none."""
+    """Return a value from a file as a number in [0, 1], or None if it is not one."""
     return float(value) if type(value) in (int, float) and 0 <= value <= 1 else None
 
 

@@ -1,4 +1,4 @@
-"""What an evaluation finds: per example, whether the network was correct."""
+"""Outcomes of evaluations: whether the network was correct on each example."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from qra.precision import Precision
 from qra.types import Norm
 
 SCHEMA = 2
-"""Version of ``result.json``; it changes when a key changes its meaning."""
+"""Version of ``result.json``; it is raised when a key changes its meaning."""
 READABLE = (1, SCHEMA)
 """Versions that can be read."""
 
@@ -35,29 +35,30 @@ Examples = tuple[Tensor, Tensor]
 class Outcome:
     """Which examples a network classifies correctly under one attack.
 
-    Everything that reads outcomes reads these fields; the name is only a key.
+    Code that reads outcomes relies on these fields; the name is only a key.
 
     Args:
         name: Key of the outcome in the files, such as ``pgd20_8``.
-        title: Attack and its settings for people, without bounds and gradient, such as ``PGD-20``.
+        title: Display name of the attack and its settings, without threat model and gradient mode, such as ``PGD-20``.
         settings: Description of the attack, ready for JSON; empty for clean images.
         indices: Positions in the test set, ascending, int64, (n,).
-        correct: Right or not, bool, (n,).
+        correct: Whether the network is correct on each example, bool, (n,).
         eps: Radius of the attack's ball, in pixel units.
-        role: What it stands for. If not given, ``clean`` without settings under the name ``clean``, ``part`` without
-            settings under another, and else ``robust``.
-        norm: Norm of the ball; that of the settings if not given.
-        pixels: Kind of images that the attack may send.
-        gradient: How the attack differentiates roundings, such as ``ste``; empty where it takes no gradient, and for
-            ``ste`` on another network than the one that is judged.
-        source: The network that examples were made on, if it is another one: its ``path`` and ``sha256``, or a
-            ``name`` such as ``unrounded``.
-        search_precision: What the attack computes in; its successes are judged in float32.
-        standard: Name of the published protocol whose settings these are, such as ``AutoAttack``; empty if none.
-        survivors_of: Names of outcomes, if only examples that survive them were attacked; the others count as wrong, or
-            are left out of ``indices``.
-        members: Names of the outcomes that a worst case is over.
-        radii: Smallest perturbations of the examples, where they were looked for.
+        role: Role of the outcome. By default ``robust`` if there are settings, else ``clean`` if the name is ``clean``
+            and ``part`` otherwise.
+        norm: Norm of the ball; defaults to the norm in the settings, or ``linf`` if they have none.
+        pixels: Whether the attack may send ``float`` images or ``bytes``.
+        gradient: How the attack differentiates roundings, such as ``ste``; empty if it takes no gradient, and for
+            ``ste`` on a network other than the attacked one.
+        source: Source network of the adversarial images, if it is not the attacked one: its ``path`` and ``sha256``, or
+            a ``name`` such as ``unrounded``.
+        search_precision: Precision of the attack's computations; its successes are judged in float32.
+        standard: Name of the published protocol that the settings match, such as ``AutoAttack``; empty if there is
+            none.
+        survivors_of: Names of outcomes, if only examples that survived them were attacked. The others count as wrong,
+            or are missing from ``indices``.
+        members: Names of the outcomes that a worst case covers.
+        radii: Smallest perturbations of the examples, if the attack searched for them.
     """
 
     name: str
@@ -102,7 +103,7 @@ class Outcome:
         return wilson_interval(int(self.correct.sum()), self.n)
 
     def summary(self) -> dict[str, Any]:
-        """The outcome without its examples, ready for JSON."""
+        """Return the outcome without its examples, ready for JSON."""
         known = {
             "gradient": self.gradient,
             "source": dict(self.source),
@@ -133,12 +134,12 @@ class Outcome:
 
 
 def examples_id(indices: Tensor) -> str:
-    """What tells one choice of examples from another: a hash of their positions, int64 (n,)."""
+    """Return a hash that identifies a choice of examples by their positions, int64 (n,)."""
     return hashlib.sha256(indices.numpy().astype("<i8").tobytes()).hexdigest()[:16]
 
 
 def correct_arrays(examples: Mapping[str, Examples]) -> dict[str, NDArray[Any]]:
-    """The arrays of a ``correct.npz``, by their names.
+    """Return the arrays of a ``correct.npz``, by name.
 
     Args:
         examples: Indices and correctness of each outcome, by name.
@@ -150,11 +151,11 @@ def correct_arrays(examples: Mapping[str, Examples]) -> dict[str, NDArray[Any]]:
 
 
 def read_result(path: Path) -> dict[str, Any]:
-    """Read a ``result.json``, an untrusted file, of schema 1 or 2; what it holds is of schema 2.
+    """Read a ``result.json``, an untrusted file of schema 1 or 2, and return its content in schema 2.
 
     Raises:
-        ValueError: If it is cut short, of another version, or has no outcomes.
-        OSError: If it cannot be opened.
+        ValueError: If the file is truncated, of another version, or has no outcomes.
+        OSError: If the file cannot be opened.
     """
     result = read_json(path, follow=False)
     schema = result.get("schema") if isinstance(result, dict) else None
@@ -168,7 +169,7 @@ def read_result(path: Path) -> dict[str, Any]:
 
 
 def agrees(correct: Tensor, accuracy: float, n: int) -> bool:
-    """Whether examples, bool (n,), give the accuracy that is stated."""
+    """Return whether the correctness of examples, bool (n,), agrees with the stated accuracy and n."""
     return len(correct) == n and math.isclose(float(correct.double().mean()), accuracy, abs_tol=1e-6)
 
 
@@ -176,7 +177,7 @@ def read_correct(path: Path) -> dict[str, Examples]:
     """Read the arrays of :func:`correct_arrays`: indices and correctness of each outcome.
 
     Raises:
-        ValueError: If it is not there, or cannot be read.
+        ValueError: If the file is missing or cannot be read.
     """
     try:
         arrays = read_npz(path, follow=False)
@@ -189,7 +190,7 @@ def read_correct(path: Path) -> dict[str, Examples]:
 
 
 def _examples(path: Path, name: str, arrays: Mapping[str, NDArray[Any]]) -> Examples:
-    """Indices, ascending, and correctness of one outcome."""
+    """Return the indices, ascending, and the correctness of one outcome."""
     indices, correct = arrays.get(f"{name}.indices"), arrays[f"{name}.correct"]
     fits = indices is not None and indices.ndim == 1 and indices.shape == correct.shape
     if indices is None or not fits or indices.dtype != np.int64 or correct.dtype != np.bool_:

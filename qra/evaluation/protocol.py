@@ -1,4 +1,4 @@
-"""How examples are attacked, and what comes out of it: the same for every attack."""
+"""The evaluation protocol: how examples are attacked and which outcomes result, for every attack alike."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from qra.types import Batch, format_pixels
 
 
 class Source(NamedTuple):
-    """The checkpoint of another network, on which adversarial examples are made."""
+    """The checkpoint of another network, on which adversarial images are made."""
 
     path: str
     sha256: str
@@ -31,25 +31,26 @@ class Source(NamedTuple):
 
 Unrounded = Literal["unrounded"]
 UNROUNDED: Unrounded = "unrounded"
-"""The source that is the network itself without the rounding of its activations, see :func:`qra.quant.unrounded`."""
+"""Source network that is the attacked one without the rounding of activations, see :func:`qra.quant.unrounded`."""
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """An attack and all that its outcome depends on besides the network and the data.
+    """An attack and everything that its outcome depends on besides the network and the data.
 
     Args:
-        attack: Says its ball by ``eps`` and ``norm``.
+        attack: The attack, whose fields ``eps`` and ``norm`` describe its ball.
         gradient: How the rounding of activations is differentiated; see :func:`qra.quant.gradient_mode`.
-        source: The network that examples are made on, if not the one that is evaluated: a checkpoint, or the same
-            without the rounding of activations, from which each iterate is tried on the one that is evaluated.
-        pixels: What the network receives. Of bytes, an L-inf radius is rounded down to whole levels.
-        search_precision: What the attack computes in. What it finds counts only if the network itself is wrong in
-            float32, so a faster search can only miss.
+        source: Source network of the adversarial images, if it is not the evaluated one: a checkpoint, or ``unrounded``
+            for the evaluated network without the rounding of activations, each iterate on which is tried on the
+            evaluated network.
+        pixels: Pixels that the network receives. With ``bytes``, an L-inf radius is rounded down to whole levels.
+        search_precision: Precision of the attack's computations. An image found counts only if the network itself is
+            wrong in float32, so a less precise search can only miss images.
 
     Raises:
-        ValueError: If the attack does not say its ball, is targeted, or bytes have no room in its ball; if the source
-            rounds nothing that ``gradient`` could be about.
+        ValueError: If the attack does not describe its ball, is targeted, or has a ball too small for bytes; if the
+            source is ``unrounded`` and ``gradient`` is not ``ste``.
     """
 
     attack: Attack
@@ -79,7 +80,7 @@ class Protocol:
 
     @property
     def bounds(self) -> ThreatModel:
-        """Of the attacker."""
+        """Threat model of the attack."""
         return ThreatModel(self.attack.norm, self.eps, self.pixels)
 
     @property
@@ -93,13 +94,13 @@ class Protocol:
 
     @property
     def words(self) -> str:
-        """All of it for people."""
+        """Display name of the whole protocol."""
         source = f"made on {self.source.path}" if isinstance(self.source, Source) else self.source
         gradient = "" if self.gradient == "ste" else self.gradient
         return ", ".join(filter(None, (self.attack.title, self.bounds.title, gradient, source)))
 
     def fields(self) -> dict[str, Any]:
-        """What an outcome says of it."""
+        """Return the fields of an :class:`Outcome` that the protocol determines."""
         differs = self.source is None or self.gradient != "ste"
         published = self.search_precision == "float32" and self.pixels == "float" and self.source is None
         return {
@@ -118,35 +119,34 @@ class Protocol:
         return {} if self.source is None else {"name": self.source}
 
     def settings(self) -> dict[str, Any]:
-        """Description of the attack, ready for JSON."""
+        """Return a description of the attack, ready for JSON."""
         found = describe(self.attack)
         return found if isinstance(found, dict) else {"class_path": class_path(type(self.attack)), "init_args": {}}
 
     def prefixes(self) -> list[Protocol]:
-        """The same with the attacks that the first members of the attack are, see :meth:`qra.attacks.Attack.prefixes`.
+        """Return the same protocol with each of the attack's prefixes, see :meth:`qra.attacks.Attack.prefixes`.
 
-        An example that one of these breaks is no longer there for what comes after it, so each is as if run alone.
+        Members after a prefix run on its survivors only, so its result is the same as if it were run alone.
         """
         return [replace(self, attack=attack) for attack in self.attack.prefixes()]
 
     def check(self, network: nn.Module) -> None:
-        """Refuse a network that the attack cannot search on.
+        """Check that the attack can search on a network.
 
         Args:
-            network: The network that is evaluated.
+            network: The evaluated network.
 
         Raises:
-            ValueError: If its unrounded network is asked for, and a quantizer does not say between which values it
-                rounds.
+            ValueError: If the unrounded network is needed, and a quantizer does not say between which values it rounds.
         """
         if self.searches_unrounded:
             check_unrounded(network)
 
     def skipped(self, network: nn.Module) -> str | None:
-        """What is to be said where the unrounded network would be the network itself.
+        """Return a notice if the unrounded network is needed but would equal the network itself; else None.
 
         Args:
-            network: The network that is evaluated.
+            network: The evaluated network.
         """
         if not self.searches_unrounded or unrounded(network) is not None:
             return None
@@ -155,15 +155,15 @@ class Protocol:
 
     @property
     def searches_unrounded(self) -> bool:
-        """Whether the network without the rounding of its activations is searched on."""
+        """Whether the attack searches on the network without the rounding of its activations."""
         return self.source == UNROUNDED or self.attack.searches_unrounded
 
     def search_network(self, network: nn.Module, source: nn.Module | None = None) -> FrozenNetwork:
-        """What the attack searches on: a copy of a network, made for gradients.
+        """Return the attack-time copy that the attack searches on.
 
         Args:
-            network: The network that is evaluated, in eval mode.
-            source: The network of the source's checkpoint, if there is one, in eval mode.
+            network: The evaluated network, in eval mode.
+            source: The network of the source checkpoint, in eval mode, if there is one.
         """
         searched = network if source is None else source
         with torch.inference_mode(False), gradient_mode(searched, self.gradient):
@@ -182,14 +182,14 @@ class Protocol:
         """Attack one chunk of the examples.
 
         Args:
-            network: The network that is evaluated, in eval mode.
-            search: Copy that the attack searches on, from :meth:`search_network`.
+            network: The evaluated network, in eval mode.
+            search: Attack-time copy from :meth:`search_network`.
             batch: Float images in [0, 1], labels and data set indices; the same in each run.
-            number: Number of the chunk; an attack may draw something else in each.
-            watch: Function to call, see :func:`qra.evaluation.robustness.attack_examples`.
+            number: Number of the chunk; an attack may use different random draws in each chunk.
+            watch: Progress callback, see :func:`qra.evaluation.robustness.attack_examples`.
 
         Returns:
-            What first broke each example, as there, on the CPU.
+            ``first_broken_by`` of :func:`qra.evaluation.robustness.attack_examples`, on the CPU.
         """
         with torch.inference_mode(False):
             source = search.unrounded() if self.source == UNROUNDED else None
@@ -198,17 +198,17 @@ class Protocol:
         return found.first_broken_by.cpu()
 
     def outcomes(self, name: str, indices: Tensor, first_broken_by: Tensor) -> Iterator[Outcome]:
-        """What an evaluation of all chunks says.
+        """Yield the outcomes of all chunks together.
 
         Args:
             name: Name of the outcome.
             indices: Positions in the test set, (n,).
-            first_broken_by: What :meth:`attack_chunk` returned, (n,).
+            first_broken_by: Results of :meth:`attack_chunk`, (n,).
 
         Yields:
-            Which examples are left by each attack of a name of its own that the first members are; which stay correct;
-            then, of an attack with several members, as ``NAME.MEMBER``, those that are correct after each further one
-            and all before it, but for the last.
+            First the outcomes of each of the attack's prefixes; then the outcome of the attack itself; then, for an
+            attack with several members, the outcome after each further member and all before it except the last, as
+            ``NAME.MEMBER``.
         """
         order = indices.argsort()
         indices, first_broken_by = indices[order], first_broken_by[order]
@@ -226,7 +226,7 @@ class Protocol:
 
 
 def changed_radius(attack: Attack, protocol: Protocol) -> str | None:
-    """What is to be said where bytes made a radius smaller."""
+    """Return a notice if bytes reduced the radius of an attack; else None."""
     asked = float(getattr(attack, "eps", 0.0))
     if abs(asked - protocol.eps) < 1e-6:
         return None

@@ -1,4 +1,4 @@
-"""Figures of what quantization does to weights and activations."""
+"""Figures of the effect of quantization on weights and activations."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ def weight_grids(
     bit_width: int,
     quantizers: Sequence[WeightQuantizer] = (Uniform(per_channel=False), PWLQ(per_channel=False)),
 ) -> Figure:
-    """The weights of a layer as a histogram, with the levels of several quantizers over it.
+    """Plot a histogram of a layer's weights, overlaid with the levels of several quantizers.
 
     Args:
         weight: Weights of the layer, (C, ...).
-        bit_width: 2 to 8, of all quantizers.
-        quantizers: Grids to draw; by default the uniform and the piecewise linear grid of the whole layer.
+        bit_width: Bit width of all quantizers, 2 to 8.
+        quantizers: Quantizers whose levels to draw; by default the per-layer uniform and piecewise linear ones.
     """
     weight = weight.detach()
     figure = Figure(figsize=(6, 3.5), layout="constrained")
@@ -41,15 +41,17 @@ def weight_grids(
 
 
 def site_histograms(sites: Mapping[str, SiteStatistics]) -> Figure:
-    """A histogram of the float values of each site, with the levels that they are quantized to.
+    """Plot a histogram of each site's float values, with the levels that they are quantized to.
+
+    The title of each panel states the signal-to-noise ratio in dB and the share of clipped values.
 
     Args:
-        sites: Sites by name, at least one; the title of each panel tells the signal-to-noise ratio and what is clipped.
+        sites: Sites by name, at least one.
     """
     columns = min(4, len(sites))
     rows = math.ceil(len(sites) / columns)
     figure = Figure(figsize=(3.2 * columns, 2.2 * rows))
-    # margins in inches: to have dozens of panels laid out by what is in them takes seconds
+    # fixed margins in inches, since automatic layout of dozens of panels takes seconds
     left, right, bottom, top = (
         0.4 / (3.2 * columns),
         1 - 0.1 / (3.2 * columns),
@@ -66,13 +68,13 @@ def site_histograms(sites: Mapping[str, SiteStatistics]) -> Figure:
         _draw_levels(panel, site.quantized, 0, "")
         panel.set_title(f"{name}\n{site.snr:.1f} dB, {site.clipped:.1%} clipped", fontsize=7)
         panel.tick_params(labelsize=6)
-    for panel in panels:  # those left over
+    for panel in panels:  # unused panels
         panel.set_visible(False)
     return figure
 
 
 def _draw_levels(axes: Axes, quantized: Tensor, place: int, label: str) -> None:
-    """Draw each level as a line from the bottom, lower for each further quantizer."""
+    """Draw each level as a vertical line from the bottom, shorter for each further quantizer."""
     levels = torch.unique(quantized).float().cpu().numpy()
     color = COLORS[place % len(COLORS)]
     transform = axes.get_xaxis_transform()

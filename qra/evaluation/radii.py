@@ -1,4 +1,4 @@
-"""The smallest adversarial perturbation of each example: measured, kept in a file, and compared in pairs."""
+"""The smallest adversarial perturbation of each example: measurement, storage and paired comparison."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ from qra.files import read_npz
 from qra.types import Batch
 
 RADII = "radii.npz"
-"""The file beside ``correct.npz``."""
+"""Name of the file beside ``correct.npz``."""
 _SLACK = 1e-6
-"""Of a distance, which is computed in float32."""
+"""Tolerance of distances, which are computed in float32."""
 
 
 class Radii(NamedTuple):
-    """How far the nearest adversarial image of each example is, as far as an attack could find it: an upper bound.
+    """The distance to the nearest adversarial image that an attack found for each example, which is an upper bound.
 
     Attributes:
         indices: Positions in the test set, ascending, int64 (n,).
-        radius: Distances in pixel units, float64 (n,): 0 where the clean image is wrong, and where no adversarial image
-            was found the largest distance that the box [0, 1] has room for.
-        found: Whether one was found, bool (n,).
+        radius: Distances in pixel units, float64 (n,). They are 0 where the clean image is misclassified, and the
+            distance to the farthest corner of the box [0, 1] where no adversarial image was found.
+        found: Whether an adversarial image was found, bool (n,).
     """
 
     indices: Tensor
@@ -44,16 +44,16 @@ class Radii(NamedTuple):
     found: Tensor
 
     def correct(self, eps: float) -> Tensor:
-        """Whether the network is correct on all that was found within a radius, bool (n,)."""
+        """Return whether each example has no known adversarial image within ``eps``, in pixel units: bool (n,)."""
         return (self.radius > eps + _SLACK) | ~self.found
 
     @property
     def median(self) -> float:
-        """Of the radius, in pixel units; the lower one of two."""
+        """Median radius in pixel units; the lower of the two middle values if n is even."""
         return float(self.radius.median())
 
     def summary(self) -> dict[str, Any]:
-        """What ``result.json`` says of them."""
+        """Return the summary of the radii in ``result.json``, with distances in pixel units."""
         low, high = torch.quantile(self.radius, torch.tensor([0.25, 0.75], dtype=torch.float64)).tolist()
         return {
             "median": self.median,
@@ -63,7 +63,7 @@ class Radii(NamedTuple):
         }
 
     def words(self, norm: str) -> str:
-        """The same in a line."""
+        """Return the summary in one line."""
         known = self.summary()
         low, high = (format_radius(value, norm) for value in known["quartiles"])
         rest = [f"{known[key]} {word}" for key, word in (("wrong", "wrong without"), ("censored", "not found"))]
@@ -71,25 +71,26 @@ class Radii(NamedTuple):
 
 
 def format_radius(value: float, norm: str) -> str:
-    """Write a distance in pixel units for people: levels of 255 in L-inf."""
+    """Format a distance given in pixel units for display, in L-inf as levels of 255."""
     return f"{LEVELS * value:.2f}/255" if norm == "linf" else f"{value:.3f}"
 
 
 def smallest_perturbations(
     network: nn.Module, attack: Attack, batch: Batch, search: nn.Module, pixels: PixelType, watch: Watch
 ) -> Tensor:
-    """Look for the nearest adversarial image of each example, wherever it is in the box.
+    """Search for the nearest adversarial image of each example, anywhere in the box [0, 1].
 
     Args:
-        network: The network that judges.
-        attack: One that finds the nearest; its ``eps`` does not matter.
+        network: The network that judges adversarial images.
+        attack: An attack with ``finds_nearest``; its ``eps`` is ignored.
         batch: Float images in [0, 1], labels and data set indices.
-        search: What the attack sees, see :func:`qra.evaluation.robustness.attack_examples`.
-        pixels: What the network receives; L-inf distances of bytes are whole levels.
-        watch: Function to call in each iteration.
+        search: Network that the attack searches on, see :func:`qra.evaluation.robustness.attack_examples`.
+        pixels: Pixels that the network receives; L-inf distances of ``bytes`` are whole levels.
+        watch: Progress callback, called in each iteration.
 
     Returns:
-        The distance, infinite where none was found, and the largest in the box: float64 (N, 2), on the CPU.
+        For each example, the distance to the nearest adversarial image, infinite if none was found, and to the farthest
+        corner of the box, in pixel units: float64 (N, 2), on the CPU.
     """
     room = 1.0 if attack.norm == "linf" else math.sqrt(batch.x[0].numel())
     everywhere = dataclasses.replace(attack, eps=room)  # type: ignore[type-var]
@@ -101,7 +102,7 @@ def smallest_perturbations(
 
 
 def radii_of(indices: Tensor, distances: Tensor) -> Radii:
-    """Put together what :func:`smallest_perturbations` found.
+    """Build :class:`Radii` from the results of :func:`smallest_perturbations`.
 
     Args:
         indices: Positions in the test set, (n,).
@@ -113,13 +114,14 @@ def radii_of(indices: Tensor, distances: Tensor) -> Radii:
 
 
 class RadiusPair(NamedTuple):
-    """Two networks on the examples that both were attacked on.
+    """Comparison of the radii of two networks on the examples that they share.
 
     Attributes:
         n: Number of shared examples.
-        medians: Median radius of each, in pixel units.
-        differences: Second minus first, (n,); those below 1e-6 are 0, and so are pairs of which neither was broken.
-        p: Two-sided p-value of Wilcoxon's signed-rank test, zeros dropped.
+        medians: Median radius of each network, in pixel units.
+        differences: Radius of the second network minus that of the first, in pixel units, (n,). Differences are rounded
+            to multiples of 1e-6, and are 0 where neither network has a known adversarial image.
+        p: Two-sided p-value of Wilcoxon's signed-rank test, without zeros.
     """
 
     n: int
@@ -129,20 +131,20 @@ class RadiusPair(NamedTuple):
 
     @property
     def nearer(self) -> int:
-        """Examples whose radius is smaller for the second."""
+        """Number of examples whose radius is smaller for the second network."""
         return int((self.differences < 0).sum())
 
     @property
     def farther(self) -> int:
-        """Examples whose radius is larger for the second."""
+        """Number of examples whose radius is larger for the second network."""
         return int((self.differences > 0).sum())
 
 
 def paired_radii(first: Radii, second: Radii) -> RadiusPair | None:
-    """Compare the radii of two networks; None if they share no example.
+    """Compare the radii of two networks, or return None if they share no example.
 
-    Where one of the two is censored, its distance is the largest in the box: the difference has the right sign, and at
-    least the size that counts.
+    If one of the two is censored, its distance is that of the farthest corner of the box, so that the difference has
+    the right sign and the largest possible size.
     """
     indices = first.indices[torch.isin(first.indices, second.indices)]
     if len(indices) == 0:
@@ -154,22 +156,22 @@ def paired_radii(first: Radii, second: Radii) -> RadiusPair | None:
 
 
 def _at(radii: Radii, indices: Tensor) -> Radii:
-    """The part of some positions, ascending, all of which it has."""
+    """Return the radii of some positions, which must be ascending and all present."""
     places = torch.searchsorted(radii.indices, indices)
     return Radii(*(each[places] for each in radii))
 
 
 def radii_arrays(found: Mapping[str, Radii]) -> dict[str, NDArray[Any]]:
-    """The arrays of a ``radii.npz``, by their names: ``NAME.indices``, ``NAME.radius`` and ``NAME.found``."""
+    """Return the arrays of a ``radii.npz`` by name: ``NAME.indices``, ``NAME.radius`` and ``NAME.found``."""
     return {f"{name}.{key}": value.numpy() for name, each in found.items() for key, value in each._asdict().items()}
 
 
 def read_radii(directory: Path, outcomes: Mapping[str, Measured]) -> dict[str, Radii]:
-    """Read the radii of a run, an untrusted file, as far as they are what its outcomes were made of.
+    """Read the radii of a run, an untrusted file, and keep those that agree with their outcomes.
 
     Args:
-        directory: The run directory; there may be no radii in it.
-        outcomes: What ``result.json`` says, by name.
+        directory: The run directory; it may have no radii.
+        outcomes: Outcomes in ``result.json``, by name.
 
     Raises:
         ValueError: If the file cannot be read.
@@ -189,7 +191,7 @@ def read_radii(directory: Path, outcomes: Mapping[str, Measured]) -> dict[str, R
 
 
 def _checked(parts: list[NDArray[Any] | None]) -> Radii | None:
-    """Arrays of a file as radii; None if they can be none."""
+    """Return arrays from a file as radii, or None if they are not valid."""
     types = (np.int64, np.float64, np.bool_)
     arrays = [part for part, kind in zip(parts, types, strict=True) if part is not None and part.dtype == kind]
     if len(arrays) < len(types) or arrays[0].ndim != 1 or len({array.shape for array in arrays}) > 1:

@@ -19,16 +19,17 @@ _LEADERBOARD = ThreatModel("linf", EPS["linf"])
 def model_info(
     result: Mapping[str, Any], name: str, architecture: str | None, pixels: PixelContract = "float"
 ) -> dict[str, Any]:
-    """The fields of RobustBench and, under ``qra``, what belongs to a quantized network.
+    """Return the fields of a RobustBench ``model_info`` and, under ``qra``, those specific to a quantized network.
 
-    Accuracies are in percent, as text, as there; what was not measured, or only people know, is null. Only a standard
-    AutoAttack fills ``autoattack_acc``; of several, that with the leaderboard's budget, on most examples.
+    As in RobustBench, accuracies are percentages as text. A field that was not measured, or that only the authors can
+    fill in, is null. Only standard AutoAttack on float images fills ``autoattack_acc``; of several, the one with the
+    leaderboard's budget is preferred, then the one on most examples.
 
     Args:
         result: Content of ``result.json``.
         name: Name of the network, such as that of the run.
-        architecture: Class of the network, if it is known.
-        pixels: Kind of images that robust accuracy is shown for where there is no standard AutoAttack.
+        architecture: Class of the network, if known.
+        pixels: Pixel type of the robust accuracy that is shown if there is no standard AutoAttack.
     """
     outcomes = [read_measured(key, summary) for key, summary in result["outcomes"].items()]
     autoattack = _autoattack(outcomes)
@@ -66,7 +67,7 @@ def model_info(
 
 
 def _autoattack(outcomes: Sequence[Measured]) -> Measured | None:
-    """The AutoAttack to show."""
+    """Return the AutoAttack outcome to report, or None if there is none."""
     found = [
         each
         for each in outcomes
@@ -85,7 +86,7 @@ def _percent(outcome: Measured | None) -> str | None:
 
 
 def _robust(outcomes: Sequence[Measured], bounds: ThreatModel) -> dict[str, Any] | None:
-    """The worst case over all attacks of a threat model, which is the accuracy to believe."""
+    """Return the worst case over all attacks of a threat model, which is the accuracy to rely on."""
     found = next((each for known, each in robust_accuracies(outcomes).items() if known.is_close(bounds)), None)
     if found is None:
         return None

@@ -1,4 +1,4 @@
-"""Robust accuracy of a network under an attack: one way for all attacks, judged by the network itself."""
+"""Robust accuracy of a network under an attack, judged by the network itself in the same way for all attacks."""
 
 from __future__ import annotations
 
@@ -19,34 +19,39 @@ from qra.parts import Parts
 from qra.precision import float32
 from qra.types import Batch, format_pixels
 
-_TOLERANCE = 1e-5  # of distances in float32
+_TOLERANCE = 1e-5  # for distances in float32
 
 Watch = Callable[[str, float, int], None]
-"""Called with the title of the attack at work, the share of the work done, and the number of correct examples."""
+"""Progress callback; its arguments are the title of the running attack, the share of the work that is done, and the
+number of correct examples."""
 
 
 @torch.no_grad()
 def is_correct(network: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-    """Whether the network in eval mode is correct, in float32: (N, C, H, W) and (N,) to bool (N,)."""
+    """Return whether a network in eval mode is correct in float32: images (N, C, H, W), labels (N,) to bool (N,)."""
     with float32(x.device):
         (logits,) = Parts()(lambda part: (network(part),), x)
     return prediction(logits) == y
 
 
 class Attacked(NamedTuple):
-    """What an attack did to some examples."""
+    """Result of an attack on some examples."""
 
     first_broken_by: Tensor
-    """0 where the network is wrong from the start, k where the k-th of the attack's members broke the example, and one
-    more than there are members where the example stays correct; uint8, (N,)."""
+    """Which attack broke each example first, uint8, (N,).
+
+    0 means that the clean image is misclassified, k that the k-th member of the attack broke the example, and the
+    number of members plus one that it stays correct.
+    """
     x_adv: Tensor
-    """The images that break examples, the ones that the attack ended with, or clean ones, (N, C, H, W)."""
+    """For each example the image that broke it, else the last image that the attack ended with, or the clean one,
+    (N, C, H, W)."""
     correct: Tensor
     """Whether the network stays correct, bool (N,)."""
 
 
 def members(attack: Attack) -> dict[str, Attack]:
-    """The attacks that one consists of, by name; itself, if it is one."""
+    """Return the members of an attack by name; an attack without members is its own only member."""
     return attack.members() or {attack.key: attack}
 
 
@@ -59,25 +64,26 @@ def attack_examples(
     watch: Watch = lambda title, share, n_correct: None,
     source: nn.Module | None = None,
 ) -> Attacked:
-    """Attack the examples that are correct to begin with.
+    """Attack the examples whose clean images are classified correctly.
 
-    What the attack finds counts only if ``network`` itself gets it wrong; an example that only ``search`` gets wrong is
-    worked on further. Global random generators, modes and gradients of parameters stay as they are.
+    An image counts only if ``network`` itself misclassifies it; an example that fools only ``search`` is attacked
+    further. Global random generators, train and eval modes, and gradients of parameters are left unchanged.
 
     Args:
-        network: Judged in eval mode and float32.
-        attack: Attack whose members are run in their order, each on what is left.
-        batch: Float images in [0, 1], labels, and data set indices, which choose random draws.
-        search: What the attack sees: the same function, made for gradients (see ``qra.quant.freeze``), or another
-            network, whose adversarial examples are tried on ``network``. ``network`` if not given.
-        pixels: Whether the network receives bytes. If so, images are rounded wherever the attack looks, which
-            differentiates straight through that, and the network judges real bytes.
-        watch: Called in each iteration.
-        source: What the attack sees instead, if each of its iterates is to be tried on ``search``, whatever this one
-            says of it.
+        network: The network that judges, in eval mode and float32.
+        attack: The attack, whose members are run in order, each on the remaining survivors.
+        batch: Float images in [0, 1], labels, and data set indices, which determine the random draws.
+        search: Network that the attack searches on: an attack-time copy (see ``qra.quant.freeze``), or another network
+            whose adversarial images are tried on ``network``. Defaults to ``network``.
+        pixels: Pixels that the network receives. With ``bytes``, images are rounded inside the searched network, with a
+            straight-through estimator, and the network judges real bytes.
+        watch: Progress callback, called in each iteration.
+        source: Network to search on instead, if each iterate is to be tried on ``search``, whatever ``source``
+            predicts.
 
     Raises:
-        ValueError: If the attack asks for targets, does not suit the network, or leaves its ball or [0, 1].
+        ValueError: If the attack is targeted, does not suit the network, or leaves its ball or [0, 1]; if ``pixels`` is
+            ``bytes`` and the clean images are not bytes or the ball is too small for them.
     """
     x, y, indices = batch
     if attack.aim == "targets":
@@ -109,7 +115,7 @@ def attack_examples(
 
 
 class _Progress:
-    """Tells how much of the planned work is done; what examples that broke early saved counts as done."""
+    """Reports the share of the planned work that is done; work saved by examples that broke early counts as done."""
 
     def __init__(self, watch: Watch) -> None:
         self._watch, self._done, self._title = watch, 0.0, ""
@@ -131,15 +137,16 @@ class _Progress:
 
 
 def check_ball(attack: Attack, batch: Batch, x_adv: Tensor) -> None:
-    """Refuse images that no attack of this budget may give.
+    """Check that adversarial images lie in the ball of an attack and in [0, 1].
 
     Args:
-        attack: The attack; its ball is looked at if it has the field ``eps``.
+        attack: The attack; its ball is checked if it has a field ``eps``.
         batch: The clean images.
-        x_adv: The adversarial ones, (N, C, H, W).
+        x_adv: The adversarial images, (N, C, H, W).
 
     Raises:
-        ValueError: If one lies outside of the ball or of [0, 1], with its index and how far.
+        ValueError: If an image lies outside the ball or [0, 1] by more than 1e-5; the message states its index and
+            distance.
     """
     name, eps = type(attack).__name__, getattr(attack, "eps", None)
     if len(x_adv) == 0:
@@ -173,7 +180,7 @@ def attacked(
     *,
     attack_network: nn.Module | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Attack examples: whether each stays correct, bool (N,), and the images of :func:`attack_examples`."""
+    """Attack examples; return whether each stays correct, bool (N,), and the images of :func:`attack_examples`."""
     found = attack_examples(network, attack, Batch(x, y, indices), attack_network)
     return found.correct, found.x_adv
 
@@ -187,5 +194,5 @@ def robust(
     *,
     attack_network: nn.Module | None = None,
 ) -> Tensor:
-    """Whether each example stays correct under an attack, bool (N,); see :func:`attack_examples`."""
+    """Return whether each example stays correct under an attack, bool (N,); see :func:`attack_examples`."""
     return attack_examples(network, attack, Batch(x, y, indices), attack_network).correct

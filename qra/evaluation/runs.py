@@ -1,4 +1,4 @@
-"""What single runs found, read to be set side by side: untrusted files."""
+"""Reading the results of single runs, which are untrusted files, for comparison."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from qra.files import plain
 
 @dataclass(frozen=True)
 class Run:
-    """What a run found.
+    """Results of a run.
 
     Args:
-        name: The path that it was read from.
+        name: Path that the run was read from.
         result: Content of its ``result.json``, in schema 2.
         outcomes: Outcomes by label, which is the same for the same kind of outcome in other runs.
-        examples: Positions and correctness by label; empty if they were not asked for.
-        doubt: What is known of the gradients of its network.
-        radii: Smallest perturbations by label, where they were looked for; empty if they were not asked for.
+        examples: Positions and correctness by label; empty if not requested.
+        doubt: Verdict on gradient masking in its network.
+        radii: Smallest perturbations by label, where they were measured; empty if not requested.
     """
 
     name: str
@@ -53,14 +53,14 @@ class Run:
 
 
 def read_run(path: str, with_examples: bool = True) -> Run:
-    """Read what a run found.
+    """Read the results of a run.
 
     Args:
         path: The run directory, or a ``result.json``.
-        with_examples: Whether ``correct.npz`` is read too.
+        with_examples: Whether to read ``correct.npz`` and ``radii.npz`` too.
 
     Raises:
-        ValueError: If a file is not there, damaged, of another version, or contradicts the other.
+        ValueError: If a file is missing, damaged or of another version, or if the files contradict each other.
     """
     file = Path(path) / store.RESULT if Path(path).is_dir() else Path(path)
     try:
@@ -85,7 +85,7 @@ def _outcome(file: Path, name: str, summary: object) -> Measured:
 
 
 def _labelled(outcomes: Sequence[Measured]) -> dict[str, Measured]:
-    """Outcomes by label; of several of one label, that on most examples has it, and the others a number behind."""
+    """Return outcomes by label; of several with the same label, all but the one on most examples get a number."""
     found: dict[str, list[Measured]] = {}
     for outcome in outcomes:
         found.setdefault(_label(outcome), []).append(outcome)
@@ -97,7 +97,7 @@ def _labelled(outcomes: Sequence[Measured]) -> dict[str, Measured]:
 
 
 def _label(outcome: Measured) -> str:
-    """Kind and bounds in words: a worst case is one, whatever it is over."""
+    """Return kind and threat model in words; worst cases share a label, whichever attacks they cover."""
     if outcome.role == "worst":
         return f"worst case, {outcome.threat_model.title}"
     if outcome.role in ("clean", "shift") or not outcome.attack:
@@ -106,7 +106,7 @@ def _label(outcome: Measured) -> str:
 
 
 def attacked_otherwise(first: Run, second: Run) -> list[str]:
-    """Labels that stand for other settings, or for a worst case over other attacks, in two runs."""
+    """Return the labels of two runs whose attack settings, or the attacks that their worst case covers, differ."""
     common = [label for label in first.outcomes if label in second.outcomes]
     return [label for label in common if _settings(first, label) != _settings(second, label)]
 
@@ -119,10 +119,10 @@ def _settings(run: Run, label: str) -> Any:
 
 
 def worst_seed(runs: Sequence[Run]) -> dict[str, Accuracy]:
-    """The worst case of each outcome over runs that differ in their seeds, by label.
+    """Return the worst case of each outcome over runs that differ in their seeds, by label.
 
-    For one network, attacked with several seeds, an example counts as correct if it is in every run; for networks
-    trained with several seeds it is the lowest accuracy.
+    If one network was attacked with several seeds, an example counts as correct only if it is correct in every run. For
+    networks trained with several seeds, the worst case is the lowest accuracy.
 
     Args:
         runs: Runs with their examples.

@@ -1,4 +1,4 @@
-"""Results of schema 1, which said what an outcome is by its name alone: reading them as if they were of schema 2."""
+"""Conversion of results of schema 1, which described an outcome by its name alone, to schema 2."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _WITHOUT_GRADIENTS = ("square", "random")
 
 
 def upgraded(result: Mapping[str, Any]) -> dict[str, Any]:
-    """The content of a ``result.json`` of schema 1 as one of schema 2.
+    """Convert the content of a ``result.json`` from schema 1 to schema 2.
 
-    What is wrong with an outcome whose name contradicts its budget is said under ``problem``.
+    An outcome whose name contradicts its budget gets an explanation under ``problem``.
 
     Args:
         result: Content of a ``result.json`` whose ``outcomes`` are a mapping.
@@ -49,10 +49,10 @@ def _is_level(eps: float, levels: float) -> bool:
 
 
 def implied(name: str, settings: Mapping[str, Any], eps: float) -> dict[str, Any]:
-    """What name, settings and budget of an outcome say of it, in the fields of schema 2.
+    """Return the fields of schema 2 that follow from the name, settings and budget of an outcome.
 
     Args:
-        name: Such as ``pgd20_8_hard``.
+        name: Name of the outcome, such as ``pgd20_8_hard``.
         settings: Description of the attack; empty for clean images.
         eps: Radius of the ball, in pixel units.
     """

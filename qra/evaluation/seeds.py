@@ -1,4 +1,4 @@
-"""How sure a mean over trainings of several seeds is: the seeds are clusters of test examples."""
+"""Standard errors of means over trainings with several seeds, which are clusters of test examples."""
 
 from __future__ import annotations
 
@@ -11,22 +11,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 MANY = 5
-"""Seeds from which on an interval covers their choice too; of fewer, each is shown."""
+"""Number of seeds from which on an interval also covers their choice; with fewer, each seed is shown."""
 RESAMPLES = 2000
 _Z = 1.96
 
 
 def bootstrap_error(values: NDArray[np.float64]) -> float:
-    """Standard error of a mean over seeds and examples, both drawn anew: a bootstrap of clusters, which are the seeds.
+    """Return the standard error of a mean over seeds and examples by a cluster bootstrap, whose clusters are the seeds.
 
-    Seeds and examples are crossed, so that both are resampled (Owen 2007, The pigeonhole bootstrap). A bootstrap of S
-    clusters finds (S - 1) / S of their variance, which is made up for. The draws are always the same.
+    Seeds and examples are crossed, so both are resampled (Owen 2007, The pigeonhole bootstrap). A bootstrap of S
+    clusters finds only (S - 1) / S of their variance, which is corrected. The random draws are always the same.
 
     Args:
-        values: One row a seed, (seeds, n).
+        values: One row per seed, (seeds, n).
 
     Returns:
-        Widened, so that 1.96 of it are the interval of Student's t with S - 1 degrees of freedom.
+        The standard error, widened so that 1.96 of it are the 95 % interval of Student's t with S - 1 degrees of
+        freedom.
     """
     seeds, n = values.shape
     of_seeds, of_examples = _resamples(seeds, n)
@@ -34,9 +35,9 @@ def bootstrap_error(values: NDArray[np.float64]) -> float:
     return float(means.std()) * math.sqrt(seeds / (seeds - 1)) * _widening(seeds - 1)
 
 
-@lru_cache(maxsize=4)  # a report compares thousands of pairs on as many seeds and examples
+@lru_cache(maxsize=4)  # a report compares thousands of pairs with the same numbers
 def _resamples(seeds: int, n: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """How often each seed and each example is drawn, (resamples, seeds) and (resamples, n)."""
+    """Return how often each seed and each example is drawn, (resamples, seeds) and (resamples, n)."""
     rng = np.random.default_rng(0)
     of_seeds = rng.multinomial(seeds, np.full(seeds, 1 / seeds), RESAMPLES)
     of_examples = rng.multinomial(n, np.full(n, 1 / n), RESAMPLES)
@@ -44,10 +45,12 @@ def _resamples(seeds: int, n: int) -> tuple[NDArray[np.float64], NDArray[np.floa
 
 
 def accuracy_error(accuracies: Sequence[float], n: int) -> float:
-    """The same of an accuracy of which only the mean of each seed is known, on the same n examples.
+    """Return the standard error of a mean accuracy if only the accuracy of each seed on the same n examples is known.
+
+    It is widened as in :func:`bootstrap_error`.
 
     Args:
-        accuracies: One for each seed.
+        accuracies: Accuracy of each seed, as a fraction.
         n: Number of examples.
     """
     mean = statistics.fmean(accuracies)
@@ -56,5 +59,5 @@ def accuracy_error(accuracies: Sequence[float], n: int) -> float:
 
 
 def _widening(freedom: int) -> float:
-    """Quantile at 97.5 % of Student's t by that of the normal distribution, after Cornish and Fisher."""
+    """Return the 97.5 % quantile of Student's t divided by the normal one, by the Cornish-Fisher expansion."""
     return 1 + (_Z**2 + 1) / (4 * freedom) + (5 * _Z**4 + 16 * _Z**2 + 3) / (96 * freedom**2)

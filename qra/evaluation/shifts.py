@@ -1,4 +1,4 @@
-"""Accuracy on images that nature, not an attacker, changed: by corruption and severity, and their mean."""
+"""Accuracy on images with natural corruptions instead of attacks, by corruption and severity, and its mean."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Shift(NamedTuple):
 
     Attributes:
         corruption: Name, such as ``fog``.
-        severity: Number of the severity, from 1, the mildest.
+        severity: Severity, counted from 1, the mildest.
     """
 
     corruption: str
@@ -25,10 +25,10 @@ class Shift(NamedTuple):
 
 
 def shift_outcome(shift: Shift, data: str, indices: Tensor, correct: Tensor) -> Outcome:
-    """The outcome of a network on corrupted images.
+    """Return the outcome of a network on corrupted images.
 
     Args:
-        shift: What was done to the images.
+        shift: Corruption and severity of the images.
         data: Hash of the corrupted images.
         indices: Positions of the examples in them, int64 (n,).
         correct: Whether the network is correct on each, bool (n,).
@@ -40,7 +40,7 @@ def shift_outcome(shift: Shift, data: str, indices: Tensor, correct: Tensor) -> 
 
 
 def shift_of(outcome: Measured) -> Shift | None:
-    """What was done to the images of an outcome; None if that was something else, or is not said."""
+    """Return the corruption of an outcome's images, or None if there is none or it is not stated."""
     corruption, severity = (outcome.attack.get(key) for key in Shift._fields)
     if outcome.role != "shift" or not isinstance(corruption, str) or type(severity) is not int:
         return None
@@ -48,19 +48,19 @@ def shift_of(outcome: Measured) -> Shift | None:
 
 
 def by_shift(outcomes: Iterable[Measured]) -> dict[Shift, Measured]:
-    """The outcomes on corrupted images, by corruption and severity; of several the one on most images."""
+    """Return the outcomes on corrupted images by corruption and severity; of several, the one on most images."""
     known = sorted(outcomes, key=lambda each: each.accuracy.n)
     found = {shift: each for each in known if (shift := shift_of(each)) is not None}
     return {shift: found[shift] for shift in sorted(found)}
 
 
 def corruption_means(accuracies: Mapping[Shift, Accuracy]) -> dict[str, float]:
-    """The mean accuracy over severities of each corruption, in [0, 1]."""
+    """Return the mean accuracy of each corruption over its severities, in [0, 1]."""
     names = dict.fromkeys(shift.corruption for shift in accuracies)
     return {name: fmean(each.value for shift, each in accuracies.items() if shift.corruption == name) for name in names}
 
 
 def summary(outcomes: Iterable[Measured]) -> dict[str, Any]:
-    """The mean over corruptions of the means over severities, and these; empty if there is none."""
+    """Return the mean accuracy of each corruption over severities, and the mean of these; empty if there are none."""
     means = corruption_means({shift: each.accuracy for shift, each in by_shift(outcomes).items()})
     return {"mean": fmean(means.values()), "by_corruption": means} if means else {}

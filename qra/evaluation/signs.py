@@ -1,4 +1,4 @@
-"""Cheap signs of hidden gradients, which every test looks at: they can make a network suspect, and never sound."""
+"""Cheap signs of gradient masking, computed in every test; they can make a network suspect, but never sound."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from qra.precision import float32
 from qra.types import Batch, format_pixels
 
 LARGE = 32 / 255
-"""A budget, in pixel units, L-inf, under which nothing should be left of natural images."""
+"""L-inf budget, in pixel units, under which no natural image should survive."""
 EXAMPLES = 250
-"""Most examples that gradients are looked at of."""
+"""Maximum number of examples whose gradients are examined."""
 _TWICE = 16
-"""Most images that logits are compared of, between two passes."""
-_CHANGE = 1e-3  # of the largest logit: with the same number of images a pass gives the same, but for a few roundings
-_GAP = 16.0  # float32 has no 1 - exp(-17) below 1: what the label's logit contributes to the gradient is lost
+"""Maximum number of images whose logits are compared between two passes."""
+_CHANGE = 1e-3  # of the largest logit: passes of equally many images differ only in a few roundings
+_GAP = 16.0  # 1 - exp(-17) rounds to 1 in float32, so that the label's contribution to the gradient is lost
 
 
 @dataclass(frozen=True)
 class Signs:
-    """What was found.
+    """The signs of gradient masking found in a network.
 
     Args:
-        indicators: All signs that were looked for.
-        n: Number of examples whose gradients were looked at.
+        indicators: All signs that were examined.
+        n: Number of examples whose gradients were examined.
     """
 
     indicators: tuple[Indicator, ...]
@@ -51,7 +51,7 @@ class Signs:
 
     @property
     def line(self) -> str:
-        """The whole in one line."""
+        """All signs in one line."""
         if self.reasons:
             return f"gradients: SUSPECT, robust accuracies may be too high: {'; '.join(self.reasons)}"
         values = [f"{i.name.replace('_', ' ')} {i.value:.1%}" for i in self.indicators if i.value is not None]
@@ -61,7 +61,7 @@ class Signs:
         return f"gradients: {found}; the masking check looks closer"
 
     def summary(self) -> dict[str, Any]:
-        """Ready for JSON."""
+        """Return the signs as a dictionary, ready for JSON."""
         return {
             "verdict": self.verdict,
             "reasons": self.reasons,
@@ -71,13 +71,15 @@ class Signs:
 
 
 def look(network: nn.Module, search: nn.Module, batch: Batch, outcomes: Iterable[Outcome] = ()) -> Signs:
-    """Look for signs: one forward and one backward pass, and three forward passes of a few images.
+    """Look for signs of gradient masking.
+
+    The cost is two forward passes and one backward pass of at most 250 images, and three forward passes of at most 16.
 
     Args:
         network: The network, in eval mode.
-        search: What attacks differentiate.
-        batch: Float images in [0, 1], labels and data set indices; the first ones are looked at.
-        outcomes: What attacks left; those of L-inf at the largest budgets count.
+        search: The attack-time copy that attacks differentiate.
+        batch: Float images in [0, 1], labels and data set indices; only the first 250 are used.
+        outcomes: Outcomes of attacks, of which L-inf ones with a budget of at least 32/255 are used.
     """
     x, y, _ = (part[:EXAMPLES] for part in batch)
     with float32(x.device):
@@ -122,18 +124,18 @@ def look(network: nn.Module, search: nn.Module, batch: Batch, outcomes: Iterable
 
 
 def _changes(network: nn.Module, x: Tensor) -> Tensor:
-    """Whether logits of images change where they stand in other places, among half of the images: bool (N,)."""
+    """Return whether the logits of images change at other positions, beside only half of the images: bool (N,)."""
     logits, n = network(x), len(x)
     places, half = torch.arange(n, device=x.device), max(n // 2, 1)
     changed = torch.zeros_like(places, dtype=torch.bool)
-    for order in (places % half, n - 1 - places % max(n - half, 1)):  # all passes are of as many images
+    for order in (places % half, n - 1 - places % max(n - half, 1)):  # all passes have equally many images
         apart = (network(x[order]) - logits[order]).abs().amax(1)
         changed[order[apart > _CHANGE * logits[order].abs().amax(1)]] = True
     return changed
 
 
 def _large_budget(outcomes: Iterable[Outcome]) -> list[Indicator]:
-    """What is left where images change beyond recognition, by the attack that leaves least."""
+    """Return the lowest robust accuracy at budgets that change images beyond recognition, as a sign, if any."""
     large = [o for o in outcomes if o.role == "robust" and o.norm == "linf" and o.eps > LARGE - 1e-6 and not o.source]
     if not large:
         return []

@@ -1,4 +1,4 @@
-"""What an attacker differentiates when it attacks a network."""
+"""The networks that an attacker differentiates to attack a network."""
 
 from __future__ import annotations
 
@@ -12,20 +12,23 @@ from qra.quant import FrozenNetwork, freeze, gradient_mode
 from qra.quant.network import activation_quantizers
 
 GradientSource = Literal["ste", "ste_soft", "hard", "surrogate", "square"]
-"""``ste``, ``ste_soft`` and ``hard`` are gradient modes of the network itself, see :func:`qra.quant.gradient_mode`;
-``surrogate`` is another network, whose adversarial examples are transferred; ``square`` is an attack that needs no
-gradients."""
+"""Source of gradients.
+
+``ste``, ``ste_soft`` and ``hard`` are gradient modes of the network itself, see :func:`qra.quant.gradient_mode`;
+``surrogate`` is another network, whose adversarial images are transferred; ``square`` is an attack that needs no
+gradients.
+"""
 
 
 def attack_networks(
     network: nn.Module, gradients: Sequence[GradientSource], surrogate: nn.Module | None = None
 ) -> dict[GradientSource, FrozenNetwork]:
-    """The network that is differentiated for each source of gradients, made to be differentiated.
+    """Return the attack-time copy to differentiate for each source of gradients.
 
     Args:
         network: The network, in eval mode. If it rounds no activations, all gradient modes share one copy.
-        gradients: Sources, each once.
-        surrogate: Network in eval mode, on the device of ``network``; for ``surrogate``.
+        gradients: Sources of gradients, without repetitions.
+        surrogate: Network for the source ``surrogate``, in eval mode, on the device of ``network``.
     """
     rounds = bool(activation_quantizers(network))
     made: dict[GradientSource, FrozenNetwork] = {}
@@ -45,10 +48,10 @@ def attack_networks(
 
 @torch.no_grad()
 def check_classes(network: nn.Module, surrogate: nn.Module, x: torch.Tensor) -> None:
-    """Refuse a surrogate that tells other classes apart.
+    """Check that a surrogate has as many classes as the network.
 
     Raises:
-        ValueError: If the two give different numbers of logits for ``x``, (N, C, H, W).
+        ValueError: If the two return different numbers of logits for ``x``, (N, C, H, W).
     """
     found, expected = surrogate(x).shape[1], network(x).shape[1]
     if found != expected:

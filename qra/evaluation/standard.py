@@ -1,4 +1,4 @@
-"""Which settings may bear the name of a published protocol, and what to call the others."""
+"""Which settings may carry the name of a published protocol, and the titles of others."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from typing import Any
 from qra.attacks import AutoAttack
 
 AUTOATTACK = "AutoAttack"
-"""Croce and Hein 2020, the standard version."""
+"""Name of the standard version of Croce and Hein 2020."""
 _FREE = ("eps", "norm", "seed")
 """Settings that the protocol leaves open."""
 
 
 def autoattack_changes(init_args: Mapping[str, Any]) -> tuple[str, ...]:
-    """What is set otherwise than in the standard version of AutoAttack, in words such as ``20 steps``.
+    """Return the settings that differ from standard AutoAttack, in words such as ``20 steps``.
 
     Args:
-        init_args: Settings of an AutoAttack; those that are missing are the standard's.
+        init_args: Settings of an AutoAttack; missing ones have the standard value.
     """
     standard = vars(AutoAttack())
     found = {name: init_args.get(name, value) for name, value in standard.items() if name not in _FREE}
@@ -25,11 +25,11 @@ def autoattack_changes(init_args: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def autoattack_names(init_args: Mapping[str, Any], search_precision: str = "float32") -> tuple[str, str]:
-    """The protocol that an AutoAttack is, empty if it is none, and its title for people.
+    """Return the published protocol of an AutoAttack, empty if it is not standard, and its display name.
 
     Args:
         init_args: Settings of the attack.
-        search_precision: What it computes in; the standard version is of float32.
+        search_precision: Precision of the attack's computations; the standard version uses float32.
     """
     changes = autoattack_changes(init_args)
     if changes:

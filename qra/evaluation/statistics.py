@@ -1,4 +1,4 @@
-"""Intervals for accuracies, and what to make of two networks or several seeds."""
+"""Confidence intervals for accuracies, and statistics for two networks or several seeds."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 
 def wilson_interval(correct: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Confidence interval of a proportion (Wilson 1927; Brown, Cai and DasGupta 2001, eq. 4).
+    """Return the Wilson interval of a proportion (Wilson 1927; Brown, Cai and DasGupta 2001, eq. 4).
 
     Args:
         correct: Number of successes.
@@ -23,7 +23,7 @@ def wilson_interval(correct: int, n: int, confidence: float = 0.95) -> tuple[flo
         Lower and upper bound, as fractions in [0, 1].
 
     Raises:
-        ValueError: If there are no trials, or more successes than trials.
+        ValueError: If there are no trials, or the successes are negative or more than the trials.
     """
     if not 0 <= correct <= n or n == 0:
         raise ValueError(f"{correct} of {n} is no proportion")
@@ -35,10 +35,10 @@ def wilson_interval(correct: int, n: int, confidence: float = 0.95) -> tuple[flo
 
 
 def mcnemar(lost: int, gained: int) -> float:
-    """Exact two-sided p-value of two classifiers being equally good on paired examples (McNemar 1947).
+    """Return the exact two-sided p-value of two classifiers being equally good on paired examples (McNemar 1947).
 
-    Under that hypothesis an example that only one classifies correctly is as likely to be the one's as the other's; the
-    others say nothing.
+    Under that hypothesis, an example that only one classifier gets right is equally likely to be either's. All other
+    examples carry no information.
 
     Args:
         lost: Examples that only the first classifies correctly.
@@ -58,14 +58,15 @@ def mcnemar(lost: int, gained: int) -> float:
 
 
 EXACT = 50
-"""Differences up to which Wilcoxon's test counts all signs."""
+"""Number of differences up to which Wilcoxon's test is exact."""
 
 
 def wilcoxon(differences: Tensor) -> float:
-    """Two-sided p-value of paired differences being symmetric about zero (Wilcoxon 1945, signed ranks).
+    """Return the two-sided p-value of paired differences being symmetric about zero (Wilcoxon 1945, signed ranks).
 
-    Zeros are dropped; differences of equal size share their mean rank. For up to 50 of them all signs are counted, each
-    as likely as the other; for more the sum of ranks is taken as normal, with the variance that ties leave.
+    Zeros are dropped, and differences of equal size share their mean rank. The p-value is exact for up to 50
+    differences. For more, the sum of ranks is approximated as normal, with the variance corrected for ties. It is 1 if
+    all differences are zero.
 
     Args:
         differences: Differences, (n,).
@@ -74,7 +75,7 @@ def wilcoxon(differences: Tensor) -> float:
     if len(nonzero) == 0:
         return 1.0
     _, place, counts = np.unique(nonzero.abs().numpy(), return_inverse=True, return_counts=True)
-    doubled = torch.from_numpy((2 * counts.cumsum() - counts + 1)[place])  # twice the mean ranks, which are whole
+    doubled = torch.from_numpy((2 * counts.cumsum() - counts + 1)[place])  # twice the mean ranks, which are integers
     positive, total = int(doubled[nonzero > 0].sum()), int(doubled.sum())
     smaller = min(positive, total - positive)
     if len(nonzero) > EXACT:
@@ -88,13 +89,14 @@ def wilcoxon(differences: Tensor) -> float:
 
 
 def hodges_lehmann(differences: Tensor) -> tuple[float, float]:
-    """The shift that goes with Wilcoxon's test: the median of all means of two differences (Hodges and Lehmann 1963).
+    """Return the shift that belongs to Wilcoxon's test: the median of all means of two (Hodges and Lehmann 1963).
 
     Args:
         differences: Differences, (n,); zeros are dropped, as in the test.
 
     Returns:
-        The shift and its standard error, half of the interval that the test gives for one standard deviation.
+        The shift, and its standard error: half the length of the interval from inverting the test at one standard
+        deviation.
     """
     values = differences[differences != 0].double().sort().values
     if len(values) == 0:
@@ -102,12 +104,12 @@ def hodges_lehmann(differences: Tensor) -> tuple[float, float]:
     pairs = len(values) * (len(values) + 1) // 2
     deviation = math.sqrt(pairs * (2 * len(values) + 1) / 12)
     low, high = (_mean_of_two(values, pairs / 2 + place) for place in (-deviation, deviation))
-    middle = [_mean_of_two(values, rank) for rank in ((pairs + 1) // 2, pairs // 2 + 1)]  # one and the same if odd
+    middle = [_mean_of_two(values, rank) for rank in ((pairs + 1) // 2, pairs // 2 + 1)]  # the same if odd
     return sum(middle) / 2, (high - low) / 2
 
 
 def _mean_of_two(values: Tensor, rank: float) -> float:
-    """The mean of two values of a rank among all means of two, each value with itself too; values ascend, (n,)."""
+    """Return the mean with the given rank among the means of all pairs of ascending values (n,), i <= j."""
     low, high = float(values[0]), float(values[-1])
     for _ in range(60):
         middle = (low + high) / 2
@@ -117,16 +119,16 @@ def _mean_of_two(values: Tensor, rank: float) -> float:
 
 
 def shared(runs: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    """What several runs found of the examples that all of them looked at.
+    """Return the results of several runs on the examples that they share.
 
     Args:
-        runs: Positions in the test set, int64 (n,), each once, and correctness, bool (n,), of each run.
+        runs: For each run, positions in the test set without repetitions, int64 (n,), and correctness, bool (n,).
 
     Returns:
         The shared positions, ascending, (m,), and the correctness in each run, bool (runs, m).
     """
     indices = runs[0][0]
-    if all(torch.equal(own, indices) for own, _ in runs):  # as nearly always: no search is needed
+    if all(torch.equal(own, indices) for own, _ in runs):  # the usual case, which needs no search
         order = indices.argsort()
         return indices[order], torch.stack([correct[order] for _, correct in runs])
     for other, _ in runs[1:]:
@@ -140,10 +142,10 @@ def shared(runs: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
 
 
 def worst_over_seeds(runs: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    """The worst case over runs of one network attacked with other seeds: correct only where all of them are.
+    """Return the worst case over runs of one network attacked with several seeds: correct only if correct in all.
 
     Args:
-        runs: Positions in the test set, int64 (n,), each once, and correctness, bool (n,), of each run.
+        runs: For each run, positions in the test set without repetitions, int64 (n,), and correctness, bool (n,).
 
     Returns:
         The shared positions, ascending, (m,), and the correctness, bool (m,).

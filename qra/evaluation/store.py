@@ -1,4 +1,4 @@
-"""Outcomes of one network on one set of data, which gather in its run directory test by test."""
+"""Outcomes of one network on one data set, which accumulate in its run directory over several tests."""
 
 from __future__ import annotations
 
@@ -29,26 +29,26 @@ from qra.writing import write_arrays, write_json
 
 RESULT, CORRECT = "result.json", "correct.npz"
 EARLIER = "earlier"
-"""Folder of a run directory with the results of other networks or data that were tested there before."""
+"""Folder of a run directory with results of other networks or data tested there earlier."""
 _NEXT = "correct.next.npz"
-"""The examples of a ``result.json`` that is about to be replaced."""
+"""File with the examples of the next ``result.json``, until that has replaced the present one."""
 _FOUND = ("title", "accuracy", "interval95", "accuracy_rounded_afterwards", "radii", "test")
-"""What an outcome says beside what it is an outcome of."""
+"""Keys of an outcome that are results, as opposed to those that identify it."""
 _ANEW = ("schema", "outcomes", "partial")
-"""What ``result.json`` says of the last test alone, or is found again."""
+"""Keys of ``result.json`` that concern only the last test or are recomputed."""
 _SHEET = ("command", "versions", "commit", "device", "seconds")
-"""What schema 1 says of the one test that it was of."""
+"""Keys of schema 1 that describe its only test."""
 
 
 @dataclass
 class Gathered:
-    """What is known of one network on one set of data.
+    """All results of one network on one data set.
 
     Args:
-        content: Content of ``result.json``, all but the outcomes.
-        summaries: What is said of each outcome, by name.
+        content: Content of ``result.json`` without the outcomes.
+        summaries: Summary of each outcome, by name.
         examples: Indices and correctness of each outcome, by name.
-        radii: Smallest perturbations of the examples of an outcome, by name, where they were looked for.
+        radii: Smallest perturbations of each outcome's examples, by name, where they were measured.
     """
 
     content: dict[str, Any] = field(default_factory=dict)
@@ -57,13 +57,13 @@ class Gathered:
     radii: dict[str, Radii] = field(default_factory=dict)
 
     def add(self, outcomes: Iterable[Outcome], test: int) -> None:
-        """Take in outcomes; each replaces one that differs from it in nothing but what was found, and when.
+        """Add outcomes; each replaces one that differs from it only in its results and its test.
 
-        Another outcome of its name stays, under a name with a number.
+        A different outcome with the same name is kept under a name with a numeric suffix.
 
         Args:
-            outcomes: Outcomes on the CPU; worst cases are left out, for they are found anew.
-            test: Number of the test that found them, among ``content["tests"]``.
+            outcomes: Outcomes on the CPU. Worst cases are skipped, since they are recomputed.
+            test: Index of their test in ``content["tests"]``.
         """
         names = {_key(name, summary): name for name, summary in self.summaries.items()}
         for outcome in (outcome for outcome in outcomes if outcome.role != "worst"):
@@ -86,7 +86,7 @@ class Gathered:
         self.radii.pop(name, None)
 
     def _rename(self, name: str) -> str:
-        """Make room for another outcome of this name, and tell those that name it; the new name."""
+        """Rename an outcome to free its name, update references to it, and return the new name."""
         number = 2
         while (new := f"{name}-{number}") in self.summaries:
             number += 1
@@ -101,7 +101,7 @@ class Gathered:
         return new
 
     def measured(self) -> list[Measured]:
-        """All outcomes that can be read; clean images first."""
+        """Return all outcomes that can be read, clean images first."""
         found = []
         for name, summary in self.summaries.items():
             try:
@@ -111,7 +111,7 @@ class Gathered:
         return sorted(found, key=lambda each: each.role != "clean")
 
     def judge(self) -> None:
-        """Find the worst cases again."""
+        """Recompute the worst cases."""
         for name in [name for name, summary in self.summaries.items() if summary.get("role") == "worst"]:
             self._remove(name)
         for outcome in worst_cases(self.measured(), self.examples):
@@ -119,7 +119,7 @@ class Gathered:
             self.examples[outcome.name] = (outcome.indices, outcome.correct)
 
     def forget_tests(self) -> None:
-        """Leave out tests that no outcome is from any more."""
+        """Remove tests from which no outcome is left."""
         tests = self.content["tests"]
         used = sorted({summary["test"] for summary in self.summaries.values() if _is_place(summary.get("test"), tests)})
         self.content["tests"] = [tests[number] for number in used]
@@ -134,10 +134,10 @@ def _is_place(number: Any, items: Sequence[Any]) -> bool:
 
 
 def _key(name: str, summary: Mapping[str, Any]) -> str:
-    """All that an outcome is an outcome of, as text; where no attack says it, its name does."""
+    """Return everything that identifies an outcome, as text, including its name if it has no attack."""
     about = {key: value for key, value in summary.items() if key not in _FOUND}
     source = about.get("source")
-    if isinstance(source, dict) and "sha256" in source:  # wherever the file lies
+    if isinstance(source, dict) and "sha256" in source:  # regardless of the file's location
         about["source"] = source["sha256"]
     if "attack" not in about and about.get("role") != "clean":
         about["name"] = name
@@ -147,18 +147,18 @@ def _key(name: str, summary: Mapping[str, Any]) -> str:
 def gather(
     directory: Path, content: Mapping[str, Any], outcomes: Iterable[Outcome], test: Mapping[str, Any]
 ) -> tuple[Gathered, str]:
-    """Put the outcomes of a test to those that lie in a run directory, if these are of the same network and data.
+    """Merge the outcomes of a test with those in a run directory, if they belong to the same network and data.
 
-    If they are not, or are damaged, they are moved aside, into a folder of their own under ``earlier/``.
+    Otherwise, or if they are damaged, the existing results are moved to a new folder under ``earlier/``.
 
     Args:
-        directory: Directory of the run, which this process alone writes into.
-        content: What ``result.json`` is to say beside the outcomes: ``network`` and ``data`` among it.
-        outcomes: New ones, on the CPU.
-        test: How they were found, ready for JSON: command, date, versions.
+        directory: Directory of the run, which only this process writes to.
+        content: Content of ``result.json`` besides the outcomes, including ``network`` and ``data``.
+        outcomes: New outcomes, on the CPU.
+        test: Description of the test, ready for JSON: command, date, versions.
 
     Returns:
-        All that is known now, and what was moved aside, in a line; empty if nothing was.
+        The merged results, and a line about what was moved, empty if nothing was.
     """
     gathered, said = _known(directory, content)
     tests = [*gathered.content.get("tests", ()), dict(test)]
@@ -170,7 +170,7 @@ def gather(
 
 
 def _known(directory: Path, content: Mapping[str, Any]) -> tuple[Gathered, str]:
-    """What lies in a directory of the network and the data that ``content`` is of; anything else is moved aside."""
+    """Return the results in a directory if they match the network and data of ``content``; else move them aside."""
     if not (directory / RESULT).exists():
         return Gathered(), ""
     try:
@@ -187,7 +187,7 @@ def _known(directory: Path, content: Mapping[str, Any]) -> tuple[Gathered, str]:
 
 
 def _as_gathered(result: Mapping[str, Any], examples: dict[str, Examples]) -> Gathered:
-    """What a file holds; of schema 1 the examples and the test of each outcome are found from the rest."""
+    """Return the content of a file as results; those of schema 1 get the ids of their examples and their test."""
     content = {key: value for key, value in result.items() if key not in _ANEW}
     tests = result.get("tests")
     content["tests"] = tests if isinstance(tests, list) else [{key: result.get(key) for key in _SHEET}]
@@ -200,10 +200,10 @@ def _as_gathered(result: Mapping[str, Any], examples: dict[str, Examples]) -> Ga
 
 
 def move_aside(directory: Path) -> Path:
-    """Move the result of a run and what belongs to it into a new folder.
+    """Move the result of a run and its accompanying files into a new folder under ``earlier/``.
 
     Args:
-        directory: Directory of the run, which this process alone writes into.
+        directory: Directory of the run, which only this process writes to.
 
     Returns:
         The folder.
@@ -219,34 +219,34 @@ def move_aside(directory: Path) -> Path:
 
 
 def write(directory: Path, gathered: Gathered) -> dict[str, Any]:
-    """Write ``result.json`` and ``correct.npz``, whole or not at all, and ``radii.npz`` where there are any.
+    """Write ``result.json`` and ``correct.npz`` together atomically, and ``radii.npz`` if there are radii.
 
     Args:
-        directory: Directory of the run, which this process alone writes into.
-        gathered: What that gave.
+        directory: Directory of the run, which only this process writes to.
+        gathered: Result of :func:`gather`.
 
     Returns:
         The content of ``result.json``.
     """
     summaries = {each.name: gathered.summaries[each.name] for each in gathered.measured()}
     result = {"schema": SCHEMA, "outcomes": summaries, **gathered.content}
-    if gathered.radii:  # those that an earlier result does not know are not read
+    if gathered.radii:  # radii unknown to an older result are ignored when read
         write_arrays(directory / RADII, radii_arrays(gathered.radii), compressed=True)
     write_arrays(directory / _NEXT, correct_arrays(gathered.examples), compressed=True)
-    write_json(directory / RESULT, result)  # from here on the new examples are those that count
+    write_json(directory / RESULT, result)  # from here on the new examples are valid
     os.replace(directory / _NEXT, directory / CORRECT)
     return result
 
 
 def read_examples(directory: Path, result: Mapping[str, Any]) -> dict[str, Examples]:
-    """The examples of each outcome of a result.
+    """Read the examples of each outcome of a result.
 
     Args:
-        directory: It holds ``result.json`` and ``correct.npz``.
-        result: What the former says; see :func:`qra.evaluation.outcome.read_result`.
+        directory: Directory with ``result.json`` and ``correct.npz``.
+        result: Content of ``result.json``, from :func:`qra.evaluation.outcome.read_result`.
 
     Raises:
-        ValueError: If they are missing, damaged, or contradict the result.
+        ValueError: If the examples are missing or damaged, or contradict the result.
     """
     found, problems = agreeing_examples(directory, result)
     if problems:
@@ -255,16 +255,19 @@ def read_examples(directory: Path, result: Mapping[str, Any]) -> dict[str, Examp
 
 
 def agreeing_examples(directory: Path, result: Mapping[str, Any]) -> tuple[dict[str, Examples], dict[str, str]]:
-    """The examples of those outcomes of a result that they do not contradict, and what is wrong with each other one.
+    """Read the examples that agree with their outcomes, and describe what is wrong with the others.
 
     Args:
         directory: The run directory.
         result: Content of its ``result.json``.
 
+    Returns:
+        Indices and correctness by name of outcome, and descriptions of the problems by name.
+
     Raises:
-        ValueError: If they are missing or damaged.
+        ValueError: If the examples are missing or damaged.
     """
-    if (directory / _NEXT).exists():  # a writer was killed: was it before or after it had replaced the result?
+    if (directory / _NEXT).exists():  # a writer was killed, before or after it replaced the result
         with suppress(OSError, ValueError):
             found, problems = _agreeing(read_correct(directory / _NEXT), result["outcomes"])
             if not problems:

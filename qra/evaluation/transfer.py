@@ -1,4 +1,4 @@
-"""Transfer of adversarial examples between networks."""
+"""Transfer of adversarial images between networks."""
 
 from __future__ import annotations
 
@@ -22,12 +22,13 @@ from qra.types import Batch
 
 @dataclass(frozen=True)
 class TransferMatrix:
-    """Which examples networks get correct that were made on each of them.
+    """Accuracy of networks on adversarial images that were made on each of them.
 
     Args:
         names: Names of the networks.
-        clean: Whether each network is correct about the clean images, bool (networks, n).
-        correct: Whether it is correct about them and about what was made of them, bool (made on, scored on, n).
+        clean: Whether each network is correct on the clean images, bool (networks, n).
+        correct: Whether each network is correct on the clean images and on the adversarial images made from them, bool
+            (made on, scored on, n).
     """
 
     names: Sequence[str]
@@ -41,16 +42,16 @@ class TransferMatrix:
 
     @property
     def accuracy(self) -> Tensor:
-        """Fraction correct, float64 (made on, scored on)."""
+        """Fraction of correct examples, float64 (made on, scored on)."""
         return self.correct.double().mean(2)
 
     @property
     def clean_accuracy(self) -> Tensor:
-        """Fraction of the clean images that are correct, float64 (networks,)."""
+        """Clean accuracy of each network as a fraction, float64 (networks,)."""
         return self.clean.double().mean(1)
 
     def summary(self) -> dict[str, Any]:
-        """The matrix, ready for JSON; ``accuracy[i][j]``: made on network i, scored on network j."""
+        """Return the matrix, ready for JSON; ``accuracy[i][j]`` is made on network i and scored on network j."""
         counts = self.correct.sum(2).tolist()
         return {
             "networks": list(self.names),
@@ -61,7 +62,7 @@ class TransferMatrix:
         }
 
     def csv(self) -> str:
-        """The accuracies as comma-separated values: a row for the clean images, then one for each network."""
+        """Return the accuracies as comma-separated values: a row for the clean images, then one for each network."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         names = [no_formula(plain(name)) for name in self.names]
@@ -74,16 +75,17 @@ class TransferMatrix:
 def transfer(
     made_on: nn.Module, networks: Sequence[nn.Module], attack: Attack, batches: Iterable[Batch]
 ) -> Iterator[Tensor]:
-    """Attack one network and try what comes out on several.
+    """Attack one network and try the adversarial images on several networks.
 
     Args:
         made_on: The network to attack, in eval mode.
         networks: Networks to try the images on, in eval mode.
-        attack: One without ``early_stop``: what just breaks one network says little about another.
+        attack: An attack without ``early_stop``, since an image that barely breaks one network says little about
+            another.
         batches: Float images in [0, 1] on the device of the networks, labels and data set indices.
 
     Yields:
-        For each batch, whether each network is correct about the adversarial images, bool (networks, N).
+        For each batch, whether each network is correct on the adversarial images, bool (networks, N).
     """
     frozen = freeze(made_on)
     for x, y, indices in batches:

@@ -1,4 +1,4 @@
-"""The worst case per example over everything that was tried within the same bounds."""
+"""The worst case per example over all attacks with the same threat model."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ from qra.evaluation.statistics import shared
 
 
 def by_threat_model(outcomes: Iterable[Measured]) -> dict[ThreatModel, list[Measured]]:
-    """The attacks of each threat model, by ascending budget, where at least one of them stands alone.
+    """Return the attacks of each threat model that has at least one which stands alone.
+
+    Threat models are sorted by norm, then by budget.
 
     Args:
-        outcomes: Outcomes of one network, on one set of data.
+        outcomes: Outcomes of one network on one data set.
     """
     groups: dict[ThreatModel, list[Measured]] = {}
     for outcome in outcomes:
@@ -27,11 +29,12 @@ def by_threat_model(outcomes: Iterable[Measured]) -> dict[ThreatModel, list[Meas
 
 
 def robust_accuracies(outcomes: Iterable[Measured]) -> dict[ThreatModel, Measured]:
-    """The robust accuracy of a network under each threat model: the worst case, or the only attack.
+    """Return the robust accuracy of a network under each threat model: the worst case, or the only attack.
+
+    If examples are missing, so that no worst case is known, the lowest accuracy takes its place.
 
     Args:
-        outcomes: Outcomes of one network, on one set of data. Where examples are missing, so that no worst case is
-            known, the lowest accuracy stands for it.
+        outcomes: Outcomes of one network on one data set.
     """
     known = list(outcomes)
     worst = [each for each in known if each.role == "worst"]
@@ -43,16 +46,17 @@ def robust_accuracies(outcomes: Iterable[Measured]) -> dict[ThreatModel, Measure
 
 
 def worst_of(members: Sequence[tuple[Measured, Examples]]) -> tuple[list[Measured], Examples]:
-    """Where the network is correct under all of several attacks, on the examples that they share.
+    """Return where the network is correct under all of several attacks, on the examples that they share.
 
-    An attack on survivors counts where it was made: it takes examples away and leaves none out. Attacks on another
-    choice of examples, which share less than half of theirs with the others, are left out.
+    An attack on survivors can only mark further examples as wrong; it does not restrict the shared examples. Other
+    attacks are dropped, those with the fewest examples first, until the shared examples are at least half of those of
+    the smallest remaining attack.
 
     Args:
-        members: Attacks of one threat model, at least one of which stands alone, and what they left.
+        members: Attacks of one threat model, at least one of which stands alone, with their examples.
 
     Returns:
-        The attacks that count, and their worst case.
+        The attacks that were kept, and their worst case.
     """
     additions = [member for member in members if member[0].survivors_of]
     whole = [member for member in members if not member[0].survivors_of]
@@ -69,11 +73,11 @@ def worst_of(members: Sequence[tuple[Measured, Examples]]) -> tuple[list[Measure
 
 
 def worst_cases(outcomes: Iterable[Measured], examples: Mapping[str, Examples]) -> list[Outcome]:
-    """The worst case of each threat model under which a network was attacked in more than one way.
+    """Return the worst case of each threat model that has more than one attack.
 
     Args:
-        outcomes: Outcomes of one network, on one set of data.
-        examples: Indices and correctness of each outcome, by name; those that are missing do not count.
+        outcomes: Outcomes of one network on one data set.
+        examples: Indices and correctness of each outcome, by name; outcomes without them are ignored.
     """
     made = []
     for bounds, members in by_threat_model(each for each in outcomes if each.name in examples).items():
@@ -84,10 +88,10 @@ def worst_cases(outcomes: Iterable[Measured], examples: Mapping[str, Examples]) 
 
 
 def worst_outcome(bounds: ThreatModel, members: Sequence[str], indices: Tensor, correct: Tensor) -> Outcome:
-    """The outcome that says a worst case.
+    """Return the outcome of a worst case.
 
     Args:
-        bounds: Threat model of the attacker.
+        bounds: Threat model of the attacks.
         members: Names of the attacks.
         indices: Positions in the test set, ascending, int64 (n,).
         correct: Whether the network is correct under all of them, bool (n,).

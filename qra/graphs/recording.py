@@ -1,4 +1,4 @@
-"""Recording a pass or other work on static memory, and doing it again."""
+"""Recording and replaying a pass or other work on static memory."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ Work = Callable[..., tuple[Tensor, ...]]
 
 
 class Recorder(Protocol):
-    """Records work on one pool of memory.
+    """Interface of objects that record work on one memory pool.
 
     Attributes:
-        turn: Number of the pass that used the memory last.
+        turn: Number of the pass that last used the memory.
     """
 
     turn: int
 
     def rehearse(self, work: Callable[[], object]) -> None:
-        """Do work before it is recorded, so that libraries have chosen their algorithms."""
+        """Run work before it is recorded, so that libraries choose their algorithms."""
 
     def record(self, work: Callable[[], T]) -> tuple[T, Callable[[], None]]:
-        """Record work; return its results and what does it again, into the same results."""
+        """Record work; return its results, and a function that replays it and overwrites these results."""
 
 
 class CUDARecorder:
@@ -41,7 +41,7 @@ class CUDARecorder:
         self._device = device
         self._pool = torch.cuda.graph_pool_handle()
         self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-        with torch.inference_mode(False), torch.enable_grad():  # so that the thread of backward passes knows the device
+        with torch.inference_mode(False), torch.enable_grad():  # so that the autograd thread knows the device
             one = torch.ones((), device=device, requires_grad=True)
             torch.autograd.grad(2 * one, one)
 
@@ -56,8 +56,8 @@ class CUDARecorder:
 
     def record(self, work: Callable[[], T]) -> tuple[T, Callable[[], None]]:
         graph = torch.cuda.CUDAGraph()
-        # the stream that torch would take belongs to the device of its first graph, and what runs on another one is not
-        # recorded; other threads, such as the watchdog of a process group, may use the device meanwhile
+        # torch's default capture stream belongs to the device of its first graph, and work on another device would not
+        # be captured; other threads, such as the watchdog of a process group, may use the device meanwhile
         recording = torch.cuda.graph(graph, self._pool, self._stream, capture_error_mode="thread_local")
         with torch.cuda.device(self._device), recording:
             result = work()
@@ -65,22 +65,23 @@ class CUDARecorder:
 
 
 def cuda_recorder(device: torch.device) -> Recorder | None:
-    """What records on a device; None where nothing is gained.
+    """Return a recorder for a device, or None if recording is not wanted there.
 
-    Deterministic runs are not recorded: one that is resumed must compute as one that was not, from the first step on.
+    Only CUDA devices are recorded. Deterministic runs are not: a resumed run must compute the same as an uninterrupted
+    one from the first step on.
     """
     wanted = device.type == "cuda" and not torch.are_deterministic_algorithms_enabled()
     return CUDARecorder(device) if wanted else None
 
 
 class StaticPass:
-    """A forward pass, and the backward pass to its gradients, on static memory.
+    """A recorded forward pass, and the backward pass that computes its gradients, on static memory.
 
     Args:
-        function: Maps a batch to one tensor.
-        x: A batch of the size that is recorded; it becomes the static memory.
-        parameters: What gradients are taken for; for the batch if there are none.
-        differentiable: Whether there is a backward pass at all.
+        function: Function that maps a batch to one tensor.
+        x: A batch of the recorded size; it becomes the static memory.
+        parameters: Tensors to compute gradients for; if empty, gradients are computed for the batch.
+        differentiable: Whether there is a backward pass.
         recorder: Recorder of the graph, whose memory may be shared with other passes.
     """
 
@@ -98,7 +99,7 @@ class StaticPass:
         if differentiable:
             self._upstream = torch.zeros_like(self._output)
             self._gradients, self._replay_backward = recorder.record(self._backward)
-        self._live = None  # its graph, which holds on to parameters, is not needed any more
+        self._live = None  # its autograd graph, which keeps parameters alive, is no longer needed
 
     def _forward(self) -> Tensor:
         with torch.set_grad_enabled(self._differentiable):
@@ -107,7 +108,7 @@ class StaticPass:
         return live.detach()
 
     def _backward(self) -> tuple[Tensor | None, ...]:
-        assert self._live is not None  # a forward pass came before
+        assert self._live is not None  # set by the preceding forward pass
         gradients = torch.autograd.grad(self._live, self._wrt, self._upstream, allow_unused=True)
         return self._packing.pack(gradients) if self._of_parameters else gradients
 
@@ -115,10 +116,10 @@ class StaticPass:
         self._upstream = torch.zeros_like(self._forward())
         if self._differentiable:
             self._backward()
-        self._live = None  # nodes of its graph belong to the stream of the rehearsal
+        self._live = None  # nodes of its autograd graph belong to the stream of the rehearsal
 
     def forward(self, x: Tensor) -> tuple[Tensor, int]:
-        """The output for ``x``, which may have fewer rows than were recorded, and the number of this turn."""
+        """Return the output for ``x``, which may have fewer rows than were recorded, and the number of this turn."""
         with torch.no_grad():
             self._x[: len(x)].copy_(x)
         self._replay_forward()
@@ -126,12 +127,18 @@ class StaticPass:
         return self._output[: len(x)].clone(), self._recorder.turn
 
     def backward(self, x: Tensor, turn: int, upstream: Tensor) -> list[Tensor | None]:
-        """The gradients for the forward pass of ``x`` that was the given turn."""
-        if self._recorder.turn != turn:  # the memory was used again since
+        """Return the gradients of the forward pass of ``x`` with the given turn number.
+
+        If another pass has used the memory since, the forward pass is repeated first.
+
+        Raises:
+            RuntimeError: If gradients of parameters are asked for after the memory was used again.
+        """
+        if self._recorder.turn != turn:  # the memory has been reused since
             if self._of_parameters:
                 raise RuntimeError("a recorded training step was differentiated twice: retain_graph does not work here")
             self.forward(x)
-        self._recorder.turn = next(_turns)  # a backward pass frees what it has read
+        self._recorder.turn = next(_turns)  # a backward pass frees the tensors that it read
         self._upstream[: len(x)].copy_(upstream)
         if len(x) < len(self._x):
             self._upstream[len(x) :].zero_()
@@ -143,12 +150,12 @@ class StaticPass:
 
 
 class Packing:
-    """Puts tensors side by side, those of a type in one, so that all are copied in one launch."""
+    """Packs tensors into one tensor per dtype, so that all are copied in one launch."""
 
     _ALIGNED = 64
 
     def pack(self, tensors: Sequence[Tensor | None]) -> tuple[Tensor, ...]:
-        """Copy tensors, of which some may be missing, into long ones, one of each type."""
+        """Copy tensors, some of which may be None, into one long tensor per dtype."""
         present = [tensor for tensor in tensors if tensor is not None]
         types = list(dict.fromkeys(tensor.dtype for tensor in present))
         ends = [0] * len(types)
@@ -168,7 +175,7 @@ class Packing:
         return packed
 
     def copies(self, packed: Sequence[Tensor | None]) -> list[Tensor | None]:
-        """What was packed, as new tensors."""
+        """Return the packed tensors as new tensors."""
         return self._parts([each.clone() for each in packed if each is not None])
 
     def _parts(self, packed: Sequence[Tensor]) -> list[Tensor | None]:
@@ -176,11 +183,11 @@ class Packing:
 
 
 class StaticWork:
-    """Work on tensors that nothing is differentiated through, on static memory.
+    """Recorded work on tensors, without differentiation through it, on static memory.
 
     Args:
-        work: Maps tensors to tensors, row by row.
-        tensors: Tensors of the sizes that are recorded; they become the static memory.
+        work: Function that maps tensors to tensors, row by row.
+        tensors: Tensors of the recorded sizes; they become the static memory.
         recorder: Recorder of the graph, whose memory may be shared with other passes.
     """
 
@@ -190,7 +197,7 @@ class StaticWork:
         self._results, self._replay = recorder.record(lambda: work(*tensors))
 
     def __call__(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        """The results for tensors of equally many rows, at most those recorded."""
+        """Return the results for tensors with the same number of rows, at most as many as recorded."""
         rows = len(tensors[0])
         with torch.no_grad():
             torch._foreach_copy_([static[:rows] for static in self._tensors], list(tensors))
@@ -200,7 +207,7 @@ class StaticWork:
 
 
 def repetition(work: Callable[[], None], recorder: Recorder) -> Callable[[], None]:
-    """Record work that has no results; return what does it again."""
+    """Record work that has no results, and return a function that replays it."""
     recorder.rehearse(work)
     return recorder.record(work)[1]
 
@@ -209,9 +216,9 @@ _turns = itertools.count(1)
 
 
 class Replay(Function):
-    """A recorded pass as an operation that can be differentiated.
+    """A recorded pass as a differentiable operation.
 
-    Its arguments are the pass, what is to live until the backward pass, the batch and the parameters.
+    Its arguments are the pass, an object to keep alive until the backward pass, the batch, and the parameters.
     """
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""What is recorded when, for which sizes and states, and what happens where it cannot be."""
+"""Rules for recording: when, for which sizes and states, and what happens if it is impossible."""
 
 from __future__ import annotations
 
@@ -18,28 +18,28 @@ T = TypeVar("T")
 DependsOn = Callable[[], tuple[Hashable, ...] | None]
 
 SIZES = (32, 48, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384, 448, 512, 640, 768, 896, 1024)
-"""What batches are padded to. Beyond, the device has enough to do for the host to keep up."""
+"""Batch sizes to pad to. Larger batches give the device enough work for the host to keep up."""
 
 
 def padded(n: int) -> int | None:
-    """The least of ``SIZES`` that holds ``n`` images; None if none does."""
+    """Return the smallest of ``SIZES`` that holds ``n`` images, or None if none does."""
     return next((size for size in SIZES if size >= n), None)
 
 
 def arithmetic(device: torch.device) -> tuple[Hashable, ...]:
-    """What the ambient settings make of convolutions and products: autocast's type, or None, and TensorFloat-32."""
+    """Return the ambient settings that affect arithmetic: autocast's dtype or None, and the TensorFloat-32 settings."""
     autocast = torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else None
     return autocast, torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()
 
 
 class ReplayState:
-    """Says what a recorded pass through a network depends on besides tensors.
+    """Describes the state that a recorded pass through a network depends on besides tensors.
 
-    A module may say what it depends on by a method ``replay_state``, which returns None if it must not be recorded.
-    Hooks have to run each time.
+    A module may describe its own state by a method ``replay_state``, which returns None if it must not be recorded. A
+    network with forward hooks is not recorded, since hooks have to run each time.
 
     Args:
-        modules: All modules of the network, as they are now.
+        modules: All current modules of the network.
     """
 
     def __init__(self, modules: Iterable[nn.Module]) -> None:
@@ -49,7 +49,7 @@ class ReplayState:
         self._own: list[Callable[[], Hashable | None]] = [state for state in states if callable(state)]
 
     def __call__(self) -> tuple[Hashable, ...] | None:
-        """The state, or None if no pass may be recorded or replayed."""
+        """Return the state, or None if no pass may be recorded or replayed."""
         own = [state() for state in self._own]
         if None in own or any(self._hooks):
             return None
@@ -57,7 +57,7 @@ class ReplayState:
 
 
 class Replays:
-    """What replays of inputs and of training have in common: when to record, and what to do where that fails."""
+    """Base class of replays of inputs and of training: when to record, and what to do if recording fails."""
 
     def __init__(self, what: str, make_recorder: Callable[[torch.device], Recorder | None] = cuda_recorder) -> None:
         self._what = what
@@ -67,7 +67,7 @@ class Replays:
         self._asked: Counter[tuple[Hashable, ...]] = Counter()
 
     def clear(self) -> None:
-        """Forget all recorded passes, as their addresses do not hold any more."""
+        """Discard all recorded passes, because their memory addresses are no longer valid."""
         self.recorded.clear()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
@@ -77,14 +77,21 @@ class Replays:
         return {**vars(self), "recorded": {}}
 
     def record(self, name: Hashable, device: torch.device, make: Callable[[], T]) -> T | None:
-        """Record something, or give it up for good, under its name, and say so once."""
+        """Record something under a name; on failure, warn once and never try that name again.
+
+        Returns:
+            The result of ``make``, or None if it failed.
+
+        Raises:
+            torch.OutOfMemoryError: If memory is insufficient; all recorded passes are then discarded.
+        """
         try:
             with torch.inference_mode(False), _without_cast_cache(device), _without_collection(), _quietly():
                 return make()
         except torch.OutOfMemoryError:
             self.clear()
             raise
-        except Exception as reason:  # all that a network or an attack does that cannot be recorded
+        except Exception as reason:  # anything in a network or an attack that cannot be recorded
             if not self.failed:
                 line = str(reason).strip().splitlines()[0] if str(reason).strip() else type(reason).__name__
                 warnings.warn(f"{self._what} runs without CUDA graphs, more slowly: {line}", stacklevel=2)
@@ -93,13 +100,13 @@ class Replays:
 
 
 class InputReplays(Replays):
-    """Replays a function of images and, where they take one, their gradient; all its passes share their memory.
+    """Replays a function of images and, if they require it, their gradient; all passes share memory.
 
-    Sharing is safe: a backward pass whose memory another pass has used since repeats its forward pass first.
+    Sharing is safe: if another pass has used the memory since, a backward pass first repeats its forward pass.
     """
 
     worth = 2
-    """Number of the request from which on work is recorded, which takes as long as some requests."""
+    """Request from which on work is recorded, since recording takes as long as several requests."""
 
     _recorder: Recorder | None = None
     _repeater: Recorder | None = None
@@ -110,16 +117,16 @@ class InputReplays(Replays):
         self._repeater = None
 
     def __call__(self, function: Pass, x: Tensor, depends_on: DependsOn) -> Tensor | None:
-        """Run a function of images that treats each by itself.
+        """Replay a function of images that processes each image independently, recording it first if need be.
 
         Args:
-            function: Used where nothing suitable was recorded yet.
+            function: The function to record if there is no suitable recording yet.
             x: Images, (N, C, H, W).
-            depends_on: Says what the function depends on besides tensors and the ambient arithmetic; None where it must
-                not be recorded.
+            depends_on: Function that returns everything that the result depends on besides tensors and the ambient
+                arithmetic, or None if it must not be recorded.
 
         Returns:
-            Its result, or None where it has to be run as it is.
+            The result, or None if the caller has to run the function itself.
         """
         differentiable = x.requires_grad and torch.is_grad_enabled()
 
@@ -138,16 +145,17 @@ class InputReplays(Replays):
     def work(
         self, name: Hashable, work: Work, tensors: Sequence[Tensor], depends_on: DependsOn
     ) -> tuple[Tensor, ...] | None:
-        """Run work that nothing is differentiated through, on tensors of equally many rows, row by row.
+        """Replay work that is not differentiated through and processes tensors row by row, recording it if need be.
 
         Args:
-            name: Equal for equal work.
-            work: Maps the tensors to others, row by row.
-            tensors: What it works on.
-            depends_on: Function that says what the work depends on besides tensors; None where it must not be recorded.
+            name: Key that is equal for equal work.
+            work: Function that maps the tensors to others, row by row.
+            tensors: Tensors with the same number of rows.
+            depends_on: Function that returns everything that the work depends on besides tensors, or None if it must
+                not be recorded.
 
         Returns:
-            The results, or None where it has to be run as it is.
+            The results, or None if the caller has to run the work itself.
         """
 
         def make(static: Sequence[Tensor], recorder: Recorder) -> StaticWork:
@@ -155,18 +163,18 @@ class InputReplays(Replays):
 
         try:
             hash(name)
-        except TypeError:  # settings of others may hold lists
+        except TypeError:  # settings of users' own classes may contain lists
             return None
         recorded = self._find(("work", name), make, tensors, depends_on)
         return None if recorded is None else recorded(*tensors)
 
     def again(self, work: Callable[[], None], reads: Sequence[Tensor], state: tuple[Hashable, ...] | None) -> None:
-        """Do work that only reads and writes tensors which stay where they are; from the third time on, recorded.
+        """Run work that only reads and writes tensors in place; from the third time on, record and replay it.
 
         Args:
-            work: What to do.
-            reads: The tensors that might be elsewhere next time.
-            state: What it depends on besides them; None where it must not be recorded.
+            work: The work.
+            reads: Tensors that it reads and whose addresses may change between calls.
+            state: Everything else that it depends on, or None if it must not be recorded.
         """
         self._times += 1
         if self._repeater is None and self._times >= 3:
@@ -187,7 +195,7 @@ class InputReplays(Replays):
         tensors: Sequence[Tensor],
         depends_on: DependsOn,
     ) -> Any:
-        """What was recorded for such tensors, or is now; None where nothing can be."""
+        """Return the recording for such tensors, making it if need be, or None if there is none."""
         device, rows = tensors[0].device, len(tensors[0])
         size = padded(rows)
         if size is None or rows == 0 or name in self.failed:
@@ -214,7 +222,7 @@ class InputReplays(Replays):
 
 @contextmanager
 def _without_cast_cache(device: torch.device) -> Iterator[None]:
-    """Autocast as it is, but casts of weights are made again: a cached one would be recorded as a constant."""
+    """Disable autocast's weight cache, if autocast is on, since a cached cast would be recorded as a constant."""
     if not torch.is_autocast_enabled(device.type):
         yield
         return
@@ -224,7 +232,7 @@ def _without_cast_cache(device: torch.device) -> Iterator[None]:
 
 @contextmanager
 def _without_collection() -> Iterator[None]:
-    """No garbage collection inside: it might free memory of the device, which a recording does not survive."""
+    """Disable garbage collection, which might free device memory and so invalidate a recording."""
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -236,7 +244,7 @@ def _without_collection() -> Iterator[None]:
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """No advice on streams, which are others while something is recorded."""
+    """Suppress warnings about streams, which differ during recording."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

@@ -1,7 +1,7 @@
-"""Training losses on an image and its adversarial example.
+"""Training losses on images and their adversarial versions.
 
-Each takes logits (N, C) of the same images, clean and attacked, and labels (N,), and returns a scalar. Half-precision
-logits are taken to float32.
+Each takes logits (N, C) of the same images, clean and adversarial, and labels (N,), and returns a scalar.
+Half-precision logits are converted to float32.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from qra.losses.attack import at_least_float32, kl
 
 
 def trades(logits: Tensor, logits_adv: Tensor, y: Tensor, beta: float = 6.0) -> Tensor:
-    """Cross-entropy of the clean logits plus ``beta`` times their divergence from the adversarial ones.
+    """Return the cross-entropy of the clean logits plus ``beta`` times their divergence from the adversarial ones.
 
     Zhang et al. 2019 (arXiv 1901.08573), eq. 5, with ``beta`` in place of 1 / lambda. As in the published code, the
     gradient flows through both sides of KL(clean || adversarial).
@@ -24,11 +24,11 @@ def trades(logits: Tensor, logits_adv: Tensor, y: Tensor, beta: float = 6.0) -> 
 
 
 def mart(logits: Tensor, logits_adv: Tensor, y: Tensor, beta: float = 5.0) -> Tensor:
-    """Boosted cross-entropy of the adversarial logits plus ``beta`` times their divergence from the clean ones.
+    """Return boosted cross-entropy of the adversarial logits plus ``beta`` times their divergence from the clean ones.
 
-    The less sure the network is of an image, the more the divergence counts (Wang et al. 2020, Improving adversarial
-    robustness requires revisiting misclassified examples). The small numbers beside 1 are those of the published code;
-    the first keeps the logarithm finite.
+    The divergence KL(clean || adversarial) has more weight the less confident the network is of the label on the clean
+    image (Wang et al. 2020, Improving adversarial robustness requires revisiting misclassified examples). The small
+    offsets from 1 are those of the published code; the first keeps the logarithm finite.
     """
     logits, logits_adv = at_least_float32(logits), at_least_float32(logits_adv)
     probability = logits.softmax(1).gather(1, y[:, None])[:, 0]

@@ -1,7 +1,7 @@
-"""Losses that an attack increases.
+"""Losses that an attack maximizes.
 
-Each takes logits (N, C) and gives one value an example, (N,). Larger is always worse for the classifier. Those that
-divide by a difference of logits (DLR) should be given float32 or float64.
+Each takes logits (N, C) and returns one value per example, (N,). Larger is always worse for the classifier. Losses that
+divide by a difference of logits (DLR) should get float32 or float64.
 """
 
 from __future__ import annotations
@@ -14,24 +14,24 @@ _TINY = 1e-12
 
 
 def at_least_float32(logits: Tensor) -> Tensor:
-    """Take half precision to float32, and leave float32 and float64 as they are."""
+    """Convert half precision to float32, and leave float32 and float64 unchanged."""
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
 def prediction(logits: Tensor) -> Tensor:
-    """The class of the largest logit, (N, C) to (N,); -1 where not all logits are finite, which predict nothing."""
+    """Return the class of the largest logit, (N, C) to (N,), or -1 where not all logits are finite."""
     return torch.where(logits.isfinite().all(1), logits.argmax(1), -1)
 
 
 def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
-    """Cross-entropy with the labels ``y`` (N,), in nats."""
+    """Return the cross-entropy with the labels ``y`` (N,), in nats."""
     return F.cross_entropy(logits, y, reduction="none")
 
 
 def cw_margin(logits: Tensor, y: Tensor) -> Tensor:
-    """Largest wrong logit minus the logit of ``y`` (N,): positive where the prediction is wrong.
+    """Return the largest wrong logit minus the logit of ``y`` (N,), which is positive where the prediction is wrong.
 
-    The margin of Carlini and Wagner 2017, eq. 6 (f_6) without its confidence bound.
+    This is the margin of Carlini and Wagner 2017, eq. 6 (f_6), without its confidence bound.
 
     Raises:
         ValueError: If there are fewer than 2 classes.
@@ -40,9 +40,9 @@ def cw_margin(logits: Tensor, y: Tensor) -> Tensor:
 
 
 def dlr(logits: Tensor, y: Tensor) -> Tensor:
-    """Difference of logits ratio: the margin in units of the gap between first and third logit.
+    """Return the difference of logits ratio: the margin divided by the gap between the largest and third largest logit.
 
-    Unchanged when all logits are shifted or scaled. Croce and Hein 2020 (AutoAttack), eq. 6.
+    It is invariant to shifts and scaling of all logits. Croce and Hein 2020 (AutoAttack), eq. 6.
 
     Raises:
         ValueError: If there are fewer than 3 classes.
@@ -52,9 +52,10 @@ def dlr(logits: Tensor, y: Tensor) -> Tensor:
 
 
 def targeted_dlr(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
-    """Logit of ``target`` (N,) minus that of ``y`` (N,), in units of a gap among the four largest logits.
+    """Return the logit of ``target`` (N,) minus that of ``y`` (N,), divided by a gap among the four largest logits.
 
-    Unchanged when all logits are shifted or scaled. Croce and Hein 2020 (AutoAttack), eq. 7.
+    The gap is the largest logit minus the mean of the third and fourth. The loss is invariant to shifts and scaling of
+    all logits. Croce and Hein 2020 (AutoAttack), eq. 7.
 
     Raises:
         ValueError: If there are fewer than 4 classes.
@@ -65,9 +66,9 @@ def targeted_dlr(logits: Tensor, y: Tensor, target: Tensor) -> Tensor:
 
 
 def kl(logits: Tensor, target_logits: Tensor) -> Tensor:
-    """Divergence KL(softmax(target_logits) || softmax(logits)) of two (N, C), in nats.
+    """Return the divergence KL(softmax(target_logits) || softmax(logits)) of logits (N, C), in nats.
 
-    What TRADES maximizes (Zhang et al. 2019, eq. 5).
+    The attack of TRADES maximizes it (Zhang et al. 2019, eq. 5).
     """
     log_p = F.log_softmax(target_logits.to(logits.dtype), dim=1)
     return F.kl_div(F.log_softmax(logits, dim=1), log_p, reduction="none", log_target=True).sum(1)

@@ -1,7 +1,7 @@
-"""What a student learns from its teacher: training losses of robust distillation and of transfer by features.
+"""Training losses of a student and its teacher: robust distillation and feature transfer.
 
-Logits are (N, C), features (N, D), labels (N,); each loss is a scalar. Half precision is taken to float32. Nothing is
-detached here: give teacher logits without a graph.
+Logits are (N, C), features (N, D), labels (N,); each loss is a scalar. Half precision is converted to float32. Nothing
+is detached here, so teacher logits and features should be passed without a graph.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from qra.checks import check_in
 from qra.losses.attack import at_least_float32, kl
 
 Reduction = Literal["batchmean", "mean"]
-"""As in torch's ``KLDivLoss``: the mean over images, or over images and classes, which is C times smaller."""
+"""Reduction as in torch's ``KLDivLoss``: mean over images, or over images and classes, which is C times smaller."""
 
 
 def rslad(
@@ -27,7 +27,9 @@ def rslad(
     reduction: Reduction = "batchmean",
     tiny: float = 0.0,
 ) -> Tensor:
-    """Divergence of the student's adversarial and clean predictions from the teacher's clean ones; no labels.
+    """Return the divergence of the student's adversarial and clean predictions from the teacher's clean ones.
+
+    Labels are not used.
 
     Zi et al. 2021 (Revisiting adversarial robustness distillation, arXiv 2108.07969).
 
@@ -35,10 +37,11 @@ def rslad(
         logits: Logits of the student on clean images.
         logits_adv: Logits of the student on adversarial images.
         teacher_logits: Logits of the teacher on clean images.
-        natural_weight: Share of the clean term, in [0, 1].
-        reduction: The published code takes ``mean``, so that its learning rates are for gradients C times smaller.
-        tiny: Added to the teacher's probabilities inside the logarithm: 1e-5 in the published code. It moves the value
-            a little and no gradient.
+        natural_weight: Weight of the clean term, in [0, 1]; the adversarial term has the rest.
+        reduction: Mean over images (``batchmean``) or over images and classes (``mean``). The published code uses
+            ``mean``, so its learning rates are tuned for gradients C times smaller.
+        tiny: Constant added to the teacher's probabilities inside the logarithm, 1e-5 in the published code. It shifts
+            the loss slightly and does not affect gradients.
     """
     clean, adversarial = (_divergence(z, teacher_logits, reduction, tiny) for z in (logits, logits_adv))
     return natural_weight * clean + (1 - natural_weight) * adversarial
@@ -53,7 +56,7 @@ def ard(
     kd_weight: float = 1.0,
     reduction: Reduction = "batchmean",
 ) -> Tensor:
-    """Distillation of the teacher's clean predictions into the student's adversarial ones, and cross-entropy.
+    """Return the divergence of the student's adversarial from the teacher's clean predictions, plus cross-entropy.
 
     Goldblum et al. 2020 (Adversarially robust distillation, arXiv 1905.09747).
 
@@ -62,12 +65,12 @@ def ard(
         logits_adv: Logits of the student on adversarial images.
         teacher_logits: Logits of the teacher on clean images.
         y: Labels.
-        temperature: Divides both logits; its square multiplies the divergence.
-        kd_weight: Share of the distillation, in [0, 1]; cross-entropy has the rest.
-        reduction: The published code takes ``mean``.
+        temperature: Divisor of the logits of both networks; the divergence is multiplied by its square.
+        kd_weight: Weight of the distillation term, in [0, 1]; the cross-entropy has the rest.
+        reduction: Mean over images (``batchmean``) or over images and classes (``mean``), as in the published code.
 
     Raises:
-        ValueError: If the temperature or the share is out of its range, or clean logits are missing.
+        ValueError: If the temperature or the weight is out of range, or clean logits are needed and missing.
     """
     check_in("temperature", temperature, "(0, inf)")
     check_in("kd_weight", kd_weight, "[0, 1]")
@@ -89,11 +92,11 @@ def iad(
     beta: float = 0.1,
     weigh_teacher: bool = True,
 ) -> Tensor:
-    """Trust the teacher where it withstands the student's adversarial example, and the student itself elsewhere.
+    """Return a loss that trusts the teacher where it withstands the adversarial image, and the student elsewhere.
 
-    Zhu et al. 2022 (Reliable adversarial distillation with unreliable teachers, arXiv 2106.04928): trust in an image is
-    the teacher's probability of the label on the adversarial example, to the power ``beta``. It weighs the divergence
-    from the teacher, and what is left of 1 weighs that from the student's own clean prediction.
+    Zhu et al. 2022 (Reliable adversarial distillation with unreliable teachers, arXiv 2106.04928). The trust is the
+    teacher's probability of the label on the adversarial image, to the power ``beta``. It weights the divergence from
+    the teacher's clean prediction; 1 minus the trust weights the divergence from the student's own clean prediction.
 
     Args:
         logits: Logits of the student on clean images; the gradient flows through them too, as in the published code.
@@ -101,8 +104,8 @@ def iad(
         teacher_logits: Logits of the teacher on clean images.
         teacher_logits_adv: Logits of the teacher on adversarial images.
         y: Labels.
-        beta: Sharpness of the trust.
-        weigh_teacher: Whether trust weighs the teacher's term; in the published code it does not.
+        beta: Exponent of the trust.
+        weigh_teacher: Whether the trust weights the teacher's term; in the published code it does not.
     """
     logits, logits_adv = at_least_float32(logits), at_least_float32(logits_adv)
     trust = at_least_float32(teacher_logits_adv).softmax(1).gather(1, y[:, None])[:, 0] ** beta
@@ -118,7 +121,7 @@ def adaad(
     natural_weight: float = 0.0,
     reduction: Reduction = "batchmean",
 ) -> Tensor:
-    """Divergence of the student's from the teacher's prediction, both on the same image, adversarial or clean.
+    """Return the divergence of the student's prediction from the teacher's on the same image, adversarial or clean.
 
     Huang et al. 2023 (Boosting accuracy and robustness of student models via adaptive adversarial distillation).
 
@@ -127,11 +130,13 @@ def adaad(
         logits_adv: Logits of the student on adversarial images.
         teacher_logits: Logits of the teacher on clean images; not needed if ``natural_weight`` is 0.
         teacher_logits_adv: Logits of the teacher on adversarial images.
-        natural_weight: Share of the clean term, in [0, 1]: 1 - alpha of the published code, which is 0 by default.
-        reduction: The published code takes ``mean`` on CIFAR-10 and ``batchmean`` on CIFAR-100.
+        natural_weight: Weight of the clean term, in [0, 1], which is 1 - alpha of the published code, 0 by default; the
+            adversarial term has the rest.
+        reduction: Mean over images (``batchmean``) or over images and classes (``mean``). The published code uses
+            ``mean`` on CIFAR-10 and ``batchmean`` on CIFAR-100.
 
     Raises:
-        ValueError: If clean logits are missing.
+        ValueError: If clean logits are needed and missing.
     """
     adversarial = _divergence(logits_adv, teacher_logits_adv, reduction)
     if natural_weight == 0:
@@ -145,27 +150,27 @@ def adaad(
 def rrm(
     logits: Tensor, features: Tensor, teacher_features: Tensor, y: Tensor, cross_entropy_weight: float = 0.005
 ) -> Tensor:
-    """Minus the mean cosine between the two networks' features, and a little cross-entropy, on clean images.
+    """Return weighted cross-entropy minus the mean cosine similarity of the two networks' features, on clean images.
 
-    Vaishnavi et al. 2022 (Transferring adversarial robustness through robust representation matching); the weight is
-    that of the published code.
+    Vaishnavi et al. 2022 (Transferring adversarial robustness through robust representation matching). The default
+    weight is that of the published code.
     """
     cosine = F.cosine_similarity(at_least_float32(features), at_least_float32(teacher_features), dim=1)
     return cross_entropy_weight * F.cross_entropy(at_least_float32(logits), y) - cosine.mean()
 
 
 def lwf(logits: Tensor, features: Tensor, teacher_features: Tensor, y: Tensor, feature_weight: float = 0.005) -> Tensor:
-    """Cross-entropy on clean images, and the L1 distance between the two networks' features.
+    """Return the cross-entropy on clean images plus the weighted mean L1 distance of the two networks' features.
 
-    Shafahi et al. 2020 (Adversarially robust transfer learning, arXiv 1905.08232); norm and weight are those of the
-    published code.
+    Shafahi et al. 2020 (Adversarially robust transfer learning, arXiv 1905.08232). The norm and the default weight are
+    those of the published code.
     """
     distance = (at_least_float32(features) - at_least_float32(teacher_features)).abs().sum(1)
     return F.cross_entropy(at_least_float32(logits), y) + feature_weight * distance.mean()
 
 
 def _divergence(logits: Tensor, target_logits: Tensor, reduction: Reduction = "batchmean", tiny: float = 0.0) -> Tensor:
-    """Mean KL(softmax(target_logits) || softmax(logits))."""
+    """Return the mean of KL(softmax(target_logits) || softmax(logits))."""
     log_q = at_least_float32(logits).log_softmax(1)
     p = at_least_float32(target_logits).softmax(1)
     divergence = (torch.xlogy(p, p + tiny) - p * log_q).sum(1).mean()
