@@ -1,7 +1,7 @@
-"""Image-steps per second of PGD: this project against other libraries, on one network and the same images.
+"""Image-steps per second of PGD: this project compared with other libraries, on one network and the same images.
 
-An image-step is one step of the attack for one image. Each library that can be imported takes part; README.md says how
-to install them.
+An image-step is one attack step for one image. Every library that can be imported is included; README.md says how to
+install them.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ PLAIN_LOOP = "plain loop"
 TORCHATTACKS = "torchattacks PGD"
 APGD = "pyautoattack APGD-CE"
 TOLERANCE = 0.05
-"""How far what an attack adds to the loss may be from what the plain loop adds, as a share of it."""
+"""Largest relative difference between the loss increase of an attack and that of the plain loop."""
 
 Run = Callable[[], Tensor]
 
@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> list[dict[str, Any]]:
     network = (qra.load(args.ckpt) if args.ckpt else untrained().eval()).to(args.device)
     x, y = attackable(network, args.batch_size, args.device)
     contestants = own(network, x, y, args.steps, args.compile) | peers(network, x, y, args.steps)
-    with float32(args.device):  # one arithmetic for all; bfloat16 where a row says so
+    with float32(args.device):  # the same arithmetic for all; bfloat16 only in rows that say so
         timings = alternate(contestants, args.rounds, args.device)
     base = TORCHATTACKS if TORCHATTACKS in timings else PLAIN_LOOP
     losses = {name: mean_loss(network, timing.result, y) for name, timing in timings.items()}
@@ -61,14 +61,14 @@ def main(argv: Sequence[str] | None = None) -> list[dict[str, Any]]:
 
 
 def attackable(network: nn.Module, n: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Images of the synthetic data set, and what the network takes them for: it gets all of them correct."""
+    """Return synthetic images and the network's predictions as labels, so that all are classified correctly."""
     x = to_pixels(draw_images(torch.arange(n) % 10, 0)).to(device)
     with torch.no_grad():
         return x, network(x).argmax(1)
 
 
 def own(network: nn.Module, x: Tensor, y: Tensor, steps: int, compiled: bool) -> dict[str, Run]:
-    """The plainest loop, and this project's attack on the network itself and on its attack-time copies."""
+    """Return a plain loop, and this project's attack on the network itself and on its attack-time copies."""
     attack = PGD(eps=EPS, step_size=STEP_SIZE, steps=steps)
     copies: dict[str, FrozenNetwork] = {"frozen": freeze(network)}
     if compiled:
@@ -89,7 +89,7 @@ def own(network: nn.Module, x: Tensor, y: Tensor, steps: int, compiled: bool) ->
 
 
 def plain_loop(network: nn.Module, x: Tensor, y: Tensor, steps: int) -> Tensor:
-    """What one writes down first."""
+    """Run PGD in the most straightforward way."""
     x_adv = (x + torch.empty_like(x).uniform_(-EPS, EPS)).clamp(0, 1)
     for _ in range(steps):
         x_adv = x_adv.detach().requires_grad_()
@@ -101,7 +101,7 @@ def plain_loop(network: nn.Module, x: Tensor, y: Tensor, steps: int) -> Tensor:
 
 
 def peers(network: nn.Module, x: Tensor, y: Tensor, steps: int) -> dict[str, Run]:
-    """The attacks of the libraries that are installed, each called as its documentation says."""
+    """Return the attacks of the installed libraries, each called as documented."""
     makers = {
         TORCHATTACKS: ("torchattacks", _torchattacks),
         "foolbox LinfPGD": ("foolbox", _foolbox),
@@ -134,15 +134,15 @@ def _apgd(network: nn.Module, x: Tensor, y: Tensor, steps: int) -> Run:
 
 @torch.no_grad()
 def mean_loss(network: nn.Module, x: Tensor, y: Tensor) -> float:
-    """Cross-entropy on the network itself, in float32."""
+    """Return the mean cross-entropy on the network itself, in float32 and nats."""
     with float32(x.device):
         return F.cross_entropy(network(x), y).item()
 
 
 def check_same_attack(timings: Mapping[str, Timing], x: Tensor, losses: Mapping[str, float], clean_loss: float) -> None:
-    """End the program unless all stayed in the ball and all PGDs raised the loss alike.
+    """Exit unless all attacks stayed in the ball and all PGD attacks raised the loss equally.
 
-    APGD chooses its steps itself and gives back the best point it met, so its loss may be another.
+    APGD chooses its own step sizes and returns the best point it found, so its loss may differ.
     """
     for name, timing in timings.items():
         distance = (timing.result - x).abs().max().item()

@@ -1,7 +1,7 @@
-"""Standard AutoAttack: this project against the authors' code, on one network, the same examples, in float32.
+"""Standard AutoAttack: this project compared with the authors' code, on one network and the same examples, in float32.
 
-Gradients and forward passes are counted. Their number times the cost of one is the floor: no bookkeeping can make the
-same attack faster on the same network.
+Gradients and forward passes are counted. Their number times the cost of one is the floor, below which no implementation
+of the same attack on the same network can get.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ OURS, THEIRS = "qra", "pyautoattack"
 
 
 class Counted(nn.Module):
-    """Counts the passes through a network by the number of images in them, those for gradients apart."""
+    """Counts the passes through a network by their number of images, separately for gradients."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -50,7 +50,7 @@ class Counted(nn.Module):
         return logits
 
     def replay(self, work: Work, *tensors: Tensor) -> tuple[Tensor, ...]:
-        """Do work that may be recorded, and so be seen once only: its passes are counted on one image."""
+        """Run work that may be recorded and then run unseen; its passes are counted once, on one image."""
         if work not in self._passes:
             probe = Counted(self.network)
             work(probe, *(tensor[:1] for tensor in tensors))
@@ -60,18 +60,18 @@ class Counted(nn.Module):
         return replayed(self.network, work, *tensors)
 
     def images(self, kind: str) -> int:
-        """Number of images in all passes of a kind."""
+        """Return the number of images in all passes of a kind."""
         return sum(size * count for size, count in self.calls[kind].items())
 
 
 @dataclass
 class Trial:
-    """One contestant's run.
+    """Measurements of one implementation.
 
     Attributes:
-        seconds: One entry a round.
-        correct: Which examples are correct in the end, bool (N,).
-        networks: What it ran on, with the counts of one round.
+        seconds: Seconds of each round.
+        correct: Which examples are correct after the attack, bool (N,).
+        networks: Networks that it ran on, with the counts of one round.
     """
 
     seconds: list[float]
@@ -93,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> list[dict[str, Any]]:
     cost(network, x, "gradients", args.device)  # warms up
     compilation = timed(runs[OURS], args.device)[0] if args.compile else 0.0
     trials: dict[str, Trial] = {}
-    for _ in range(args.rounds):  # in turn, so that a slow spell of the machine meets both
+    for _ in range(args.rounds):  # alternate, so that a slow phase of the machine affects both
         for name, run in runs.items():
             seconds, trial = timed(run, args.device)
             trials.setdefault(name, trial).seconds.append(seconds)
@@ -128,7 +128,10 @@ def options() -> argparse.ArgumentParser:
 
 
 def examples(network: nn.Module, args: argparse.Namespace) -> tuple[Tensor, Tensor]:
-    """Images and labels on the device; a class-balanced subset of the test images of ``--root``."""
+    """Return images and labels on the device: a class-balanced subset of the test images of ``--root``, if given.
+
+    Without it, the images are synthetic and their labels are the network's predictions.
+    """
     if args.root is None:
         x = to_pixels(draw_images(torch.arange(args.n) % 10, 0)).to(args.device)
         with torch.no_grad():
@@ -191,7 +194,7 @@ def row(name: str, trials: dict[str, Trial], x: Tensor, device: torch.device) ->
 
 
 def floors(trial: Trial, x: Tensor, device: torch.device) -> tuple[float, float]:
-    """Seconds that the counted passes cost: as if all images came in batches of N, and in the batches they came in."""
+    """Return the seconds that the counted passes would take in batches of N, and take in their actual batches."""
     full = batched = 0.0
     for counted in trial.networks:
         for kind, calls in counted.calls.items():
@@ -204,7 +207,7 @@ def floors(trial: Trial, x: Tensor, device: torch.device) -> tuple[float, float]
 
 
 def cost(network: nn.Module, x: Tensor, kind: str, device: torch.device) -> float:
-    """Seconds of one pass: the median of five, on a GPU of ten that follow on each other."""
+    """Return the seconds of one pass: the median of five measurements, on a GPU of ten consecutive passes each."""
     repeats = 10 if device.type == "cuda" else 1
 
     def gradient() -> None:
@@ -225,7 +228,7 @@ def cost(network: nn.Module, x: Tensor, kind: str, device: torch.device) -> floa
 
 
 def notes(trials: dict[str, Trial], network: nn.Module, x: Tensor, y: Tensor) -> list[str]:
-    """What the table does not say: examples that end otherwise, and how many were correct to begin with."""
+    """Return notes below the table: examples with different results, and how many were correct without attack."""
     with torch.no_grad():
         clean = int((network(x).argmax(1) == y).sum())
     correct = {name: trial.correct for name, trial in trials.items()}

@@ -1,4 +1,4 @@
-"""What further ideas break of the examples that survive the rounding cascade, each on what the ones before it left.
+"""Number of survivors of the rounding cascade that further attacks break, each run on the remaining survivors.
 
 Usage: ``python benchmarks/beyond_cascade.py RUN CHECKPOINT ROOT``, with the run directory of a test with
 ``callback/rounding-cascade`` and an image folder.
@@ -29,7 +29,7 @@ EPS = 8 / 255
 
 @dataclass(frozen=True)
 class On(EvaluationAttack):
-    """An attack on a network that is made of the attack-time copy; each of its iterates is tried on the latter."""
+    """An attack on a network derived from the attacked one; each iterate is tried on the attack-time copy."""
 
     idea: str
     attack: APGD
@@ -53,7 +53,7 @@ class On(EvaluationAttack):
 
 @dataclass(frozen=True)
 class Ideas(Cascade):
-    """The ideas, in their order."""
+    """The further attacks, in order."""
 
     network: nn.Module
     eps: float = EPS
@@ -66,7 +66,7 @@ class Ideas(Cascade):
 
 
 def one_bit_more(network: nn.Module) -> nn.Module:
-    """The network with finer steps of activations, between the same clip levels, which are PACT's."""
+    """Return an attack-time copy with one more bit for activations, at most 8, between the same PACT clip levels."""
     finer = copied(network)
     for quantizer in activation_quantizers(finer).values():
         quantizer.bit_width = min(quantizer.bit_width + 1, 8)

@@ -1,7 +1,7 @@
-"""The tables and the figure of ``docs/results.md`` on what AutoAttack leaves on networks that round.
+"""The tables and the figure of ``docs/results.md`` on AutoAttack's survivors among networks with rounding.
 
-Usage: ``python benchmarks/cascade_table.py RUNS``, with a run directory NAME for each network below, as tested by the
-commands of that page. What is not there yet is said. The tables go between two marks in the page.
+Usage: ``python benchmarks/cascade_table.py RUNS``, where RUNS has a run directory NAME for each network below, tested
+    by the commands on that page. Missing runs are reported. The tables are written between two marks in the page.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def main(runs: Path) -> None:
 
 
 def left(found: Found) -> Iterator[str]:
-    """What attacks leave, and what the cascade takes from AutoAttack."""
+    """Yield the table of accuracies under the attacks, and of what the cascade breaks beyond AutoAttack."""
     yield "| network | bits | n | PGD-20 | AutoAttack | after `unrounded` | rounding cascade | lost | gained | p |"
     yield "|---|---|---|---|---|---|---|---|---|---|"
     for name, examples in found.items():
@@ -50,7 +50,7 @@ def left(found: Found) -> Iterator[str]:
 
 
 def against_parent(found: Found) -> Iterator[str]:
-    """How much less robust than its float parent each network is, in points, by each attack."""
+    """Yield the table of each network's loss of robust accuracy against its float parent, in points, by attack."""
     if PARENT not in found:
         return
     yield "| less than the float parent | bits | n | " + " | ".join(ATTACKS.values()) + " |"
@@ -68,7 +68,7 @@ def against_parent(found: Found) -> Iterator[str]:
 
 
 def drawn(found: Found) -> Figure:
-    """Robust accuracy by bit width under the three attacks, with intervals at 95 %."""
+    """Plot robust accuracy by bit width under the three attacks, with 95 % intervals."""
     figure = Figure(figsize=(6.5, 4.2), layout="constrained")
     axes = figure.add_subplot(ylabel="robust accuracy at 8/255 (%)")
     styles = zip(ATTACKS.items(), (BLACK, BLUE, ORANGE), ("s", "o", "D"), strict=True)

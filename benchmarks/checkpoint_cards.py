@@ -1,8 +1,8 @@
-"""The cards of ``checkpoints/``: ``NAME.card.json`` for each, and their texts between two marks in its README.
+"""Write the cards of ``checkpoints/``: ``NAME.card.json`` for each, and their texts between two marks in its README.
 
-Usage: ``python benchmarks/checkpoint_cards.py [RUN ...]``. Numbers are counted in the files, or come from
-``checkpoints/results/NAME.json``, which the run directories of tests are taken over into: all that a checkpoint was
-tested in, at once. ``checkpoints/recipes.json`` says how they were trained.
+Usage: ``python benchmarks/checkpoint_cards.py [RUN ...]``. Numbers are counted from the files, or come from
+    ``checkpoints/results/NAME.json``, into which the results of the given run directories are copied first. Pass all
+    runs that tested a checkpoint at once. ``checkpoints/recipes.json`` describes how the checkpoints were trained.
 """
 
 from __future__ import annotations
@@ -39,22 +39,22 @@ def main(runs: Sequence[str]) -> None:
 
 
 def contents() -> dict[Path, dict[str, Any]]:
-    """What the cards hold, by the published file."""
+    """Return the content of the cards by published file."""
     return {path: card_of(path).content({path.name: about_file(path)}) for path in checkpoints()}
 
 
 def texts(cards: Iterable[Mapping[str, Any]]) -> list[str]:
-    """What the page says of them."""
+    """Return the Markdown text of cards for the page."""
     return ["\n\n".join(markdown(content, level=2).rstrip() for content in cards)]
 
 
 def checkpoints() -> list[Path]:
-    """The published files."""
+    """Return the published checkpoint files."""
     return sorted(FOLDER.glob("*.ckpt"))
 
 
 def card_of(path: Path) -> Card:
-    """The card of a published checkpoint."""
+    """Return the card of a published checkpoint."""
     card = card_of_checkpoint(qra.load(path), path, IMAGE_SHAPE)
     known = json.loads((FOLDER / "results" / f"{path.stem}.json").read_text())
     recipe = json.loads((FOLDER / "recipes.json").read_text())[path.stem]
@@ -62,10 +62,10 @@ def card_of(path: Path) -> Card:
 
 
 def record(runs: Sequence[Path]) -> None:
-    """Take over what was found of published checkpoints.
+    """Save the results of runs that tested published checkpoints in ``checkpoints/results``.
 
     Raises:
-        ValueError: If a run is of none of them.
+        ValueError: If a run does not belong to a published checkpoint.
     """
     names = {checkpoint.sha256(path): path.stem for path in checkpoints()}
     found: dict[str, dict[Path, dict[str, Any]]] = defaultdict(dict)
@@ -80,7 +80,11 @@ def record(runs: Sequence[Path]) -> None:
 
 
 def merged(results: Mapping[Path, Mapping[str, Any]]) -> dict[str, Any]:
-    """One result of several tests of a network on the same data; of two outcomes of a name the later one."""
+    """Merge several tests of a network on the same data; of two outcomes with the same name, keep the later one.
+
+    Raises:
+        ValueError: If the tests are on different data.
+    """
     in_order = dict(sorted(results.items(), key=lambda item: str(item[1]["date"])))
     if len({result["data"]["sha256"] for result in in_order.values()}) > 1:
         raise ValueError(f"{', '.join(map(str, in_order))}: are of other data")

@@ -1,4 +1,4 @@
-"""What the benchmarks share: contestants timed in turn, ratios within rounds, one table."""
+"""Shared code of the benchmarks: alternating measurements, ratios within rounds, and one table."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from qra.types import Batch
 
 
 def parser(description: str | None, batch_size: int) -> argparse.ArgumentParser:
-    """Make a command line with the options that all benchmarks have."""
+    """Return an argument parser with the options that all benchmarks share."""
     made = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     made.add_argument("--batch-size", type=int, default=batch_size, help="images of one batch")
     made.add_argument("--rounds", type=int, default=5, help="measurements of each row, after one to warm up")
@@ -35,13 +35,13 @@ def parser(description: str | None, batch_size: int) -> argparse.ArgumentParser:
 
 
 def untrained() -> ResNet:
-    """A ResNet20 whose weights are the same in every run, in train mode."""
+    """Return a ResNet20 in train mode whose weights are the same in every run."""
     torch.manual_seed(0)
     return models.resnet20()
 
 
 def optimizer_steps(module: ImageClassifier, batch: Batch, count: int, bfloat16: bool = False) -> Callable[[], None]:
-    """The training steps of a module on one batch, ``count`` times, with backward pass and optimizer."""
+    """Return a function that runs ``count`` training steps of a module on one batch, including the optimizer's."""
     vars(module)["log"] = lambda *_, **__: None  # there is no trainer to log to
     module.to(batch.x.device).train().setup("fit")
     optimizer = module.configure_optimizers()
@@ -58,14 +58,14 @@ def optimizer_steps(module: ImageClassifier, batch: Batch, count: int, bfloat16:
 
 
 def report(title: str, rows: Sequence[Mapping[str, Any]], notes: Sequence[str], args: argparse.Namespace) -> None:
-    """Print the rows as a table, with what they were measured on, and write them to ``args.json`` if that is set."""
+    """Print the rows as a table with hardware and versions, and write them to ``args.json`` if that is set."""
     sheet = environment.sheet(args.device)
     table = Table(title=title, caption="\n".join(notes), caption_justify="left", box=box.MARKDOWN)
     for column, value in rows[0].items():
         table.add_column(column, justify="left" if isinstance(value, str) else "right")
     for row in rows:
         table.add_row(*(_cell(value) for value in row.values()))
-    console = Console(width=120)  # a table that fits no terminal can still be pasted into a document
+    console = Console(width=120)  # too wide for some terminals, but fit to paste into a document
     console.print(table)
     console.print(f"{sheet['device']}, {sheet['threads']} threads, torch {sheet['versions']['torch']}", highlight=False)
     if args.json:

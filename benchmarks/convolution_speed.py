@@ -1,8 +1,8 @@
-"""Microseconds of the convolutions of ResNet20, forward and for their input gradients, by size and precision.
+"""Microseconds of the convolutions of ResNet20 and of their input gradients, by size and precision.
 
-``own`` is the library's input gradient, ``mirrored`` the forward convolution by the mirrored kernel, the same sum. On a
-GPU each is recorded as a CUDA graph of ten, so that the host does not count. :mod:`qra.quant.frozen_conv` and
-:mod:`qra.quant.passes` choose between the two by what this shows.
+``own`` is the library's input gradient, ``mirrored`` the equivalent forward convolution with the mirrored kernel. On a
+GPU, ten repetitions are recorded as one CUDA graph, so that host time does not count. These measurements are the basis
+on which :mod:`qra.quant.frozen_conv` and :mod:`qra.quant.passes` choose between the two.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from qra.precision import Precision, searching
 from qra.quant.passes import layout
 
 SHAPES = ((3, 16, 32), (16, 16, 32), (32, 32, 16), (64, 64, 8))
-"""Channels before and after, and pixels along an edge."""
+"""Input channels, output channels, and height and width in pixels."""
 REPEATS = 10
 
 
@@ -64,7 +64,7 @@ def row(
 
 
 def repeated(work: Callable[[], Tensor], device: torch.device) -> Callable[[], object]:
-    """Some work ten times, as one launch on a GPU."""
+    """Return a function that does the work ten times, on a GPU in one launch."""
 
     def all_of_it() -> Tensor:
         for _ in range(REPEATS - 1):

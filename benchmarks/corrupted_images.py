@@ -1,8 +1,9 @@
-"""Make corrupted test images, laid out as CIFAR-10-C: ``python benchmarks/corrupted_images.py ROOT OUT``.
+"""Make corrupted test images in the layout of CIFAR-10-C: ``python benchmarks/corrupted_images.py ROOT OUT``.
 
-ROOT holds ``test/CLASS/IMAGE``. OUT gets ``gaussian_noise.npy``, ``gaussian_blur.npy`` and ``contrast.npy``, each with
-three severities one after the other, and ``labels.npy``. The same images give the same files. These are not the
-corruptions of CIFAR-10-C, whose files are published; they show what its kinds do where it is not at hand.
+ROOT holds ``test/CLASS/IMAGE``. OUT receives ``gaussian_noise.npy``, ``gaussian_blur.npy`` and ``contrast.npy``, each
+with three severities one after the other, and ``labels.npy``. The same images always give the same files. These are not
+the published corruptions of CIFAR-10-C; they show the effect of corruptions of its kinds if CIFAR-10-C is not
+available.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ NOISE = (0.04, 0.08, 0.12)
 BLUR = (0.6, 1.0, 1.5)
 """Standard deviation of a Gaussian kernel, in pixels."""
 CONTRAST = (0.6, 0.35, 0.2)
-"""Share of each pixel's distance from its image's mean that is left."""
+"""Factor of each pixel's distance from its image's mean."""
 
 
 def noise(x: Tensor, severity: int) -> Tensor:

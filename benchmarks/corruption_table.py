@@ -1,7 +1,7 @@
 """The table and the figure of ``docs/results.md`` on corrupted images.
 
-Usage: ``python benchmarks/corruption_table.py RUNS``, with a run directory NAME for each network below, as tested by
-the commands of that page. The table goes between two marks in the page.
+Usage: ``python benchmarks/corruption_table.py RUNS``, where RUNS has a run directory NAME for each network below,
+    tested by the commands on that page. The table is written between two marks in the page.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def main(runs: Path) -> None:
 
 
 def table(found: Found) -> Iterator[str]:
-    """A row for each network: accuracy under each corruption, and images of its parent's that it lost and won."""
+    """Yield a row per network: accuracy under each corruption, and for quantized ones a comparison with the parent."""
     names = " | ".join(f"{name} {', '.join(map(str, SEVERITIES))}" for name in CORRUPTIONS.values())
     yield f"| network | bits | clean | {names} | mean | worse / better images, p |"
     yield f"|{'---|' * (len(CORRUPTIONS) + 5)}"
@@ -55,7 +55,7 @@ def table(found: Found) -> Iterator[str]:
 
 
 def beside_parent(parent: Mapping[str, Examples], examples: Mapping[str, Examples]) -> str:
-    """Images that are right under fewer and under more changes than in the parent, and whether that is chance."""
+    """Return how many images are right under fewer and under more corruptions than with the parent, and Wilcoxon's p."""
     _, correct = shared([each[shift] for each in (parent, examples) for shift in SHIFTS])
     before, after = torch.split(correct.double(), len(SHIFTS))
     change = (after.sum(0) - before.sum(0)) / len(SHIFTS)
@@ -63,7 +63,7 @@ def beside_parent(parent: Mapping[str, Examples], examples: Mapping[str, Example
 
 
 def drawn(found: Found) -> Figure:
-    """Accuracy by severity, a panel for each corruption, with intervals at 95 %; the same images are clean first."""
+    """Plot accuracy by severity with 95 % intervals, one panel per corruption, starting from the same clean images."""
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     panels = figure.subplots(1, len(CORRUPTIONS), sharey=True)
     styles = {"float-plain": (ORANGE, "-", "s"), "pact-w4a4-plain": (ORANGE, "--", "D"),

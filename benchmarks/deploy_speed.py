@@ -1,9 +1,8 @@
-"""How fast the published W4A4 network runs on engines, in float and in integers, and whether it decides the same.
+"""Speed of the published W4A4 network on inference engines, in float and in integers, and whether predictions agree.
 
     python benchmarks/deploy_speed.py --batch-size 32 --rounds 15
 
-Each round runs every contestant once; times are processor times of one thread, so that other work on the machine
-changes them little.
+Each round runs every variant once. Times are CPU times of one thread, which other work on the machine affects little.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ CONTESTANTS: tuple[tuple[str, Form, str, bool], ...] = (
     ("QDQ, onnxruntime as it comes", "qdq", "onnxruntime", True),
     ("QDQ, OpenVINO in float32", "qdq", "openvino", False),
 )
-"""Name, form of the model, engine, and whether it runs without the options that keep it faithful."""
+"""Name, form of the model, engine, and whether it runs without the options that keep its results faithful."""
 
 
 def main(arguments: Sequence[str] | None = None) -> list[dict[str, Any]]:
@@ -82,7 +81,7 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 @torch.no_grad()
 def _differ(network: nn.Module, engine: Engine, count: int) -> int:
-    """Number of made-up images on which an engine decides otherwise than the network."""
+    """Return the number of synthetic images on which an engine's prediction differs from the network's."""
     x = draw_images(torch.arange(count) % 10, 1) / LEVELS
     return sum(int((network(part).argmax(1) != engine(part).argmax(1)).sum()) for part in torch.split(x, 50))
 

@@ -27,7 +27,7 @@ PIPELINES = {
 
 
 class EpochClock(Callback):
-    """Keeps the seconds of each epoch: of its training, and of its validation."""
+    """Records the seconds of training and of validation in each epoch."""
 
     seconds: ClassVar[list[tuple[float, float]]] = []
 
@@ -81,7 +81,7 @@ def row(name: str, batch_size: int, args: argparse.Namespace) -> dict[str, Any]:
 
 
 def arguments(name: str, batch_size: int, run: Path, args: argparse.Namespace) -> list[str]:
-    """What follows ``qra`` on the command line."""
+    """Return the arguments of ``qra`` on the command line."""
     data = {"class_path": "qra.data.SyntheticDataModule", "train_size": args.images, "val_size": args.val_size}
     options = {
         "data": data.pop("class_path"),
@@ -101,6 +101,6 @@ def arguments(name: str, batch_size: int, run: Path, args: argparse.Namespace) -
 
 
 if __name__ == "__main__":
-    import epoch_speed  # the command line imports the clock by this name, and it must be the same class
+    import epoch_speed  # the command line imports the clock from this module, and it must be the same class
 
     epoch_speed.main()

@@ -1,4 +1,4 @@
-"""The parts of ``gpu.sh``, each in a process of its own, forked from this one, which has imported what all need."""
+"""The parts of ``gpu.sh``, each in its own process, forked from this one, which has imported everything they need."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ from torch._inductor import config as inductor
 ROOT = Path(__file__).parents[1]
 TESTS, TESTS_LIMIT = "tests", 150
 LEAST = 10
-"""Seconds below which nothing is begun."""
+"""Remaining seconds below which no job is started."""
 GRACE = 5
-"""Seconds that a process has to end after it was told to."""
+"""Seconds that a process has to end after being told to."""
 
 
 class Job(NamedTuple):
     """A run of one benchmark.
 
     Attributes:
-        name: Name of its figures and its log.
-        limit: Seconds that it may take.
+        name: Name of its files of figures and log.
+        limit: Time limit in seconds.
         script: Name of the benchmark.
-        options: Its options, but for device and files.
+        options: Its options, except for device and files.
     """
 
     name: str
@@ -79,7 +79,7 @@ COMPILED = [
     Job("compile-pgd128", TESTS_LIMIT, "attack_speed", f"{FLOAT} --batch-size 128 --compile --rounds 1"),
     Job("compile-autoattack", TESTS_LIMIT, "autoattack_speed", f"{FAST} --steps 3 --targets 1 --queries 8"),
 ]
-"""What fills the compiler's cache while the tests run, so that what is timed later does not compile for long."""
+"""Jobs that fill the compiler's cache while the tests run, so that timed jobs spend little time compiling."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -87,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     bench = Bench(args)
     for script in sorted({job.script for jobs in PARTS.values() for job in jobs}):
         import_module(script)
-    warnings.filterwarnings("ignore", ".*multi-threaded", DeprecationWarning)  # threads of libraries that know forks
+    warnings.filterwarnings("ignore", ".*multi-threaded", DeprecationWarning)  # libraries whose threads handle forks
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     args.out.mkdir(parents=True, exist_ok=True)
     try:
@@ -111,7 +111,7 @@ def options() -> argparse.ArgumentParser:
 
 
 class Bench:
-    """Runs jobs within their limits, and says how each ended."""
+    """Runs jobs within their time limits, and reports how each ended."""
 
     def __init__(self, args: argparse.Namespace) -> None:
         self.args = args
@@ -119,18 +119,18 @@ class Bench:
         self.running: list[BaseProcess] = []
 
     def left(self) -> float:
-        """Seconds that are left for all parts."""
+        """Return the seconds left for all parts."""
         return float(self.args.seconds) - (time.monotonic() - self.begun)
 
     def measure(self, job: Job) -> None:
-        """Run a job alone."""
+        """Run a job by itself."""
         if self.left() < LEAST:
             print(f"{job.name}: no time left", flush=True)
         else:
             self.end(job.name, self.start(job), job.limit)
 
     def test(self) -> None:
-        """Run the tests, and compile beside them what is timed later."""
+        """Run the tests, and meanwhile compile the code that is timed later."""
         compiling = [(job, self.start(job, threads=2)) for job in COMPILED]
         tests = self.fork(_test, self.log(TESTS))
         until = self.left() - TESTS_LIMIT
@@ -139,7 +139,12 @@ class Bench:
             self.end(job.name, process, self.left() - until)
 
     def start(self, job: Job, threads: int | None = None) -> BaseProcess:
-        """Begin a job, with as many threads for computing and twice as many for compiling, if given."""
+        """Start a job.
+
+        Args:
+            job: The job.
+            threads: Number of threads for computing; twice as many compile. If given, no figures are written.
+        """
         words = [*shlex.split(job.options), "--device", self.args.device]
         words += ["--json", str(self.args.out / f"{job.name}.json")] * (threads is None)
         words += ["--root", str(self.args.images)] * (job.script == "autoattack_speed" and self.args.images is not None)
@@ -152,13 +157,13 @@ class Bench:
         return process
 
     def end(self, name: str, process: BaseProcess, seconds: float) -> None:
-        """Wait for a process, or stop it when its time is over."""
+        """Wait for a process, and stop it when its time is up."""
         process.join(max(min(seconds, self.left()), 0))
         self._stop(process)
         self.say(name, process.exitcode)
 
     def stop(self) -> None:
-        """Stop what still runs."""
+        """Stop all running processes."""
         for process in self.running:
             self._stop(process)
 
@@ -193,7 +198,7 @@ def _test(log: Path) -> None:
 
 
 def _begin(log: Path) -> None:
-    os.setsid()  # so that whoever stops it stops what it started
+    os.setsid()  # so that stopping it also stops the processes that it started
     with log.open("wb") as file:
         for stream in (1, 2):
             os.dup2(file.fileno(), stream)

@@ -1,4 +1,4 @@
-"""One table of what ``gpu.sh`` measured: goals, hits and misses, with hardware and versions."""
+"""A table of the measurements of ``gpu.sh``: goals, hits and misses, with hardware and versions."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def main(directory: Path) -> None:
 
 
 def goals(parts: dict[str, Rows]) -> Iterator[tuple[str, tuple[float, float, bool]]]:
-    """What was measured of each goal, the goal, and whether it is an upper bound; those without figures left out."""
+    """Yield the measurement of each goal, the goal, and whether it is an upper bound; skip those without figures."""
     for what, measure, goal, at_most in GOALS:
         try:
             yield what, (measure(parts), goal, at_most)
@@ -48,7 +48,7 @@ def goals(parts: dict[str, Rows]) -> Iterator[tuple[str, tuple[float, float, boo
 
 
 def pick(parts: dict[str, Rows], part: str, value: str, **where: Any) -> float:
-    """A value of the first row of a part whose other values are as given."""
+    """Return a value of the first row of a part whose other values are as given."""
     return next(float(row[value]) for row in parts[part] if all(row[key] == is_ for key, is_ in where.items()))
 
 

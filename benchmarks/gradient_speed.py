@@ -1,7 +1,7 @@
-"""Milliseconds of a gradient of the attack-time copy, by network, precision and batch size, beside the eager network.
+"""Milliseconds of a gradient of the attack-time copy and of the eager network, by network, precision and batch size.
 
-A gradient is a forward pass, a cross-entropy and a backward pass to the images. On a GPU the copy replays recorded
-passes; ``host`` is the time after which the host is free again.
+A gradient is a forward pass, a cross-entropy and a backward pass to the images. On a GPU, the copy replays recorded
+passes; ``host`` is the time until the host is free again.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def row(
 
 
 def made(network: nn.Module, precision: Precision, compiled: bool) -> FrozenNetwork:
-    """The attack-time copy; compiled where that helps, which is not in float32 proper."""
+    """Return the attack-time copy, compiled if asked for and the precision is not float32, where it does not help."""
     copy = freeze(network)
     copy.precision = precision
     if compiled and precision != "float32":
@@ -73,7 +73,7 @@ def gradient(network: nn.Module, x: Tensor, y: Tensor) -> Tensor:
 
 
 def milliseconds(work: Any, rounds: int, device: torch.device) -> tuple[float, float]:
-    """Time of one call among ``rounds`` that are not waited for one by one, and the host's part of it."""
+    """Return the mean time per call of ``rounds`` calls without waiting between them, and the host's part of it."""
 
     def wait() -> None:
         if device.type == "cuda":

@@ -1,8 +1,8 @@
-"""What ImageNet would cost on GPUs, computed from rates that were measured elsewhere: nothing here was tried.
+"""Estimated cost of ImageNet on GPUs, computed from rates measured elsewhere; nothing here was run.
 
     python benchmarks/imagenet_cost.py
 
-The unit is a forward pass. A gradient of the input takes two, a training step three.
+Costs are in forward passes: an input gradient counts as two, a training step as three.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ EPOCH_SECONDS, EPOCH_IMAGES, EPOCH_STEPS = 6.02, 49_000, 10
 FLOAT32 = 4.2
 """Measured on one H200: time of a gradient in strict float32 over bf16, at a batch of 1,000."""
 DECODED = 415
-"""Measured: images a second that one core decodes and cuts at random."""
+"""Measured: images per second that one core decodes and randomly crops."""
 GRADIENTS, FORWARDS = 539, 1664
-"""Measured: what AutoAttack spends on an image that stays robust."""
+"""Measured: gradients and forward passes of AutoAttack on an image that stays robust."""
 IMAGES, TESTED, ROBUST, GPUS = 1_281_167, 5_000, 0.4, (1, 8)
 GRADIENT, STEP = 2, 3
 
 
 def rate() -> float:
-    """Multiply-adds a second of the measured training."""
+    """Return the multiply-adds per second of the measured training."""
     passes = EPOCH_IMAGES * (EPOCH_STEPS * GRADIENT + STEP)
     return passes * cost(resnet20(), (3, 32, 32)).multiply_adds / EPOCH_SECONDS
 

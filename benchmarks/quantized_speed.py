@@ -1,6 +1,6 @@
-"""What quantization costs: training steps and attack steps of quantized ResNet20s, as times of the float network's.
+"""Cost of quantization: times of training and attack steps of quantized ResNet20s, relative to the float network.
 
-Brevitas takes part if it can be imported; README.md says how to install it.
+Brevitas is included if it can be imported; README.md says how to install it.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> list[dict[str, Any]]:
 
 
 def schemes(bits: int) -> dict[str, QuantScheme]:
-    """The quantizers that are compared, all layers at the same bits."""
+    """Return the schemes to compare, with the same bit width in all layers."""
     parts = {
         PACT_DOREFA: (DoReFa(), PACT()),
         "qra, PACT and SAWB": (SAWB(), PACT()),
@@ -59,7 +59,7 @@ def schemes(bits: int) -> dict[str, QuantScheme]:
 
 
 def training(bits: int, batch: Batch, count: int, compiled: bool) -> dict[tuple[str, str], Callable[[], object]]:
-    """Training steps of each network, optimizer included."""
+    """Return the training steps of each network, including the optimizer."""
     networks: dict[str, tuple[nn.Module, QuantScheme | None]] = {FLOAT: (untrained(), None)}
     networks[FLOOR] = (swapped(bits, lambda _: nn.Sequential(nn.ReLU(), OnePass())), None)
     networks |= {name: (untrained(), scheme) for name, scheme in schemes(bits).items()}
@@ -74,7 +74,7 @@ def training(bits: int, batch: Batch, count: int, compiled: bool) -> dict[tuple[
 
 
 def attacks(bits: int, batch: Batch, count: int, compiled: bool) -> dict[tuple[str, str], Callable[[], object]]:
-    """PGD steps on the attack-time copies of a float and of quantized networks, and on a quantized one itself."""
+    """Return PGD steps on the attack-time copies of float and quantized networks, and on a quantized network itself."""
     attack = PGD(steps=count)
     networks: dict[str, nn.Module] = {FLOAT: freeze(untrained().to(batch.x.device).eval())}
     for name, scheme in schemes(bits).items():
@@ -95,7 +95,7 @@ def attacks(bits: int, batch: Batch, count: int, compiled: bool) -> dict[tuple[s
 
 
 def swapped(bits: int, activation: Maker, conv: Any = None, linear: Any = None) -> nn.Module:
-    """A ResNet20 with other activations, convolutions and linear layers: each is made of the bits (and the layer)."""
+    """Return a ResNet20 with replaced activations, convolutions and linear layers, made from bits and the old layer."""
     network = untrained()
     for name, module in list(network.named_modules()):
         if isinstance(module, nn.ReLU):
@@ -118,7 +118,7 @@ class _Scale(Function):
 
 
 class OnePass(nn.Module):
-    """Reads and writes every value once forward and once backward: the least that an operation of its own can do."""
+    """Reads and writes every value once forward and once backward, the least that a separate operation can do."""
 
     def forward(self, x: Tensor) -> Tensor:
         result: Tensor = _Scale.apply(x)
@@ -126,7 +126,7 @@ class OnePass(nn.Module):
 
 
 class PlainPACT(nn.Module):
-    """PACT as its equations are written, rounding straight through by ``detach``."""
+    """PACT written directly from its equations, with a straight-through estimator by ``detach``."""
 
     def __init__(self, bits: int) -> None:
         super().__init__()
@@ -140,7 +140,7 @@ class PlainPACT(nn.Module):
 
 
 def plain_dorefa(weight: Tensor, bits: int) -> Tensor:
-    """DoReFa as its equations are written."""
+    """Quantize weights by DoReFa, written directly from its equations."""
     levels: int = 2**bits - 1
     squashed = torch.tanh(weight)
     share = squashed / (2 * squashed.abs().max().detach()) + 0.5
@@ -149,7 +149,7 @@ def plain_dorefa(weight: Tensor, bits: int) -> Tensor:
 
 
 class PlainDoReFaConv(nn.Module):
-    """A convolution of DoReFa weights."""
+    """A convolution with DoReFa weights."""
 
     def __init__(self, bits: int, conv: nn.Conv2d) -> None:
         super().__init__()
@@ -163,7 +163,7 @@ class PlainDoReFaConv(nn.Module):
 
 
 class PlainDoReFaLinear(nn.Module):
-    """A linear layer of DoReFa weights."""
+    """A linear layer with DoReFa weights."""
 
     def __init__(self, bits: int, linear: nn.Linear) -> None:
         super().__init__()
@@ -175,7 +175,7 @@ class PlainDoReFaLinear(nn.Module):
 
 
 def brevitas_network(bits: int) -> nn.Module:
-    """A ResNet20 of Brevitas' layers with their default quantizers."""
+    """Return a ResNet20 of Brevitas layers with their default quantizers."""
     from brevitas.nn import QuantConv2d, QuantLinear, QuantReLU
 
     def conv(bits: int, old: nn.Conv2d) -> nn.Module:

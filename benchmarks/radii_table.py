@@ -1,7 +1,8 @@
-"""The table of ``docs/results.md`` on how far adversarial images are.
+"""The table of ``docs/results.md`` on the distance of adversarial images.
 
-Usage: ``python benchmarks/radii_table.py RUNS``, with a run directory NAME for each network of that page, as tested by
-its commands with ``callback/fmn``. What is not there yet is said. The table goes between two marks in the page.
+Usage: ``python benchmarks/radii_table.py RUNS``, where RUNS has a run directory NAME for each network of that page,
+    tested by its commands with ``callback/fmn``. Missing runs are reported. The table is written between two marks in
+    the page.
 """
 
 from __future__ import annotations
@@ -28,13 +29,13 @@ def main(runs: Path) -> None:
 
 
 def radii_in(run: Path) -> Radii:
-    """The distances of a run, which agree with its result."""
+    """Return the radii of a run, which must agree with its result."""
     outcomes = read_result(run / "result.json")["outcomes"]
     return read_radii(run, {OUTCOME: read_measured(OUTCOME, outcomes[OUTCOME])})[OUTCOME]
 
 
 def table(found: Mapping[str, Radii]) -> Iterator[str]:
-    """A row for each network, in levels of 255; the float parent, with which all are compared, is the first."""
+    """Yield a row per network, in levels of 255, starting with the float parent, to which all others are compared."""
     yield f"| {' | '.join((*COLUMNS, *PAIRED))} |"
     yield "|---" * len((*COLUMNS, *PAIRED)) + "|"
     parent = found[PARENT]
@@ -58,7 +59,7 @@ def table(found: Mapping[str, Radii]) -> Iterator[str]:
 
 
 def compared(parent: Radii, radii: Radii) -> tuple[str, str, str, str]:
-    """How the images that both networks were attacked on compare."""
+    """Return the comparison of two networks on the images that both were attacked on."""
     pair = paired_radii(parent, radii)
     assert pair is not None, "both took images in one order"
     first, second = (f"{LEVELS * median:.2f}" for median in pair.medians)

@@ -1,4 +1,4 @@
-"""What the scripts share that write tables of ``docs/results.md``: its networks, and the place of a table."""
+"""Shared code of the scripts that write tables of ``docs/results.md``: its networks, and the place of a table."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ NETWORKS = {
     "pwlq-w4a8": ("PWLQ", "W4A8"),
     PARENT: ("the float parent", "W32A32"),
 }
-"""Quantizer and bits, by the name of the run directory."""
+"""Quantizer and bit widths, by name of the run directory."""
 _END = "<!-- end -->"
 
 
 def between_marks(page: Path, script: str, lines: Iterable[str]) -> None:
-    """Replace what stands in a page between the mark of a script and the next end.
+    """Replace the text of a page between the mark of a script and the next end mark.
 
     Args:
-        page: Page of Markdown.
-        script: Name of the script's file.
-        lines: Lines in the place of those that are there.
+        page: Markdown page.
+        script: File name of the script.
+        lines: The new lines.
 
     Raises:
         ValueError: If the page has no such marks.
@@ -41,6 +41,6 @@ def between_marks(page: Path, script: str, lines: Iterable[str]) -> None:
 
 
 def missing(found: Iterable[str]) -> list[str]:
-    """Below a table the line that names the networks that were not measured; none if all were."""
+    """Return the lines below a table that name the networks not yet measured; empty if there are none."""
     left = [f"{quantizer} {bits}" for name, (quantizer, bits) in NETWORKS.items() if name not in found]
     return ["", f"Not measured yet: {', '.join(left)}."] if left else []

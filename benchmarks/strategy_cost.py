@@ -1,4 +1,4 @@
-"""What a training step of each strategy costs, as a ratio to plain training, for float and quantized students."""
+"""Cost of a training step of each strategy relative to plain training, for float and quantized students."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ SCHEMES = {"float": None, "W4A4": QuantScheme(DoReFa(), PACT(), 4, 4)}
 
 
 def main(argv: Sequence[str] | None = None) -> list[dict[str, Any]]:
-    """Run the benchmark, and return its rows."""
+    """Run the benchmark and return its rows."""
     options = parser(__doc__, batch_size=128)
     options.add_argument("--inner-steps", type=int, default=3, help="steps of the inner maximizations")
     options.add_argument("--wide-teacher", action="store_true", help="a ResNet18 teaches by logits, not a ResNet20")
@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> list[dict[str, Any]]:
 def strategies(
     steps: int, wide_teacher: bool, device: torch.device
 ) -> dict[str, Callable[[QuantScheme | None], ImageClassifier]]:
-    """What is compared, plain training first."""
+    """Return constructors of the strategies to compare, plain training first."""
     on_labels, on_logits = PGD(steps=steps), PGD(steps=steps, start=GaussianStart(), loss="kl")
     transfers = {
         "RSLAD": RSLAD(on_logits),
@@ -86,7 +86,7 @@ def strategies(
 def student_of_a_teacher(
     loss: TransferLoss, scheme: QuantScheme | None, wide_teacher: bool, device: torch.device
 ) -> RobustTransfer:
-    """A student with an untrained teacher, which costs what a trained one does."""
+    """Return a student with an untrained teacher, which costs as much as a trained one."""
     student = RobustTransfer(untrained(), loss, scheme=scheme)
     teacher = resnet18() if wide_teacher and not loss.by_features else untrained()
     student.learn_from(freeze(teacher.to(device)))
@@ -94,7 +94,7 @@ def student_of_a_teacher(
 
 
 def training_step(module: ImageClassifier, batch: Batch) -> Callable[[], None]:
-    """The module's own step on one batch, with backward pass and optimizer."""
+    """Return the module's own training step on one batch, with backward pass and optimizer."""
     module.to(batch.x.device)
     if module.scheme is not None:
         calibrate(module.network, [batch.x])
@@ -102,7 +102,7 @@ def training_step(module: ImageClassifier, batch: Batch) -> Callable[[], None]:
 
 
 def row(name: str, timings: Mapping[str, Timing]) -> dict[str, Any]:
-    """One line of the table."""
+    """Return one row of the table."""
     strategy, student = name.rsplit(", ", 1)
     taken = times_as_long(timings[name], timings[f"{PLAIN}, {student}"])
     return {

@@ -1,4 +1,4 @@
-"""Training images per second, plain and adversarial, and what loading and augmenting cost beside that."""
+"""Training images per second, plain and adversarial, and the cost of loading and augmenting in comparison."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from qra.modules import AdversarialTraining, VanillaTraining
 from qra.types import Batch
 
 LOADING_LIMIT = 0.05
-"""Largest share of a training step that loading and augmenting should cost."""
+"""Largest acceptable cost of loading and augmenting, as a share of a training step."""
 
 
 @dataclass(frozen=True)
 class Setting:
-    """How a training step is computed."""
+    """Computational settings of a training step."""
 
     channels_last: bool = False
     bfloat16: bool = False
@@ -44,7 +44,7 @@ LOADING = ("loading and augmenting", Setting())
 
 
 class RandomBytes(TensorDataModule):
-    """Images of noise, in the shape of CIFAR-10."""
+    """Random images in the shape of CIFAR-10."""
 
     def __init__(self, images: int, batch_size: int) -> None:
         super().__init__(batch_size, val_size=0, calibration_size=1)
@@ -75,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> list[dict[str, Any]]:
     }
     contestants[LOADING] = lambda: [len(batch.y) for batch in batches(data, args.device)]
     timings = alternate(contestants, args.rounds, args.device)
-    for key, timing in timings.items():  # from here on, for one batch
+    for key, timing in timings.items():  # from here on per batch
         count = len(timing.result) if key == LOADING else args.steps
         timing.seconds = [seconds / count for seconds in timing.seconds]
     rows = [row(key, timings, args.batch_size) for key in timings]
@@ -84,15 +84,15 @@ def main(argv: Sequence[str] | None = None) -> list[dict[str, Any]]:
 
 
 def settings(compiled: bool) -> list[Setting]:
-    """What is compared for each training method, plain float32 first."""
+    """Return the settings to compare for each training method, plain float32 first."""
     eager = [Setting(last, bfloat16) for last in (False, True) for bfloat16 in (False, True)]
     return eager + [Setting(True, bfloat16, True) for bfloat16 in (False, True) if compiled]
 
 
 def batches(data: TensorDataModule, device: torch.device) -> Iterator[Batch]:
-    """One epoch of batches as a run gets them: loaded, moved to the device, augmented, turned into pixels.
+    """Yield one epoch of batches as in a run: loaded, moved to the device, augmented, and converted to pixels.
 
-    On a GPU they are kept there, and augmented for the epoch at once.
+    On a GPU, the images stay on the device and are augmented for the whole epoch at once.
     """
     if device.type == "cuda":
         train = data.data.train
@@ -109,14 +109,14 @@ def batches(data: TensorDataModule, device: torch.device) -> Iterator[Batch]:
 
 
 def training_steps(inner_steps: int, setting: Setting, batch: Batch, count: int) -> Callable[[], None]:
-    """The training module's own step on one batch and the optimizer's, ``count`` times."""
+    """Return a function that runs a training module's own step on one batch, and the optimizer's, ``count`` times."""
     method = partial(AdversarialTraining, attack=PGD(steps=inner_steps)) if inner_steps else VanillaTraining
     module = method(untrained(), channels_last=setting.channels_last, compile=setting.compiled)
     return optimizer_steps(module, batch, count, setting.bfloat16)
 
 
 def row(key: Key, timings: Mapping[Key, Timing], batch_size: int) -> dict[str, Any]:
-    """One line of the table, from the seconds of one batch."""
+    """Return one row of the table, from the seconds of one batch."""
     method, setting = key
     return (
         {"step": method, "setting": str(setting), "images/s": batch_size / timings[key].median}
@@ -126,7 +126,7 @@ def row(key: Key, timings: Mapping[Key, Timing], batch_size: int) -> dict[str, A
 
 
 def notes(timings: Mapping[Key, Timing]) -> list[str]:
-    """What the ratios are to, and whether loading and augmenting are cheap."""
+    """Return notes on the baseline of the ratios, and on whether loading and augmenting are cheap."""
     fastest = min((key for key in timings if key != LOADING), key=lambda key: timings[key].median)
     lines = ["ratio: to a plain step in float32 without channels-last, in the same round"]
     for key in (PLAIN_FLOAT32, fastest):

@@ -111,7 +111,7 @@ class WhiteBoxAttacks(Cascade):
         targets: Number of classes aimed at, the most likely wrong ones first; all wrong classes if there are fewer.
 
     Raises:
-        ValueError: As :class:`AutoAttack`.
+        ValueError: As for :class:`AutoAttack`.
     """
 
     eps: Pixels = 8 / 255

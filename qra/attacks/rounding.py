@@ -86,7 +86,7 @@ class RoundingCascade(Cascade):
         polish: Queries of Polish.
 
     Raises:
-        ValueError: As :class:`AutoAttack`.
+        ValueError: As for :class:`AutoAttack`, and if ``starts`` or ``polish`` is out of range.
     """
 
     eps: Pixels = 8 / 255

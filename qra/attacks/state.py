@@ -158,7 +158,7 @@ class AttackState:
         at_once: bool = False,
         margin: Tensor | None = None,
     ) -> Tensor | None:
-        """Record images that fooled the searched network, and :meth:`judge` them every :attr:`patience` calls.
+        """Record images that fooled the searched network, and :meth:`judge` them every ``patience`` calls.
 
         Args:
             positions: Positions of the examples that are worked on, (M,), which must be the same in all calls since the

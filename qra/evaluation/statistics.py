@@ -41,8 +41,8 @@ def mcnemar(lost: int, gained: int) -> float:
     examples carry no information.
 
     Args:
-        lost: Examples that only the first classifies correctly.
-        gained: Examples that only the second classifies correctly.
+        lost: Number of examples that only the first classifies correctly.
+        gained: Number of examples that only the second classifies correctly.
 
     Raises:
         ValueError: If a count is negative.
