@@ -55,7 +55,7 @@ def table(found: Found) -> Iterator[str]:
 
 
 def beside_parent(parent: Mapping[str, Examples], examples: Mapping[str, Examples]) -> str:
-    """Return how many images are right under fewer and under more corruptions than with the parent, and Wilcoxon's p."""
+    """Return how many images are right under fewer and more corruptions than with the parent, and Wilcoxon's p."""
     _, correct = shared([each[shift] for each in (parent, examples) for shift in SHIFTS])
     before, after = torch.split(correct.double(), len(SHIFTS))
     change = (after.sum(0) - before.sum(0)) / len(SHIFTS)

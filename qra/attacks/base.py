@@ -75,7 +75,7 @@ def _plain(tensor: Tensor) -> Tensor:
 
 
 _called: WeakValueDictionary[int, Attack] = WeakValueDictionary()
-"""Attacks called before, by identity rather than equality: equal attacks may receive different images."""
+"""Attacks called before, by identity rather than equality, since equal attacks may receive different images."""
 
 
 _LINF: Norm = "linf"
@@ -170,7 +170,7 @@ class Attack(ABC):
 
     @property
     def aim(self) -> Aim:
-        """Meaning of ``y``: labels, target classes or logits."""
+        """Meaning of ``y``, which are labels, target classes or logits."""
         return "labels"
 
     @property

@@ -19,7 +19,7 @@ _LAST_STEP = 0.01
 """The last step, as a share of the first."""
 _LAST_GAMMA = 0.001
 _BEYOND = 1e-4
-"""How far a step goes beyond the estimated boundary, as a share of the distance."""
+"""How far a step goes beyond the estimated boundary, as a share of its distance from the image."""
 _STEP = PassCount(2, 1)  # a gradient, and a forward pass to judge
 
 

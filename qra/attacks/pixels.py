@@ -14,7 +14,7 @@ from qra.attacks.base import Attack
 from qra.types import Norm, format_pixels
 
 PixelType = Literal["float", "bytes"]
-"""Pixels that a network receives: any value in [0, 1], or one of the 256 values of a byte."""
+"""Pixels that a network receives, which are any value in [0, 1] or one of the 256 values of a byte."""
 
 LEVELS = 255
 _SLACK = 1e-4  # of a level, so that 8/255 in float32 counts as 8 levels

@@ -9,9 +9,10 @@ from typing import Any, Literal
 from qra.evaluation.measured import fraction
 
 State = Literal["sound", "suspect", "not judged"]
-"""``sound``: the masking check was run and found no sign of gradient masking.
+"""Verdict on gradient masking.
 
-``suspect``: there is a sign. ``not judged``: the check was not run, and the signs that every test looks for are absent.
+``sound``: the masking check was run and found no sign of it. ``suspect``: there is a sign. ``not judged``: the check
+was not run, and the signs that every test looks for are absent.
 """
 
 CHECK, SIGNS = "masking", "signs"

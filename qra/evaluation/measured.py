@@ -18,7 +18,7 @@ hardware fault. ``deployed``: the deployed network.
 """
 
 PixelContract = Literal["float", "bytes"]
-"""Pixels that an attacker may send: any in [0, 1], or multiples of 1/255."""
+"""Pixels that an attacker may send, which are any in [0, 1] or multiples of 1/255."""
 
 
 class ThreatModel(NamedTuple):
@@ -78,7 +78,7 @@ class Accuracy:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """95 % interval of ``value``: it covers the choice of test examples and, given ``error``, that of seeds."""
+        """95 % interval of ``value``, which covers the choice of test examples and, given ``error``, that of seeds."""
         if self.error is not None:
             return max(0.0, self.value - 1.96 * self.error), min(1.0, self.value + 1.96 * self.error)
         return wilson_interval(round(self.value * self.n), self.n)

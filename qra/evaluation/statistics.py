@@ -95,7 +95,8 @@ def hodges_lehmann(differences: Tensor) -> tuple[float, float]:
         differences: Differences, (n,); zeros are dropped, as in the test.
 
     Returns:
-        The shift, and its standard error: half the length of the interval from inverting the test at one standard
+        The shift and its standard error, which is half the length of the interval from inverting the test at one
+        standard
         deviation.
     """
     values = differences[differences != 0].double().sort().values

@@ -16,7 +16,7 @@ from qra.checks import check_in
 from qra.losses.attack import at_least_float32, kl
 
 Reduction = Literal["batchmean", "mean"]
-"""Reduction as in torch's ``KLDivLoss``: mean over images, or over images and classes, which is C times smaller."""
+"""Reduction as in torch's ``KLDivLoss``, the mean over images, or over images and classes (C times smaller)."""
 
 
 def rslad(
