@@ -236,7 +236,7 @@ def _about_optimization(found: Mapping[str, Tensor]) -> list[Indicator]:
 
 
 def _straightness(curves: Tensor) -> Tensor:
-    """Return |cos| of the angle at a rising curve's farthest point above its chord, (N, steps + 1) to (N,)."""
+    """Return ``|cos|`` of the angle at a rising curve's farthest point above its chord, (N, steps + 1) to (N,)."""
     if len(curves) == 0:
         return curves.new_zeros(0)
     start, end = curves[:, :1], curves[:, -1:]
