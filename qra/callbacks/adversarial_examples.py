@@ -23,20 +23,20 @@ from qra.types import Batch
 from qra.writing import replacing, write_arrays
 
 BATCH_SIZE = 250
-"""Images attacked at a time."""
+"""Number of images attacked at a time."""
 
 
 class AdversarialExamples(Callback):
     """Write adversarial test images during ``predict``.
 
     ``adversarial.npz`` holds ``x`` and ``x_adv`` (float32 in [0, 1], (n, C, H, W)), ``y``, ``clean_prediction``,
-    ``adversarial_prediction`` and ``indices`` (int64, (n,)), in the order of ``indices``; ``adversarial.png`` shows
-    some that the attack broke. With several devices each rank writes its own files.
+    ``adversarial_prediction`` and ``indices`` (int64, (n,)), sorted by ``indices``; ``adversarial.png`` shows some of
+    the examples that the attack broke. With several devices each rank writes its own files.
 
     Args:
-        attack: Makes the images.
+        attack: Attack that makes the adversarial images; its aim must be the labels.
         n: Number of test images, class-balanced; all of them if there are fewer.
-        seed: Chooses the subset.
+        seed: Seed that selects the images, and those shown in the picture.
         shown: Number of examples in the picture.
     """
 
@@ -74,7 +74,7 @@ class AdversarialExamples(Callback):
         return {name: value.cpu() for name, value in found.items()}
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        trainer.strategy.barrier()  # the first rank to end ends the others
+        trainer.strategy.barrier()  # once one rank ends, the others are terminated
         arrays = {name: torch.cat([part[name] for part in self._parts]) for name in self._parts[0]}
         order = arrays["indices"].argsort()
         arrays = {name: value[order] for name, value in arrays.items()}
@@ -88,7 +88,7 @@ class AdversarialExamples(Callback):
     def _draw(self, arrays: dict[str, Tensor], names: Sequence[str], target: Path) -> None:
         was_right = arrays["clean_prediction"] == arrays["y"]
         broken = was_right & (arrays["adversarial_prediction"] != arrays["y"])
-        anywhere = noise.uniform((), arrays["indices"], self.seed)  # neighbours are often of one class
+        anywhere = noise.uniform((), arrays["indices"], self.seed)  # consecutive images are often of one class
         first = ((~broken).float() + anywhere).argsort()[: self.shown]
         x, x_adv, y, clean, adversarial = (
             arrays[name][first] for name in ("x", "x_adv", "y", "clean_prediction", "adversarial_prediction")

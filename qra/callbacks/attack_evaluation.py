@@ -1,4 +1,4 @@
-"""Any attack on the test images, as a callback of ``qra test`` and ``qra fit``."""
+"""Evaluation of any attack on the test images, as a callback of ``qra test`` and ``qra fit``."""
 
 from __future__ import annotations
 
@@ -38,20 +38,20 @@ from qra.version import __version__
 Choice = Literal["balanced", "first"]
 
 USUAL_N = 1000
-"""The default number of test images, which all of them may be fewer than."""
+"""Default number of test images; unlike an explicit number, it may exceed the size of the test set."""
 
 
 class ChunkedEvaluation(Measurement):
-    """What an attack leaves of some test images: measured in chunks by any number of processes.
+    """Robust accuracy under an attack, measured in chunks by any number of processes.
 
     Args:
-        protocol: How they are attacked.
-        name: Key of the outcome; that of the protocol if not given.
-        n: Number of test images; null for all.
-        subset: Choice of the images: class-balanced, or the first.
-        subset_seed: Chooses the balanced subset, and the order of the chunks.
-        chunk_size: Images that are attacked together.
-        source: The network of the protocol's source.
+        protocol: How the images are attacked.
+        name: Key of the outcome; that of the protocol by default.
+        n: Number of test images; ``null`` for all.
+        subset: How the images are chosen: ``balanced`` over the classes, or ``first``.
+        subset_seed: Seed that selects the balanced subset and shuffles the images into chunks.
+        chunk_size: Number of images attacked together.
+        source: The source network of the protocol, if it has one.
 
     Raises:
         ValueError: If a setting is out of its range.
@@ -60,7 +60,7 @@ class ChunkedEvaluation(Measurement):
     order = Order.MEASURE_LONG
     stages = ("fit", "test")
     files = ChunkFiles
-    """How chunks are kept."""
+    """How chunks are stored."""
 
     def __init__(
         self,
@@ -112,12 +112,12 @@ class ChunkedEvaluation(Measurement):
         self.measure(trainer, pl_module)
 
     def measure(self, trainer: Trainer, pl_module: LightningModule, search: FrozenNetwork | None = None) -> None:
-        """Attack the chunks of this rank and gather those of all.
+        """Attack the chunks of this rank and gather those of all ranks.
 
         Args:
             trainer: The trainer.
-            pl_module: The module, with the network that is evaluated.
-            search: What the attack searches on; made if not given.
+            pl_module: Module with the network to evaluate.
+            search: Network that the attack searches on; made by the protocol if not given.
         """
         files = self._open(trainer, pl_module)
         earlier = Path(trainer.default_root_dir) / self.name
@@ -128,7 +128,7 @@ class ChunkedEvaluation(Measurement):
         self.keep(torch.cat(list(files.chunks)), torch.cat([found[number] for number in sorted(found)]))
 
     def keep(self, indices: Tensor, first_broken_by: Tensor) -> None:
-        """Make outcomes of what broke the examples, (n,) both."""
+        """Set the outcomes from ``first_broken_by`` of the examples ``indices``; both are (n,)."""
         self.found = indices, first_broken_by
         self.outcomes = {outcome.name: outcome for outcome in self._outcomes(indices, first_broken_by)}
 
@@ -139,7 +139,7 @@ class ChunkedEvaluation(Measurement):
         return torch.split(shuffled(indices, self.subset_seed), self.chunk_size)
 
     def _settings(self, trainer: Trainer, pl_module: ImageClassifier, indices: Tensor) -> dict[str, Any]:
-        """All that the chunks depend on."""
+        """Return everything that the chunks depend on."""
         return {
             "attack": self.protocol.settings(),
             **self.protocol.fields(),
@@ -163,7 +163,7 @@ class ChunkedEvaluation(Measurement):
     def _attack(
         self, trainer: Trainer, pl_module: LightningModule, files: ChunkFiles, search: FrozenNetwork | None
     ) -> dict[int, Tensor]:
-        """What first broke the examples of the chunks of this rank, by number."""
+        """Return what first broke each example, for the chunks of this rank, by chunk number."""
         mine = range(trainer.global_rank, len(files.chunks), trainer.world_size)
         done = {number: found for number in mine if (found := files.read(number)) is not None}
         shown = trainer.is_global_zero and trainer.progress_bar_callback is not None
@@ -181,7 +181,7 @@ class ChunkedEvaluation(Measurement):
         return done
 
     def _unbroken(self, found: Tensor) -> Tensor:
-        """Which examples of a chunk stay correct, bool (n,)."""
+        """Return which examples of a chunk stay correct, bool (n,)."""
         return found > len(members(self.protocol.attack))
 
     def _search_network(self, pl_module: LightningModule) -> FrozenNetwork:
@@ -205,26 +205,26 @@ class ChunkedEvaluation(Measurement):
 class AttackEvaluation(ChunkedEvaluation):
     """Accuracy under any attack, at the end of ``test`` and, with the best weights, of ``fit``.
 
-    The examples are attacked in fixed chunks, in an order that is shuffled once, so that what becomes of an example
-    depends neither on the number of processes nor on interruptions. Each finished chunk is a file in ``chunks/`` of the
-    run directory; a run that was killed, or is repeated, goes on with the first chunk that is missing.
+    The examples are shuffled once and attacked in fixed chunks, so that the result of an example depends neither on
+    the number of processes nor on interruptions. Each finished chunk is a file in ``chunks/`` of the run directory; a
+    run that was killed, or is repeated, resumes at the first missing chunk.
 
     Args:
-        attack: A class of ``qra.attacks`` or one of your own that has ``eps`` and, for L2, ``norm``.
-        name: Key of the outcome; made of the attack and the other arguments if not given.
-        n: Number of test images; null for all, and so does the default where there are fewer.
-        subset: Choice of the images: class-balanced, or the first.
-        subset_seed: Chooses the balanced subset, and the order of the chunks.
+        attack: A class of ``qra.attacks``, or one of your own that has ``eps`` and, for L2, ``norm``.
+        name: Key of the outcome; by default made from the attack and the other arguments.
+        n: Number of test images; ``null`` for all. If the test set is smaller than the default, all are used.
+        subset: How the images are chosen: ``balanced`` over the classes, or ``first``.
+        subset_seed: Seed that selects the balanced subset and shuffles the images into chunks.
         gradient: How the rounding of activations is differentiated: ``ste``, ``ste_soft``, or ``hard``, which only
             serves to diagnose gradient masking.
-        source: Checkpoint of another network, on which the examples are made that this one is tried on; or
-            ``unrounded``, the network with its quantized weights and clip levels, but no rounding of activations.
-        source_network: Architecture of the source, if the checkpoint does not describe it or is of a class of your own.
-        pixels: What the network receives: ``float`` or ``bytes``. Bytes are rounded inside of the attack, which
-            differentiates straight through that, and every success is judged on real bytes.
-        chunk_size: Images that are attacked together.
-        search_precision: What the attack computes in. What it finds counts only if the network itself is wrong in
-            float32, so a faster search can only miss; the outcome carries its name.
+        source: Checkpoint of another network on which the adversarial examples are made that are tried on this one, or
+            ``unrounded``: this network with its quantized weights and clip levels but without rounding of activations.
+        source_network: Architecture of the source, if the checkpoint does not describe it or its class is your own.
+        pixels: What the network receives: ``float`` or ``bytes``. Rounding to bytes is part of the attack, which
+            differentiates it straight through, and every success is verified on actual bytes.
+        chunk_size: Number of images attacked together.
+        search_precision: Precision in which the attack computes. A success counts only if the network itself is wrong
+            in float32, so a faster search can only miss examples. The precision is part of the outcome's name.
 
     Raises:
         ValueError: If a setting is out of its range, or the attack cannot be evaluated.
@@ -265,10 +265,11 @@ class AttackEvaluation(ChunkedEvaluation):
 
 
 def checked_name(name: str) -> str:
-    """The name of an outcome, which is a key of files and part of a path.
+    """Return the name of an outcome if it can serve as a key in files and as part of a path.
 
     Raises:
-        ValueError: If it has other characters than letters, digits and ``_ . -``.
+        ValueError: If it is longer than 100 characters, has others than letters, digits and ``_ . -``, or does not
+            start with a letter or digit.
     """
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.\-]{0,99}", name):
         raise ValueError(f"name is {name!r}: use letters, digits, and _ . - after the first, at most 100")
@@ -276,17 +277,17 @@ def checked_name(name: str) -> str:
 
 
 def check_n(n: int | None, images: int, name: str) -> None:
-    """Refuse more images than there are.
+    """Check that there are at least ``n`` test images.
 
     Raises:
-        ValueError: If ``n`` is larger, and not the default.
+        ValueError: If there are fewer and ``n`` is neither None nor the default.
     """
     if n is not None and n > images and n != USUAL_N:
         raise ValueError(f"n is {n}, but there are {images} test images: {name} takes null for all")
 
 
 def choose(trainer: Trainer, n: int | None, subset: Choice, seed: int) -> Tensor:
-    """Positions of the images of an evaluation in the test set, ascending, (n,)."""
+    """Return the ascending positions in the test set of the images of an evaluation, (n,)."""
     data = data_of(trainer)
     n = data.size("test") if n is None else min(n, data.size("test"))
     n = min(n, 10) if trainer.fast_dev_run else n  # type: ignore[attr-defined]
@@ -294,16 +295,16 @@ def choose(trainer: Trainer, n: int | None, subset: Choice, seed: int) -> Tensor
 
 
 def _patient_group(trainer: Trainer) -> ProcessGroup | None:
-    """All ranks, ready to wait for the slowest as long as a chunk takes, which may be more than the usual half hour."""
+    """Make a group of all ranks that waits for the slowest chunk, which may take longer than the usual half hour."""
     if trainer.world_size == 1:
         return None
     group = torch.distributed.new_group(backend="gloo", timeout=timedelta(days=30))
-    assert isinstance(group, ProcessGroup)  # which every rank is in
+    assert isinstance(group, ProcessGroup)  # every rank is a member
     return group
 
 
 def _gather(mine: dict[int, Tensor], group: ProcessGroup | None) -> dict[int, Tensor]:
-    """Put the chunks of all ranks together, on every rank, and dissolve the group."""
+    """Gather the chunks of all ranks on every rank, and destroy the group."""
     if group is None:
         return mine
     parts: list[Any] = [None] * group.size()

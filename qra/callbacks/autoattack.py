@@ -28,20 +28,24 @@ _CASCADE = RoundingCascade()
 class AutoAttackEvaluation(AttackEvaluation):
     """Robust accuracy under AutoAttack, at the end of ``test`` and, with the best weights, of ``fit``.
 
-    In mode ``chunked`` this is :class:`AttackEvaluation`: each chunk is a batch of its own with a seed of its own,
-    which the four attacks take in turn. Mode ``upstream`` is the one call of the authors' code, on the network itself,
-    in one process, without resumption: the figure to set beside published ones.
+    Mode ``chunked`` works like :class:`AttackEvaluation`: each chunk is a batch of its own with a seed of its own,
+    which the four attacks process in turn. Mode ``upstream`` is a single call of the authors' code on the network
+    itself, in one process, without resumption; its result is the one to compare with published ones.
 
     Args:
-        attack: What to run; the defaults are the standard version. Chunk k takes ``seed + k``.
-        n: Number of test images; this and all that follow as for :class:`AttackEvaluation`.
-        subset: Choice of the images: class-balanced, or the first.
-        subset_seed: Chooses the balanced subset, and the order of the chunks.
-        chunk_size: Images of a chunk, which are attacked together.
+        attack: AutoAttack to run; the defaults are the standard version. Chunk k uses the seed ``seed + k``.
+        n: Number of test images; ``null`` for all. If the test set is smaller than the default, all are used.
+        subset: How the images are chosen: ``balanced`` over the classes, or ``first``.
+        subset_seed: Seed that selects the balanced subset and shuffles the images into chunks.
+        chunk_size: Number of images of a chunk, which are attacked together.
         mode: ``chunked`` or ``upstream``.
-        search_precision: What the attacks compute in.
-        gradient: How the rounding of activations is differentiated.
-        pixels: What the network receives.
+        search_precision: Precision in which the attacks compute; see :class:`AttackEvaluation`.
+        gradient: How the rounding of activations is differentiated: ``ste``, ``ste_soft`` or ``hard``.
+        pixels: What the network receives: ``float`` or ``bytes``.
+
+    Raises:
+        ValueError: If a setting is out of its range, or mode ``upstream`` is combined with another attack than
+            AutoAttack, another precision than float32, or bytes.
     """
 
     def __init__(
@@ -101,13 +105,13 @@ class AutoAttackEvaluation(AttackEvaluation):
 
 
 class RoundingCascadeEvaluation(AutoAttackEvaluation):
-    """Robust accuracy under AutoAttack and under the rounding cascade, which goes on where AutoAttack ends.
+    """Robust accuracy under AutoAttack and under the rounding cascade, which continues where AutoAttack ends.
 
-    Both figures come of one run, of the same images, as outcomes of their own.
+    One run on the same images gives both accuracies, as separate outcomes.
 
     Args:
-        attack: What to run. Chunk k takes ``seed + k``.
-        settings: All else is as for :class:`AutoAttackEvaluation`, but that there is only the mode ``chunked``.
+        attack: Cascade to run. Chunk k uses the seed ``seed + k``.
+        settings: The other arguments of :class:`AutoAttackEvaluation`; the only mode is ``chunked``.
     """
 
     def __init__(self, attack: RoundingCascade = _CASCADE, **settings: Any) -> None:

@@ -1,4 +1,4 @@
-"""What the command line and the files of a run ask of a callback."""
+"""The interface of callbacks for the command line and for the files of a run."""
 
 from __future__ import annotations
 
@@ -16,81 +16,81 @@ from qra.modules import ImageClassifier
 
 
 class Order(IntEnum):
-    """Places of callbacks in a run; those of one place keep the order they are given in."""
+    """Position of callbacks in a run; those with the same position keep the order in which they are given."""
 
     PREPARE = 0
-    """Callbacks that only watch or prepare, and all that know of no places."""
+    """Callbacks that only watch or prepare, and all that have no position of their own."""
     CHANGE = 10
-    """Those that make another network of it, such as quantization after training."""
+    """Callbacks that change the network, such as quantization after training."""
     MEASURE = 20
     MEASURE_LONG = 30
-    """Measurements of hours, after the short ones."""
+    """Measurements that take hours, after the short ones."""
     WRITE = 40
-    """Those that write down what was measured."""
+    """Callbacks that write the results."""
     SAVE = 50
-    """Lightning's checkpoints."""
+    """Lightning's checkpoint callbacks."""
 
 
 class PipelineCallback(Callback):
-    """A callback that knows its place in a run, refuses what cannot work and says what it found.
+    """A callback with a position in a run, which rejects unusable settings early and reports its results.
 
-    What computes at the end of ``fit`` belongs in ``on_train_end``: later hooks find the network off its device. There
-    the network may have the weights of the last epoch, of the best one or a quantized network's; whoever changes them
-    says so by ``ImageClassifier.weights``.
+    Computations at the end of ``fit`` belong in ``on_train_end``: in later hooks the network is no longer on its
+    device. At that point the network may have the weights of the last epoch, of the best one or of a quantized
+    network; a callback that changes them sets ``ImageClassifier.weights``.
     """
 
     order: ClassVar[Order] = Order.PREPARE
-    """Its place among the callbacks of a run."""
+    """Position among the callbacks of a run."""
 
     stages: ClassVar[tuple[str, ...]] = ("fit", "validate", "test", "predict")
-    """The commands that it takes part in."""
+    """Commands in which the callback is active."""
 
     makes_another_network: ClassVar[bool] = False
-    """Whether ``test`` measures another network than that of the checkpoint, so that it gets a directory of its own."""
+    """Whether ``test`` measures a different network from the checkpoint's, and so gets a directory of its own."""
 
     def check(self, module: ImageClassifier, data: ImageDataModule, world_size: int) -> None:
-        """Refuse, before anything is written, what this callback could not do later. May be called several times.
+        """Reject, before anything is written, what this callback could not do later. May be called several times.
 
         Args:
-            module: What is to be trained or tested, on the CPU.
-            data: Set up.
+            module: Module to be trained or tested, on the CPU.
+            data: Data module that has been set up.
             world_size: Number of processes.
 
         Raises:
-            ValueError: With what is wrong and what to do.
+            ValueError: If something is wrong; the message says what, and what to do.
         """
 
     def check_size(self, images: int) -> None:
-        """Refuse fewer test images than this callback is to look at, as soon as they can be counted.
+        """Check, as soon as the test images can be counted, that there are enough for this callback.
 
         Args:
-            images: How many there are.
+            images: Number of test images.
 
         Raises:
             ValueError: If there are too few.
         """
 
     def workload(self, network: nn.Module, data: ImageDataModule) -> Iterable[Workload]:
-        """What it runs through the network, for dry runs.
+        """Return what this callback runs through the network, for dry runs.
 
         Args:
-            network: What is trained or tested.
-            data: Set up.
+            network: Network to be trained or tested.
+            data: Data module that has been set up.
         """
         return ()
 
     def preview(self, network: nn.Module, images: Tensor) -> None:
-        """Make the other network that it tests of a copy, in place, for dry runs.
+        """Change a copy of the network, in place, into the network that this callback tests; for dry runs.
 
         Args:
-            network: A copy of the network, in eval mode.
-            images: A few of the data, in [0, 1], (N, C, H, W), for what takes hundreds in a test.
+            network: Copy of the network, in eval mode.
+            images: A few of the images, in [0, 1], (N, C, H, W), in place of the hundreds that a test uses.
         """
 
     def record(self) -> dict[str, Any]:
-        """What ``result.json`` is to say of it, ready for JSON: keys of its own.
+        """Return this callback's entries in ``result.json``, ready for JSON; their keys must be unique.
 
-        A run has one callback of a class that writes this.
+        A run may have only one callback of each class that overrides this.
         """
         return {}
 
@@ -101,7 +101,7 @@ class PipelineCallback(Callback):
 
 
 def order(callback: Callback) -> Order:
-    """The place of any callback in a run."""
+    """Return the position of any callback in a run."""
     if isinstance(callback, PipelineCallback):
         return callback.order
     return Order.SAVE if isinstance(callback, Checkpoint) else Order.PREPARE

@@ -16,15 +16,15 @@ from qra.types import Batch
 
 
 class CatastrophicOverfittingGuard(Callback):
-    """Stop fast adversarial training when it collapses, and put the last good weights back.
+    """Stop fast adversarial training when it collapses, and restore the last good weights.
 
     Training on single-step attacks can, within one epoch, lose all robustness to PGD while its own accuracy jumps
     (Wong et al. 2020, arXiv 2001.03994, section 5.4). At the end of each epoch this measures PGD accuracy on the first
     training batch of the epoch.
 
     Args:
-        attack: The attack that training does not use.
-        drop: Fall of the accuracy from one epoch to the next that counts as a collapse, as a fraction.
+        attack: Attack to measure robustness with, different from that of the training.
+        drop: Drop of the accuracy from one epoch to the next that counts as a collapse, as a fraction.
     """
 
     def __init__(self, attack: Attack = PGD(steps=5, early_stop=True), drop: float = 0.2) -> None:
@@ -36,7 +36,7 @@ class CatastrophicOverfittingGuard(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, ImageClassifier)
-        if self._accuracy:  # a training goes on, from the weights that had this accuracy
+        if self._accuracy:  # training is resumed, from the weights that had this accuracy
             self._good = copy.deepcopy(pl_module.network.state_dict())
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int) -> None:

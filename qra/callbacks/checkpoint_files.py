@@ -1,4 +1,4 @@
-"""How checkpoints get to the disk."""
+"""Atomic writing of checkpoints."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from qra.writing import replacing
 
 
 class CheckpointFiles(CheckpointReader):
-    """Checkpoints that take the place of earlier ones whole or not at all, wherever temporary files usually go."""
+    """Checkpoint plugin that replaces an earlier file completely or not at all, wherever temporary files usually go."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         """Write a checkpoint.
 
         Args:
-            checkpoint: What ``torch.save`` takes.
-            path: The file; its directory is made if need be.
+            checkpoint: Content to save, anything that ``torch.save`` accepts.
+            path: The file; its directory is created if necessary.
             storage_options: Not used.
 
         Raises:
-            OSError: If it cannot be written; the earlier one stays as it was.
+            OSError: If it cannot be written; an earlier file stays unchanged.
         """
-        whole = io.BytesIO()  # the writer of torch hides the reason of a failure
+        whole = io.BytesIO()  # when torch writes to a file itself, it hides the reason of a failure
         torch.save(checkpoint, whole)
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as file:

@@ -25,21 +25,21 @@ from qra.progress import EvaluationProgress
 
 
 class CorruptionEvaluation(Measurement):
-    """Accuracy on corrupted test images, by corruption and severity, and their mean: no attacker, but nature.
+    """Accuracy on corrupted test images by corruption and severity, and its mean; there is no attacker.
 
-    The images are files laid out as CIFAR-10-C (Hendrycks and Dietterich 2019): ``CORRUPTION.npy`` with one severity
-    after the other, and ``labels.npy``. Each corruption at each severity is an outcome of the role ``shift``, which
-    counts in no robust accuracy; ``result.json`` has their mean, over severities and then corruptions, under
-    ``corruptions``.
+    The files are laid out as in CIFAR-10-C (Hendrycks and Dietterich 2019): ``CORRUPTION.npy`` holds one severity after
+    the other, and ``labels.npy`` the labels. Each corruption at each severity is an outcome of the role ``shift``,
+    which does not count in any robust accuracy; ``result.json`` has their mean, over severities and then corruptions,
+    under ``corruptions``.
 
     Args:
         root: Directory of the files.
-        corruptions: Names of files without their ending; all that lie there if not given.
-        severities: Numbers of the severities to test, from 1, the mildest.
-        file_severities: Number of severities that a file holds.
-        n: Number of images of each, class-balanced; null for all.
-        seed: Chooses the images, the same for all.
-        batch_size: Images of one forward pass.
+        corruptions: Corruptions to test, as file names without their ending; by default all in the directory.
+        severities: Severities to test, numbered from 1, the mildest.
+        file_severities: Number of severities in each file.
+        n: Number of images of each corruption and severity, class-balanced; ``null`` for all.
+        seed: Seed that selects the images, the same for all corruptions.
+        batch_size: Number of images in a forward pass.
 
     Raises:
         ValueError: If a setting is out of its range.
@@ -131,7 +131,7 @@ class CorruptionEvaluation(Measurement):
             Console().print(self._table())
 
     def _table(self) -> Table:
-        """A row for each corruption, a column for each severity."""
+        """Return a table with a row for each corruption and a column for each severity."""
         found = by_shift(outcome.measured for outcome in self.outcomes.values())
         accuracies = {shift: outcome.accuracy for shift, outcome in found.items()}
         table = Table("corruption", *(f"severity {number}" for number in self.severities), "mean")

@@ -1,4 +1,4 @@
-"""Say in plain words what is going wrong in a training run."""
+"""Plain warnings about what is going wrong in a training run."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from qra.data import data_of
 from qra.modules.optimizers import FiniteLoss
 
 FAR = 0.5
-"""Mean divergence from the teacher, in nats, from which a student counts as far."""
+"""Mean KL divergence from the teacher, in nats, from which on a student counts as far from it."""
 
 
 class TrainingDiagnostics(Callback):
     """Watch a training run for known failures.
 
-    After each validation it warns if the attack does not raise the loss, if accuracy stands at chance (at once if the
-    run starts from trained weights), if a student stays far from its teacher, and if robust accuracy falls on
-    validation data while it rises on training data (robust overfitting: Rice et al. 2020, arXiv 2002.11569). A loss
-    that is not finite stops the run before it can reach the weights; the last checkpoint stays.
+    After each epoch it warns if the attack does not raise the loss, if accuracy is at chance (at once if the run starts
+    from trained weights), if a student stays far from its teacher, and if robust accuracy falls on validation data
+    while it rises on training data (robust overfitting: Rice et al. 2020, arXiv 2002.11569). A loss that is not finite
+    stops the run with a ``ValueError`` before it can reach the weights; the last checkpoint stays intact.
 
     Args:
-        patience: Epochs after which accuracy at chance, a student that comes no closer, or a falling robust accuracy is
-            worth a warning.
-        fall: Fall of robust validation accuracy below its best that counts as overfitting, as a fraction.
+        patience: Number of epochs after which to warn of accuracy at chance, a student that comes no closer to its
+            teacher, or falling robust accuracy.
+        fall: Drop of robust validation accuracy below its best that counts as overfitting, as a fraction.
     """
 
     def __init__(self, patience: int = 3, fall: float = 0.02) -> None:
@@ -36,8 +36,8 @@ class TrainingDiagnostics(Callback):
         check_in("fall", fall, "(0, 1)")
         self.patience = patience
         self.fall = fall
-        self._best = (0.0, 0.0, -1)  # robust accuracy in validation, in training, epoch
-        self._distances: list[float] = []  # of the student from the teacher, an epoch each
+        self._best = (0.0, 0.0, -1)  # robust accuracy in validation, that in training at the same time, epoch
+        self._distances: list[float] = []  # KL divergence of the student from the teacher, per epoch
         self._losses: FiniteLoss | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -60,7 +60,7 @@ class TrainingDiagnostics(Callback):
 
     @staticmethod
     def _refuse(bad: tuple[int, float] | None, trainer: Trainer) -> None:
-        """Raise ValueError for a step and its loss, which is not finite."""
+        """Raise ValueError if a step with a non-finite loss was found."""
         if bad is not None:
             rate = trainer.optimizers[0].param_groups[0]["lr"]
             raise ValueError(
@@ -69,7 +69,7 @@ class TrainingDiagnostics(Callback):
             )
 
     def findings(self, metrics: dict[str, float], epoch: int, classes: int, trained_start: bool = False) -> list[str]:
-        """What is wrong after an epoch.
+        """Return the warnings after an epoch.
 
         Args:
             metrics: Logged values by name.
@@ -134,11 +134,11 @@ class TrainingDiagnostics(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         validation, training, epoch = state_dict["best"]
         self._best = validation, training, epoch
-        self._distances = list(state_dict.get("distances", []))  # earlier versions kept none
+        self._distances = list(state_dict.get("distances", []))  # missing in checkpoints of earlier versions
 
 
 def _attack_fails(metrics: dict[str, float]) -> bool:
-    """Whether the attack of validation changes nothing for the worse."""
+    """Return whether the validation attack neither raises the loss nor lowers the accuracy."""
     if "val/robust_loss" not in metrics:
         return False
     no_loss_gained = metrics["val/robust_loss"] <= metrics["val/clean_loss"]

@@ -22,21 +22,21 @@ NotRobust = Literal["refuse", "warn"]
 
 
 class TeacherDistillation(PipelineCallback):
-    """Bring the teacher of :class:`RobustTransfer`, after checking that it is one.
+    """Provide the teacher of :class:`RobustTransfer`, after checking that it is robust.
 
-    The teacher is read from a checkpoint, which describes its network, and frozen: in eval mode, even where the trainer
-    does, without gradients, and outside of state, optimizer and parallel wrapper of the student. Before training its
-    clean and robust accuracy are measured on validation images, once: a resumed run remembers them.
+    The teacher is built from its checkpoint, which describes the network, and frozen: it stays in eval mode without
+    gradients, and outside of the student's state, optimizer and parallel wrapper. Its clean and robust accuracy on
+    validation images are measured once, before training; a resumed run reuses them.
 
     Args:
         teacher: Checkpoint of a run, or a published one.
-        network: The teacher's architecture, if the checkpoint does not describe it or is of a class of your own.
-        sha256: What the file must have, as hexadecimal digits.
-        attack: Attack under which robustness is measured.
+        network: Architecture of the teacher, if the checkpoint does not describe it or its class is your own.
+        sha256: Expected SHA-256 of the file, as hexadecimal digits; not checked by default.
+        attack: Attack that measures the teacher's robustness.
         n: Number of validation images, class-balanced; all of them if there are fewer.
         least_robust_acc: Robust accuracy below which a teacher does not count as robust, as a fraction.
-        if_not_robust: What happens then: ``refuse`` or ``warn``.
-        weights_key: Where in the file the weights lie, dots between nested keys, if several places fit.
+        if_not_robust: What to do with a teacher that is not robust: ``refuse`` or ``warn``.
+        weights_key: Key of the weights in the file, with dots between nested keys, if several would fit.
 
     Raises:
         ValueError: If a setting is out of its range.
@@ -68,14 +68,14 @@ class TeacherDistillation(PipelineCallback):
         self.if_not_robust = if_not_robust
         self.accuracy: dict[str, float] = {}
         self._digest = ""
-        self._teacher: tuple[nn.Module, FrozenNetwork] | None = None  # as it was saved, and made for speed
+        self._teacher: tuple[nn.Module, FrozenNetwork] | None = None  # as saved, and its fast frozen copy
 
     def check(self, module: ImageClassifier, data: ImageDataModule, world_size: int) -> None:
-        """Read the teacher and hand it to the student; what can be wrong without training is found here.
+        """Read the teacher and pass it to the student, and check all that can be checked without training.
 
         Raises:
-            ValueError: If the student learns from no teacher, or the file is not the one expected, cannot be read, or
-                holds a network of other classes or other features than the student's.
+            ValueError: If the module does not learn from a teacher, or the file is not the expected one, cannot be
+                read, or holds a network with other classes or another number of features than the student's.
         """
         if not isinstance(module, RobustTransfer):
             raise ValueError(
@@ -106,7 +106,7 @@ class TeacherDistillation(PipelineCallback):
         return {"teacher": {"path": self.path, "sha256": self._digest, **self.accuracy}} if self._digest else {}
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        assert self._teacher is not None  # check came before
+        assert self._teacher is not None  # set by check
         for network in self._teacher:
             network.to(pl_module.device)
         if not self.accuracy:
@@ -118,7 +118,7 @@ class TeacherDistillation(PipelineCallback):
     def _measure(
         self, trainer: Trainer, network: nn.Module, frozen: FrozenNetwork, device: torch.device
     ) -> dict[str, float]:
-        """Clean and robust accuracy on validation images, of which each rank takes a part."""
+        """Measure clean and robust accuracy on validation images, which are divided among the ranks."""
         data = data_of(trainer)
         if len(data.val_indices) == 0:
             raise ValueError("val_size is 0, but the teacher is measured on validation images: set at least 1")

@@ -1,4 +1,4 @@
-"""What a finished training says: its best epoch, where everything lies, and what comes next."""
+"""The last lines that a training prints: its best epoch, where its files are, and the next command."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from qra.running import callbacks_of
 
 
 class BestFigures(Callback):
-    """Remember the accuracies of each epoch in validation, so that those of the best can be printed at the end."""
+    """Record the validation accuracies of each epoch, so that those of the best can be printed at the end."""
 
     def __init__(self) -> None:
         self.accuracies: dict[int, dict[str, float]] = {}
@@ -32,16 +32,16 @@ class BestFigures(Callback):
         self.accuracies = dict(state_dict["accuracies"])
 
     def best(self, metric: str, score: float) -> tuple[int, dict[str, float]] | None:
-        """The first epoch whose ``metric`` is that of the best checkpoint, with all its accuracies."""
+        """Return the first epoch whose ``metric`` equals ``score``, with all its accuracies; None if there is none."""
         same = (item for item in self.accuracies.items() if abs(item[1].get(metric, -1.0) - score) < 1e-6)
         return next(same, None)
 
 
 def ending(trainer: Trainer, directory: Path) -> list[str]:
-    """The last lines of a fit.
+    """Return the last lines of a fit.
 
     Args:
-        trainer: The trainer, which has ended.
+        trainer: The trainer, after training.
         directory: Directory of the run.
     """
     module = trainer.lightning_module

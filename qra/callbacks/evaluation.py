@@ -1,4 +1,4 @@
-"""Evaluation of the test images under attack, as a callback of ``qra test``."""
+"""Evaluation of the test images under attack, as callbacks of ``qra test``."""
 
 from __future__ import annotations
 
@@ -38,15 +38,15 @@ CURVE = (0.0, 0.5 / 255, 1 / 255, 2 / 255, 4 / 255, 8 / 255, 16 / 255, 32 / 255)
 
 
 class Evaluation(Measurement):
-    """A measurement of test examples under attack; subclasses write :meth:`evaluate`.
+    """A measurement of test examples under attack; subclasses implement :meth:`evaluate`.
 
-    After the last batch of ``test`` each rank evaluates, of a class-balanced subset, the images that were in its own
+    After the last batch of ``test``, each rank evaluates those images of a class-balanced subset that were in its own
     batches. Its ``outcomes`` are complete on every rank.
 
     Args:
         n: Number of test images, class-balanced; all of them if there are fewer.
-        seed: Chooses the subset.
-        batch_size: Images attacked at a time on each rank.
+        seed: Seed that selects the images.
+        batch_size: Number of images attacked at a time on each rank.
     """
 
     stages = ("test",)
@@ -64,12 +64,12 @@ class Evaluation(Measurement):
         """Measure the examples of this rank.
 
         Args:
-            network: The network, in eval mode.
-            batches: Float images in [0, 1] on the device, labels and data set indices.
-            progress: Bar that is advanced by each batch that is done.
+            network: Network in eval mode.
+            batches: Float images in [0, 1] on the device, labels and dataset indices.
+            progress: Progress bar, to be advanced after each batch.
 
         Yields:
-            One outcome of these examples after the other, on each rank the same ones.
+            One outcome of these examples after the other, the same ones on each rank.
         """
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -91,18 +91,21 @@ class Evaluation(Measurement):
 
 
 def gather(trainer: Trainer, part: Outcome) -> Outcome:
-    """Put the ranks' parts of an outcome together, ordered by index."""
+    """Combine the parts of an outcome that the ranks have, ordered by index."""
     examples = {"indices": part.indices, "correct": part.correct}
     whole: dict[str, Any] = gather_examples(trainer, examples)
     return dataclasses.replace(part, **whole)
 
 
 def gather_examples(trainer: Trainer, examples: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Put what the ranks know of their examples together, on the CPU, ordered by index.
+    """Combine the per-example tensors of all ranks, on the CPU, ordered by index.
 
     Args:
         trainer: The trainer.
-        examples: Tensors with one row for each example, (n, ...), by name; ``indices`` among them.
+        examples: Tensors by name with one row per example, (n, ...), including ``indices``.
+
+    Raises:
+        RuntimeError: If an example was evaluated twice.
     """
     mine = {name: value.cpu() for name, value in examples.items()}
     parts = [mine]
@@ -117,28 +120,34 @@ def gather_examples(trainer: Trainer, examples: dict[str, Tensor]) -> dict[str, 
 
 
 class RobustnessEvaluation(Measurement):
-    """Clean accuracy on all test images, and the PGD curve: robust accuracy over ``eps`` with steps of ``eps / 4``.
+    """Clean accuracy on all test images, and the PGD curve: robust accuracy over ``eps`` with step size ``eps / 4``.
 
-    Each budget and source of gradients is an :class:`AttackEvaluation`. ``gradients`` says what an attacker
-    differentiates. ``ste``: the network, rounding counted as the identity inside the clip range; ``ste_soft``: clipping
-    counted as the identity too; ``hard``: the true gradient, zero through rounding, which only serves to diagnose
-    gradient masking; ``surrogate``: another network, whose adversarial examples are tried on this one; ``square``:
-    nothing, by the Square attack.
+    Each combination of budget and gradient is evaluated in chunks, as by :class:`AttackEvaluation`. ``gradients`` says
+    what the attacker differentiates. ``ste``: the network, with rounding as the identity inside the clip range;
+    ``ste_soft``: with clipping as the identity too; ``hard``: the true gradient, which is zero through rounding and
+    only serves to diagnose gradient masking; ``surrogate``: another network, whose adversarial examples are tried on
+    this one; ``square``: nothing, by the Square attack.
 
     Args:
-        eps: Budgets, in pixel units, L-inf. At 32/255 the accuracy should be about 0, or something hides the gradients.
-        steps: Steps of PGD from a random start; an example counts as broken if any iterate is misclassified.
-        restarts: Starts of PGD.
-        gradients: What the attacker differentiates; each is an outcome of its own.
-        surrogate: Checkpoint of the network whose examples ``surrogate`` transfers, such as the float one.
+        eps: Budgets in pixel units, L-inf. At 32/255 the accuracy should be about 0; otherwise gradients are masked.
+        steps: Number of PGD steps from a random start; an example is broken if any iterate is misclassified.
+        restarts: Number of random starts of PGD.
+        gradients: What the attacker differentiates: any of ``ste``, ``ste_soft``, ``hard``, ``surrogate`` and
+            ``square``; each is an outcome of its own.
+        surrogate: Checkpoint of the network, such as the float parent, on which ``surrogate`` makes its examples.
         surrogate_network: Architecture of the surrogate, if its checkpoint does not describe one that qra knows.
         queries: Number of queries of ``square``.
-        n: Number of test images, class-balanced; null for all, and so does the default where there are fewer.
-        seed: Chooses the subset and the start noise.
-        batch_size: Images of a chunk, which are attacked together.
-        search_precision: What the attacks compute in. What they find counts only if the network itself is wrong in
-            float32, so a faster search can only miss; outcomes carry its name.
+        n: Number of test images, class-balanced; ``null`` for all. If the test set is smaller than the default, all
+            are used.
+        seed: Seed that selects the images and of the start noise.
+        batch_size: Number of images of a chunk, which are attacked together.
+        search_precision: Precision in which the attacks compute. A success counts only if the network itself is wrong
+            in float32, so a faster search can only miss examples. The precision is part of the outcomes' names.
         pixels: What the network receives, ``float`` or ``bytes``; see :class:`AttackEvaluation`.
+
+    Raises:
+        ValueError: If a setting is out of its range, or only one of the gradient ``surrogate`` and a surrogate
+            checkpoint is given.
     """
 
     stages = ("test",)
@@ -240,7 +249,7 @@ class RobustnessEvaluation(Measurement):
         return {} if self._signs is None else {SIGNS: self._signs.summary()}
 
     def _look(self, trainer: Trainer, pl_module: LightningModule, target: FrozenNetwork) -> Signs:
-        """Cheap signs of hidden gradients, on some of the images, the same on every rank."""
+        """Look for cheap signs of gradient masking on some of the images, the same on every rank."""
         data, network = data_of(trainer), cast(nn.Module, pl_module.network)
         with torch.inference_mode(False):
             batch = data.batch(
@@ -249,7 +258,7 @@ class RobustnessEvaluation(Measurement):
         return look(network, target, batch, self.outcomes.values())
 
     def _targets(self, trainer: Trainer, pl_module: LightningModule) -> dict[GradientSource, FrozenNetwork]:
-        """What is searched on for each source of gradients; sources that make no difference share one network."""
+        """Return the network to search on for each gradient; gradients that make no difference share one."""
         network: nn.Module = pl_module.network  # type: ignore[assignment]
         if self._surrogate is not None:
             self._surrogate.to(pl_module.device)
@@ -268,7 +277,7 @@ class RobustnessEvaluation(Measurement):
         budget: Mapping[GradientSource, ChunkedEvaluation],
         targets: Mapping[GradientSource, FrozenNetwork],
     ) -> dict[str, Outcome]:
-        """The outcomes of one budget; what attacks the same network in the same way is run once."""
+        """Return the outcomes of one budget; the same attack on the same network is run only once."""
         done: dict[tuple[Attack, FrozenNetwork], ChunkedEvaluation] = {}
         for gradient, evaluation in budget.items():
             way = evaluation.protocol.attack, targets[gradient]

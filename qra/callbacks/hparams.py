@@ -1,4 +1,4 @@
-"""TensorBoard's HPARAMS: a row for each run, and the columns of all runs."""
+"""TensorBoard's HPARAMS table, with a row for each run and the columns of all runs."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from qra.callbacks.hyperparameters import COLUMNS, NUMBERS, STUDY, Word
 from qra.coordinates import Axis
 
 _TELLING = ("attack", "init_from", "scheme", "training", "transfer")
-"""Columns that tell runs apart: of some twenty, TensorBoard shows the first five unasked."""
+"""Columns that distinguish runs: of some twenty, TensorBoard shows only the first five by default."""
 _TELLING_CELLS = tuple(
     f"{STUDY}{axis}" for axis in (Axis.INIT, Axis.QUANTIZER, Axis.TRAINING, Axis.WEIGHT_BITS, Axis.ACT_BITS)
 )
-"""The same in a study."""
+"""The same for the cells of a study."""
 _TYPES = {
     str: api_pb2.DATA_TYPE_STRING,
     bool: api_pb2.DATA_TYPE_BOOL,
@@ -27,17 +27,17 @@ _TYPES = {
 
 
 def hparams_summaries(values: Mapping[str, Word], metrics: Mapping[str, float]) -> list[Any]:
-    """What to write so that a run is a row of the table.
+    """Return the summaries that make a run a row of the table.
 
-    TensorBoard takes the columns of all runs from whichever run it reads first, so each names every column that there
-    may be.
+    TensorBoard takes the columns for all runs from whichever run it reads first, so each run names every possible
+    column.
 
     Args:
         values: Hyperparameters of the run, by column.
-        metrics: What was measured, by tag.
+        metrics: Measured values, by tag.
 
     Returns:
-        Three summaries for an event file: columns, row, and that the run is over.
+        Three summaries for an event file: the columns, the row, and the end of the run.
     """
     telling = _TELLING_CELLS if any(name in values for name in _TELLING_CELLS) else _TELLING
     columns = [_column(name, values.get(name), name in telling) for name in dict.fromkeys((*COLUMNS, *values))]

@@ -1,4 +1,4 @@
-"""What tells one run from another, in a few words for a logger's table."""
+"""The hyperparameters that distinguish runs, as short values for a logger's table."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _PARTS = {
     "scheme": "model.init_args.scheme",
     "data": "data",
 }
-"""Columns that hold the class of a part of a config, with its plain arguments."""
+"""Columns that hold the class of a config part, with its scalar arguments, and the path of the part."""
 _VALUES = {
     "lr": "model.init_args.optimizer.init_args.lr",
     "init_from": "model.init_args.init_from",
@@ -31,23 +31,23 @@ _VALUES = {
     "fraction": "data.init_args.fraction",
     "seed": "seed_everything",
 }
-"""Columns that hold a value of a config."""
+"""Columns that hold a single value of a config, and its path."""
 STUDY = "study/"
-"""Begin of the columns that hold a coordinate of a study."""
+"""Prefix of the columns that hold a coordinate of a study."""
 _TEXTS = (Axis.INIT, Axis.QUANTIZER, Axis.TRAINING, Axis.ADVERSARIAL)
 COLUMNS = (*_PARTS, *_VALUES, "checkpoint", *(f"{STUDY}{axis}" for axis in Axis))
-"""All columns, but for those of the further axes of a study."""
+"""All columns except those of a study's additional axes."""
 NUMBERS = ("lr", "epochs", "batch_size", "fraction", "seed", *(f"{STUDY}{a}" for a in Axis if a not in _TEXTS))
 """Columns of numbers."""
 
 
 def hyperparameters(config: Mapping[str, Any], directory: Path) -> dict[str, Word]:
-    """The columns of a run: its training, attack, optimizer, scheme, data, and its place in a study.
+    """Return the columns of a run: its training, attack, optimizer, scheme, data, and its place in a study.
 
     Args:
         config: Config of the command.
-        directory: Directory of the run. A test takes from the ``config.yaml`` there how its network was trained, and a
-            cell of a study from ``cell.json`` its coordinates.
+        directory: Directory of the run. For a test, ``config.yaml`` there says how the network was trained; for a cell
+            of a study, ``cell.json`` has the coordinates.
     """
     trained = _training(directory) or config
     values = {name: _at(trained, path) for name, path in _VALUES.items()}
@@ -57,7 +57,7 @@ def hyperparameters(config: Mapping[str, Any], directory: Path) -> dict[str, Wor
 
 
 def words(part: Any) -> str:
-    """A part of a config as its class with its plain arguments, such as ``PGD(eps=8/255, steps=10)``."""
+    """Describe a config part by its class and scalar arguments, such as ``PGD(eps=8/255, steps=10)``."""
     if not isinstance(part, Mapping) or "class_path" not in part:
         return ""
     name = str(part["class_path"]).rpartition(".")[2]
@@ -69,7 +69,7 @@ def words(part: Any) -> str:
 
 
 def _training(directory: Path) -> Mapping[str, Any] | None:
-    """The config that a run directory's network was trained with, if it says so."""
+    """Return the config that the network of a run directory was trained with, or None if there is none."""
     try:
         content = read_yaml(directory / "config.yaml")
     except (OSError, ValueError):
@@ -78,7 +78,7 @@ def _training(directory: Path) -> Mapping[str, Any] | None:
 
 
 def _coordinates(directory: Path) -> dict[str, Any]:
-    """Place of a cell in its study, an entry an axis."""
+    """Return the coordinates of a cell in its study, one entry per axis."""
     try:
         content = read_json(directory / "cell.json", follow=False)
     except (OSError, ValueError):
@@ -88,7 +88,7 @@ def _coordinates(directory: Path) -> dict[str, Any]:
 
 
 def _at(config: Any, path: str) -> Any:
-    """The value at a dotted path; None if there is none."""
+    """Return the value at a dotted path, or None if there is none."""
     for key in path.split("."):
         config = config.get(key) if isinstance(config, Mapping) else None
     return config

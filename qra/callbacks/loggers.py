@@ -1,4 +1,4 @@
-"""Telling any of Lightning's loggers what a run is and what it found: hyperparameters, accuracies and figures."""
+"""Logging of a run's hyperparameters, accuracies and figures to any of Lightning's loggers."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ from qra.running import callbacks_of, is_rehearsal
 from qra.writing import replacing
 
 SHOWN = 8
-"""Images of the grid."""
+"""Number of images in the grid."""
 
 
 def log_figure(trainer: Trainer, name: str, figure: Figure, step: int) -> None:
-    """Give a figure to every logger, in the way that each has; one that has none gets a PNG in its directory.
+    """Log a figure to every logger in the logger's own way; one that has none gets a PNG in its directory.
 
     Args:
         trainer: Trainer with the loggers.
-        name: Such as ``test/robustness``.
+        name: Name such as ``test/robustness``.
         figure: The figure.
         step: Number of training steps of the network that it shows.
     """
@@ -66,11 +66,11 @@ def _pixels(figure: Figure) -> Image.Image:
 
 
 class RunLog(PipelineCallback):
-    """Tell each logger how a run is made and, after a test, what it found, at the step of its checkpoint.
+    """Log to each logger how a run is made and what it measured, at the number of training steps of its network.
 
-    Hyperparameters are the training, attack, optimizer, scheme, data and, in a study, the coordinates of the cell; in
-    TensorBoard's HPARAMS they stand beside the accuracies of the test. Figures are the robustness curve and a grid of
-    test images that PGD breaks.
+    Hyperparameters are the training, attack, optimizer, scheme, data and, in a study, the coordinates of the cell;
+    TensorBoard's HPARAMS show them beside the measured accuracies. Figures are the robustness curve and a grid of
+    test images under PGD.
 
     Args:
         config: Config of the command.
@@ -89,7 +89,7 @@ class RunLog(PipelineCallback):
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, ImageClassifier)
         step = float(pl_module.trained_steps)
-        pl_module.log("step", step, sync_dist=True)  # which Lightning logs them all at; the same in all processes
+        pl_module.log("step", step, sync_dist=True)  # Lightning logs all metrics at it; it is the same on all ranks
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, ImageClassifier)
@@ -121,7 +121,7 @@ class RunLog(PipelineCallback):
         return dict(hyperparameters(self.config, Path(trainer.default_root_dir)))
 
     def _grid(self, trainer: Trainer, pl_module: ImageClassifier) -> Figure:
-        """Test images, one of a class, as PGD at 8/255 leaves them."""
+        """Draw test images, class-balanced, before and after PGD at 8/255."""
         data = data_of(trainer)
         x, y, indices = data.batch("test", data.choose("test", SHOWN))
         with float32(x.device), torch.no_grad():
@@ -131,7 +131,7 @@ class RunLog(PipelineCallback):
 
 
 def outcomes_of(trainer: Trainer) -> dict[str, Outcome]:
-    """What the callbacks of a run have measured, clean accuracy first."""
+    """Return all outcomes that the callbacks of a run have measured, clean accuracy first."""
     measured = callbacks_of(trainer, Measurement)
     found = {name: outcome for measurement in measured for name, outcome in measurement.outcomes.items()}
     return {name: found[name] for name in sorted(found, key=lambda name: found[name].role != "clean")}

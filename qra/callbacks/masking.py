@@ -1,4 +1,4 @@
-"""The report on hidden gradients, as a callback of ``qra test``."""
+"""The check for gradient masking, as a callback of ``qra test``."""
 
 from __future__ import annotations
 
@@ -35,19 +35,20 @@ _DEFAULT = MaskingSettings()
 
 
 class MaskingCheck(Evaluation):
-    """Judge whether a network hides its gradients, which makes attacks fail and accuracies look robust.
+    """Check for gradient masking, which makes attacks fail although adversarial examples exist.
 
-    ``result.json`` gets a verdict, ``sound`` or ``suspect``, the reasons in words and all indicators with their
-    thresholds; ``masking.png`` and TensorBoard the loss along the steps of PGD.
+    ``result.json`` gets a verdict, ``sound`` or ``suspect``, with its reasons in words and all indicators with their
+    thresholds; ``masking.png`` and the loggers get the loss along the steps of PGD.
 
     Args:
-        settings: What is tried.
-        gradient: How rounding is differentiated, as by the attacks in question.
-        surrogate: Checkpoint of another network to transfer examples from, such as the float one.
+        settings: Budgets, steps, restarts and queries of the attacks that are tried.
+        gradient: How rounding is differentiated: ``ste``, ``ste_soft`` or ``hard``; choose that of the attacks to be
+            checked.
+        surrogate: Checkpoint of another network, such as the float parent, from which examples are transferred.
         surrogate_network: Architecture of the surrogate, if its checkpoint does not describe one that qra knows.
         n: Number of test images, class-balanced; all of them if there are fewer.
-        seed: Chooses the subset.
-        batch_size: Images attacked at a time on each rank.
+        seed: Seed that selects the images.
+        batch_size: Number of images attacked at a time on each rank.
     """
 
     def __init__(
@@ -115,7 +116,7 @@ class MaskingCheck(Evaluation):
 
 
 def table(report: MaskingReport) -> Table:
-    """A table of indicators for the terminal, each with what it is."""
+    """Return a table of the indicators for the terminal, each with its meaning."""
     result = Table("hidden gradients?", caption=ORIGIN, caption_justify="left")
     for header in ("value", "doubtful beyond", ""):
         result.add_column(header, justify="right")
@@ -129,7 +130,7 @@ def table(report: MaskingReport) -> Table:
 
 
 def words(report: MaskingReport) -> str:
-    """The verdict, its reasons, and what would not have been noticed."""
+    """Return the verdict, its reasons if it is ``suspect``, and otherwise the overstatement that goes unnoticed."""
     if report.verdict == "suspect":
         return "\n".join([f"Verdict: suspect, on {report.n} examples, because", *(f"- {r}" for r in report.reasons)])
     limits = ", ".join(f"{100 * limit:.1f} points by {what}" for what, limit in report.limits.items())

@@ -1,4 +1,4 @@
-"""What callbacks that measure test examples have in common."""
+"""Base class of the callbacks that measure test examples."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Measurement(PipelineCallback):
     """A callback that measures test examples.
 
     Attributes:
-        outcomes: What it found, by name; complete on every rank once it is done.
+        outcomes: Outcomes of the measurement, by name; complete on every rank when it is done.
     """
 
     order = Order.MEASURE
@@ -26,7 +26,7 @@ class Measurement(PipelineCallback):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The names of its outcomes, as far as they are known beforehand."""
+        """Names of the outcomes, as far as they are known beforehand."""
         return ()
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -35,10 +35,10 @@ class Measurement(PipelineCallback):
 
 
 def check_names(callbacks: Iterable[Callback], stage: str) -> None:
-    """Refuse two evaluations whose outcomes would have one name, or callbacks that say the same in ``result.json``.
+    """Check that no two outcomes share a name, and no two callbacks an entry in ``result.json``.
 
     Raises:
-        ValueError: With the name, or the class of the callbacks.
+        ValueError: If any do; the message has the name, or the class of the callbacks.
     """
     taking_part = [each for each in callbacks if isinstance(each, PipelineCallback) and stage in each.stages]
     recording = Counter(type(each) for each in taking_part if type(each).record is not PipelineCallback.record)

@@ -1,4 +1,4 @@
-"""Quantization after training, as a callback."""
+"""Post-training quantization, as a callback."""
 
 from __future__ import annotations
 
@@ -34,20 +34,25 @@ _DEFAULT = QuantScheme(PWLQ(), CalibratedUniform(), weight_bit_width=4, act_bit_
 
 
 class PWLQCalibration(Measurement):
-    """Quantize a trained float network (PWLQ: Fang et al. 2020, arXiv 2002.00104).
+    """Post-training quantization of a float network (PWLQ: Fang et al. 2020, arXiv 2002.00104).
 
     BatchNorm is folded into the convolutions, activation ranges are calibrated on the data module's calibration images
-    and weights are quantized: at the end of ``fit``, from the best checkpoint, and at the start of ``test``. The
-    network is written to ``calibrated.ckpt`` in the run directory, which is then tested as it is.
+    and weights are quantized. This happens at the end of ``fit``, with the best weights, or at the start of ``test``.
+    The quantized network is saved as ``calibrated.ckpt`` in the run directory, and testing that checkpoint does not
+    calibrate again.
 
-    Piecewise linear weights of b bits have the resolution, and the memory, of b + 1 bits: where it quantizes at the
-    start of ``test``, the clean accuracy of uniform weights of b + 1 bits is measured beside them.
+    Piecewise linear weights of b bits have the resolution, and the memory, of b + 1 bits. Where ``test`` quantizes, it
+    therefore also measures the clean accuracy of uniform weights of b + 1 bits.
 
     Args:
-        scheme: Quantizers and bit widths. With ``Uniform`` weights this is ordinary quantization after training.
-        bias_correction: Correct mean and spread of each channel of the quantized weights.
-        batch_size: Images of which a range takes one sample (4 in the released code).
-        attack: Calibrate on adversarial images that this makes from the float network, instead of clean ones.
+        scheme: Quantizers and bit widths. With ``Uniform`` weights this is ordinary post-training quantization.
+        bias_correction: Whether to correct the mean and spread of each channel of the quantized weights.
+        batch_size: Number of calibration images that give one sample of a range (4 in the released code).
+        attack: Attack on the float network that makes adversarial calibration images; clean ones if not given.
+
+    Raises:
+        ValueError: If the scheme quantizes nothing or has activations that are learned in training, or the attack does
+            not take labels.
     """
 
     order = Order.CHANGE
@@ -90,7 +95,7 @@ class PWLQCalibration(Measurement):
         yield Workload("calibration", data.calibration_size, made.plus(PassCount(1)))
 
     def preview(self, network: nn.Module, images: Tensor) -> None:
-        if not quant_layers(network):  # else a calibrated checkpoint
+        if not quant_layers(network):  # a calibrated checkpoint is quantized already
             quantize_after_training(network, self.scheme, list(torch.split(images, self.batch_size)))
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -128,7 +133,7 @@ class PWLQCalibration(Measurement):
             self._reference = None
 
     def _uniform(self, network: nn.Module, images: list[Tensor]) -> nn.Module | None:
-        """The float network with uniform weights of one bit more, where there are piecewise linear ones."""
+        """Quantize the float network with uniform weights of one more bit; None unless weights are piecewise linear."""
         weight, bits = self.scheme.weight, self.scheme.weight_bit_width + 1
         if not isinstance(weight, PWLQ) or bits > 8 or self.scheme.overrides:
             return None
@@ -151,7 +156,7 @@ class PWLQCalibration(Measurement):
         return images
 
     def _record(self, trainer: Trainer) -> dict[str, Any]:
-        """What the calibration depends on, as a checkpoint keeps it."""
+        """Return what the calibration depends on, as it is stored in checkpoints."""
         names = ("scheme", "bias_correction", "batch_size", "attack")
         settings = {name: describe(getattr(self, name)) for name in names}
         settings["images"] = data_of(trainer).calibration_size

@@ -1,4 +1,4 @@
-"""What a quantized network costs, and how its quantizers fare in training."""
+"""Cost of a quantized network, and statistics of its quantizers during training."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class QuantizationSummary(PipelineCallback):
 
 
 def cost_table(scheme: QuantScheme, found: Cost) -> Table:
-    """A table of the layers of a network and what they cost."""
+    """Return a table of the layers of a network and their costs."""
     table = Table(title=label(scheme, found), title_justify="left", show_footer=True, caption_justify="left")
     table.add_column("layer", "whole network")
     whole = ("", "", f"{found.parameters:,}", f"{found.multiply_adds / 1e6:.2f}", f"{found.bit_ops / 1e6:,.1f}")
@@ -65,16 +65,16 @@ def cost_table(scheme: QuantScheme, found: Cost) -> Table:
 
 
 def _is_stored_otherwise(layer: LayerCost) -> bool:
-    """Whether a weight takes other bits in memory than in arithmetic, such as a piecewise linear one."""
+    """Return whether a weight takes a different number of bits in memory than in arithmetic, as a PWLQ one does."""
     return layer.stored_bits != layer.weight_bits
 
 
 class QuantizationMonitor(PipelineCallback):
-    """Write to TensorBoard how quantizers fare, after each validation, on its first batch.
+    """Log statistics of the quantizers to TensorBoard after each validation, from its first batch.
 
-    What they learn (``quant/alpha/...``), the clipped share of activations (``quant/clipped/...``) and the
-    signal-to-noise ratio of weights and activations in decibels (``quant/snr/...``), with histograms; when training
-    ends, histograms of all sites with the quantization grid.
+    They are the learned parameters (``quant/alpha/...``), the clipped share of activations (``quant/clipped/...``) and
+    the signal-to-noise ratio of weights and activations in decibels (``quant/snr/...``), with histograms. When training
+    ends, all loggers get histograms of all sites with the quantization grid.
     """
 
     order = Order.MEASURE
@@ -118,7 +118,7 @@ class QuantizationMonitor(PipelineCallback):
 
 
 def _boards(trainer: Trainer, pl_module: LightningModule) -> list[Any]:
-    """The TensorBoard writers to use: none for a float network."""
+    """Return the TensorBoard writers; none for a float network."""
     if not fake_quantizers(pl_module):
         return []
     return [logger.experiment for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]

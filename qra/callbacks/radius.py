@@ -1,4 +1,4 @@
-"""The smallest adversarial perturbation of each test image, as a callback of ``qra test`` and ``qra fit``."""
+"""Smallest adversarial perturbation of each test image, as a callback of ``qra test`` and ``qra fit``."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _STANDARD = FMN()
 
 
 class RadiusFiles(ChunkFiles):
-    """Chunks of distances instead of what broke the examples."""
+    """Chunk files of distances instead of ``first_broken_by``."""
 
     array = "distances"
 
@@ -36,22 +36,24 @@ class RadiusFiles(ChunkFiles):
 
 
 class RadiusEvaluation(AttackEvaluation):
-    """How far the nearest adversarial image of each test image is, at the end of ``test`` and of ``fit``.
+    """Distance to the nearest adversarial image of each test image, at the end of ``test`` and of ``fit``.
 
-    The distances are written to ``radii.npz`` beside ``correct.npz``: 0 where the clean image is wrong, and the largest
-    that pixels in [0, 1] have room for where no adversarial image was found, which is marked. The outcome says which
-    examples are correct at the attack's ``eps``, and counts among the other attacks of that budget.
+    Distances are written to ``radii.npz`` beside ``correct.npz``. A distance is 0 where the clean image is
+    misclassified; where no adversarial image was found, it is the largest possible for pixels in [0, 1], marked as
+    censored. The outcome says which examples are correct at the attack's ``eps`` and counts among the other attacks
+    of that budget.
 
     Args:
-        attack: An attack that finds the nearest image, such as :class:`qra.attacks.FMN`.
-        name: Key of the outcome; this and all that follow as for :class:`AttackEvaluation`.
-        n: Number of test images.
-        subset: Choice of the images: class-balanced, or the first.
-        subset_seed: Chooses the balanced subset, and the order of the chunks.
-        gradient: How the rounding of activations is differentiated.
-        pixels: What the network receives; of bytes, L-inf distances are whole levels.
-        chunk_size: Images that are attacked together.
-        search_precision: What the attack computes in.
+        attack: Attack that finds the nearest adversarial image, such as :class:`qra.attacks.FMN`.
+        name: Key of the outcome; by default made from the attack and the other arguments.
+        n: Number of test images; ``null`` for all. If the test set is smaller than the default, all are used.
+        subset: How the images are chosen: ``balanced`` over the classes, or ``first``.
+        subset_seed: Seed that selects the balanced subset and shuffles the images into chunks.
+        gradient: How the rounding of activations is differentiated: ``ste``, ``ste_soft`` or ``hard``.
+        pixels: What the network receives: ``float`` or ``bytes``. With bytes, L-inf distances are whole multiples of
+            1/255.
+        chunk_size: Number of images attacked together.
+        search_precision: Precision in which the attack computes; see :class:`AttackEvaluation`.
 
     Raises:
         ValueError: If a setting is out of its range, or the attack does not look for the nearest image.

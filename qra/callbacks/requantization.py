@@ -1,4 +1,4 @@
-"""Other bit widths at the start of a test, as a callback."""
+"""Changing the bit widths at the start of a test, as a callback."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from qra.quant import QuantScheme, requantize
 
 
 class Requantization(PipelineCallback):
-    """Test a network that was trained through quantization with other bit widths, without training.
+    """Test a network from quantization-aware training at other bit widths, without training it further.
 
-    Weights are quantized from the float ones that training kept, activations keep their ranges, and BatchNorm
-    statistics are estimated again on the data module's calibration images, for other bits scale weights differently.
-    The network is written to ``calibrated.ckpt`` in the run directory.
+    Weights are quantized from the float weights kept from training, and activations keep their ranges. Other bit widths
+    scale the weights differently, so BatchNorm statistics are re-estimated on the data module's calibration images. The
+    network is saved as ``calibrated.ckpt`` in the run directory.
 
     Args:
-        scheme: Quantizers of the checkpoint, with the bits to test.
+        scheme: The checkpoint's quantizers, with the bit widths to test.
     """
 
     order = Order.CHANGE

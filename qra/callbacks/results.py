@@ -1,4 +1,4 @@
-"""The files and tables of a run."""
+"""The result files and tables of a run."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ from qra.writing import write_json
 
 
 class ResultWriter(PipelineCallback):
-    """Write what a run was and what it found into the run directory.
+    """Write the settings and results of a run into its directory.
 
     ``fit`` writes ``run.json``, the reproducibility sheet. ``test``, and ``fit`` if something was measured at its end,
-    writes ``result.json`` (each outcome's accuracy, interval, n and attack; scheme and cost of the network, checkpoint,
-    data, versions), ``robustbench.json`` (the same in the fields of that benchmark), ``correct.npz`` (each example's
-    outcome), and a table to the terminal.
+    write ``result.json`` (each outcome's accuracy, interval, n and attack; scheme and cost of the network, checkpoint,
+    data, versions), ``robustbench.json`` (the same in the fields of that benchmark), ``correct.npz`` (the outcomes per
+    example), and print a table.
     """
 
     order = Order.WRITE
@@ -85,9 +85,9 @@ class ResultWriter(PipelineCallback):
     def _about(
         self, trainer: Trainer, pl_module: LightningModule, outcomes: Mapping[str, Outcome], path: str | None
     ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """What there is to say of the network and the data, and of the test."""
+        """Return all the facts about network, data and test, and separately those about the test."""
         assert isinstance(pl_module, ImageClassifier)
-        with float32(pl_module.device):  # as everything was measured
+        with float32(pl_module.device):  # like all measurements
             sheet = _sheet(trainer, pl_module)
         sha256 = checkpoint.sha256(path) if path else None
         scheme, calibration = describe(pl_module.scheme), pl_module.calibration
@@ -109,7 +109,7 @@ class ResultWriter(PipelineCallback):
 
 
 def table(outcomes: Sequence[Measured]) -> Table:
-    """A table of outcomes for the terminal, but for those on shifted images, which have one of their own."""
+    """Return a table of outcomes for the terminal, without those on shifted images, which have their own table."""
     rounded = any(outcome.rounded_afterwards is not None for outcome in outcomes)
     result = Table("attack")
     for name in ("eps", "accuracy", "95% interval", *(["rounded afterwards"] if rounded else []), "n"):
@@ -127,14 +127,14 @@ def table(outcomes: Sequence[Measured]) -> Table:
 
 
 def _records(trainer: Trainer) -> dict[str, Any]:
-    """What each callback says of itself."""
+    """Return the entries of all callbacks."""
     return {
         key: value for callback in callbacks_of(trainer, PipelineCallback) for key, value in callback.record().items()
     }
 
 
 def _doubt(result: Mapping[str, Any]) -> str | None:
-    """What a reader of the table must know first."""
+    """Return what a reader of the table must know first: that the training is unfinished; None if it is not."""
     training = completion.parse(result["training"]) if "training" in result else None
     return None if training is None or training.finished else f"of a training that is {training}"
 
@@ -156,7 +156,7 @@ def _sheet(trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
 
 
 def _network(trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
-    """How the network is quantized, and what one image costs."""
+    """Return how the network is quantized, and its cost per image."""
     assert isinstance(pl_module, ImageClassifier)
     found = cost(pl_module.network, data_of(trainer).image_shape)
     known = {name: vars(pl_module.network).get(name) for name in ("outputs", "attack_copy")}
@@ -167,7 +167,7 @@ def _network(trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
 
 
 def _precision(scheme: QuantScheme | None, found: Cost) -> dict[str, Any]:
-    """What a network computes with and costs, and which of its layers are float."""
+    """Return a network's precision and cost, and which of its layers are float."""
     names = ("parameters", "size_in_bits", "multiply_adds", "bit_ops", "uncounted")
     costs = {name: getattr(found, name) for name in names} | {"layers": len(found.layers)}
     if scheme is None:

@@ -1,4 +1,4 @@
-"""What a result is of, where that is less than a trained network on the whole test set."""
+"""The scope of a result, where it is less than a trained network on the whole test set."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from qra.evaluation.outcome import Outcome
 
 
 def scope(trainer: Trainer, outcomes: Mapping[str, Outcome], checkpoint: str | None) -> dict[str, Any]:
-    """What ``result.json`` says of the scope of a test.
+    """Return what ``result.json`` says about the scope of a test.
 
     Args:
         trainer: Trainer of the test, or of the fit at whose end something was measured.
-        outcomes: What was found.
-        checkpoint: The file that the weights are from, if any.
+        outcomes: Outcomes that were measured.
+        checkpoint: Path of the checkpoint with the weights, if any.
 
     Returns:
-        ``untrained``, whether the weights are random; and where ``trainer.limit_test_batches`` or ``fast_dev_run`` left
-        images out, ``partial``: how many of how many were tested.
+        ``untrained``: whether the weights are random. If ``trainer.limit_test_batches`` or ``fast_dev_run`` left images
+        out, also ``partial``: how many of how many were tested.
     """
     tested = trainer.state.fn == "test"
     found: dict[str, Any] = {"untrained": tested and checkpoint is None}
@@ -33,7 +33,7 @@ def scope(trainer: Trainer, outcomes: Mapping[str, Outcome], checkpoint: str | N
 
 
 def remarks(found: Mapping[str, Any]) -> list[str]:
-    """The same in words, a line for each doubt."""
+    """Return the same in words, one line per limitation."""
     lines = []
     if found["untrained"]:
         lines.append("untrained: the weights are random")

@@ -1,4 +1,4 @@
-"""The images that an evaluation takes from those of a run."""
+"""The part of a run's test images that an evaluation uses."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from qra.types import Batch
 
 
 class Subset:
-    """A class-balanced subset of the test images; of it, those that a run has served on this rank.
+    """Those images of a class-balanced subset of the test set that a run has served on this rank.
 
     Args:
         trainer: Trainer of ``test`` or ``predict``, which may be limited to some batches.
         n: Number of images; all of them if there are fewer.
-        seed: Chooses them.
+        seed: Seed that selects the images.
     """
 
     def __init__(self, trainer: Trainer, n: int, seed: int) -> None:
@@ -25,10 +25,10 @@ class Subset:
         self._served: list[Tensor] = []
 
     def add(self, batch: Batch) -> None:
-        """Take note of a batch that was served."""
+        """Record a batch that was served."""
         self._served.append(batch.indices)
 
     def batches(self, batch_size: int) -> list[Batch]:
-        """Float images in [0, 1] on the device, with labels and indices; one empty batch if there are none."""
+        """Return float images in [0, 1] on the device, with labels and indices; one empty batch if there are none."""
         served = torch.cat(self._served).cpu()
         return list(self._data.batches("test", served[torch.isin(served, self._chosen)], batch_size))

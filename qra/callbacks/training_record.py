@@ -1,4 +1,4 @@
-"""How far a training is, written down while it runs."""
+"""Record of the progress of a training, written while it runs."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ BEST = "best.ckpt"
 
 
 class TrainingRecord(PipelineCallback):
-    """Keep ``training.json``: whether the training is finished, and how many epochs are done of how many.
+    """Write ``training.json``: whether the training is finished, and how many of how many epochs are done.
 
-    A training that ends without any validation gets its last epoch as ``best.ckpt``, so that every finished run has
+    A training that ends without any validation saves its last epoch as ``best.ckpt``, so that every finished run has
     one.
 
     Args:
-        command: Command that hears of the first step and of the end of training.
+        command: Command to notify of the first step and of the end of training.
 
     Attributes:
-        settings: What a resumption is to agree with; kept in each checkpoint.
-        training: How far the training of the network is that is trained or tested; None if nothing says so.
+        settings: Settings that a resumption must agree with; stored in each checkpoint.
+        training: Progress of the training of the network being trained or tested; None if unknown.
     """
 
     def __init__(self, command: RunningCommand) -> None:
@@ -67,7 +67,7 @@ class TrainingRecord(PipelineCallback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._command.begun = self._command.finished = True
-        averaging.begin(trainer, pl_module)  # an average of nothing would take the place of the trained weights
+        averaging.begin(trainer, pl_module)  # an average that was never updated would replace the trained weights
         keeper, best = best_keeper(trainer), str(Path(trainer.default_root_dir) / BEST)
         validated = keeper is None or (bool(keeper.best_model_path) and keeper.file_exists(best, trainer))
         if keeper is not None and not validated and not is_rehearsal(trainer):
@@ -96,11 +96,11 @@ class TrainingRecord(PipelineCallback):
         if trainer.ckpt_path is not None:
             self.training = completion.read(Path(trainer.ckpt_path).parent)
         makes = any(callback.makes_another_network for callback in callbacks_of(trainer, PipelineCallback))
-        if makes and self.training is not None and trainer.is_global_zero:  # whose checkpoint lies in another directory
+        if makes and self.training is not None and trainer.is_global_zero:  # the checkpoint is in another directory
             completion.write(Path(trainer.default_root_dir), self.training)
 
 
 def _is_up(timer: Timer) -> bool:
-    """Whether the time that a training was given is over."""
+    """Return whether the time limit of a training has been reached."""
     left = timer.time_remaining()
     return left is not None and left <= 0

@@ -1,4 +1,4 @@
-"""What a command would do, counted beforehand for dry runs."""
+"""The work of a command, counted beforehand for dry runs."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from qra.data import ImageDataModule
 
 
 class Workload(NamedTuple):
-    """Images that are run through a network."""
+    """A number of images that are run through a network."""
 
     what: str
-    """For people."""
+    """Description for people."""
     images: int
     passes: PassCount
-    """Of each image, as long as no attack breaks it."""
+    """Passes of each image, as long as no attack breaks it."""
 
 
 def passes_of(attack: Attack, classes: int) -> PassCount:
-    """PassCount of an image that the attack does not break; none where its ball is a point.
+    """Return the passes for an image that the attack does not break; zero if its budget is 0.
 
-    An attack that says nothing of its passes, but of its work, is taken to run forward only.
+    An attack that declares only its work, not its passes, is assumed to run forward passes only.
 
     Args:
         attack: The attack.
-        classes: How many the network tells apart.
+        classes: Number of classes of the network.
     """
     if getattr(attack, "eps", None) == 0:
         return PassCount(0)
@@ -34,7 +34,7 @@ def passes_of(attack: Attack, classes: int) -> PassCount:
 
 
 def attack_workload(what: str, n: int | None, attack: Attack, data: ImageDataModule) -> Workload:
-    """An attack on ``n`` test images, or all."""
+    """Return the workload of an attack on ``n`` test images, or on all."""
     known = _says_passes(attack) or type(attack).work is not Attack.work
     doubt = "" if known else f" (counted as one pass: {type(attack).__name__} does not say how many it takes)"
     return Workload(what + doubt, test_images(n, data), passes_of(attack, data.num_classes))
@@ -45,6 +45,6 @@ def _says_passes(attack: Attack) -> bool:
 
 
 def test_images(n: int | None, data: ImageDataModule) -> int:
-    """How many test images an evaluation of ``n``, or of all, chooses."""
+    """Return the number of test images in an evaluation of ``n``, or of all."""
     size = data.size("test")
     return size if n is None else min(n, size)

@@ -12,12 +12,12 @@ from qra.types import Batch
 
 
 class AdversarialTraining(ImageClassifier):
-    """Cross-entropy on adversarial examples made from each batch (Madry et al. 2018, arXiv 1706.06083, eq. 2.1).
+    """Cross-entropy on adversarial examples of each batch (Madry et al. 2018, arXiv 1706.06083, eq. 2.1).
 
     Args:
-        network: Takes pixels in [0, 1], (N, C, H, W), and returns logits.
-        attack: The inner maximization. With ``FGSM`` from a random start this is fast adversarial training (Wong et
-            al. 2020, arXiv 2001.03994).
+        network: Network that maps pixels in [0, 1], (N, C, H, W), to logits.
+        attack: Inner maximization. With ``FGSM`` from a random start this is fast adversarial training (Wong et al.
+            2020, arXiv 2001.03994).
         settings: The other arguments of :class:`ImageClassifier`.
     """
 

@@ -1,4 +1,4 @@
-"""What an attack is given to move away from, checked before it is run."""
+"""Checks that an attack suits the use it is put to: what it moves away from, and that it is not targeted."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ INNER = "the inner maximization of this method"
 
 
 def check_attack(attack: Attack, on_logits: bool, use: str = INNER) -> None:
-    """Refuse an attack that takes logits where labels are given, or the other way round, or is targeted.
+    """Check that an attack is untargeted and compares with logits or with labels, as its use requires.
 
     Args:
         attack: The attack.
-        on_logits: Whether it is given logits.
-        use: What it is run for, in words.
+        on_logits: Whether the attack will be given logits rather than labels.
+        use: What the attack is used for, in words, for the error message.
 
     Raises:
-        ValueError: If it does.
+        ValueError: If the attack is targeted, or takes labels where logits are given or the reverse.
     """
     if attack.aim == "targets" or getattr(attack, "targeted", False):
         raise ValueError(f"the attack is targeted, but {use} moves away from what is right: set targeted to false")

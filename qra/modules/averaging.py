@@ -1,4 +1,4 @@
-"""Lightning's weight averaging, which swaps the weights of a network for validation."""
+"""Support for Lightning's weight averaging, which swaps in the averaged weights during validation."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from qra.running import callbacks_of
 
 
 def check(trainer: Trainer) -> None:
-    """Refuse to average weights when training is over, which no validation would score and no checkpoint hold.
+    """Reject ``StochasticWeightAveraging``, whose average comes too late to be validated or saved in a checkpoint.
 
     Raises:
-        ValueError: With what averages them in time.
+        ValueError: If the trainer has that callback; the message names the one to use instead.
     """
     if callbacks_of(trainer, StochasticWeightAveraging):
         raise ValueError(
@@ -25,17 +25,17 @@ def check(trainer: Trainer) -> None:
 
 
 def begin(trainer: Trainer, module: LightningModule) -> None:
-    """Let an average that was not updated yet be the present weights, instead of those the module was made with."""
+    """Set an average that has not been updated yet to the current weights, instead of the initial ones."""
     for _, average in _averages(trainer):
         if average.n_averaged == 0:
             average.module.load_state_dict(module.state_dict())
 
 
 def store(trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]) -> None:
-    """Put the averaged weights, which validation scored, into a checkpoint of weights alone."""
+    """Save the averaged weights, which are those that were validated, in a weights-only checkpoint."""
     for callback, _ in _averages(trainer):
         callback.on_save_checkpoint(trainer, module, checkpoint)
-        for name in ("current_model_state", "averaging_state"):  # which only a resumption needs
+        for name in ("current_model_state", "averaging_state"):  # needed only to resume
             checkpoint.pop(name, None)
 
 

@@ -1,4 +1,4 @@
-"""What all training methods share: the network, its optimizer, its metrics and validation under attack."""
+"""Base class of all training methods: network, optimizer, metrics and validation under attack."""
 
 from __future__ import annotations
 
@@ -47,10 +47,10 @@ def _default_optimizer(parameters: Iterable[nn.Parameter]) -> Optimizer:
 
 
 class Upkeep(Callback):
-    """What a module does in a run by itself.
+    """Lightning hooks that a module runs on its own behalf, as a callback.
 
     Args:
-        hooks: Functions by the names of Lightning's hooks.
+        hooks: Functions, keyed by the names of the Lightning hooks they implement.
     """
 
     def __init__(self, **hooks: Callable[..., None]) -> None:
@@ -58,27 +58,28 @@ class Upkeep(Callback):
 
 
 class ImageClassifier(LightningModule):
-    """A network in training; a training method is a subclass that overrides :meth:`training_loss`.
+    """Base class of the training methods; a subclass implements :meth:`training_loss`.
 
     Args:
-        network: Takes pixels in [0, 1], (N, C, H, W), and returns logits. A scheme quantizes it in place.
-        scheme: Quantization that the network is trained through; none for a float network.
-        init_from: Checkpoint whose network weights a new run starts from: of a float network, or of one quantized to
-            other bit widths. BatchNorm statistics are then estimated again on the calibration images.
-        optimizer: Makes the optimizer of the network's parameters.
-        schedule: Learning rate over the run, as a multiplier of the optimizer's.
-        val_attack: Attack under which each epoch is validated; none leaves only clean accuracy.
-        channels_last: Keep activations in channels-last memory order, which convolutions run faster in.
-        compile: Compile the network (and its attack-time copy) with ``torch.compile``.
+        network: Network that maps pixels in [0, 1], (N, C, H, W), to logits. If there is a scheme, it is quantized in
+            place.
+        scheme: Scheme for quantization-aware training; ``null`` trains a float network.
+        init_from: Checkpoint whose network weights a new run starts from. It may hold a float network or one quantized
+            to other bit widths; BatchNorm statistics are then re-estimated on the calibration images.
+        optimizer: Function or class that makes the optimizer from the network's parameters.
+        schedule: Learning rate schedule over the whole run, as a multiplier of the optimizer's learning rate.
+        val_attack: Attack used in the validation of each epoch; with ``null`` only clean accuracy is measured.
+        channels_last: Whether to use the channels-last memory format, in which convolutions run faster.
+        compile: Whether to compile the network and its attack-time copy with ``torch.compile``.
 
     Attributes:
-        weights: Checkpoint that holds the present weights once a fit has trained them; none before.
+        weights: Path of the checkpoint that holds the current weights once a fit has trained them; None before.
     """
 
     selection_metric: ClassVar[str] = "val/clean_acc"
-    """The validation metric that chooses the best checkpoint, higher being better."""
+    """Validation metric that selects the best checkpoint; higher is better."""
     is_adversarial: ClassVar[bool] = False
-    """Whether it trains on adversarial examples; studies compare such networks with others of the kind."""
+    """Whether the method trains on adversarial examples; studies compare such networks with one another."""
 
     def __init__(
         self,
@@ -103,8 +104,8 @@ class ImageClassifier(LightningModule):
         if scheme is not None:
             convert(network, scheme)
         self.init_from = init_from
-        self.trained_steps = 0  # of the checkpoint that is tested
-        self.weights_key: str | None = None  # where in a foreign file the weights lie, if several places fit
+        self.trained_steps = 0  # training steps of the checkpoint being tested
+        self.weights_key: str | None = None  # key of the weights in a foreign file, if several would fit
         self.make_optimizer = optimizer
         self.schedule = schedule
         self.val_attack = val_attack
@@ -116,55 +117,55 @@ class ImageClassifier(LightningModule):
         self._replays = TrainingReplays("training")
         self._learned: LearnedValues | None = None
         self._means = EpochMeans()
-        self._frozen: list[FrozenNetwork] = []  # in a list: not a submodule, so no checkpoint or optimizer sees it
+        self._frozen: list[FrozenNetwork] = []  # a list keeps it from being a submodule, in checkpoints and optimizers
         kinds = ("clean",) if val_attack is None else ("clean", "robust")
         self.val_acc = nn.ModuleDict({kind: MeanMetric() for kind in kinds})
         self.val_loss = nn.ModuleDict({kind: MeanMetric() for kind in kinds})
 
     def forward(self, x: Tensor) -> Tensor:
         """Map pixels in [0, 1], (N, C, H, W), to logits."""
-        alone = self._trainer is None or self.trainer.world_size == 1  # recorded passes would bypass a parallel wrapper
+        alone = self._trainer is None or self.trainer.world_size == 1  # CUDA graph replays would bypass a DDP wrapper
         logits = self._replays(self.network, x) if alone else None
         return self.network(x) if logits is None else logits
 
     # ----- training -----
 
     def training_loss(self, batch: Batch) -> Tensor:
-        """The loss of one batch: what a training method is.
+        """Compute the loss of one batch; this defines the training method.
 
         Args:
-            batch: Float images in [0, 1], labels and data set indices.
+            batch: Float images in [0, 1], labels and dataset indices.
 
         Returns:
-            A scalar to be minimized.
+            The scalar loss to minimize.
         """
         raise NotImplementedError
 
     def initialize(self) -> None:
-        """Take over the weights of ``init_from``, once.
+        """Load the weights of ``init_from``; later calls do nothing.
 
         Raises:
-            ValueError: If it cannot be read or is of another network.
+            ValueError: If the checkpoint cannot be read or belongs to a different network.
         """
         if self.init_from is not None and not self._initialized:
             self._weights_changed = checkpoint.load_weights(self.network, self.init_from, self.scheme, self.weights_key)
         self._initialized = True
 
     def check_fit(self) -> None:
-        """Refuse to be trained where something is missing, once callbacks are set up.
+        """Check that everything needed for training is present; called once callbacks are set up.
 
         Raises:
-            ValueError: With what is missing.
+            ValueError: If something is missing; the message says what.
         """
 
     def check_data(self, data: ImageDataModule) -> None:
-        """Refuse data that lack images which quantizers start from.
+        """Check that the data module has enough calibration images to initialize the quantizers.
 
         Args:
-            data: Set up.
+            data: Data module that has been set up.
 
         Raises:
-            ValueError: If there are not as many calibration images as asked for.
+            ValueError: If a scheme is set and there are fewer calibration images than requested.
         """
         if self.scheme is not None:
             data.check_calibration()
@@ -181,7 +182,7 @@ class ImageClassifier(LightningModule):
             self.network.compile()
 
     def configure_callbacks(self) -> list[Callback]:
-        """What a run needs of this class, so that a subclass overrides Lightning's hooks without calling these."""
+        """Return the hooks of this class as a callback, so that subclasses can override Lightning's without super()."""
         return [
             Upkeep(
                 on_fit_start=self._begin_fit,
@@ -197,19 +198,19 @@ class ImageClassifier(LightningModule):
 
     def _begin_fit(self, *_: Any) -> None:
         self.weights = None
-        self._means = EpochMeans()  # another training may have been interrupted
-        self.network.train()  # Lightning leaves a network that was loaded for evaluation as it is
+        self._means = EpochMeans()  # an earlier training may have been interrupted
+        self.network.train()  # Lightning does not switch a network that was loaded in eval mode
         if self.scheme is None or self.trainer.ckpt_path is not None:
             return
         images = [batch.x for batch in self.calibration_batches()]
-        with float32(self.device), torch.compiler.set_stance("force_eager"):  # it is compiled for training
+        with float32(self.device), torch.compiler.set_stance("force_eager"):  # compilation is for training
             calibrate(self.network, images)
             self._synchronize_buffers()
             if self._weights_changed:
                 reestimate_batch_norm(self.network, images)
 
     def calibration_batches(self) -> list[Batch]:
-        """The calibration images of the data module on the device, float in [0, 1]."""
+        """Return the data module's calibration batches on the device, with float images in [0, 1]."""
         return list(data_of(self.trainer).calibration_batches(self.device))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -224,7 +225,7 @@ class ImageClassifier(LightningModule):
         loss = loss + self._learned.decay()
         self._means.add("loss", loss, len(batch.y))
         if self._trainer is not None and is_logged(self.trainer, self.trainer.global_step + 1):
-            # without prog_bar, for which Lightning would wait for the device after each step to come
+            # no prog_bar: with it Lightning would synchronize with the device after every following step
             self.log(LOSS_STEP, loss, on_step=True, on_epoch=False)
         return loss
 
@@ -239,26 +240,26 @@ class ImageClassifier(LightningModule):
             self._log_means()
 
     def _log_means(self, *_: Any) -> None:
-        """Log the means since the last time; at the end of an epoch, those of one that a callback has cut short."""
+        """Log the means since the last call; at the end of an epoch, those of an epoch that a callback cut short."""
         for name, mean in self._means.take().items():
             self.log(f"train/{name}", mean, on_step=False, on_epoch=True, sync_dist=True)
 
     def _replays_cleared(self, *_: Any, **__: Any) -> None:
-        self._replays.clear()  # the network leaves the device
+        self._replays.clear()  # the network is moved off the device
 
     def log_accuracy(self, name: str, logits: Tensor, y: Tensor) -> None:
-        """Log the accuracy of training logits as ``train/<name>``, averaged over the epoch."""
+        """Log the accuracy of the training logits as ``train/<name>``, averaged over the epoch."""
         self._means.add_accuracy(name, logits, y)
 
     def log_mean(self, name: str, value: Tensor, count: int) -> None:
-        """Log a mean of ``count`` examples of a training batch as ``train/<name>``, averaged over the epoch."""
+        """Log a mean over ``count`` examples of a training batch as ``train/<name>``, averaged over the epoch."""
         self._means.add(name, value, count)
 
     def attack_network(self, refresh: bool = True) -> FrozenNetwork:
-        """The attack-time copy of the network, with its present weights unless ``refresh`` is false."""
+        """Return the attack-time copy of the network, updated to the current weights unless ``refresh`` is false."""
         stale = self._frozen and next(self._frozen[0].parameters()).device != self.device
         if not self._frozen or stale:
-            with torch.inference_mode(False):  # what is made in inference mode never takes part in a gradient
+            with torch.inference_mode(False):  # tensors made in inference mode could never be part of a gradient
                 self._frozen[:] = [freeze(self.network)]
             if self.compile_network:
                 self._frozen[0].network.compile()
@@ -267,13 +268,14 @@ class ImageClassifier(LightningModule):
     def maximize(
         self, attack: Attack, batch: Batch, target: Tensor | None = None, network: nn.Module | None = None
     ) -> Tensor:
-        """Adversarial examples of a training batch, from the network as it stands.
+        """Return adversarial examples of a training batch for the current network.
 
         Args:
-            attack: Run in eval mode on the attack-time copy, so that no statistic, mode or gradient here changes.
-            batch: The images and their data set indices, which fix the start noise.
-            target: What the attack's loss compares logits with; the labels if not given.
-            network: What is attacked, if not the attack-time copy with its present weights.
+            attack: Attack, run in eval mode on the attack-time copy, so that it changes no statistics, modes or
+                gradients of the trained network.
+            batch: Images and their dataset indices, which determine the start noise.
+            target: What the attack's loss compares logits with; the labels by default.
+            network: Network to attack instead of the attack-time copy with the current weights.
         """
         y = batch.y if target is None else target
         attacked = self.attack_network() if network is None else network
@@ -282,13 +284,13 @@ class ImageClassifier(LightningModule):
     def quantize_after_training(
         self, scheme: QuantScheme, images: list[Tensor], bias_corrected: bool, record: dict[str, Any]
     ) -> None:
-        """Calibrate and quantize the float network for good, in place.
+        """Calibrate and permanently quantize the float network, in place.
 
         Args:
-            scheme: Quantizers and bit widths, see :func:`qra.quant.quantize_after_training`.
+            scheme: Quantizers and bit widths; see :func:`qra.quant.quantize_after_training`.
             images: Batches of calibration images, float in [0, 1].
-            bias_corrected: Whether mean and spread of each channel of the quantized weights are corrected.
-            record: What the calibration depended on, for checkpoints.
+            bias_corrected: Whether to correct the mean and spread of each channel of the quantized weights.
+            record: Settings that the calibration depends on, to be stored in checkpoints.
         """
         with float32(self.device):
             self.scheme = quantize_after_training(self.network, scheme, images, bias_corrected)
@@ -296,11 +298,11 @@ class ImageClassifier(LightningModule):
         self._frozen.clear()
 
     def requantize(self, scheme: QuantScheme, images: list[Tensor]) -> None:
-        """Give the quantized network other bit widths without training, in place.
+        """Change the bit widths of the quantized network without training, in place.
 
         Args:
-            scheme: Quantizers and bit widths, see :func:`qra.quant.requantize`.
-            images: Batches for BatchNorm statistics, in [0, 1], (N, C, H, W).
+            scheme: Quantizers and bit widths; see :func:`qra.quant.requantize`.
+            images: Batches for re-estimating BatchNorm statistics, in [0, 1], (N, C, H, W).
         """
         requantize(self.network, scheme)
         with float32(self.device):
@@ -323,7 +325,7 @@ class ImageClassifier(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def parameter_groups(self) -> Any:
-        """The network's parameters, with those of quantizers, which have a decay of their own, in a second group."""
+        """Return the network's parameters, with those of quantizers in a second group without weight decay."""
         learned = quantizer_parameters(self.network)
         if not learned:
             return self.network.parameters()
@@ -344,7 +346,7 @@ class ImageClassifier(LightningModule):
 
     def _synchronize_buffers(self) -> None:
         if self.trainer.world_size > 1:
-            for buffer in self.network.buffers():  # without SyncBatchNorm, the ranks' statistics drift apart
+            for buffer in self.network.buffers():  # without SyncBatchNorm, statistics differ between ranks
                 torch.distributed.broadcast(buffer, src=0)
             self._weights_swapped()
 
@@ -360,7 +362,7 @@ class ImageClassifier(LightningModule):
                 self._evaluate("robust", self._judge(x_adv), batch.y)
 
     def _judge(self, x: Tensor) -> Tensor:
-        """Logits in float32 proper; on a GPU compiled code is no faster in it, and would be compiled again."""
+        """Compute logits in float32; on a GPU uncompiled, as compiling again for float32 would gain no speed."""
         run = self.network._call_impl if x.device.type == "cuda" else self.network
         return cast(Callable[[Tensor], Tensor], run)(x)
 
@@ -372,7 +374,7 @@ class ImageClassifier(LightningModule):
         self.log(f"val/{kind}_loss", loss, on_epoch=True)
 
     def test_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Logits of the clean images, in float32, (N, classes)."""
+        """Return the logits of the clean images, (N, classes), in float32."""
         with float32(self.device):
             return self.forward(batch.x)
 
@@ -396,10 +398,10 @@ class ImageClassifier(LightningModule):
         return list(data.class_names) if isinstance(data, ImageDataModule) else []
 
     def adopt(self, checkpoint_: dict[str, Any], path: str) -> None:
-        """Get ready for the state of a checkpoint. One that was quantized after training brings its scheme.
+        """Prepare to load a checkpoint; one that was quantized after training brings its own scheme.
 
         Raises:
-            ValueError: If the checkpoint is of another scheme, or its state does not fit.
+            ValueError: If the checkpoint has a different scheme, or its state does not fit the network.
         """
         scheme = checkpoint.rebuild_scheme(checkpoint_) if self.scheme is None else None
         if scheme is not None and scheme.is_fixed:

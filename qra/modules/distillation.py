@@ -1,4 +1,4 @@
-"""Learning from a robust teacher: the module, and what it learns, one object an idea."""
+"""Robust transfer: the module that learns from a robust teacher, and one class for each transfer loss."""
 
 from __future__ import annotations
 
@@ -21,35 +21,36 @@ from qra.types import Batch
 
 
 class TransferLoss(ABC):
-    """The training loss of :class:`RobustTransfer`; a subclass is a frozen dataclass.
+    """Base class of the training losses of :class:`RobustTransfer`; subclasses are frozen dataclasses.
 
     Attributes:
-        by_features: Whether it compares penultimate features, which then must be as many in both networks.
+        by_features: Whether it compares penultimate features, of which both networks must then have the same number.
     """
 
     by_features: ClassVar[bool] = False
 
     @abstractmethod
     def __call__(self, student: RobustTransfer, batch: Batch) -> Tensor:
-        """The loss of one batch.
+        """Compute the loss of one batch.
 
         Args:
-            student: The module in training: ask it for logits, features, adversarial images and the teacher.
-            batch: Float images in [0, 1], labels and data set indices.
+            student: Module in training, which provides logits, features, adversarial images and the teacher.
+            batch: Float images in [0, 1], labels and dataset indices.
 
         Returns:
-            A scalar to be minimized.
+            The scalar loss to minimize.
         """
 
 
 @dataclass(frozen=True)
 class RSLAD(TransferLoss):
-    """Predict what the teacher predicts on clean images, near them and on them; no labels (Zi et al. 2021).
+    """RSLAD: match the teacher's clean predictions on clean and on adversarial images, no labels (Zi et al. 2021).
 
     Args:
-        attack: Moves the student away from the teacher's clean logits: one with the loss ``kl``.
-        natural_weight: Share of the clean images in the loss.
-        reduction: ``mean`` as in the published code makes loss and gradients smaller by the number of classes.
+        attack: Inner maximization, away from the teacher's clean logits; its loss must be ``kl``.
+        natural_weight: Weight of the clean term in the loss, in [0, 1]; the adversarial term has the rest.
+        reduction: ``batchmean``, or ``mean`` as in the published code, which divides loss and gradients by the number
+            of classes.
     """
 
     attack: Attack = PGD(start=GaussianStart(), loss="kl")
@@ -70,13 +71,17 @@ class RSLAD(TransferLoss):
 
 @dataclass(frozen=True)
 class ARD(TransferLoss):
-    """Predict near an image what the teacher predicts on it, softened, and its label on it (Goldblum et al. 2020).
+    """ARD: match the teacher's softened clean predictions on adversarial images, and labels (Goldblum et al. 2020).
+
+    The label term is the cross-entropy on clean images.
 
     Args:
-        attack: Inner maximization, on the labels.
-        temperature: Divides the logits of both.
-        kd_weight: Share of the teacher, in [0, 1]; the labels have the rest. With 1 the student sees no clean images.
-        reduction: ``mean`` as in the published code makes the teacher's term smaller by the number of classes.
+        attack: Inner maximization; it moves away from the labels.
+        temperature: Divisor of the logits of both networks.
+        kd_weight: Weight of the distillation term, in [0, 1]; the cross-entropy has the rest. With 1 the student sees
+            no clean images.
+        reduction: ``batchmean``, or ``mean`` as in the published code, which divides the distillation term by the
+            number of classes.
     """
 
     attack: Attack = PGD()
@@ -99,13 +104,14 @@ class ARD(TransferLoss):
 
 @dataclass(frozen=True)
 class IAD(TransferLoss):
-    """As much of the teacher as it withstands the student's adversarial images (Zhu et al. 2022).
+    """IAD: trust the teacher as far as it withstands the student's adversarial images (Zhu et al. 2022).
 
     Args:
-        attack: Inner maximization, on the labels.
-        beta: Sharpness of the trust in the teacher.
-        warmup_epochs: Epochs at the start in which the teacher is trusted fully; 60 of 200 in the published code.
-        weigh_teacher: Whether trust weighs the teacher's term too; in the published code it does not.
+        attack: Inner maximization; it moves away from the labels.
+        beta: Exponent of the teacher's probability of the label on the adversarial image, which is the trust in it.
+        warmup_epochs: Number of epochs at the start in which the teacher is fully trusted; 60 of 200 in the published
+            code.
+        weigh_teacher: Whether trust also weighs the teacher's term; in the published code it does not.
     """
 
     attack: Attack = PGD()
@@ -133,14 +139,16 @@ class IAD(TransferLoss):
 
 @dataclass(frozen=True)
 class AdaAD(TransferLoss):
-    """Agree with the teacher where the two disagree most (Huang et al. 2023).
+    """AdaAD: match the teacher where the two networks disagree most (Huang et al. 2023).
 
     Args:
-        attack: Takes gradients through both networks, so that a step costs the teacher's backward pass as well.
-        natural_weight: Share of the clean images in the loss, 0 by default in the published code, which shows them to
-            the student all the same, so that its batch statistics are of both kinds of images. Here they are left out.
-        reduction: ``mean`` as in the published code for CIFAR-10 makes loss and gradients smaller by the number of
-            classes; for CIFAR-100 it takes ``batchmean``.
+        attack: Inner maximization of the disagreement. It differentiates both networks, so each step also costs the
+            teacher's backward pass.
+        natural_weight: Weight of the clean term in the loss, in [0, 1]. With 0, the default as in the published code,
+            the student sees no clean images; the published code still passes them through the student, so that its
+            batch statistics are of both kinds of images.
+        reduction: ``batchmean``, as in the published code for CIFAR-100, or ``mean``, as in that for CIFAR-10, which
+            divides loss and gradients by the number of classes.
     """
 
     attack: DisagreementPGD = DisagreementPGD(start=GaussianStart())
@@ -165,10 +173,10 @@ class AdaAD(TransferLoss):
 
 @dataclass(frozen=True)
 class RRM(TransferLoss):
-    """Features in the direction of the teacher's, on clean images only (Vaishnavi et al. 2022).
+    """RRM: align the direction of the features with the teacher's, on clean images only (Vaishnavi et al. 2022).
 
     Args:
-        cross_entropy_weight: Weight of the labels beside it.
+        cross_entropy_weight: Weight of the cross-entropy on the labels; the cosine term has weight 1.
     """
 
     by_features: ClassVar[bool] = True
@@ -186,12 +194,12 @@ class RRM(TransferLoss):
 
 @dataclass(frozen=True)
 class LwF(TransferLoss):
-    """Labels, and features near the teacher's, on clean images only (Shafahi et al. 2020).
+    """LwF: learn the labels while staying near the teacher's features, on clean images only (Shafahi et al. 2020).
 
-    Start from a robust network by ``init_from``: the features are held where they are, not found.
+    Start from a robust network by ``init_from``: this loss preserves robust features but does not find them.
 
     Args:
-        feature_weight: Weight of the L1 distance of the features.
+        feature_weight: Weight of the L1 distance between the features of the two networks.
     """
 
     by_features: ClassVar[bool] = True
@@ -208,13 +216,13 @@ class LwF(TransferLoss):
 
 
 class RobustTransfer(ImageClassifier):
-    """Learn from a robust teacher; the callback ``TeacherDistillation`` brings it.
+    """Learn from a robust teacher, which the callback ``TeacherDistillation`` provides.
 
-    The teacher may be of another architecture, quantized, or the network that the student starts from.
+    The teacher may have another architecture, be quantized, or be the network that the student starts from.
 
     Args:
-        network: The student. Takes pixels in [0, 1], (N, C, H, W), and returns logits.
-        transfer: What is learned from the teacher.
+        network: The student, which maps pixels in [0, 1], (N, C, H, W), to logits.
+        transfer: Loss that defines what is learned from the teacher.
         settings: The other arguments of :class:`ImageClassifier`.
     """
 
@@ -224,13 +232,13 @@ class RobustTransfer(ImageClassifier):
     def __init__(self, network: nn.Module, transfer: TransferLoss = RSLAD(), **settings: Any) -> None:
         super().__init__(network, **settings)
         self.transfer = transfer
-        self._teacher: list[FrozenNetwork] = []  # in a list: not a submodule, so no checkpoint or optimizer sees it
+        self._teacher: list[FrozenNetwork] = []  # a list keeps it from being a submodule, in checkpoints and optimizers
 
     def learn_from(self, teacher: FrozenNetwork) -> None:
-        """Take a teacher, before training.
+        """Set the teacher, before training.
 
         Raises:
-            ValueError: If features are to be compared and the two networks do not have equally many.
+            ValueError: If features are compared and the two networks have different numbers of them.
         """
         if self._teacher and self._teacher[0] is teacher:
             return
@@ -251,10 +259,10 @@ class RobustTransfer(ImageClassifier):
 
     @property
     def teacher(self) -> FrozenNetwork:
-        """The teacher, in eval mode; its parameters take no gradients.
+        """The teacher, in eval mode; its parameters receive no gradients.
 
         Raises:
-            ValueError: If there is none.
+            ValueError: If no teacher has been set.
         """
         if not self._teacher:
             raise ValueError(
@@ -265,34 +273,35 @@ class RobustTransfer(ImageClassifier):
 
     @torch.no_grad()
     def teacher_logits(self, x: Tensor) -> Tensor:
-        """The teacher's logits, (N, C), without a graph."""
+        """Return the teacher's logits, (N, C), without an autograd graph."""
         logits: Tensor = self.teacher(x)
         return logits
 
     @torch.no_grad()
     def teacher_features(self, x: Tensor) -> Tensor:
-        """The teacher's penultimate features, (N, D), without a graph."""
+        """Return the teacher's penultimate features, (N, D), without an autograd graph."""
         self.teacher.check(x)
         return with_features(self.teacher.network, x)[1]
 
     def features(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The student's logits, (N, C), and penultimate features, (N, D)."""
+        """Return the student's logits, (N, C), and penultimate features, (N, D)."""
         return with_features(self.network, x)
 
     def check_fit(self) -> None:
-        _ = self.teacher  # callbacks come first: it is here, or will never be
+        _ = self.teacher  # callbacks are set up first, so a missing teacher is an error here
 
     def training_loss(self, batch: Batch) -> Tensor:
         return self.transfer(self, batch)
 
     def log_transfer(self, batch: Batch, teacher_logits: Tensor, logits: Tensor | None, logits_adv: Tensor) -> None:
-        """Log the accuracies in training, and as ``train/teacher_kl`` how far the student is from the teacher.
+        """Log training accuracies, and the student's KL divergence from the teacher as ``train/teacher_kl``.
 
         Args:
-            batch: Batch whose labels count.
-            teacher_logits: What the student is to predict.
-            logits: The student's clean logits, which are compared if it has seen the clean images.
-            logits_adv: The student's adversarial logits.
+            batch: Batch with the labels.
+            teacher_logits: Teacher logits that the student learns to match, (N, C).
+            logits: The student's logits on clean images, (N, C); None if it has not seen them, in which case the
+                divergence is that of ``logits_adv``.
+            logits_adv: The student's logits on adversarial images, (N, C).
         """
         if logits is not None:
             self.log_accuracy("clean_acc", logits, batch.y)

@@ -1,4 +1,4 @@
-"""A network as its checkpoint describes it."""
+"""Networks rebuilt from the description in their checkpoint."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ NOT_TRAINED = (
 
 
 class FromCheckpoint(ImageClassifier):
-    """What a checkpoint says it is, quantized or not: to be tested, not to be trained.
+    """The network that a checkpoint describes, quantized or not, for testing; it cannot be trained.
 
     Args:
-        checkpoint: A checkpoint of a run or a published one. It is an untrusted file: only networks and quantizers of
-            the packages that are trusted are built.
-        val_attack: Attack under which it is validated; none leaves only clean accuracy.
-        channels_last: Keep activations in channels-last memory order, which convolutions run faster in.
-        compile: Compile the network (and its attack-time copy) with ``torch.compile``.
+        checkpoint: Checkpoint of a run, or a published one. The file is not trusted: only networks and quantizers from
+            trusted packages are built.
+        val_attack: Attack used in validation; with ``null`` only clean accuracy is measured.
+        channels_last: Whether to use the channels-last memory format, in which convolutions run faster.
+        compile: Whether to compile the network and its attack-time copy with ``torch.compile``.
 
     Raises:
         ValueError: If the checkpoint cannot be read or does not describe its network.
@@ -48,9 +48,9 @@ class FromCheckpoint(ImageClassifier):
 
 
 def _described(path: str) -> tuple[nn.Module, QuantScheme | None]:
-    """The float network of a checkpoint, untrained, and the scheme to train it through, if there is one.
+    """Return the untrained float network that a checkpoint describes, and its scheme if it was trained through one.
 
-    What was quantized after training brings its scheme when its weights are loaded.
+    For a network that was quantized after training the scheme is None here; it is set when the weights are loaded.
     """
     content = read(path)
     try:

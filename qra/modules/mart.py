@@ -13,14 +13,14 @@ from qra.types import Batch
 
 
 class Mart(ImageClassifier):
-    """MART: adversarial training that minds the images the network gets wrong anyway (Wang et al. 2020).
+    """MART: adversarial training with emphasis on images that the network misclassifies (Wang et al. 2020).
 
     The loss is :func:`qra.losses.mart`.
 
     Args:
-        network: Takes pixels in [0, 1], (N, C, H, W), and returns logits.
-        attack: The inner maximization, on the labels.
-        beta: Weight of the agreement between clean and adversarial predictions.
+        network: Network that maps pixels in [0, 1], (N, C, H, W), to logits.
+        attack: Inner maximization; it moves away from the labels.
+        beta: Weight of the divergence between clean and adversarial predictions.
         settings: The other arguments of :class:`ImageClassifier`.
     """
 

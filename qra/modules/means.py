@@ -1,4 +1,4 @@
-"""Means over an epoch, added up on the device: logging each step would cost more than a step of a small network."""
+"""Epoch means accumulated on the device, because logging each step would cost more than a step of a small network."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from qra.losses import prediction
 
 
 class EpochMeans:
-    """Means of values over the examples of an epoch, by name."""
+    """Means of named values over the examples of an epoch."""
 
     PERIOD = 20
-    """Most batches whose accuracy is looked at together, in the few launches that one takes."""
+    """Maximum number of batches whose logits are kept, so that one accuracy computation serves all of them."""
     LARGEST = 2**20
-    """Number of logits that are kept at most until then."""
+    """Number of kept logits at which the accuracy is computed even before ``PERIOD`` batches."""
 
     def __init__(self) -> None:
         self._sums: dict[str, Tensor] = {}
@@ -25,18 +25,18 @@ class EpochMeans:
 
     @torch.no_grad()
     def add(self, name: str, value: Tensor, count: int) -> None:
-        """Take in a mean of ``count`` examples."""
+        """Add a mean over ``count`` examples."""
         self._add(name, value.detach(), count, scale=count)
 
     def add_accuracy(self, name: str, logits: Tensor, y: Tensor) -> None:
-        """Take in the accuracy of logits, (N, classes), with the labels ``y``, (N,)."""
+        """Add the accuracy of logits, (N, classes), given the labels ``y``, (N,)."""
         kept = self._logits.setdefault(name, [])
-        kept.append((logits.detach().clone(), y.clone()))  # their memory may be written to until they are looked at
+        kept.append((logits.detach().clone(), y.clone()))  # the originals' memory may be overwritten in the meantime
         if len(kept) == self.PERIOD or len(kept) * logits.numel() >= self.LARGEST:
             self._look(name)
 
     def take(self) -> dict[str, Tensor]:
-        """The means since the last time, by name."""
+        """Return the means since the last call, by name, and reset them."""
         for name in list(self._logits):
             self._look(name)
         means = {name: total / self._counts[name] for name, total in self._sums.items()}

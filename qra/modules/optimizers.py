@@ -1,4 +1,4 @@
-"""Optimizers that do not make the host wait for a GPU."""
+"""Optimizer steps and loss checks that do not make the host wait for the GPU."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch.optim import Optimizer
 
 
 def fuse(optimizer: Optimizer, device: torch.device) -> None:
-    """Let an optimizer on a GPU take its whole step in one launch, if it can and was not asked to do otherwise."""
+    """Use the fused step of an optimizer on a GPU, if it has one and no other implementation was requested."""
     if device.type != "cuda":
         return
     for group in optimizer.param_groups:
@@ -17,11 +17,11 @@ def fuse(optimizer: Optimizer, device: torch.device) -> None:
 
 
 class FiniteLoss:
-    """Keeps a loss that is not finite away from the weights.
+    """Protects the weights from a non-finite loss.
 
-    To see each loss, the host would have to wait for the device. A fused optimizer instead learns on the device to
-    leave the weights alone, from the first such loss on, and the host looks every ``PERIOD`` steps; with any other, it
-    looks at each step.
+    Checking every loss would make the host wait for the device. A fused optimizer therefore skips, on the device, all
+    updates from the first non-finite loss on, and the host checks every ``PERIOD`` steps; with any other optimizer it
+    checks at each step.
 
     Args:
         optimizer: Optimizer of the training.
@@ -36,17 +36,20 @@ class FiniteLoss:
         self._bad: Tensor | None = None
 
     def look(self, step: int, loss: Tensor) -> tuple[int, float] | None:
-        """Take notice of the loss of a step; the first step whose loss was not finite, and that loss, if seen."""
+        """Record the loss of a step; return the first step with a non-finite loss and that loss, or None if none yet.
+
+        With a fused optimizer on a GPU, only every ``PERIOD``-th call looks at the losses.
+        """
         self._seen.append((step, loss.detach()))
         if self._waits or loss.device.type != "cuda" or len(self._seen) == self.PERIOD:
             return self.first_bad()
-        bad = loss.detach() * 0  # not a number from the first loss on that is not finite
+        bad = loss.detach() * 0  # NaN from the first non-finite loss on
         self._bad = bad if self._bad is None else self._bad + bad
         self._optimizer.found_inf = self._bad.isnan().float()  # type: ignore[attr-defined]
         return None
 
     def first_bad(self) -> tuple[int, float] | None:
-        """Wait for the device, and say of the losses since the last time what :meth:`look` says."""
+        """Wait for the device and return the first non-finite loss since the last check, with its step, or None."""
         if not self._seen:
             return None
         steps, losses = zip(*self._seen, strict=True)

@@ -1,4 +1,4 @@
-"""Recorded passes of a network in training."""
+"""CUDA graph replays of the training passes of a network."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ from qra.graphs import Recorder, Replay, Replays, ReplayState, StaticPass, arith
 
 
 class TrainingReplays(Replays):
-    """Replays a network in training, with the gradients of its parameters.
+    """Replays the training passes of a network, including the gradients of its parameters.
 
-    Each batch that waits for its backward pass has memory of its own, so a step may run the network several times.
+    Each batch that awaits its backward pass has memory of its own, so a step may run the network several times.
     """
 
     LIMIT = 3
-    """Most batches of one kind that wait at the same time; more run as they are."""
+    """Maximum number of batches of one kind that await their backward pass; further ones run without replay."""
 
     _state: ReplayState | None = None
     _parameters: tuple[nn.Parameter, ...] = ()
-    _held: tuple[Tensor, ...] = ()  # all that lies in memory of the network
-    _next: Recorder | None = None  # of the next batch that is recorded; making one takes as long as launching much work
+    _held: tuple[Tensor, ...] = ()  # parameters and buffers of the network
+    _next: Recorder | None = None  # for the next batch to be recorded; kept because making one is expensive
 
     def clear(self) -> None:
         super().clear()
         self._next = None
 
     def look_again(self) -> None:
-        """Hear that the network may have other modules or parameters than before."""
+        """Forget which modules and parameters the network had, as they may have changed."""
         self._state = None
 
     def __call__(self, network: nn.Module, x: Tensor) -> Tensor | None:
-        """Run a network in train mode on a batch; None where it has to be run as it is."""
+        """Run a network in train mode on a batch; return None if it has to be run without replay."""
         if self.failed or x.requires_grad or not torch.is_grad_enabled() or not network.training:
             return None
         if self._next is None:
@@ -80,12 +80,12 @@ class TrainingReplays(Replays):
 
 
 def _training_pass(network: nn.Module, x: Tensor, recorder: Recorder) -> StaticPass:
-    """Record a pass of a network in training, with aliases of its parameters that nothing else knows.
+    """Record a training pass of a network, using aliases of its parameters.
 
-    The parameters themselves may belong to batches that wait for their backward pass, on another stream.
+    The parameters themselves may belong to batches that await their backward pass on another stream.
 
     Raises:
-        RuntimeError: If the network uses a parameter otherwise than by its name, which an alias cannot stand for.
+        RuntimeError: If the network uses a parameter other than by its name, which an alias cannot replace.
     """
     wanted = {name: parameter for name, parameter in network.named_parameters() if parameter.requires_grad}
     aliases: dict[str, Tensor] = {name: nn.Parameter(parameter.detach()) for name, parameter in wanted.items()}
@@ -101,11 +101,11 @@ def _training_pass(network: nn.Module, x: Tensor, recorder: Recorder) -> StaticP
 
 
 class _Ticket:
-    """Held by a batch until its backward pass."""
+    """Token that a batch holds until its backward pass."""
 
 
 class _Slot:
-    """The memory of one batch in training."""
+    """Memory of one training batch."""
 
     def __init__(self, recorded: StaticPass) -> None:
         self.recorded = recorded
@@ -123,10 +123,10 @@ class _Slot:
 
 @contextmanager
 def _kept(network: nn.Module) -> Iterator[None]:
-    """Give the buffers of a network, such as statistics, their values back."""
+    """Restore the buffers of a network, such as running statistics, on exit."""
     before = [(buffer, buffer.clone()) for buffer in network.buffers()]
     try:
         yield
     finally:
         for buffer, value in before:
-            buffer.data.copy_(value)  # unnoticed by batches that wait for their backward pass
+            buffer.data.copy_(value)  # .data: batches that await their backward pass must not notice

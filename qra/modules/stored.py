@@ -1,4 +1,4 @@
-"""What a trainer takes from a checkpoint, an untrusted file: weights, and the state of a training if it goes on."""
+"""Loading of checkpoints, which are untrusted files: their weights and, when resuming, the training state."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from qra.nesting import is_deeper
 
 VERSION = "pytorch-lightning_version"
 _TRAINING = ("callbacks", "optimizer_states", "lr_schedulers", "loops", "rng_state", "MixedPrecision")
-"""The state of a training, which nothing but going on with it needs."""
+"""Keys of the training state, which is needed only to resume."""
 _DEPTH = 20
-"""How deep the state of a callback may nest."""
+"""Maximum nesting depth of a callback's state."""
 
 
 class CheckpointReader(TorchCheckpointIO):
-    """Reads checkpoints by :func:`qra.checkpoint.read`.
+    """Checkpoint plugin that reads files with :func:`qra.checkpoint.read`.
 
     Args:
-        resume: Whether a training goes on from them; else all but weights and description is left in the file.
+        resume: Whether training is resumed; if not, only weights and description are loaded.
     """
 
     def __init__(self, resume: bool) -> None:
@@ -43,7 +43,7 @@ class CheckpointReader(TorchCheckpointIO):
 
 
 class RunCheckpoint(ModelCheckpoint):
-    """A checkpoint that every run keeps. Its state is told from that of a user's own, whatever that one monitors."""
+    """A checkpoint that every run keeps; its state key differs from any checkpoint callback that a user adds."""
 
     @property
     def state_key(self) -> str:
@@ -51,19 +51,21 @@ class RunCheckpoint(ModelCheckpoint):
 
     @property
     def earlier_key(self) -> str:
-        """The key of its state in checkpoints of earlier versions."""
+        """Key of its state in checkpoints written by earlier versions."""
         return super().state_key
 
 
 def for_trainer(content: Mapping[str, Any], resume: bool) -> dict[str, Any]:
-    """What a trainer is given of the content of a checkpoint."""
+    """Return the part of a checkpoint's content that a trainer may load."""
     if resume:
         return {key: value for key, value in content.items() if not str(key).endswith("hyper_parameters")}
     return {key: value for key, value in content.items() if key not in (VERSION, "epoch", "global_step", *_TRAINING)}
 
 
 def in_the_middle_of_an_epoch(loops: Any) -> None:
-    """Let a training go on in an epoch that its last step, or its time, has ended, which Lightning takes for whole.
+    """Fix the state of loops saved in the middle of an epoch, which Lightning would take for a finished one.
+
+    That happens when the last step or the time limit of a training falls within an epoch.
 
     Args:
         loops: State of Lightning's loops in a checkpoint; changed in place.
@@ -77,14 +79,14 @@ def in_the_middle_of_an_epoch(loops: Any) -> None:
 
 
 def own_states(states: Any, callbacks: Iterable[Callback]) -> dict[str, Any]:
-    """The stored states of a run's callbacks, with the run's own paths in the place of the stored ones.
+    """Return the stored states of a run's callbacks, with stored paths replaced by the run's own.
 
     Args:
-        states: What the checkpoint has, by the callbacks' keys.
-        callbacks: Callbacks of the run; what belongs to no one of them is dropped.
+        states: Callback states in the checkpoint, by state key.
+        callbacks: Callbacks of the run; states of any others are dropped.
 
     Raises:
-        ValueError: If a state is none.
+        ValueError: If ``states`` is not a mapping, or the state of a callback is not one or is nested too deeply.
     """
     if not isinstance(states, Mapping):
         raise ValueError(f"the checkpoint's callbacks are a {type(states).__name__}, no mapping")
@@ -101,7 +103,7 @@ def own_states(states: Any, callbacks: Iterable[Callback]) -> dict[str, Any]:
 
 
 def _own_paths(callback: ModelCheckpoint, state: Mapping[str, Any]) -> dict[str, Any]:
-    """Scores as they are stored, and of the paths only those of files that this callback writes itself."""
+    """Keep the scores in a checkpoint callback's state, and only the paths of files that the callback itself writes."""
     kept = state.get("best_k_models")
     models = {_own(callback, path): score for path, score in kept.items()} if isinstance(kept, Mapping) else {}
     models = {path: score for path, score in models.items() if path and _is_score(score)}
@@ -121,7 +123,7 @@ def _own_paths(callback: ModelCheckpoint, state: Mapping[str, Any]) -> dict[str,
 
 
 def _own(callback: ModelCheckpoint, stored: Any) -> str:
-    """The file of that name in the callback's directory, if it may have written it; else an empty path."""
+    """Return the file of that name in the callback's directory if the callback may have written it, else ``""``."""
     if callback.dirpath is None or not isinstance(stored, str):
         return ""
     path = Path(callback.dirpath) / Path(stored).name

@@ -14,15 +14,15 @@ from qra.types import Batch
 
 
 class Trades(ImageClassifier):
-    """TRADES: clean cross-entropy, and agreement with the most deviating image nearby (Zhang et al. 2019).
+    """TRADES: clean cross-entropy plus divergence under the worst perturbation (Zhang et al. 2019).
 
-    The loss is :func:`qra.losses.trades`. Clean images pass once and serve both terms; the published code passes them
-    twice, so that BatchNorm statistics lean on them a little more.
+    The loss is :func:`qra.losses.trades`. One clean pass serves both terms; the published code runs two, so its
+    BatchNorm statistics weight clean images a little more.
 
     Args:
-        network: Takes pixels in [0, 1], (N, C, H, W), and returns logits.
-        attack: The inner maximization, away from the clean logits in eval mode: one with the loss ``kl``.
-        beta: Weight of the agreement; 0 is plain training.
+        network: Network that maps pixels in [0, 1], (N, C, H, W), to logits.
+        attack: Inner maximization, away from the clean logits in eval mode; its loss must be ``kl``.
+        beta: Weight of the divergence between clean and adversarial predictions; 0 is plain training.
         settings: The other arguments of :class:`ImageClassifier`.
     """
 
