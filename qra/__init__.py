@@ -15,7 +15,7 @@ _HOMES = {"load": "qra.checkpoint", "evaluate": "qra.evaluation.evaluate", "quan
 
 
 def __getattr__(name: str) -> Any:
-    """Import what is asked for when it is asked for: ``qra --help`` needs none of it."""
+    """Import public names and subpackages on first access, because ``qra --help`` needs none of them."""
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
     if name in ("attacks", "callbacks", "data", "evaluation", "losses", "models", "modules", "quant"):

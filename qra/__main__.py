@@ -13,11 +13,11 @@ if TYPE_CHECKING:
     from qra.plan import Plan
 
 PLATFORMS = ("linux", "darwin")
-"""Where locks of files and signals are what commands rely on."""
+"""Platforms that have the file locks and signals on which commands rely."""
 
 
 def main() -> None:
-    """Run one command; the console script."""
+    """Run one command; the entry point of the console script."""
     if sys.platform not in PLATFORMS:
         print(f"qra: error: qra runs on Linux and macOS, not on {sys.platform}", file=sys.stderr)
         raise SystemExit(2)
@@ -35,25 +35,25 @@ def main() -> None:
                 run_lightning()
     except Stopped as stopped:
         sys.stdout.flush()
-        os._exit(stopped.exit_code)  # what libraries do at exit takes long, and may wait for ranks that are gone
+        os._exit(stopped.exit_code)  # libraries' exit handlers are slow and may wait for ranks that no longer exist
 
 
 def _parse(words: Sequence[str], whole: bool) -> None:
-    """Parse a command of a study, which takes Lightning."""
+    """Parse a command of a study; this imports Lightning."""
     from qra.cli import parse_command
 
     parse_command(words, whole)
 
 
 def _plan(words: Sequence[str], threads: int) -> Plan:
-    """Say what a command of a study would do, which takes Lightning."""
+    """Return the plan of a command of a study; this imports Lightning."""
     from qra.cli import plan_command
 
     return plan_command(words, threads)
 
 
 def _again(number: signal.Signals) -> str:
-    """What a user needs to know where a command does not tell more."""
+    """Return the message for a stopped command that does not report more itself."""
     return f"stopped by {number.name}; the same command begins again"
 
 

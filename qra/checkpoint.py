@@ -1,4 +1,4 @@
-"""Networks from checkpoints, which are untrusted files, and what they say of themselves."""
+"""Loading networks and their descriptions from checkpoints, which are untrusted files."""
 
 from __future__ import annotations
 
@@ -18,28 +18,28 @@ from qra.quant import QuantScheme, convert
 from qra.quant.network import check_fixed, fake_quantizers, is_fixed, quantizer_keys, restart_weight_quantizers
 
 OWN = weights.OWN
-"""What the names of the network's weights begin with."""
+"""Prefix of the names of the network's weights."""
 
 
 def state_of(
     network: nn.Module, content: Mapping[str, Any], path: str | Path, weights_key: str | None = None
 ) -> dict[str, Tensor]:
-    """The weights of a network in a checkpoint, by their names inside the network; all of them are finite.
+    """Return the weights of a network in a checkpoint by their names in the network, all of them finite.
 
-    What names begin with, and what is missing or too much, is said in one line. What the network's quantizers learn may
-    be missing, silently: who loads the weights sees to that.
+    A one-line warning is logged if a prefix was removed or names are missing or extra. Learned parameters of quantizers
+    may be missing without notice; whoever loads the weights has to handle that.
 
     Args:
         network: A network of the checkpoint's architecture; not changed.
-        content: The content of the checkpoint, from :func:`read`.
-        path: File that messages name.
-        weights_key: Where in the file the weights lie, dots between nested keys; wherever they fit if not given.
+        content: Content of the checkpoint, from :func:`read`.
+        path: Path of the file, for messages.
+        weights_key: Key of the weights in the file, with dots between nested keys; by default wherever they fit.
 
     Raises:
-        ValueError: If no weights of the file fit, or several do.
+        ValueError: If no weights in the file fit, several do, or values are missing or not finite.
     """
     quantizers, expected = quantizer_keys(network), network.state_dict()
-    unset = [key for key in quantizers if not expected[key].float().isfinite().all()]  # of no data yet
+    unset = [key for key in quantizers if not expected[key].float().isfinite().all()]  # not initialized from data yet
     fixed = {key for key, quantizer in quantizers.items() if is_fixed(quantizer)}
     if KEY in content and isinstance(content.get("state_dict"), Mapping):
         weights_key = weights_key or "state_dict"
@@ -62,23 +62,23 @@ def state_of(
 def load_weights(
     network: nn.Module, path: str | Path, scheme: QuantScheme | None = None, weights_key: str | None = None
 ) -> bool:
-    """Start a network from the weights of a checkpoint of the same architecture.
+    """Initialize a network with the weights of a checkpoint of the same architecture.
 
-    The checkpoint may be of the float network, or of one quantized to other bit widths. What quantizers learn is taken
-    over where the checkpoint has it and it means the same; else weights' steps start from the weights, and clip levels
-    from where the scheme has them start.
+    The checkpoint may hold the float network, or one quantized to other bit widths. Learned parameters of quantizers
+    are loaded if the checkpoint has them and they keep their meaning; otherwise step sizes of weights are initialized
+    from the weights, and clip levels as the scheme says.
 
     Args:
-        network: Converted if there is a scheme.
-        path: A checkpoint of a run, or a file of weights of any layout.
+        network: Network to load into, already converted if there is a scheme.
+        path: A checkpoint of a run, or a file of weights in any layout.
         scheme: Quantization scheme of ``network``.
-        weights_key: Where in the file the weights lie, if several places fit.
+        weights_key: Key of the weights in the file, if several would fit.
 
     Returns:
-        Whether the checkpoint is of another scheme, so that the weights compute something else now.
+        Whether the checkpoint has a different scheme, so that the network now computes another function.
 
     Raises:
-        ValueError: If the checkpoint cannot be read, or is of another network (nothing is loaded then).
+        ValueError: If the checkpoint cannot be read or belongs to a different network; nothing is loaded then.
     """
     content, expected = read(path), network.state_dict()
     try:
@@ -101,22 +101,22 @@ def load_weights(
 
 
 def scheme_description(checkpoint: Mapping[str, Any]) -> Any:
-    """The description of the scheme in a checkpoint; None for a float network."""
+    """Return the description of the scheme in a checkpoint; None for a float network."""
     return (checkpoint.get(KEY) or {}).get("scheme")
 
 
 def rebuild_scheme(checkpoint: Mapping[str, Any]) -> QuantScheme | None:
-    """The scheme of the network in a checkpoint; None for a float network.
+    """Return the quantization scheme of a checkpoint; None for a float network.
 
     Raises:
-        ValueError: If it names anything but quantizers, of this package or of modules imported before.
+        ValueError: If it names anything but quantizers of this package or of modules imported before.
     """
     description = scheme_description(checkpoint)
     return None if description is None else rebuild.rebuild_scheme(description)
 
 
 def check_scheme(checkpoint: Mapping[str, Any], scheme: QuantScheme | None, path: str | Path) -> None:
-    """Refuse a checkpoint that another scheme was trained or calibrated with.
+    """Check that a checkpoint was trained or calibrated with the given scheme.
 
     Raises:
         ValueError: If the schemes differ.
@@ -136,17 +136,17 @@ def check_scheme(checkpoint: Mapping[str, Any], scheme: QuantScheme | None, path
 
 
 def check_classes(checkpoint: Mapping[str, Any], class_names: Sequence[str], path: str | Path) -> None:
-    """Refuse data in which a class has another number than when the network was trained, as far as a checkpoint says.
+    """Check that each class has the same number in the data as in the checkpoint, as far as the checkpoint has names.
 
     Raises:
-        ValueError: With the first such class.
+        ValueError: If one does not; the message names the first.
     """
     if line := moved_class(checkpoint, class_names):
         raise ValueError(f"{path}: {line}: give data of the same classes in the same order")
 
 
 def moved_class(checkpoint: Mapping[str, Any], class_names: Sequence[str]) -> str | None:
-    """A line for a user, where a class of the data has another number in a checkpoint; None otherwise."""
+    """Return a message if a class of the data has a different number in the checkpoint; None otherwise."""
     numbers = _class_numbers(checkpoint)
     for number, name in enumerate(class_names):
         if numbers.get(name, number) != number:
@@ -157,12 +157,12 @@ def moved_class(checkpoint: Mapping[str, Any], class_names: Sequence[str]) -> st
 
 
 def check_classes_of(path: str | Path, class_names: Sequence[str]) -> None:
-    """Refuse data as :func:`check_classes` does, for a checkpoint that lies in a file."""
+    """Check the classes of data as :func:`check_classes` does, for a checkpoint file."""
     check_classes(read(path), class_names, path)
 
 
 def other_class_names(checkpoint: Mapping[str, Any], class_names: Sequence[str]) -> str | None:
-    """A line for a user, where a checkpoint knows none of the data's classes by their names; None otherwise."""
+    """Return a message if a checkpoint has class names but none of the data's; None otherwise."""
     stored = list(_class_numbers(checkpoint))
     if not stored or set(stored) & set(class_names):
         return None
@@ -173,24 +173,24 @@ def other_class_names(checkpoint: Mapping[str, Any], class_names: Sequence[str])
 
 
 def _class_numbers(checkpoint: Mapping[str, Any]) -> dict[str, int]:
-    """The number of each class name in a checkpoint, as far as it says."""
+    """Return the number of each class name in a checkpoint, as far as it has names."""
     stored = (checkpoint.get(KEY) or {}).get("classes")
     names = enumerate(stored if isinstance(stored, list) else [])
     return {name: number for number, name in names if isinstance(name, str)}
 
 
 def load(path: str | Path, network: nn.Module | None = None, weights_key: str | None = None) -> nn.Module:
-    """Make a network from a checkpoint, ready to be attacked by any library.
+    """Load a network from a checkpoint, ready to be attacked with any library.
 
     Args:
         path: A checkpoint of a run (``best.ckpt``, ``last.ckpt``) or a published one; with ``network``, any file of its
-            weights, by ``torch.save`` or in the safetensors format.
+            weights saved by ``torch.save`` or in the safetensors format.
         network: The architecture, float or converted; needed only if the checkpoint does not describe it or names a
             class that qra does not know.
-        weights_key: Where in the file the weights lie, dots between nested keys, if several places fit.
+        weights_key: Key of the weights in the file, with dots between nested keys, if several would fit.
 
     Returns:
-        The network in eval mode on the CPU: pixels in [0, 1], (N, C, H, W), in, logits (N, classes) out.
+        The network in eval mode on the CPU, which maps pixels in [0, 1], (N, C, H, W), to logits (N, classes).
 
     Raises:
         ValueError: If the file cannot be read, its network cannot be rebuilt, or the weights do not fit it.
@@ -213,7 +213,7 @@ def load(path: str | Path, network: nn.Module | None = None, weights_key: str | 
 
 
 def normalization(checkpoint: Mapping[str, Any]) -> tuple[list[float], list[float]] | None:
-    """Mean and standard deviation of each channel as the network of a checkpoint is described; None if it says none."""
+    """Return the per-channel mean and standard deviation in the description of a checkpoint's network, or None."""
     description = (checkpoint.get(KEY) or {}).get("network")
     arguments = description.get("init_args") if isinstance(description, Mapping) else None
     mean, std = (arguments.get(name) if isinstance(arguments, Mapping) else None for name in ("mean", "std"))

@@ -1,4 +1,4 @@
-"""Reading files of checkpoints, which are untrusted: plain values and tensors, within limits, nothing run."""
+"""Safe reading of checkpoint files, which are untrusted: plain values and tensors, within limits, no code run."""
 
 from __future__ import annotations
 
@@ -26,32 +26,35 @@ from qra.nesting import is_larger
 from qra.pickle_check import tuple_sizes
 
 KEY = "qra"
-"""Where a checkpoint says what it holds: ``{"network": description, "scheme": description or None}``."""
+"""Key of a checkpoint's description: ``{"network": description, "scheme": description or None}``."""
 
 _REMEDY = (
     "where you trust it, save its weights alone, by torch.save(torch.load(FILE, weights_only=False)[KEY], NEW) with "
     "the KEY of its state_dict"
 )
 _ENTRIES = 500_000
-"""Entries of all mappings and lists of a checkpoint, at most; a small pickle may make any number of them."""
+"""Maximum number of entries in all mappings and lists of a checkpoint; a small pickle can create any number of them."""
 _PICKLES = 5
-"""How many lie behind each other in a file of the older format; an archive has one in an entry."""
+"""Number of consecutive pickles in a file of the older format; in an archive, an entry has one."""
 _POINTER = b"version https://git-lfs"
-"""What a file begins with that git puts in the place of a large one."""
+"""First bytes of a Git LFS pointer, which replaces a large file."""
 
 
 class _RefusedError(ValueError):
-    """What is wrong with a file, in words."""
+    """A file was refused; the message says what is wrong with it."""
 
 
 def read(path: str | Path) -> dict[str, Any]:
-    """Read a checkpoint, or a file of weights of any layout, without running any code of it.
+    """Read a checkpoint, or a file of weights in any layout, without running any code from it.
 
     Args:
-        path: A file written by a run, by ``torch.save`` (also by its old versions), or in the safetensors format.
+        path: A file written by a run, by ``torch.save`` (including its old versions), or in the safetensors format.
+
+    Returns:
+        The content, a mapping that holds tensors.
 
     Raises:
-        ValueError: If there is no such file, or it is cut short, too large, holds pickled objects or no weights.
+        ValueError: If the file does not exist, is truncated or too large, or holds pickled objects or no weights.
     """
     try:
         with open_regular(path, CHECKPOINT_LIMIT) as file:
@@ -70,7 +73,7 @@ def read(path: str | Path) -> dict[str, Any]:
         raise ValueError(f"{path}: {reason}") from None
     except PermissionError:
         raise ValueError(f"{path}: may not be read: change its permissions") from None
-    except Exception as reason:  # of damaged bytes, readers raise anything
+    except Exception as reason:  # on damaged bytes, readers raise all kinds of exceptions
         if str(path) in str(reason) and isinstance(reason, ValueError):
             raise
         what = f"it may be cut short or no checkpoint ({type(reason).__name__})"
@@ -82,7 +85,7 @@ def read(path: str | Path) -> dict[str, Any]:
 
 
 def _parse(file: IO[bytes]) -> Any:
-    """The content of a file, by what its first bytes say of its format."""
+    """Return the content of a file, whose format is recognized by its first bytes."""
     start = file.read(len(_POINTER))
     file.seek(0)
     if start == _POINTER:
@@ -99,18 +102,18 @@ def _parse(file: IO[bytes]) -> Any:
             _check_pickles(whole)
     file.seek(0)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of tensors of a kind that is refused below
+        warnings.simplefilter("ignore")  # warnings about kinds of tensors that are refused below
         return torch.load(file, map_location="cpu", weights_only=True)
 
 
 def _described(content: bytes) -> dict[str, Any]:
-    """The tensors of a file in the safetensors format, with what its header says of them."""
+    """Return the tensors of a safetensors file, with the description in its header if there is one."""
     tensors, about = parse_safetensors(content), safetensors_metadata(content).get(KEY)
     return tensors if about is None else {"state_dict": tensors, KEY: json.loads(about)}
 
 
 def _check_archive(file: IO[bytes]) -> None:
-    """Refuse an archive that unpacks to more than a checkpoint, or makes more of itself than it holds."""
+    """Reject an archive that would unpack to more than a checkpoint may, is damaged, or is a TorchScript program."""
     with zipfile.ZipFile(file) as archive:
         entries = archive.infolist()
         if sum(entry.file_size for entry in entries) > CHECKPOINT_LIMIT or len(entries) > 10**6:
@@ -118,7 +121,7 @@ def _check_archive(file: IO[bytes]) -> None:
         if any(entry.filename.endswith("/constants.pkl") for entry in entries):
             remedy = "where you trust it, save its weights, by torch.save(torch.jit.load(FILE).state_dict(), NEW)"
             raise _RefusedError(f"is a TorchScript program: {remedy}")
-        if (damaged := archive.testzip()) is not None:  # torch itself does not look
+        if (damaged := archive.testzip()) is not None:  # torch itself does not check this
             raise _RefusedError(f"is damaged, the checksum of {damaged} in it is wrong")
         for entry in entries:
             if entry.filename.endswith(".pkl"):
@@ -126,17 +129,17 @@ def _check_archive(file: IO[bytes]) -> None:
 
 
 def _check_pickles(content: bytes | mmap.mmap) -> None:
-    """Refuse what torch lets a pickle make of any size."""
+    """Reject pickles in which torch would allow objects of unlimited size."""
     file = io.BytesIO(content) if isinstance(content, bytes) else content
     if content.find(b"bytearray\n") >= 0 or any(size > _ENTRIES for _ in range(_PICKLES) for size in tuple_sizes(file)):
         raise MemoryError
 
 
 def _checked(content: Any) -> dict[str, Any]:
-    """Weights in a mapping, among other things, and a description that is plain.
+    """Return the content as a mapping with weights and, if there is one, a description of plain values.
 
     Raises:
-        ValueError: If it is anything else.
+        ValueError: If the content has another form or is too large.
     """
     if isinstance(content, nn.Parameter | Tensor) or not isinstance(content, Mapping | list | tuple):
         raise ValueError("is no checkpoint of a run, for it has no state_dict")
@@ -160,6 +163,6 @@ def _checked(content: Any) -> dict[str, Any]:
 
 
 def sha256(path: str | Path) -> str:
-    """The SHA-256 of a file, as hexadecimal digits."""
+    """Return the SHA-256 of a file as hexadecimal digits."""
     with open_regular(path, CHECKPOINT_LIMIT) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,4 +1,4 @@
-"""Checks of settings: a value out of its range is refused by its name, with what it is and what it may be."""
+"""Range checks of settings, with messages that name the setting, its value and what is allowed."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ _INTERVAL = re.compile(r"([\[(])(\S+), (\S+)([\])])")
 
 
 def check_in(name: str, value: float, interval: str) -> None:
-    """Refuse a number outside of an interval; NaN is in none.
+    """Check that a number lies in an interval; NaN lies in none.
 
     Args:
         name: Name of the setting.
         value: The number.
-        interval: Such as ``(0, 1]``, for above 0 and at most 1, or ``[0, inf)``, for finite and at least 0.
+        interval: Such as ``(0, 1]`` for above 0 and at most 1, or ``[0, inf)`` for finite and at least 0.
 
     Raises:
-        ValueError: If it is outside.
+        ValueError: If it does not.
     """
     match = _INTERVAL.fullmatch(interval)
     assert match is not None, interval
@@ -35,10 +35,10 @@ def check_in(name: str, value: float, interval: str) -> None:
 
 
 def check_count(name: str, value: Any, least: int = 1) -> None:
-    """Refuse what is no whole number of at least ``least``.
+    """Check that a value is a whole number of at least ``least``.
 
     Raises:
-        ValueError: If ``value`` is none.
+        ValueError: If ``value`` is not.
     """
     if not isinstance(value, int) or isinstance(value, bool):
         raise ValueError(f"{name} is {value!r}: it must be a whole number, at least {least}")
@@ -47,20 +47,20 @@ def check_count(name: str, value: Any, least: int = 1) -> None:
 
 
 def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
-    """Refuse a word that is none of the choices.
+    """Check that a word is one of the choices.
 
     Raises:
-        ValueError: If ``value`` is none of them.
+        ValueError: If ``value`` is not one of them.
     """
     if value not in choices:
         raise ValueError(f"{name} is {value!r}: choose one of {', '.join(choices)}")
 
 
 def pixel_length(name: str, value: float, norm: Norm) -> float:
-    """Read a length in pixel units.
+    """Return a length in pixel units from a number or a fraction such as ``8/255``.
 
     Raises:
-        ValueError: If it can be none in this norm: negative, not finite, or above 1 in L-inf.
+        ValueError: If it is not a possible length in this norm: negative, not finite, or above 1 in L-inf.
     """
     value = parse_pixels(value)
     check_in(name, value, "[0, inf)")

@@ -1,4 +1,4 @@
-"""``qra compare``: several runs side by side, example by example, and transfer between their networks."""
+"""``qra compare``: paired comparison of runs, example by example, and transfer of attacks between their networks."""
 
 from __future__ import annotations
 
@@ -36,11 +36,12 @@ from qra.writing import replacing, write_bytes, write_json
 
 
 def comparison(runs: Sequence[Run], worst: Mapping[str, Accuracy] | None = None) -> Table:
-    """A row for each outcome, a column for each run: accuracy with its 95 % interval.
+    """Return a table with a row for each outcome and a column for each run: accuracy with its 95 % interval.
 
     Args:
-        runs: Runs, each of another name.
-        worst: What to show in a last column, by label of the outcome; see :func:`qra.evaluation.runs.worst_seed`.
+        runs: Runs with distinct names.
+        worst: Accuracies of an additional last column, by label of the outcome; see
+            :func:`qra.evaluation.runs.worst_seed`.
     """
     labels = list(dict.fromkeys(label for run in runs for label in run.outcomes))
     table = Table("outcome", *(shown(run.name) for run in runs))
@@ -63,11 +64,11 @@ def _cell(accuracy: Accuracy | None) -> str:
 
 
 def paired(first: Run, second: Run) -> Table:
-    """What the second of two runs loses and gains, outcome by outcome, on the examples that both looked at.
+    """Return a table of what the second of two runs loses and gains, per outcome, on the examples that both share.
 
     Args:
-        first: A run.
-        second: Another, on the same data.
+        first: The first run.
+        second: Another run on the same data.
     """
     title = f"{second.name} (second) against {first.name} (first)"
     table = Table("outcome", title=shown(title), title_justify="left")
@@ -83,11 +84,11 @@ def paired(first: Run, second: Run) -> Table:
 
 
 def paired_distances(first: Run, second: Run) -> Table:
-    """How far the nearest adversarial images of two runs are, attack by attack, on the examples that both looked at.
+    """Return a table of two runs' distances to the nearest adversarial image, per attack, on the examples they share.
 
     Args:
-        first: A run.
-        second: Another, on the same data.
+        first: The first run.
+        second: Another run on the same data.
     """
     title = f"median smallest perturbations, {second.name} (second) against {first.name} (first)"
     table = Table("attack", title=shown(title), title_justify="left")
@@ -126,12 +127,12 @@ def _compare(paths: Sequence[str], seeds: bool) -> None:
 
 
 def shown(name: str) -> str:
-    """A name from a file or path as it stands: one line, no markup."""
+    """Return a name from a file or path for display: on one line and without markup."""
     return escape(plain(name))
 
 
 def short_names(paths: Sequence[str]) -> list[str]:
-    """Names for checkpoints: of the file, or of the run, with as much of the path as it takes to tell them apart.
+    """Return names for checkpoints: that of the file or run, with as much of the path as makes them distinct.
 
     Raises:
         ValueError: If a file is given twice.

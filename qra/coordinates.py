@@ -1,10 +1,10 @@
-"""What places a cell in a study: names that studies write and reports read."""
+"""The coordinates of cells in a study, as studies write and reports read them."""
 
 from enum import StrEnum
 
 
 class Axis(StrEnum):
-    """The axes that every study has; one may have more."""
+    """The axes that every study has; a study may have more."""
 
     INIT = "init"
     QUANTIZER = "quantizer"
@@ -15,4 +15,4 @@ class Axis(StrEnum):
     CALIBRATION_SIZE = "calibration_size"
     SEED = "seed"
     ADVERSARIAL = "is_adversarial"
-    """Of trainings that have a name of their own: whether they are under attack, ``true`` or ``false``."""
+    """For trainings that have a name of their own: whether they are adversarial, ``true`` or ``false``."""

@@ -1,4 +1,4 @@
-"""Objects that say how they were made: a class path and plain arguments, as a config has them.
+"""Descriptions of how objects were made: a class path and plain arguments, as in a config.
 
 Checkpoints and result files hold such descriptions instead of pickled objects.
 """
@@ -20,7 +20,7 @@ Network = TypeVar("Network", bound=nn.Module)
 
 
 def described(cls: type[Network]) -> type[Network]:
-    """Class decorator: an instance keeps its ``class_path`` and ``init_args`` in ``description``."""
+    """Class decorator that records each instance's ``class_path`` and ``init_args`` in its ``description``."""
     init: Callable[..., None] = cls.__init__
     signature = inspect.signature(init)
 
@@ -32,7 +32,7 @@ def described(cls: type[Network]) -> type[Network]:
         values = dict(list(bound.arguments.items())[1:])
         init_args = {name: describe(value) for name, value in values.items()}
         if any(isinstance(value, nn.Module) and init_args[name] is None for name, value in values.items()):
-            return  # a part that cannot be described leaves the whole without description
+            return  # if a part cannot be described, neither can the whole
         vars(self)["description"] = {"class_path": class_path(cls), "init_args": init_args}
 
     cls.__init__ = describing_init  # type: ignore[method-assign]
@@ -40,11 +40,11 @@ def described(cls: type[Network]) -> type[Network]:
 
 
 def describe(value: Any) -> Any:
-    """Turn a described network, a dataclass object or a plain value into what JSON and YAML can hold.
+    """Convert a described network, a dataclass object or a plain value to what JSON and YAML can represent.
 
     Returns:
-        ``{"class_path": ..., "init_args": {...}}`` for objects, a list for a tuple or list, plain values as they are,
-        and None for a network that is not described.
+        ``{"class_path": ..., "init_args": {...}}`` for objects, a list for a tuple or list, plain values unchanged, and
+        None for a network without a description.
     """
     if isinstance(value, nn.Module):
         return getattr(value, "description", None)
@@ -55,25 +55,25 @@ def describe(value: Any) -> Any:
 
 
 def without_empty(description: Any) -> Any:
-    """A description without empty lists and mappings: so later versions say what earlier ones did not know."""
+    """Return a description without empty lists and mappings, so that newer versions match older ones without them."""
     if isinstance(description, dict):
         return {key: without_empty(value) for key, value in description.items() if value not in ({}, [])}
     return [without_empty(item) for item in description] if isinstance(description, list) else description
 
 
 def digest(description: Any) -> str:
-    """A hash of what JSON can hold, hexadecimal."""
+    """Return the SHA-256 of a JSON-compatible value, as hexadecimal digits."""
     return hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()
 
 
 def differences(before: Any, now: Any, name: str = "", shared: bool = False) -> Iterator[str]:
-    """Where two descriptions or settings differ, in words.
+    """Yield the differences between two descriptions or settings, in words.
 
     Args:
-        before: Nested mappings and plain values. What only one of the two has is no difference where it is empty.
-        now: The present ones.
+        before: Earlier nested mappings and plain values. An empty value is no difference from a missing one.
+        now: The current ones.
         name: Name of what they describe.
-        shared: Whether only keys count that both have; others were introduced or dropped by another version.
+        shared: Whether to compare only keys that both have; others may come from a different version.
     """
     if isinstance(before, Mapping) and isinstance(now, Mapping):
         if before.get("class_path") == now.get("class_path"):
@@ -93,7 +93,7 @@ def _brief(value: object) -> str:
 
 
 def class_path(cls: type) -> str:
-    """The path by which users import a class: that of its package if the package exports it."""
+    """Return the path by which users import a class: via its package if the package exports it."""
     package = cls.__module__.rpartition(".")[0]
     exported = getattr(sys.modules.get(package), cls.__qualname__, None)
     return f"{package if exported is cls else cls.__module__}.{cls.__qualname__}"

@@ -1,4 +1,4 @@
-"""``qra doctor``: what is installed, what devices there are, whether the data is found, and what to do if not."""
+"""``qra doctor``: installed packages, devices and data, with a remedy for what is missing."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from qra.front.tool_arguments import doctor as arguments_of_doctor
 
 GIB = 2**30
 NAMED = 20
-"""Images that cannot be decoded of which a line tells."""
+"""Maximum number of undecodable images that are reported one by one."""
 
 
 class Finding(NamedTuple):
-    """One line of the report: ``good`` is false for a fault, None for what is not there but may be wanted."""
+    """One line of the report; ``good`` is False for a fault, and None for something optional that is missing."""
 
     what: str
     found: str
@@ -32,11 +32,11 @@ class Finding(NamedTuple):
 
 
 def findings(root: str, full: bool = False) -> Iterator[Finding]:
-    """Look at the installation, the machine and the data.
+    """Inspect the installation, the machine and the data.
 
     Args:
         root: Directory or file of the data.
-        full: Whether to decode all images where some are enough to begin a run.
+        full: Whether to decode all images, instead of the few that are checked when a run starts.
     """
     for name, version in environment.versions().items():
         yield Finding(name, version)
@@ -110,7 +110,7 @@ def _of_set(what: str, data: ImageDataModule, full: bool) -> Iterator[Finding]:
 
 
 def main(arguments: list[str]) -> None:
-    """Print the findings, each whole; exit code 1 if there is a fault."""
+    """Print all findings, and exit with code 1 if there is a fault."""
     given = arguments_of_doctor().parse_args(list(arguments))
     found = list(findings(given.data, given.full))
     marks = {True: "ok", None: "-", False: "FAULT"}

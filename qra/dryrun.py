@@ -1,4 +1,4 @@
-"""Two images through a network, before anything is written: what does not fit is found here."""
+"""Trial of a network on two images, to find incompatibilities before anything is written."""
 
 from __future__ import annotations
 
@@ -15,31 +15,31 @@ from qra.precision import float32
 from qra.quant.network import eval_mode, float_mode
 
 _SAME = 1e-5
-"""Largest difference between two runs, relative to the largest logit."""
+"""Maximum difference between two identical passes, relative to the largest logit."""
 
 
 def dry_run(network: nn.Module, x: Tensor, num_classes: int, exactly: bool) -> int:
-    """What :func:`try_out` does, with quantizers off, which may not be calibrated yet."""
+    """Run :func:`try_out` with quantizers disabled, as they may not be calibrated yet."""
     with float_mode(network):
         return try_out(network, x, num_classes, exactly)
 
 
 def try_out(network: nn.Module, x: Tensor, num_classes: int, exactly: bool) -> int:
-    """Run a network on two images, and see that it can be trained and attacked.
+    """Run a network on two images and check that it can be trained and attacked.
 
-    Modes, gradients, statistics and random generators stay as they are.
+    Modes, gradients, statistics and random generators are left unchanged.
 
     Args:
-        network: Takes pixels in [0, 1], (N, C, H, W), and is to return logits (N, classes).
+        network: Network that takes pixels in [0, 1], (N, C, H, W), and should return logits (N, classes).
         x: Pixels in [0, 1], (2, C, H, W).
-        num_classes: How many classes the data has.
-        exactly: Refuse more outputs than classes, too.
+        num_classes: Number of classes in the data.
+        exactly: Whether to also refuse more outputs than classes.
 
     Returns:
-        How many outputs it has.
+        The number of outputs.
 
     Raises:
-        ValueError: With what is wrong, in one line.
+        ValueError: If something is wrong; the message says what, in one line.
     """
     for name, weight in network.named_parameters():
         if weight.is_floating_point() and weight.dtype != torch.float32:
@@ -66,7 +66,7 @@ def try_out(network: nn.Module, x: Tensor, num_classes: int, exactly: bool) -> i
             "no gradient reaches the network's input: something in its forward pass (torch.no_grad, detach, a round "
             "trip through numpy) cuts it off, and gradient attacks would find nothing"
         )
-    if gradient[1:].nan_to_num().any():  # NaN is 0 times an infinite slope
+    if gradient[1:].nan_to_num().any():  # NaN results from 0 times an infinite slope
         raise ValueError(
             "the network's logits for an image depend on the one beside it, in eval mode too (batch normalization "
             "without running statistics does that): attacks and accuracies would depend on the batch"
@@ -77,7 +77,7 @@ def try_out(network: nn.Module, x: Tensor, num_classes: int, exactly: bool) -> i
 def _gradient(output: Tensor, x: Tensor) -> Tensor | None:
     try:
         return torch.autograd.grad(output, x, allow_unused=True)[0] if output.requires_grad else None
-    except Exception as reason:  # all that a network's code raises
+    except Exception as reason:  # a network's code may raise anything
         message = " ".join(str(reason).split())[:300] or type(reason).__name__
         raise ValueError(f"the network cannot be differentiated for the image: {message}") from None
 
@@ -86,7 +86,7 @@ def _logits(network: nn.Module, x: Tensor, num_classes: int, exactly: bool) -> T
     shape = tuple(x.shape[1:])
     try:
         logits = network(x)
-    except Exception as reason:  # all that a network's code raises
+    except Exception as reason:  # a network's code may raise anything
         message = " ".join(str(reason).split())[:300] or type(reason).__name__
         raise ValueError(f"the network cannot take images of the data, {shape}: {message}") from None
     if not isinstance(logits, Tensor) or not logits.is_floating_point() or logits.ndim != 2 or len(logits) != len(x):
@@ -103,14 +103,14 @@ def _logits(network: nn.Module, x: Tensor, num_classes: int, exactly: bool) -> T
 
 
 def link_to_data(network: Namespace, num_classes: int, channels: int) -> bool:
-    """Give a network in a config the number of classes and channels of the data, where it takes them.
+    """Set the number of classes and channels of a network in a config to those of the data, if it takes them.
 
-    Only what stands at its default is set; what was chosen stays.
+    Only arguments that have their default value are changed.
 
     Args:
-        network: ``class_path`` and ``init_args``, possibly with networks inside; changed in place.
-        num_classes: How many classes the data has.
-        channels: How many channels its images have.
+        network: ``class_path`` and ``init_args``, possibly with nested networks; changed in place.
+        num_classes: Number of classes in the data.
+        channels: Number of channels of the images.
 
     Returns:
         Whether anything was changed.
@@ -120,12 +120,15 @@ def link_to_data(network: Namespace, num_classes: int, channels: int) -> bool:
 
 
 def link_normalization(network: Namespace, normalization: Callable[[], tuple[list[float], list[float]] | None]) -> bool:
-    """Give a network in a config the mean and standard deviation of the data; see :func:`link_to_data`.
+    """Set the mean and standard deviation of a network in a config to those of the data; see :func:`link_to_data`.
 
     Args:
-        network: ``class_path`` and ``init_args``, possibly with networks inside; changed in place.
-        normalization: Function that gives them, in pixel units for each channel, or nothing where the defaults are
-            meant; called only where they are needed.
+        network: ``class_path`` and ``init_args``, possibly with nested networks; changed in place.
+        normalization: Function that returns both per channel in pixel units, or None to keep the defaults; called only
+            if they are needed.
+
+    Returns:
+        Whether anything was changed.
     """
     names, changed = ("mean", "std"), False
     for part in _parts(network):
@@ -135,7 +138,7 @@ def link_normalization(network: Namespace, normalization: Callable[[], tuple[lis
 
 
 def _parts(network: Namespace) -> Iterator[Namespace]:
-    """A network in a config and those inside of it, where they have arguments."""
+    """Yield a network in a config and the networks nested in it, as far as they have arguments."""
     arguments = network.get("init_args")
     if isinstance(arguments, Namespace):
         for value in vars(arguments).values():
@@ -145,7 +148,7 @@ def _parts(network: Namespace) -> Iterator[Namespace]:
 
 
 def _set(part: Namespace, wanted: Mapping[str, Any]) -> bool:
-    """Set arguments that stand at their defaults; whether that changed anything."""
+    """Set arguments that have their default value, and return whether anything changed."""
     new = {
         name: value
         for name, value in wanted.items()
@@ -162,7 +165,7 @@ def _stands_at_default(part: Namespace, name: str) -> bool:
 
 
 def _defaults(class_path: str) -> dict[str, Any]:
-    """The default arguments of a class or function that a config names."""
+    """Return the default arguments of a class or function named in a config."""
     module, _, name = class_path.rpartition(".")
     maker: Callable[..., Any] | None = getattr(importlib.import_module(module), name, None) if module else None
     if maker is None:

@@ -1,12 +1,12 @@
-"""Times for people."""
+"""Durations in readable form."""
 
 
 class UntoldError(ValueError):
-    """A time that cannot be told, of something that may be done all the same."""
+    """A duration cannot be predicted, although the work itself can be done."""
 
 
 def duration(seconds: float | None) -> str:
-    """A time such as ``47.4 s``, ``1 min 52 s``, ``12 min`` or ``1 h 05 min``; a dash if it is not known."""
+    """Format a duration such as ``47.4 s``, ``1 min 52 s``, ``12 min`` or ``1 h 05 min``; ``-`` if it is unknown."""
     if seconds is None:
         return "-"
     if round(seconds, 1) < 60:

@@ -1,4 +1,4 @@
-"""What a number was made with: versions, commit, device, command."""
+"""The environment that results were made in: versions, commit, device and command."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "pyautoattack",
 
 
 def versions() -> dict[str, str]:
-    """Versions of this package, of Python and of the packages that results depend on."""
+    """Return the versions of this package, of Python and of the packages that results depend on."""
     found = {"qra": __version__, "python": platform.python_version()}
     return found | {name: _version(name) for name in PACKAGES}
 
@@ -27,12 +27,12 @@ def versions() -> dict[str, str]:
 def _version(package: str) -> str:
     try:
         return metadata.version(package)
-    except metadata.PackageNotFoundError:  # on the path, but never installed
+    except metadata.PackageNotFoundError:  # importable, but never installed
         return "not installed"
 
 
 def processor() -> str:
-    """Model name of the processor, as far as the system tells."""
+    """Return the model name of the processor, as far as the system reports it."""
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
         for line in cpuinfo.read_text().splitlines():
@@ -42,7 +42,7 @@ def processor() -> str:
 
 
 def sheet(device: torch.device) -> dict[str, Any]:
-    """Everything about the program and the machine that a result may depend on, ready for JSON."""
+    """Return everything about program and machine that a result may depend on, ready for JSON."""
     return {
         "command": sys.argv,
         "commit": commit(),
@@ -57,7 +57,7 @@ def sheet(device: torch.device) -> dict[str, Any]:
 
 
 def instructions() -> list[str]:
-    """Instructions for vectors that the processor has, as far as the system tells."""
+    """Return the processor's vector instruction sets, as far as the system reports them."""
     cpuinfo = Path("/proc/cpuinfo")
     if not cpuinfo.exists():
         return []
@@ -66,5 +66,5 @@ def instructions() -> list[str]:
 
 
 def has_vnni() -> bool:
-    """Whether the processor multiplies and adds integers of 8 bits in one instruction."""
+    """Return whether the processor has a fused multiply-add instruction for 8-bit integers."""
     return any("vnni" in flag or flag in ("amx_int8", "asimddp", "i8mm") for flag in instructions())

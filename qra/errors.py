@@ -1,4 +1,4 @@
-"""The one line that a user needs of an error."""
+"""Reduction of an error to the one line that a user needs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import sys
 from typing import NoReturn
 
 _EXPECTED = ("TypeError", "NSKeyError", "MisconfigurationException", "ArgumentError")
-"""Classes by which parsers and Lightning refuse what was asked for."""
+"""Exception classes by which parsers and Lightning reject a user's input."""
 _KEY = re.compile(r'Parser key "([^"]+)"')
 _REWORDED = (
     (re.compile(r"Unexpected import path format: (.*\.(?:ya?ml|json))$"), r"there is no config file \1"),
@@ -46,10 +46,10 @@ _REWORDED = (
 
 
 def one_line(error: BaseException) -> str:
-    """The reason at the bottom of a chain of exceptions, with the key of the config that it is about.
+    """Return the root cause of a chain of exceptions in one line, with the config key that it is about.
 
-    Parsing nests the reason of a wrong value in the dumps of everything around it: the exception that was raised first
-    tells it, and an outer one names the key.
+    Parsing nests the reason for a wrong value in dumps of everything around it: the exception raised first has the
+    reason, and an outer one names the key.
     """
     told = [message for message in _messages(error) if message.strip()]
     reason = " ".join(told[-1].split()) if told else ""
@@ -62,7 +62,7 @@ def one_line(error: BaseException) -> str:
 
 
 def _messages(error: BaseException) -> list[str]:
-    """The messages of a chain of exceptions, that which was raised first last."""
+    """Return the messages of a chain of exceptions, with that of the first one raised last."""
     messages = [str(error)]
     while (cause := error.__cause__ or (None if error.__suppress_context__ else error.__context__)) is not None:
         error = cause
@@ -71,7 +71,7 @@ def _messages(error: BaseException) -> list[str]:
 
 
 def key_of(error: BaseException) -> str:
-    """The key of the config that a chain of exceptions is about; empty if it is about none."""
+    """Return the config key that a chain of exceptions is about, or an empty string."""
     found: list[str] = []
     for message in _messages(error):
         if (match := _KEY.search(message)) and match[1] not in found:
@@ -80,14 +80,14 @@ def key_of(error: BaseException) -> str:
 
 
 def is_expected(error: BaseException) -> bool:
-    """Whether an error is about what was asked for, and not a fault of a program."""
+    """Return whether an error is due to the user's input and not a fault of the program."""
     return isinstance(error, ValueError | OSError) or type(error).__name__ in _EXPECTED
 
 
 def fail(reason: BaseException) -> NoReturn:
-    """End with one line and exit code 2; with a traceback first if QRA_DEBUG is set.
+    """Exit with one line and code 2; with ``QRA_DEBUG`` set, print a traceback first.
 
-    An error that nobody foresaw is named by its class, with the place of its traceback.
+    For an unexpected error the line also has its class and where to find its traceback.
     """
     if os.environ.get("QRA_DEBUG"):
         logging.getLogger("qra").error("", exc_info=reason)

@@ -1,4 +1,4 @@
-"""Reading files that others wrote: regular ones only, so much and no more, nothing in them run."""
+"""Safe reading of untrusted files: only regular ones, within size limits, running no code."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ from numpy.typing import NDArray
 from qra.nesting import is_deeper
 
 CHECKPOINT_LIMIT = 2**32
-"""Bytes of a checkpoint, packed and unpacked."""
+"""Maximum bytes of a checkpoint, compressed and uncompressed."""
 TEXT_LIMIT = 64 * 10**6
-"""Bytes of a JSON or YAML file."""
+"""Maximum bytes of a JSON or YAML file."""
 ARRAY_LIMIT = 2**31
-"""Bytes of an array in an ``.npz`` file, and of all of them."""
+"""Maximum bytes of the arrays in an ``.npz`` file together, or of those read from an ``.npy`` file."""
 IMAGE_LIMIT = 2**30
-"""Bytes of an image file."""
+"""Maximum bytes of an image file."""
 JSON_DEPTH = 100
-"""How deep lists and mappings of a JSON file may lie in one another."""
+"""Maximum nesting depth of lists and mappings in a JSON file."""
 
 
 def open_regular(path: str | Path, limit: int, follow: bool = True) -> BufferedReader:
-    """Open a file for reading, if it is a regular one: a pipe would hang, a device would never end.
+    """Open a file for reading if it is a regular one; a pipe would block, and a device might never end.
 
     Args:
         path: The file.
-        limit: Largest size in bytes.
-        follow: Whether a symbolic link is followed.
+        limit: Maximum size in bytes.
+        follow: Whether to follow a symbolic link.
 
     Raises:
-        ValueError: If it is no regular file, a link that is not followed, or larger than ``limit``.
+        ValueError: If it is not a regular file, is a link that is not followed, or is larger than ``limit``.
         OSError: If it cannot be opened.
     """
     if not follow and os.path.islink(path):
@@ -58,10 +58,10 @@ def open_regular(path: str | Path, limit: int, follow: bool = True) -> BufferedR
 
 
 def read_text(path: str | Path, limit: int = TEXT_LIMIT, follow: bool = True) -> str:
-    """Read a UTF-8 file whole, without the mark that some editors begin it with; else as :func:`open_regular`.
+    """Read a whole UTF-8 file, without a byte order mark; arguments and errors are those of :func:`open_regular`.
 
     Raises:
-        ValueError: Also if it grows beyond ``limit`` while it is read, or is no UTF-8.
+        ValueError: Also if it grows beyond ``limit`` while being read, or is not UTF-8.
     """
     try:
         return _read_bytes(path, limit, follow).decode("utf-8-sig")
@@ -78,10 +78,10 @@ def _read_bytes(path: str | Path, limit: int, follow: bool) -> bytes:
 
 
 def read_json(path: str | Path, follow: bool = True) -> Any:
-    """Read a JSON file; arguments and errors as for :func:`open_regular`.
+    """Read a JSON file; arguments and errors are those of :func:`open_regular`.
 
     Raises:
-        ValueError: Also if it is cut short, no JSON, or nests deeper than 100.
+        ValueError: Also if it is truncated, not JSON, or nested deeper than 100 levels.
     """
     text = _read_bytes(path, TEXT_LIMIT, follow)
     try:
@@ -100,15 +100,15 @@ def _too_deep(path: str | Path) -> str:
 
 
 def read_npz(path: str | Path, limit: int = ARRAY_LIMIT, follow: bool = True) -> dict[str, NDArray[Any]]:
-    """Read all arrays of an ``.npz`` file; nothing is allocated that the file does not hold.
+    """Read all arrays of an ``.npz`` file, allocating no more memory than the file holds data for.
 
     Args:
         path: The file.
-        limit: Largest size of all arrays together, in bytes.
-        follow: Whether a symbolic link is followed.
+        limit: Maximum size of all arrays together, in bytes.
+        follow: Whether to follow a symbolic link.
 
     Raises:
-        ValueError: If it is no such file, damaged, holds Python objects, or is larger than ``limit``.
+        ValueError: If it is not an ``.npz`` file, is damaged, holds Python objects, or is larger than ``limit``.
         OSError: If it cannot be opened.
     """
     with open_regular(path, limit, follow) as file:
@@ -117,7 +117,7 @@ def read_npz(path: str | Path, limit: int = ARRAY_LIMIT, follow: bool = True) ->
                 if sum(entry.file_size for entry in archive.infolist()) > limit:
                     raise ValueError(f"holds more than the {limit} bytes that are read")
                 return {entry.filename.removesuffix(".npy"): _array(archive, entry) for entry in archive.infolist()}
-        except Exception as reason:  # of damaged bytes, readers raise anything
+        except Exception as reason:  # on damaged bytes, readers raise all kinds of exceptions
             raise ValueError(f"{path}: is cut short or damaged ({_short(reason)})") from None
 
 
@@ -134,7 +134,7 @@ def _array(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> NDArray[Any]:
 
 
 def _header(member: IO[bytes], name: str, size: int) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    """Shape, whether columns come first, and type of an ``.npy`` file of ``size`` bytes."""
+    """Return shape, whether the order is Fortran's, and dtype of an ``.npy`` file of ``size`` bytes."""
     version = np.lib.format.read_magic(member)
     read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
     if version not in read_header:
@@ -147,17 +147,17 @@ def _header(member: IO[bytes], name: str, size: int) -> tuple[tuple[int, ...], b
 
 
 def read_npy(path: str | Path, limit: int = ARRAY_LIMIT, part: int = 0, parts: int = 1) -> NDArray[Any]:
-    """Read an ``.npy`` file, or one of equal parts of its rows; nothing else of it is read.
+    """Read an ``.npy`` file, or only one of several equal parts of its rows.
 
     Args:
         path: The file.
-        limit: Largest size of what is read, in bytes.
+        limit: Maximum size of the part that is read, in bytes.
         part: Number of the part, from 0.
-        parts: Number of parts that the rows are cut into, in their order.
+        parts: Number of consecutive parts that the rows are divided into.
 
     Raises:
-        ValueError: If it is no such file, is cut short, holds Python objects, cannot be cut so, or has more than
-            ``limit`` bytes.
+        ValueError: If it is not an ``.npy`` file, is truncated, holds Python objects, cannot be divided that way, or
+            is larger than ``parts`` times ``limit`` bytes.
         OSError: If it cannot be opened.
     """
     with open_regular(path, parts * limit) as file:
@@ -178,20 +178,20 @@ def read_npy(path: str | Path, limit: int = ARRAY_LIMIT, part: int = 0, parts: i
 
 
 def plain(text: object) -> str:
-    """One line without control characters: what a file says must not draw on the terminal."""
+    """Return text as one line without control characters, so that file contents cannot control the terminal."""
     return " ".join("".join(sign if sign.isprintable() else " " for sign in str(text)).split())
 
 
 def no_formula(text: str) -> str:
-    """A text for a CSV file that no spreadsheet computes."""
+    """Return text for a CSV file, quoted if a spreadsheet would evaluate it as a formula."""
     return f"'{text}" if text[:1] in ("=", "+", "@") or (text[:1] == "-" and text[1:]) else text
 
 
 def safetensors_metadata(content: bytes) -> dict[str, str]:
-    """The texts in the header of a file in the safetensors format; none if there are none.
+    """Return the string metadata in the header of a safetensors file; empty if there is none.
 
     Args:
-        content: The file, read whole.
+        content: Content of the whole file.
     """
     length = int.from_bytes(content[:8], "little")
     try:

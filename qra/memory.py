@@ -1,4 +1,4 @@
-"""How freed memory is kept."""
+"""Settings of the C library's memory allocator."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # <malloc.h>
 
 
 def keep_memory() -> None:
-    """Let the C library keep what is freed, instead of giving it back to the kernel.
+    """Let the C library keep freed memory instead of returning it to the kernel.
 
-    Otherwise glibc returns tensors of some megabytes at once, and every step of training or of an attack has the kernel
-    clear the same pages again: a tenth of the time of an attack on a CPU. Only glibc on Linux needs this, and the call
-    does nothing elsewhere.
+    Otherwise glibc returns tensors of some megabytes at once, and the kernel clears the same pages again in every step
+    of training or of an attack, which costs a tenth of the time of an attack on a CPU. Only glibc on Linux needs this;
+    elsewhere the call does nothing.
     """
     if sys.platform != "linux":
         return
@@ -22,4 +22,4 @@ def keep_memory() -> None:
         return
     libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
     if not libc.mallopt(M_MMAP_THRESHOLD, 2**30):
-        libc.mallopt(M_MMAP_THRESHOLD, 2**25)  # the most that some versions take
+        libc.mallopt(M_MMAP_THRESHOLD, 2**25)  # the maximum that some versions accept

@@ -1,4 +1,4 @@
-"""How deep and how large values are that lie in one another, as untrusted files hold them."""
+"""Depth and size of nested values from untrusted files."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import Any
 
 
 def is_deeper(content: Any, depth: int) -> bool:
-    """Whether mappings, lists and tuples of ``content`` lie in one another more than ``depth`` deep."""
+    """Return whether the mappings, lists and tuples of ``content`` are nested more than ``depth`` deep."""
     level = [content]
     for _ in range(depth + 1):
-        once = {id(item): item for item in level if isinstance(item, _CONTAINERS)}  # a pickle may repeat one for free
+        once = {id(item): item for item in level if isinstance(item, _CONTAINERS)}  # a pickle can repeat one for free
         level = [value for item in once.values() for value in _values(item)]
         if not level:
             return False
@@ -18,7 +18,7 @@ def is_deeper(content: Any, depth: int) -> bool:
 
 
 def is_larger(content: Any, most: int) -> bool:
-    """Whether mappings, lists and tuples of ``content`` have more than ``most`` entries, one that repeats each time."""
+    """Return whether mappings, lists and tuples of ``content`` have over ``most`` entries, counting repeated ones."""
     count, inside = 0, [content] if isinstance(content, _CONTAINERS) else []
     while inside and count <= most:
         item = inside.pop()

@@ -1,8 +1,8 @@
-"""Random numbers as pure functions: what is drawn depends on a key and an example's index, never on a state.
+"""Random numbers as pure functions: a draw depends on a key and an example's index, never on a generator state.
 
-A draw is therefore the same on every device, in every batch size, on every rank and after every resumption, and the
-global generators stay untouched. The mixing function is the two-round multiply and xor-shift permutation of 32-bit
-integers that Chris Wellons found by search ("lowbias32", 2018).
+Draws are therefore the same on every device, at every batch size, on every rank and after resuming, and the global
+generators stay untouched. The mixing function is the two-round multiply and xor-shift permutation of 32-bit integers
+that Chris Wellons found by search ("lowbias32", 2018).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _MASK = 0xFFFFFFFF
 
 
 class Stream(IntEnum):
-    """Keeps draws of one purpose apart from those of others that have the same seed and epoch, as part of their key."""
+    """Part of a draw's key that separates purposes which share a seed and an epoch."""
 
     SPLIT = 1
     SUBSET = 2
@@ -43,7 +43,7 @@ def _mix(bits: Tensor) -> Tensor:
 
 
 def _bits(shape: Sequence[int], index: Tensor, key: Sequence[int]) -> Tensor:
-    """``(N, *shape)`` uniform 32-bit integers in int64."""
+    """Return ``(N, *shape)`` uniform 32-bit integers, held in int64."""
     examples = _mix(index.to(torch.int64) & _MASK)
     for part in key:
         examples = _mix(examples.add_(0x9E3779B9 + part).bitwise_and_(_MASK))
@@ -56,11 +56,11 @@ def uniform(shape: Sequence[int], index: Tensor, *key: int) -> Tensor:
 
     Args:
         shape: Shape of the draw of one example.
-        index: Data set indices of the examples, (N,).
-        key: Integers that name the draw: a seed, an epoch, a restart.
+        index: Dataset indices of the examples, (N,).
+        key: Integers that identify the draw, such as a seed, an epoch and a restart.
 
     Returns:
-        float32 on the device of ``index``, ``(N, *shape)``.
+        Tensor of shape ``(N, *shape)``, float32, on the device of ``index``.
     """
     return (_bits(shape, index, key) >> 8).to(torch.float32).mul_(2.0**-24)
 

@@ -1,4 +1,4 @@
-"""The words of commands that have parsers of their own, with the test images that they take by ``--data``."""
+"""Argument parsing for commands with parsers of their own and test images given by ``--data``."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ ABSENT = "give the test images by --data, as for qra test: --data data/cifar10"
 
 
 def parse(parser: ArgumentParser, words: Sequence[str]) -> Namespace:
-    """Parse a command.
+    """Parse the arguments of a command.
 
     Args:
-        parser: Parser of the command, with its name.
-        words: What follows the name.
+        parser: Parser of the command; its ``prog`` is the command's name.
+        words: Arguments that follow the name.
 
     Raises:
-        ValueError: If the words are wrong.
+        ValueError: If the arguments are wrong.
     """
     try:
         settings: Namespace = parser.instantiate_classes(parser.parse_args(located_after("--data", words)))
@@ -31,17 +31,17 @@ def parse(parser: ArgumentParser, words: Sequence[str]) -> Namespace:
 
 
 def parse_with_images(parser: ArgumentParser, words: Sequence[str]) -> tuple[Namespace, ImageDataModule | None]:
-    """Parse a command that takes test images.
+    """Parse the arguments of a command that takes test images.
 
     Args:
-        parser: Parser of everything else, with the name of the command.
-        words: What follows the name.
+        parser: Parser of all other arguments; its ``prog`` is the command's name.
+        words: Arguments that follow the name.
 
     Returns:
-        All settings, and the images if any are named.
+        All settings, and the data module if ``--data`` is given, else None.
 
     Raises:
-        ValueError: If the words are wrong.
+        ValueError: If the arguments are wrong.
     """
     names = [word.partition("=")[0] for word in words]
     keys = [name for name in names if name.startswith("--data.")]

@@ -1,4 +1,4 @@
-"""Work in parts where all at once does not fit the memory of the device."""
+"""Splitting work into parts when all at once does not fit in the device's memory."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from torch import Tensor
 
 
 class Parts:
-    """Runs work on tensors of equally many rows; after running out of memory, on half as many at a time.
+    """Runs work on tensors with equally many rows, and after running out of memory on half as many rows at a time.
 
-    Work must treat each row by itself, so that its results stay the same.
+    The work must treat each row independently, so that splitting does not change its results.
 
     Attributes:
-        limit: Most rows at a time; None for all.
+        limit: Maximum number of rows at a time; None for all.
     """
 
     def __init__(self) -> None:
         self.limit: int | None = None
 
     def __call__(self, work: Callable[..., tuple[Tensor, ...]], *tensors: Tensor) -> tuple[Tensor, ...]:
-        """The results of ``work(*tensors)``.
+        """Return the results of ``work(*tensors)``.
 
         Raises:
-            torch.OutOfMemoryError: If a single row does not fit.
+            torch.OutOfMemoryError: If even a single row does not fit.
         """
         while True:
             try:

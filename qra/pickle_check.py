@@ -1,4 +1,4 @@
-"""Looking at a pickle without reading it: what torch's own careful reader would let happen."""
+"""Inspection of a pickle without loading it, for what torch's safe loader would still allow."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ _MARK, _SLICE = pickletools.markobject, pickletools.stackslice
 
 
 def tuple_sizes(file: IO[bytes] | mmap.mmap) -> Iterator[int]:
-    """The size of each tuple in a pickle, with all tuples inside of it as often as they are mentioned.
+    """Yield the size of each tuple in a pickle, counting nested tuples every time they are referenced.
 
-    A few bytes may write one that, as the key of a mapping, is gone through for ever.
+    A few bytes can encode a tuple so large that hashing it, as a mapping's key, would never end.
 
     Args:
-        file: It is read up to the end of the pickle, or to where it is none, as its reader will say.
+        file: File that is read to the end of the pickle, or to where it becomes invalid, which its reader will report.
     """
     with suppress(ValueError, IndexError, KeyError, UnicodeDecodeError):
         yield from _tuple_sizes(file)

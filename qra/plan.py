@@ -1,4 +1,4 @@
-"""What a training or a test would do and how long that takes, without doing it."""
+"""Plans: the work and the time of a training or test, estimated without running it."""
 
 from __future__ import annotations
 
@@ -27,27 +27,27 @@ from qra.running import callbacks_of
 from qra.terminal import print_table
 
 _FEW = 8
-"""Images that a network is calibrated on to be tried."""
+"""Number of images that a network is calibrated on for a trial."""
 
 
 class Line(NamedTuple):
-    """A part of what would be done."""
+    """One part of a plan."""
 
     what: str
     images: int
     passes: PassCount
-    """Of all images."""
+    """Passes of all images together."""
     seconds: float
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a command would do.
+    """The work that a command would do.
 
     Args:
-        lines: Parts of it, in their order.
-        notes: What their sum leaves out, a sentence each.
-        device: Where it would run.
+        lines: Parts of the work, in order.
+        notes: Sentences that say what the total does not include.
+        device: Device on which it would run.
     """
 
     lines: Sequence[Line]
@@ -56,26 +56,26 @@ class Plan:
 
     @property
     def seconds(self) -> float:
-        """Time of all parts."""
+        """Time of all parts together, in seconds."""
         return sum(line.seconds for line in self.lines)
 
     @property
     def images(self) -> int:
-        """Images of all parts: one counts in each epoch of a training, and under each attack."""
+        """Number of images in all parts; an image counts once per epoch of a training and once per attack."""
         return sum(line.images for line in self.lines)
 
     @property
     def passes(self) -> PassCount:
-        """PassCount of all parts."""
+        """Passes of all parts together."""
         return reduce(PassCount.plus, (line.passes for line in self.lines), PassCount(0))
 
     def print(self, command: str, directory: Path, probed: float) -> None:
-        """Show it on the terminal.
+        """Print the plan.
 
         Args:
             command: ``fit`` or ``test``.
-            directory: Where the command would write.
-            probed: Seconds that were tried for.
+            directory: Directory that the command would write to.
+            probed: Duration of the timing trials, in seconds.
         """
         table = Table("what", show_footer=True)
         for name in ("images", "forward passes", "backward passes", "time"):
@@ -105,15 +105,15 @@ def make_plan(
     checkpoint: Mapping[str, Any],
     probe: Probe,
 ) -> Plan:
-    """Count what a command would do, and try for a moment how long a pass takes.
+    """Count the work of a command, and estimate its duration from short timing trials.
 
     Args:
         command: ``fit`` or ``test``.
-        trainer: It has not begun.
-        module: What would be trained or tested; it stays as it is.
-        data: Set up.
-        checkpoint: Content of what the command would go on from, or test; empty if nothing.
-        probe: Tries.
+        trainer: Trainer that has not started.
+        module: Module that would be trained or tested; not changed.
+        data: Data module that has been set up.
+        checkpoint: Content of the checkpoint that the command would resume or test; empty if there is none.
+        probe: Timer of passes and training steps.
     """
     device, shares = trainer.strategy.root_device, trainer.world_size
     callbacks = [each for each in callbacks_of(trainer, PipelineCallback) if command in each.stages]
@@ -151,7 +151,7 @@ def _threads() -> str:
 
 
 def _copied(module: ImageClassifier, data: ImageDataModule, checkpoint: Mapping[str, Any]) -> ImageClassifier:
-    """A copy of a module that can be run: with the weights of its checkpoint, or calibrated in passing."""
+    """Return a copy of a module that can be run: with the weights of its checkpoint, or briefly calibrated."""
     found = copy.deepcopy(module)
     if state := checkpoint.get("state_dict"):
         found.load_state_dict(state, strict=False)
@@ -163,7 +163,7 @@ def _copied(module: ImageClassifier, data: ImageDataModule, checkpoint: Mapping[
 
 
 class Length(NamedTuple):
-    """How much of a training is left."""
+    """Remaining length of a training."""
 
     steps: int
     epochs: int
@@ -171,12 +171,12 @@ class Length(NamedTuple):
 
     @property
     def what(self) -> str:
-        """For people."""
+        """Description for people."""
         whole = "" if self.epochs == self.asked else f" of {self.asked}"
         return f"training, {self.epochs}{whole} epochs"
 
     def validation(self, trainer: Trainer, module: ImageClassifier, data: ImageDataModule) -> Workload:
-        """All its validations."""
+        """Return the workload of all remaining validations."""
         count = self.epochs // (trainer.check_val_every_n_epoch or 1)
         images = _limited(len(data.val_indices), trainer.limit_val_batches, data.batch_size)
         passes, under = PassCount(1), ""
@@ -186,7 +186,7 @@ class Length(NamedTuple):
 
 
 def _length(trainer: Trainer, data: ImageDataModule, checkpoint: Mapping[str, Any]) -> Length | None:
-    """How much is left; None if nothing."""
+    """Return the remaining length of a training; None if nothing remains."""
     batches = _limited(len(data.train_dataloader()), trainer.limit_train_batches)
     asked = -1 if trainer.max_epochs is None else trainer.max_epochs
     steps_done = checkpoint.get("global_step", 0)
@@ -204,7 +204,7 @@ def _epochs_done(checkpoint: Mapping[str, Any]) -> int:
 
 
 def _limited(count: int, limit: float | None, each: int = 1) -> int:
-    """How many of some batches, or of images in batches of ``each``, a limit of Lightning's leaves."""
+    """Return how many of some batches, or of images in batches of ``each``, remain under a limit of Lightning's."""
     if limit is None:
         return count
     return int(count * limit) if isinstance(limit, float) else min(count, limit * each)

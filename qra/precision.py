@@ -1,4 +1,4 @@
-"""The one arithmetic that networks are judged in, and those that attacks may search in."""
+"""Numeric precision: float32, in which networks are evaluated, and others in which attacks may search."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import torch
 
 @contextmanager
 def float32(device: torch.device) -> Iterator[None]:
-    """Compute in float32 proper: without autocast, and without TensorFloat-32 in convolutions and matrix products.
+    """Compute in true float32: without autocast, and without TensorFloat-32 in convolutions and matrix products.
 
-    All that measures a network does so in here, so that all numbers of a result are of one arithmetic, whatever the
-    precision of training.
+    All measurements of a network run in this context, so that all numbers of a result have the same precision,
+    whatever that of the training.
 
     Args:
-        device: Where the network lies.
+        device: Device of the network.
     """
     cudnn, matmul = torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()
     torch.backends.cudnn.allow_tf32 = False
@@ -31,16 +31,16 @@ def float32(device: torch.device) -> Iterator[None]:
 
 
 Precision = Literal["float32", "tf32", "bfloat16"]
-"""What an attack may search in. ``tf32`` is float32 where the device has no TensorFloat-32."""
+"""Precision in which an attack may search; ``tf32`` is float32 where the device has no TensorFloat-32."""
 
 
 @contextmanager
 def searching(precision: Precision | None, device: torch.device) -> Iterator[None]:
-    """Compute in a precision that is good enough to search in; what was found is judged in :func:`float32`.
+    """Compute in a precision that is sufficient for searching; what is found is verified in :func:`float32`.
 
     Args:
-        precision: None for what is set already.
-        device: Where the network lies.
+        precision: The precision; None keeps the current settings.
+        device: Device of the network.
     """
     if precision is None:
         yield
@@ -57,5 +57,5 @@ def searching(precision: Precision | None, device: torch.device) -> Iterator[Non
 
 
 def suffix(precision: Precision) -> str:
-    """What the name of an outcome ends in that was searched for in ``precision``."""
+    """Return the suffix of an outcome's name for an attack that searched in ``precision``; empty for float32."""
     return "" if precision == "float32" else f"_{precision}"

@@ -1,4 +1,4 @@
-"""How long a pass through a network takes here, tried for a moment."""
+"""Short timing trials of passes through a network and of training steps."""
 
 from __future__ import annotations
 
@@ -21,39 +21,39 @@ from qra.timing import alternate
 from qra.types import Batch
 
 _MOMENT = 0.3
-"""Seconds after which no larger batch is tried."""
+"""Estimated duration, in seconds, above which no larger batch is tried."""
 _STEPS = 2
-"""Gradients that one try takes."""
+"""Number of gradients in one trial."""
 _ROUNDS = 2
-"""How often a batch is tried, after once in vain; the fastest counts."""
+"""Number of timed runs of a batch, after one warm-up run; the fastest counts."""
 _CHUNK = 250
-"""Most images that are tried together, as many as evaluations take by default."""
+"""Maximum number of images in a trial, the default chunk size of evaluations."""
 
 
 class Speed(NamedTuple):
-    """Seconds that one image takes."""
+    """Time per image, in seconds."""
 
     forward: float
     gradient: float
-    """A forward and a backward pass."""
+    """Time of a forward and a backward pass."""
 
     def of(self, passes: PassCount) -> float:
-        """Seconds of an image that takes some passes."""
+        """Return the time, in seconds, of an image with the given passes."""
         return passes.forward * self.forward + passes.backward * max(0.0, self.gradient - self.forward)
 
 
 class Step(NamedTuple):
-    """What one image takes in a training step."""
+    """Passes and time per image of a training step."""
 
     passes: PassCount
     seconds: float
 
 
 class Probe:
-    """Tries networks and training steps, each kind of them once.
+    """Times networks and training steps, each kind once.
 
     Attributes:
-        seconds: How long all tries took.
+        seconds: Total duration of all trials, in seconds.
     """
 
     def __init__(self) -> None:
@@ -61,23 +61,26 @@ class Probe:
         self._known: dict[Hashable, Any] = {}
 
     def speed(self, network: nn.Module, data: ImageDataModule, device: torch.device) -> Speed:
-        """How fast attacks search on a network.
+        """Return how fast attacks search on a network.
 
         Args:
-            network: What is attacked, on the device, in eval mode.
-            data: Set up.
-            device: Where that is.
+            network: Network to be attacked, on the device and in eval mode.
+            data: Data module that has been set up.
+            device: Device of the network.
         """
         found: Speed = self._once((_kind(network), device), lambda: _speed(freeze(network), data, device))
         return found
 
     def step(self, module: ImageClassifier, data: ImageDataModule, trainer: Trainer) -> Step:
-        """How long a training step takes, and how often it runs a network.
+        """Return how long a training step takes, and how often it runs a network.
 
         Args:
-            module: A copy of what is trained, on the CPU; it is trained and moved.
-            data: Set up.
-            trainer: It has not begun.
+            module: Copy of the module to be trained, on the CPU; it is trained and moved.
+            data: Data module that has been set up.
+            trainer: Trainer that has not started.
+
+        Raises:
+            ValueError: If the training step fails.
         """
         key = _kind(module.network), _method(module), data.batch_size, trainer.precision, trainer.strategy.root_device
         found: Step = self._once(key, lambda: _step(module, data, trainer))
@@ -92,7 +95,7 @@ class Probe:
 
 
 def _kind(network: nn.Module) -> tuple[str, ...]:
-    """What the speed of a network depends on: its modules, and the classes of its quantizers, but not their bits."""
+    """Return what a network's speed depends on: its modules and the classes of its quantizers, but not bit widths."""
     return tuple(
         f"{type(module).__name__}({module.extra_repr()}) {type(getattr(module, 'settings', None)).__name__}"
         for module in network.modules()
@@ -100,7 +103,7 @@ def _kind(network: nn.Module) -> tuple[str, ...]:
 
 
 def _method(module: ImageClassifier) -> str:
-    """What the cost of a training step depends on besides the network: the class and its settings."""
+    """Return what the cost of a training step depends on besides the network: the method's class and settings."""
     settings = {k: v for k, v in vars(module).items() if not k.startswith("_") and k != "scheme"}
     told = {k: v for k, v in settings.items() if dataclasses.is_dataclass(v) or isinstance(v, bool | int | float)}
     return f"{type(module).__qualname__} {told}"
@@ -126,8 +129,8 @@ def _step(module: ImageClassifier, data: ImageDataModule, trainer: Trainer) -> S
     run, some = _trained(module, trainer), _images(data, "train", torch.device("cpu"))(2)
     try:
         for _ in range(2):
-            run(some)  # copies are made and, after the first refresh, compared: not counted
-    except Exception as reason:  # all that a training method of one's own raises
+            run(some)  # not counted: copies are made here and, after the first refresh, compared
+    except Exception as reason:  # a user's training method may raise anything
         name, why = type(module).__name__, " ".join(str(reason).split()) or type(reason).__name__
         raise ValueError(f"the training step cannot be tried: {name}: {why}") from None
     with _Counted(module.network) as count:
@@ -153,7 +156,7 @@ def _trained(module: ImageClassifier, trainer: Trainer) -> Callable[[Batch], Non
 
 
 class _Counted:
-    """Counts the images that pass through a network, and through attack-time copies of any, inside of the block."""
+    """Context in which images are counted that pass through a network, or through attack-time copies of any."""
 
     def __init__(self, network: nn.Module) -> None:
         self.passes = PassCount(0)
@@ -188,18 +191,18 @@ class _Counted:
 
 
 def _images(data: ImageDataModule, part: Part, device: torch.device) -> Callable[[int], Batch]:
-    """The first images of a part, as many as asked for and a batch has."""
+    """Return a function that makes a batch of the first images of a part, up to a given number or the batch size."""
     indices = data.train_indices[: data.batch_size] if part == "train" else torch.arange(data.size(part))[:_CHUNK]
     return lambda count: data.batch(part, indices[:count], device)
 
 
 def _seconds(run: Callable[[Batch], object], images: Callable[[int], Batch], device: torch.device) -> float:
-    """Seconds for each image, of batches that grow until one takes a moment."""
+    """Return the time per image, in seconds, measured on batches that grow until one takes long enough."""
     count = 4
     while True:
         batch = images(count)
         (timing,) = alternate({"": lambda: run(batch)}, _ROUNDS, device).values()  # noqa: B023
-        seconds = min(timing.seconds)  # what other processes take says nothing of the hours to come
+        seconds = min(timing.seconds)  # interference by other processes now does not predict that of the coming hours
         if 4 * seconds > _MOMENT or len(batch.y) < count:
             return seconds / len(batch.y)
         count *= 4

@@ -1,4 +1,4 @@
-"""Progress: bars on a terminal, one line an epoch in a log."""
+"""Progress display: bars on a terminal, one line per epoch in a log."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from qra.durations import duration
 from qra.running import LOSS_STEP, is_logged
 
 EARLY = 0.05
-"""Share of the work before which no time is told: start-up costs, and images that break at once, mislead."""
+"""Share of the work before which no time is estimated, as start-up costs and images that break at once mislead."""
 
 
 def progress_display() -> ProgressBar:
-    """Bars on a terminal, lines elsewhere."""
+    """Return a progress bar for terminals, or one that prints lines elsewhere."""
     return LossBars() if Console().is_terminal else EpochLines()
 
 
 class LossBars(RichProgressBar):
-    """Lightning's bars with the loss in training, fetched from the device only as often as it is logged."""
+    """Lightning's progress bar with the training loss, fetched from the device only as often as it is logged."""
 
     _loss: str | None = None
 
@@ -38,7 +38,7 @@ class LossBars(RichProgressBar):
 
 
 class EpochLines(ProgressBar):
-    """Print one line at the end of each training epoch: progress, metrics, time spent and left."""
+    """Progress bar that prints one line per training epoch: progress, metrics, duration and time left."""
 
     def disable(self) -> None:
         self.is_enabled = False
@@ -68,14 +68,14 @@ class EpochLines(ProgressBar):
 
 
 def time_left(spent: float, done: float, left: float) -> str:
-    """Time that is left of work in chunks, in words; empty as long as too little is done to tell.
+    """Return the time left of work in chunks, in words; empty while too little is done for an estimate.
 
-    Within the first chunk it is an upper bound, for an attack that breaks its images early is through early.
+    Within the first chunk it is an upper bound, because an attack that breaks its images early ends early.
 
     Args:
         spent: Seconds so far.
-        done: Chunks so far, with the share of the one at work.
-        left: Chunks that are left.
+        done: Chunks done so far, including the fraction of the current one.
+        left: Chunks left.
     """
     if done < EARLY * min(1.0, done + left):
         return ""
@@ -83,7 +83,7 @@ def time_left(spent: float, done: float, left: float) -> str:
 
 
 class EvaluationProgress:
-    """A progress bar over attacked batches with the accuracy so far; silent unless ``shown``."""
+    """Progress bar over attacked batches with the accuracy so far; silent unless ``shown``."""
 
     def __init__(self, shown: bool) -> None:
         columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
@@ -101,27 +101,27 @@ class EvaluationProgress:
         self._bar.stop()
 
     def start(self, attack: str, batches: int) -> None:
-        """Begin a bar for ``attack`` over a number of batches."""
+        """Start a bar for ``attack`` over a number of batches."""
         self._task = self._bar.add_task(attack, total=batches, accuracy="")
         self._correct = self._seen = 0
 
     def advance(self, correct: Tensor) -> None:
-        """Count a batch as done, given the correctness of its examples, (N,)."""
+        """Advance by one batch, given which of its examples are correct, (N,)."""
         self._correct += int(correct.sum())
         self._seen += len(correct)
         self._bar.update(self._task, advance=1, accuracy=f"{self._correct / self._seen:.1%} correct")
 
 
 class ChunkProgress:
-    """Progress of long attacks on chunks of examples: the accuracy so far, the attack at work and the time left.
+    """Progress of long attacks on chunks of examples: the accuracy so far, the current attack and the time left.
 
-    A bar on a terminal; elsewhere a line when an attack begins and every minute; nothing unless ``shown``.
+    It is a bar on a terminal; elsewhere a line is printed when an attack starts and every minute.
 
     Args:
-        title: What is evaluated.
-        chunks: Number of chunks that this process has to do or has done.
+        title: Title of the evaluation.
+        chunks: Number of chunks of this process, including those done before.
         shown: Whether to show anything.
-        lines: Whether an attack that begins is worth a line.
+        lines: Whether to print a line when an attack starts.
     """
 
     def __init__(self, title: str, chunks: int, shown: bool, lines: bool = True) -> None:
@@ -145,18 +145,18 @@ class ChunkProgress:
         self._bar.stop()
 
     def resumed(self, correct: int, size: int) -> None:
-        """Count a chunk that was done before."""
+        """Count a chunk that was done in an earlier run."""
         self._resumed += 1
         self._done += 1
         self._correct += correct
         self._seen += size
 
     def start(self, size: int) -> None:
-        """Begin with a chunk of ``size`` examples."""
+        """Start a chunk of ``size`` examples."""
         self._size, self._attack = size, ""
 
     def watch(self, attack: str, share: float, correct: int) -> None:
-        """Hear that ``attack`` has done a share of the chunk's work, and that some of its examples are correct."""
+        """Report that ``attack`` has done a share of the chunk's work, with ``correct`` examples still correct."""
         self._chunk_correct = correct
         accuracy = (self._correct + correct) / (self._seen + self._size)
         done = self._done + share

@@ -1,4 +1,4 @@
-"""Making the objects that a checkpoint, an untrusted file, describes: a list of names, plain values, within limits."""
+"""Rebuilding objects described in a checkpoint, an untrusted file: from known names and plain values, with limits."""
 
 from __future__ import annotations
 
@@ -25,24 +25,24 @@ Made = TypeVar("Made")
 Maker = Callable[..., Any]
 
 DEPTH = 12
-"""How deep descriptions, lists and mappings may lie in one another."""
+"""Maximum nesting depth of descriptions, lists and mappings."""
 LENGTH = 1000
-"""Most entries of a list or mapping, and most letters of a text."""
+"""Maximum number of entries of a list or mapping, and of characters of a string."""
 LARGEST = 10**6
-"""Largest whole number of an argument: of classes, channels, blocks."""
+"""Largest integer argument, such as a number of classes, channels or blocks."""
 _MEMORY = 2**32
-"""Bytes of all tensors made while a network is built."""
+"""Maximum bytes of all tensors made while a network is built."""
 _STEPS = 20_000
-"""Operations on tensors while a network is built; the largest of torchvision takes about 4,000."""
+"""Maximum number of tensor operations while a network is built; torchvision's largest networks need about 4,000."""
 _WEIGHTS = ("weights", "weights_backbone", "pretrained", "pretrained_backbone")
-"""Arguments that download."""
+"""Arguments that would cause a download."""
 
 _QUANTIZERS = (QuantScheme, WeightQuantizer, ActivationQuantizer, RangeSettings)
 
 
 @functools.cache
 def network_makers() -> dict[str, Maker]:
-    """What a description may name as a network, by path: of :mod:`qra.models` and torchvision, and twins."""
+    """Return, by path, what a description may name as a network: from :mod:`qra.models` or torchvision, or a twin."""
     exported = {name: getattr(models, name) for name in models.__all__}
     own = {name: maker for name, maker in exported.items() if _makes_own_network(maker)}
     foreign = {name: torchvision.models.get_model_builder(name) for name in _torchvision_names()}
@@ -76,7 +76,7 @@ def _without_weights(builder: Maker) -> Maker:
 
 
 def quantizer_makers() -> dict[str, Maker]:
-    """Every quantizer that the program has imported, by its path, those of other packages included."""
+    """Return every imported quantizer by its path, including those of other packages."""
     return {class_path(cls): cls for kind in _QUANTIZERS for cls in (kind, *_subclasses(kind))}
 
 
@@ -88,13 +88,14 @@ def _subclasses(cls: type[Any]) -> Iterator[type[Any]]:
 
 
 def rebuild(description: Any) -> nn.Module:
-    """Make the network that a description names.
+    """Build the network that a description names.
 
     Args:
-        description: ``class_path`` and ``init_args``, the latter possibly with descriptions inside.
+        description: ``class_path`` and ``init_args``, which may contain further descriptions.
 
     Raises:
-        ValueError: If it is no description, names anything but a network of :func:`network_makers`, or cannot be made.
+        ValueError: If it is not a description, names anything but a network of :func:`network_makers`, or the network
+            cannot be built.
     """
     remedy = "build it and pass the network yourself"
     network = _made(network_makers(), description, "network", remedy)
@@ -104,13 +105,13 @@ def rebuild(description: Any) -> nn.Module:
 
 
 def rebuild_scheme(description: Any) -> QuantScheme:
-    """Make the quantization scheme that a description names.
+    """Build the quantization scheme that a description names.
 
     Args:
-        description: ``class_path`` and ``init_args`` of a scheme, see :func:`rebuild`.
+        description: ``class_path`` and ``init_args`` of a scheme; see :func:`rebuild`.
 
     Raises:
-        ValueError: As for :func:`rebuild`, with the quantizers that were imported.
+        ValueError: As for :func:`rebuild`, where the quantizers that were imported are allowed.
     """
     scheme = _made(quantizer_makers(), description, "quantization scheme", "import its module first")
     if not isinstance(scheme, QuantScheme):
@@ -135,7 +136,7 @@ def _made(makers: Mapping[str, Maker], description: Any, what: str, remedy: str)
     def argument(value: Any) -> Any:
         if isinstance(value, Mapping):
             plain = "class_path" not in value and all(isinstance(item, str) for item in value.values())
-            return dict(value) if plain else make(value)  # bits of layers by name, or an object
+            return dict(value) if plain else make(value)  # bit widths by layer name, or an object
         if type(value) is int and abs(value) > LARGEST:
             raise ValueError(f"it holds a number beyond {LARGEST:,}")
         return [argument(item) for item in value] if isinstance(value, list | tuple) else value
@@ -148,10 +149,10 @@ def _made(makers: Mapping[str, Maker], description: Any, what: str, remedy: str)
 
 
 def check_plain(value: Any) -> None:
-    """Refuse a description that is not of plain values, or is larger than one can be.
+    """Check that a description has only plain values and is not larger than a description can be.
 
     Raises:
-        ValueError: With what is wrong.
+        ValueError: If it does not; the message says what is wrong.
     """
     if is_deeper(value, DEPTH):
         raise ValueError(f"cannot be rebuilt (its description nests deeper than {DEPTH})")
@@ -168,7 +169,7 @@ def check_plain(value: Any) -> None:
 
 
 class _Limits(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Ends the making of a network that would take more memory or steps than any."""
+    """Stops the building of a network that would take more memory or operations than any real one."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]

@@ -1,4 +1,4 @@
-"""Names of earlier versions: files and commands that have them are read, and a line says the new name."""
+"""Names from earlier versions, which files and commands may still use; a message says the new name."""
 
 from __future__ import annotations
 
@@ -9,29 +9,29 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 KEYS = {"evaluation.threats": "evaluation.gradients"}
-"""Keys of configs."""
+"""New names of config keys."""
 CLASSES = {
     "qra.attacks.Hunt": "qra.attacks.EvaluationAttack",
     "qra.attacks.Victim": "qra.attacks.AttackState",
     "qra.modules.transfer": "qra.modules",
     "qra.modules.transfer_losses": "qra.modules",
 }
-"""Classes, and modules of classes."""
+"""New names of classes and of modules of classes."""
 
 
 @functools.cache
 def say(old: str, new: str) -> None:
-    """Tell a user once that a name is another one now."""
+    """Tell the user, once, that a name has changed."""
     if os.environ.get("LOCAL_RANK", "0") == "0":
         print(f"qra: {old} is called {new} now: write that", file=sys.stderr)
 
 
 def key(name: str, found: Callable[[str, str], None] = say) -> str:
-    """The present name of a key of a config, such as ``evaluation.gradients``; any other as it is.
+    """Return the current name of a config key, such as ``evaluation.gradients``; others are returned unchanged.
 
     Args:
-        name: The key, with those above it.
-        found: Called with an old name and the new one.
+        name: The key, including its parents.
+        found: Function called with an old name and its new one.
     """
     if name in KEYS:
         found(name, KEYS[name])
@@ -39,11 +39,11 @@ def key(name: str, found: Callable[[str, str], None] = say) -> str:
 
 
 def class_path(path: str, found: Callable[[str, str], None] = say) -> str:
-    """The present path of a class; any other text as it is.
+    """Return the current path of a class; any other text is returned unchanged.
 
     Args:
         path: The path.
-        found: Called with an old path and the new one.
+        found: Function called with an old path and its new one.
     """
     module, _, name = path.rpartition(".")
     new = CLASSES.get(path) or (f"{CLASSES[module]}.{name}" if module in CLASSES else path)
@@ -53,12 +53,12 @@ def class_path(path: str, found: Callable[[str, str], None] = say) -> str:
 
 
 def present(content: Any, found: Callable[[str, str], None] = say, prefix: str = "") -> Any:
-    """A config with the present names of its keys and classes.
+    """Return a config with the current names of its keys and classes.
 
     Args:
         content: Mappings, lists and plain values.
-        found: Called with an old name and the new one.
-        prefix: Key at which it stands; empty for a whole config.
+        found: Function called with an old name and its new one.
+        prefix: Key under which the content is found in the config; empty for a whole config.
     """
     if isinstance(content, Mapping):
         places = {name: f"{prefix}.{name}".lstrip(".") for name in content}

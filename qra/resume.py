@@ -1,4 +1,4 @@
-"""Whether a training can go on from a checkpoint: asked before anything of it is used."""
+"""Checks that a training can be resumed from a checkpoint, made before any of it is used."""
 
 from __future__ import annotations
 
@@ -24,25 +24,25 @@ from qra.running import callbacks_of
 from qra.runs import completion
 
 KEY = "training"
-"""Where a checkpoint keeps the settings that a resumption is to agree with."""
+"""Key in a checkpoint of the settings that a resumption must agree with."""
 
 _OF_DATA = ("batch_size", "val_size", "fraction", "budget", "split_seed", "seed", "augment")
 _OF_TRAINER = ("accumulate_grad_batches", "gradient_clip_val", "gradient_clip_algorithm", "limit_train_batches")
 _EPOCHS = "max_epochs"
-"""A training may go on for longer than it was to be."""
+"""The one setting that may change: a training may be extended."""
 _FREE = ("init_from", "channels_last", "compile")
-"""Arguments of the model that do not change how a training goes on."""
+"""Arguments of the model that do not change how a training continues."""
 
 _MORE_STATE = ("callbacks", "optimizer_states", "lr_schedulers", "loops")
-"""What a checkpoint has that is more than weights."""
+"""State that a checkpoint has in addition to weights."""
 
 
 def resume_settings(config: Mapping[str, Any], data: ImageDataModule) -> dict[str, Any]:
-    """What a training depends on, ready for JSON.
+    """Return the settings that a training depends on, ready for JSON.
 
     Args:
         config: The parsed command line, with ``model``, ``trainer`` and ``seed_everything``.
-        data: Has read its images.
+        data: Data module that has read its images.
     """
     init_args = {key: value for key, value in config["model"]["init_args"].items() if key not in _FREE}
     settings = {
@@ -60,17 +60,18 @@ def resume_settings(config: Mapping[str, Any], data: ImageDataModule) -> dict[st
 def check_resumable(
     checkpoint: Mapping[str, Any], path: str | Path, trainer: Trainer, module: ImageClassifier, settings: dict[str, Any]
 ) -> None:
-    """Refuse a checkpoint that a training cannot go on from as if it had never stopped.
+    """Check that a training can be resumed from a checkpoint as if it had never stopped.
 
     Args:
         checkpoint: Content of the checkpoint.
-        path: Where it lies.
-        trainer: It has not begun.
-        module: The module, with the network of the checkpoint.
-        settings: Settings of this run, see :func:`resume_settings`.
+        path: Path of the checkpoint.
+        trainer: Trainer that has not started.
+        module: Module with the network of the checkpoint.
+        settings: Settings of this run; see :func:`resume_settings`.
 
     Raises:
-        ValueError: If it holds weights alone, is damaged, or was made with other settings.
+        ValueError: If the checkpoint holds only weights or averaged ones, is damaged, belongs to a finished training or
+            a later epoch than the last, or was made with other settings.
     """
     begin = f"begin another run from its weights by --model.init_args.init_from {path}"
     if not any(key in checkpoint for key in _MORE_STATE[1:3]):
@@ -105,7 +106,7 @@ def _short(value: object) -> str:
 
 
 def _damage(checkpoint: Mapping[str, Any], trainer: Trainer, module: ImageClassifier) -> Iterator[str]:
-    """What is missing in a checkpoint, or not of this training."""
+    """Yield what is missing in a checkpoint, or does not belong to this training."""
     for name in ("epoch", "global_step"):
         if type(checkpoint.get(name)) is not int or checkpoint[name] < 0:
             yield f"{name} is no number of {name.replace('global_', '')}s"
@@ -125,7 +126,7 @@ def _damage(checkpoint: Mapping[str, Any], trainer: Trainer, module: ImageClassi
 
 
 def _missing(found: object, expected: Any, name: str) -> Iterator[str]:
-    """Where a tree of counters lacks a part, or has something else there."""
+    """Yield where a tree of counters lacks an entry, or has something else in its place."""
     if isinstance(expected, Mapping):
         if not isinstance(found, Mapping):
             yield f"{name} is missing"
@@ -137,7 +138,7 @@ def _missing(found: object, expected: Any, name: str) -> Iterator[str]:
 
 
 def _unlike(found: Any, expected: Any, name: str) -> Iterator[str]:
-    """Where a tree of settings has another kind of value than one of this training, or no finite number."""
+    """Yield where a tree of settings has a value of another type than this training's, or a non-finite number."""
     if isinstance(expected, Mapping):
         keys = expected.keys() & found.keys() if isinstance(found, Mapping) else ()
         for key in sorted(keys, key=str):
@@ -158,7 +159,7 @@ def _unlike(found: Any, expected: Any, name: str) -> Iterator[str]:
 
 def _optimizer_damage(checkpoint: Mapping[str, Any], module: ImageClassifier) -> Iterator[str]:
     states, schedules = (checkpoint.get(name) for name in ("optimizer_states", "lr_schedulers"))
-    if type(module).configure_optimizers is not ImageClassifier.configure_optimizers:  # only a trainer can make them
+    if type(module).configure_optimizers is not ImageClassifier.configure_optimizers:  # needs a trainer to run
         for name, stored in (("optimizer_states", states), ("lr_schedulers", schedules)):
             if not isinstance(stored, list) or not all(isinstance(state, Mapping) for state in stored):
                 yield f"{name} is no list of states"
@@ -168,7 +169,7 @@ def _optimizer_damage(checkpoint: Mapping[str, Any], module: ImageClassifier) ->
         yield "optimizer_states is not the state of one optimizer"
         return
     optimizer = module.make_optimizer(module.parameter_groups())
-    remembered = _after_a_step(optimizer)  # before a schedule wraps its step
+    remembered = _after_a_step(optimizer)  # before a schedule wraps its step method
     schedule = None if module.schedule is None else module.schedule(optimizer, 1)
     ours, theirs = optimizer.state_dict()["param_groups"], state["param_groups"]
     if [len(group["params"]) for group in ours] != [len(group["params"]) for group in theirs]:
@@ -188,7 +189,7 @@ def _schedule_damage(found: Any, schedule: LRScheduler) -> Iterator[str]:
     expected = schedule.state_dict()
     if missing := [key for key in expected if not isinstance(found, Mapping) or key not in found]:
         yield f"lr_schedulers has no {missing[0]}"
-    elif methods := [key for key in found if callable(getattr(schedule, str(key), None))]:  # loading would replace it
+    elif methods := [key for key in found if callable(getattr(schedule, str(key), None))]:  # loading would overwrite it
         yield f"lr_schedulers has {_short(methods[0])}, which is no state"
     else:
         yield from _unlike(found, expected, "lr_schedulers")
@@ -202,7 +203,7 @@ def _has_groups(state: Mapping[Any, Any]) -> bool:
 
 
 def _buffer_damage(found: Mapping[Any, Any], expected: Mapping[int, Mapping[str, Any]], steps: object) -> Iterator[str]:
-    """Where what an optimizer remembers of each parameter is not what this one remembers after a step."""
+    """Yield where the per-parameter state of an optimizer differs in form from this one's after a step."""
     if expected and not found and steps:
         yield "optimizer_states is empty"
     for number, memory in found.items():
@@ -223,14 +224,14 @@ def _buffer_damage(found: Mapping[Any, Any], expected: Mapping[int, Mapping[str,
 
 
 def _after_a_step(optimizer: Optimizer) -> Mapping[int, Mapping[str, Any]]:
-    """What an optimizer remembers of each parameter, by its number, after a step of zero gradients on a copy."""
+    """Return an optimizer's per-parameter state, by number, after a step of zero gradients on a copy of it."""
     probe = copy.deepcopy(optimizer)
     for group in probe.param_groups:
         for parameter in group["params"]:
             parameter.grad = torch.zeros_like(parameter)
     try:
         probe.step()
-    except (TypeError, RuntimeError):  # it asks for a closure, say
+    except (TypeError, RuntimeError):  # for example because it needs a closure
         return {}
     state: Mapping[int, Mapping[str, Any]] = probe.state_dict()["state"]
     return state

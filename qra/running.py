@@ -1,4 +1,4 @@
-"""What a trainer of Lightning's has without declaring it, with types."""
+"""Typed access to attributes of Lightning's trainer that it does not declare."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ LOSS_STEP = "train/loss_step"
 
 
 def callbacks_of(trainer: Trainer, kind: type[Kind]) -> list[Kind]:
-    """The callbacks of a class, in their order; of :class:`Callback`, all."""
+    """Return the trainer's callbacks of a class, in order; for :class:`Callback`, all of them."""
     return [callback for callback in trainer.callbacks if isinstance(callback, kind)]  # type: ignore[attr-defined]
 
 
 def is_rehearsal(trainer: Trainer) -> bool:
-    """Whether ``fast_dev_run`` asks for a few batches, of which nothing is kept."""
+    """Return whether ``fast_dev_run`` is set, which runs a few batches and keeps no results."""
     return bool(trainer.fast_dev_run)  # type: ignore[attr-defined]
 
 
 def epochs_done(trainer: Trainer) -> int:
-    """Number of epochs that are trained, those before a resumption included."""
+    """Return the number of epochs trained, including those before a resumption."""
     return int(trainer.fit_loop.epoch_progress.current.processed)  # type: ignore[attr-defined]
 
 
 def batches_done(trainer: Trainer) -> int:
-    """Number of batches of this epoch that are trained, those before a resumption included."""
+    """Return the number of batches of the current epoch that were trained, including those before a resumption."""
     return int(trainer.fit_loop.epoch_loop.batch_progress.current.processed)  # type: ignore[attr-defined]
 
 
 def is_logged(trainer: Trainer, steps: int) -> bool:
-    """Whether the step is logged that is the last one of so many."""
+    """Return whether step number ``steps``, counted from 1, is logged."""
     period = int(trainer.log_every_n_steps)  # type: ignore[attr-defined]
     return period > 0 and steps > 0 and steps % period == 0

@@ -17,23 +17,23 @@ __all__ = ["Cosine", "MultiStep", "OneCycle", "Schedule"]
 
 
 class Schedule(ABC):
-    """A multiplier of the optimizer's learning rate over the run; a subclass is a frozen dataclass."""
+    """Base class of learning rate schedules, multipliers over the run; subclasses are frozen dataclasses."""
 
     @abstractmethod
     def multiplier(self, done: float) -> float:
-        """The factor on the learning rate once the fraction ``done`` in [0, 1] of all steps is done."""
+        """Return the multiplier of the learning rate when the fraction ``done``, in [0, 1], of all steps is done."""
 
     def __call__(self, optimizer: Optimizer, total_steps: int) -> LambdaLR:
-        """Make the scheduler, which is to be stepped after each of ``total_steps`` optimizer steps."""
+        """Return the scheduler, to be stepped after each of ``total_steps`` optimizer steps."""
         return LambdaLR(optimizer, lambda step: self.multiplier(min(step / total_steps, 1.0)))
 
 
 @dataclass(frozen=True)
 class OneCycle(Schedule):
-    """Linear from nearly 0 to the full learning rate, then linear to 0.
+    """Rise linearly from 4 % of the learning rate to all of it, then fall linearly to 0.
 
     Args:
-        warmup: Fraction of the run at which the full learning rate is reached.
+        warmup: Fraction of the run at which the full learning rate is reached, in (0, 1).
     """
 
     warmup: float = 0.3
@@ -48,10 +48,10 @@ class OneCycle(Schedule):
 
 @dataclass(frozen=True)
 class MultiStep(Schedule):
-    """The learning rate is multiplied by ``gamma`` at each milestone.
+    """Multiply the learning rate by ``gamma`` at each milestone.
 
     Args:
-        milestones: Fractions of the run, ascending.
+        milestones: Fractions of the run between 0 and 1, ascending.
         gamma: Factor at each milestone.
     """
 

@@ -1,4 +1,4 @@
-"""Tables on a terminal and in log files, never cut."""
+"""Printing of tables to terminals and log files without cutting them off."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from rich.table import Table
 
 
 def print_table(table: Table) -> None:
-    """Print a table so that each number can be read, however narrow the terminal is.
+    """Print a table so that every number is readable, however narrow the terminal is.
 
-    Columns of numbers keep their width and columns of words wrap. A terminal that is still too narrow breaks lines,
-    and a log file gets the width that the table needs.
+    Columns of numbers keep their width and columns of words wrap. On a terminal that is still too narrow, lines are
+    broken; a log file gets the width that the table needs, up to 160 columns.
     """
     for column in table.columns:
         if column.justify == "right":

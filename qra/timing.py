@@ -1,4 +1,4 @@
-"""Contestants timed in turn, so that a slow spell of the machine meets all of them, and ratios within rounds."""
+"""Benchmarking in alternating rounds, so that a slow spell of the machine affects all contestants alike."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ Key = TypeVar("Key")
 
 @dataclass
 class Timing:
-    """What a contestant took.
+    """Timing of a contestant.
 
     Attributes:
-        seconds: One entry a round.
-        result: What the last call returned.
+        seconds: Duration of each round, in seconds.
+        result: Return value of the last call.
     """
 
     seconds: list[float]
@@ -29,7 +29,7 @@ class Timing:
 
     @property
     def median(self) -> float:
-        """Median of the rounds, in seconds."""
+        """Median over the rounds, in seconds."""
         return statistics.median(self.seconds)
 
 
@@ -39,15 +39,18 @@ def alternate(
     device: torch.device,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[Key, Timing]:
-    """Time each contestant once a round, in turn, so that a slow spell of the machine meets all of them.
+    """Time each contestant once per round, in turn, so that a slow spell of the machine affects all of them alike.
 
-    One round before the counted ones warms up, and compiles where there is something to compile.
+    One untimed round comes first, to warm up and to compile what needs it.
 
     Args:
-        contestants: What to time, by name.
+        contestants: Functions to time, by name.
         rounds: Number of measurements of each.
-        device: Where the contestants work; it is waited for.
-        clock: Seconds so far; ``time.process_time`` leaves out what other processes take.
+        device: Device on which they work; a CUDA device is synchronized after each call.
+        clock: Function that returns the time in seconds; ``time.process_time`` excludes other processes.
+
+    Returns:
+        Timings by name.
     """
     keep_memory()  # as the qra command does
     timings = {name: Timing([], None) for name in contestants}
@@ -65,11 +68,11 @@ def alternate(
 
 
 def speed_ratio(timing: Timing, base: Timing) -> dict[str, float]:
-    """How many times as fast as ``base``: median, lowest and highest of the ratios within each round."""
+    """Return how many times as fast as ``base`` it is: median, lowest and highest ratio within rounds."""
     ratios = [theirs / ours for ours, theirs in zip(timing.seconds, base.seconds, strict=True)]
     return {"ratio": statistics.median(ratios), "lowest": min(ratios), "highest": max(ratios)}
 
 
 def times_as_long(timing: Timing, base: Timing) -> dict[str, float]:
-    """How many times as long as ``base``: median, lowest and highest of the ratios within each round."""
+    """Return how many times as long as ``base`` it takes: median, lowest and highest ratio within rounds."""
     return speed_ratio(base, timing)

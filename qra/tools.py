@@ -1,4 +1,4 @@
-"""The commands that are no work of Lightning's, and start without it."""
+"""Commands that do not use Lightning's command line and start without importing it."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ TOOLS = {
     "report": "qra.report.command",
     "study": "qra.study.command",
 }
-"""The module of each, whose ``main`` takes the arguments."""
+"""Module of each command, whose ``main`` takes the arguments."""
 
 
 def _decidable(cells: Sequence[Cell]) -> list[str]:
-    """What the cells of a study can say about each claim, a line each: a study knows of no report, nor the reverse."""
+    """Return what a study's cells can say about each claim, one line each; it keeps studies and reports independent."""
     claims: list[str] = import_module("qra.report.foresight").decidable(
         [(cell.name, cell.coordinates, cell.commands) for cell in cells]
     )
@@ -34,12 +34,12 @@ def _decidable(cells: Sequence[Cell]) -> list[str]:
 
 
 def run(arguments: Sequence[str], parse: Parse, foresee: Foresee) -> bool:
-    """Run a command if it is a tool; return whether it was one.
+    """Run a command if it is a tool, and return whether it was one.
 
     Args:
         arguments: The command and its options.
-        parse: Parses a command of a study without running it.
-        foresee: Says what a command of a study would do.
+        parse: Function that parses a command of a study without running it.
+        foresee: Function that returns the plan of a command of a study.
     """
     if not arguments or arguments[0] not in TOOLS:
         return False

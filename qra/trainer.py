@@ -15,17 +15,17 @@ _NOTHING = nullcontext("nothing")
 
 
 class _Unwatched(PassThroughProfiler):
-    """Watches nothing, as Lightning's own does, without making a generator for each of some hundred events a step."""
+    """Profiler that does nothing, like Lightning's, but without a generator for each of a hundred events per step."""
 
     def profile(self, action_name: str) -> Any:
         return _NOTHING
 
 
 class PipelineTrainer(Trainer):
-    """Lightning's trainer, which also ends a resumed training that has no epoch left.
+    """Lightning's trainer, which also runs the end of a resumed training that has no epoch left.
 
     Lightning returns from such a training at once, so an evaluation at the end of ``fit`` that was interrupted would
-    never be made up for.
+    never be completed.
     """
 
     profiler: Profiler
@@ -36,7 +36,7 @@ class PipelineTrainer(Trainer):
         if self.training and self.ckpt_path is not None:
             done = completion.read(Path(self.default_root_dir))
             if done is not None and done.is_over(self.max_epochs):
-                self.should_stop = True  # it was stopped early, which Lightning does not remember
+                self.should_stop = True  # it was stopped early, which Lightning does not record
                 if done.stopped and self.is_global_zero:
                     print(
                         f"a callback ended this training after {done.epochs} of {self.max_epochs} epochs, so nothing "
@@ -46,7 +46,7 @@ class PipelineTrainer(Trainer):
         result = super()._run_stage()
         if self.training and self.global_step > 0 and before == epochs_done(self):
             for callback in callbacks_of(self, Callback):
-                if not isinstance(callback, ProgressBar):  # it has opened nothing
+                if not isinstance(callback, ProgressBar):  # it has not been started
                     callback.on_train_end(self, self.lightning_module)
             self.lightning_module.on_train_end()
         return result

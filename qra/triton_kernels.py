@@ -1,4 +1,4 @@
-"""Modules of Triton kernels, which not every installation of torch can import."""
+"""Import of modules with Triton kernels, which are not available in every installation of torch."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from types import ModuleType
 
 @cache
 def kernels_of(name: str) -> ModuleType | None:
-    """Import a module of kernels by its name; None where Triton is missing."""
+    """Import a module of kernels by its name; return None if Triton is missing."""
     try:
         return import_module(name)
     except ImportError:

@@ -1,4 +1,4 @@
-"""Types shared by every part: pixel units, norms and batches."""
+"""Types shared by all parts: pixel units, norms and batches."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Norm = Literal["linf", "l2"]
 
 
 def parse_pixels(value: Any) -> float:
-    """Read a length in pixel units: a number, or a fraction such as ``"8/255"``.
+    """Return a length in pixel units given as a number or as a fraction such as ``"8/255"``.
 
     Raises:
         ValueError: If ``value`` is neither.
@@ -25,7 +25,7 @@ def parse_pixels(value: Any) -> float:
 
 
 def format_pixels(value: float) -> str:
-    """Write a length in pixel units so that :func:`parse_pixels` reads back the same float."""
+    """Format a length in pixel units so that :func:`parse_pixels` returns the same float."""
     fraction = f"{round(value * 510) / 2:g}/255"
     return fraction if parse_pixels(fraction) == value else repr(float(value))
 
@@ -35,18 +35,18 @@ if TYPE_CHECKING:
 else:
 
     class Pixels(float):
-        """A length in pixel units (pixels lie in [0, 1]); a config may write it ``8/255``."""
+        """A length in pixel units (pixels lie in [0, 1]); configs may write it as ``8/255``."""
 
         def __new__(cls, value: Any) -> Pixels:
             return super().__new__(cls, parse_pixels(value))
 
 
 class Batch(NamedTuple):
-    """Images, labels and the place of each image in its data set."""
+    """Images, their labels and their positions in the dataset."""
 
     x: Tensor
-    """uint8 as loaded, float32 in [0, 1] once on the device, (N, C, H, W)."""
+    """Images, (N, C, H, W): uint8 as loaded, float32 in [0, 1] on the device."""
     y: Tensor
     """Class numbers, int64, (N,)."""
     indices: Tensor
-    """Positions in the full data set (not in a subset of it), int64, (N,)."""
+    """Positions in the full dataset (not in a subset of it), int64, (N,)."""

@@ -1,4 +1,4 @@
-"""Which program this is: its version and commit. Imports nothing, for ``qra --version`` answers at once."""
+"""Version and commit of this program; imports nothing heavy, so that ``qra --version`` answers at once."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from pathlib import Path
 __version__ = "0.2.0"
 
 DISTRIBUTION = "quantization-robustness"
-"""What ``pip install`` knows this package as; ``qra`` on the package index is another project."""
+"""Name of the distribution for ``pip install``; ``qra`` on the package index is another project."""
 
 BUILT_FROM = "commit.txt"
-"""File inside an installed package that holds the commit it was built from."""
+"""File in an installed package that holds the commit it was built from."""
 
 
 def commit() -> str | None:
-    """The git commit of this source tree, with ``-dirty`` if it was changed, or that which the package was built from.
+    """Return the git commit of this source tree, or else that from which the package was built.
 
     Returns:
-        None where neither is known.
+        The hash, with ``-dirty`` if the source tree was changed; None if the commit is not known.
     """
     package = Path(__file__).parent
     if not (package.parent / ".git").exists():
@@ -32,15 +32,15 @@ def commit() -> str | None:
 
 
 def extra(name: str) -> str:
-    """The command that installs an optional part of this package.
+    """Return the command that installs an optional extra of this package.
 
     Args:
-        name: The part, as ``setup.cfg`` calls it.
+        name: Name of the extra, as in ``setup.cfg``.
     """
     return f"pip install '{DISTRIBUTION}[{name}]'"
 
 
 def version_line() -> str:
-    """What ``qra --version`` prints."""
+    """Return the line that ``qra --version`` prints."""
     found = commit()
     return f"qra {__version__}" + (f" (commit {found[:12]}{'-dirty' * found.endswith('-dirty')})" if found else "")

@@ -1,4 +1,4 @@
-"""Finding a network's weights in a file of any layout, and matching their names."""
+"""Finding a network's weights in files of any layout, and matching their names."""
 
 from __future__ import annotations
 
@@ -11,34 +11,34 @@ import torch
 from torch import Tensor
 
 OWN = "network."
-"""What names in a checkpoint of a run begin with."""
+"""Prefix of the network's names in the checkpoint of a run."""
 _LAYERS = 3
-"""How many more mappings weights may lie in."""
+"""Maximum depth of mappings below the top level in which weights are looked for."""
 _WRAPPERS = 5
-"""How many wrappers (parallel training, training classes, compilation) may have put a word before names."""
+"""Maximum number of wrappers (parallel training, training classes, compilation) that may have prefixed names."""
 _COUNTERS = ("num_batches_tracked", "n_averaged", "total_ops", "total_params")
-"""Entries that no logit depends on."""
+"""Entries that do not affect the logits."""
 _NORMALIZATION = {"mean": 0.0, "mu": 0.0, "std": 1.0, "sigma": 1.0}
-"""Buffers of pixel normalization, which many files lack, and others have in a wrapper around the network; each with the
-value that changes no pixel."""
+"""Buffers of pixel normalization, each with its neutral value. Many files lack them, and others have them in a wrapper
+around the network."""
 _SAME = 1e-3
-"""Difference between means or deviations, in pixel units, that is one of rounding."""
+"""Difference between means or standard deviations, in pixel units, that is attributed to rounding."""
 _MOST_NORMALIZED = 16
-"""Channels of an image, at most."""
+"""Maximum number of channels of an image."""
 
 State = dict[str, Tensor]
 
 
 class Match(NamedTuple):
-    """How the weights of a file fit a network.
+    """The result of matching a file's weights with a network.
 
     Attributes:
-        key: Where in the file they lie, dots between nested keys; empty for the file itself.
-        prefix: What was taken off their names.
+        key: Key of the weights in the file, with dots between nested keys; empty for the top level.
+        prefix: Prefix that was removed from their names.
         state: The weights, by their names in the network.
-        missing: Names of the network that the file lacks.
-        extra: Names of the file that the network lacks, in the words of the file.
-        difference: Why the weights do not fit, in words; empty if they do.
+        missing: Names in the network that the file lacks.
+        extra: Names in the file, as written there, that the network lacks.
+        difference: Reason in words why the weights do not fit; empty if they do.
     """
 
     key: str
@@ -53,13 +53,13 @@ def find(content: Mapping[str, Any], expected: Mapping[str, Tensor], optional: I
     """Find the weights of a network in the content of a file.
 
     Args:
-        content: Nested mappings with tensors in them somewhere.
+        content: Nested mappings that hold tensors.
         expected: The network's own ``state_dict``.
         optional: Names that may be missing.
-        key: Where the weights lie, dots between nested keys, if several places fit; or what names begin with.
+        key: Key of the weights, with dots between nested keys, if several would fit, or a prefix of their names.
 
     Raises:
-        ValueError: If nothing fits, or several places do.
+        ValueError: If no weights fit, or several do.
     """
     places = dict(containers(content))
     if key is not None:
@@ -83,7 +83,7 @@ def find(content: Mapping[str, Any], expected: Mapping[str, Tensor], optional: I
 
 
 def containers(content: Any, key: str = "", depth: int = 0) -> Iterator[tuple[str, State]]:
-    """The mappings of a file that hold tensors, by their keys: each with all tensors in it, however nested."""
+    """Yield the mappings of a file that hold tensors, with their keys; each has all tensors in it, however nested."""
     tensors = dict(_tensors(content))
     if not tensors or depth > _LAYERS:
         return
@@ -105,7 +105,7 @@ def _tensors(content: Any, prefix: str = "", depth: int = 0) -> Iterator[tuple[s
 
 
 def _best(key: str, found: State, expected: Mapping[str, Tensor], optional: frozenset[str]) -> Match:
-    """The reading of names under which most agree with the network's."""
+    """Match the names in the way in which most of them agree with the network's."""
     prefix, inner = _reading(found, expected)
     state, extra = {}, []
     for name, value in found.items():
@@ -135,9 +135,9 @@ def _difference(absent: list[str], unknown: list[str], part: str) -> str:
 
 
 def _reading(found: State, expected: Mapping[str, Tensor]) -> tuple[str, str]:
-    """What was put before names of the network, and where in it the network of the file lies.
+    """Return the prefix of the file's names, and the part of the network that the file's weights belong to.
 
-    That is the network itself, or what is inside of a wrapper that normalizes pixels.
+    That part is the network itself, or the network inside a wrapper that normalizes pixels.
     """
     agreeing: Counter[tuple[str, str]] = Counter({("", ""): 0})
     for name in found:
@@ -151,7 +151,7 @@ def _reading(found: State, expected: Mapping[str, Tensor]) -> tuple[str, str]:
 
 
 def _distinct(matches: list[Match]) -> list[Match]:
-    """Without those that are another's tensors again; of those the one whose names are nearest to the network's."""
+    """Drop matches with the same tensors as another one, keeping the one whose names are closest to the network's."""
     kept: dict[frozenset[int], Match] = {}
     for match in sorted(matches, key=lambda match: len(match.prefix)):
         kept.setdefault(frozenset(map(id, match.state.values())), match)
@@ -159,7 +159,7 @@ def _distinct(matches: list[Match]) -> list[Match]:
 
 
 def _wrong(name: str, value: Tensor, expected: Tensor) -> str:
-    """Why a tensor cannot stand for another; empty if it can."""
+    """Return why a tensor cannot replace another; empty if it can."""
     if value.layout != torch.strided or value.is_quantized or value.is_meta or type(value) not in _PLAIN:
         return f"its {name} is no plain tensor"
     alike = value.numel() == expected.numel() if _normalizes(name, value) else value.shape == expected.shape
@@ -174,22 +174,22 @@ _PLAIN = (Tensor, torch.nn.Parameter)
 
 
 def _matters(name: str, value: Tensor) -> bool:
-    """Whether logits depend on an entry in a way that nothing else says."""
+    """Return whether logits depend on an entry, apart from pixel normalization, which is compared separately."""
     return name.rpartition(".")[2] not in _COUNTERS and not _normalizes(name, value)
 
 
 def _normalizes(name: str, value: Tensor) -> bool:
-    """Whether an entry is a mean or deviation of pixels."""
+    """Return whether an entry is a mean or standard deviation of pixels."""
     return name.rpartition(".")[2] in _NORMALIZATION and 0 < value.numel() <= _MOST_NORMALIZED
 
 
 def _otherwise_normalized(name: str, value: Tensor, own: Mapping[str, Tensor]) -> str:
-    """How a mean or deviation that the network has no place for differs from the network's own; empty if it does not.
+    """Return how a mean or deviation that the network has no place for differs from the network's own, or ``""``.
 
     Args:
-        name: Name of the entry, in the words of the file.
-        value: The entry, in pixel units or in those of bytes.
-        own: What the network has, or will have from the file.
+        name: Name of the entry, as in the file.
+        value: The entry, in pixel units or in units of bytes.
+        own: Entries that the network has, or will have after loading the file.
     """
     if not _normalizes(name, value):
         return ""
@@ -209,10 +209,14 @@ def _otherwise_normalized(name: str, value: Tensor, own: Mapping[str, Tensor]) -
 
 
 def check_finite(state: Mapping[str, Tensor], exempt: Iterable[str] = ()) -> None:
-    """Refuse weights that are infinite or no number, and variances below 0, which make numbers into none.
+    """Check that weights are finite and that running variances, named ``running_var``, are not negative.
+
+    Args:
+        state: Weights by name.
+        exempt: Names of weights that need not be finite.
 
     Raises:
-        ValueError: With the name of the first.
+        ValueError: If any are not; the message has the name of the first.
     """
     exempt = set(exempt)
     for name, value in state.items():
@@ -224,7 +228,7 @@ def check_finite(state: Mapping[str, Tensor], exempt: Iterable[str] = ()) -> Non
 
 
 def say(path: object, match: Match) -> None:
-    """Tell in one line what was taken off names, what is missing and what is too much, where that is anything."""
+    """Log in one line the key of the weights, a removed prefix, and missing and extra names, if there are any."""
     parts = []
     if match.key not in ("", "state_dict"):
         parts.append(f"took the weights under {match.key}")
@@ -239,7 +243,7 @@ def say(path: object, match: Match) -> None:
 
 
 def _some(names: Iterable[str]) -> str:
-    """The first names and how many more there are."""
+    """Return the first names and how many more there are."""
     names = list(names)
     more = f" and {len(names) - 3} more" if len(names) > 4 else ""
     return ", ".join(names[:3] if more else names) + more

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all: by a kill, a full disk or a power cut they stay what they were."""
+"""Atomic writing of files: after a kill, a full disk or a power failure the previous file is intact."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 PARTIAL = ".partial"
-"""Ending of the temporary file that takes the place of another once it is whole."""
+"""Suffix of the temporary file that replaces another when it is complete."""
 
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[IO[bytes]]:
-    """A file to write that takes the place of ``path`` once all of it is on the disk.
+    """Open a temporary file for writing, which replaces ``path`` once all of it is on disk.
 
-    It lies beside ``path``, for only within a file system a rename is one step. Whoever writes a file removes what
-    killed writers of the same file have left.
+    It is in the directory of ``path``, because a rename is atomic only within a file system. Each writer also removes
+    temporary files left by killed writers of the same file.
 
     Args:
-        path: The file to replace; its directory is there.
+        path: File to replace; its directory must exist.
 
     Raises:
-        OSError: If it cannot be written, with its name; what was there before is as it was.
+        OSError: If it cannot be written, with the path as its file name; the previous file is unchanged.
     """
     path = Path(path)
     try:
@@ -51,19 +51,19 @@ def replacing(path: str | Path) -> Iterator[IO[bytes]]:
 
 
 def _partial(path: Path) -> IO[bytes]:
-    """A new file beside ``path``, locked as long as it is written, so that nobody takes it for a left one."""
+    """Create a file beside ``path``, locked while it is written so that nobody takes it for an abandoned one."""
     while True:
         file = open(path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}{PARTIAL}"), "xb")  # noqa: SIM115
-        with suppress(OSError):  # there are file systems without locks
+        with suppress(OSError):  # some file systems have no locks
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if os.path.exists(file.name):  # else it was removed before it was locked
+        if os.path.exists(file.name):  # otherwise another process removed it before it was locked
             return file
         file.close()
 
 
 def _remove_stale(path: Path) -> None:
     for left in path.parent.glob(f".{glob.escape(path.name)}.*{PARTIAL}"):
-        with suppress(OSError):  # it is written at this moment, or another process was faster
+        with suppress(OSError):  # it is being written, or another process was faster
             descriptor = os.open(left, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -74,10 +74,10 @@ def _remove_stale(path: Path) -> None:
 
 @contextmanager
 def filling(directory: str | Path) -> Iterator[Path]:
-    """A directory to write files into that all come to be in ``directory`` once they are whole, or none of them.
+    """Yield a temporary directory whose files all move to ``directory`` once they are complete, or none of them.
 
     Args:
-        directory: Directory that is new or empty; those above it are made.
+        directory: New or empty directory; its parents are created.
     """
     directory = Path(directory).resolve()
     directory.parent.mkdir(parents=True, exist_ok=True)
@@ -86,10 +86,10 @@ def filling(directory: str | Path) -> Iterator[Path]:
     partial.mkdir()
     descriptor = os.open(partial, os.O_RDONLY)
     try:
-        with suppress(OSError):  # there are file systems without locks
+        with suppress(OSError):  # some file systems have no locks
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield partial
-        if directory.exists():  # it may be somebody's working directory, or have rights of its own
+        if directory.exists():  # kept, as it may be a working directory or have permissions of its own
             for file in partial.iterdir():
                 os.replace(file, directory / file.name)
         else:
@@ -102,7 +102,7 @@ def filling(directory: str | Path) -> Iterator[Path]:
 
 
 def _sync(directory: Path) -> None:
-    """Put the names in a directory on the disk, where the file system can do that."""
+    """Flush the entries of a directory to disk, where the file system supports it."""
     with suppress(OSError):
         descriptor = os.open(directory, os.O_RDONLY)
         try:
@@ -112,18 +112,18 @@ def _sync(directory: Path) -> None:
 
 
 def write_bytes(path: str | Path, content: bytes) -> None:
-    """Write a file whole or not at all."""
+    """Write a file atomically."""
     with replacing(path) as file:
         file.write(content)
 
 
 def write_json(path: str | Path, content: Mapping[str, Any]) -> None:
-    """Write a JSON file whole or not at all."""
+    """Write a JSON file atomically."""
     write_bytes(path, f"{json.dumps(content, indent=2)}\n".encode())
 
 
 def write_arrays(path: str | Path, arrays: Mapping[str, ArrayLike], compressed: bool = False) -> None:
-    """Write arrays, by name, as an ``npz`` file, whole or not at all."""
+    """Write arrays, by name, to an ``npz`` file, atomically."""
     named: dict[str, Any] = dict(arrays)
     with replacing(path) as file:
         save = np.savez_compressed if compressed else np.savez
