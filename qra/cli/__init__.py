@@ -22,7 +22,7 @@ def main(args: Sequence[str] | None = None) -> None:
     """Run one command.
 
     Args:
-        args: What follows ``qra`` on the command line; that of this process if not given.
+        args: Arguments that follow ``qra`` on the command line; by default those of this process.
     """
     arguments = list(sys.argv[1:] if args is None else args) or ["--help"]
     if answer(arguments) or tools.run(arguments, parse_command, plan_command):

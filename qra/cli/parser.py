@@ -1,4 +1,4 @@
-"""The parser of a command line: whole names only, names of earlier versions too, and errors raised."""
+"""The parser of the command line: no abbreviations, names from earlier versions accepted, errors raised."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from argparse import Action
 from pathlib import Path
 from typing import Any, NoReturn
 
-os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # of jsonargparse's names inside Lightning
+os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # Lightning uses old names of jsonargparse
 
 import yaml
 from jsonargparse import DefaultHelpFormatter, Namespace, get_loader, set_loader
@@ -29,18 +29,18 @@ _load_yaml = get_loader("yaml")
 
 
 class ParsingError(ValueError):
-    """A command line or a config that is not understood."""
+    """A command line or config cannot be parsed."""
 
 
 class ShortHelp(DefaultHelpFormatter):
-    """Help on a class of one's own, without the hundreds of classes that an argument could be."""
+    """Help on a user's class without the list of the hundreds of classes that an argument could be."""
 
     def _expand_help(self, action: Action) -> str:
         return re.sub(r", known subclasses: [^)]*", "", super()._expand_help(action))
 
 
 def _whole(kind: type[Action]) -> type[Action]:
-    """An action that takes a config of an object as a whole: nothing that an earlier one said of the object stays."""
+    """Return an action in which a config of a whole object replaces everything that earlier ones said about it."""
 
     class Whole(kind):  # type: ignore[misc, valid-type]
         def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -53,7 +53,7 @@ def _whole(kind: type[Action]) -> type[Action]:
 
 
 def _forget(config: Namespace, key: str, file: str) -> None:
-    """Drop what a config says of an object, where a file describes an object that is to take its place."""
+    """Remove what a config says about an object if a file describes an object that replaces it."""
     content = read_yaml(file)
     if not isinstance(content, dict) or "class_path" not in content:
         return
@@ -61,20 +61,20 @@ def _forget(config: Namespace, key: str, file: str) -> None:
     place: Any = config
     for name in above:
         place = place.get(name) if isinstance(place, Namespace) else None
-        place = place[-1] if isinstance(place, list) and place else place  # of callbacks, options are of the last
+        place = place[-1] if isinstance(place, list) and place else place  # options of callbacks apply to the last one
         place = place.get("init_args", place) if isinstance(place, Namespace) else None
     if place is not None and last in place:
         del place[last]
 
 
 class OneLineParser(LightningArgumentParser):
-    """A parser that knows whole names only and raises what is wrong."""
+    """A parser that accepts no abbreviated names and raises its errors."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{"allow_abbrev": False, "formatter_class": ShortHelp, **kwargs})
 
     def take_whole_objects(self) -> None:
-        """Let a config that an option names take the place of what earlier configs say of its key."""
+        """Make a config that an option names replace what earlier configs say about its key."""
         for action in self._actions:
             if hasattr(action, "_typehint"):
                 action.__class__ = _whole(type(action))
@@ -84,7 +84,7 @@ class OneLineParser(LightningArgumentParser):
 
 
 def read_present_names() -> None:
-    """Have what configs and options say read in the names of this version."""
+    """Make the loader translate names from earlier versions in configs and options."""
     set_loader("yaml", _present_names, (yaml.YAMLError,))
 
 
@@ -93,7 +93,7 @@ def _present_names(text: str) -> Any:
 
 
 class RunConfigCallback(SaveConfigCallback):
-    """Save the whole config: ``config.yaml`` by fit, ``<subcommand>/config.yaml`` by the others."""
+    """Save the complete config, as ``config.yaml`` for ``fit`` and ``<subcommand>/config.yaml`` for the others."""
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         directory = Path(trainer.default_root_dir)
@@ -102,6 +102,6 @@ class RunConfigCallback(SaveConfigCallback):
         config = self.config.clone()
         config.run = None  # a run directory may be moved
         if stage == "fit":
-            config.ckpt_path = None  # another run of this config is no resumption
-        text = self.parser.dump(with_absolute_paths(config), skip_none=False, skip_validation=True)  # it was parsed
+            config.ckpt_path = None  # another run of this config would not be a resumption
+        text = self.parser.dump(with_absolute_paths(config), skip_none=False, skip_validation=True)  # validated already
         write_bytes(target, text.encode())

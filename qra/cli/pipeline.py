@@ -80,7 +80,7 @@ class QraCLI(LightningCLI):
         )
 
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
-        """Those that the command line names, since a parser of every option takes a while to make; else all."""
+        """Return the subcommands on the command line, as the parser of each one is slow to make; else all."""
         known = super().subcommands()
         return {name: skipped for name, skipped in known.items() if name in self.words} or known
 
@@ -134,7 +134,7 @@ class QraCLI(LightningCLI):
             raise ValueError(f"seed_everything is {given}: it must be a whole number from 0 to 2**32 - 1") from None
 
     def _parse_ckpt_path(self) -> None:
-        """Let config and command line win over what a checkpoint stores."""
+        """Do nothing, so that config and command line take precedence over what a checkpoint stores."""
 
     def before_instantiate_classes(self) -> None:
         config = self.config[self.subcommand]
@@ -155,7 +155,7 @@ class QraCLI(LightningCLI):
             self._refuse_another_run()
 
     def _refuse_another_run(self) -> None:
-        """Refuse to begin a training where the checkpoints of another one would be lost."""
+        """Refuse to start a training where it would overwrite another one's checkpoints."""
         goes_on, done = (self.directory / "last.ckpt").exists(), completion.read(self.directory)
         if goes_on or ((self.directory / "best.ckpt").exists() and done is not None and done.finished):
             way = "go on with it by --ckpt_path last, or " if goes_on else ""
@@ -165,7 +165,7 @@ class QraCLI(LightningCLI):
         config = self.config[self.subcommand]
         self.content = content = {} if config.ckpt_path is None else checkpoint.read(config.ckpt_path)
         averaging.check(self.trainer)
-        if (network := config.model.init_args.get("network")) is not None:  # else the checkpoint describes it
+        if (network := config.model.init_args.get("network")) is not None:  # otherwise the checkpoint describes it
             if not isinstance(network, Namespace):
                 raise ValueError(
                     f"model.network is {network!r}, which {config.model.class_path} says no type of: annotate it there "
@@ -182,7 +182,7 @@ class QraCLI(LightningCLI):
         if config.ckpt_path is not None:
             self.model.adopt(content, config.ckpt_path)
             self.model.trained_steps = steps if type(steps := content.get("global_step")) is int else 0
-        if _is_first_process():  # Lightning would write into the run directory before it finds what is wrong here
+        if _is_first_process():  # check now, as Lightning writes to the run directory before it would find errors
             self.datamodule.prepare_data()
             self.datamodule.setup(self.subcommand)
             checkpoint.check_classes(content, self.datamodule.class_names, config.ckpt_path)
@@ -204,13 +204,13 @@ class QraCLI(LightningCLI):
                     check_resumable(content, config.ckpt_path, self.trainer, self.model, settings)
 
     def _compare_classes(self, start: str | None) -> None:
-        """Say it where the checkpoint that a training starts from numbers the data's classes otherwise."""
+        """Print a line if the checkpoint that a training starts from numbers the data's classes differently."""
         line = start and checkpoint.moved_class(checkpoint.read(start), self.datamodule.class_names)
         if line:
             print(f"{start}: {line}: training has to learn the classes anew")
 
     def _link(self, network: Namespace, content: Mapping[str, Any]) -> None:
-        """Make the network again for classes, channels and brightness of the data, or as the checkpoint normalizes."""
+        """Rebuild the network for the data's classes, channels and normalization, or for the checkpoint's."""
         data, changed = self.datamodule, []
         if self.subcommand == "fit":
             data.prepare_data()
@@ -244,7 +244,7 @@ class QraCLI(LightningCLI):
             super()._run_subcommand(subcommand)
 
     def after_fit(self) -> None:
-        """Say how it ended and how to go on."""
+        """Print how the training ended and what to do next."""
         if _is_first_process():
             print("\n".join(ending(self.trainer, self.directory)))
 
@@ -265,7 +265,7 @@ class QraCLI(LightningCLI):
         return trainer
 
     def _own_callbacks(self, trainer: Mapping[str, Any]) -> list[Callback]:
-        """The callbacks of the config that this command has a use for: those of a fit stay in what is tested later."""
+        """Return the config's callbacks that this command can use; a tested run's config also has those of its fit."""
         useless = (
             *((Checkpoint,) if self.subcommand != "fit" else ()),
             *((ProgressBar,) if trainer["enable_progress_bar"] is False else ()),
@@ -290,7 +290,7 @@ class QraCLI(LightningCLI):
             monitor=self.model.selection_metric,
             mode="max",
             save_weights_only=True,
-            save_on_train_epoch_end=False,  # but at once, before anything changes what validation has scored
+            save_on_train_epoch_end=False,  # but right after validation, before anything changes the validated weights
             enable_version_counter=False,
         )
         last = RunCheckpoint(self.directory, "last", save_on_train_epoch_end=True, enable_version_counter=False)
@@ -300,11 +300,11 @@ class QraCLI(LightningCLI):
 
 
 def _with_checkpoint_files(plugins: Any, resume: bool) -> list[Any]:
-    """Plugins of the trainer and, unless one of them reads and writes checkpoints already, the one that does."""
+    """Return the trainer's plugins, with one that reads and writes checkpoints unless there is one already."""
     given = plugins if isinstance(plugins, list) else [] if plugins is None else [plugins]
     return given if any(isinstance(plugin, CheckpointIO) for plugin in given) else [*given, CheckpointFiles(resume)]
 
 
 def _is_first_process() -> bool:
-    """Whether this is rank 0 of all machines; a machine's first process does not know its rank before the trainer."""
+    """Return whether this is rank 0 of all machines; before there is a trainer, the environment tells the machine."""
     return int(getattr(rank_zero_only, "rank", 0)) == 0 and is_first_node()

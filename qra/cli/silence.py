@@ -1,4 +1,4 @@
-"""What Lightning says that does not apply here."""
+"""Filters for messages of Lightning's that do not apply here."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import warnings
 
 
 def quiet() -> None:
-    """Silence advice of Lightning's that does not apply here."""
+    """Silence advice from Lightning that does not apply here."""
     warnings.filterwarnings("ignore", ".*does not have many workers.*")  # batches come from memory in one operation
     warnings.filterwarnings("ignore", ".*args parameter is intended to run from within Python.*")
     warnings.filterwarnings("ignore", ".*callbacks used to create the checkpoint need to be provided.*")
     warnings.filterwarnings("ignore", ".*Checkpoint directory .* exists and is not empty.*")
-    warnings.filterwarnings("ignore", ".*could not find the monitored key.*")  # TrainingRecord says so
+    warnings.filterwarnings("ignore", ".*could not find the monitored key.*")  # TrainingRecord reports it
     warnings.filterwarnings("ignore", ".*your dataloader is not resumable.*")  # its batches are skipped
-    warnings.filterwarnings("ignore", ".*Total length of `list` across ranks is zero.*")  # no validation was asked for
+    warnings.filterwarnings("ignore", ".*Total length of `list` across ranks is zero.*")  # validation was turned off
     warnings.filterwarnings("ignore", ".*smaller than the logging interval.*")  # epochs are logged anyway
     warnings.filterwarnings("ignore", ".*treespec, LeafSpec.*")  # Lightning's use of torch
     warnings.filterwarnings("ignore", ".*AccumulateGrad node's stream.*")  # Lightning makes DDP in one of its own
@@ -23,6 +23,6 @@ def quiet() -> None:
 
 
 def _applies(record: logging.LogRecord) -> bool:
-    """Whether a message of Lightning's is neither advertisement nor noise, nor advice to lose precision on a GPU."""
+    """Return whether a message is neither advertising, noise, nor advice to reduce precision on a GPU."""
     noise = ("Tip:", "Tensor Cores", "TPU available", "Seed set to", "Loading `train_dataloader`")
     return not any(words in record.getMessage() for words in noise)

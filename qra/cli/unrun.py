@@ -1,4 +1,4 @@
-"""Commands of a study that are only parsed, or only planned, before any of them runs."""
+"""Parsing and planning the commands of a study before any of them runs."""
 
 from __future__ import annotations
 
@@ -60,11 +60,11 @@ def parse_command(words: Sequence[str], whole: bool = False) -> None:
     """Parse a command without running it.
 
     Args:
-        words: What follows ``qra`` on the command line.
-        whole: Whether its objects can be made too, which refuse values out of their range.
+        words: Arguments that follow ``qra`` on the command line.
+        whole: Whether to also make its objects, which reject values out of their range.
 
     Raises:
-        ValueError: If it cannot be parsed, or an object cannot be made, with what is wrong.
+        ValueError: If it cannot be parsed, or an object cannot be made; the message says what is wrong.
     """
     arguments = prepared(words)
     try:
@@ -80,15 +80,15 @@ def parse_command(words: Sequence[str], whole: bool = False) -> None:
 
 
 _test_images: dict[str, int | None] = {}
-"""How many test images data have, by their description; None where they cannot be read."""
+"""Number of test images, by description of the data; None where they cannot be read."""
 
 
 def _check_sizes(made: Namespace, data: str) -> None:
-    """Refuse evaluations of more test images than there are.
+    """Reject evaluations of more test images than there are.
 
     Args:
         made: Objects of a command.
-        data: Description of its data, which are read once.
+        data: Description of its data, which are read only once.
     """
     if data not in _test_images:
         try:
@@ -98,7 +98,7 @@ def _check_sizes(made: Namespace, data: str) -> None:
         except Exception as reason:
             if not is_expected(reason):
                 raise
-            _test_images[data] = None  # the command says so where it runs, which may be another machine
+            _test_images[data] = None  # the command will report it where it runs, which may be another machine
     images = _test_images[data]
     for each in (made.evaluation, *(made.trainer.callbacks or [])):
         if images is not None and isinstance(each, PipelineCallback):
@@ -106,7 +106,7 @@ def _check_sizes(made: Namespace, data: str) -> None:
 
 
 class _PlannedOnly(QraCLI):
-    """A command of a study up to its plan, before the checkpoints are there that it starts and learns from."""
+    """A command of a study up to its plan, while the checkpoints that it starts or learns from may not exist yet."""
 
     def before_instantiate_classes(self) -> None:
         self.directory = Path(self.config[self.subcommand].run)
@@ -134,14 +134,14 @@ def plan_command(words: Sequence[str], threads: int) -> Plan:
     """Plan a command of a study without running it.
 
     Args:
-        words: What follows ``qra`` on the command line.
-        threads: Threads that it is to run on.
+        words: Arguments that follow ``qra`` on the command line.
+        threads: Number of threads that it will run on.
 
     Raises:
-        ValueError: If what it would do cannot be told.
+        ValueError: If its work or duration cannot be predicted.
     """
     quiet()
     torch.set_num_threads(threads)
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)  # each trainer's devices
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)  # each trainer logs devices
     planned = _PlannedOnly(prepared(words), RunningCommand(list(words)))
     return make_plan(words[0], planned.trainer, planned.model, planned.datamodule, {}, _probe())

@@ -1,1 +1,1 @@
-"""A command that writes into a run directory: the only one that does, stopped by signals, watched over its ranks."""
+"""Commands that write to a run directory: exclusive access, stopping by signals, and monitoring of ranks."""

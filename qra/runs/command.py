@@ -1,4 +1,4 @@
-"""One command at work in a run directory: from its lock on the directory to its end."""
+"""One command in a run directory, from locking the directory to its end."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from qra.runs.signals import Stoppable
 
 
 class RunningCommand:
-    """The context of a command that writes into a run directory.
+    """Context of a command that writes to a run directory.
 
-    Within it, signals end the command with a line that tells how to go on, and the death of one of several processes
-    ends all. When it ends before its first step, nothing of it stays in the directory.
+    Within it, a signal ends the command with a line that says how to resume, and the death of one process ends those of
+    all ranks. If the command ends before its first step, it leaves nothing in the directory.
 
     Args:
-        arguments: What follows ``qra`` on the command line.
+        arguments: Arguments that follow ``qra`` on the command line.
 
     Attributes:
         begun: Whether the first step is done.
-        finished: Whether training is done; what follows it is not.
-        trainer: Trainer of Lightning, once there is one.
+        finished: Whether training is done, though not necessarily what follows it.
+        trainer: Lightning's trainer, once there is one.
     """
 
     def __init__(self, arguments: Sequence[str]) -> None:
@@ -42,14 +42,14 @@ class RunningCommand:
         self._signals = Stoppable(self._stopped, self._end_others) if first is None else Forwarding(first)
 
     def work_in(self, directory: Path, first: bool) -> None:
-        """Write into a directory from now on, as the only command that does.
+        """Claim a directory for this command, which writes to it from now on.
 
         Args:
-            directory: Made if need be.
-            first: Whether this is the process that holds the claim of all ranks.
+            directory: The directory; created if necessary.
+            first: Whether this process holds the claim on behalf of all ranks.
 
         Raises:
-            ValueError: If another command writes there.
+            ValueError: If another command writes to it.
         """
         self._directory = directory
         if first:
@@ -80,7 +80,7 @@ class RunningCommand:
             raise OSError(f"{where}; what is done stays: make room and {self.how_to_go_on()}") from None
 
     def how_to_go_on(self) -> str:
-        """The command that goes on from here, in words."""
+        """Return the command that resumes from here, in words."""
         return f"go on by: {shlex.join(['qra', *self._continuation()])}"
 
     def _continuation(self) -> list[str]:
@@ -96,7 +96,7 @@ class RunningCommand:
         return f"stopped by {number.name} {self._place()}; {self.how_to_go_on()}"
 
     def _place(self) -> str:
-        """Where the command is, in words."""
+        """Return how far the command has come, in words."""
         if self.trainer is None or self.trainer.state.fn is None:
             return "before it began"
         if not self.begun:
@@ -110,7 +110,7 @@ class RunningCommand:
         return f"during validation in {epoch}" if self.trainer.validating else f"in {epoch}"
 
     def _others(self) -> Sequence[subprocess.Popen[bytes]]:
-        """The processes that Lightning has started as further ranks."""
+        """Return the processes that Lightning has started as further ranks."""
         launcher = None if self.trainer is None else self.trainer.strategy.launcher
         return getattr(launcher, "procs", None) or ()
 
@@ -119,7 +119,7 @@ class RunningCommand:
 
 
 def _without(options: Sequence[str], name: str) -> tuple[list[str], bool]:
-    """Options without one of them, and whether it was there."""
+    """Return options without one of them, and whether it was present."""
     kept: list[str] = []
     skip = found = False
     for option in options:

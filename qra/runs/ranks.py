@@ -1,4 +1,4 @@
-"""Several processes of one command: when one of them dies, all end."""
+"""The processes of one command: if one of them dies, all end."""
 
 from __future__ import annotations
 
@@ -16,46 +16,46 @@ from types import FrameType
 from qra.runs.signals import EXIT_CODE, Stoppable
 
 _FIRST = "QRA_FIRST_RANK"
-"""Environment variable by which rank 0 tells the processes that it starts who it is."""
+"""Environment variable by which rank 0 gives its process ID to the ranks that it starts."""
 
 _LOST = re.compile(
     r"Connection (closed|reset) by peer|[Rr]emote process exited|Socket closed|Broken pipe|Software caused connection"
     r"|NCCL (communicator|error).*(abort|remote)|failed to connect|store->get"
 )
-"""What gloo, NCCL and their stores say then."""
+"""Messages of gloo, NCCL and their stores when a rank is lost."""
 _POLL = 0.2
-"""Seconds between looks at the other processes."""
+"""Seconds between checks of the other processes."""
 _PATIENCE = 5.0
-"""Seconds that rank 0 waits for the others when all is done."""
+"""Seconds that rank 0 waits for the others at the end."""
 _VERDICT = 3.0
-"""Seconds within which the death of a rank is seen, where an exception may come of it."""
+"""Seconds within which a rank's death is noticed, after an exception that it may have caused."""
 
 
 def first_rank() -> int | None:
-    """The process of rank 0, if that has started this one as another rank."""
+    """Return the process ID of rank 0 if it has started this process as another rank; else None."""
     parent = os.environ.get(_FIRST)
     return int(parent) if parent is not None and parent == str(os.getppid()) else None
 
 
 def is_first_node() -> bool:
-    """Whether this machine is the first of those that work on one command, as far as its environment tells."""
+    """Return whether this machine is the first of those that work on one command, as far as its environment tells."""
     return int(os.environ.get("NODE_RANK") or os.environ.get("GROUP_RANK") or 0) == 0
 
 
 def lost_rank(error: BaseException) -> bool:
-    """Whether an error says that a process on another machine is gone, or cannot be reached."""
+    """Return whether an error means that a process on another machine is gone or cannot be reached."""
     return isinstance(error, RuntimeError) and _LOST.search(str(error)) is not None
 
 
 class Forwarding(Stoppable):
-    """A further rank's way with signals: rank 0 hears of them and ends all, this one included."""
+    """Signal handling of a further rank: it passes signals on to rank 0, which ends all ranks."""
 
     def __init__(self, first: int) -> None:
         super().__init__(lambda number: "")
         self._first = first
 
     def _interrupt(self, number: int, frame: FrameType | None) -> None:
-        """Leave it to the second thread, which also runs while this one waits for other ranks."""
+        """Do nothing; the second thread acts, as it runs even while this one waits for other ranks."""
 
     def _end_process(self, number: int) -> None:
         with suppress(ProcessLookupError):
@@ -65,14 +65,14 @@ class Forwarding(Stoppable):
 
 
 class Watch:
-    """Ends this process, with a line, when another rank has died.
+    """Ends this process, with a message, when another rank has died.
 
-    Rank 0 watches the processes that it has started, each of those watches rank 0: nobody computes on as an orphan. A
-    thread does so, for the main thread may wait for the dead one inside a library.
+    Rank 0 watches the processes that it has started, and each of them watches rank 0, so that none is left running
+    alone. This is done in a thread, because the main thread may wait for the dead rank inside a library.
 
     Args:
-        others: The processes that this one has started as further ranks, by rank from 1 on.
-        go_on: Makes the words that tell how to go on.
+        others: Function that returns the processes that this one has started as further ranks, in order from rank 1.
+        go_on: Function that returns the words that say how to resume.
     """
 
     def __init__(self, others: Callable[[], Sequence[subprocess.Popen[bytes]]], go_on: Callable[[], str]) -> None:
@@ -86,29 +86,29 @@ class Watch:
 
     @property
     def several(self) -> bool:
-        """Whether there is more than one rank here."""
+        """Whether there is more than one rank on this machine."""
         return self._first is not None or bool(self._others())
 
     def wait_for_verdict(self) -> None:
-        """Give the watch time to end this process, if what went wrong is that another rank has died."""
+        """Wait long enough for the watch to end this process, in case another rank's death caused the error."""
         if self.several:
             time.sleep(_VERDICT)
 
     def wait_for_others(self) -> None:
-        """Let the other ranks come to their end too, so that they do not find this one gone."""
-        end = time.monotonic() + _PATIENCE  # for what they do at exit may wait for this one
+        """Wait for the other ranks to end, so that they do not find this one gone."""
+        end = time.monotonic() + _PATIENCE  # limited, as what they do at exit may wait for this process
         while time.monotonic() < end and any(process.poll() is None for process in self._others()):
             time.sleep(_POLL)
         time.sleep(2 * _POLL if self._others() else 0)
 
     def end_others(self) -> None:
-        """End the processes that this one has started, at once."""
+        """Kill the processes that this one has started."""
         self._over.set()
         for process in self._others():
             process.kill()
 
     def stop(self) -> None:
-        """Watch no longer."""
+        """Stop watching."""
         self._over.set()
         if self._first is None:
             os.environ.pop(_FIRST, None)

@@ -1,4 +1,4 @@
-"""Ending by SIGTERM and SIGINT, within seconds, wherever the program is."""
+"""Ending the process on SIGTERM and SIGINT within seconds, wherever the program is."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from typing import Any
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 EXIT_CODE = 128
-"""What a shell adds to the number of a signal."""
+"""Offset that shells add to a signal's number to form the exit code."""
 
 GRACE = 3.0
-"""Seconds that a process has to end in an orderly way before it is ended."""
+"""Seconds that a process has to end in an orderly way before it is forced to."""
 
 _active: list[Stoppable] = []
 
 
 class Stopped(SystemExit):
-    """A signal asks this process to end; the exit code is 128 and the signal's number, as shells have it."""
+    """A signal asks this process to end; the exit code is 128 plus the signal's number, as in shells."""
 
     def __init__(self, number: int) -> None:
         self.exit_code = EXIT_CODE + number
@@ -30,15 +30,15 @@ class Stopped(SystemExit):
 
 
 class Stoppable:
-    """Within this context SIGTERM and SIGINT end the process, with a line that tells where and how to go on.
+    """Context in which SIGTERM and SIGINT end the process, with a line that says where it was and how to resume.
 
-    The main thread is interrupted by :class:`Stopped`, so that what is open is closed. Where it does not get that far,
-    because it waits inside a library that does not return to Python, a second thread ends the process. What is on the
-    disk is whole at any moment, so nothing has to be saved first.
+    The main thread is interrupted by :class:`Stopped`, so that open resources are closed. If it does not get that far,
+    because it waits inside a library that does not return to Python, a second thread ends the process. Files on disk
+    are complete at any moment, so nothing has to be saved first.
 
     Args:
-        tell: Makes the line, given the signal; called at the moment of the signal.
-        end: What has to be done when the process is about to end, such as ending others.
+        tell: Function that returns the line for a signal; called when the signal arrives.
+        end: Function to call when the process is about to end, for example to end others.
         grace: Seconds until the second thread ends the process.
     """
 
@@ -60,7 +60,7 @@ class Stoppable:
         os.set_blocking(self._write, False)
         self._wakeup = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
         for number in SIGNALS:
-            if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup and shells have it for work in the background
+            if signal.getsignal(number) is not signal.SIG_IGN:  # ignored under nohup and in background jobs of shells
                 self._before[number] = signal.signal(number, self._interrupt)
         threading.Thread(target=self._watch, name="signals", daemon=True).start()
         _active.append(self)
@@ -82,7 +82,7 @@ class Stoppable:
         os.close(self._write)
 
     def rearm(self) -> None:
-        """Take the signals again after a library has put handlers of its own before these."""
+        """Install the handlers again, after a library has replaced them with its own."""
         for number in self._before:
             signal.signal(number, self._interrupt)
 
@@ -101,7 +101,7 @@ class Stoppable:
         self._end_process(byte[0])
 
     def _end_process(self, number: int) -> None:
-        """End the process if the main thread does not; run by the second thread."""
+        """End the process if the main thread does not; runs in the second thread."""
         if not self._over.wait(self._grace):
             self._prepare(number)
             self._print()
@@ -111,7 +111,7 @@ class Stoppable:
     def _prepare(self, number: int) -> None:
         if self._line is None:
             self._line = f"stopped by {signal.Signals(number).name}"
-            with suppress(Exception):  # in any state of the program, it ends
+            with suppress(Exception):  # the process must end, whatever state the program is in
                 self._line = self._tell(signal.Signals(number))
 
     def _print(self) -> None:
@@ -123,6 +123,6 @@ class Stoppable:
 
 
 def rearm() -> None:
-    """See :meth:`Stoppable.rearm`, of the context that this process is in, if it is in one."""
+    """Call :meth:`Stoppable.rearm` of the innermost active context, if there is one and this is the main thread."""
     if _active and threading.current_thread() is threading.main_thread():
         _active[-1].rearm()

@@ -1,4 +1,4 @@
-"""Running one cell: its commands, each in a process of its own, as far as they are not done."""
+"""Running one cell: those of its commands that are not done yet, each in a process of its own."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from qra.runs.signals import EXIT_CODE, SIGNALS
 from qra.study.directory import POLL, State, Task, has_result, locked, read_record, state, unfinished, write_record
 
 _STOPPED = {code: number.name for number in SIGNALS for code in (EXIT_CODE + number, -number)}
-"""The signal that stopped a command, by its exit code."""
+"""Name of the signal that stopped a command, by exit code."""
 
 
 def run_cell(task: Task, stopped: Callable[[], bool] = lambda: False) -> State:
-    """Run what is left of a cell; of several processes that try, one runs it and the others wait.
+    """Run what remains of a cell; if several processes try, one runs it and the others wait.
 
     Args:
         task: The cell.
-        stopped: Says whether to give up; the cell then can go on later.
+        stopped: Function that returns whether to give up; the cell can be resumed later.
 
     Returns:
         How it ended: done, failed or stopped, or missing if it was given up.
@@ -88,7 +88,7 @@ def _run_commands(task: Task, lock: IO[bytes], stopped: Callable[[], bool]) -> S
 
 
 def _execute(task: Task, command: list[str], lock: IO[bytes], stopped: Callable[[], bool]) -> tuple[int, str | None]:
-    """Run one command; return its exit code and why it failed, if it did. The lock lasts as long as the process."""
+    """Run one command; return its exit code and why it failed, if it did. The process inherits and keeps the lock."""
     threads = str(task.threads)
     environment = {**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "COLUMNS": "120"}
     with open(task.directory / "log.txt", "a+b") as log:
@@ -126,7 +126,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 def _reason(output: str, code: int) -> str:
-    """Why a command failed, in one line."""
+    """Return why a command failed, in one line."""
     lines = [line.strip() for line in output.splitlines() if line.strip()]
     errors = [line.removeprefix("qra: error: ") for line in lines if line.startswith("qra: error: ")]
     if code < 0:
@@ -142,10 +142,9 @@ def _is_of_another_version(task: Task) -> bool:
 
 
 def _clear(task: Task) -> None:
-    """Remove what another version has left.
+    """Remove what another version of the cell has left.
 
-    What was measured moves to ``earlier/``, chunks of attacks stay, and so does the training if it was the same and is
-    done.
+    Results move to ``earlier/``. Chunks of attacks are kept, and so is the training if it is done and was the same.
     """
     try:
         record = read_record(task.directory) or {"seconds": {}}

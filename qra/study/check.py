@@ -1,4 +1,4 @@
-"""Every command of a study is parsed, and what it is made of is made, before its first cell runs."""
+"""Checks before the first cell of a study runs: all commands are parsed and their objects made."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from qra.study.grid import Cell
 from qra.study.stages import Stage, Study, owned_options, same_option
 
 Parse = Callable[[Sequence[str], bool], None]
-"""Parses a command without running it and, if asked to, makes its objects; raises ValueError with what is wrong."""
+"""Parses a command without running it and, if asked to, makes its objects; raises ValueError if something is wrong."""
 
 _CHECKED = {Axis.SEED, Axis.FRACTION, Axis.CALIBRATION_SIZE, Axis.INIT, "bits", "name"}
-"""Keys whose values are checked when the cells are made."""
+"""Keys whose values are already checked when the cells are made."""
 _STARTS = ("--ckpt_path", "--model.init_args.init_from")
 
 
 class Parsable(NamedTuple):
-    """A command as it can be parsed before its cell has a checkpoint.
+    """A command in the form in which it can be parsed before its cell has a checkpoint.
 
     Attributes:
-        words: What follows ``qra``.
-        whole: Whether its objects can be made: none of them needs a checkpoint that is still to come.
+        words: Arguments that follow ``qra``.
+        whole: Whether its objects can be made, because none of them needs a checkpoint that does not exist yet.
     """
 
     words: list[str]
@@ -34,15 +34,15 @@ class Parsable(NamedTuple):
 
 
 def check_commands(study: Study, cells: Iterable[Cell], parse: Parse) -> None:
-    """Parse the commands of cells; of commands that differ only in values that were checked already, the first.
+    """Parse the commands of cells; of commands that differ only in values that were checked already, only the first.
 
     Args:
         study: The study.
-        cells: Cells of it that are to be run.
-        parse: Parses the words of a command, and refuses wrong ones.
+        cells: Its cells that are to be run.
+        parse: Function that parses the words of a command and rejects wrong ones.
 
     Raises:
-        ValueError: If a command cannot be parsed, with the cell and what is wrong.
+        ValueError: If a command cannot be parsed; the message names the cell and says what is wrong.
     """
     checked = {stage.name: _checked(study, stage) for stage in study.stages}
     known: set[tuple[str, ...]] = set()
@@ -58,14 +58,14 @@ def check_commands(study: Study, cells: Iterable[Cell], parse: Parse) -> None:
 
 
 def check_checkpoints(study: Study, cells: Sequence[Cell]) -> None:
-    """Refuse a checkpoint that is not there and that none of the cells makes.
+    """Check that every checkpoint exists or is made by one of the cells.
 
     Args:
         study: The study.
-        cells: Cells of it that are to be run.
+        cells: Its cells that are to be run.
 
     Raises:
-        ValueError: If there is one, with the key that names it.
+        ValueError: If one does not and is not; the message has the key that names it.
     """
     sources = {path: f"sources.{name}" for name, path in study.sources.items()}
     made = {cell.checkpoint for cell in cells}
@@ -81,7 +81,7 @@ def check_checkpoints(study: Study, cells: Sequence[Cell]) -> None:
 
 
 def parsable(cell: Cell) -> Iterator[Parsable]:
-    """The commands of a cell as they can be parsed before it has a checkpoint: with the pipeline of its training."""
+    """Yield the commands of a cell as they can be parsed before it has a checkpoint: with its training's pipeline."""
     first = cell.commands[0]
     yield _parsable(first[0], options_of(first))
     for command in cell.commands[1:]:
@@ -89,7 +89,7 @@ def parsable(cell: Cell) -> Iterator[Parsable]:
 
 
 def _parsable(command: str, options: Sequence[tuple[str, str]]) -> Parsable:
-    """A command without options that name a checkpoint which an earlier cell will make."""
+    """Return a command without the options that name a checkpoint which an earlier cell will make."""
     needed = [(name, value) for name, value in options if name not in _STARTS]
     there = [(name, value) for name, value in needed if _is_object(value) or not _absent(value)]
     whole = not any(_absent(value) for _, value in needed)
@@ -97,11 +97,11 @@ def _parsable(command: str, options: Sequence[tuple[str, str]]) -> Parsable:
 
 
 def _absent(value: str) -> list[str]:
-    """The checkpoints in an option's value that are not there."""
+    """Return the checkpoints in an option's value that do not exist."""
     try:
         content = read_value(value) if _is_object(value) else value
     except ValueError:
-        return []  # parsing says so
+        return []  # parsing reports it
     paths = [path for _, path in leaves(content) if isinstance(path, str) and path.endswith(".ckpt")]
     return [path for path in paths if not Path(checkpoint_file(path)).is_file()]
 
@@ -111,12 +111,12 @@ def _is_object(value: str) -> bool:
 
 
 def options_of(words: Sequence[str]) -> list[tuple[str, str]]:
-    """The options of a command, each with its value."""
+    """Return the options of a command with their values."""
     return list(zip(words[1::2], words[2::2], strict=True))
 
 
 def _checked(study: Study, stage: Stage) -> set[str]:
-    """The options whose values are checked when the cells are made: bits where quantizers are known to have them."""
+    """Return the options whose values are checked when cells are made: bit widths only for quantizers of qra."""
     schemes = [contents(study.quantizers[name]) for name in stage.quantizer if name in study.quantizers]
     classes = [str(value) for scheme in schemes for key, value in leaves(scheme) if key.endswith("class_path")]
     keys = _CHECKED if all(each.startswith("qra.") for each in classes) else _CHECKED - {"bits"}
@@ -124,6 +124,6 @@ def _checked(study: Study, stage: Stage) -> set[str]:
 
 
 def _told_apart(words: Sequence[str], checked: set[str]) -> tuple[str, ...]:
-    """A command without values that are checked elsewhere."""
+    """Return a command without the values that are checked elsewhere."""
     told = ((name, "" if same_option(name.lstrip("-")) in checked else value) for name, value in options_of(words))
     return (words[0], *(word for option in told for word in option))

@@ -1,4 +1,4 @@
-"""``qra study``: list, run and look after the cells of a study."""
+"""``qra study``: list, run and monitor the cells of a study."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ from qra.study.runner import Estimate, LocalWorkers, check_versions, run, states
 from qra.study.stages import Study
 
 _GRACE = 20.0
-"""Seconds that the cells have to end before the process is ended."""
+"""Seconds that the cells get to end before the process is ended."""
 
 
 def main(
     arguments: Sequence[str], parse: Parse, foresee: Foresee, decidable: Callable[[Sequence[Cell]], list[str]]
 ) -> None:
-    """Run one of the three commands; exit code 1 if a cell failed.
+    """Run one of the three commands; the exit code is 1 if any cell is not done after ``run``.
 
     Args:
-        arguments: What follows ``qra study``.
-        parse: Parses a command of a cell without running it.
-        foresee: Says what a command of a cell would do.
-        decidable: Says what cells can tell about each claim, a line each.
+        arguments: Arguments that follow ``qra study``.
+        parse: Function that parses a command of a cell without running it.
+        foresee: Function that returns the plan of a command of a cell.
+        decidable: Function that returns what cells can say about each claim, one line each.
     """
     options = arguments_of_study().parse_args(list(arguments))
     study = load_study(options.study, options.set)
@@ -91,7 +91,7 @@ def _run(study: Study, options: argparse.Namespace, parse: Parse, foresee: Fores
 
 
 def _print_plan(work: Mapping[str, Task], found: Mapping[str, State], forecaster: Forecaster) -> None:
-    """What a run would do: each cell that is left, where it writes, and its time."""
+    """Print what a run would do: each remaining cell, the directory it writes to, and its time."""
     left = [task.cell for name, task in work.items() if found[name].name != "done"]
     forecasts = [forecaster.of(cell) for cell in left]
     whole = Forecast()

@@ -1,4 +1,4 @@
-"""The commands of a cell: what its stage and its place on every axis come to on the command line."""
+"""Translation of a cell's stage and coordinates into commands."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ _SOURCES = re.compile(r"\{(init|teacher)\}")
 def commands(
     study: Study, stage: Stage, coordinates: Mapping[str, Any], directory: str, checkpoints: Mapping[str, str]
 ) -> tuple[tuple[str, ...], ...]:
-    """What follows ``qra`` in each command of a cell.
+    """Return the arguments that follow ``qra`` in each command of a cell.
 
     Args:
         study: The study.
         stage: The cell's stage.
-        coordinates: Place of the cell on every axis.
-        directory: Where it writes.
-        checkpoints: What it starts from (``init``) and learns from (``teacher``), as far as it does.
+        coordinates: Coordinates of the cell on all axes.
+        directory: Directory that it writes to.
+        checkpoints: Checkpoints that it starts from (``init``) and learns from (``teacher``), if any.
 
     Raises:
         ValueError: If an option needs a checkpoint that the cell does not have.
@@ -70,7 +70,7 @@ def _argv(command: str, parts: Sequence[Mapping[str, Any]], checkpoints: Mapping
 
 
 def _word(value: Any, name: str, checkpoints: Mapping[str, str]) -> str:
-    """A value as the command line reads it."""
+    """Return a value in the form that the command line reads."""
     text = value if isinstance(value, str) else json.dumps(value)
 
     def checkpoint(match: re.Match[str]) -> str:
@@ -82,6 +82,6 @@ def _word(value: Any, name: str, checkpoints: Mapping[str, str]) -> str:
 
 
 def _overrides(layers: str) -> dict[str, str]:
-    """The patterns and bits of a coordinate such as ``stages.0.*=W8,fc=W8``."""
+    """Return the patterns and bit widths of a coordinate such as ``stages.0.*=W8,fc=W8``."""
     pairs = (pair.split("=") for pair in layers.split(","))
     return {pattern: bits for pattern, bits in pairs}  # noqa: C416

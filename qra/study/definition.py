@@ -1,4 +1,4 @@
-"""Reading a study, and what defines a cell: the contents of all that its commands name."""
+"""Reading a study, and the definition of a cell: the contents of everything that its commands name."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ def load_study(path: str | Path, settings: Sequence[str] = ()) -> Study:
     """Read a study.
 
     Args:
-        path: A YAML file, or the name of a shipped study; the paths of YAML files in it are relative to it.
-        settings: Options of every pipeline's command besides those of the study, as ``name=value``.
+        path: A YAML file, or the name of a shipped study; paths of YAML files in it are relative to it.
+        settings: Options for every pipeline's command in addition to those of the study, as ``name=value``.
 
     Raises:
-        ValueError: If it cannot be read, has unknown keys or wrong values, names files that are not there, or sets an
+        ValueError: If it cannot be read, has unknown keys or wrong values, names files that do not exist, or sets an
             option both in a pipeline and by an axis.
     """
     given, path = str(path), Path(located(str(path)))
@@ -58,7 +58,7 @@ def load_study(path: str | Path, settings: Sequence[str] = ()) -> Study:
 
 
 def _parsed(kind: type, content: Any, where: str) -> dict[str, Any]:
-    """The fields of a dataclass, their types checked."""
+    """Return the fields of a dataclass, with their types checked."""
     if not isinstance(content, dict):
         raise ValueError(f"{where} is no mapping of keys")
     if isinstance(content.get("name"), str) and kind is Stage:
@@ -81,20 +81,20 @@ def _parsed(kind: type, content: Any, where: str) -> dict[str, Any]:
 
 
 def _keys(value: Any) -> list[Any]:
-    """The keys of a mapping, or of all mappings in a list."""
+    """Return the keys of a mapping, or of all mappings in a list."""
     mappings = value if isinstance(value, list) else [value]
     return [key for mapping in mappings if isinstance(mapping, dict) for key in mapping]
 
 
 def _worded(coordinates: Any) -> Any:
-    """Coordinates with ``true`` and ``false`` as words, which YAML reads as truth values."""
+    """Return coordinates with booleans, which YAML makes of ``true`` and ``false``, turned back into words."""
     if not isinstance(coordinates, dict):
         return coordinates
     return {axis: str(value).lower() if isinstance(value, bool) else value for axis, value in coordinates.items()}
 
 
 def _located(value: Any, directory: Path, by_name: bool) -> Any:
-    """Replace paths of YAML files that are relative to a directory by paths to use from here, or by names."""
+    """Replace paths of YAML files relative to a directory by paths relative to the working directory, or by names."""
     if isinstance(value, dict):
         return {key: _located(item, directory, by_name) for key, item in value.items()}
     if isinstance(value, list):
@@ -105,7 +105,7 @@ def _located(value: Any, directory: Path, by_name: bool) -> Any:
 
 
 def _check_pipeline(stage: Stage) -> None:
-    """Refuse a pipeline that sets, in its own file, what an axis sets; what the files it names set is a default."""
+    """Reject a pipeline whose own file sets what an axis sets; what the files it names set is only a default."""
     axes = {same_option(name): axis for name, axis in owned_options(stage).items()}
     axes |= {same_option(name): "axes" for name in stage.axes}
     for name in _names(read_yaml(located(stage.pipeline))):
@@ -123,16 +123,17 @@ def _names(content: Any, prefix: str = "") -> Iterator[str]:
 
 
 def define(cells: Sequence[Cell]) -> dict[str, dict[str, Any]]:
-    """What defines each cell: for each of its commands, the options with the contents of the files they name.
+    """Return what defines each cell: for each of its commands, the options with the contents of the files they name.
 
     Args:
-        cells: Each after those that it needs.
+        cells: The cells, each after those that it needs.
 
     Returns:
-        By name, ready for JSON: ``fit`` and ``test``, in which a checkpoint is the digest of what makes it.
+        Definitions by cell name, ready for JSON, with the keys ``fit`` and ``test``. A checkpoint that a cell makes is
+        replaced by the digest of the command that makes it, any other by its SHA-256.
 
     Raises:
-        ValueError: If a config is not there.
+        ValueError: If a config does not exist.
     """
     made: dict[str, str] = {}
     definitions = {}
@@ -149,7 +150,7 @@ def _definition(command: Sequence[str], cell: Cell, made: Mapping[str, str]) -> 
         key = name.removeprefix("--")
         if key == "run" or value == cell.checkpoint:
             continue
-        while key in options:  # a callback after the other
+        while key in options:  # a further callback
             key += "'"
         if value in made:
             options[key] = made[value]

@@ -1,4 +1,4 @@
-"""What the directory of a cell says: how far it is, what it is a cell of, who is at work in it."""
+"""The state of a cell, as recorded in its directory: its progress, its definition, and whether it is running."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ from qra.study.grid import Cell
 from qra.writing import write_json
 
 SCHEMA = 1
-"""Version of ``cell.json``; it changes when a key changes its meaning."""
+"""Version of ``cell.json``; it changes when the meaning of a key changes."""
 
 _LONGEST = 1e9
-"""Seconds that no cell takes."""
+"""Upper bound, in seconds, of plausible durations."""
 POLL = 0.1
-"""Seconds between looks at a process or a lock."""
+"""Seconds between checks of a process or a lock."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """All that is needed to run a cell, on any machine.
+    """Everything needed to run a cell, on any machine.
 
     Args:
         study: Name of the study.
         cell: The cell.
-        definition: What defines it.
-        threads: Threads of its processes.
+        definition: Definition of the cell, from :func:`qra.study.definition.define`.
+        threads: Number of threads of its processes.
         root: Directory that all paths are relative to.
-        redo: Whether to run it again where an earlier version of it, or a failure, has left something.
+        redo: Whether to run it again where an earlier version of it, or a failed run, has left files.
     """
 
     study: str
@@ -54,19 +54,19 @@ class Task:
 
     @property
     def hash(self) -> str:
-        """A hash of all that defines the cell."""
+        """Hash of the cell's definition."""
         return digest(self.definition)
 
 
 @dataclass(frozen=True)
 class State:
-    """How far a cell is.
+    """State of a cell.
 
     Args:
-        name: ``done``, ``running``, ``failed`` or ``missing``; ``stopped`` when a signal has just ended a command of
-            it; ``changed`` if made by another version of the study, ``foreign`` if by no study.
-        reason: Why it failed, was stopped or is missing, what has changed.
-        seconds: Time of each finished command.
+        name: ``done``, ``running``, ``failed`` or ``missing``; ``stopped`` if a signal has just ended one of its
+            commands; ``changed`` if another version of the study made it, ``foreign`` if no study did.
+        reason: Why it failed, was stopped or is missing, or what has changed.
+        seconds: Duration of each finished command, in seconds.
     """
 
     name: str
@@ -75,7 +75,7 @@ class State:
 
 
 def state(task: Task) -> State:
-    """Look at the directory of a cell."""
+    """Return the state of a cell, read from its directory."""
     try:
         record = read_record(task.directory)
     except ValueError as reason:
@@ -101,18 +101,18 @@ def state(task: Task) -> State:
 
 
 def unfinished(task: Task) -> str | None:
-    """What the cell's own training lacks, as far as its directory says so."""
+    """Return what the cell's own training lacks, as far as its directory tells; None if nothing."""
     training = completion.read(task.directory) if task.cell.trains else None
     return None if training is None or training.finished else f"its training is {training}"
 
 
 def _lack(task: Task) -> str | None:
-    """What keeps a cell that ran to its end from being done."""
+    """Return why a cell that ran to its end is not done; None if it is."""
     return unfinished(task) or (None if has_result(task.directory) else "its result.json is not whole")
 
 
 def has_result(directory: Path) -> bool:
-    """Whether a directory holds a whole ``result.json``."""
+    """Return whether a directory holds a complete ``result.json``."""
     result = _read(directory / "result.json")
     return result is not None and result.get("schema") in READABLE and bool(result.get("outcomes"))
 
@@ -126,10 +126,10 @@ def _read(path: Path) -> dict[str, Any] | None:
 
 
 def read_record(directory: Path) -> dict[str, Any] | None:
-    """What ``cell.json`` says; None if there is none, or no JSON.
+    """Return the content of ``cell.json``; None if it does not exist or is not JSON.
 
     Raises:
-        ValueError: If it is of another version, cannot be opened, or lacks something.
+        ValueError: If it has another schema version, cannot be opened, or lacks a key or has a wrong value.
     """
     try:
         record = _read(directory / "cell.json")
@@ -156,10 +156,10 @@ def read_record(directory: Path) -> dict[str, Any] | None:
 
 
 def write_record(task: Task, found: State) -> State:
-    """Write ``cell.json``: what the cell is, and how far.
+    """Write the cell and its state to ``cell.json``.
 
     Returns:
-        How far it is.
+        The state.
     """
     cell = task.cell
     record = {
@@ -183,7 +183,7 @@ def write_record(task: Task, found: State) -> State:
 
 @contextmanager
 def locked(directory: Path, stopped: Callable[[], bool]) -> Iterator[IO[bytes] | None]:
-    """Hold the lock of a cell; None if stopped while another process holds it."""
+    """Hold the lock of a cell; yield None if stopped while another process holds it."""
     with open(directory / ".lock", "wb") as lock:
         while not _try_lock(lock):
             if stopped():
@@ -202,7 +202,7 @@ def _try_lock(lock: IO[bytes], kind: int = fcntl.LOCK_EX) -> bool:
 
 
 def _is_locked(directory: Path) -> bool:
-    """Whether a process is at work there; looking writes nothing, and needs no right to write."""
+    """Return whether a process works on the cell; this writes nothing and needs no write permission."""
     try:
         with open(directory / ".lock", "rb") as lock:
             return not _try_lock(lock, fcntl.LOCK_SH)

@@ -1,4 +1,4 @@
-"""What the cells of a study would run, and how long: each kind of command is counted and tried once."""
+"""Forecast of the work and time of a study's cells; each kind of command is counted and timed only once."""
 
 from __future__ import annotations
 
@@ -13,40 +13,40 @@ from qra.study.check import Parsable, options_of, parsable
 from qra.study.grid import Cell
 
 _SAME = (Axis.SEED, "split_seed", "seed_everything", "run")
-"""Last parts of options on which no time depends."""
+"""Options, by the last part of their names, that do not affect the time."""
 _BITS = (Axis.WEIGHT_BITS, Axis.ACT_BITS)
-"""Those of which only matters whether they are off."""
+"""Options that affect the time only by whether quantization is off."""
 
 
 class Foreseen(Protocol):
-    """What a command would do."""
+    """The forecast of a command."""
 
     @property
     def seconds(self) -> float:
-        """Its time on this machine."""
+        """Duration on this machine, in seconds."""
 
     @property
     def images(self) -> int:
-        """Images that it goes through: one counts in each epoch of a training, and under each attack."""
+        """Number of images processed; an image counts once per epoch of a training and once per attack."""
 
     @property
     def passes(self) -> tuple[float, float]:
-        """Forward and backward passes of one image."""
+        """Number of forward and of backward passes, each of one image."""
 
 
 Foresee = Callable[[Sequence[str], int], Foreseen]
-"""Says what a command would do on so many threads; raises ValueError where it refuses that, or it cannot be told."""
+"""Forecasts a command on a number of threads; raises ValueError if the command would fail or cannot be predicted."""
 
 
 class Forecast(NamedTuple):
-    """What some commands would do.
+    """Forecast of one or several commands.
 
     Attributes:
-        seconds: Their time on this machine, one after the other.
-        images: Images that they go through: one counts in each epoch of a training, and under each attack.
-        forward: Forward passes of one image.
-        backward: Backward passes of one image.
-        unknown: Why something cannot be told, a reason each.
+        seconds: Their total duration on this machine, one after the other.
+        images: Number of images processed; an image counts once per epoch of a training and once per attack.
+        forward: Number of forward passes of one image.
+        backward: Number of backward passes of one image.
+        unknown: Reasons why something cannot be predicted.
     """
 
     seconds: float = 0.0
@@ -56,18 +56,18 @@ class Forecast(NamedTuple):
     unknown: tuple[str, ...] = ()
 
     def plus(self, other: Forecast) -> Forecast:
-        """These commands and others."""
+        """Return the forecast of these commands and others together."""
         reasons = tuple(dict.fromkeys((*self.unknown, *other.unknown)))
         seconds, images = self.seconds + other.seconds, self.images + other.images
         return Forecast(seconds, images, self.forward + other.forward, self.backward + other.backward, reasons)
 
 
 class Forecaster:
-    """Says what cells would do.
+    """Forecasts cells.
 
     Args:
-        foresee: Counts and tries a command.
-        threads: Threads of a cell.
+        foresee: Function that counts and times a command.
+        threads: Number of threads of a cell.
     """
 
     def __init__(self, foresee: Foresee, threads: int) -> None:
@@ -75,10 +75,10 @@ class Forecaster:
         self._known: dict[tuple[tuple[str, str], ...], Forecast] = {}
 
     def of(self, cell: Cell) -> Forecast:
-        """What a cell would do.
+        """Return the forecast of a cell.
 
         Raises:
-            ValueError: If one of its commands would refuse to, with the cell and why.
+            ValueError: If one of its commands would fail; the message names the cell and says why.
         """
         found = Forecast()
         for command in parsable(cell):
@@ -103,7 +103,7 @@ class Forecaster:
 
 
 def _told_apart(name: str, value: str) -> str:
-    """What of an option's value time can depend on."""
+    """Return the part of an option's value that time can depend on."""
     last = name.rpartition(".")[2].lstrip("-")
     if last in _SAME:
         return ""

@@ -1,4 +1,4 @@
-"""The configs that studies name, read with all that they name."""
+"""Configs named in studies, read together with the configs that they name."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from qra.front.yaml_files import is_config, read_yaml
 
 
 def short(path: Path) -> str:
-    """A path without needless steps up, so that ``configs/study/../data`` is ``configs/data``.
+    """Return a path without redundant ``..``, for example ``configs/data`` for ``configs/study/../data``.
 
     Args:
-        path: The path, relative or not.
+        path: The path, relative or absolute.
     """
     parts: list[str] = []
     for part in path.parts:
@@ -27,7 +27,7 @@ def short(path: Path) -> str:
 
 @cache
 def contents(path: str) -> Any:
-    """The content of a config, with that of the files that it names in their place.
+    """Return the content of a config, with the paths of other configs in it replaced by their contents.
 
     Args:
         path: Path of the config, or the name of a shipped one.

@@ -1,4 +1,4 @@
-"""A study: stages of one pipeline each, whose axes span cells; each cell is ordinary ``qra`` commands."""
+"""Expansion of a study into cells: stages of one pipeline each, whose axes span cells of ordinary ``qra`` commands."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from qra.study.stages import (
 _LAST_SEED = 2**32 - 1
 _BITS = re.compile(r"W(\d{1,3})A(\d{1,3})")
 _SHORT = 120
-"""Bytes of a name that had to be cut."""
+"""Bytes that are kept of a name that is too long."""
 
 
 @dataclass(frozen=True)
@@ -40,13 +40,13 @@ class Cell:
     """One point of a study.
 
     Args:
-        name: Name of its directory in that of the study.
+        name: Name of the cell, and of its directory within that of the study.
         stage: Name of its stage.
-        coordinates: Place of the cell on every axis.
-        needs: Names of the cells that must be done before.
-        commands: What follows ``qra``, to be run one after the other.
-        directory: Where it writes.
-        start: The checkpoint that it tests as it is; none if it makes one.
+        coordinates: Coordinates of the cell on all axes.
+        needs: Names of the cells that must be done before it.
+        commands: Arguments that follow ``qra`` in each of its commands, which run one after the other.
+        directory: Directory that it writes to.
+        start: Checkpoint that it tests unchanged; None if it makes one.
     """
 
     name: str
@@ -59,30 +59,30 @@ class Cell:
 
     @property
     def trains(self) -> bool:
-        """Whether it trains the network that it tests."""
+        """Whether the cell trains the network that it tests."""
         return self.commands[0][0] == "fit"
 
     @property
     def checkpoint(self) -> str:
-        """The network that it makes."""
+        """Path of the checkpoint that the cell makes."""
         return str(PurePosixPath(self.directory, "best.ckpt" if self.trains else "calibrated.ckpt"))
 
     @property
     def network(self) -> str:
-        """The network that it tests."""
+        """Path of the checkpoint that the cell tests."""
         return self.checkpoint if self.start is None else self.start
 
 
 def expand(study: Study, runs: str = "runs") -> list[Cell]:
-    """All cells of a study, each after those that it needs.
+    """Return all cells of a study, each after those that it needs.
 
     Args:
-        study: The study; its paths are those on the command lines.
+        study: The study, with paths as on command lines.
         runs: Directory of all runs.
 
     Raises:
-        ValueError: If an axis is empty or has a value that the study does not know, a source is made by no stage
-            before, an option is given twice, or two cells have one name or equal coordinates.
+        ValueError: If an axis is empty or has a value that the study does not know, a source is not made by any earlier
+            stage, an option is set twice, or two cells have the same name or equal coordinates.
     """
     cells: dict[str, Cell] = {}
     places: dict[frozenset[tuple[str, str]], str] = {}
@@ -103,7 +103,7 @@ def expand(study: Study, runs: str = "runs") -> list[Cell]:
 
 
 def _of_one_name(first: Cell, second: Cell) -> str:
-    """Why two cells have the same name."""
+    """Return why two cells have the same name."""
     if first.stage != second.stage:
         return f"stages {first.stage} and {second.stage} both make a cell named {second.name}: rename one of them"
     differing = [axis for axis, value in first.coordinates.items() if second.coordinates.get(axis) != value]
@@ -114,15 +114,15 @@ def _of_one_name(first: Cell, second: Cell) -> str:
 
 
 def select(cells: Sequence[Cell], only: str = "*", shard: tuple[int, int] = (0, 1)) -> list[Cell]:
-    """Cells whose name matches a pattern and which fall to a shard, with all that they need.
+    """Return the cells whose name matches a pattern and that belong to a shard, and all cells that they need.
 
     Args:
-        cells: Each after those that it needs.
-        only: Shell pattern on the names of cells, such as ``qat-*w4a4*``.
-        shard: Number of the shard, from 0, and number of shards.
+        cells: Cells, each after those that it needs.
+        only: Shell pattern for the names of cells, such as ``qat-*w4a4*``.
+        shard: Number of the shard, from 0, and the number of shards.
 
     Raises:
-        ValueError: If no cell matches, or there is no such shard.
+        ValueError: If no cell matches, or the shard does not exist.
     """
     number, shards = shard
     if not 0 <= number < shards:
@@ -138,7 +138,7 @@ def select(cells: Sequence[Cell], only: str = "*", shard: tuple[int, int] = (0, 
 
 
 def _check_options(study: Study, stage: Stage) -> None:
-    """Refuse an option that two keys set: one would win, and cells would not be what their names say."""
+    """Reject an option that two keys set: one would win, and cells would not be what their names say."""
     owned = {same_option(name): axis for name, axis in owned_options(stage).items()}
     if stage.training != "none" or stage.quantizer != [FLOAT]:  # a pipeline's own scheme is a default
         owned |= {same_option(scheme_option(stage)): Axis.QUANTIZER}
@@ -156,7 +156,7 @@ def _check_options(study: Study, stage: Stage) -> None:
 
 
 def _points(study: Study, stage: Stage) -> Iterator[dict[str, Any]]:
-    """The coordinates of a stage's cells."""
+    """Yield the coordinates of a stage's cells."""
     axes: dict[str, Sequence[Any]] = {
         Axis.INIT: stage.init,
         Axis.QUANTIZER: stage.quantizer,
@@ -211,7 +211,7 @@ def _check_widths(where: str, widths: Iterable[int | None]) -> None:
 
 
 def _check_numbers(stage: Stage, axes: Mapping[str, Sequence[Any]]) -> None:
-    """Refuse values of axes that no run would take, before any is made."""
+    """Reject values of axes that no run would accept, before any cell is made."""
     for share in axes[Axis.FRACTION]:
         check_in(f"stage {stage.name}: fraction", share, "(0, 1]")
     for size in axes[Axis.CALIBRATION_SIZE]:
@@ -222,7 +222,7 @@ def _check_numbers(stage: Stage, axes: Mapping[str, Sequence[Any]]) -> None:
 
 
 def _layers(stage: Stage, overrides: Mapping[str, str]) -> str:
-    """Bits of single layers as one word, such as ``stages.0.*=W8,fc=W8``."""
+    """Return the bit widths of single layers as one word, such as ``stages.0.*=W8,fc=W8``."""
     for pattern in overrides:
         if set(pattern) & set(",="):
             raise ValueError(f"stage {stage.name}: overrides: {pattern!r}: a pattern in a study has neither , nor =")
@@ -256,9 +256,9 @@ def _cell(study: Study, stage: Stage, coordinates: dict[str, Any], runs: str, be
 
 
 def _name(stage: Stage, coordinates: Mapping[str, Any]) -> str:
-    """Stage and coordinates that are not the usual ones, so that a longer axis leaves the names of cells alone.
+    """Return the stage's name and all coordinates without a usual value, so that a longer axis does not change names.
 
-    Of a name that is too long for a directory, a hash tells what is cut.
+    A name that is too long for a directory is cut, and a hash of the whole name is appended.
     """
     bits = f"w{coordinates['weight_bit_width']}a{coordinates['act_bit_width']}"
     parts = [
@@ -279,7 +279,7 @@ def _name(stage: Stage, coordinates: Mapping[str, Any]) -> str:
 
 
 def _ancestor(stage: Stage, origin: str, coordinates: Mapping[str, Any], before: Sequence[Cell]) -> Cell:
-    """The cell of a stage that agrees with these coordinates wherever one does."""
+    """Return the cell of the stage ``origin`` that agrees with these coordinates on as many axes as possible."""
     found = [cell for cell in before if cell.stage == origin]
     if not found:
         raise ValueError(f"stage {stage.name}: starts from stage {origin}, which must come before it")

@@ -1,4 +1,4 @@
-"""What the class of a stage's model says of its training."""
+"""The kind of training of a stage, as the class of its model tells."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ _CLASS_PATH = re.compile(r"\bclass_path['\"]?\s*:\s*['\"]?([\w.]+)")
 
 
 class Kind(NamedTuple):
-    """How a class trains: under attack or not, and from a teacher or without."""
+    """How a class trains: adversarially or not, and with a teacher or without."""
 
     adversarial: bool
     taught: bool
 
     @property
     def training(self) -> str:
-        """The usual word for it."""
+        """The usual name of this kind of training."""
         return "transfer" if self.taught else "adversarial" if self.adversarial else "plain"
 
 
@@ -33,19 +33,19 @@ USUAL = {
     "qra.modules.AdversarialTraining": Kind(True, False),
     "qra.modules.RobustTransfer": Kind(True, True),
 }
-"""Classes that are known without an import, which would take longer than to list a study."""
+"""Kinds of classes that are known without an import, which would take longer than listing a study."""
 
 
 def with_kind(study: Study, stage: Stage) -> Stage:
-    """A stage, with what the class of its model says of its training where that has a name of its own.
+    """Return a stage with its kind of training added if its training has a name of its own.
 
     Args:
-        study: The study, whose options hold for the stage too.
+        study: The study, whose options also apply to the stage.
         stage: The stage.
 
     Raises:
-        ValueError: If the class contradicts the name of the training, or several do each other, and the coordinates of
-            the stage do not say what it is; or if the class is not there.
+        ValueError: If the class of the model contradicts the name of the training, or several classes contradict each
+            other, and the coordinates of the stage do not settle it; or if the class does not exist.
     """
     usual = stage.training in TRAININGS
     if stage.training == "none" or (Axis.TRAINING if usual else Axis.ADVERSARIAL) in stage.coordinates:
@@ -65,7 +65,7 @@ def with_kind(study: Study, stage: Stage) -> Stage:
 
 
 def _classes(study: Study, stage: Stage) -> list[str]:
-    """The paths of the classes of a stage's models: one, or several that are an axis."""
+    """Return the paths of the classes of a stage's models: one, or several if they are an axis."""
     options = {**study.options, **stage.options}
     axes = [values for name, values in stage.axes.items() if _is_model(name)]
     # A config as a whole is read before the options that are part of it.
@@ -81,7 +81,7 @@ def _is_model(option: str) -> bool:
 
 
 def _path(model: Any) -> str:
-    """The path of the class of a model: a config, its content as YAML has it or as a command line has it, or a path."""
+    """Return the class path of a model: from a config, its content in YAML or on a command line, or the path itself."""
     if is_config(model):
         model = contents(model)
     if isinstance(model, dict):
@@ -105,7 +105,7 @@ def _kind(stage: Stage, path: str) -> Kind:
 
 
 def _check_word(stage: Stage, path: str, kind: Kind) -> None:
-    """Refuse a usual training that the class is not."""
+    """Check that the class trains in the way that the stage's training says."""
     fits = {
         "plain": not kind.adversarial,
         "adversarial": kind.adversarial and not kind.taught,

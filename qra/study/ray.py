@@ -1,4 +1,4 @@
-"""Running cells on a Ray cluster, which shares a working directory and has this package installed on every node."""
+"""Running cells on a Ray cluster whose nodes share a working directory and have this package installed."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from qra.study.directory import State, Task
 from qra.version import extra
 
 RETRIES = 5
-"""How often a cell starts again because its node or worker died."""
+"""Maximum number of restarts of a cell whose node or worker died."""
 _PATIENCE = 10
-"""Seconds to wait for the head of a cluster."""
+"""Seconds to wait for the head of the cluster."""
 
 
 class RayWorkers:
-    """The nodes of a Ray cluster; a cell whose node dies goes on, from its last checkpoint, on another.
+    """Workers on the nodes of a Ray cluster; a cell whose node dies resumes on another, from its last checkpoint.
 
     Args:
-        address: ``HOST:PORT`` of the head, ``auto`` for the cluster that this machine is part of, or ``local`` to
-            start one here.
-        cpus: Cores that a cell takes.
-        gpus: Share of a GPU that a cell takes. With 0 it sees none.
+        address: ``HOST:PORT`` of the head, ``auto`` for the cluster that this machine belongs to, or ``local`` to start
+            one here.
+        cpus: Number of cores per cell.
+        gpus: Number of GPUs per cell, or a fraction of one. With 0 a cell sees none.
 
     Raises:
-        ValueError: If Ray is not installed, the cluster is not reached, or none of its nodes has what a cell takes.
+        ValueError: If Ray is not installed, the cluster cannot be reached, or no node has the resources for a cell.
     """
 
     def __init__(self, address: str, cpus: int, gpus: float) -> None:
@@ -81,7 +81,7 @@ def _connect(ray: Any, address: str) -> None:
 
 
 def _slots(ray: Any, cpus: int, gpus: float) -> int:
-    """How many cells run at a time on the nodes that there are."""
+    """Return how many cells can run at a time on the current nodes."""
     room = 0
     for node in ray.nodes():
         has = node["Resources"] if node["Alive"] else {}

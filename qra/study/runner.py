@@ -1,4 +1,4 @@
-"""Running the cells of a study, and telling how far it is."""
+"""Running the cells of a study and reporting progress."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ from qra.study.stages import Study
 
 
 class Workers(Protocol):
-    """Where cells run."""
+    """Resources that run cells."""
 
     slots: int
-    """How many run at a time."""
+    """Number of cells that run at a time."""
 
     def submit(self, task: Task) -> Future[State]:
         """Run a cell as soon as there is room."""
 
 
 def tasks(study: Study, cells: Sequence[Cell], redo: bool = False) -> dict[str, Task]:
-    """The tasks of cells, by name.
+    """Return the tasks of cells, by name.
 
     Args:
         study: The study.
         cells: All its cells.
-        redo: Whether to run cells again where an earlier version of them, or a failure, has left something.
+        redo: Whether to run cells again where an earlier version of them, or a failed run, has left files.
     """
     definitions = define(cells)
     root = os.getcwd()
@@ -44,7 +44,7 @@ def tasks(study: Study, cells: Sequence[Cell], redo: bool = False) -> dict[str, 
 
 
 def states(work: Mapping[str, Task]) -> dict[str, State]:
-    """How far each cell is; one that is missing because another failed says so."""
+    """Return the state of each cell; if one is missing because a cell it needs failed, its reason says so."""
     found: dict[str, State] = {}
     for name, task in work.items():
         found[name] = state(task)
@@ -54,7 +54,7 @@ def states(work: Mapping[str, Task]) -> dict[str, State]:
 
 
 def _failed_need(task: Task, found: Mapping[str, State]) -> str | None:
-    """Why a cell cannot be made, if something that it needs failed or was stopped."""
+    """Return why a cell cannot be made, if one that it needs failed or was stopped; else None."""
     for need in task.cell.needs:
         reason = found[need].reason if need in found else None
         if need in found and found[need].name in ("failed", "stopped"):
@@ -65,10 +65,10 @@ def _failed_need(task: Task, found: Mapping[str, State]) -> str | None:
 
 
 def check_versions(found: Mapping[str, State], work: Mapping[str, Task], redo: bool = False) -> None:
-    """Refuse directories that no study or, unless cells are made again, another version of the study made.
+    """Check that no directory was made by another version of the study, unless cells are redone, or by no study.
 
     Raises:
-        ValueError: If there is one, with what changed.
+        ValueError: If one was; the message says what has changed.
     """
     for name in (name for name in work if found[name].name == "foreign"):
         raise ValueError(
@@ -85,39 +85,39 @@ def check_versions(found: Mapping[str, State], work: Mapping[str, Task], redo: b
 
 
 class Estimate:
-    """Time that cells take, from those that were measured: the mean of their stage, or of all."""
+    """Estimated duration of cells from those measured: the mean of their stage, or of all."""
 
     def __init__(self) -> None:
         self._seconds: dict[str, list[float]] = {}
 
     def measured(self, stage: str, found: State) -> None:
-        """Take the time of a finished cell."""
+        """Record the durations of a finished cell."""
         self._seconds.setdefault(stage, []).append(sum((found.seconds or {}).values()))
 
     def of(self, stage: str) -> float | None:
-        """Seconds of a cell of a stage; None if nothing was measured yet."""
+        """Return the seconds that a cell of a stage takes; None if nothing was measured yet."""
         known = self._seconds.get(stage) or [second for times in self._seconds.values() for second in times]
         return sum(known) / len(known) if known else None
 
     def total(self, cells: Sequence[Cell]) -> float | None:
-        """Seconds of several cells, one after the other; None if nothing was measured yet."""
+        """Return the seconds that cells take one after the other; None if nothing was measured yet."""
         each = [self.of(cell.stage) for cell in cells]
         return None if None in each else sum(second for second in each if second is not None)
 
 
 def run(work: Mapping[str, Task], workers: Workers, console: Console) -> dict[str, State]:
-    """Run all cells that are not done; one that fails stops only those that need it.
+    """Run all cells that are not done; a failure affects only the cells that need the failed one.
 
     Args:
-        work: Each cell after those that it needs.
-        workers: Where to run them.
-        console: Where to show progress.
+        work: Tasks by name, each after those that it needs.
+        workers: Resources to run them on.
+        console: Console for the progress.
 
     Returns:
-        How each ended.
+        Final state of each cell.
 
     Raises:
-        ValueError: If a directory is of another version of the study; nothing is run then.
+        ValueError: If a directory belongs to another version of the study; nothing is run then.
     """
     found = {name: state(task) for name, task in work.items()}
     check_versions(found, work, any(task.redo for task in work.values()))
@@ -141,10 +141,10 @@ def run(work: Mapping[str, Task], workers: Workers, console: Console) -> dict[st
 
 
 class LocalWorkers:
-    """Processes of this machine.
+    """Processes on this machine.
 
     Args:
-        jobs: How many cells run at a time.
+        jobs: Number of cells that run at a time.
     """
 
     def __init__(self, jobs: int) -> None:
@@ -169,7 +169,7 @@ class LocalWorkers:
 
 
 class _Report:
-    """A line for each cell that ends, and on a terminal a bar with the time left."""
+    """A line for each cell that ends and, on a terminal, a progress bar with the time left."""
 
     def __init__(self, work: Mapping[str, Task], done: Mapping[str, State], slots: int, console: Console) -> None:
         self._work = work
@@ -195,7 +195,7 @@ class _Report:
         self._bar.stop()
 
     def end(self, name: str, ended: State) -> State:
-        """Tell how a cell ended."""
+        """Report how a cell ended."""
         task = self._work[name]
         del self._left[name]
         if ended.name == "done":
@@ -219,5 +219,5 @@ class _Report:
 
 
 def times(found: State) -> str:
-    """The measured times of a cell."""
+    """Return the measured durations of a cell, in words."""
     return ", ".join(f"{command} {duration(seconds)}" for command, seconds in (found.seconds or {}).items())

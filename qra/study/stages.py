@@ -1,4 +1,4 @@
-"""What a study is: stages of one pipeline each, whose axes span cells."""
+"""The structure of a study: stages of one pipeline each, whose axes span cells."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from qra.checks import check_count, check_in
 from qra.coordinates import Axis
 
 FLOAT = "float"
-"""The quantizer that means: not quantized."""
+"""The quantizer name that means: not quantized."""
 RANDOM = "random"
-"""The source that means: not trained before."""
+"""The source name that means: randomly initialized."""
 
 OVERRIDES = "overrides"
-"""The coordinate that says which layers have other bits; cells without such layers lack it."""
+"""Coordinate for layers with other bit widths; cells without such layers lack it."""
 
 TRAININGS = ("none", "plain", "adversarial", "transfer")
-"""The usual ways to train."""
+"""Usual kinds of training."""
 
 LONGEST = 255
-"""Bytes of the longest name of a file."""
+"""Maximum length of a file name, in bytes."""
 _AXES = (*Axis, OVERRIDES)
 
 
@@ -31,24 +31,24 @@ class Stage:
     """The cells of one pipeline: every combination of the values on its axes.
 
     Args:
-        name: The cells' names begin with it.
+        name: Name of the stage, with which the names of its cells begin.
         pipeline: Config of the run, relative to the file of the study.
         training: How the pipeline trains: ``plain``, ``adversarial``, ``transfer``, or a name of your own for a method
-            whose class says whether it ``is_adversarial``; ``none`` only tests the checkpoint it starts from, quantized
+            whose class says whether it ``is_adversarial``. ``none`` only tests the checkpoint it starts from, quantized
             or not.
         init: What the network starts from: ``random``, or sources of the study.
-        quantizer: ``float``, or quantizers of the study. A float cell has no bits and is made once.
-        bits: Bits of weights and activations, such as ``W4A8``; 32 leaves one of them float.
-        overrides: Bits of single layers by patterns on their names, such as ``{fc: W8}``; ``{}`` for none.
-        fraction: Shares of the training images; those of the study if not given.
-        calibration_size: Numbers of calibration images; those of the study if not given.
-        seed: Seeds, those of the study if not given: of initialization and of the order of the images where a stage
-            trains, of the choice of calibration images where it does not.
-        axes: Any further option of the command line, with its values.
-        teacher: The source that a transfer learns from.
+        quantizer: ``float``, or quantizers of the study. A float cell has no bit widths and is made only once.
+        bits: Bit widths of weights and activations, such as ``W4A8``; 32 leaves one of them float.
+        overrides: Bit widths of single layers by patterns on their names, such as ``{fc: W8}``; ``{}`` for none.
+        fraction: Fractions of the training images that are used; those of the study by default.
+        calibration_size: Numbers of calibration images; those of the study by default.
+        seed: Seeds; those of the study by default. If the stage trains, they determine initialization and the order of
+            the images, otherwise the choice of calibration images.
+        axes: Any further options of the command line, each with its values.
+        teacher: Source that a transfer learns from.
         options: Options of the pipeline's command, by name.
-        test: Options of the cells' ``qra test``, besides those of the study.
-        coordinates: What reports take its cells for, where the axes and the class of the model do not tell: the
+        test: Options of the cells' ``qra test``, in addition to those of the study.
+        coordinates: Coordinates that reports use where the axes and the class of the model do not tell, such as the
             ``training`` of a checkpoint that is only tested.
     """
 
@@ -71,23 +71,23 @@ class Stage:
 
 @dataclass(frozen=True)
 class Study:
-    """A typed list of stages.
+    """A list of stages with the sources, quantizers and options that they use.
 
     Options of the command line are written without the leading dashes. In their values ``{init}`` and ``{teacher}``
     stand for the checkpoints that a cell starts and learns from, and paths of YAML files are relative to the study's.
 
     Args:
-        name: Name of the directory under ``runs``; that of the file if not given.
-        stages: A stage may start from those before it.
-        sources: What cells start from or learn from, by name: a stage, or the path of a checkpoint.
+        name: Name of the directory under ``runs``; that of the file by default.
+        stages: The stages; each may start from earlier ones.
+        sources: Networks that cells start or learn from, by name: a stage, or the path of a checkpoint.
         quantizers: Config of each quantizer, by name: a scheme for stages that train, a callback for those that do not.
-        fraction: Shares of the training images.
+        fraction: Fractions of the training images that are used.
         calibration_size: Numbers of calibration images.
-        seed: Seeds, see :class:`Stage`.
+        seed: Seeds; see :class:`Stage`.
         options: Options of every pipeline's command.
-        test: Options of every ``qra test``: the attacks.
-        threads: Threads of a cell, on which results on the CPU depend.
-        gpus: Share of a GPU that a cell takes on a Ray cluster.
+        test: Options of every ``qra test``, that is, the attacks.
+        threads: Number of threads of a cell; results on the CPU depend on it.
+        gpus: Number of GPUs per cell on a Ray cluster, or a fraction of one.
     """
 
     name: str
@@ -124,7 +124,7 @@ class Study:
 
 
 def owned_options(stage: Stage) -> dict[str, str]:
-    """The options that keys of a stage set, which nothing else may set: their names with the key of each."""
+    """Return the options that only keys of a stage may set, with the key that sets each."""
     owned = {
         "seed_everything": Axis.SEED,
         seed_option(stage): Axis.SEED,
@@ -143,17 +143,17 @@ def owned_options(stage: Stage) -> dict[str, str]:
 
 
 def same_option(name: str) -> str:
-    """A spelling of an option that is the same for all spellings of it."""
+    """Return the canonical spelling of an option."""
     return name.replace(".init_args", "")
 
 
 def scheme_option(stage: Stage) -> str:
-    """The option that takes the scheme of a stage's cells."""
+    """Return the option that takes the scheme of a stage's cells."""
     return "trainer.callbacks.scheme" if stage.training == "none" else "model.init_args.scheme"
 
 
 def seed_option(stage: Stage) -> str:
-    """The option of the data that takes the seed of a stage's cells."""
+    """Return the option of the data module that takes the seed of a stage's cells."""
     return "data.init_args.split_seed" if stage.training == "none" else "data.init_args.seed"
 
 
@@ -172,14 +172,14 @@ def _check_stage(stage: Stage) -> None:
 
 
 def _check_name(what: str, name: str) -> None:
-    """Refuse a name under which no directory could be made, or one elsewhere."""
+    """Reject a name that no directory could have, or that would lead elsewhere."""
     plain = name.isprintable() and not set(name) & set("/\\") and name.strip(" .")
     if not plain or len(name.encode()) > LONGEST:
         raise ValueError(f"{what} {name!r:.60} is no plain name of a directory: take letters, digits, - and _")
 
 
 def _check_spelling(where: str, word: str, known: Sequence[str], closeness: float) -> None:
-    """Refuse a word that is a known one, misspelled; others are names of one's own."""
+    """Reject a misspelling of a known word; words unlike any known one are names of the user's own."""
     meant = difflib.get_close_matches(word.lower(), known, 1, closeness)
     if meant and word not in known:
         raise ValueError(f"{where} {word!r}: did you mean {meant[0]}?")
