@@ -1,1 +1,1 @@
-"""What runs show: tables, figures, verdicts and one page, of the files that runs leave behind."""
+"""Reports: tables, figures, verdicts and one page, made from the files that runs leave behind."""

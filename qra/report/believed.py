@@ -1,4 +1,4 @@
-"""What of a cell's result can be believed: its outcomes as far as they can be, and as far as their examples agree."""
+"""The part of a cell's result that can be trusted: outcomes that are possible and agree with their examples."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ _AGAIN = "write both again by qra test"
 
 
 class Believed(NamedTuple):
-    """What counts of a result.
+    """The trusted part of a result.
 
     Attributes:
-        outcomes: Outcomes by name, without worst cases, which are found from the others; without any attack where one
-            that cannot be believed may have been the strongest.
+        outcomes: Outcomes by name, without worst cases, which are computed from the others. There are no attacks if an
+            outcome that cannot be trusted may have been the strongest.
         examples: Indices and correctness of each example, by name of the outcome.
-        lost: Names of outcomes whose examples were kept once and are not there.
+        lost: Names of outcomes whose examples were stored once but are missing.
         radii: Smallest perturbations of the examples, by name of the outcome.
-        problems: What is wrong with the rest, a line each.
+        problems: What is wrong with the rest, one line each.
     """
 
     outcomes: dict[str, Measured]
@@ -39,11 +39,11 @@ class Believed(NamedTuple):
 
 
 def believed(directory: Path, result: Mapping[str, Any]) -> Believed:
-    """Read what lies beside a ``result.json`` and hold the two against each other; nothing is raised.
+    """Read the files beside a ``result.json`` and check that they agree with it; never raises.
 
     Args:
         directory: Directory of the cell, whose files are untrusted.
-        result: Content of its ``result.json``, see :func:`qra.evaluation.outcome.read_result`.
+        result: Content of its ``result.json``; see :func:`qra.evaluation.outcome.read_result`.
     """
     summaries = result["outcomes"]
     outcomes, wrong = _outcomes(summaries)
@@ -51,7 +51,7 @@ def believed(directory: Path, result: Mapping[str, Any]) -> Believed:
     wrong |= contradictions
     is_sure = not any(_may_attack(summaries.get(name)) for name in wrong)
     kept = {name: each for name, each in outcomes.items() if name not in wrong and (is_sure or not each.attacks)}
-    is_damaged = bool(broken) and os.path.lexists(directory / CORRECT)  # earlier versions kept none
+    is_damaged = bool(broken) and os.path.lexists(directory / CORRECT)  # earlier versions did not write it
     lacking = [name for name in kept if name not in examples]
     lost = lacking if is_damaged else [name for name in lacking if summaries[name].get("examples")]
     problems = [f"{said}{_LEFT_OUT if _may_attack(summaries.get(name)) else ''}" for name, said in wrong.items()]
@@ -63,7 +63,7 @@ def believed(directory: Path, result: Mapping[str, Any]) -> Believed:
 
 
 def _outcomes(summaries: Mapping[str, Any]) -> tuple[dict[str, Measured], dict[str, str]]:
-    """The outcomes that can be, and what is wrong with each other one."""
+    """Return the outcomes that are possible, and what is wrong with each of the others."""
     outcomes, problems = {}, {}
     for name, summary in summaries.items():
         try:
@@ -77,12 +77,12 @@ def _outcomes(summaries: Mapping[str, Any]) -> tuple[dict[str, Measured], dict[s
 
 
 def _may_attack(summary: Any) -> bool:
-    """Whether an outcome that cannot be believed may be one that a worst case would count."""
+    """Return whether an untrusted outcome may be one that a worst case would include."""
     return not isinstance(summary, dict) or summary.get("role") not in _NO_ATTACKS
 
 
 def _examples(directory: Path, result: Mapping[str, Any]) -> tuple[dict[str, Examples], str, dict[str, str]]:
-    """The examples that agree with a result, what is wrong with their file, and with each outcome."""
+    """Return the examples that agree with a result, what is wrong with their file, and with each outcome."""
     try:
         found, problems = agreeing_examples(directory, result)
     except (OSError, ValueError) as reason:
@@ -93,7 +93,7 @@ def _examples(directory: Path, result: Mapping[str, Any]) -> tuple[dict[str, Exa
 def _radii(
     directory: Path, outcomes: Mapping[str, Measured], summaries: Mapping[str, Any]
 ) -> tuple[dict[str, Radii], list[str]]:
-    """The smallest perturbations that agree with a result, and what is wrong with the others."""
+    """Return the smallest perturbations that agree with a result, and what is wrong with the others."""
     try:
         found = read_radii(directory, outcomes)
     except (OSError, ValueError) as reason:
@@ -103,6 +103,6 @@ def _radii(
 
 
 def _said(path: Path, reason: Exception) -> str:
-    """What is wrong with a file, with its name alone."""
+    """Return what is wrong with a file, naming it without its directory."""
     text = (reason.strerror or str(reason)) if isinstance(reason, OSError) else str(reason).removeprefix(f"{path}: ")
     return f"{path.name}: {plain(text)}"

@@ -1,4 +1,4 @@
-"""Reading what the cells of a study left behind: untrusted files, any of which may be missing or cut short."""
+"""Reading the files of a study's cells, which are untrusted and may be missing or truncated."""
 
 from __future__ import annotations
 
@@ -29,31 +29,31 @@ Value = str | int | float | bool | None
 
 _FILES = ("cell.json", "result.json", "config.yaml", "run.json")
 LARGEST_NUMBER = 1e300
-"""Of what counts as a number: neither infinite nor too long for a float."""
+"""Largest absolute value that counts as a number: neither infinite nor too long for a float."""
 
 
 @dataclass(frozen=True)
 class CellResult:
-    """What is known of one cell.
+    """Everything known about one cell.
 
     Args:
         name: Name of its directory.
-        directory: Where its files are.
+        directory: Directory of its files.
         stage: Stage of the study.
-        coordinates: Place of the cell in the grid, by axis.
-        state: ``done``, ``failed``, ``running``; ``unfinished`` where its training is; ``unreadable`` where the files
-            do not say, or say what cannot be; ``repeated`` where another stands for the same place in the grid.
+        coordinates: Coordinates of the cell, by axis.
+        state: ``done``, ``failed`` or ``running``; ``unfinished`` if its training is; ``unreadable`` if the files do
+            not tell or say something impossible; ``repeated`` if another cell has the same coordinates.
         reason: Why it failed, cannot be read or does not count.
-        problems: Whatever else is wrong with its files.
+        problems: Anything else that is wrong with its files.
         commands: The commands that made it.
         seconds: Wall time by step, such as ``fit``.
         outcomes: Outcomes by name, without worst cases; empty unless the cell is done.
-        per_example: Indices and correctness of each example, by name of the outcome, as far as they can be believed.
-        lost: Names of outcomes whose examples were kept once and are not there.
-        radii: Smallest perturbations of the examples by name of their outcome, where they were looked for.
+        per_example: Indices and correctness of each example, by name of the outcome, as far as they can be trusted.
+        lost: Names of outcomes whose examples were stored once but are missing.
+        radii: Smallest perturbations of the examples, by name of the outcome, where they were measured.
         cost: ``size_in_bits``, ``bit_ops`` and so on, as far as they are known.
-        doubt: Whether gradients seem to be hidden.
-        sheet: What else ``result.json`` holds: versions, device, commit, data.
+        doubt: Result of the checks for gradient masking.
+        sheet: Other content of ``result.json``: versions, device, commit, data.
     """
 
     name: str
@@ -75,9 +75,9 @@ class CellResult:
 
     @cached_property
     def robust(self) -> Mapping[ThreatModel, Measured]:
-        """The robust accuracy under each threat model: the worst case over all attacks, or the only one.
+        """Robust accuracy under each threat model: the worst case over all attacks, or the only one.
 
-        There is none over several attacks where the examples of one are lost: the others leave more.
+        Of several attacks there is no worst case if the examples of one are lost, as the others alone overstate it.
         """
         known = list(self.outcomes.values())
         worst = [outcome.measured for outcome in worst_cases(known, self.per_example)]
@@ -90,7 +90,7 @@ class CellResult:
 
     @cached_property
     def attacks(self) -> Mapping[ThreatModel, Mapping[str, Measured]]:
-        """The attacks of each threat model, by their kind; of several of one kind that on most examples."""
+        """Attacks of each threat model, by kind; of several of one kind, the one on the most examples."""
         found: dict[ThreatModel, dict[str, Measured]] = {}
         for bounds, members in by_threat_model(self.outcomes.values()).items():
             members.sort(key=lambda each: each.accuracy.n)
@@ -99,33 +99,33 @@ class CellResult:
 
     @property
     def data(self) -> str:
-        """A hash of the images that it was tested on; empty if the files do not tell."""
+        """Hash of the test images; empty if unknown."""
         data = self.sheet.get("data")
         return plain(str(data.get("sha256", ""))) if isinstance(data, dict) else ""
 
     @property
     def clean(self) -> Measured | None:
-        """The accuracy on clean images, on most of them if it was measured several times."""
+        """Accuracy on clean images; if it was measured several times, the one on the most images."""
         found = (each for each in self.outcomes.values() if each.role == "clean")
         return max(found, key=lambda each: each.accuracy.n, default=None)
 
     def examples(self, name: str) -> tuple[NDArray[np.int64], NDArray[np.bool_]] | None:
-        """Indices and correctness of each example, by ascending index; None where the files do not tell.
+        """Return indices and correctness of an outcome's examples, by ascending index; None if they are unknown.
 
-        An outcome counts only if its examples give the accuracy that ``result.json`` says.
+        They count only if they give the accuracy that ``result.json`` has.
         """
         found = self.per_example.get(name)
         return None if found is None or name not in self.outcomes else (found[0].numpy(), found[1].numpy())
 
     def worst(self, bounds: ThreatModel, kinds: Iterable[str]) -> tuple[NDArray[np.int64], NDArray[np.bool_]] | None:
-        """Indices of the examples that some attacks share, ascending, and whether each is correct under all of them.
+        """Return the ascending indices of the examples that attacks share, and which are correct under all of them.
 
         Args:
             bounds: Threat model of the attacks.
             kinds: Kinds of the attacks.
 
         Returns:
-            None where the files do not tell.
+            Indices and correctness, (n,) both; None if the examples of an attack are unknown.
         """
         members = [self.attacks[bounds][kind] for kind in kinds]
         if any(member.name not in self.per_example for member in members):
@@ -138,10 +138,10 @@ def read_cells(directory: Path) -> tuple[CellResult, ...]:
     """Read all cells of a study, in the order of their names.
 
     Args:
-        directory: It holds one directory a cell.
+        directory: Directory of the study, with one directory per cell.
 
     Raises:
-        ValueError: If there is no such directory, or no cell in it.
+        ValueError: If the directory does not exist, is that of a single run, or has no cells.
     """
     if not directory.is_dir():
         raise ValueError(f"{directory}: there is no study here; qra study run writes one")
@@ -154,7 +154,7 @@ def read_cells(directory: Path) -> tuple[CellResult, ...]:
 
 
 def _once(cells: Iterable[CellResult]) -> tuple[CellResult, ...]:
-    """Cells of which only the first at each place of the grid counts: two of one seed are not two trainings."""
+    """Mark all but the first cell at the same coordinates as repeated: two of one seed are not two trainings."""
     first: dict[tuple[object, ...], str] = {}
     found = []
     for cell in cells:
@@ -170,7 +170,7 @@ def _once(cells: Iterable[CellResult]) -> tuple[CellResult, ...]:
 
 
 def read_cell(directory: Path) -> CellResult:
-    """Read one cell; what is wrong with its files is said in the result, never raised."""
+    """Read one cell; problems with its files are recorded in the result, never raised."""
     name = directory.name
     try:
         cell = _read(_read_cell_json, directory / "cell.json")
@@ -214,14 +214,14 @@ def read_cell(directory: Path) -> CellResult:
 
 
 def _unfinished(directory: Path, result: Mapping[str, Any]) -> str | None:
-    """What is missing in the training of the network that a result is of, as far as anything says so."""
+    """Return what is unfinished in the training of the tested network, as far as anything tells; None if nothing."""
     said = [completion.parse(result["training"])] if "training" in result else []
     found = [*said, completion.read(directory)]
     return next((f"its training is {each}" for each in found if each is not None and not each.finished), None)
 
 
 def _read(read: Callable[[Path], Mapping[str, Any]], path: Path) -> Mapping[str, Any]:
-    """Read a file of a cell; what is wrong with it is said with its name alone."""
+    """Read a file of a cell; errors name the file without its directory."""
     try:
         if path.parent.is_symlink():
             raise ValueError(f"{path}: lies behind a symbolic link, which is not followed")
@@ -249,7 +249,7 @@ def _mapping(content: Mapping[str, Any], key: str) -> Mapping[str, Any]:
 
 
 def _value(value: Any) -> Value:
-    """A coordinate: text, a number that can be computed with, or the JSON of anything else."""
+    """Return a coordinate: text, a number that can be computed with, or the JSON of anything else."""
     if isinstance(value, str):
         return plain(value)
     is_plain = value is None or (isinstance(value, int | float) and abs(value) <= LARGEST_NUMBER)
@@ -261,12 +261,12 @@ def _list(value: object) -> list[Any]:
 
 
 def _command(line: object) -> str:
-    """A command as it is typed."""
+    """Return a command as it would be typed."""
     return shlex.join(["qra", *map(str, line)]) if isinstance(line, list) else str(line)
 
 
 def _numbers(values: object) -> dict[str, float]:
-    """The entries that are finite numbers."""
+    """Return the entries that are finite numbers."""
     pairs = values.items() if isinstance(values, dict) else ()
     numbers = ((str(key), value) for key, value in pairs if type(value) in (int, float))
     return {key: float(value) for key, value in numbers if abs(value) <= LARGEST_NUMBER}

@@ -1,4 +1,4 @@
-"""Trade-offs: clean against robust, cost against robust, one attack against another, time of each strategy."""
+"""Charts of trade-offs: clean or cost against robust accuracy, attacks side by side, and time of each strategy."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ from qra.report.tables import Time
 
 UNITS = (("h", 3600.0), ("min", 60.0), ("s", 1.0))
 WEAK = 2.0
-"""Pixel levels of the weak budget that attacks are shown at."""
+"""Budget, in pixel levels, of the weak attacks that are shown."""
 ROWS = 36
-"""Pipelines of one panel of attacks side by side."""
+"""Maximum number of pipelines in the chart of attacks side by side."""
 
 
 def clean_against_robust(results: Results) -> tuple[Drawing, ...]:
-    """A point for each pipeline; lines join the bit widths of one."""
+    """Draw a point for each pipeline; lines join the bit widths of one."""
     points = {}
     for pipeline in results.main:
         clean, robust = pipeline.clean, pipeline.robust(results.headline)
@@ -90,7 +90,7 @@ def _point(axes: Axes, pipeline: Pipeline, x: float, y: float) -> None:
 
 
 def _legend(pipelines: Sequence[Pipeline]) -> list[Line2D]:
-    """Colours of bit widths, then markers of trainings, then fillings of gradients."""
+    """Return the legend: colours of bit widths, markers of trainings, and fillings for doubtful gradients."""
     widths = {narrowest(pipeline.bits): bits_color(pipeline.bits) for pipeline in pipelines}
     trainings = {pipeline.text(Axis.TRAINING): training_marker(pipeline) for pipeline in pipelines}
     in_doubt = sorted({pipeline.state for pipeline in pipelines if pipeline.state != "sound"}, reverse=True)
@@ -114,7 +114,7 @@ def _line_legend(inits: Collection[str]) -> list[Line2D]:
 
 
 def pareto_fronts(results: Results) -> tuple[Drawing, ...]:
-    """Robust accuracy against model size, and against BitOPs."""
+    """Draw robust accuracy against model size, and against BitOPs."""
     kinds = (
         ("pareto-size", "model size (KiB)", "size_in_bits", KIB),
         ("pareto-bitops", "BitOPs of one image (GBitOPs, log scale)", "bit_ops", GIGA),
@@ -165,7 +165,7 @@ def _front(results: Results, found: Sequence[Offer], title: str) -> Figure:
 
 
 def attacks(results: Results) -> tuple[Drawing, ...]:
-    """What each way of attacking leaves of each quantized network, at a weak and at the usual budget."""
+    """Draw the accuracy of each quantized network under each kind of attack, at a weak and at the usual budget."""
     shown_bounds = [bounds for bounds in dict.fromkeys((results.at(WEAK), results.headline)) if bounds is not None]
     kinds = attack_kinds(results)
     rows = [p for p in results.main if not p.is_float and any(len(p.kinds(bounds)) > 1 for bounds in results.bounds)]
@@ -196,7 +196,7 @@ def attacks(results: Results) -> tuple[Drawing, ...]:
 
 
 def _attacks_of(axes: Axes, row: int, found: Mapping[str, Accuracy], kinds: Sequence[str], state: State) -> None:
-    """A marker for each attack on a network, in one row."""
+    """Draw a marker for each attack on a network, in one row."""
     values = [100 * accuracy.value for accuracy in found.values()]
     axes.hlines(row, min(values, default=0), max(values, default=0), color="#BBBBBB", zorder=1)
     for kind, value in zip(found, values, strict=True):
@@ -206,7 +206,7 @@ def _attacks_of(axes: Axes, row: int, found: Mapping[str, Accuracy], kinds: Sequ
 
 
 def cost_bars(results: Results) -> tuple[Drawing, ...]:
-    """Fit time of each strategy."""
+    """Draw the fit time of each strategy."""
     rows = costs(results).rows
     times = [(str(row[0]), row[2].seconds) for row in rows if isinstance(row[2], Time) and row[2].seconds]
     if not times:

@@ -1,4 +1,4 @@
-"""What arXiv 2404.05639 and others say, as tests on the results of a study."""
+"""The claims of arXiv 2404.05639 and others, as tests on the results of a study."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from qra.report.pipelines import Pipeline
 from qra.report.results import FLOOR, STRONG, Results
 
 WEAK = 2.0
-"""Pixel levels up to which an attack is called weak."""
+"""Budget, in pixel levels, up to which an attack is called weak."""
 RESISTS = 0.5
-"""Share of its clean accuracy that a network must keep under an attack to be said to resist it."""
+"""Share of its clean accuracy that a network must keep under an attack to resist it."""
 PARTIAL = 0.5
 """Largest share of the training data that is called partial."""
 
 
 def versus(results: Results, first: Pipeline, second: Pipeline, level: float) -> Comparison | Gap:
-    """Compare two pipelines under the strongest attack of a budget that both have; or why they cannot be compared."""
+    """Compare two pipelines under the worst case of the attacks that both have at a budget; else return why not."""
     bounds = results.at(level)
     measure = None if bounds is None else strongest(first, second, bounds)
     titles = results.label(first), results.label(second)
@@ -30,12 +30,12 @@ def versus(results: Results, first: Pipeline, second: Pipeline, level: float) ->
 
 
 def _is_at_floor(found: Comparison | Gap) -> bool:
-    """Whether nothing is left on either side, so that nothing can be compared."""
+    """Return whether neither side has robust accuracy left, so that a comparison would say nothing."""
     return isinstance(found, Comparison) and max(found.accuracies) < FLOOR
 
 
 def _groups(pipelines: Iterable[Pipeline], *free: str) -> list[list[Pipeline]]:
-    """Pipelines that differ in the free axes alone."""
+    """Group pipelines that differ only in the free axes."""
     groups: dict[object, list[Pipeline]] = {}
     for pipeline in pipelines:
         groups.setdefault(pipeline.apart_from(*free), []).append(pipeline)
@@ -43,7 +43,11 @@ def _groups(pipelines: Iterable[Pipeline], *free: str) -> list[list[Pipeline]]:
 
 
 def quantization_alone(results: Results) -> Iterator[Check]:
-    """Absolute and against the float network, at a weak budget and at the usual one."""
+    """Check each network quantized without robust start or training, at a weak budget and at the usual one.
+
+    At the weak budget it should keep more than half of its clean accuracy and be more robust than its float network; at
+    the usual one it should keep less than half.
+    """
     weak = max((level for level in results.levels if level <= WEAK), default=None)
     for pipeline in _quantized(results):
         if weak is None or STRONG not in results.levels or pipeline.text(Axis.INIT) == "robust":
@@ -67,7 +71,7 @@ def _kept(results: Results, pipeline: Pipeline, label: str, level: float) -> Com
 
 
 def activations_more(results: Results) -> Iterator[Check]:
-    """Activations alone against weights alone, at the same bits."""
+    """Check networks with only activations quantized against those with only weights quantized to the same bits."""
     for group in _groups(_quantized(results), Axis.WEIGHT_BITS, Axis.ACT_BITS):
         by_bits = {pipeline.bits: pipeline for pipeline in group}
         for weight_bits, act_bits in sorted(by_bits):
@@ -81,7 +85,7 @@ def activations_more(results: Results) -> Iterator[Check]:
 
 
 def adversarial_keeps(results: Results) -> Iterator[Check]:
-    """Each adversarially trained quantized network against its robust start."""
+    """Check each adversarially trained quantized network from a robust start against the float one."""
     for pipeline in _quantized(results):
         is_trained = pipeline.text(Axis.TRAINING) not in ("", "none", "plain", "transfer")
         if pipeline.text(Axis.INIT) == "robust" and is_trained and pipeline.treatment == "adversarial":
@@ -91,7 +95,7 @@ def adversarial_keeps(results: Results) -> Iterator[Check]:
 
 
 def lower_bits_cost(results: Results) -> Iterator[Check]:
-    """The lowest bit width of each pipeline against the highest."""
+    """Check the lowest bit width of each pipeline against the highest."""
     for group in _groups(_quantized(results), Axis.WEIGHT_BITS, Axis.ACT_BITS):
         both = [pipeline for pipeline in group if OFF not in pipeline.bits]
         lowest, highest = min(both, key=_total_bits, default=None), max(both, key=_total_bits, default=None)
@@ -106,7 +110,7 @@ def _total_bits(pipeline: Pipeline) -> tuple[int, tuple[int, int]]:
 
 
 def transfer_beats_float(results: Results) -> Iterator[Check]:
-    """The student of the highest bit width against the robust float network, and against the 32-bit student."""
+    """Check the student of the highest bit width against the robust float network and the 32-bit student."""
     students = [p for p in _quantized(results) if p.text(Axis.TRAINING) == "transfer" and OFF not in p.bits]
     for group in _groups(students, Axis.WEIGHT_BITS, Axis.ACT_BITS):
         highest = max(group, key=_total_bits)
@@ -116,7 +120,7 @@ def transfer_beats_float(results: Results) -> Iterator[Check]:
 
 
 def partial_data_suffices(results: Results) -> Iterator[Check]:
-    """The student of part of the data against that of all."""
+    """Check the student of part of the training data against that of all."""
     students = [pipeline for pipeline in results.pipelines if pipeline.text(Axis.TRAINING) == "transfer"]
     for group in _groups(students, Axis.FRACTION):
         by_share = {share: pipeline for pipeline in group if (share := pipeline.number(Axis.FRACTION)) is not None}
@@ -127,7 +131,7 @@ def partial_data_suffices(results: Results) -> Iterator[Check]:
 
 
 def pipelines_disagree(results: Results) -> Iterator[Check]:
-    """Each pipeline against its float counterpart, taken together."""
+    """Check whether the pipelines' differences from their float counterparts disagree."""
     found: list[tuple[str, Comparison]] = []
     for level in (WEAK, STRONG):
         for pipeline in _quantized(results):
@@ -141,7 +145,11 @@ def pipelines_disagree(results: Results) -> Iterator[Check]:
 
 
 def _disagree(places: Sequence[str]) -> Judge:
-    """Holds if at some bits and budget one gains and another loses; fails if most are judged and all point one way."""
+    """Return a judge of whether pipelines disagree.
+
+    It holds if at some bits and budget one pipeline gains and another loses, and fails if more than half of the effects
+    are clear and all of these agree.
+    """
 
     def judge(effects: Sequence[Effect]) -> bool | None:
         directions: dict[str, set[str]] = {}
@@ -156,7 +164,7 @@ def _disagree(places: Sequence[str]) -> Judge:
 
 
 def true_gradients_mask(results: Results) -> Iterator[Check]:
-    """Hard against straight-through gradients, where activations are rounded."""
+    """Check hard against straight-through gradients, where activations are rounded."""
     for pipeline in _quantized(results):
         label = results.label(pipeline)
         for bounds in filter(None, map(results.at, (WEAK, STRONG))):
@@ -167,7 +175,7 @@ def true_gradients_mask(results: Results) -> Iterator[Check]:
 
 
 def _hard_and_ste(pipeline: Pipeline, bounds: ThreatModel) -> Iterator[tuple[Measure, Measure]]:
-    """Attacks with true gradients, and the same ones with straight-through gradients."""
+    """Yield attacks with true gradients, each with the same one with straight-through gradients."""
     attacks = pipeline.cells[0].attacks.get(bounds, {})
     for kind in pipeline.kinds(bounds):
         same = [each for each in attacks.values() if each.title == attacks[kind].title and each.gradient == "ste"]
@@ -255,5 +263,5 @@ CLAIMS = (
 
 
 def judge_all(results: Results) -> dict[str, Finding]:
-    """The finding of each claim, by its key."""
+    """Return the finding of each claim, by its key."""
     return {claim.key: claim.test(results) for claim in CLAIMS}

@@ -1,4 +1,4 @@
-"""``qra report``: what a study shows, as tables, figures, verdicts on the claims, and one page that gathers them."""
+"""``qra report``: tables, figures, verdicts on the claims, and one page that gathers them, for a study."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _OWN = re.compile(
     r"figures/(curves-\d+|clean-robust|heat-map|pareto-size|pareto-bitops|attacks|data-size|calibration-size|cost"
     r"|over-[a-z0-9-]+|sensitivity-\d+|security-\d+)\.(png|svg)|tables/(advice|accuracy|gradients|distances|corrupted|pareto|cost)\.(md|csv|tex)"
 )
-"""Files of a report that the next one may not have."""
+"""Files of a report that are removed if the next one does not have them."""
 _FOLDERS = ("tables", "figures")
 COLORS = {"supported": "green", "contradicted": "red", "undecided": "yellow"}
 
@@ -34,9 +34,9 @@ def write_report(study: Path, out: Path, budget_kib: float | None = None) -> Doc
     """Write the report of a study; the same cells give the same bytes.
 
     Args:
-        study: Directory with one directory a cell.
-        out: Where the report goes; files of an earlier one are replaced.
-        budget_kib: Model size for which to recommend a pipeline.
+        study: Directory with one directory per cell.
+        out: Directory of the report; files of an earlier one are replaced.
+        budget_kib: Model size, in KiB, for which to recommend a pipeline.
 
     Raises:
         ValueError: If there are no cells, or something is in the way of the report; nothing is written then.
@@ -62,7 +62,7 @@ def write_report(study: Path, out: Path, budget_kib: float | None = None) -> Doc
 
 
 def _check_folders(out: Path) -> None:
-    """Refuse a place where a report cannot be written, before anything is read or written."""
+    """Reject a place where a report cannot be written, before anything is read or written."""
     folders = [out / folder for folder in _FOLDERS]
     for path in folders:
         if path.is_symlink():
@@ -76,7 +76,7 @@ def _check_folders(out: Path) -> None:
 
 
 def _replace(out: Path, files: Mapping[str, bytes]) -> None:
-    """Write each file whole or not at all, and remove those of an earlier report that were not made again."""
+    """Write each file atomically, and remove those of an earlier report that this one does not have."""
     for folder in _FOLDERS:
         for path in (out / folder).iterdir():
             name = f"{folder}/{path.name}"
@@ -87,7 +87,7 @@ def _replace(out: Path, files: Mapping[str, bytes]) -> None:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Write a report, and print its verdicts and, at the end, what was seen and where the page is."""
+    """Write a report, and print its verdicts, the cells that are not done, the summary and where the page is."""
     options = arguments_of_report().parse_args(list(arguments))
     if options.budget_kib is not None:
         check_in("--budget-kib", options.budget_kib, "(0, inf)")
@@ -108,7 +108,7 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def _print_verdicts(console: Console, document: Document) -> None:
-    """The claims that the study has cells for."""
+    """Print the verdicts on the claims that the study has cells for."""
     tested = [claim for claim in CLAIMS if document.findings[claim.key].judged]
     if not tested:
         return

@@ -18,10 +18,10 @@ from qra.report.shifts import corrupted
 from qra.report.tables import Entry, Number, Table, Time
 
 KIB = 8 * 1024
-"""Bits."""
+"""Bits in a KiB."""
 GIGA = 1e9
 TIES = 3
-"""Pipelines that are named as being as good as another."""
+"""Maximum number of equally good pipelines that are named."""
 
 _INTERVALS = (
     "Accuracies in percent with Wilson intervals at 95 %, which cover the choice of test examples, not of seeds"
@@ -34,13 +34,13 @@ _GRADIENTS = (
 
 
 def tables(results: Results) -> tuple[Table, ...]:
-    """All tables for which there are data."""
+    """Return all tables for which there are data."""
     makers = (advice, accuracies, gradients, distances, corrupted, costs, outcomes, cells, runs, commands)
     return tuple(table for maker in makers if (table := maker(results)).rows)
 
 
 def state_counts(results: Results) -> str:
-    """How many cells are in which state."""
+    """Return how many cells are in which state, in words."""
     counts = Counter(cell.state for cell in results.cells)
     names = ("done", "unfinished", "failed", "running", "unreadable", "repeated")
     states = ", ".join(f"{counts[state]} {state}" for state in names if counts[state])
@@ -50,7 +50,7 @@ def state_counts(results: Results) -> str:
 
 
 def accuracies(results: Results) -> Table:
-    """A row for each pipeline: accuracy, robustness, size, time and what is known of its gradients."""
+    """Return a table with a row for each pipeline: accuracy, robustness, size, time and the state of its gradients."""
     kinds = results.kinds(results.headline) if results.headline else ()
     rows = []
     for pipeline in results.pipelines:
@@ -76,7 +76,7 @@ def accuracies(results: Results) -> Table:
 
 
 def attacks_note(results: Results) -> str:
-    """What the robust accuracies are worst cases over, in sentences; empty where nothing was attacked."""
+    """Return sentences that say which attacks the robust accuracies are worst cases over; empty without attacks."""
     notes = []
     for bounds in results.bounds:
         kinds = results.kinds(bounds)
@@ -90,7 +90,7 @@ def attacks_note(results: Results) -> str:
 
 
 def gradients(results: Results) -> Table:
-    """What each way of attacking leaves, where a pipeline was attacked in more than one."""
+    """Return a table of accuracies by kind of attack, for pipelines that were attacked in more than one way."""
     rows: list[tuple[Entry, ...]] = []
     kinds = attack_kinds(results)
     for bounds in results.bounds:
@@ -105,14 +105,14 @@ def gradients(results: Results) -> Table:
 
 
 def attack_kinds(results: Results) -> tuple[str, ...]:
-    """Kinds of attacks that occur under any threat model, those with straight-through gradients first."""
+    """Return the kinds of attacks under any threat model, with unmodified ones first."""
     attacks = [cell.attacks.get(bounds, {}) for p in results.pipelines for cell in p.cells for bounds in results.bounds]
     found = {kind: attack.is_modified for each in attacks for kind, attack in each.items()}
     return tuple(sorted(found, key=lambda kind: (found[kind], kind)))
 
 
 def advice(results: Results) -> Table:
-    """What to use for a model size: a row for each size from which on something surely better fits."""
+    """Return a table of what to use, with a row for each model size from which on something surely better fits."""
     found = choices(results, offers(results, "size_in_bits", KIB))
     rows: list[tuple[Entry, ...]] = []
     for choice, following in zip_longest(found, found[1:]):
@@ -134,14 +134,14 @@ def _range(offer: Offer, following: Offer | None) -> str:
 
 
 def _ties(results: Results, choice: Choice) -> str:
-    """What cannot be told apart from a choice, the smallest first; of many the first three."""
+    """Return the pipelines that cannot be told apart from a choice, smallest first; of many only the first three."""
     named = [f"{results.label(offer.pipeline)} ({offer.cost:.0f} KiB)" for offer in choice.ties[:TIES]]
     more = [f"and {len(choice.ties) - TIES} more"] if len(choice.ties) > TIES else []
     return "; ".join([*named, *more]) or "nothing else"
 
 
 def costs(results: Results) -> Table:
-    """Time of each strategy, and how it compares to plain training."""
+    """Return a table of the time of each strategy, and of its ratio to plain training."""
     groups: dict[str, list[Pipeline]] = {}
     for pipeline in results.main:
         if pipeline.seconds("fit") or pipeline.seconds("test"):
@@ -170,7 +170,7 @@ def _fit(group: Sequence[Pipeline], training: str) -> float | None:
 
 
 def outcomes(results: Results) -> Table:
-    """Every number there is: a row for each cell and outcome."""
+    """Return a table of every number, with a row for each cell and outcome."""
     axes = sorted({axis for pipeline in results.pipelines for axis in pipeline.coordinates})
     rows: list[tuple[Entry, ...]] = []
     for pipeline in results.pipelines:
@@ -196,7 +196,7 @@ def _outcome(outcome: Measured, cell: CellResult) -> tuple[Entry, ...]:
 
 
 def cells(results: Results) -> Table:
-    """The state of each cell, with what went wrong."""
+    """Return a table of the state of each cell, and what went wrong."""
     rows = tuple(
         (cell.name, cell.stage, cell.state, Time(cell.seconds.get("fit")), _remark(cell)) for cell in results.cells
     )
@@ -209,12 +209,12 @@ def _remark(cell: CellResult) -> str:
 
 
 def doubts_of(cell: CellResult) -> str:
-    """Why the gradients of a cell are suspect."""
+    """Return why the gradients of a cell are suspect."""
     return "; ".join(cell.doubt.reasons) or "no reason given"
 
 
 def runs(results: Results) -> Table:
-    """What the cells were run with; cells that agree share a row."""
+    """Return a table of the environments that cells ran in; cells that agree share a row."""
     groups: dict[tuple[str, ...], list[str]] = {}
     for cell in results.cells:
         if cell.state == "done":
@@ -236,6 +236,6 @@ def _mapping(value: Any) -> dict[str, Any]:
 
 
 def commands(results: Results) -> Table:
-    """The commands that make each cell again."""
+    """Return a table of the commands that reproduce each cell."""
     rows = tuple((cell.name, command) for cell in results.cells for command in cell.commands)
     return Table("commands", "Commands of each cell", ("cell", "command"), rows)

@@ -1,4 +1,4 @@
-"""Robustness over budgets by bit width, and the heat map of the grid."""
+"""Robust accuracy over budgets by bit width, and the heat map of the grid."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from qra.report.results import Results
 from qra.report.style import MARKS, SERIES, Drawing, bits_style, budget_axis, face, label_width
 
 PANELS = 12
-"""Panels of one figure."""
+"""Maximum number of panels in a figure."""
 MISSING = "#DDDDDD"
 
 
 def robustness_curves(results: Results) -> tuple[Drawing, ...]:
-    """A panel for each pipeline, a line for each bit width, the float network treated alike in black."""
+    """Draw a panel for each pipeline with a line for each bit width, and the float counterpart in black."""
     attack = _longest_curve(results)
     if attack is None:
         return ()
@@ -51,7 +51,7 @@ def robustness_curves(results: Results) -> tuple[Drawing, ...]:
 
 
 def _longest_curve(results: Results) -> str | None:
-    """The kind of attack that was run at most budgets in L-inf: that of the curves."""
+    """Return the kind of unmodified attack run at the most L-inf budgets, at two or more; None if there is none."""
     counts = Counter(
         kind
         for bounds in map(results.at, results.levels)
@@ -64,7 +64,7 @@ def _longest_curve(results: Results) -> str | None:
 
 
 def _curve(results: Results, pipeline: Pipeline, kind: str) -> dict[float, tuple[float, float, float]]:
-    """For each budget, accuracy and interval in percent; the accuracy on clean images at 0."""
+    """Return accuracy and interval in percent for each budget; at 0 the accuracy on clean images."""
     under = {level: pipeline.under(bounds, kind) for level in results.levels if (bounds := results.at(level))}
     found = {0.0: pipeline.clean, **under}
     return {
@@ -75,11 +75,11 @@ def _curve(results: Results, pipeline: Pipeline, kind: str) -> dict[float, tuple
 
 
 _Row = tuple[str, str]
-"""Everything about a pipeline but its bits: in words, and exactly, for two may read alike."""
+"""Identity of a pipeline apart from its bits: in words, and exactly, as two may read alike."""
 
 
 def _panel(results: Results, pipeline: Pipeline) -> _Row:
-    """Everything about a pipeline but its bits, with which side is quantized."""
+    """Return the identity of a pipeline apart from its bits, with which side is quantized."""
     weights, activations = pipeline.bits
     side = "weights only, " if activations == OFF else "activations only, " if weights == OFF else ""
     _, *words = results.words(pipeline, in_main=True)
@@ -119,7 +119,7 @@ def _page(results: Results, attack: str, panels: Sequence[tuple[str, list[Pipeli
 
 
 def _widths(pipeline: Pipeline) -> tuple[int, ...]:
-    """Bit widths that are not off."""
+    """Return the bit widths that are not off; ``(OFF,)`` if both are."""
     return tuple(width for width in pipeline.bits if width != OFF) or (OFF,)
 
 
@@ -142,7 +142,7 @@ def _draw(
 
 
 def _legend_below(figure: Figure, panels: Sequence[Axes]) -> None:
-    """One legend for all panels, under them, each label once."""
+    """Draw one legend for all panels, below them, with each label once."""
     entries: dict[str, Artist] = {}
     for axes in panels:
         for line in axes.get_lines():
@@ -153,13 +153,13 @@ def _legend_below(figure: Figure, panels: Sequence[Axes]) -> None:
 
 
 def _by_width(label: str) -> tuple[object, ...]:
-    """The order of labels in every legend: from many bits to few, what is no bit width behind."""
+    """Return the sort key of labels in legends: from many bits to few, and labels without a bit width last."""
     digits = [int(number) for number in re.findall(r"\d+", label)] if re.match(r"W?\d", label) else []
     return not digits, [-number for number in digits], label
 
 
 def heat_map(results: Results) -> tuple[Drawing, ...]:
-    """Robust accuracy by start, training and quantizer in rows, by bits in columns."""
+    """Draw robust accuracy with start, training and quantizer in rows and bit widths in columns."""
     chosen = [p for p in results.main if not p.is_float and p.robust(results.headline) is not None]
     if not chosen:
         return ()
@@ -197,6 +197,6 @@ def heat_map(results: Results) -> tuple[Drawing, ...]:
 
 
 def _row(results: Results, pipeline: Pipeline) -> _Row:
-    """Everything but the bits, start and training first, so that equal ones lie together."""
+    """Return the identity of a pipeline apart from its bits, start and training first, so that equal ones adjoin."""
     _, *words = results.words(pipeline, in_main=True)
     return ", ".join((*words, pipeline.quantizer)), _without_bits(pipeline)

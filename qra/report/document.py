@@ -1,4 +1,4 @@
-"""All that a report says, gathered once for its page, its text and the terminal."""
+"""The content of a report, gathered once for its page, its text and the terminal."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from qra.report.verdicts import evidence_table, verdict_table
 
 @dataclass(frozen=True)
 class Document:
-    """What a study shows.
+    """The content of a report.
 
     Args:
         results: Results of the study.
         findings: Findings by key of the claim.
-        facts: What the study is of.
-        band: What must be known before anything is read, such as that images are made up; empty if nothing.
+        facts: Facts about the study: data, network, examples, seeds and dates.
+        band: Notice that must be read first, such as that images are synthetic; empty if there is none.
         summary: The answer in a few sentences.
-        advice: What to use for the budget that was asked for; empty if none was.
-        tables: Tables in their order, without those of the claims.
-        drawings: Drawings in their order.
-        missing: What could not be drawn, and why.
+        advice: Recommendation for the requested budget; empty if none was requested.
+        tables: Tables in order, without those of the claims.
+        drawings: Drawings in order.
+        missing: Figures that could not be drawn, and why.
     """
 
     results: Results
@@ -48,16 +48,16 @@ class Document:
 
     @property
     def all_tables(self) -> tuple[Table, ...]:
-        """Those of the claims too."""
+        """All tables, including those of the claims."""
         return (verdict_table(self.findings), *self.tables, evidence_table(self.findings))
 
 
 def gather(study: Path, budget_kib: float | None = None) -> Document:
-    """Read a study, and find out all that a report says.
+    """Read a study and compute the content of its report.
 
     Args:
-        study: Directory with one directory a cell.
-        budget_kib: Model size for which to recommend a pipeline.
+        study: Directory with one directory per cell.
+        budget_kib: Model size, in KiB, for which to recommend a pipeline.
 
     Raises:
         ValueError: If there are no cells.
@@ -80,7 +80,7 @@ def gather(study: Path, budget_kib: float | None = None) -> Document:
 
 
 def advise(results: Results, best: tuple[Choice, ...], budget_kib: float) -> str:
-    """What to use for a model size, in a sentence."""
+    """Return a sentence that says what to use for a model size."""
     found = recommended(best, budget_kib)
     if found is None:
         return f"No pipeline of known size with robust accuracy left fits into {budget_kib:g} KiB."
@@ -96,7 +96,7 @@ def advise(results: Results, best: tuple[Choice, ...], budget_kib: float) -> str
 
 
 def markdown(document: Document) -> str:
-    """The page ``report.md``: summary, verdicts, all tables but the long ones, figures as links."""
+    """Return the page ``report.md``: summary, verdicts, all tables except the long ones, and figures as links."""
     said = document.summary
     parts = [
         f"# {markdown_text(document.results.name)}: quantization and robust accuracy",

@@ -1,4 +1,4 @@
-"""The figures of a report: which there are, and what each needs."""
+"""The kinds of figures in a report, and the data that each needs."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class Kind:
 
     Args:
         name: Name for people.
-        draw: Makes the figures; none where there are no data for them.
-        needs: The data it is made from.
+        draw: Function that draws the figures; it returns none if there are no data for them.
+        needs: Description of the data that it needs.
     """
 
     name: str
@@ -49,7 +49,7 @@ KINDS = (
 
 
 def drawings(results: Results) -> tuple[tuple[Drawing, ...], tuple[str, ...]]:
-    """All figures for which there are data, and what is missing for each of the others."""
+    """Return all figures for which there are data, and what is missing for each of the others."""
     made: list[Drawing] = []
     missing = []
     with settings():

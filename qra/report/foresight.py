@@ -1,4 +1,4 @@
-"""Which claims a study could decide, before it is run: its cells with made-up results."""
+"""Prediction of which claims a study can decide, before it is run, from its cells with imagined results."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from qra.report.results import Results
 from qra.types import Norm, parse_pixels
 
 BUDGETS = ("0.5/255", "1/255", "2/255", "4/255", "8/255", "16/255", "32/255")
-"""What ``qra test`` attacks at if nothing is said."""
+"""Budgets of ``qra test`` by default."""
 _CALLBACKS = "trainer.callbacks"
 _N = 64
 
@@ -32,7 +32,7 @@ Planned = tuple[str, Mapping[str, Any], Sequence[Sequence[str]]]
 
 
 def decidable(cells: Iterable[Planned]) -> list[str]:
-    """What a study could say about each claim, a line each.
+    """Return what a study can say about each claim, one line each.
 
     Args:
         cells: Cells of the study.
@@ -53,7 +53,7 @@ def decidable(cells: Iterable[Planned]) -> list[str]:
 
 
 def _imagined(name: str, coordinates: Mapping[str, Any], commands: Sequence[Sequence[str]]) -> CellResult:
-    """A cell as it may end: every attack leaves half of the examples."""
+    """Return a cell as it may end, with half of the examples correct under every attack."""
     try:
         settings = _settings([word for command in commands for word in command[1:]])
         outcomes = {each.name: each for each in _outcomes(settings)}
@@ -77,7 +77,7 @@ def _imagined(name: str, coordinates: Mapping[str, Any], commands: Sequence[Sequ
 
 
 def _outcomes(settings: Mapping[str, list[Any]]) -> Iterator[Measured]:
-    """What a test with some settings may find."""
+    """Yield the outcomes that a test with some settings may have."""
     half = Accuracy(0.5, _N)
     yield Measured("clean", "clean", "clean", ThreatModel("linf", 0.0), half)
     for eps in settings.get("evaluation.eps", BUDGETS):
@@ -90,7 +90,7 @@ def _outcomes(settings: Mapping[str, list[Any]]) -> Iterator[Measured]:
         yield Measured("shift_fog_1", "fog", "shift", ThreatModel("linf", 0.0), half, attack=fog)
     for number, each in enumerate(callbacks):
         if issubclass(each.kind, RadiusEvaluation):
-            later = _of_attack(settings) if number == len(callbacks) - 1 else {}  # options are about the last one
+            later = _of_attack(settings) if number == len(callbacks) - 1 else {}  # options apply to the last callback
             yield Measured(f"fmn_{number}", "FMN", "robust", _ball({**each.attack, **later}), half, gradient="ste")
 
 
@@ -107,7 +107,7 @@ class _Callback(NamedTuple):
 
 
 def _of_attack(settings: Mapping[str, list[Any]]) -> dict[str, Any]:
-    """What options say of the attack of a callback."""
+    """Return the options that set the attack of a callback."""
     spelled = {name.replace(".init_args", ""): values[-1] for name, values in settings.items() if values}
     names = {key: f"{_CALLBACKS}.attack.{key}" for key in ("eps", "norm")}
     return {key: spelled[name] for key, name in names.items() if name in spelled}
@@ -127,10 +127,10 @@ def _budget(given: Any, name: str = "evaluation.eps", norm: Norm = "linf") -> fl
 
 
 def _settings(words: Sequence[str]) -> dict[str, list[Any]]:
-    """What a command says of the trainer and its evaluation, by dotted names; callbacks as they are listed."""
+    """Return the settings of trainer and evaluation in a command, by dotted names; callbacks in order."""
     options = [(name.removeprefix("--"), value) for name, value in zip(words[::2], words[1::2], strict=True)]
     found: dict[str, list[Any]] = {}
-    for name, value in sorted(options, key=lambda option: option[0] != "config"):  # which options win over
+    for name, value in sorted(options, key=lambda option: option[0] != "config"):  # other options override configs
         key = "" if name == "config" else name
         if _counts(key):
             try:
@@ -148,7 +148,7 @@ def _counts(name: str) -> bool:
 
 
 def _flat(name: str, content: Any, directory: Path) -> Iterator[tuple[str, list[Any]]]:
-    """Settings by dotted names, those of files in the place of the files."""
+    """Yield settings by dotted names, with the paths of configs replaced by their settings."""
     if name.rstrip("+") == _CALLBACKS:
         yield name, list(_callbacks(content, directory))
     elif is_config(content):

@@ -1,4 +1,4 @@
-"""What a study is of: data, network, number of examples, seeds and dates, as its files say."""
+"""The header of a report: data, network, number of examples, seeds and dates of the study, from its files."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ MADE_UP = (
     "about networks on photographs."
 )
 _LONGEST = 60
-"""Letters of what a file says, so that it fits into a line."""
+"""Maximum number of characters taken from a file's text, so that it fits on a line."""
 
 
 class Fact(NamedTuple):
     """A line of the header.
 
     Attributes:
-        name: What it tells.
-        text: What there is to tell.
+        name: Name of the fact.
+        text: The fact.
     """
 
     name: str
@@ -31,7 +31,7 @@ class Fact(NamedTuple):
 
 
 def header(results: Results) -> tuple[Fact, ...]:
-    """Data, network, examples, seeds and dates of the cells that are done; what no file tells is left out."""
+    """Return data, network, examples, seeds and dates of the cells that are done, as far as files tell."""
     done = [cell for cell in results.cells if cell.state == "done"]
     seeds = sorted(
         {str(cell.coordinates[Axis.SEED])[:_LONGEST] for cell in done if Axis.SEED in cell.coordinates}, key=_natural
@@ -48,13 +48,13 @@ def header(results: Results) -> tuple[Fact, ...]:
 
 
 def is_made_up(results: Results) -> bool:
-    """Whether the images of any cell were made up by a program."""
+    """Return whether any cell used synthetic images."""
     return any(_says_made_up(_mapping(cell.sheet.get("data"))) for cell in results.cells)
 
 
 def _says_made_up(data: dict[str, Any]) -> bool:
     known = data.get("made_up")
-    return known is True or (known is None and data.get("class") == "SyntheticDataModule")  # as earlier versions wrote
+    return known is True or (known is None and data.get("class") == "SyntheticDataModule")  # in earlier versions
 
 
 def _data(cell: CellResult) -> str:
@@ -67,7 +67,7 @@ def _data(cell: CellResult) -> str:
 
 
 def _network(cell: CellResult) -> str:
-    """The class of the network with its plain arguments, such as ``ResNet20``."""
+    """Return the class of the network with its scalar arguments and size, such as ``ResNet20``."""
     found = cell.sheet.get("architecture")
     if not isinstance(found, dict):
         return ""
@@ -93,7 +93,7 @@ def _range(counts: Iterable[int]) -> str:
 
 
 def _listed(texts: Iterable[str]) -> str:
-    """Each once; of many the first three."""
+    """Join distinct texts; of many, only the first three."""
     found = [text for text in dict.fromkeys(texts) if text]
     more = f" and {len(found) - 3} more" if len(found) > 3 else ""
     return "; ".join(found[:3]) + more

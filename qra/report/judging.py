@@ -1,4 +1,4 @@
-"""What a claim is, and how its verdict follows from what was compared."""
+"""Claims, and how their verdicts follow from comparisons."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from qra.report.results import Results
 
 Verdict = Literal["supported", "contradicted", "undecided"]
 EXCEPTIONS = 0.1
-"""Largest share of the checks that can be judged which may say the opposite of a verdict."""
+"""Largest share of the judged checks that may contradict a verdict."""
 
 Judge = Callable[[Sequence[Effect]], bool | None]
 
@@ -23,8 +23,8 @@ class Check:
 
     Args:
         about: Names of the pipelines it is about.
-        comparisons: What it rests on; empty if they cannot be made.
-        judge: Whether it holds, from their effects; None if that cannot be judged.
+        comparisons: Comparisons that it rests on; empty if they cannot be made.
+        judge: Function that decides from their effects whether the claim holds here; None if that is open.
         missing: What would be needed to make the comparisons.
     """
 
@@ -35,7 +35,7 @@ class Check:
 
     @classmethod
     def of(cls, about: str, judge: Judge, *comparisons: Comparison | Gap | None) -> Check:
-        """A check of some comparisons, open if one of them could not be made: None has no cell to compare with."""
+        """Make a check of comparisons; it is open if one could not be made. None means no cell to compare with."""
         made = tuple(each for each in comparisons if isinstance(each, Comparison))
         gaps = [each or "no cell to compare with" for each in comparisons if not isinstance(each, Comparison)]
         return cls(about, (), judge, "; ".join(dict.fromkeys(gaps))) if gaps else cls(about, made, judge)
@@ -43,12 +43,12 @@ class Check:
 
 @dataclass(frozen=True)
 class Judged:
-    """A check with its outcome.
+    """A check with its result.
 
     Args:
-        check: What was checked.
-        effects: One for each of its comparisons.
-        holds: None if that cannot be judged.
+        check: The check.
+        effects: Effects of its comparisons.
+        holds: Whether it holds; None if that is open.
     """
 
     check: Check
@@ -58,15 +58,15 @@ class Judged:
 
 @dataclass(frozen=True)
 class Finding:
-    """What a study says about a claim.
+    """The finding of a study about a claim.
 
     Args:
-        verdict: Supported or contradicted if more than half of all checks say so, and at most one in ten of those that
-            can be judged says the opposite.
-        because: Why, in a sentence.
-        judged: What it rests on.
-        suspect: Pipelines among them whose gradients are suspect.
-        not_judged: Pipelines among them whose gradients were not judged.
+        verdict: Supported or contradicted if more than half of all checks say so and at most one in ten of those that
+            are not open says the opposite; otherwise undecided.
+        because: Reason, in a sentence.
+        judged: Checks that it rests on.
+        suspect: Compared pipelines whose gradients are suspect.
+        not_judged: Compared pipelines whose gradients were not judged.
     """
 
     verdict: Verdict
@@ -77,7 +77,7 @@ class Finding:
 
     @property
     def doubts(self) -> str:
-        """How many pipelines are in doubt, in words; empty if none is."""
+        """How many pipelines are in doubt, in words; empty if none are."""
         counts = (("suspect", len(self.suspect)), ("not judged", len(self.not_judged)))
         return ", ".join(f"{count} {state}" for state, count in counts if count)
 
@@ -89,10 +89,10 @@ class Claim:
     Args:
         key: Short name.
         statement: The claim.
-        source: Paper or code that says so.
+        source: Paper or code that makes it.
         criterion: Condition under which a check holds, in words.
-        needs: The cells without which it cannot be tested.
-        checks: The places where it can hold or fail; a pure function of the results.
+        needs: Cells that are needed to test it.
+        checks: Function that yields the places where it can hold or fail; a pure function of the results.
     """
 
     key: str
@@ -103,7 +103,7 @@ class Claim:
     checks: Callable[[Results], Iterable[Check]]
 
     def test(self, results: Results) -> Finding:
-        """Judge the claim by a study."""
+        """Judge the claim by the results of a study."""
         checks = tuple(self.checks(results))
         family = sum(len(check.comparisons) for check in checks)
         judged = tuple(_judge(check, family) for check in checks)
@@ -119,7 +119,7 @@ def _judge(check: Check, family: int) -> Judged:
 
 
 def _titles(checks: Sequence[Check], state: State) -> tuple[str, ...]:
-    """What is compared whose gradients are in a state."""
+    """Return the compared sides whose gradients are in a state."""
     compared = [each for check in checks for each in check.comparisons]
     pairs = [pair for each in compared for pair in zip(each.titles, each.states, strict=True)]
     return tuple(sorted({title for title, found in pairs if found == state}))
@@ -137,7 +137,7 @@ def _verdict(holds: Sequence[bool | None]) -> tuple[Verdict, str]:
 
 
 def meets(*wanted: Literal["higher", "lower", "not lower"]) -> Judge:
-    """Whether each effect is as wanted: it fails if one surely is not, and is open if one may or may not be."""
+    """Return a judge that holds if each effect is as wanted, fails if one surely is not, and is open otherwise."""
 
     def judge(effects: Sequence[Effect]) -> bool | None:
         found = [_meets(effect, want) for effect, want in zip(effects, wanted, strict=True)]

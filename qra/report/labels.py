@@ -1,4 +1,4 @@
-"""Labels that fit into a figure and still tell one thing from another."""
+"""Labels that fit in a figure and stay distinct."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from collections import Counter
 from collections.abc import Sequence
 
 LONGEST = 90
-"""Letters of a label."""
+"""Maximum number of characters in a label."""
 _NUMBERED = LONGEST - len(" (999)")
 
 
 def shortened(labels: Sequence[str]) -> list[str]:
-    """Labels of at most ``LONGEST`` letters, all different.
+    """Shorten labels to at most ``LONGEST`` characters while keeping them distinct.
 
-    Long ones are cut at their end or, where that leaves two alike, in the middle; what is still alike is numbered.
+    Long ones are cut at the end or, if that makes two alike, in the middle; any that are still alike are numbered.
 
     Args:
-        labels: A label for each thing.
+        labels: The labels.
     """
     for start in (LONGEST - 1, LONGEST // 2):
         found = [_cut(label, start, LONGEST) for label in labels]
@@ -31,5 +31,5 @@ def shortened(labels: Sequence[str]) -> list[str]:
 
 
 def _cut(label: str, start: int, longest: int) -> str:
-    """A label without its middle, or its end if all the letters that stay are at the start."""
+    """Return a label with its middle cut out, or its end if ``start`` covers everything that is kept."""
     return label if len(label) <= longest else f"{label[:start]}…{label[len(label) - (longest - 1 - start) :]}"

@@ -1,4 +1,4 @@
-"""Pieces of pages: a document that needs nothing else, figures inside, tables, and text in which nothing formats."""
+"""Building blocks of HTML pages: a self-contained document, embedded figures, tables, and escaped text."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from qra.report.tables import Table
 
 
 def document(title: str, parts: Iterable[str]) -> str:
-    """A whole HTML document.
+    """Return a complete HTML document.
 
     Args:
         title: Title, as text.
-        parts: What it shows, as HTML.
+        parts: Content, as HTML.
     """
     body = "\n".join(filter(None, parts))
     return (
@@ -28,7 +28,7 @@ def document(title: str, parts: Iterable[str]) -> str:
 
 
 def figure(drawing: Drawing) -> str:
-    """A drawing with its title and caption."""
+    """Return a drawing with its title and caption, as HTML."""
     data = base64.b64encode(drawing.svg).decode()
     title = text(drawing.title)
     return (
@@ -38,11 +38,11 @@ def figure(drawing: Drawing) -> str:
 
 
 def table(content: Table, titled: bool = True) -> str:
-    """A table with its note, and with its title unless that stands above it already."""
+    """Return a table with its note as HTML, and with its title unless that is shown above it already."""
     title = f"<h3>{text(content.title)}</h3>" if titled else ""
     return f"{title}{content.html()}" + (f"<p class='faint'>{text(content.note)}</p>" if content.note else "")
 
 
 def text(content: str) -> str:
-    """A text as HTML: one line in which nothing formats."""
+    """Return text as HTML: one line, escaped."""
     return html.escape(plain(content))

@@ -1,4 +1,4 @@
-"""One HTML page that gathers a report and needs nothing else: figures are inside, nothing is loaded."""
+"""One self-contained HTML page for a report: figures are embedded and nothing is loaded."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from qra.report.results import Results
 from qra.report.verdicts import METHOD, doubts, rests_on, short_evidence
 
 FIRST = "advice"
-"""The table that stands beside the summary."""
+"""The table beside the summary."""
 APPENDIX = ("outcomes", "cells", "runs", "commands")
-"""Tables that are long: folded on screen."""
+"""Long tables, which are folded on screen."""
 
 
 def page(document: Document) -> str:
-    """The whole page: what the study is of, its answer, the verdicts, then figures and tables."""
+    """Return the page: facts about the study, its answer, the verdicts, then figures and tables."""
     name = markup.text(document.results.name)
     folded = [
         f"<details><summary>{markup.text(table.title)}</summary>{markup.table(table, False)}</details>"
@@ -67,7 +67,7 @@ def _items(lines: Iterable[str]) -> str:
 
 
 def _claims(document: Document) -> list[str]:
-    """Those that the study can tell of, then the others in one line each, folded."""
+    """Return the claims that the study has cells for, then the others in one line each, folded."""
     tested = [claim for claim in CLAIMS if document.findings[claim.key].judged]
     others = [claim for claim in CLAIMS if claim not in tested]
     lines = _items(f"{claim.statement} It would need: {claim.needs}." for claim in others)
@@ -93,7 +93,7 @@ def _problems(results: Results) -> str:
     title = f"{len(bad) - repeated} cells without a result, {len(suspect)} with suspect gradients"
     title += f", {repeated} of a place that another holds" if repeated else ""
     title += f", {damaged} with damaged files" if damaged else ""
-    opened = " open" if 0 < len(bad) <= 12 else ""  # what is suspect is marked in every table, too
+    opened = " open" if 0 < len(bad) <= 12 else ""  # suspect gradients are also marked in every table
     return f"<details{opened}><summary>{title}</summary><ul class='faint'>{_items(lines)}</ul></details>"
 
 

@@ -1,4 +1,4 @@
-"""How the page of a report looks: by day and by night, on a phone and on paper."""
+"""Style sheet of the report's page: light and dark, for phones and for print."""
 
 STYLE = """
 :root { color-scheme: light dark; --text: #1b1b1b; --faint: #5c5c5c; --rule: #d0d0d0; --page: #ffffff; --band: #f4f4f2;

@@ -1,4 +1,4 @@
-"""Two pipelines on the same test examples: what one classifies correctly and the other does not."""
+"""Paired comparison of two pipelines on the same test examples."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from qra.report.cells import CellResult
 from qra.report.pipelines import Pipeline
 
 MARGIN = 0.02
-"""A smaller difference in accuracy counts as none: two percentage points."""
+"""Difference in accuracy below which two pipelines count as equal: two percentage points."""
 LEAST_SHARED = 2
-"""Examples that two networks must share to be compared."""
+"""Minimum number of shared examples for a comparison."""
 
 
 class Effect(NamedTuple):
-    """A difference in accuracy as far as it is known.
+    """A difference in accuracy with its interval.
 
     Attributes:
         mean: First minus second, in [-1, 1].
-        low: Lower end of its interval.
-        high: Upper end.
+        low: Lower end of the interval.
+        high: Upper end of the interval.
     """
 
     mean: float
@@ -42,36 +42,36 @@ class Effect(NamedTuple):
 
     @property
     def is_higher(self) -> bool:
-        """The first is better, by the margin or more."""
+        """Whether the first is better beyond chance, by the margin or more."""
         return self.low > 0 and self.mean >= MARGIN
 
     @property
     def is_lower(self) -> bool:
-        """The first is worse, by the margin or more."""
+        """Whether the first is worse beyond chance, by the margin or more."""
         return self.high < 0 and self.mean <= -MARGIN
 
     @property
     def is_none(self) -> bool:
-        """The two differ by less than the margin."""
+        """Whether the two surely differ by less than the margin."""
         return self.low > -MARGIN and self.high < MARGIN
 
     @property
     def title(self) -> str:
-        """In a word."""
+        """The effect in a word: ``higher``, ``lower``, ``none`` or ``unclear``."""
         return "higher" if self.is_higher else "lower" if self.is_lower else "none" if self.is_none else "unclear"
 
 
 Examples = tuple[NDArray[np.int64], NDArray[np.bool_]]
-"""Positions of examples, ascending, (n,), and whether the network is correct on each, (n,)."""
+"""Ascending positions of examples, (n,), and whether the network is correct on each, (n,)."""
 
 
 class Measure(NamedTuple):
-    """What networks are compared by: clean accuracy, or that under the worst of some attacks.
+    """What networks are compared by: clean accuracy, or that under the worst case of some attacks.
 
     Attributes:
         bounds: Threat model of the attacks; None for clean images.
         kinds: Kinds of the attacks.
-        can_be_masked: Whether it may be too high where gradients are hidden.
+        can_be_masked: Whether gradient masking may make it too high.
     """
 
     bounds: ThreatModel | None = None
@@ -80,11 +80,11 @@ class Measure(NamedTuple):
 
     @property
     def title(self) -> str:
-        """For people."""
+        """Name of the measure, for people."""
         return "clean" if self.bounds is None else f"{' + '.join(self.kinds)}, {self.bounds.title}"
 
     def examples(self, cell: CellResult) -> Examples | None:
-        """What a cell says of its examples; None where it does not."""
+        """Return a cell's examples under this measure; None if they are unknown."""
         if self.bounds is None:
             return None if cell.clean is None else cell.examples(cell.clean.name)
         if any(kind not in cell.attacks.get(self.bounds, {}) for kind in self.kinds):
@@ -96,14 +96,14 @@ CLEAN = Measure()
 
 
 class SeedPair(NamedTuple):
-    """McNemar's comparison of two cells.
+    """Comparison of two cells, by McNemar's test or, for distances and corrupted images, by Wilcoxon's.
 
     Attributes:
         names: Names of the two cells.
         difference: First minus second.
-        lost: Examples that only the second classifies correctly.
-        gained: Examples that only the first classifies correctly.
-        p: Two-sided exact probability of so uneven a split, were there no difference.
+        lost: Number of examples that only the second classifies correctly, or on which it does better.
+        gained: Number of examples that only the first classifies correctly, or on which it does better.
+        p: Two-sided p-value under the hypothesis of no difference; exact for McNemar's test.
     """
 
     names: tuple[str, str]
@@ -118,16 +118,16 @@ class Comparison:
     """A paired comparison of two pipelines, or of two outcomes of one.
 
     Args:
-        titles: What is compared with what.
-        outcomes: Titles of the measures that the two are compared by.
+        titles: Titles of the two sides.
+        outcomes: Titles of the measures by which they are compared.
         accuracies: Accuracies of both on the shared examples, means over seeds.
         n: Number of shared examples.
-        mean: First minus second (times ``share``).
-        centre: Middle of the interval of ``mean``, a little nearer to what networks that share nothing would give.
+        mean: First minus ``share`` times second.
+        centre: Middle of the interval of ``mean``, which :func:`centre_and_error` shifts slightly.
         error: Standard error of ``centre`` over the examples.
-        seeds: One entry a pair of cells.
-        states: What is known of the gradients of each side, as far as they matter to its number; a suspect number is an
-            upper bound only.
+        seeds: One entry per pair of cells.
+        states: State of the gradients of each side, as far as it matters to its number; a suspect number is only an
+            upper bound.
         share: Share of the second accuracy that the first is compared with.
     """
 
@@ -143,10 +143,10 @@ class Comparison:
     share: float = 1.0
 
     def effect(self, family: int) -> Effect:
-        """The difference with an interval that holds at 95 % for all of ``family`` comparisons together (Bonferroni).
+        """Return the difference with an interval that is valid at 95 % for ``family`` comparisons (Bonferroni).
 
         It covers the choice of test examples and, from five seeds on, that of seeds. Seeds that point in different
-        directions pull it to 0, and a suspect number, which bounds robustness from above only, opens it on that side.
+        directions extend it to 0, and a suspect number, which is only an upper bound, opens it on that side.
         """
         half_width = NormalDist().inv_cdf(1 - 0.025 / family) * self.error
         low, high = self.centre - half_width, self.centre + half_width
@@ -159,7 +159,7 @@ class Comparison:
 
 
 class Gap(StrEnum):
-    """Why two pipelines cannot be compared, in words."""
+    """Reasons, in words, why two pipelines cannot be compared."""
 
     ATTACKS = "no attack at this budget that both have met and that stands alone"
     SEEDS = "no seeds that match"
@@ -169,10 +169,10 @@ class Gap(StrEnum):
 
 
 def strongest(first: Pipeline, second: Pipeline, bounds: ThreatModel) -> Measure | None:
-    """The worst case over the attacks of a threat model that all cells of both pipelines have met.
+    """Return the worst case over the attacks of a threat model that all cells of both pipelines have.
 
     Returns:
-        None if there are none, or if none of them stands alone.
+        The measure; None if there are no such attacks or none of them stands alone.
     """
     kinds = tuple(sorted({*first.kinds(bounds)} & {*second.kinds(bounds)}))
     attacks = [first.cells[0].attacks[bounds][kind] for kind in kinds]
@@ -184,13 +184,14 @@ def paired(
 ) -> Comparison | Gap:
     """Compare two outcomes on the examples that all their cells share.
 
-    Cells are paired by seed; a pipeline of one seed, such as a shared float network, is paired with each of the other.
+    Cells are paired by seed; a pipeline with one seed, such as a shared float network, is paired with every cell of the
+    other.
 
     Args:
         first: A pipeline.
         second: Another, or the same.
         titles: Titles of the two.
-        measures: Measures that the two are compared by.
+        measures: Measures by which the two are compared.
         share: Share of the second accuracy that the first is compared with; 1 for a plain difference.
 
     Returns:
@@ -222,7 +223,7 @@ def _state(pipeline: Pipeline, measure: Measure) -> State:
 
 
 def matched(first: Pipeline, second: Pipeline) -> list[tuple[CellResult, CellResult]] | Gap:
-    """Cells of two pipelines, paired by seed, at least one pair; or why there is none."""
+    """Return the cells of two pipelines paired by seed, at least one pair; or why there are none."""
     pairs = _by_seed(first.cells, second.cells)
     if not pairs:
         return Gap.SEEDS
@@ -237,21 +238,22 @@ def _by_seed(first: Sequence[CellResult], second: Sequence[CellResult]) -> list[
 
 
 def centre_and_error(differences: NDArray[np.float64], share: float) -> tuple[float, float]:
-    """Middle and standard error of an interval for the mean difference over examples and pairs of networks.
+    """Return the middle and standard error of an interval for the mean difference over examples and network pairs.
 
     It is the adjusted Wald interval of Agresti and Min 2005 (Simple improved confidence intervals for comparing matched
-    proportions): half an example more in each cell of the table of who is correct, so that the error is not 0 for
-    networks that agree everywhere, and the middle lies nearer to 0. From ``MANY`` pairs on the error is at least that
-    of a bootstrap of pairs and examples. Where all pairs have one network in common, that network is as it is: the
-    interval covers other seeds of the rest and other examples, not another training of that one.
+    proportions): half an example is added to each cell of the table of who is correct, so that the error is not 0 for
+    networks that agree everywhere, and the middle is closer to ``(1 - share) / 2``, which is 0 for a plain difference.
+    From ``MANY`` pairs on the error is at least that of a bootstrap over pairs and examples. If all pairs have one
+    network in common, that network is taken as fixed: the interval covers other seeds of the rest and other examples,
+    but not another training of that one.
 
     Args:
-        differences: First minus ``share`` times second, a row for each pair, (pairs, n).
+        differences: First minus ``share`` times second, with a row for each pair, (pairs, n).
         share: Share of the second accuracy that the first is compared with.
     """
     pairs, n = differences.shape
     differences, of_pairs = differences.mean(0), differences
-    added = np.array([1 - share, 1.0, -share, 0.0])  # both are correct, the first alone, the second alone, neither
+    added = np.array([1 - share, 1.0, -share, 0.0])  # both correct, only the first, only the second, neither
     n += 2
     total = float(differences.sum()) + float(added.sum()) / 2
     squares = float((differences**2).sum()) + float((added**2).sum()) / 2

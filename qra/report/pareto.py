@@ -1,4 +1,4 @@
-"""Which pipeline to choose for a budget: the smallest of those that nothing within it surely beats."""
+"""Recommendation of a pipeline for a budget: the smallest that nothing within the budget surely beats."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from qra.report.results import FLOOR, Results
 
 
 class Offer(NamedTuple):
-    """What a pipeline costs and what it gives.
+    """Cost and robust accuracy of a pipeline.
 
     Attributes:
         pipeline: The pipeline.
-        cost: Cost in the unit asked for.
+        cost: Cost, in the unit that was asked for.
         robust: Robust accuracy in [0, 1], the mean over seeds.
     """
 
@@ -26,11 +26,11 @@ class Offer(NamedTuple):
 
 
 class Choice(NamedTuple):
-    """What to use from a budget on.
+    """Recommendation from a budget on.
 
     Attributes:
-        use: The offer to take: nothing that fits into the budget is surely more robust.
-        ties: Others that cannot be told apart from it, until the next choice, by ascending cost.
+        use: Recommended offer; nothing that fits in the budget is surely more robust.
+        ties: Others that cannot be told apart from it, up to the next choice, by ascending cost.
     """
 
     use: Offer
@@ -38,12 +38,12 @@ class Choice(NamedTuple):
 
 
 def offers(results: Results, cost: str, unit: float) -> tuple[Offer, ...]:
-    """All pipelines whose cost and robust accuracy are known, by ascending cost.
+    """Return all pipelines whose cost and robust accuracy are known, by ascending cost.
 
     Args:
         results: Results of the study.
-        cost: ``size_in_bits`` or ``bit_ops``.
-        unit: How much of it is 1, such as 8192 bits for a KiB.
+        cost: Kind of cost, ``size_in_bits`` or ``bit_ops``.
+        unit: Size of the unit of cost, such as 8192 bits for a KiB.
     """
     found = []
     for pipeline in results.comparable:
@@ -54,14 +54,14 @@ def offers(results: Results, cost: str, unit: float) -> tuple[Offer, ...]:
 
 
 def choices(results: Results, found: Sequence[Offer]) -> tuple[Choice, ...]:
-    """What to use, by ascending budget: a larger model only where it is surely more robust than a smaller one.
+    """Return what to use, by ascending budget: a larger model only if it is surely more robust than a smaller one.
 
-    Pipelines whose gradients are suspect are left out, since their robust accuracy may be too high, and those with
-    nothing left of it. Those that are not judged are not: whoever shows them says so.
+    Pipelines with suspect gradients are left out, because their robust accuracy may be too high, and so are those
+    without robust accuracy. Pipelines that were not judged are included; whoever shows them must say so.
 
     Args:
         results: Results of the study.
-        found: Offers of it.
+        found: Offers of the study.
     """
     usable = [offer for offer in found if offer.pipeline.state != "suspect" and offer.robust > FLOOR]
     usable.sort(key=lambda offer: (offer.cost, -offer.robust))
@@ -79,7 +79,7 @@ def choices(results: Results, found: Sequence[Offer]) -> tuple[Choice, ...]:
 
 
 def recommended(found: Sequence[Choice], budget: float) -> Choice | None:
-    """What to use within a budget; None if nothing fits."""
+    """Return what to use within a budget; None if nothing fits."""
     return next((choice for choice in reversed(found) if choice.use.cost <= budget), None)
 
 
@@ -88,7 +88,7 @@ def _is_tie(offer: Offer, other: Offer, bounds: ThreatModel | None) -> bool:
 
 
 def _is_better(offer: Offer, other: Offer, bounds: ThreatModel | None) -> bool:
-    """Whether an offer is more robust than another beyond chance, on the same examples where both tell them."""
+    """Return whether an offer is more robust than another beyond chance, on the same examples if both have them."""
     measure = None if bounds is None else strongest(offer.pipeline, other.pipeline, bounds)
     compared = Gap.ATTACKS if measure is None else paired(offer.pipeline, other.pipeline, ("", ""), (measure, measure))
     if compared in (Gap.EXAMPLES, Gap.DATA):

@@ -1,4 +1,4 @@
-"""The pipelines of a study: cells that differ by their seed alone, taken together."""
+"""The pipelines of a study: cells that differ only in their seed, taken together."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from qra.report.cells import LARGEST_NUMBER, CellResult, Value
 AXES = (Axis.INIT, Axis.QUANTIZER, Axis.TRAINING, Axis.WEIGHT_BITS, Axis.ACT_BITS, Axis.FRACTION, Axis.CALIBRATION_SIZE)
 """Coordinates that every report knows; a study may have more."""
 KIND = (Axis.ADVERSARIAL,)
-"""Coordinates that say what a training is, and are no axes."""
+"""Coordinates that describe a training and are not axes."""
 _NUMBER = re.compile(r"(\d+(?:\.\d+)?(?:[eE][+-]?\d+)?)(?:/([1-9]\d*))?")
 _NAMES = {"pwlq": "PWLQ", "pact": "PACT", "lsq": "LSQ", "dorefa": "DoReFa", "sawb": "SAWB"}
 _TRAININGS = {"none": "post-training", "plain": "plain training", "adversarial": "adversarial", "transfer": "transfer"}
@@ -30,7 +30,7 @@ class Pipeline:
     Args:
         coordinates: Coordinates by axis, without the seed.
         cells: Cells that are done, by ascending seed; at least one.
-        missing: Number of further seeds, whose cells failed, are not done or cannot be read.
+        missing: Number of further seeds whose cells failed, are not done or cannot be read.
     """
 
     coordinates: Mapping[str, Value]
@@ -38,16 +38,16 @@ class Pipeline:
     missing: int = 0
 
     def apart_from(self, *axes: str) -> tuple[tuple[str, Value], ...]:
-        """Its coordinates on all axes but some: the same for pipelines that differ on these alone."""
+        """Return the coordinates except on some axes; they are equal for pipelines that differ only on these."""
         return tuple(sorted((axis, value) for axis, value in self.coordinates.items() if axis not in axes))
 
     def text(self, axis: str) -> str:
-        """A coordinate as text; empty if there is none."""
+        """Return a coordinate as text; empty if there is none."""
         value = self.coordinates.get(axis)
         return "" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
     def number(self, axis: str) -> float | None:
-        """A coordinate as a number, also if it is written as ``4/255``; None if there is none or it is no number."""
+        """Return a coordinate as a number, even if written as ``4/255``; None if it is missing or not a number."""
         value = self.coordinates.get(axis)
         if isinstance(value, str) and (match := _NUMBER.fullmatch(value)):
             number = float(match[1]) / float(match[2] or 1)
@@ -55,7 +55,7 @@ class Pipeline:
         return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
 
     def word(self, axis: str) -> str:
-        """A coordinate in a label, such as ``10 % of the data``; empty for all of the data."""
+        """Return a coordinate as in labels, such as ``10 % of the data``; empty for all of the data."""
         share = self.number(axis)
         if axis == Axis.FRACTION and share is not None:
             return "" if share == 1 else f"{100 * share:g} % of the data"
@@ -70,7 +70,7 @@ class Pipeline:
 
     @property
     def bits_text(self) -> str:
-        """Such as ``W4/A8``, or ``float``; with a star where single layers have other bits."""
+        """Bit widths such as ``W4/A8``, or ``float``; with a star if single layers have other bit widths."""
         star = "*" if self.text("overrides") else ""
         return "float" if self.is_float else "W{}/A{}".format(*self.bits) + star
 
@@ -87,7 +87,7 @@ class Pipeline:
 
     @property
     def treatment(self) -> str:
-        """How it was trained or, if that was only plain or not at all, how its start was."""
+        """How it was trained or, if only plainly or not at all, how the network it started from was."""
         training = self.text(Axis.TRAINING)
         if training in ("", "none", "plain") or self.text(Axis.ADVERSARIAL) == "false":
             return "adversarial" if self.text(Axis.INIT) == "robust" else "plain"
@@ -95,12 +95,12 @@ class Pipeline:
 
     @property
     def quantizer(self) -> str:
-        """For people, such as ``PACT``."""
+        """Name of the quantizer for people, such as ``PACT``."""
         return "float" if self.is_float else _NAMES.get(self.text(Axis.QUANTIZER), self.text(Axis.QUANTIZER))
 
     @property
     def training(self) -> str:
-        """For people; a float network that was only tested has none."""
+        """Name of the training for people; ``as it is`` for a float network that was only tested."""
         name = self.text(Axis.TRAINING)
         return "as it is" if self.is_float and name == "none" else training_title(name)
 
@@ -111,23 +111,23 @@ class Pipeline:
 
     @property
     def was_trained(self) -> bool:
-        """Whether the study trained it, and did not only test or calibrate it."""
+        """Whether the study trained it, rather than only tested or calibrated it."""
         return self.seconds("fit") is not None
 
     @property
     def seeds(self) -> str:
-        """How many there are, such as ``3``, or ``2 of 3`` where some are missing."""
+        """Number of seeds, such as ``3``, or ``2 of 3`` if some are missing."""
         count = len(self.cells)
         return f"{count} of {count + self.missing}" if self.missing else str(count)
 
     @property
     def state(self) -> State:
-        """The least that is known of the gradients of any seed."""
+        """Worst state of the gradients of any seed."""
         return worst_state(cell.doubt.state for cell in self.cells)
 
     @property
     def gradients(self) -> str:
-        """The same in words, with what would not have been noticed."""
+        """The same in words, with the overstatement that would not have been noticed."""
         limits = [cell.doubt.detection_limit for cell in self.cells]
         known = [limit for limit in limits if limit is not None]
         if self.state != "sound" or len(known) < len(limits):
@@ -140,15 +140,15 @@ class Pipeline:
         return self._over_seeds([cell.clean for cell in self.cells])
 
     def robust(self, bounds: ThreatModel | None) -> Accuracy | None:
-        """Robust accuracy under a threat model, over seeds: the worst case over all attacks of each cell."""
+        """Return the robust accuracy under a threat model over seeds: the worst case over all attacks of each cell."""
         return None if bounds is None else self._over_seeds([cell.robust.get(bounds) for cell in self.cells])
 
     def under(self, bounds: ThreatModel, kind: str) -> Accuracy | None:
-        """Accuracy under the attacks of one kind alone, over seeds."""
+        """Return the accuracy under the attacks of a single kind, over seeds."""
         return self._over_seeds([cell.attacks.get(bounds, {}).get(kind) for cell in self.cells])
 
     def _over_seeds(self, found: Sequence[Measured | None]) -> Accuracy | None:
-        """The accuracy of one seed, or mean and worst of all that have it."""
+        """Return the accuracy of one seed, or mean and worst over all seeds that have it."""
         accuracies = [each.accuracy for each in found if each is not None]
         if not accuracies:
             return None
@@ -161,25 +161,25 @@ class Pipeline:
         return Accuracy(statistics.fmean(values), n, values[0], tuple(values), error, missing)
 
     def kinds(self, bounds: ThreatModel) -> tuple[str, ...]:
-        """Kinds of the attacks of a threat model that every cell has met."""
+        """Return the kinds of the attacks of a threat model that every cell has."""
         found = [cell.attacks.get(bounds, {}) for cell in self.cells]
         return tuple(kind for kind in found[0] if all(kind in other for other in found))
 
     def cost(self, name: str) -> float | None:
-        """Such as ``size_in_bits``: the same for all seeds, so that of the first that knows it."""
+        """Return a cost such as ``size_in_bits``; it is the same for all seeds, so the first known one is taken."""
         return next((cell.cost[name] for cell in self.cells if name in cell.cost), None)
 
     def seconds(self, step: str) -> float | None:
-        """Median wall time of a step."""
+        """Return the median wall time of a step, in seconds."""
         found = [cell.seconds[step] for cell in self.cells if step in cell.seconds]
         return statistics.median(found) if found else None
 
 
 def training_title(training: str) -> str:
-    """A training strategy for people."""
+    """Return the name of a training for people."""
     return _TRAININGS.get(training, training)
 
 
 def axis_title(axis: str) -> str:
-    """An axis for people, such as ``calibration size``."""
+    """Return the name of an axis for people, such as ``calibration size``."""
     return axis.rpartition(".")[2].replace("_", " ")

@@ -1,4 +1,4 @@
-"""How far adversarial examples are: distances of pipelines, their security curves, and their comparison."""
+"""Distances to adversarial examples: tables, security curves, and comparisons of pipelines."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from qra.report.style import SERIES, Drawing
 from qra.report.tables import Entry, Table
 
 LEAST = 10
-"""Shared examples without which distances are not compared."""
+"""Minimum number of shared examples to compare distances."""
 
 
 def _found(pipeline: Pipeline) -> dict[str, tuple[Measured, tuple[Radii, ...]]]:
-    """Distances of all cells of a pipeline, by attack, norm and kind of pixels in words."""
+    """Return the distances of all cells of a pipeline, by attack, norm and pixel type in words."""
     cells = [
         {_words(cell.outcomes[name]): (cell.outcomes[name], radii) for name, radii in cell.radii.items()}
         for cell in pipeline.cells
@@ -41,7 +41,7 @@ def _words(outcome: Measured) -> str:
 
 
 def distances(results: Results) -> Table:
-    """A row for each pipeline and attack that looked for the nearest adversarial images."""
+    """Return a table with a row for each pipeline and attack that searched for the nearest adversarial images."""
     rows: list[tuple[Entry, ...]] = []
     for pipeline in results.pipelines:
         for words, (outcome, found) in _found(pipeline).items():
@@ -61,7 +61,7 @@ def distances(results: Results) -> Table:
 
 
 def security_curves(results: Results) -> tuple[Drawing, ...]:
-    """Accuracy over every budget there is: the share of examples whose nearest adversarial image is farther."""
+    """Draw accuracy over every budget: the share of examples whose nearest adversarial image is farther away."""
     curves: dict[str, list[tuple[Pipeline, tuple[Radii, ...]]]] = {}
     for pipeline in results.main:
         for words, (_, found) in _found(pipeline).items():
@@ -97,7 +97,7 @@ def _curves(results: Results, found: list[tuple[Pipeline, tuple[Radii, ...]]], i
 
 
 def quantization_brings_nearer(results: Results) -> Iterator[Check]:
-    """Each quantized pipeline against the float network treated alike, by how far adversarial images are."""
+    """Check whether adversarial images of quantized pipelines are nearer than those of their float counterparts."""
     for pipeline in results.main:
         original = None if pipeline.is_float else results.reference(pipeline)
         if original is not None:
@@ -106,7 +106,7 @@ def quantization_brings_nearer(results: Results) -> Iterator[Check]:
 
 
 def _compared(results: Results, first: Pipeline, second: Pipeline) -> Iterator[Comparison]:
-    """Comparisons by each attack that looked for the nearest images of both, on the examples that all cells share."""
+    """Yield comparisons by each attack that searched for the nearest images of both, on the shared examples."""
     pairs = matched(first, second)
     if isinstance(pairs, Gap):
         return

@@ -1,4 +1,4 @@
-"""All that a report is made from: the pipelines of a study, and which of them are compared."""
+"""The data of a report: the pipelines of a study, and which of them are compared."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from qra.report.paired import LEAST_SHARED, Examples
 from qra.report.pipelines import AXES, KIND, Pipeline
 
 STRONG = 8.0
-"""Pixel levels of the budget that robustness is usually stated at."""
+"""Budget, in pixel levels, at which robustness is usually stated."""
 FLOOR = 0.02
 """Robust accuracy below which nothing is left to compare."""
 TESTED_ON = "test_images"
-"""Coordinate of pipelines where not all were tested on the same images."""
+"""Additional coordinate of pipelines if not all were tested on the same images."""
 
 
 @dataclass(frozen=True)
 class Results:
-    """Everything a report is made from.
+    """The data of a report.
 
     Args:
         name: Name of the study.
@@ -38,7 +38,7 @@ class Results:
 
     @cached_property
     def pipelines(self) -> tuple[Pipeline, ...]:
-        """Of the cells that are done; float ones first, then by their coordinates."""
+        """Pipelines of the cells that are done; float ones first, then by their coordinates."""
         groups: dict[tuple[tuple[str, Value], ...], list[CellResult]] = {}
         missing: Counter[tuple[tuple[str, Value], ...]] = Counter()
         for cell in self.cells:
@@ -52,24 +52,24 @@ class Results:
 
     @cached_property
     def data(self) -> str:
-        """The hash of the images that most cells were tested on."""
+        """Hash of the images that most cells were tested on."""
         counts = Counter(cell.data for cell in self.cells if cell.state == "done")
         return max(counts, key=lambda each: (counts[each], each), default="")
 
     @property
     def on_other_data(self) -> tuple[CellResult, ...]:
-        """Cells that were tested on other images than most, so that they cannot be compared with those."""
+        """Cells that were tested on other images than most, and so cannot be compared with those."""
         return tuple(cell for cell in self.cells if cell.state == "done" and cell.data != self.data)
 
     @cached_property
     def comparable(self) -> tuple[Pipeline, ...]:
-        """The pipelines that were tested and attacked on the same images as most."""
+        """Pipelines that were tested and attacked on the same images as most."""
         others = {cell.name for cell in (*self.on_other_data, *self.on_other_examples)}
         return tuple(each for each in self.pipelines if not any(cell.name in others for cell in each.cells))
 
     @cached_property
     def on_other_examples(self) -> tuple[CellResult, ...]:
-        """Cells that were attacked on none of the images that most were, so that they cannot be compared with those."""
+        """Cells that were attacked on other images than most, and so cannot be compared with those."""
         same_data = [cell for cell in self.cells if cell.state == "done" and cell.data == self.data]
         known = [(cell, found[0]) for cell in same_data if (found := _attacked(cell, self.headline)) is not None]
         counts = Counter(places.tobytes() for _, places in known)
@@ -78,44 +78,44 @@ class Results:
         return tuple(cell for cell, places in known if len(np.intersect1d(places, usual)) < LEAST_SHARED)
 
     def _place(self, cell: CellResult) -> Mapping[str, Value]:
-        """Coordinates of a cell, and what it was tested on where that is not the same for all."""
+        """Return the coordinates of a cell, with the images it was tested on if not all cells have the same."""
         return {**cell.coordinates, TESTED_ON: f"of hash {cell.data[:8]}"} if self.on_other_data else cell.coordinates
 
     @cached_property
     def bounds(self) -> tuple[ThreatModel, ...]:
-        """Threat models that robust accuracy was measured under: L-inf first, by ascending budget."""
+        """Threat models under which robust accuracy was measured: L-inf first, by ascending budget."""
         found = {bounds for pipeline in self.pipelines for cell in pipeline.cells for bounds in cell.robust}
         return tuple(sorted(found, key=lambda each: (each.norm != "linf", each.pixels != "float", each.eps)))
 
     @cached_property
     def levels(self) -> tuple[float, ...]:
-        """Budgets in L-inf that robust accuracy was measured at, in pixel levels, ascending."""
+        """L-inf budgets at which robust accuracy was measured with float pixels, in pixel levels, ascending."""
         return tuple(each.levels for each in self.bounds if each.norm == "linf" and each.pixels == "float")
 
     def at(self, level: float) -> ThreatModel | None:
-        """The threat model in L-inf with a budget in pixel levels; None if nothing was measured there."""
+        """Return the L-inf threat model with a budget in pixel levels; None if nothing was measured there."""
         usual = (each for each in self.bounds if each.norm == "linf" and each.pixels == "float")
         return next((each for each in usual if each.levels == level), None)
 
     @cached_property
     def headline(self) -> ThreatModel | None:
-        """The threat model that tables and figures show: 8 levels, or the largest below, or the smallest there is."""
+        """Threat model that tables and figures show: 8 levels, else the largest below, else the smallest there is."""
         usual = [level for level in self.levels if level <= STRONG]
         return self.at(max(usual)) if usual else next(iter(self.bounds), None)
 
     def kinds(self, bounds: ThreatModel) -> tuple[str, ...]:
-        """Kinds of attacks of a threat model that any pipeline has met, those of the usual kind first."""
+        """Return the kinds of attacks of a threat model that any pipeline has, with unmodified ones first."""
         cells = [cell for pipeline in self.pipelines for cell in pipeline.cells]
         found = {kind: each for cell in cells for kind, each in cell.attacks.get(bounds, {}).items()}
         return tuple(sorted(found, key=lambda kind: (found[kind].is_modified, kind)))
 
     def attacks(self, bounds: ThreatModel, kind: str) -> list[Measured]:
-        """The attacks of a threat model that are of a kind, one of each cell that has met it."""
+        """Return the attacks of a kind under a threat model, one of each cell that has it."""
         cells = [cell for pipeline in self.pipelines for cell in pipeline.cells]
         return [cell.attacks[bounds][kind] for cell in cells if kind in cell.attacks.get(bounds, {})]
 
     def measure_title(self, bounds: ThreatModel | None) -> str:
-        """Robust accuracy under a threat model for people: the attack, if there is but one, and the bounds."""
+        """Return the name of robust accuracy under a threat model: the attack, if there is only one, and the bounds."""
         if bounds is None:
             return "robust"
         kinds = self.kinds(bounds)
@@ -123,14 +123,14 @@ class Results:
 
     @property
     def headline_title(self) -> str:
-        """The measure of robust accuracy that tables and figures show."""
+        """Name of the measure of robust accuracy that tables and figures show."""
         return self.measure_title(self.headline)
 
     @cached_property
     def main(self) -> tuple[Pipeline, ...]:
-        """Those with the usual share of the data and the usual calibration size: what figures of other axes show.
+        """Pipelines with the usual share of the data and the usual calibration size; most figures show these.
 
-        The share of a network that was not trained here means nothing.
+        The share of data is ignored for networks that were not trained in the study.
         """
         share = _commonest(pipeline.number(Axis.FRACTION) for pipeline in self.pipelines if pipeline.was_trained)
         size = _commonest(pipeline.number(Axis.CALIBRATION_SIZE) for pipeline in self.pipelines)
@@ -142,13 +142,13 @@ class Results:
         )
 
     def reference(self, pipeline: Pipeline) -> Pipeline | None:
-        """The float network treated as a quantized one was."""
+        """Return the float counterpart of a quantized pipeline, which was treated alike; None if there is none."""
         return self.float_of(pipeline.treatment, pipeline)
 
     def float_of(self, treatment: str, like: Pipeline) -> Pipeline | None:
-        """The float pipeline so treated that is most like another; None if no further axis allows one.
+        """Return the float pipeline with a treatment that is most like another; None if further axes rule out all.
 
-        A network that was only quantized is most like the one that it was made from, which started at random.
+        For a network that was only quantized that is the network it was made from, which started at random.
         """
         start = like.text(Axis.INIT) if like.was_trained else "random"
 
@@ -172,21 +172,21 @@ class Results:
 
     @cached_property
     def _further(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """Axes beyond start, quantizer, training and bits in which all pipelines differ, and those of ``main``."""
+        """Axes beyond start, quantizer, training and bits on which pipelines differ: of all, and of ``main``."""
         return _varying(self.pipelines), _varying(self.main)
 
     def label(self, pipeline: Pipeline, in_main: bool = False) -> str:
-        """A pipeline in a few words, which no other one has.
+        """Return a short label that is unique to a pipeline.
 
         Args:
             pipeline: A pipeline of this study.
-            in_main: Whether it is one of ``main``, and the words need only tell it from the others there.
+            in_main: Whether it is one of ``main`` and the label need only be unique among those.
         """
         return self._labels[in_main][id(pipeline)]
 
     @cached_property
     def _labels(self) -> tuple[dict[int, str], dict[int, str]]:
-        """Labels of all pipelines, and those of ``main``, by the identity of the pipeline."""
+        """Labels of all pipelines, and of those in ``main``, by the identity of the pipeline object."""
         every, main = (
             dict(zip(map(id, found), shortened([", ".join(self.words(p, in_main)) for p in found]), strict=True))
             for found, in_main in ((self.pipelines, False), (self.main, True))
@@ -194,7 +194,7 @@ class Results:
         return every, main
 
     def words(self, pipeline: Pipeline, in_main: bool = False) -> tuple[str, ...]:
-        """What a pipeline is, part by part and in full; arguments as for :meth:`label`."""
+        """Return the parts of a pipeline's label in full; arguments as for :meth:`label`."""
         init = pipeline.text(Axis.INIT)
         start = "" if init in ("", "none") or (pipeline.is_float and init == "random") else f"{init} start"
         bits = "" if pipeline.is_float else f" {pipeline.bits_text}"
@@ -205,12 +205,12 @@ class Results:
 
 
 def _attacked(cell: CellResult, bounds: ThreatModel | None) -> Examples | None:
-    """The examples that a cell was attacked on within bounds; None where its files do not tell."""
+    """Return the examples that a cell was attacked on under a threat model; None if they are unknown."""
     return cell.worst(bounds, cell.attacks[bounds]) if bounds is not None and bounds in cell.attacks else None
 
 
 def _commonest(values: Iterable[float | None]) -> float | None:
-    """Of several equally common ones the largest."""
+    """Return the most common value; of several equally common ones, the largest."""
     counts = Counter(value for value in values if value is not None)
     return max(counts, key=lambda value: (counts[value], value), default=None)
 

@@ -1,4 +1,4 @@
-"""What other bits in single layers take away: clean and robust accuracy, layer by layer."""
+"""Sensitivity of layers: clean and robust accuracy lost to other bit widths in single layers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from qra.report.results import Results
 from qra.report.style import Drawing, label_width
 
 AXIS = "overrides"
-"""The coordinate that says which layers have other bits."""
+"""Coordinate for layers with other bit widths."""
 _STYLES = ((GREY, "///"), (BLACK, None))
 
 
@@ -23,8 +23,8 @@ class Loss(NamedTuple):
     """Accuracy that a network loses to another, in points.
 
     Attributes:
-        value: Accuracy without its layers' other bits less that with them.
-        error: Half of the interval at 95 % of the paired difference; 0 where single examples are not known.
+        value: Accuracy without other bit widths in the layers minus that with them.
+        error: Half-width of the 95 % interval of the paired difference; 0 if single examples are unknown.
     """
 
     value: float
@@ -32,7 +32,7 @@ class Loss(NamedTuple):
 
 
 def sensitivity(results: Results) -> tuple[Drawing, ...]:
-    """Bars of clean and robust loss for each set of layers, the most robust accuracy lost on top."""
+    """Draw bars of clean and robust loss for each set of layers, with the largest robust loss on top."""
     groups: dict[object, list[Pipeline]] = {}
     for pipeline in results.pipelines:
         groups.setdefault(pipeline.apart_from(AXIS), []).append(pipeline)
@@ -75,7 +75,7 @@ def _drawing(results: Results, whole: Pipeline, changed: Sequence[Pipeline], nam
 
 
 def _accuracy(pipeline: Pipeline, bounds: ThreatModel | None) -> Accuracy | None:
-    """Robust accuracy under a threat model, or clean accuracy without one."""
+    """Return the robust accuracy under a threat model, or the clean accuracy without one."""
     return pipeline.clean if bounds is None else pipeline.robust(bounds)
 
 

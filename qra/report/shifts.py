@@ -1,4 +1,4 @@
-"""Accuracy on corrupted images: of pipelines, and whether quantization costs it."""
+"""Accuracy of pipelines on corrupted images, and whether quantization lowers it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from qra.report.tables import Entry, Number, Table
 
 
 def _accuracies(pipeline: Pipeline) -> dict[Shift, Accuracy]:
-    """The accuracy under each corruption at each severity that all cells have met: the mean over seeds."""
+    """Return the mean accuracy over seeds under each corruption and severity that all cells have."""
     cells = [by_shift(cell.outcomes.values()) for cell in pipeline.cells]
     shared = [shift for shift in cells[0] if all(shift in cell for cell in cells)]
     n = {shift: min(cell[shift].accuracy.n for cell in cells) for shift in shared}
@@ -30,7 +30,7 @@ def _accuracies(pipeline: Pipeline) -> dict[Shift, Accuracy]:
 
 
 def corrupted(results: Results) -> Table:
-    """A row for each pipeline: clean accuracy, that on corrupted images, and that by corruption."""
+    """Return a table with a row for each pipeline: clean accuracy, that on corrupted images, and by corruption."""
     found = {id(pipeline): _accuracies(pipeline) for pipeline in results.pipelines}
     names = list(dict.fromkeys(shift.corruption for accuracies in found.values() for shift in accuracies))
     rows: list[tuple[Entry, ...]] = []
@@ -51,7 +51,7 @@ def corrupted(results: Results) -> Table:
 
 
 def quantization_costs(results: Results) -> Iterator[Check]:
-    """Each quantized pipeline against the float network treated alike, on corrupted images."""
+    """Check each quantized pipeline against its float counterpart, on corrupted images."""
     for pipeline in results.main:
         original = None if pipeline.is_float else results.reference(pipeline)
         if original is not None and _accuracies(pipeline) and _accuracies(original):
@@ -59,7 +59,7 @@ def quantization_costs(results: Results) -> Iterator[Check]:
 
 
 def _compared(results: Results, first: Pipeline, second: Pipeline) -> Comparison | Gap:
-    """The shares of corruptions and severities that each image stands, on the images that all cells share."""
+    """Compare, per image, the share of corruptions and severities classified correctly, on the shared images."""
     pairs = matched(first, second)
     if isinstance(pairs, Gap):
         return pairs
@@ -86,7 +86,7 @@ def _compared(results: Results, first: Pipeline, second: Pipeline) -> Comparison
 
 
 def _shares(cell: CellResult, shifts: list[Shift]) -> tuple[NDArray[np.int64], NDArray[np.float64]] | None:
-    """Positions of the images that a cell saw under all of some corruptions, and the share of them it got right."""
+    """Return the positions of images that a cell saw under all given shifts, and the share it got right of each."""
     outcomes = by_shift(cell.outcomes.values())
     examples = [cell.examples(outcomes[shift].name) for shift in shifts]
     known = [each for each in examples if each is not None]

@@ -1,4 +1,4 @@
-"""The answer of a study in a few sentences: what was asked, what came out, and how sure that is."""
+"""The answer of a study in a few sentences: the question, the results, and how certain they are."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ _TREATED = {
     "transfer": "After transfer",
 }
 _NAMED = 3
-"""Most cells that a sentence names."""
+"""Maximum number of cells that a sentence names."""
 FEW = 200
-"""Examples below which intervals are wide enough to be worth a word."""
+"""Number of examples below which intervals are so wide that the summary says so."""
 
 
 class Summary(NamedTuple):
     """What a reader should know first.
 
     Attributes:
-        question: What was asked.
-        answers: What came out, a sentence each.
-        doubts: How sure that is, a sentence each.
+        question: The question of the study.
+        answers: Answers, one sentence each.
+        doubts: Reservations about the answers, one sentence each.
     """
 
     question: str
@@ -44,17 +44,17 @@ class Summary(NamedTuple):
 
     @property
     def lines(self) -> tuple[str, ...]:
-        """All of it, a line each."""
+        """All lines of the summary."""
         return (self.question, *self.answers, *self.doubts)
 
 
 def summary(results: Results, findings: Mapping[str, Finding], best: Sequence[Choice]) -> Summary:
-    """Say in words what a study shows.
+    """Summarize in words what a study shows.
 
     Args:
         results: Results of the study.
         findings: Findings by key of the claim.
-        best: What to use, by ascending model size.
+        best: Recommendations, by ascending model size.
     """
     quantized = [pipeline for pipeline in results.main if not pipeline.is_float]
     measure = results.headline_title
@@ -71,7 +71,7 @@ def summary(results: Results, findings: Mapping[str, Finding], best: Sequence[Ch
 
 
 def _by_treatment(results: Results) -> list[str]:
-    """The most robust network of each way of training, and what it has left."""
+    """Return a sentence on the most robust network of each kind of treatment, and its robust accuracy."""
     groups: dict[str, list[tuple[float, Pipeline]]] = {}
     for pipeline in (each for each in results.main if each in results.comparable):
         if (accuracy := pipeline.robust(results.headline)) is not None:
@@ -88,7 +88,7 @@ def _by_treatment(results: Results) -> list[str]:
 
 
 def _effects(results: Results, quantized: Sequence[Pipeline]) -> str:
-    """How many quantized networks are more or less robust than their float networks, and the largest loss."""
+    """Return how many quantized networks are more or less robust than their float networks, with the extremes."""
     assert results.headline is not None
     found: list[tuple[Pipeline, Comparison]] = []
     for pipeline in quantized:
@@ -107,7 +107,7 @@ def _effects(results: Results, quantized: Sequence[Pipeline]) -> str:
 
 
 def _extreme(results: Results, effects: Sequence[tuple[Pipeline, Effect]], title: str) -> str:
-    """The largest loss or gain beyond chance, in a sentence; empty if there is none."""
+    """Return a sentence on the largest loss or gain beyond chance; empty if there is none."""
     found = [(effect.mean, pipeline) for pipeline, effect in effects if effect.title == title]
     if not found:
         return ""
@@ -117,7 +117,7 @@ def _extreme(results: Results, effects: Sequence[tuple[Pipeline, Effect]], title
 
 
 def _best(results: Results, best: Sequence[Choice]) -> str:
-    """The network to take where size does not matter, and what ties with it."""
+    """Return a sentence on the smallest network that none surely beats, and what ties with it."""
     if not best:
         return ""
     use, ties = best[-1]
@@ -182,12 +182,12 @@ def _doubts(results: Results) -> tuple[str, ...]:
 
 
 def _named(cells: Sequence[CellResult]) -> str:
-    """The first of some cells by their names."""
+    """Return the names of the first few cells."""
     return ", ".join([*(cell.name for cell in cells[:_NAMED]), *(["…"] if len(cells) > _NAMED else [])])
 
 
 def _attacked_less(results: Results) -> list[Pipeline]:
-    """Attacked pipelines of which not every seed met each attack of the headline that stands alone."""
+    """Return attacked pipelines in which some seed lacks an attack of the headline that stands alone."""
     bounds = results.headline
     if bounds is None:
         return []

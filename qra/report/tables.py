@@ -1,4 +1,4 @@
-"""A table that can be written as Markdown, CSV, LaTeX and HTML."""
+"""Tables that can be written as Markdown, CSV, LaTeX and HTML."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from qra.files import no_formula, plain
 
 @dataclass(frozen=True)
 class Number:
-    """A number and how it is shown to people; CSV holds all its digits.
+    """A number and how it is shown; CSV has all its digits.
 
     Args:
-        value: None for a number that is not known.
-        digits: Behind the point.
-        signed: Whether a plus is written.
+        value: The number; None if it is unknown.
+        digits: Number of decimals.
+        signed: Whether to show a plus sign.
     """
 
     value: float | None
@@ -35,10 +35,10 @@ class Number:
 
 @dataclass(frozen=True)
 class Time:
-    """A time, shown in readable units; CSV holds its seconds.
+    """A duration, shown in readable units; CSV has it in seconds.
 
     Args:
-        seconds: None for a time that is not known.
+        seconds: Duration in seconds; None if it is unknown.
     """
 
     seconds: float | None
@@ -54,24 +54,24 @@ _LATEX = {
     "<": r"\textless{}",
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
-    "[": "{[}",  # behind the end of a row it would open an argument
+    "[": "{[}",  # at the start of a row it would begin an optional argument of the row break before it
 }
 _MARKDOWN = re.compile(r"([\\`*_~|<>\[\]&$@#]|:(?=//)|(?<=www)\.)")
-"""Signs that format, link or compute in Markdown, in GitHub's too."""
+"""Characters that format, link or start formulas in Markdown, including GitHub's."""
 _INTERVAL, _SMALL = re.compile(r"(\[[\d.]+, [\d.]+\])"), r'<span class="interval">\1</span>'
 """The interval of an accuracy, which narrow screens show below it."""
 
 
 @dataclass(frozen=True)
 class Table:
-    """Rows under titles.
+    """Rows under column titles.
 
     Args:
-        name: Name of its files, without ending.
-        title: One line for people.
+        name: Name of its files, without suffix.
+        title: One-line title for people.
         columns: Title of each column.
-        rows: Rows of as many entries as there are columns.
-        note: What must be known to read it.
+        rows: Rows, with as many entries as there are columns.
+        note: What a reader must know to understand it.
     """
 
     name: str
@@ -85,12 +85,12 @@ class Table:
 
     @property
     def numeric(self) -> tuple[bool, ...]:
-        """For each column, whether it holds numbers."""
+        """Whether each column holds numbers."""
         columns = zip(*self.rows, strict=True) if self.rows else [()] * len(self.columns)
         return tuple(any(not isinstance(entry, str) for entry in column) for column in columns)
 
     def _written(self, escape: Callable[[str], str]) -> tuple[list[str], list[list[str]]]:
-        """Titles and rows; where all accuracies of a column are of as many examples, the title says it once."""
+        """Return titles and rows as text; if all accuracies in a column have the same n, only the title says it."""
         columns = list(zip(*self.rows, strict=True)) if self.rows else [()] * len(self.columns)
         sizes = [{entry.n for entry in column if isinstance(entry, Accuracy)} for column in columns]
         shared = [sorted(found)[0] if len(found) == 1 else None for found in sizes]
@@ -101,14 +101,17 @@ class Table:
         )
 
     def markdown(self) -> str:
-        """A pipe table."""
+        """Return the table as a Markdown pipe table."""
         rule = ["---:" if number else "---" for number in self.numeric]
         titles, rows = self._written(markdown_text)
         lines = (titles, rule, *rows)
         return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
     def csv(self) -> str:
-        """All digits, accuracies in percent in four columns or five: value, low, high, n and, over seeds, the worst."""
+        """Return the table as CSV with all digits.
+
+        Accuracies are in percent, in four or five columns: value, low, high, n and, over seeds, the worst.
+        """
         file = io.StringIO()
         writer = csv.writer(file, lineterminator="\n")
         columns = list(zip(*self.rows, strict=True)) if self.rows else [()] * len(self.columns)
@@ -119,7 +122,7 @@ class Table:
         return file.getvalue()
 
     def latex(self) -> str:
-        """A booktabs table, to be included as it is."""
+        """Return the table as a LaTeX booktabs table, ready to be included."""
         alignment = "".join("r" if number else "l" for number in self.numeric)
         titles, rows = self._written(_latex)
         return "\n".join(
@@ -142,7 +145,7 @@ class Table:
         )
 
     def html(self) -> str:
-        """A table element."""
+        """Return the table as an HTML element."""
         titles, rows = self._written(_html)
         kinds = [' class="number"' if number else "" for number in self.numeric]
         head = "".join(f"<th{kind}>{title}</th>" for kind, title in zip(kinds, titles, strict=True))
@@ -154,7 +157,7 @@ class Table:
         return f'<div class="wide"><table><thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody></table></div>'
 
     def terminal(self) -> TerminalTable:
-        """For the terminal."""
+        """Return the table for the terminal."""
         titles, rows = self._written(plain)
         made = TerminalTable(title=Text(plain(self.title)), title_justify="left")
         for title, number in zip(titles, self.numeric, strict=True):
@@ -165,21 +168,21 @@ class Table:
 
 
 def percent(accuracy: Accuracy, with_n: bool = True) -> str:
-    """An accuracy in percent with its interval, and the worst seed where there are several."""
+    """Format an accuracy in percent with its interval and, over several seeds, the seeds or the worst."""
     low, high = accuracy.interval
     n = f", n={accuracy.n}" if with_n else ""
     return f"{100 * accuracy.value:.2f} [{100 * low:.1f}, {100 * high:.1f}]{_seeds(accuracy, ', ')}{n}"
 
 
 def in_words(accuracy: Accuracy) -> str:
-    """An accuracy in a sentence, such as ``41.3 % (38.2 to 44.4, n = 1,000)``."""
+    """Format an accuracy for a sentence, such as ``41.3 % (38.2 to 44.4, n = 1,000)``."""
     low, high = accuracy.interval
     seeds = _seeds(accuracy, "; ")
     return f"{100 * accuracy.value:.1f} % ({100 * low:.1f} to {100 * high:.1f}, n = {accuracy.n:,}{seeds})"
 
 
 def _seeds(accuracy: Accuracy, before: str) -> str:
-    """Each of a few seeds, the range of many, and how many are missing; empty for a single one."""
+    """Return each of a few seeds, the range of many, and how many are missing; empty for a single one."""
     values = [f"{100 * value:.2f}" for value in accuracy.seeds]
     parts = []
     if values:
@@ -203,7 +206,7 @@ def _shown(entry: Entry, escape: Callable[[str], str], with_n: bool) -> str:
 
 
 def _spread(title: str, column: Sequence[Entry]) -> tuple[list[str], list[list[str]]]:
-    """The CSV columns of a column: their titles, and for each row their values."""
+    """Return the CSV columns of a table column: their titles, and their values for each row."""
     if not any(isinstance(entry, Accuracy) for entry in column):
         unit = " (s)" if any(isinstance(entry, Time) for entry in column) else ""
         return [f"{title}{unit}"], [[_bare(entry)] for entry in column]
@@ -230,7 +233,7 @@ def _bare(entry: Entry) -> str:
 
 
 def markdown_text(text: str) -> str:
-    """A text for Markdown in which nothing formats or links."""
+    """Escape text for Markdown, so that nothing in it formats or links."""
     return _MARKDOWN.sub(r"\\\1", plain(text))
 
 

@@ -1,4 +1,4 @@
-"""Accuracy over any axis of a study whose values are numbers."""
+"""Accuracy over any numeric axis of a study."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ TITLES: dict[str, tuple[str, str]] = {
     Axis.FRACTION: ("data-size", "share of the training data (%)"),
     Axis.CALIBRATION_SIZE: ("calibration-size", "calibration images"),
 }
-"""File and title of axes that every study has."""
+"""File name and title of axes that every study has."""
 OTHERS = (Axis.WEIGHT_BITS, Axis.ACT_BITS, Axis.SEED)
-"""Numeric axes that other figures and intervals show."""
+"""Numeric axes that other figures, or intervals, show."""
 LINES = ("-", "--", ":", "-.", (0, (5, 1)), (0, (3, 1, 1, 1)))
 WIDE = 50
-"""Letters of a label from which on a legend has one column."""
+"""Length of a label, in characters, from which on a legend has one column."""
 
 
 def trends(results: Results) -> tuple[Drawing, ...]:
-    """Clean and robust accuracy over each numeric axis, a line for each pipeline."""
+    """Draw clean and robust accuracy over each numeric axis, with a line for each pipeline."""
     axes = sorted({axis for pipeline in results.pipelines for axis in pipeline.coordinates} - set(OTHERS))
     return tuple(drawing for axis in axes if (drawing := _over(results, axis)) is not None)
 
@@ -66,7 +66,7 @@ def _over(results: Results, axis: str) -> Drawing | None:
 
 
 def _label(results: Results, pipeline: Pipeline, axis: str) -> str:
-    """A pipeline in words, in full but for one axis."""
+    """Return a pipeline in words, in full except for one axis."""
     return ", ".join(word for word in results.words(pipeline) if word != pipeline.word(axis))
 
 
@@ -74,13 +74,13 @@ _Measure = Callable[[Pipeline], Accuracy | None]
 
 
 def _tick(pipeline: Pipeline, axis: str) -> tuple[float, str]:
-    """Where a pipeline lies on an axis, and what is written there."""
+    """Return the position of a pipeline on an axis, and the label of the tick there."""
     value = pipeline.number(axis) or 0.0
     return (100 * value, f"{100 * value:g}") if axis == Axis.FRACTION else (value, pipeline.text(axis))
 
 
 def _style(pipeline: Pipeline, taken: Sequence[tuple[str, str, object]]) -> tuple[str, str, object]:
-    """The colour of the bits, the marker of the training, the line of the start, or another where all that is taken."""
+    """Return colour by bits, marker by training and line by start, or another line if that combination is taken."""
     color, marker = bits_color(pipeline.bits), training_marker(pipeline)
     wanted = [(color, marker, line) for line in (INITS.get(pipeline.text(Axis.INIT), "-"), *LINES)]
     return next((style for style in wanted if style not in taken), wanted[0])
@@ -100,6 +100,6 @@ def _line(
 
 
 def _bars(accuracies: Sequence[Accuracy]) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
-    """Lengths of error bars below and above, in percent, (2, N)."""
+    """Return the lengths of error bars below and above, in percent, (2, N)."""
     lengths = [(each.value - each.interval[0], each.interval[1] - each.value) for each in accuracies]
     return 100 * np.array(lengths, dtype=np.float64).reshape(-1, 2).T.clip(0)

@@ -1,4 +1,4 @@
-"""The findings about the claims, for reading."""
+"""Presentation of the findings about the claims."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ METHOD = (
     "one that is not judged counts as it is, and is named. A claim is supported (contradicted) if more than half of "
     f"its checks hold (fail) and at most {EXCEPTIONS:.0%} of those that are not open fail (hold); else it is undecided."
 )
-"""How verdicts are made."""
+"""How verdicts are reached."""
 
 
 def verdict_table(findings: Mapping[str, Finding]) -> Table:
-    """A row for each claim."""
+    """Return a table with a row for each claim."""
     rows = []
     for claim in CLAIMS:
         finding = findings[claim.key]
@@ -40,7 +40,7 @@ def verdict_table(findings: Mapping[str, Finding]) -> Table:
 
 
 def evidence_table(findings: Mapping[str, Finding]) -> Table:
-    """A row for each comparison that a verdict rests on."""
+    """Return a table with a row for each comparison that a verdict rests on."""
     rows: list[tuple[Entry, ...]] = []
     for key, finding in findings.items():
         for judged in finding.judged:
@@ -53,7 +53,7 @@ def evidence_table(findings: Mapping[str, Finding]) -> Table:
 
 
 def claims_markdown(findings: Mapping[str, Finding], name: str) -> str:
-    """The page ``claims.md``: each claim with verdict, criterion and evidence."""
+    """Return the page ``claims.md``: each claim with its verdict, criterion and evidence."""
     parts = [f"# Claims, tested on {markdown_text(name)}\n\n{verdict_table(findings).markdown()}\n{METHOD}\n"]
     for claim in CLAIMS:
         finding = findings[claim.key]
@@ -81,20 +81,20 @@ def claims_markdown(findings: Mapping[str, Finding], name: str) -> str:
 
 
 def short_evidence(key: str, finding: Finding) -> Table:
-    """The comparisons that one verdict rests on, in columns that fit on a page."""
+    """Return a table of the comparisons that one verdict rests on, in columns that fit on a page."""
     columns = ("check", "result", "compared", "first - second (points)", "lost / gained", "p", "n", "seeds", "cells")
     rows = tuple(row for judged in finding.judged for row in _short(judged))
     return Table(key, f"What the verdict on {key} rests on", columns, rows)
 
 
 def doubts(finding: Finding) -> str:
-    """Whose gradients are suspect or not judged, in sentences; empty if nobody's."""
+    """Return sentences on the pipelines whose gradients are suspect or not judged; empty if there are none."""
     said = (("Suspect", finding.suspect), ("Not judged", finding.not_judged))
     return " ".join(f"{state}: {'; '.join(titles)}." for state, titles in said if titles)
 
 
 def rests_on(finding: Finding) -> str:
-    """Numbers of comparisons, examples and seeds, in a sentence; empty if there are none."""
+    """Return a sentence with the numbers of comparisons, examples and seeds; empty if there are none."""
     comparisons = [each for judged in finding.judged for each in judged.check.comparisons]
     if not comparisons:
         return ""
@@ -131,7 +131,7 @@ def _evidence(judged: Judged) -> list[tuple[Entry, ...]]:
 
 
 def _short(judged: Judged) -> list[tuple[Entry, ...]]:
-    """The columns of :func:`_evidence` that fit on a page."""
+    """Return the columns of :func:`_evidence` that fit on a page."""
     check, result = judged.check, MARKS[judged.holds]
     if not check.comparisons:
         return [(check.about, result, check.missing, "", "", "", "", "", "")]
@@ -152,7 +152,7 @@ def _short(judged: Judged) -> list[tuple[Entry, ...]]:
 
 
 def difference(effect: Effect) -> str:
-    """A difference in points of accuracy with its interval; an end that is not known is left out."""
+    """Format a difference in points of accuracy with its interval; an unknown end is left out."""
     low = "" if effect.low == -1 else f"{100 * effect.low:+.1f}"
     high = "" if effect.high == 1 else f"{100 * effect.high:+.1f}"
     return f"{effect.title}: {100 * effect.mean:+.2f} ({low}..{high})"
@@ -169,13 +169,13 @@ def _bracketed(doubts: str) -> str:
 
 
 def _doubts(each: Comparison) -> str:
-    """Such as ``first suspect, second not judged``; empty for sound numbers."""
+    """Return doubts such as ``first suspect, second not judged``; empty for sound numbers."""
     sides = zip(("first", "second"), each.states, strict=True)
     return ", ".join(f"{side} {state}" for side, state in sides if state != "sound")
 
 
 def _p(each: Comparison) -> str:
-    """McNemar's p; a share of an accuracy is no matter for that test."""
+    """Return the largest p-value of the seed pairs; ``-`` for a share of an accuracy, which McNemar's test lacks."""
     return f"{max(pair.p for pair in each.seeds):.2g}" if each.share == 1 else "-"
 
 
