@@ -1,1 +1,1 @@
-"""What a command line says and answers, before and after the work: nothing here imports torch or Lightning."""
+"""Argument handling and instant answers of the command line; nothing here imports torch or Lightning."""

@@ -1,4 +1,4 @@
-"""What ``qra`` answers at once, before anything heavy is imported."""
+"""Requests that ``qra`` answers at once, before anything heavy is imported."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from qra.front.usage import explained_option
 from qra.version import version_line
 
 TAKE_DATA = ("compare", "deploy")
-"""Tools that read the options of their data by parsers of their own."""
+"""Tools that parse the options of their data with parsers of their own."""
 
 
 def answer(arguments: Sequence[str]) -> bool:
-    """Answer a request for help, the version, the configs or completion, and refuse an unknown command.
+    """Answer a request for help, the version, the configs or shell completion, and reject an unknown command.
 
     Args:
-        arguments: What follows ``qra``.
+        arguments: Arguments that follow ``qra``.
 
     Returns:
-        Whether that was all.
+        Whether the request was answered completely.
     """
     try:
         answered = _answer(arguments[0] if arguments else "--help", arguments[1:])
         sys.stdout.flush()
     except ValueError as reason:
         fail(explained_option(reason, arguments))
-    except BrokenPipeError:  # the reader, such as head, has seen enough
+    except BrokenPipeError:  # the reader, such as head, has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return True
     return answered
@@ -63,7 +63,7 @@ def _asked_for_help(command: str, words: Sequence[str]) -> bool:
         if command not in TAKE_DATA or {"-h", "--help"} & set(
             words
         ):  # the options of its data are read by its own parser
-            PARSERS[command]().parse_args(list(words))  # ends where help is asked for
+            PARSERS[command]().parse_args(list(words))  # exits if help is requested
         return False
     for place, word in enumerate(words):
         name, _, value = word.partition("=")

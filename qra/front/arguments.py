@@ -1,4 +1,4 @@
-"""The words of ``qra fit | validate | test | predict``, put right before they are parsed."""
+"""Preparation of the arguments of ``qra fit | validate | test | predict`` before they are parsed."""
 
 from __future__ import annotations
 
@@ -20,42 +20,42 @@ ALONE = ("--dry_run", "--untrained")
 CHECKPOINTS = ("ckpt_path", "init_from", "teacher", "surrogate", "source", "checkpoint")
 """Options whose value is a checkpoint."""
 FROM_CHECKPOINT = "qra.modules.FromCheckpoint"
-"""The model that is what its checkpoint says."""
+"""The model class that is rebuilt from a checkpoint."""
 
 _OPTION = re.compile(r"--?[A-Za-z]")
 
 
 class Option(NamedTuple):
-    """An option and its value; None for a flag."""
+    """An option and its value; the value is None for a flag."""
 
     name: str
     value: str | None
 
     @property
     def key(self) -> str:
-        """The last part of its name."""
+        """Last part of the option's name."""
         return self.name.lstrip("-").rstrip("+").rpartition(".")[2]
 
     def words(self) -> list[str]:
-        """As the parser takes it: a value that begins with a minus is joined, or it would look like an option."""
+        """Return the words for the parser; a value that begins with a minus is joined, so as not to look like one."""
         if self.value is None:
             return [self.name]
         return [f"{self.name}={self.value}"] if self.value.startswith("-") else [self.name, self.value]
 
 
 def prepared(arguments: Sequence[str]) -> list[str]:
-    """The words to parse: names of configs replaced by their files, all configs before all other options.
+    """Return the arguments to parse, with names of configs replaced by their files, and configs before other options.
 
-    Options therefore win over configs wherever they stand, and a key wins over a config of what it is part of:
-    ``--data.root`` over ``--data``. A command on a checkpoint that has no config with a model
-    takes the ``config.yaml`` beside the checkpoint, or else what the checkpoint says of itself.
+    Options therefore override configs wherever they stand, and a key overrides a config of its parent, such as
+    ``--data.root`` over ``--data``. A command on a checkpoint without a config that has a model takes the
+    ``config.yaml`` beside the checkpoint, or else the checkpoint's own description.
 
     Args:
         arguments: The command and its options.
 
     Raises:
-        ValueError: If a word is no option, a value is missing or empty, a config cannot be read, or the options make no
-            sense for the command.
+        ValueError: If a word is not an option, a value is missing or empty, a config cannot be read, or the options
+            make no sense for the command.
     """
     command, options = arguments[0], [_located(option) for option in _options(arguments[0], arguments[1:])]
     if any(option.name in ("-h", "--help") or option.key == "help" for option in options):
@@ -74,7 +74,7 @@ def prepared(arguments: Sequence[str]) -> list[str]:
 
 
 def config_files(words: Sequence[str]) -> list[str]:
-    """The configs among prepared words, in their order."""
+    """Return the configs among prepared arguments, in order."""
     return [value for name, value in pairwise(words) if name in CONFIG]
 
 
@@ -107,7 +107,7 @@ def _is_config_name(word: str) -> bool:
 
 
 def _wholes_first(options: Iterable[Option]) -> list[Option]:
-    """Options in their order, but each config of a subtree before those that set a part of it."""
+    """Keep options in order, but put each config of a subtree before the options that set a part of it."""
     ordered: list[Option] = []
     for option in options:
         whole = f"{option.name}." if is_config(option.value) else None
@@ -139,9 +139,9 @@ def _refuse_init_from(command: str, options: Sequence[Option]) -> None:
 
 
 def _of_checkpoint(options: Sequence[Option]) -> list[Option]:
-    """The options that stand for a checkpoint's own config, if nothing else says what the model is."""
+    """Return options that stand for the checkpoint's own config, if nothing else says what the model is."""
     given = [option.value or "" for option in options if option.name == "--ckpt_path"]
-    path = Path(given[-1]) if given else None  # of an option that comes twice, the last counts
+    path = Path(given[-1]) if given else None  # if an option is repeated, the last one counts
     if path is None or str(path) in ("last", "best") or any(map(_names_model, options)):
         return []
     if not path.exists():

@@ -1,4 +1,4 @@
-"""What completes the words of ``qra`` in a shell; made from the source, so it knows every option."""
+"""Shell completion scripts for ``qra``, generated from the source so that they know every option."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from qra.front.tool_arguments import PARSERS, commands_of
 
 
 def _names(*folders: str) -> str:
-    """The names of the configs in some folders."""
+    """Return the names of the configs in some folders, separated by spaces."""
     return " ".join(name for name in shipped.configs() if name.partition("/")[0] in folders)
 
 
 def _words() -> Iterator[tuple[str, str]]:
-    """What may follow each command, as patterns of the words before it and the words to offer."""
+    """Yield each command with the options that may follow it, separated by spaces."""
     for name, options in commands().items():
         yield name, " ".join(options)
 
 
 def _nested() -> Mapping[str, Sequence[str]]:
-    """The commands that have commands below them, with these."""
+    """Return the commands that have subcommands, with these."""
     below = {name: list(commands_of(make())) for name, make in PARSERS.items()}
     return {name: words for name, words in below.items() if words}
 
 
 def bash() -> str:
-    """For bash. Where it offers nothing, as after an option that takes a file, the shell offers files."""
+    """Return the script for bash. Where it offers nothing, for example after an option for a file, files are offered."""
     folders_of = shipped.FOLDERS.items()
     values = "\n".join(f"    *.{key}|--{key}) words='{_names(*folders)}' ;;" for key, folders in folders_of)
     options = "\n".join(f"    '{name}') words='{words}' ;;" for name, words in _words())
@@ -62,19 +62,19 @@ complete -o default -F _qra qra"""
 
 
 def zsh() -> str:
-    """For zsh, which runs the completion of bash."""
+    """Return the script for zsh, which runs bash's completion."""
     return f"autoload -U +X bashcompinit && bashcompinit\n{bash()}"
 
 
 def fish() -> str:
-    """For fish."""
+    """Return the script for fish."""
     lines = ["complete -c qra -e", "complete -c qra -n __fish_use_subcommand -f -l help", *(
         f"complete -c qra -n __fish_use_subcommand -f -a {name} -d {_quoted(text)}" for name, text in COMMANDS.items()
     ), "complete -c qra -n __fish_use_subcommand -f -l version"]  # fmt: skip
     for name, options in commands().items():
         texts = {o.name: first_sentence(o.text) for o in run_options(name)} if name in RUNS else {}
         seen = " ; and ".join(f"__fish_seen_subcommand_from {word}" for word in name.split())
-        if above := [outer for outer, below in _nested().items() if name in below]:  # of which it is another command
+        if above := [outer for outer, below in _nested().items() if name in below]:  # also a subcommand of another
             seen += f" ; and not __fish_seen_subcommand_from {' '.join(above)}"
         for option in options:
             line = f"complete -c qra -n {_quoted(seen)} -l {option.removeprefix('--')}"

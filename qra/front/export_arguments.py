@@ -1,4 +1,4 @@
-"""What ``qra export`` takes."""
+"""The arguments of ``qra export``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ def add_export(parser: argparse.ArgumentParser) -> None:
     """Add the options of ``qra export``.
 
     Args:
-        parser: Where to.
+        parser: Parser to add them to.
     """
     parser.add_argument("--ckpt_path", required=True, metavar="FILE", help="checkpoint of a quantized network")
     parser.add_argument("--out", required=True, metavar="DIR", help="directory to write to, new or empty")
@@ -36,7 +36,7 @@ def add_export(parser: argparse.ArgumentParser) -> None:
 
 
 def resolution(text: str) -> tuple[int, int]:
-    """Height and width, of ``32`` or ``96x128``.
+    """Return height and width given as ``32`` or ``96x128``.
 
     Raises:
         ValueError: If it is neither.

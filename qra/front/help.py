@@ -1,4 +1,4 @@
-"""The help screens: of ``qra``, of its commands, and of a class. They come from the source, without an import."""
+"""The help screens of ``qra``, its commands and its classes; they come from the source, without importing it."""
 
 from __future__ import annotations
 
@@ -54,19 +54,19 @@ GROUPS = {
 }
 USUAL = ("callbacks+", "max_epochs", "precision", "accelerator", "devices", "strategy", "limit_test_batches", "logger")
 BASES = {"model": "ImageClassifier", "data": "ImageDataModule", "attack": "Attack", "val_attack": "Attack"}
-"""The class that ``--KEY.help`` tells of, where it is not named by the key's annotation."""
+"""The class described by ``--KEY.help``, where the key's annotation does not name it."""
 
 
 def screen() -> str:
-    """Of ``qra --help``."""
+    """Return the screen of ``qra --help``."""
     return SCREEN.format(commands="\n".join(f"  {name:11}{text}" for name, text in COMMANDS.items()))
 
 
 def configs(folder: str | None = None) -> str:
-    """Of ``qra configs``: the name of each config with its first comment.
+    """Return the screen of ``qra configs``: the name of each config with its first comment.
 
     Args:
-        folder: Only those of this folder.
+        folder: Folder whose configs are shown; all by default.
     """
     found = [(name, file) for name, file in shipped.configs().items() if folder in (None, name.partition("/")[0])]
     width = max(len(name) for name, _ in found)
@@ -75,7 +75,7 @@ def configs(folder: str | None = None) -> str:
 
 
 def command(name: str) -> str:
-    """Of a command that Lightning runs.
+    """Return the help screen of a command that Lightning runs.
 
     Args:
         name: One of ``fit``, ``validate``, ``test`` and ``predict``.
@@ -103,11 +103,11 @@ def _usual(option: Option) -> int:
 
 
 def of_class(key: str, name: str | None) -> str | None:
-    """Of ``--KEY.help [CLASS]``; None for a class that is not of this package.
+    """Return the screen of ``--KEY.help [CLASS]``; None for a class that is not in this package.
 
     Args:
         key: Key without dashes, such as ``model.attack``.
-        name: Class as typed, with or without its package; the classes to choose from if not given.
+        name: Class as typed, with or without its package; if None, the classes to choose from are listed.
     """
     if name is None:
         return _classes(key)
@@ -125,7 +125,7 @@ def of_class(key: str, name: str | None) -> str | None:
 
 
 def _classes(key: str) -> str | None:
-    """The classes that a key takes, a line for each."""
+    """Return the classes that a key takes, one line each."""
     last = key.rpartition(".")[2]
     named = [p.annotation for s in signatures().values() for p in s.parameters if p.name == last]
     bases = [BASES[last]] if last in BASES else [c for text in named for c in options.named_classes(text)][:1]
@@ -138,7 +138,7 @@ def _classes(key: str) -> str | None:
 
 
 def _choices(base: str) -> list[Signature]:
-    """Classes that derive from a base, or the base itself if none does."""
+    """Return the concrete classes that derive from a base, or the base itself if there are none."""
     found = {each.name: each for each in subclasses(base)[1:] if not each.is_abstract}
     return list(found.values()) or subclasses(base)
 
@@ -151,7 +151,7 @@ def _option(option: Option, brief: bool = False) -> Iterator[str]:
 
 
 def _entry(term: str, text: str, indent: int) -> Iterator[str]:
-    """A term with its text beside it, below it where the term is long."""
+    """Yield the lines of a term with its text beside it, or below it if the term is long."""
     text = re.sub(r":\w+:`~?([^`]*)`|``([^`]*)``", lambda match: match[1] or match[2], text)
     lines = textwrap.wrap(text, _width() - indent) or [""]
     if len(term) + 4 > indent:

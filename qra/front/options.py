@@ -1,4 +1,4 @@
-"""Every option of every command, with what is said of it: the source of help, completion and suggestions."""
+"""All options of all commands with their descriptions: the source of help, completion and suggestions."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from qra.front.tool_arguments import PARSERS, commands_of, options_of
 RUNS = ("fit", "validate", "test", "predict")
 """The commands that Lightning runs."""
 DEPTH = 4
-"""How deep keys are listed, so that ``model.attack.start.seed`` is the last of its kind."""
+"""Depth to which keys are listed; ``model.attack.start.seed`` is just within it."""
 NOT_TRAINED = "FromCheckpoint"
 FOREIGN = {"Optimizer": ("lr", "momentum", "weight_decay"), "nn.Module": ("blocks", "channels", "num_classes")}
-"""Usual keys of arguments whose classes are not of this package alone."""
+"""Common keys of arguments whose classes may come from other packages."""
 METAVARS = (
     (r"Sequence\[Pixels\]", "'[PIXELS, ...]'"),
     (r"Pixels", "PIXELS"),
@@ -32,7 +32,7 @@ class Option(NamedTuple):
     """An option of a command."""
 
     name: str
-    """With its dashes."""
+    """Name with its dashes."""
     metavar: str
     text: str
     default: str | None = None
@@ -57,7 +57,7 @@ CKPT_PATH = {
 
 
 def run_options(command: str) -> list[Option]:
-    """The options of a command that Lightning runs, ours first, without keys of keys.
+    """Return the options of a command that Lightning runs, qra's own first, without nested keys.
 
     Args:
         command: One of ``fit``, ``validate``, ``test`` and ``predict``.
@@ -80,7 +80,7 @@ def run_options(command: str) -> list[Option]:
 
 
 def _union(key: str, classes: list[Signature], group: str) -> list[Option]:
-    """What any of some classes takes; which of them, if not all that can be chosen."""
+    """Return the options that any of some classes takes, with the classes that take each, if not all of them do."""
     taken: dict[str, Parameter] = {}
     takers: dict[str, list[str]] = {}
     for signature in classes:
@@ -96,19 +96,19 @@ def _union(key: str, classes: list[Signature], group: str) -> list[Option]:
 
 
 def option(key: str, parameter: Parameter, group: str = "") -> Option:
-    """The option that sets a parameter.
+    """Return the option that sets a parameter.
 
     Args:
-        key: Where the object stands that takes it, such as ``model.attack``.
+        key: Key of the object that takes the parameter, such as ``model.attack``.
         parameter: The parameter.
-        group: Where help shows it.
+        group: Group in which help shows it.
     """
     default = None if parameter.default is None or parameter.default.startswith("_") else parameter.default
     return Option(f"--{key}.{parameter.name}", metavar(parameter), parameter.text, default, group)
 
 
 def metavar(parameter: Parameter) -> str:
-    """What stands for the value of a parameter in a help text."""
+    """Return the placeholder for the value of a parameter in a help text."""
     if named_classes(parameter.annotation) or "nn.Module" in parameter.annotation:
         return "CONFIG"
     words = [word for name in re.findall(r"\w+", parameter.annotation) for word in choices().get(name, ())]
@@ -118,16 +118,16 @@ def metavar(parameter: Parameter) -> str:
 
 
 def named_classes(annotation: str) -> list[str]:
-    """The classes of this package that an annotation names."""
+    """Return the classes of this package that an annotation names."""
     return [word for word in re.findall(r"\w+", annotation) if word in signatures()]
 
 
 @cache
 def all_options(command: str) -> tuple[str, ...]:
-    """The names of all options of a command, keys of keys included, such as ``--model.attack.eps``.
+    """Return the names of all options of a command, including nested keys such as ``--model.attack.eps``.
 
     Args:
-        command: The command as typed; ``study run`` is one.
+        command: The command as typed, for example ``study run``.
     """
     if command in RUNS:
         names = [each.name for each in run_options(command)]
@@ -154,7 +154,7 @@ def _of_callbacks() -> Iterator[str]:
 
 
 def _below(base: str, depth: int) -> Iterator[str]:
-    """Keys of a class or of any that derives from it, and those below them."""
+    """Yield the keys of a class or of any that derives from it, and those below them."""
     for signature in subclasses(base):
         yield from _keys(signature, depth)
 
@@ -171,7 +171,7 @@ def _keys(signature: Signature, depth: int) -> Iterator[str]:
 
 @cache
 def commands() -> Mapping[str, tuple[str, ...]]:
-    """All commands, those of ``qra study`` too, with the names of their options."""
+    """Return all commands, including subcommands such as those of ``qra study``, with the names of their options."""
     names = [*RUNS]
     for name, make in PARSERS.items():
         names += [f"{name} {word}" for word in commands_of(make())] or [name]
@@ -179,11 +179,11 @@ def commands() -> Mapping[str, tuple[str, ...]]:
 
 
 def advice(name: str, command: str) -> str:
-    """What to say of an option that a command does not have, as the end of a sentence.
+    """Return advice on an option that a command does not have, as the end of a sentence.
 
     Args:
         name: The option, as typed.
-        command: The command as typed; ``study run`` is one.
+        command: The command as typed, for example ``study run``.
     """
     plain = name.replace(".init_args", "").partition("=")[0]
     whole = plain.partition(".")[0]

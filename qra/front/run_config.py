@@ -1,4 +1,4 @@
-"""What a parsed config must be before anything is made of it, and what is saved of it."""
+"""Checks of a parsed config before objects are made from it, and its preparation for saving."""
 
 from __future__ import annotations
 
@@ -14,14 +14,18 @@ from jsonargparse import Namespace
 from qra.front.arguments import CHECKPOINTS
 
 PLACES = ("root", "path", "directory", "folder", "file", *CHECKPOINTS)
-"""Arguments that are files or directories by convention; those annotated as paths are too."""
+"""Names of arguments that are files or directories by convention; those annotated as paths are too."""
 
 
 def run_directory(config: Namespace) -> Path:
-    """Where a command writes.
+    """Return the directory that a command writes to.
 
-    That is ``--run`` if given; for a checkpoint that lies in a run directory, that directory, unless the command
-    quantizes it, which makes another network of it; else ``runs/NAME``, where NAME is that of the first config file.
+    That is ``--run`` if given. For a checkpoint in a run directory it is that directory, unless the command quantizes
+    the checkpoint, which makes a different network. Otherwise it is ``runs/NAME``, where NAME is that of the first
+    config file or, for a checkpoint that describes itself, that of the checkpoint and its directory.
+
+    Raises:
+        ValueError: If nothing names the run, or the checkpoint does not belong to the run in the directory.
     """
     if config.run is not None:
         return Path(config.run)
@@ -34,21 +38,21 @@ def run_directory(config: Namespace) -> Path:
             if own and (directory / "last.ckpt").exists() and Path(config.ckpt_path).parent != directory:
                 raise ValueError(f"{config.ckpt_path} is not of the run in {directory}: name a directory by --run")
             return directory
-    if named:  # a checkpoint that describes itself, kept apart from a run of its name
+    if named:  # a checkpoint that describes itself, kept apart from a run of the same name
         path = Path(config.ckpt_path).resolve()
         return Path("runs") / f"{path.parent.name}-{path.stem}"
     raise ValueError("nothing names this run: give --run DIRECTORY, or a config by --config FILE")
 
 
 def _makes_another_network(config: Namespace) -> bool:
-    """Whether the command makes another network of the checkpoint's, such as a quantized one."""
+    """Return whether the command makes a different network from the checkpoint's, such as a quantized one."""
     paths = [callback.class_path.rpartition(".") for callback in config.trainer.callbacks or ()]
     kinds = [getattr(import_module(module), name) for module, _, name in paths]
     return any(getattr(kind, "makes_another_network", False) for kind in kinds)
 
 
 def check_place(directory: Path) -> None:
-    """Refuse a run directory that cannot be one.
+    """Check that a run directory can be created.
 
     Raises:
         ValueError: If it, or a directory above it, is a file.
@@ -65,23 +69,23 @@ _OURS = {
     "overfit_batches": (0, "learn a part of the images by heart by --config debug/overfit"),
     "barebones": (False, "it would leave out checkpoints and results"),
 }
-"""Settings of the trainer that commands make themselves, with the one value that they may have and what to do."""
+"""Settings of the trainer that qra makes itself, with the only value allowed besides None, and what to do instead."""
 _STEPS = ("max_epochs", "max_steps", "limit_train_batches")
-"""Settings of the trainer that train nothing where they are 0."""
+"""Settings of the trainer with which nothing is trained if they are 0."""
 _AT_LEAST_ZERO = ("gradient_clip_val", "log_every_n_steps", "min_epochs", "min_steps")
 _ABOVE_ZERO = ("accumulate_grad_batches", "check_val_every_n_epoch", "val_check_interval")
-"""Settings of the trainer that it takes though they mean nothing, or divides by."""
+"""Settings whose meaningless values the trainer would accept, or divide by."""
 
 
 def check_trainer(config: Namespace, command: str) -> None:
-    """Refuse settings of Lightning's trainer that would be overruled in silence, or leave nothing to do.
+    """Reject settings of Lightning's trainer that would be silently overruled, or leave nothing to do.
 
     Args:
         config: Config of the command.
         command: ``fit``, ``test``, ``validate`` or ``predict``.
 
     Raises:
-        ValueError: With the first such setting and what to do.
+        ValueError: If there are any; the message has the first one and what to do.
     """
     trainer = config.trainer
     for name, (usual, instead) in _OURS.items():
@@ -104,16 +108,16 @@ def _word(value: object) -> str:
 
 
 def check_weights(config: Namespace, command: str, words: Sequence[str]) -> None:
-    """Refuse to measure weights that nothing was learned by, unless that is asked for.
+    """Refuse to measure untrained weights unless that is requested.
 
     Args:
-        config: Config of the command. An ``init_from`` in it, where the training of its checkpoint began, is dropped,
-            and so is the ``weights_key`` of that file.
+        config: Config of the command. Its ``init_from``, where the training of the checkpoint started, is removed, and
+            so is the ``weights_key`` of that file.
         command: ``test``, ``validate`` or ``predict``.
-        words: The command line; a ``--weights_key`` there is of the checkpoint.
+        words: The command line; a ``--weights_key`` there belongs to the checkpoint.
 
     Raises:
-        ValueError: If there is no checkpoint, with what to use.
+        ValueError: If there is no checkpoint; the message says what to use.
     """
     start = config.model.init_args.get("init_from")
     if config.ckpt_path is None and start is not None:
@@ -130,10 +134,10 @@ def check_weights(config: Namespace, command: str, words: Sequence[str]) -> None
 
 
 def check_dry_run(config: Namespace, command: str) -> None:
-    """Refuse a dry run that could tell nothing.
+    """Check that a dry run makes sense.
 
     Raises:
-        ValueError: If the command has none, or is a rehearsal itself.
+        ValueError: If the command has no dry run, or ``fast_dev_run`` is set.
     """
     if command not in ("fit", "test"):
         raise ValueError(
@@ -144,7 +148,7 @@ def check_dry_run(config: Namespace, command: str) -> None:
 
 
 def with_absolute_paths(value: Any) -> Any:
-    """A config whose relative paths of what is there are absolute, so that it works from any directory."""
+    """Make relative paths of existing files absolute, in place, so that a config works from any directory."""
     if isinstance(value, MutableMapping | Namespace):
         for key, item in dict(value.items()).items():
             named = str(key).rpartition(".")[2] in PLACES
@@ -152,11 +156,11 @@ def with_absolute_paths(value: Any) -> Any:
             value[key] = str(Path(item).absolute()) if is_place and Path(item).exists() else with_absolute_paths(item)
     elif isinstance(value, list):
         value[:] = map(with_absolute_paths, value)
-    return value.value if isinstance(value, Enum) and isinstance(value, str) else value  # a default of Lightning's
+    return value.value if isinstance(value, Enum) and isinstance(value, str) else value  # defaults of Lightning's
 
 
 def without_notes(config: Any) -> Any:
-    """A parsed config without what the parser notes in it, such as the paths of files."""
+    """Return a parsed config without the parser's own entries, such as the paths of files."""
     if isinstance(config, dict):
         return {key: without_notes(value) for key, value in config.items() if not str(key).startswith("__")}
     return [without_notes(item) for item in config] if isinstance(config, list | tuple) else config

@@ -1,4 +1,4 @@
-"""The configs that come with the package, and the short names by which a command line may call them."""
+"""The configs that come with the package, and the short names by which they are called on a command line."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from pathlib import Path
 DIRECTORY = Path(__file__).parents[1] / "configs"
 PACKAGE_ROOT = Path(__file__).parents[2]
 PUBLISHED = "checkpoints/"
-"""Where a clone has the published checkpoints."""
+"""Directory of the published checkpoints in a clone."""
 SUFFIXES = (".yaml", ".yml")
 ELSEWHERE = ("study",)
-"""Folders whose configs are no values of options."""
+"""Folders whose configs are not values of options."""
 FOLDERS = {
     "config": ("pipeline", "trainer", "debug"),
     "data": ("data",),
@@ -28,7 +28,7 @@ FOLDERS = {
     "callbacks": ("callback",),
     "callbacks+": ("callback",),
 }
-"""Where the configs lie that an option may be given, by the last part of its name."""
+"""Folders of the configs that an option may be given, by the last part of its name."""
 _USES = {
     "attack": "--model.attack",
     "callback": "--trainer.callbacks+",
@@ -39,7 +39,7 @@ _USES = {
     "study": "qra study run",
     "transfer": "--model.transfer",
 }
-"""What takes the configs of a folder, where that is not ``--config``."""
+"""What takes the configs of a folder, where it is not ``--config``."""
 
 _NAME = re.compile(r"[\w-]+/[\w.-]+")
 _PLACES = ("run", "out", "runs", "root")
@@ -48,27 +48,27 @@ _PLACES = ("run", "out", "runs", "root")
 
 @cache
 def configs() -> Mapping[str, Path]:
-    """The shipped configs by name, such as ``pipeline/float-at``."""
+    """Return the paths of the shipped configs by name, such as ``pipeline/float-at``."""
     files = sorted(DIRECTORY.glob("*/*.yaml"))
     return {f"{file.parent.name}/{file.stem}": file for file in files}
 
 
 def first_comment(file: Path) -> str:
-    """The first line of a config, if it is a comment."""
+    """Return the first line of a config if it is a comment, without its mark; else an empty string."""
     line = file.read_text().partition("\n")[0]
     return line.lstrip("# ") if line.startswith("#") else ""
 
 
 def located(name: str) -> str:
-    """The file that a name stands for: one in the working directory if there is one, else a shipped one.
+    """Return the file that a name refers to: one in the working directory if there is one, else a shipped one.
 
     Args:
-        name: A path, or the bare name of a shipped config; anything else is given back as it is.
+        name: A path, or the bare name of a shipped config; anything else is returned unchanged.
 
     Raises:
-        ValueError: If the name stands for two files, or is that of no config where it can only be one.
+        ValueError: If two files fit the name, or it can only be a config's and there is none of that name.
     """
-    if name.startswith(("{", "[")):  # a value as JSON or YAML has it, which may be longer than paths can be
+    if name.startswith(("{", "[")):  # a value in JSON or YAML, which may be longer than paths can be
         return name
     here = [file for file in (name, *(f"{name}{suffix}" for suffix in SUFFIXES)) if Path(file).is_file()]
     if len(here) > 1:
@@ -84,7 +84,7 @@ def located(name: str) -> str:
 
 
 def located_after(option: str, words: Sequence[str]) -> list[str]:
-    """The words of a command line, with the file in place of a name that is the value of an option."""
+    """Return the arguments with each config name that is the value of ``option`` replaced by its file."""
     words = [part for word in words for part in (word.split("=", 1) if word.startswith(f"{option}=") else [word])]
     before = ["", *words]
     for place, word in enumerate(words):
@@ -94,7 +94,7 @@ def located_after(option: str, words: Sequence[str]) -> list[str]:
 
 
 def hint(name: str) -> str:
-    """What may have been meant by the name of a config that is not there, as the end of a sentence."""
+    """Return what may have been meant by the name of a missing config, as the end of a sentence."""
     words = name.removeprefix("configs/")
     for suffix in SUFFIXES:
         words = words.removesuffix(suffix)
@@ -104,11 +104,11 @@ def hint(name: str) -> str:
 
 
 def takes_config(option: str, value: str) -> bool:
-    """Whether the value of an option may be the name of a config.
+    """Return whether the value of an option may be the name of a config.
 
     Args:
         option: Name of the option with its dashes.
-        value: A name like ``data/cifar10`` is that of a directory anywhere but after ``--data``.
+        value: Value of the option; except after ``--data``, a name like ``data/cifar10`` is that of a directory.
     """
     key = option.lstrip("-").rstrip("+").rpartition(".")[2]
     folder = value.partition("/")[0]
@@ -116,14 +116,14 @@ def takes_config(option: str, value: str) -> bool:
 
 
 def check_folder(option: str, name: str) -> None:
-    """Refuse a shipped config that is of another kind than an option takes.
+    """Reject a shipped config of another kind than an option takes.
 
     Args:
         option: Name of the option with its dashes.
         name: Value as it was typed.
 
     Raises:
-        ValueError: If it is, with what takes it.
+        ValueError: If it is of another kind; the message says what takes it.
     """
     taken, folder = FOLDERS.get(option.lstrip("-").rpartition(".")[2]), name.partition("/")[0]
     if taken and name in configs() and folder not in taken and not Path(name).exists():
@@ -132,14 +132,14 @@ def check_folder(option: str, name: str) -> None:
 
 
 def bare_name(path: str | Path) -> str | None:
-    """The name of a shipped config; None for another file."""
+    """Return the name of a shipped config; None for any other file."""
     file = Path(path).resolve()
     name = f"{file.parent.name}/{file.stem}"
     return name if name in configs() and file == configs()[name].resolve() else None
 
 
 def checkpoint_file(path: str) -> str:
-    """A checkpoint whose path may lack its suffix; a published one of this source tree is found from anywhere."""
+    """Return the file of a checkpoint, adding a missing suffix; those published in a clone are found from anywhere."""
     if Path(path).exists():
         return path
     for place in (Path(), PACKAGE_ROOT):

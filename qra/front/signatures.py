@@ -1,4 +1,4 @@
-"""What the classes of this package take, read from their source: nothing is imported, so help comes at once."""
+"""Arguments of the package's classes, read from the source without importing it, so that help is instant."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _ENTRY = re.compile(r"^(\w+):\s", re.MULTILINE)
 
 
 class Parameter(NamedTuple):
-    """An argument of a constructor."""
+    """A parameter of a constructor."""
 
     name: str
     annotation: str
@@ -32,7 +32,7 @@ class Parameter(NamedTuple):
 
 
 class Signature(NamedTuple):
-    """A class and what its constructor takes."""
+    """A class and the parameters of its constructor."""
 
     name: str
     module: str
@@ -40,13 +40,13 @@ class Signature(NamedTuple):
     summary: str
     parameters: tuple[Parameter, ...]
     takes_inherited: bool
-    """Whether the constructor takes what those of the bases take."""
+    """Whether the constructor also takes the parameters of the base classes."""
     is_abstract: bool
 
 
 @cache
 def signatures() -> Mapping[str, Signature]:
-    """All classes of the parts that configs name, by name."""
+    """Return all classes that configs may name, by name."""
     files = [*(file for part in PARTS for file in sorted((PACKAGE / part).glob("*.py"))), PACKAGE / "schedules.py"]
     found: dict[str, Signature] = {}
     for file in files:
@@ -57,10 +57,10 @@ def signatures() -> Mapping[str, Signature]:
 
 @cache
 def exported(part: str) -> tuple[str, ...]:
-    """The classes that a part exports.
+    """Return the classes that a part of the package exports.
 
     Args:
-        part: Such as ``callbacks``.
+        part: Name of the part, such as ``callbacks``.
     """
     words = re.findall(r'^    "(\w+)",$', (PACKAGE / part / "__init__.py").read_text(), re.MULTILINE)
     return tuple(word for word in words if word in signatures())
@@ -68,7 +68,7 @@ def exported(part: str) -> tuple[str, ...]:
 
 @cache
 def choices() -> Mapping[str, tuple[str, ...]]:
-    """The values of each type that is a choice of words, such as ``Norm``."""
+    """Return the values of each type that is a choice of words, such as ``Norm``."""
     files = [PACKAGE / "types.py", *(file for part in PARTS for file in sorted((PACKAGE / part).glob("*.py")))]
     found = (match for file in files for match in _CHOICE.finditer(file.read_text()))
     return {match[1]: tuple(re.findall(r'"([^"]*)"', match[2])) for match in found}
@@ -76,7 +76,7 @@ def choices() -> Mapping[str, tuple[str, ...]]:
 
 @cache
 def trainer() -> tuple[Parameter, ...]:
-    """What Lightning's trainer takes; nothing if its source is not where it is expected."""
+    """Return the parameters of Lightning's trainer; none if its source is not where it is expected."""
     spec = find_spec("lightning")
     for place in (spec.submodule_search_locations or []) if spec else []:
         file = Path(place, "pytorch", "trainer", "trainer.py")
@@ -86,7 +86,7 @@ def trainer() -> tuple[Parameter, ...]:
 
 
 def subclasses(name: str) -> list[Signature]:
-    """A class and all that derive from it, abstract ones included."""
+    """Return a class and all that derive from it, including abstract ones."""
     found = [signatures()[name]] if name in signatures() else []
     for other in signatures().values():
         if name in other.bases:
@@ -95,7 +95,7 @@ def subclasses(name: str) -> list[Signature]:
 
 
 def first_sentence(text: str) -> str:
-    """The beginning of a text, up to the first full stop at the end of a word."""
+    """Return the beginning of a text, up to the first full stop that ends a sentence."""
     return re.split(r"(?<=[^.A-Z][.])\s+(?=[A-Z`(-])", " ".join(text.split()), maxsplit=1)[0]
 
 
@@ -140,7 +140,7 @@ def _of_function(init: ast.FunctionDef) -> _Taken:
 
 
 def _of_fields(node: ast.ClassDef) -> _Taken:
-    """The fields of a dataclass."""
+    """Yield the fields of a dataclass."""
     for each in node.body:
         if isinstance(each, ast.AnnAssign) and isinstance(each.target, ast.Name) and _is_field(each):
             yield each.target.id, each.annotation, each.value
@@ -151,7 +151,7 @@ def _is_field(node: ast.AnnAssign) -> bool:
 
 
 def _inherited(found: Mapping[str, Signature], name: str) -> tuple[Parameter, ...]:
-    """What a constructor takes, that of its bases last."""
+    """Return the parameters of a constructor, those of its base classes last."""
     signature = found[name]
     taken: dict[str, Parameter] = {}
     for base in reversed(signature.bases if signature.takes_inherited else ()):
@@ -184,5 +184,5 @@ def _argument_texts(docstring: str) -> dict[str, str]:
 
 
 def _indented_part(body: str) -> str:
-    """A section up to the first line that is not indented."""
+    """Return a section up to the first line that is not indented."""
     return re.split(r"\n(?=\S)", body, maxsplit=1)[0]

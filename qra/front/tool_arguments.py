@@ -1,4 +1,4 @@
-"""What the commands that are no work of Lightning's take; read by them, by help and by completion."""
+"""Parsers of the commands that do not use Lightning's, shared by the commands, help and completion."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from qra.front.shipped import configs
 
 
 class OneLineArguments(argparse.ArgumentParser):
-    """A parser that raises what is wrong, in one line."""
+    """A parser that raises its errors, in one line."""
 
     def error(self, message: str) -> NoReturn:
         raise ValueError(f"{message}; {self.prog} --help shows all") from None
@@ -22,7 +22,7 @@ Parser = argparse.ArgumentParser
 
 
 def study() -> Parser:
-    """Of ``qra study``."""
+    """Return the parser of ``qra study``."""
     parser = OneLineArguments("qra study", description="Many runs as one experiment; see docs/studies.md.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="{list,status,run}")
     helps = {
@@ -54,7 +54,7 @@ def study() -> Parser:
 
 
 def report() -> Parser:
-    """Of ``qra report``."""
+    """Return the parser of ``qra report``."""
     parser = OneLineArguments("qra report", description="Tables, figures and verdicts from the cells of a study.")
     parser.add_argument("study", type=Path, help="directory of the study, such as runs/paper")
     parser.add_argument("--out", type=Path, metavar="DIR", help="where the report goes; STUDY/report if not given")
@@ -65,7 +65,7 @@ def report() -> Parser:
 
 
 def doctor() -> Parser:
-    """Of ``qra doctor``."""
+    """Return the parser of ``qra doctor``."""
     parser = OneLineArguments(
         "qra doctor", description="Look at the installation, the machine and the data; exit code 1 if one is at fault."
     )
@@ -81,7 +81,7 @@ def doctor() -> Parser:
 
 
 def compare() -> Parser:
-    """Of ``qra compare``, but for ``--data``."""
+    """Return the parser of ``qra compare``, whose ``--data`` serves only for help and completion."""
     parser = OneLineArguments(
         "qra compare",
         description="Accuracies of several runs side by side, and what each of them loses and gains against the first. "
@@ -95,10 +95,10 @@ def compare() -> Parser:
 
 
 def add_compare(parser: Parser, pixels: Callable[[str], float] = float) -> None:
-    """Add the options of ``qra compare`` but ``--data``.
+    """Add the options of ``qra compare`` except ``--data``.
 
     Args:
-        parser: Where to.
+        parser: Parser to add them to.
         pixels: Type of lengths in pixel units.
     """
     parser.add_argument("run", type=str, nargs="+", help="run directory or result.json; with --transfer, checkpoint")
@@ -117,7 +117,7 @@ def add_compare(parser: Parser, pixels: Callable[[str], float] = float) -> None:
 
 
 def deploy() -> Parser:
-    """Of ``qra deploy``, but for ``--data``."""
+    """Return the parser of ``qra deploy``, whose ``--data`` serves only for help and completion."""
     parser = OneLineArguments("qra deploy", description="What an export of qra export does on engines.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="{test,bench}")
     helps = {
@@ -132,10 +132,10 @@ def deploy() -> Parser:
 
 
 def add_deploy_test(parser: Parser, pixels: Callable[[str], float] = float) -> None:
-    """Add the options of ``qra deploy test`` but ``--data``.
+    """Add the options of ``qra deploy test`` except ``--data``.
 
     Args:
-        parser: Where to.
+        parser: Parser to add them to.
         pixels: Type of lengths in pixel units.
     """
     parser.add_argument("directory", type=str, help="directory of an export")
@@ -164,7 +164,7 @@ def add_deploy_bench(parser: Parser) -> None:
     """Add the options of ``qra deploy bench``.
 
     Args:
-        parser: Where to.
+        parser: Parser to add them to.
     """
     parser.add_argument("directory", type=str, help="directory of an export")
     _add_engines(parser)
@@ -185,10 +185,10 @@ def _add_engines(parser: Parser) -> None:
 
 
 def words(text: str | Sequence[str]) -> list[str]:
-    """Words of a list such as ``[a, b]`` or ``a``; those of one that is read already.
+    """Return the words of a list such as ``[a, b]`` or ``a``; a sequence is accepted as it is.
 
     Raises:
-        ValueError: If there is none, or one twice.
+        ValueError: If there are none, or one occurs twice.
     """
     parts = text.strip().strip("[]").split(",") if isinstance(text, str) else text
     found = [word.strip(" '\"") for word in parts]
@@ -198,10 +198,10 @@ def words(text: str | Sequence[str]) -> list[str]:
 
 
 def counts(text: str | Sequence[int]) -> list[int]:
-    """Whole numbers of a list such as ``[1, 32]`` or ``1``; those of one that is read already.
+    """Return the integers of a list such as ``[1, 32]`` or ``1``; a sequence is accepted as it is.
 
     Raises:
-        ValueError: If there are none, or one is no number.
+        ValueError: If there are none, one occurs twice, or one is not an integer.
     """
     try:
         return [int(word) for word in (words(text) if isinstance(text, str) else text)]
@@ -210,7 +210,7 @@ def counts(text: str | Sequence[int]) -> list[int]:
 
 
 def truth(text: str | bool) -> bool:
-    """The meaning of ``true`` or ``false``; itself, if it is read already.
+    """Return the boolean that ``true`` or ``false`` stands for; a boolean is returned unchanged.
 
     Raises:
         ValueError: If it is neither.
@@ -221,7 +221,7 @@ def truth(text: str | bool) -> bool:
 
 
 def export() -> Parser:
-    """Of ``qra export``."""
+    """Return the parser of ``qra export``."""
     parser = OneLineArguments(
         "qra export", description="Write a quantized network for engines: models of ONNX, its twin and its card."
     )
@@ -230,7 +230,7 @@ def export() -> Parser:
 
 
 def configs_() -> Parser:
-    """Of ``qra configs``."""
+    """Return the parser of ``qra configs``."""
     parser = OneLineArguments("qra configs", description="List the configs that come with qra, by the names to use.")
     folders = sorted({name.partition("/")[0] for name in configs()})
     parser.add_argument("folder", nargs="?", choices=folders, metavar="FOLDER", help=f"only of {', '.join(folders)}")
@@ -238,7 +238,7 @@ def configs_() -> Parser:
 
 
 def completion() -> Parser:
-    """Of ``qra completion``."""
+    """Return the parser of ``qra completion``."""
     parser = OneLineArguments(
         "qra completion", description='Print what completes qra\'s words in a shell: eval "$(qra completion bash)"'
     )
@@ -259,12 +259,12 @@ PARSERS: Mapping[str, Callable[[], Parser]] = {
 
 
 def options_of(parser: Parser) -> list[argparse.Action]:
-    """The options of a parser, without those of its commands."""
+    """Return the options of a parser, without those of its subcommands."""
     return [action for action in parser._actions if action.option_strings]
 
 
 def commands_of(parser: Parser) -> Mapping[str, Parser]:
-    """The commands below a parser."""
+    """Return the subcommands of a parser."""
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
             found: Mapping[str, Parser] = action.choices

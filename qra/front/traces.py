@@ -1,4 +1,4 @@
-"""What is left of an error that nobody foresaw."""
+"""Tracebacks of unexpected errors."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ ERROR_FILE = "error.txt"
 
 @contextmanager
 def traceback_kept(directory: Path, worth: Callable[[], bool]) -> Iterator[None]:
-    """Write the traceback of an unexpected error beside the work that it ends.
+    """Write the traceback of an unexpected error into the directory of the command that it ends.
 
     Args:
-        directory: Where the command writes.
-        worth: Says whether this process has done work there that stays.
+        directory: Directory that the command writes to.
+        worth: Function that returns whether this process has done work there that is kept.
     """
     try:
         yield

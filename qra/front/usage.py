@@ -1,4 +1,4 @@
-"""What a user of a wrong command line needs to know, beyond what the parser says of it."""
+"""Explanations of errors in a command line, beyond the parser's own."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ HINTS = {
     "precision": "give 32-true, 16-mixed, bf16-mixed or 64-true",
     "scheme": "give bits by --model.scheme.weight_bit_width and act_bit_width",
 }
-"""What a value of the wrong kind was meant to be, by the last part of a key."""
+"""What a value of the wrong type should have been, by the last part of its key."""
 
 
 class UsageError(ValueError):
-    """A command line that cannot be carried out, in words for the one who wrote it."""
+    """A command line cannot be executed; the message explains it to the user."""
 
 
 def explained(error: BaseException, words: Sequence[str]) -> UsageError:
-    """What is wrong with a command line, and where.
+    """Return an error that explains what is wrong with a command line, and where.
 
     Args:
-        error: What its parser raised.
+        error: Error that the parser raised.
         words: The command line, as prepared.
     """
     command, reason = words[0], one_line(error)
@@ -60,12 +60,12 @@ def explained(error: BaseException, words: Sequence[str]) -> UsageError:
 
 
 def explained_option(error: Exception, words: Sequence[str]) -> Exception:
-    """An error of a command that is no work of Lightning's; where an option is unknown, what was meant."""
+    """Return an error of a command that does not use Lightning's, explained if it is about an unknown option."""
     return explained(error, words) if _UNKNOWN.search(str(error)) else error
 
 
 def _place(key: str, words: Sequence[str]) -> str:
-    """The file that sets a key, unless an option does."""
+    """Return the file that sets a key, for the beginning of a message; empty if an option sets it."""
     file = None if not key or _is_option(key, words) else where(key, config_files(words))
     return f"{file}: " if file else ""
 

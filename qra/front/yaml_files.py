@@ -1,4 +1,4 @@
-"""Reading configs, so that what is wrong with a file names the file."""
+"""Reading configs, with errors that name the file."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from qra.nesting import is_larger
 from qra.renamed import present
 
 LIMIT = 2**20
-"""Bytes of the largest config that is read."""
+"""Maximum size of a config, in bytes."""
 ENTRIES = 100_000
-"""Entries of all its mappings and lists, at most: a few lines that repeat each other make any number of them."""
+"""Maximum number of entries in all its mappings and lists: a few lines that repeat each other can make any number."""
 _MERGE = "tag:yaml.org,2002:merge"
 
 
 class _TwiceError(yaml.MarkedYAMLError):
-    """A key that a mapping has twice."""
+    """A mapping has a key twice."""
 
 
 class _Loader(yaml.SafeLoader):
-    """A safe loader that refuses a key which a mapping has twice: the first one would be dropped in silence."""
+    """A safe loader that rejects duplicate keys in a mapping, of which the first would be silently dropped."""
 
     def compose_mapping_node(self, anchor: Any) -> Any:
         node: Any = super().compose_mapping_node(anchor)
@@ -40,18 +40,18 @@ class _Loader(yaml.SafeLoader):
 
 
 def is_config(value: Any) -> bool:
-    """Whether a value is the path of a config file."""
+    """Return whether a value is the path of a config file."""
     return isinstance(value, str) and value.endswith((".yaml", ".yml")) and "\n" not in value
 
 
 def read_yaml(path: str | Path) -> Any:
-    """The content of a YAML file, with the present names of its keys and classes.
+    """Return the content of a YAML file, with the current names of its keys and classes.
 
     Args:
-        path: An ordinary file of at most 1 MiB.
+        path: A regular file of at most 1 MiB.
 
     Raises:
-        ValueError: If there is no such file, or it is no YAML.
+        ValueError: If the file does not exist, cannot be read, is too large, or is not YAML.
     """
     file = Path(path)
     if file.is_symlink() and not file.exists():
@@ -77,18 +77,18 @@ def read_yaml(path: str | Path) -> Any:
         raise ValueError(f"{path}{place}: {_problem(reason)}") from None
     except RecursionError:
         raise ValueError(f"{path}: is nested too deeply, or repeats its parts too often") from None
-    except ValueError as reason:  # a number of too many digits, a date that there is not
+    except ValueError as reason:  # a number with too many digits, or an impossible date
         raise ValueError(f"{path}: a value in it cannot be read: {str(reason).partition(';')[0]}") from None
 
 
 def read_value(text: str) -> Any:
-    """The value that the text of an option stands for.
+    """Return the value that the text of an option stands for.
 
     Args:
         text: A word, or YAML on one line.
 
     Raises:
-        ValueError: If it is no YAML.
+        ValueError: If it is not YAML.
     """
     try:
         return _loaded(text)
@@ -106,19 +106,19 @@ def _problem(reason: yaml.YAMLError) -> str:
 
 
 def check_config(path: str | Path) -> None:
-    """Read a config and all that it names.
+    """Read a config and all configs that it names, to check them.
 
     Raises:
-        ValueError: If one of them cannot be read, is empty or no mapping, or names itself.
+        ValueError: If one cannot be read, is empty, is not a mapping, or names itself.
     """
     _check(Path(path), ())
 
 
 def check_part(path: str | Path) -> None:
-    """Read a config that an option takes, if it is there, and all that it names.
+    """Read a config that is the value of an option, if it exists, and all configs that it names, to check them.
 
     Raises:
-        ValueError: If one of them cannot be read, is empty or names itself.
+        ValueError: If one cannot be read, is empty or names itself.
     """
     if Path(path).exists() or Path(path).is_symlink():
         _check(Path(path), (Path(path).parent,))
@@ -141,7 +141,7 @@ def _check(path: Path, above: tuple[Path, ...]) -> None:
 
 
 def leaves(content: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """The keys of nested mappings, as ``a.b``, with their values; those of a list have the key of the list."""
+    """Yield the keys of nested mappings, as ``a.b``, with their values; items of a list have the key of the list."""
     if isinstance(content, dict):
         for key, value in content.items():
             yield from leaves(value, f"{prefix}.{key}".lstrip("."))
@@ -153,10 +153,10 @@ def leaves(content: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def where(key: str, paths: Sequence[str]) -> Path | None:
-    """The file that sets a key, the last of several.
+    """Return the file that sets a key, the last of several; None if there is none.
 
     Args:
-        key: Such as ``model.network``; ``init_args`` in it makes no difference.
+        key: Key such as ``model.network``; ``init_args`` in it is ignored.
         paths: Configs in the order in which they are read.
     """
     for path in reversed(paths):
