@@ -29,7 +29,7 @@ def _nested() -> Mapping[str, Sequence[str]]:
 
 
 def bash() -> str:
-    """Return the script for bash. Where it offers nothing, for example after an option for a file, files are offered."""
+    """Return the script for bash. Where it offers nothing, for example after an option for a file, it offers files."""
     folders_of = shipped.FOLDERS.items()
     values = "\n".join(f"    *.{key}|--{key}) words='{_names(*folders)}' ;;" for key, folders in folders_of)
     options = "\n".join(f"    '{name}') words='{words}' ;;" for name, words in _words())

@@ -38,7 +38,7 @@ def check_commands(study: Study, cells: Iterable[Cell], parse: Parse) -> None:
 
     Args:
         study: The study.
-        cells: Its cells that are to be run.
+        cells: Cells of the study that are to be run.
         parse: Function that parses the words of a command and rejects wrong ones.
 
     Raises:
@@ -62,7 +62,7 @@ def check_checkpoints(study: Study, cells: Sequence[Cell]) -> None:
 
     Args:
         study: The study.
-        cells: Its cells that are to be run.
+        cells: Cells of the study that are to be run.
 
     Raises:
         ValueError: If one does not and is not; the message has the key that names it.
