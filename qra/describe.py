@@ -55,7 +55,7 @@ def describe(value: Any) -> Any:
 
 
 def without_empty(description: Any) -> Any:
-    """Return a description without empty lists and mappings, so that newer versions match older ones without them."""
+    """Return a description without empty lists and mappings, so that it equals one of an earlier version."""
     if isinstance(description, dict):
         return {key: without_empty(value) for key, value in description.items() if value not in ({}, [])}
     return [without_empty(item) for item in description] if isinstance(description, list) else description

@@ -139,7 +139,7 @@ class RobustnessEvaluation(Measurement):
         queries: Number of queries of ``square``.
         n: Number of test images, class-balanced; ``null`` for all. If the test set is smaller than the default, all
             are used.
-        seed: Seed that selects the images and of the start noise.
+        seed: Seed of the choice of images, of the start noise and of the queries.
         batch_size: Number of images of a chunk, which are attacked together.
         search_precision: Precision in which the attacks compute. A success counts only if the network itself is wrong
             in float32, so a faster search can only miss examples. The precision is part of the outcomes' names.

@@ -1,4 +1,4 @@
-"""Checks that an attack suits the use it is put to: what it moves away from, and that it is not targeted."""
+"""Checks that an attack fits its use: what it moves away from, and that it is untargeted."""
 
 from __future__ import annotations
 

@@ -214,7 +214,7 @@ def read_cell(directory: Path) -> CellResult:
 
 
 def _unfinished(directory: Path, result: Mapping[str, Any]) -> str | None:
-    """Return what is unfinished in the training of the tested network, as far as anything tells; None if nothing."""
+    """Return what is unfinished in the training of the tested network, as far as anything tells; None if nothing is."""
     said = [completion.parse(result["training"])] if "training" in result else []
     found = [*said, completion.read(directory)]
     return next((f"its training is {each}" for each in found if each is not None and not each.finished), None)

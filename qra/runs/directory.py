@@ -46,7 +46,7 @@ class Claim:
         self._records = {path: path.read_bytes() for path in self._before if _is_record(path)}
 
     def release(self, keep: bool) -> None:
-        """Give up the right to write.
+        """Release the directory to other processes.
 
         Args:
             keep: Whether to keep what was written. Otherwise new files and directories are removed, and changed configs

@@ -1,4 +1,4 @@
-"""The kind of training of a stage, as the class of its model tells."""
+"""Determining a stage's kind of training from the class of its model."""
 
 from __future__ import annotations
 
