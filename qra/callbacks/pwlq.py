@@ -133,7 +133,11 @@ class PWLQCalibration(Measurement):
             self._reference = None
 
     def _uniform(self, network: nn.Module, images: list[Tensor]) -> nn.Module | None:
-        """Quantize the float network with uniform weights of one more bit; None unless weights are piecewise linear."""
+        """Quantize the float network with uniform weights of one more bit.
+
+        Returns:
+            The network; None if weights are not piecewise linear, would take more than 8 bits, or have overrides.
+        """
         weight, bits = self.scheme.weight, self.scheme.weight_bit_width + 1
         if not isinstance(weight, PWLQ) or bits > 8 or self.scheme.overrides:
             return None

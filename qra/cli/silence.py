@@ -17,7 +17,7 @@ def quiet() -> None:
     warnings.filterwarnings("ignore", ".*Total length of `list` across ranks is zero.*")  # validation was turned off
     warnings.filterwarnings("ignore", ".*smaller than the logging interval.*")  # epochs are logged anyway
     warnings.filterwarnings("ignore", ".*treespec, LeafSpec.*")  # Lightning's use of torch
-    warnings.filterwarnings("ignore", ".*AccumulateGrad node's stream.*")  # Lightning creates DDP in a stream of its own
+    warnings.filterwarnings("ignore", ".*AccumulateGrad node's stream.*")  # Lightning creates DDP in its own stream
     for name in ("pytorch.utilities.rank_zero", "fabric.utilities.rank_zero", "fabric.utilities.seed"):
         logging.getLogger(f"lightning.{name}").addFilter(_applies)
 
