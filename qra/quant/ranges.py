@@ -184,9 +184,8 @@ class _Histogram:
         while self.limit < largest:
             self.counts = torch.nn.functional.pad(self.counts.view(-1, 2).sum(1), (_BINS // 4, _BINS // 4))
             self.limit *= 2
-        if self.limit > 0:
-            bins = (values / self.limit).add_(1).mul_(_BINS / 2).long().clamp_(0, _BINS - 1)
-            self.counts += torch.bincount(bins, minlength=_BINS)
+        bins = (values / (self.limit or 1.0)).add_(1).mul_(_BINS / 2).long().clamp_(0, _BINS - 1)
+        self.counts += torch.bincount(bins, minlength=_BINS)
         return self
 
     def edges(self) -> Tensor:
@@ -195,7 +194,7 @@ class _Histogram:
 
 @dataclass(frozen=True)
 class Percentile(RangeSettings):
-    """Clip the same share of values at either end, to within 1/4096 of the largest magnitude.
+    """Clip the same share of values at either end, to within 1/2048 of the largest magnitude.
 
     Args:
         percentile: Percentage of values below the upper clip level, above 50 and at most 100: 99.9 clips a thousandth
