@@ -121,12 +121,15 @@ class RadiusPair(NamedTuple):
         medians: Median radius of each network, in pixel units.
         differences: Radius of the second network minus that of the first, in pixel units, (n,). Differences are rounded
             to multiples of 1e-6, and are 0 where neither network has a known adversarial image.
+        counts: Whether an example has a known adversarial image for one of the networks and is not wrong without an
+            attack for both, so that a difference of 0 says that the radii are equal, bool (n,).
         p: Two-sided p-value of Wilcoxon's signed-rank test, without zeros.
     """
 
     n: int
     medians: tuple[float, float]
     differences: Tensor
+    counts: Tensor
     p: float
 
     @property
@@ -152,7 +155,8 @@ def paired_radii(first: Radii, second: Radii) -> RadiusPair | None:
     a, b = (_at(radii, indices) for radii in (first, second))
     differences = ((b.radius - a.radius) / _SLACK).round() * _SLACK
     differences = differences.where(a.found | b.found, 0)
-    return RadiusPair(len(indices), (a.median, b.median), differences, wilcoxon(differences))
+    counts = (a.found | b.found) & ((a.radius > 0) | (b.radius > 0))
+    return RadiusPair(len(indices), (a.median, b.median), differences, counts, wilcoxon(differences))
 
 
 def _at(radii: Radii, indices: Tensor) -> Radii:

@@ -92,21 +92,33 @@ def hodges_lehmann(differences: Tensor) -> tuple[float, float]:
     """Return the shift that belongs to Wilcoxon's test: the median of all means of two (Hodges and Lehmann 1963).
 
     Args:
-        differences: Differences, (n,); zeros are dropped, as in the test.
+        differences: Differences, (n,). Equal ones are first spread evenly, halfway to their neighbours: differences of
+            whole pixel levels have means that are nearly all equal, from which no error can be told.
 
     Returns:
         The shift and its standard error, which is half the length of the interval from inverting the test at one
-        standard
-        deviation.
+        standard deviation.
     """
-    values = differences[differences != 0].double().sort().values
-    if len(values) == 0:
+    if not differences.any():
         return 0.0, 0.0
+    values = _spread(differences.double().sort().values)
     pairs = len(values) * (len(values) + 1) // 2
     deviation = math.sqrt(pairs * (2 * len(values) + 1) / 12)
     low, high = (_mean_of_two(values, pairs / 2 + place) for place in (-deviation, deviation))
     middle = [_mean_of_two(values, rank) for rank in ((pairs + 1) // 2, pairs // 2 + 1)]  # the same if odd
     return sum(middle) / 2, (high - low) / 2
+
+
+def _spread(values: Tensor) -> Tensor:
+    """Spread equal ones of ascending values (n,), not all 0, between the middles to their neighbours, 0 among them."""
+    levels, place, counts = np.unique(values.numpy(), return_inverse=True, return_counts=True)
+    marks = np.union1d(levels, 0.0)
+    middles = (marks[1:] + marks[:-1]) / 2
+    ends = np.array([2 * marks[0] - middles[0], *middles, 2 * marks[-1] - middles[-1]])
+    own = np.searchsorted(marks, levels)[place]
+    share = (np.arange(len(values)) - (counts.cumsum() - counts)[place] + 0.5) / counts[place]
+    spread = torch.from_numpy(ends[own] + share * (ends[own + 1] - ends[own]))
+    return torch.where(torch.from_numpy(counts[place] > 1), spread, values)
 
 
 def _mean_of_two(values: Tensor, rank: float) -> float:

@@ -22,7 +22,7 @@ from qra.report.style import SERIES, Drawing
 from qra.report.tables import Entry, Table
 
 LEAST = 10
-"""Minimum number of shared examples to compare distances."""
+"""Minimum number of shared examples that count to compare distances."""
 
 
 def _found(pipeline: Pipeline) -> dict[str, tuple[Measured, tuple[Radii, ...]]]:
@@ -112,12 +112,13 @@ def _compared(results: Results, first: Pipeline, second: Pipeline) -> Iterator[C
         return
     for words in [words for words in _found(first) if words in _found(second)]:
         made = [paired_radii(_named(right, words), _named(left, words)) for left, right in pairs]
-        known = [pair for pair in made if pair is not None and pair.n >= LEAST]
+        known = [pair for pair in made if pair is not None and int(pair.counts.sum()) >= LEAST]
         if len(known) < len(made) or len({pair.n for pair in known}) > 1:
             continue
         unit = statistics.fmean(pair.medians[0] for pair in known)
         if unit > 0:
-            mean, error = hodges_lehmann(torch.stack([pair.differences for pair in known]).mean(0) / unit)
+            counts = torch.stack([pair.counts for pair in known]).any(0)
+            mean, error = hodges_lehmann(torch.stack([pair.differences for pair in known]).mean(0)[counts] / unit)
             seeds = tuple(_seed_pair(cells, pair, unit) for cells, pair in zip(pairs, known, strict=True))
             share = statistics.fmean(pair.medians[1] for pair in known) / unit
             about = f"distance by {words}, in % of the second's median; p is Wilcoxon's"

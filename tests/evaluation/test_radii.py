@@ -105,6 +105,24 @@ def test_the_shift_is_the_median_of_all_means_of_two(n):
     assert shift == pytest.approx(np.median(means), abs=1e-9)
     assert error == pytest.approx(float(values.std()) / math.sqrt(n), rel=0.3)
     assert hodges_lehmann(-values)[0] == pytest.approx(-shift, abs=1e-9)
+    assert hodges_lehmann(torch.full((n,), 2.0))[0] == pytest.approx(2)
+
+
+@pytest.mark.parametrize("share", [1.0, 0.9, 0.8])
+def test_distances_in_whole_levels_tell_the_shift_and_its_error(share):
+    generator = np.random.default_rng(0)
+    first = 4 * np.exp(0.6 * generator.standard_normal(500))
+    second = share * first * np.exp(0.15 * generator.standard_normal(500))
+    exact, whole = (
+        hodges_lehmann(torch.from_numpy(to_levels(second) - to_levels(first))) for to_levels in (np.asarray, np.ceil)
+    )
+    assert whole[0] == pytest.approx(exact[0], abs=2 * whole[1])
+    assert exact[1] < whole[1] < 2 * exact[1]
+
+
+def test_examples_that_tell_nothing_do_not_count():
+    pair = paired_radii(radii([0, 0, 4, math.inf, math.inf, 3]), radii([0, 2, 4, math.inf, 5, 2]))
+    assert pair.counts.tolist() == [False, True, True, False, True, True]
 
 
 def test_pairs_are_of_shared_examples_and_those_that_neither_lost_are_tied():
