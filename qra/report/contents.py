@@ -9,6 +9,7 @@ from typing import Any
 
 from qra.coordinates import Axis
 from qra.evaluation.measured import Measured
+from qra.evaluation.seeds import MANY
 from qra.report.cells import CellResult
 from qra.report.pareto import Choice, Offer, choices, offers
 from qra.report.pipelines import Pipeline, axis_title
@@ -24,7 +25,8 @@ TIES = 3
 """Maximum number of equally good pipelines that are named."""
 
 _INTERVALS = (
-    "Accuracies in percent with Wilson intervals at 95 %, which cover the choice of test examples, not of seeds"
+    "Accuracies in percent with intervals at 95 %: Wilson's, which cover the choice of test examples, not of seeds; "
+    f"from {MANY} seeds on Student's, which cover both"
 )
 
 _GRADIENTS = (

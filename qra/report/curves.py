@@ -41,8 +41,7 @@ def robustness_curves(results: Results) -> tuple[Drawing, ...]:
     items = [item for item in zip(titles, panels.values(), strict=True) if item[1]]
     pages = [items[start : start + PANELS] for start in range(0, len(items), PANELS)]
     caption = (
-        f"Accuracy under {attack} over its budget, with the Wilson interval at 95 % as a band; the mean over seeds. "
-        f"{MARKS}"
+        f"Accuracy under {attack} over its budget, with the interval at 95 % as a band; the mean over seeds. {MARKS}"
     )
     return tuple(
         Drawing(f"curves-{number}", "Robustness curves", caption, _page(results, attack, page))

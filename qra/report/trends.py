@@ -61,7 +61,7 @@ def _over(results: Results, axis: str) -> Drawing | None:
         axes.set(xlabel=title, ylabel="accuracy (%)", title=heading)
     handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=columns)
-    caption = f"Accuracy over {title}, with Wilson intervals at 95 %; the mean over seeds. {MARKS}"
+    caption = f"Accuracy over {title}, with intervals at 95 %; the mean over seeds. {MARKS}"
     return Drawing(name, f"Accuracy over {title}", caption, figure)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
+from qra.evaluation.seeds import MANY
 from qra.report.claims import CLAIMS
 from qra.report.judging import EXCEPTIONS, Finding, Judged
 from qra.report.paired import MARGIN, Comparison, Effect
@@ -20,8 +21,8 @@ METHOD = (
     "signed-rank test, and the difference is Hodges and Lehmann's, with the interval of that test, over all examples "
     "but those that both get wrong without an attack and those that no attack broke. The other intervals are Agresti "
     "and Min's; those of all comparisons of one claim hold together at 95 % (Bonferroni); the claims are separate "
-    "questions, with no adjustment across them. "
-    "Intervals cover the choice of test examples; seeds that point in different directions leave a difference open. A "
+    "questions, with no adjustment across them. Intervals cover the choice of test examples and, those of accuracies "
+    f"from {MANY} seeds on, that of seeds; seeds that point in different directions leave a difference open. A "
     "suspect number bounds robustness from above only, and counts only where a lower one would give the same answer; "
     "one that is not judged counts as it is, and is named. A claim is supported (contradicted) if more than half of "
     f"its checks hold (fail) and at most {EXCEPTIONS:.0%} of those that are not open fail (hold); else it is undecided."

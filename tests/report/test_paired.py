@@ -6,8 +6,10 @@ from made_up import cell
 
 from qra.evaluation.measured import ThreatModel
 from qra.report.cells import read_cells
+from qra.report.contents import accuracies
 from qra.report.paired import CLEAN, MARGIN, Effect, Gap, paired, strongest
 from qra.report.results import Results
+from qra.report.verdicts import METHOD
 
 numbers = st.floats(-1, 1)
 
@@ -69,11 +71,13 @@ def test_five_seeds_against_one_network_have_an_interval_that_covers_the_seeds(t
     cell(tmp_path, "float", {"clean": 0.8})
     for seed, accuracy in enumerate((0.5, 0.6, 0.7, 0.8, 0.9)):
         cell(tmp_path, f"q{seed}", {"clean": accuracy}, quantizer="pact", seed=seed)
-    original, quantized = Results("s", read_cells(tmp_path)).pipelines
+    results = Results("s", read_cells(tmp_path))
+    original, quantized = results.pipelines
     effect = paired(quantized, original, ("", ""), (CLEAN, CLEAN)).effect(1)
     assert effect.mean == pytest.approx(-0.1)
     of_seeds = 2.776 * np.std([0.5, 0.6, 0.7, 0.8, 0.9], ddof=1) / np.sqrt(5)  # Student's t
     assert (effect.high - effect.low) / 2 == pytest.approx(of_seeds, rel=0.1)
+    assert all("from 5 seeds on" in note for note in (METHOD, accuracies(results).note))
 
 
 def test_many_seeds_of_which_few_match_are_compared_by_those(tmp_path):
