@@ -18,7 +18,7 @@ def mean_and_std(batches: Iterable[Tensor]) -> tuple[list[float], list[float]]:
         batches: Images, uint8 (N, C, H, W); at least one batch.
 
     Returns:
-        Mean and standard deviation of each channel. For a constant channel, the standard deviation is 1/255.
+        Mean and standard deviation of each channel. A deviation that would be rounded to 0 is 1/255.
     """
     counts = sum(torch.stack([channel.flatten().bincount(minlength=256) for channel in x.unbind(1)]) for x in batches)
     assert isinstance(counts, Tensor)  # 0 only without batches
@@ -26,5 +26,5 @@ def mean_and_std(batches: Iterable[Tensor]) -> tuple[list[float], list[float]]:
     for channel in counts.tolist():
         n, total, squares = (sum(count * value**power for value, count in enumerate(channel)) for power in range(3))
         mean.append(round(total / n / 255, DECIMALS))
-        std.append(round(((squares * n - total**2) ** 0.5 / n or 1) / 255, DECIMALS))
+        std.append(round((squares * n - total**2) ** 0.5 / n / 255, DECIMALS) or round(1 / 255, DECIMALS))
     return mean, std

@@ -18,7 +18,10 @@ def test_mean_and_deviation_are_those_of_all_pixels():
 
 
 def test_one_brightness_has_a_deviation_to_divide_by():
-    assert mean_and_std([torch.full((2, 1, 3, 3), 51, dtype=torch.uint8)]) == ([0.2], [0.0039])
+    images = torch.full((50, 1, 32, 32), 51, dtype=torch.uint8)
+    assert mean_and_std([images]) == ([0.2], [0.0039])
+    images[0, 0, 0, 0] = 52
+    assert mean_and_std([images]) == ([0.2], [0.0039])
 
 
 def test_a_data_set_measures_its_training_images():
