@@ -22,8 +22,8 @@ class Folder(NamedTuple):
     """An export on disk.
 
     Attributes:
-        directory: Its directory.
-        card: Its card, whose hashes match the files.
+        directory: Directory of the export.
+        card: Model card, whose hashes match the files.
         program: The program that it computes.
     """
 

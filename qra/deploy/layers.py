@@ -91,7 +91,7 @@ def convolve(builder: Builder, layer: QuantConv2d, name: str, value: Value) -> V
         builder: The program so far.
         layer: The convolution.
         name: Name of its sums.
-        value: Its input: codes, of which each channel may have its own scale and offset.
+        value: Input of the layer: codes, of which each channel may have its own scale and offset.
 
     Raises:
         ValueError: If it cannot be lowered.

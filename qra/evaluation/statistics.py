@@ -135,7 +135,7 @@ def shared(runs: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
     """Return the results of several runs on the examples that they share.
 
     Args:
-        runs: For each run, positions in the test set without repetitions, int64 (n,), and correctness, bool (n,).
+        runs: Positions in the test set, without repetitions, int64 (n,), and correctness, bool (n,), of each run.
 
     Returns:
         The shared positions, ascending, (m,), and the correctness in each run, bool (runs, m).
@@ -158,7 +158,7 @@ def worst_over_seeds(runs: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Ten
     """Return the worst case over runs of one network attacked with several seeds: correct only if correct in all.
 
     Args:
-        runs: For each run, positions in the test set without repetitions, int64 (n,), and correctness, bool (n,).
+        runs: Positions in the test set, without repetitions, int64 (n,), and correctness, bool (n,), of each run.
 
     Returns:
         The shared positions, ascending, (m,), and the correctness, bool (m,).

@@ -134,8 +134,8 @@ class PACT(ActivationQuantizer):
     Args:
         alpha: Initial clip level.
         decay: Weight of the sum of the squared clip levels in the training loss.
-        percentile: If given, calibration sets the initial clip level to this percentile of the float network's
-            activations on the calibration images, in place of ``alpha``.
+        percentile: Percentile of the float network's activations on the calibration images that the clip level starts
+            from, in place of ``alpha``, if given.
     """
 
     alpha: float = 10.0

@@ -71,7 +71,7 @@ def suits_channels_last(network: nn.Module, copy: nn.Module, x: Tensor) -> bool:
 
     Args:
         network: The network.
-        copy: Its copy, in the channels-last memory format.
+        copy: Copy of the network, in the channels-last memory format.
         x: Images in [0, 1], (N, C, H, W), of which the first ``EXAMPLES`` are used.
     """
     x = x[:EXAMPLES].detach()
