@@ -30,10 +30,10 @@ CHECKPOINT = Path(__file__).parents[1] / "checkpoints" / "pact-w4a4-at.ckpt"
 CONTESTANTS: tuple[tuple[str, Form, str, bool], ...] = (
     ("float, onnxruntime", "float", "onnxruntime", False),
     ("float, OpenVINO in float32", "float", "openvino", False),
-    ("float, OpenVINO as it comes", "float", "openvino", True),
+    ("float, OpenVINO with its defaults", "float", "openvino", True),
     ("integer form, onnxruntime", "integer", "onnxruntime", False),
     ("QDQ, onnxruntime", "qdq", "onnxruntime", False),
-    ("QDQ, onnxruntime as it comes", "qdq", "onnxruntime", True),
+    ("QDQ, onnxruntime with its defaults", "qdq", "onnxruntime", True),
     ("QDQ, OpenVINO in float32", "qdq", "openvino", False),
 )
 """Name, form of the model, engine, and whether it runs without the options that keep its results faithful."""
@@ -66,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> list[dict[str, Any]]:
     vnni = "" if has_vnni() else "; this processor has no VNNI"
     notes = [
         f"ratio: times as fast as {CONTESTANTS[0][0]}, median, lowest and highest of rounds, processor time{vnni}",
-        f"decisions: of {args.images} made-up images, against the network before export",
+        f"decisions: of {args.images} synthetic images, against the network before export",
         f"files: {sizes}",
     ]
     report(f"W4A4 ResNet20, batches of {args.batch_size}", rows, notes, args)

@@ -207,7 +207,7 @@ def load(path: str | Path, network: nn.Module | None = None, weights_key: str | 
     state = state_of(network, content, path, weights_key)
     lacking = [key for key in quantizer_keys(network) if key not in state]
     if lacking:
-        raise ValueError(f"{path}: is a checkpoint of another network, for it has no {lacking[0]}")
+        raise ValueError(f"{path}: is a checkpoint of a different network: it has no {lacking[0]}")
     network.load_state_dict(state)
     return network.eval()
 

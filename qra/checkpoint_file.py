@@ -64,7 +64,9 @@ def read(path: str | Path) -> dict[str, Any]:
     except pickle.UnpicklingError as reason:
         found = re.search(r"(?:GLOBAL|class) ([\w.]+)", str(reason))
         if found is None:
-            raise ValueError(f"{path}: is no checkpoint, neither of torch.save nor in the safetensors format") from None
+            raise ValueError(
+                f"{path}: is not a checkpoint, neither of torch.save nor in the safetensors format"
+            ) from None
         held = f"holds pickled objects ({found[1]}), which could run code when read"
         raise ValueError(f"{path}: {held}: {_REMEDY}") from None
     except (RecursionError, MemoryError):
@@ -72,11 +74,11 @@ def read(path: str | Path) -> dict[str, Any]:
     except _RefusedError as reason:
         raise ValueError(f"{path}: {reason}") from None
     except PermissionError:
-        raise ValueError(f"{path}: may not be read: change its permissions") from None
+        raise ValueError(f"{path}: cannot be read: change its permissions") from None
     except Exception as reason:  # on damaged bytes, readers raise all kinds of exceptions
         if str(path) in str(reason) and isinstance(reason, ValueError):
             raise
-        what = f"it may be cut short or no checkpoint ({type(reason).__name__})"
+        what = f"it may be truncated or not a checkpoint ({type(reason).__name__})"
         raise ValueError(f"{path}: cannot be read, {what}") from None
     try:
         return _checked(content)
@@ -89,7 +91,7 @@ def _parse(file: IO[bytes]) -> Any:
     start = file.read(len(_POINTER))
     file.seek(0)
     if start == _POINTER:
-        raise _RefusedError("is a pointer in the place of a checkpoint: fetch that by git lfs pull")
+        raise _RefusedError("is a Git LFS pointer instead of a checkpoint: fetch the file by git lfs pull")
     if len(start) >= 10 and start[8:9] == b"{" and struct.unpack("<Q", start[:8])[0] < CHECKPOINT_LIMIT:
         try:
             return _described(file.read(CHECKPOINT_LIMIT))
@@ -142,16 +144,16 @@ def _checked(content: Any) -> dict[str, Any]:
         ValueError: If the content has another form or is too large.
     """
     if isinstance(content, nn.Parameter | Tensor) or not isinstance(content, Mapping | list | tuple):
-        raise ValueError("is no checkpoint of a run, for it has no state_dict")
+        raise ValueError("is not a checkpoint of a run: it has no state_dict")
     if not isinstance(content, Mapping):
         if not all(isinstance(pair, list | tuple) and len(pair) == 2 and isinstance(pair[0], str) for pair in content):
-            raise ValueError("is no checkpoint of a run, for it has no state_dict")
+            raise ValueError("is not a checkpoint of a run: it has no state_dict")
         content = dict(content)
     if is_larger(content, _ENTRIES):
         raise ValueError(f"has more than the {_ENTRIES:,} entries that a checkpoint may have")
     places = dict(weights.containers(content))
     if not places:
-        raise ValueError("is no checkpoint of a run, for it has no state_dict")
+        raise ValueError("is not a checkpoint of a run: it has no state_dict")
     if sum(tensor.numel() * tensor.element_size() for tensor in places[""].values()) > CHECKPOINT_LIMIT:
         raise ValueError(f"its tensors take more than {CHECKPOINT_LIMIT} bytes")
     about = content.get(KEY)

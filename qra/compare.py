@@ -165,7 +165,7 @@ def _transfer(settings: Namespace, data: ImageDataModule) -> None:
     with torch.no_grad():
         for path, network in zip(settings.run, networks, strict=True):
             if (classes := network(batches[0].x[:1]).shape[1]) != data.num_classes:
-                raise ValueError(f"{path}: tells {classes} classes apart, but the data has {data.num_classes}")
+                raise ValueError(f"{path}: has {classes} classes, but the data has {data.num_classes}")
     clean = torch.stack([torch.cat([is_correct(network, x, y) for x, y, _ in batches]) for network in networks]).cpu()
     rows = []
     with EvaluationProgress(shown=True) as progress:

@@ -57,7 +57,7 @@ def try_out(network: nn.Module, x: Tensor, num_classes: int, exactly: bool) -> i
         again = _logits(network, x, num_classes, exactly)
         if (first - again).abs().max() > _SAME * first.abs().max():
             raise ValueError(
-                "the network gives other logits for the same images the second time, in eval mode too: turn its "
+                "the network returns different logits for the same images, even in eval mode: turn its "
                 "dropout or noise off there, or attacks and accuracies mean nothing"
             )
         gradient = _gradient(first[0].sum(), x)
@@ -96,7 +96,7 @@ def _logits(network: nn.Module, x: Tensor, num_classes: int, exactly: bool) -> T
         raise ValueError(f"the network returns {what} for {len(x)} images: it must return logits (N, classes) alone")
     outputs = logits.shape[1]
     if outputs < num_classes or (exactly and outputs > num_classes):
-        raise ValueError(f"the network tells {outputs} classes apart, but the data has {num_classes}: set num_classes")
+        raise ValueError(f"the network has {outputs} classes, but the data has {num_classes}: set num_classes")
     if not logits.isfinite().all():
         raise ValueError("the network's logits for two images of the data are not finite")
     return logits

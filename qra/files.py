@@ -87,7 +87,7 @@ def read_json(path: str | Path, follow: bool = True) -> Any:
     try:
         content = json.loads(text)
     except (ValueError, MemoryError):
-        raise ValueError(f"{path}: is cut short or no JSON") from None
+        raise ValueError(f"{path}: is truncated or not JSON") from None
     except RecursionError:
         raise ValueError(_too_deep(path)) from None
     if is_deeper(content, JSON_DEPTH):
@@ -96,7 +96,7 @@ def read_json(path: str | Path, follow: bool = True) -> Any:
 
 
 def _too_deep(path: str | Path) -> str:
-    return f"{path}: is cut short or no JSON (none nests deeper than {JSON_DEPTH} here)"
+    return f"{path}: is truncated or not JSON (none nests deeper than {JSON_DEPTH} here)"
 
 
 def read_npz(path: str | Path, limit: int = ARRAY_LIMIT, follow: bool = True) -> dict[str, NDArray[Any]]:
@@ -118,7 +118,7 @@ def read_npz(path: str | Path, limit: int = ARRAY_LIMIT, follow: bool = True) ->
                     raise ValueError(f"holds more than the {limit} bytes that are read")
                 return {entry.filename.removesuffix(".npy"): _array(archive, entry) for entry in archive.infolist()}
         except Exception as reason:  # on damaged bytes, readers raise all kinds of exceptions
-            raise ValueError(f"{path}: is cut short or damaged ({_short(reason)})") from None
+            raise ValueError(f"{path}: is truncated or damaged ({_short(reason)})") from None
 
 
 def _short(reason: Exception) -> str:
@@ -171,7 +171,7 @@ def read_npy(path: str | Path, limit: int = ARRAY_LIMIT, part: int = 0, parts: i
             file.seek(part * dtype.itemsize * math.prod(shape), os.SEEK_CUR)
             array = np.fromfile(file, dtype, math.prod(shape))
             if array.size != math.prod(shape):
-                raise ValueError("is cut short")
+                raise ValueError("is truncated")
         except Exception as reason:
             raise ValueError(f"{path}: is no .npy file that can be read ({_short(reason)})") from None
     return array.reshape(shape, order="F" if columns_first else "C")

@@ -83,7 +83,7 @@ def check_resumable(
     done = completion.read(Path(path).parent)
     elsewhere = Path(path).parent.resolve() != Path(trainer.default_root_dir).resolve()
     if elsewhere and done is not None and done.is_over(trainer.max_epochs):
-        raise ValueError(f"{path}: its training is finished: test it, or go on with a larger --trainer.max_epochs")
+        raise ValueError(f"{path}: its training is finished: test it, or continue with a larger --trainer.max_epochs")
     epoch, asked = checkpoint.get("epoch"), trainer.max_epochs
     if isinstance(epoch, int) and asked is not None and 0 < asked <= epoch:
         raise ValueError(f"{path}: is of epoch {epoch + 1}, trainer.max_epochs is {asked}: give at least {epoch + 1}")
@@ -116,7 +116,7 @@ def _damage(checkpoint: Mapping[str, Any], trainer: Trainer, module: ImageClassi
         yield "state_dict holds more than tensors"
     callbacks = checkpoint.get("callbacks")
     if not (isinstance(callbacks, Mapping) and all(isinstance(state, Mapping) for state in callbacks.values())):
-        yield "callbacks is no mapping of states"
+        yield "callbacks is not a mapping of states"
     try:
         torch.Generator().set_state(checkpoint.get("rng_state"))  # type: ignore[arg-type]
     except (RuntimeError, TypeError):

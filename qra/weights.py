@@ -70,14 +70,14 @@ def find(content: Mapping[str, Any], expected: Mapping[str, Tensor], optional: I
         places = {key: places.get(key, begun)}
     matches = [_best(place, found, expected, frozenset(optional)) for place, found in places.items()]
     if not matches:
-        raise ValueError("is no checkpoint of a run, for it has no state_dict, and no weights under another name")
+        raise ValueError("is not a checkpoint of a run: it has no state_dict, and no weights under another name")
     fitting = _distinct([match for match in matches if not match.difference])
     if len(fitting) > 1:
         keys = " and under ".join(match.key or "no key" for match in fitting)
         raise ValueError(f"has weights that fit under {keys}: choose by --weights_key (weights_key of qra.load)")
     if not fitting:
         closest = max(matches, key=lambda match: len(match.state))
-        raise ValueError(f"is a checkpoint of another network, for {closest.difference}")
+        raise ValueError(f"is a checkpoint of a different network: {closest.difference}")
     shaped = {name: value.reshape(expected[name].shape) for name, value in fitting[0].state.items()}
     return fitting[0]._replace(state=shaped)
 

@@ -98,7 +98,7 @@ def test_deploy_speed_has_a_row_for_each_engine_and_form(script, capsys):
     rows = script("deploy_speed").main(["--batch-size", "2", "--rounds", "1", "--images", "4"])
     assert len(rows) == 7
     assert rows[0]["ratio"] == 1
-    faithful = [row for row in rows if "QDQ" in row["run by"] and "as it comes" not in row["run by"]]
+    faithful = [row for row in rows if "QDQ" in row["run by"] and "with its defaults" not in row["run by"]]
     assert [row["decisions that differ"] for row in faithful] == [0, 0]
     assert "model" not in capsys.readouterr().err
 

@@ -106,13 +106,13 @@ def test_a_key_of_weights_that_is_asked_for_is_taken_from_a_checkpoint_of_a_run_
 
 def test_what_is_no_checkpoint_at_all_is_not_said_to_hold_objects(path):
     path.write_text("{}")
-    with pytest.raises(ValueError, match=r"some.ckpt: is no checkpoint, neither of torch.save nor"):
+    with pytest.raises(ValueError, match=r"some.ckpt: is not a checkpoint, neither of torch.save nor"):
         checkpoint.read(path)
 
 
 def test_a_pointer_of_git_in_the_place_of_a_checkpoint_is_named(path):
     path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 3\n")
-    with pytest.raises(ValueError, match=r"some.ckpt: is a pointer .* git lfs pull"):
+    with pytest.raises(ValueError, match=r"some.ckpt: is a Git LFS pointer .* git lfs pull"):
         checkpoint.read(path)
 
 
@@ -138,7 +138,7 @@ def test_an_old_file_whose_storages_have_other_names_is_named(path):
     name = str(w.untyped_storage()._cdata).encode()
     content = path.read_bytes()
     path.write_bytes(content.replace(name, name[::-1], content.count(name) - 1))
-    with pytest.raises(ValueError, match=r"some.ckpt: cannot be read, it may be cut short"):
+    with pytest.raises(ValueError, match=r"some.ckpt: cannot be read, it may be truncated"):
         checkpoint.read(path)
 
 

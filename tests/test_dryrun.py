@@ -51,7 +51,7 @@ WRONG = {
     "channels": (lambda: Net(channels=1), r"cannot take images of the data, \(3, 8, 8\): .*1 channels, but got 3"),
     "half": (lambda: Net().half(), r"conv.weight is float16: make it float32"),
     "bfloat16": (lambda: Net().bfloat16(), r"conv.weight is bfloat16: make it float32"),
-    "too few": (lambda: Net(classes=3), "tells 3 classes apart, but the data has 4: set num_classes"),
+    "too few": (lambda: Net(classes=3), "has 3 classes, but the data has 4: set num_classes"),
     "not finite": (returning(lambda y: y / 0), "not finite"),
     "dropout": (returning(lambda y: nn.functional.dropout(y, 0.5, training=True)), "other logits for the same images"),
     "noise": (returning(lambda y: y + torch.randn_like(y)), "other logits for the same images"),
@@ -71,7 +71,7 @@ def test_what_cannot_be_attacked_is_refused_in_one_line(make, reason):
 
 def test_more_outputs_than_classes_are_refused_in_training_and_counted_in_a_test():
     assert dry_run(Net(classes=7), IMAGES, 4, False) == 7
-    with pytest.raises(ValueError, match="tells 7 classes apart, but the data has 4"):
+    with pytest.raises(ValueError, match="has 7 classes, but the data has 4"):
         dry_run(Net(classes=7), IMAGES, 4, True)
 
 

@@ -98,7 +98,7 @@ def test_arrays_are_read_as_they_were_written(tmp_path):
     ],
 )
 def test_an_array_that_is_none_is_refused(tmp_path, content, reason):
-    with pytest.raises(ValueError, match=f"wrong.npz: is cut short or damaged .*{reason}"):
+    with pytest.raises(ValueError, match=f"wrong.npz: is truncated or damaged .*{reason}"):
         files.read_npz(npz(tmp_path / "wrong.npz", a=content))
 
 

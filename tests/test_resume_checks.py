@@ -68,7 +68,7 @@ def memory(content):
         (lambda c: c.update(epoch="x"), "epoch is no number of epochs"),
         (lambda c: c.update(global_step=-1), "global_step is no number of steps"),
         (lambda c: c.pop("pytorch-lightning_version"), "which version of Lightning"),
-        (lambda c: c.update(callbacks=[]), "callbacks is no mapping of states"),
+        (lambda c: c.update(callbacks=[]), "callbacks is not a mapping of states"),
         (lambda c: c.update(rng_state=torch.zeros(3, dtype=torch.uint8)), "rng_state is no state"),
         (lambda c: c.update(optimizer_states=[]), "optimizer_states is not the state of one optimizer"),
         (lambda c: c.update(optimizer_states=[{}]), "optimizer_states is not the state of one optimizer"),

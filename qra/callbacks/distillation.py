@@ -91,9 +91,7 @@ class TeacherDistillation(PipelineCallback):
             with torch.no_grad():
                 classes = network(torch.zeros(1, *data.image_shape)).shape[1]
             if classes != data.num_classes:
-                raise ValueError(
-                    f"{self.path}: the teacher tells {classes} classes apart, but the data has {data.num_classes}"
-                )
+                raise ValueError(f"{self.path}: the teacher has {classes} classes, but the data has {data.num_classes}")
             self._teacher = network, freeze(network)
         module.learn_from(self._teacher[1])
 

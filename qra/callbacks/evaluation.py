@@ -221,7 +221,7 @@ class RobustnessEvaluation(Measurement):
             ways = {(each.protocol.attack, id(targets[gradient])): each for gradient, each in budget.items()}
             for evaluation in ways.values():
                 yield from evaluation.workload(network, data)
-        yield Workload("signs of hidden gradients", min(EXAMPLES, test_images(self.n, data)), PassCount(2, 1))
+        yield Workload("signs of masked gradients", min(EXAMPLES, test_images(self.n, data)), PassCount(2, 1))
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._clean, self.outcomes, self._signs = [], {}, None

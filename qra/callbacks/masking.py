@@ -75,7 +75,7 @@ class MaskingCheck(Evaluation):
     def workload(self, network: nn.Module, data: ImageDataModule) -> Iterator[Workload]:
         tried = trials(network, self.settings, data.num_classes, self._surrogate is not None)
         passes = reduce(PassCount.plus, (trial.attack.passes(data.num_classes) for trial in tried))
-        yield Workload(f"hidden gradients? {len(tried)} attacks", test_images(self.n, data), passes)
+        yield Workload(f"masking check, {len(tried)} attacks", test_images(self.n, data), passes)
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         network: nn.Module = pl_module.network  # type: ignore[assignment]
@@ -88,7 +88,7 @@ class MaskingCheck(Evaluation):
         with EvaluationProgress(trainer.is_global_zero and trainer.progress_bar_callback is not None) as progress:
 
             def on_part(part: str, correct: Tensor | None) -> None:
-                progress.start(f"hidden gradients? {part}", 1) if correct is None else progress.advance(correct)
+                progress.start(f"masking check, {part}", 1) if correct is None else progress.advance(correct)
 
             parts = [measure(network, target, batch, self.settings, surrogate, on_part) for batch in batches]
         found = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
@@ -117,10 +117,10 @@ class MaskingCheck(Evaluation):
 
 def table(report: MaskingReport) -> Table:
     """Return a table of the indicators for the terminal, each with its meaning."""
-    result = Table("hidden gradients?", caption=ORIGIN, caption_justify="left")
-    for header in ("value", "doubtful beyond", ""):
+    result = Table("masking check", caption=ORIGIN, caption_justify="left")
+    for header in ("value", "suspect beyond", ""):
         result.add_column(header, justify="right")
-    result.add_column("what it is", ratio=1)
+    result.add_column("meaning", ratio=1)
     for indicator in report.indicators:
         value = "-" if indicator.value is None else f"{indicator.value:.3g}"
         threshold = "-" if indicator.threshold is None else f"{indicator.threshold:g}"
@@ -135,6 +135,6 @@ def words(report: MaskingReport) -> str:
         return "\n".join([f"Verdict: suspect, on {report.n} examples, because", *(f"- {r}" for r in report.reasons)])
     limits = ", ".join(f"{100 * limit:.1f} points by {what}" for what, limit in report.limits.items())
     return (
-        f"Verdict: sound. No sign of hidden gradients on {report.n} examples. A smaller overstatement of robust "
+        f"Verdict: sound. No sign of masked gradients on {report.n} examples. Smaller overstatements of robust "
         f"accuracy would not have been noticed: {limits}."
     )

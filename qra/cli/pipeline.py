@@ -230,9 +230,7 @@ class QraCLI(LightningCLI):
         vars(self.model.network)["outputs"] = outputs
         if outputs > data.num_classes:
             first = data.class_names[0]
-            print(
-                f"the network tells {outputs} classes apart, the data {data.num_classes}: its first is {first!r} here"
-            )
+            print(f"the network has {outputs} classes, the data {data.num_classes}: its first is {first!r} here")
 
     def _run_subcommand(self, subcommand: str) -> None:
         if self.config[subcommand].dry_run:

@@ -101,7 +101,7 @@ def read(directory: Path) -> Card:
     try:
         content = read_json(path, follow=False)
     except (FileNotFoundError, NotADirectoryError):
-        raise ValueError(f"{directory}: is no export, for it has no {FILE}; qra export makes one") from None
+        raise ValueError(f"{directory}: is not an export: it has no {FILE}; qra export makes one") from None
     if not isinstance(content, dict) or content.get("schema") != SCHEMA:
         raise ValueError(f"{path}: is no card of schema {SCHEMA}; export the network again")
     content = {"cost": {}, "tested": None, **content}  # missing in the first cards

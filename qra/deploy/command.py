@@ -133,7 +133,7 @@ def _check_data(exported: Folder, data: ImageDataModule) -> None:
         )
     classes = len(exported.program.tensors["layers.logits.factors"][0])
     if classes != data.num_classes:
-        raise ValueError(f"{exported.directory} tells {classes} classes apart, but the data has {data.num_classes}")
+        raise ValueError(f"{exported.directory} has {classes} classes, but the data has {data.num_classes}")
 
 
 def _attack(evaluation: Evaluation, program: Program, data: ImageDataModule, n: int, directory: Path) -> None:

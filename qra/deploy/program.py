@@ -203,18 +203,18 @@ def _natural(value: Any) -> int:
 
 def _whole(value: Any) -> int:
     if type(value) is not int or not 0 <= value < 2**31:
-        raise ValueError(f"holds {str(value)[:40]!r} in the place of a whole number")
+        raise ValueError(f"holds {str(value)[:40]!r} instead of a whole number")
     return value
 
 
 def _number(value: Any, kind: str) -> Any:
     allowed = (int,) if kind == "int" else (int, float) if kind == "float" else (int, float, type(None))
     if type(value) not in allowed:
-        raise ValueError(f"holds {str(value)[:40]!r} in the place of a number")
+        raise ValueError(f"holds {str(value)[:40]!r} instead of a number")
     return value
 
 
 def _text(value: Any) -> str:
     if not isinstance(value, str):
-        raise ValueError(f"holds {str(value)[:40]!r} in the place of a name")
+        raise ValueError(f"holds {str(value)[:40]!r} instead of a name")
     return value

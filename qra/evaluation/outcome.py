@@ -162,7 +162,7 @@ def read_result(path: Path) -> dict[str, Any]:
     if type(schema) is int and schema > SCHEMA:
         raise ValueError(f"{path}: is of schema {schema}, of a newer version of qra; this one reads {SCHEMA} and 1")
     if type(schema) is not int or schema not in READABLE:
-        raise ValueError(f"{path}: is no result of schema {SCHEMA} or 1")
+        raise ValueError(f"{path}: is not a result of schema {SCHEMA} or 1")
     if not isinstance(result.get("outcomes"), dict):
         raise ValueError(f"{path}: outcomes is missing or no mapping")
     return schema1.upgraded(result) if schema == 1 else result

@@ -56,9 +56,9 @@ class Signs:
             return f"gradients: SUSPECT, robust accuracies may be too high: {'; '.join(self.reasons)}"
         values = [f"{i.name.replace('_', ' ')} {i.value:.1%}" for i in self.indicators if i.value is not None]
         if not values:
-            return f"gradients: not looked at, for none of {self.n} examples is classified correctly"
-        found = f"no sign of hidden ones on {self.n} examples ({', '.join(values)})"
-        return f"gradients: {found}; the masking check looks closer"
+            return f"gradients: not checked, because none of {self.n} examples is classified correctly"
+        found = f"no sign of masking on {self.n} examples ({', '.join(values)})"
+        return f"gradients: {found}; callback/masking checks thoroughly"
 
     def summary(self) -> dict[str, Any]:
         """Return the signs as a dictionary, ready for JSON."""

@@ -55,4 +55,4 @@ def check_classes(network: nn.Module, surrogate: nn.Module, x: torch.Tensor) -> 
     """
     found, expected = surrogate(x).shape[1], network(x).shape[1]
     if found != expected:
-        raise ValueError(f"the surrogate tells {found} classes apart, the network {expected}: it is of other data")
+        raise ValueError(f"the surrogate has {found} classes, the network {expected}: it is of other data")

@@ -135,7 +135,7 @@ def _refuse_init_from(command: str, options: Sequence[Option]) -> None:
         inside = option.name.startswith("--model") and "init_from" in re.findall(r"\w+(?=['\"]?:)", option.value or "")
         if option.key == "init_from" or inside:
             file = "FILE" if inside else option.value
-            raise ValueError(f"init_from is where a training starts: to {command} a checkpoint use --ckpt_path {file}")
+            raise ValueError(f"init_from only starts a training: to {command} a checkpoint, use --ckpt_path {file}")
 
 
 def _of_checkpoint(options: Sequence[Option]) -> list[Option]:

@@ -12,18 +12,18 @@ from qra.front.options import Option
 from qra.front.signatures import Signature, exported, first_sentence, signatures, subclasses
 
 COMMANDS = {
-    "fit": "train a network, as a config says",
+    "fit": "train a network from a config",
     "test": "measure clean and robust accuracy of a checkpoint",
     "predict": "write adversarial images of a checkpoint",
     "validate": "measure a checkpoint on the validation images",
-    "compare": "runs side by side, example by example; transfer of examples",
-    "study": "list | status | run: many runs as one experiment",
-    "export": "write a quantized network for engines, with its twin and its card",
-    "deploy": "test | bench: how robust and how fast an export is on engines",
-    "report": "tables, figures and verdicts of a study, on one page",
-    "doctor": "look at the installation, the machine and the data",
-    "configs": "list the configs that come with qra",
-    "completion": "bash | zsh | fish: print what completes words in a shell",
+    "compare": "compare runs example by example; transfer between checkpoints",
+    "study": "list | status | run: an experiment of many runs",
+    "export": "export a quantized network for inference engines, with a model card",
+    "deploy": "test | bench: robustness and speed of an export on engines",
+    "report": "write tables, figures and verdicts of a study on one page",
+    "doctor": "check the installation, the machine and the data",
+    "configs": "list the included configs",
+    "completion": "bash | zsh | fish: print a shell completion script",
 }
 SCREEN = """\
 qra: what does quantization do to a neural network's adversarial robustness?
@@ -33,11 +33,11 @@ usage: qra COMMAND [OPTION VALUE ...]
 {commands}
 
 examples:
-  qra study run study/quickstart       # small networks, made-up images: minutes
+  qra study run study/quickstart       # synthetic images: minutes
   qra fit --config pipeline/float-at --data.download true
   qra test --ckpt_path runs/float-at/best.ckpt --evaluation.n 10000
 
-qra COMMAND --help shows its options, qra --version the version and commit."""
+qra COMMAND --help shows its options; qra --version the version and commit."""
 ABOUT = {
     "fit": ("Train a network.", "qra fit --config pipeline/qat-plain --model.init_from checkpoints/float-plain"),
     "test": ("Measure clean and robust accuracy.", "qra test --ckpt_path runs/float-at/best.ckpt --evaluation.n 10000"),
@@ -46,11 +46,11 @@ ABOUT = {
 }
 GROUPS = {
     "": "",
-    "model": "model: --model.help lists the classes, --model.help CLASS what one takes",
+    "model": "model: --model.help lists the classes, --model.help CLASS its options",
     "data": "data: --data.help likewise",
-    "evaluation": "evaluation: clean accuracy and the PGD curve, by test",
-    "examples": "examples: adversarial images, by predict",
-    "trainer": "trainer: Lightning's, the usual ones first",
+    "evaluation": "evaluation: clean and PGD accuracy, in qra test",
+    "examples": "examples: adversarial images, in qra predict",
+    "trainer": "trainer: options of Lightning, common ones first",
 }
 USUAL = ("callbacks+", "max_epochs", "precision", "accelerator", "devices", "strategy", "limit_test_batches", "logger")
 BASES = {"model": "ImageClassifier", "data": "ImageDataModule", "attack": "Attack", "val_attack": "Attack"}
@@ -82,9 +82,9 @@ def command(name: str) -> str:
     """
     about, example = ABOUT[name]
     lines = [f"usage: qra {name} [OPTION VALUE ...]", "", *textwrap.wrap(
-        f"{about} Every key of a config is an option; options win over configs wherever they stand, and the config of "
-        "an object takes the place of what earlier ones say of it. Lengths are in pixel units and may be 8/255. "
-        "In YAML the keys of a class stand below its init_args.", _width()
+        f"{about} Every config key is an option. Options override configs in whatever order, and a config given "
+        "for an object replaces what earlier ones say about it. Lengths are in pixel units, such as 8/255. "
+        "In YAML, the keys of a class are below its init_args.", _width()
     ), "", f"  {example}"]  # fmt: skip
     found = options.run_options(name)
     for group, title in GROUPS.items():

@@ -41,7 +41,7 @@ def run_directory(config: Namespace) -> Path:
     if named:  # a checkpoint that describes itself, kept apart from a run of the same name
         path = Path(config.ckpt_path).resolve()
         return Path("runs") / f"{path.parent.name}-{path.stem}"
-    raise ValueError("nothing names this run: give --run DIRECTORY, or a config by --config FILE")
+    raise ValueError("this run has no name: give --run DIRECTORY, or a config by --config FILE")
 
 
 def _makes_another_network(config: Namespace) -> bool:
@@ -121,10 +121,10 @@ def check_weights(config: Namespace, command: str, words: Sequence[str]) -> None
     """
     start = config.model.init_args.get("init_from")
     if config.ckpt_path is None and start is not None:
-        raise ValueError(f"init_from is where a training starts: to {command} a checkpoint use --ckpt_path {start}")
+        raise ValueError(f"init_from only starts a training: to {command} a checkpoint, use --ckpt_path {start}")
     if config.ckpt_path is None and not config.untrained:
         raise ValueError(
-            f"nothing gives the network its weights: {command} a checkpoint by --ckpt_path FILE, or random weights by "
+            f"the network has no trained weights: {command} a checkpoint by --ckpt_path FILE, or random weights by "
             "--untrained true"
         )
     if start is not None:

@@ -23,33 +23,37 @@ Parser = argparse.ArgumentParser
 
 def study() -> Parser:
     """Return the parser of ``qra study``."""
-    parser = OneLineArguments("qra study", description="Many runs as one experiment; see docs/studies.md.")
+    parser = OneLineArguments("qra study", description="Run an experiment of many runs; see docs/studies.md.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="{list,status,run}")
     helps = {
         "list": "print the commands of each cell",
-        "status": "print how far each cell is, and the time that is left",
+        "status": "print the state of each cell and the remaining time",
         "run": "run all cells that are not done",
     }
     for command, text in helps.items():
         sub = commands.add_parser(command, help=text, description=text)
         sub.add_argument("study", help="the study: a YAML file or a name such as study/quickstart")
-        sub.add_argument("--only", default="*", metavar="PATTERN", help="only cells of such names, and what they need")
-        sub.add_argument("--shard", default="0/1", metavar="I/N", help="only every N-th cell, from I on")
-        sub.add_argument("--runs", default="runs", metavar="DIR", help="directory of all runs")
+        sub.add_argument(
+            "--only", default="*", metavar="PATTERN", help="only cells with matching names, and the cells they need"
+        )
+        sub.add_argument("--shard", default="0/1", metavar="I/N", help="only every N-th cell, starting at I")
+        sub.add_argument("--runs", default="runs", metavar="DIR", help="directory for all runs")
         sub.add_argument("--seeds", type=int, nargs="+", metavar="N", help="seeds of the study, such as 0 1 2")
         sub.add_argument(
-            "--set", action="append", default=[], metavar="NAME=VALUE", help="one more option of each pipeline"
+            "--set", action="append", default=[], metavar="NAME=VALUE", help="another option for each pipeline"
         )
         if command == "list":
             sub.add_argument(
-                "--claims", action="store_true", help="print which claims the study could decide, instead of commands"
+                "--claims", action="store_true", help="print which claims the study can decide, instead of commands"
             )
         if command == "run":
-            sub.add_argument("--jobs", type=int, default=1, metavar="N", help="cells that run at a time")
-            sub.add_argument("--dry_run", action="store_true", help="check all, and say what would be run and where")
-            sub.add_argument("--redo", action="store_true", help="make failed cells and those of other versions again")
+            sub.add_argument("--jobs", type=int, default=1, metavar="N", help="number of cells to run in parallel")
+            sub.add_argument(
+                "--dry_run", action="store_true", help="only check everything and print what would run, and where"
+            )
+            sub.add_argument("--redo", action="store_true", help="run failed cells and those of other versions again")
             sub.add_argument("--ray", metavar="ADDRESS", help="run on a Ray cluster; local starts one here")
-            sub.add_argument("--gpus", type=float, metavar="SHARE", help="share of a GPU that a cell takes on Ray")
+            sub.add_argument("--gpus", type=float, metavar="SHARE", help="share of a GPU per cell on Ray")
     return parser
 
 
@@ -57,7 +61,7 @@ def report() -> Parser:
     """Return the parser of ``qra report``."""
     parser = OneLineArguments("qra report", description="Tables, figures and verdicts from the cells of a study.")
     parser.add_argument("study", type=Path, help="directory of the study, such as runs/paper")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="where the report goes; STUDY/report if not given")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="where to write the report (default: STUDY/report)")
     parser.add_argument(
         "--budget-kib", type=float, metavar="KIB", help="recommend a pipeline for a model of at most this size"
     )
@@ -67,16 +71,16 @@ def report() -> Parser:
 def doctor() -> Parser:
     """Return the parser of ``qra doctor``."""
     parser = OneLineArguments(
-        "qra doctor", description="Look at the installation, the machine and the data; exit code 1 if one is at fault."
+        "qra doctor", description="Check the installation, the machine and the data; exit code 1 if there is a problem."
     )
     parser.add_argument(
         "--data",
         default="data",
         metavar="PATH",
-        help="directory of CIFAR-10 or -100, of a tree {train,test}/CLASS/IMAGE or {train,val}/CLASS/IMAGE, or of .npy "
-        "and .npz files, or one of these",
+        help="CIFAR-10 or -100, a tree {train,test}/CLASS/IMAGE or {train,val}/CLASS/IMAGE, or .npy and .npz files: a "
+        "directory or a file",
     )
-    parser.add_argument("--full", action="store_true", help="decode all images where a run decodes them when needed")
+    parser.add_argument("--full", action="store_true", help="decode all images that a run would decode on demand")
     return parser
 
 
@@ -84,12 +88,14 @@ def compare() -> Parser:
     """Return the parser of ``qra compare``, whose ``--data`` serves only for help and completion."""
     parser = OneLineArguments(
         "qra compare",
-        description="Accuracies of several runs side by side, and what each of them loses and gains against the first. "
-        "With --transfer: adversarial examples made on each of several checkpoints, tried on all.",
+        description="Compare the accuracies of runs, and the examples that each loses and gains against the first. "
+        "With --transfer: try adversarial images made on each of several checkpoints on all of them.",
     )
     add_compare(parser)
     parser.add_argument(
-        "--data", metavar="CONFIG", help="with --transfer, the images: data/cifar10; --data.root DIR and the like"
+        "--data",
+        metavar="CONFIG",
+        help="with --transfer, the images, such as data/cifar10; also --data.root DIR and so on",
     )
     return parser
 
@@ -107,7 +113,9 @@ def add_compare(parser: Parser, pixels: Callable[[str], float] = float) -> None:
     parser.add_argument(
         "--eps", type=pixels, default=8 / 255, metavar="PIXELS", help="with --transfer, the budget (default: 8/255)"
     )
-    parser.add_argument("--steps", type=int, default=20, metavar="N", help="with --transfer, steps of PGD, of eps/4")
+    parser.add_argument(
+        "--steps", type=int, default=20, metavar="N", help="with --transfer, steps of PGD, each of size eps/4"
+    )
     parser.add_argument(
         "--n", type=int, default=500, metavar="N", help="with --transfer, number of class-balanced test images"
     )
@@ -118,15 +126,17 @@ def add_compare(parser: Parser, pixels: Callable[[str], float] = float) -> None:
 
 def deploy() -> Parser:
     """Return the parser of ``qra deploy``, whose ``--data`` serves only for help and completion."""
-    parser = OneLineArguments("qra deploy", description="What an export of qra export does on engines.")
+    parser = OneLineArguments("qra deploy", description="Test an export of qra export on inference engines.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="{test,bench}")
     helps = {
-        "test": "compare engines with the program, attack it, and measure what is robust as deployed",
-        "bench": "time the export on engines against its float network",
+        "test": "compare engines with the program, attack it, and measure the deployed robustness",
+        "bench": "time the export and its float network on engines",
     }
     test, bench = (commands.add_parser(name, help=text, description=text) for name, text in helps.items())
     add_deploy_test(test)
-    test.add_argument("--data", metavar="CONFIG", help="test images: data/cifar10; --data.root DIR and the like")
+    test.add_argument(
+        "--data", metavar="CONFIG", help="test images, such as data/cifar10; also --data.root DIR and so on"
+    )
     add_deploy_bench(bench)
     return parser
 
@@ -139,9 +149,7 @@ def add_deploy_test(parser: Parser, pixels: Callable[[str], float] = float) -> N
         pixels: Type of lengths in pixel units.
     """
     parser.add_argument("directory", type=str, help="directory of an export")
-    parser.add_argument(
-        "--ckpt_path", type=str, metavar="FILE", help="checkpoint that was exported, to compare as well"
-    )
+    parser.add_argument("--ckpt_path", type=str, metavar="FILE", help="the exported checkpoint, to compare with it too")
     parser.add_argument("--n", type=int, default=1000, metavar="N", help="number of class-balanced test images")
     _add_engines(parser)
     parser.add_argument("--threads", type=int, default=1, metavar="N", help="threads of engines and of the program")
@@ -149,14 +157,18 @@ def add_deploy_test(parser: Parser, pixels: Callable[[str], float] = float) -> N
     stronger = parser.add_mutually_exclusive_group()
     for name, attack in (("autoattack", "AutoAttack"), ("cascade", "the rounding cascade")):
         stronger.add_argument(
-            f"--{name}", action="store_true", help=f"attack the program with {attack} instead of PGD-20: takes long"
+            f"--{name}", action="store_true", help=f"attack the program with {attack} instead of PGD-20 (slow)"
         )
     parser.add_argument("--queries", type=int, default=1000, metavar="N", help="queries of Square on each engine")
     parser.add_argument(
-        "--engine_defaults", type=truth, default=False, metavar="true|false", help="also run engines as they come"
+        "--engine_defaults",
+        type=truth,
+        default=False,
+        metavar="true|false",
+        help="also run engines with their defaults",
     )
     parser.add_argument(
-        "--set", action="append", default=[], metavar="ENGINE.NAME=VALUE", help="one more option of an engine"
+        "--set", action="append", default=[], metavar="ENGINE.NAME=VALUE", help="another option for an engine"
     )
 
 
@@ -169,13 +181,13 @@ def add_deploy_bench(parser: Parser) -> None:
     parser.add_argument("directory", type=str, help="directory of an export")
     _add_engines(parser)
     for name, default, text in (
-        ("batch", "[1, 32]", "numbers of images of one run"),
+        ("batch", "[1, 32]", "batch sizes"),
         ("threads", "[1]", "numbers of threads"),
     ):
         parser.add_argument(
             f"--{name}", type=counts, default=counts(default), metavar="LIST", help=f"{text}: '{default}'"
         )
-    parser.add_argument("--rounds", type=int, default=15, metavar="N", help="measurements of each, in turns")
+    parser.add_argument("--rounds", type=int, default=15, metavar="N", help="number of measurements of each")
 
 
 def _add_engines(parser: Parser) -> None:
@@ -223,7 +235,7 @@ def truth(text: str | bool) -> bool:
 def export() -> Parser:
     """Return the parser of ``qra export``."""
     parser = OneLineArguments(
-        "qra export", description="Write a quantized network for engines: models of ONNX, its twin and its card."
+        "qra export", description="Export a quantized network for inference engines: ONNX models, twin and model card."
     )
     add_export(parser)
     return parser
@@ -231,7 +243,7 @@ def export() -> Parser:
 
 def configs_() -> Parser:
     """Return the parser of ``qra configs``."""
-    parser = OneLineArguments("qra configs", description="List the configs that come with qra, by the names to use.")
+    parser = OneLineArguments("qra configs", description="List the included configs by name.")
     folders = sorted({name.partition("/")[0] for name in configs()})
     parser.add_argument("folder", nargs="?", choices=folders, metavar="FOLDER", help=f"only of {', '.join(folders)}")
     return parser
@@ -240,7 +252,7 @@ def configs_() -> Parser:
 def completion() -> Parser:
     """Return the parser of ``qra completion``."""
     parser = OneLineArguments(
-        "qra completion", description='Print what completes qra\'s words in a shell: eval "$(qra completion bash)"'
+        "qra completion", description='Print a completion script for a shell: eval "$(qra completion bash)"'
     )
     parser.add_argument("shell", choices=("bash", "zsh", "fish"), help="bash, zsh or fish")
     return parser

@@ -68,7 +68,7 @@ def read_yaml(path: str | Path) -> Any:
             raise RecursionError
         return present(content)
     except PermissionError:
-        raise ValueError(f"{path} may not be read: change its permissions") from None
+        raise ValueError(f"{path} cannot be read: change its permissions") from None
     except UnicodeDecodeError as reason:
         raise ValueError(f"{path} is no text in UTF-8 (byte {reason.start}): save it as UTF-8") from None
     except yaml.YAMLError as reason:
@@ -131,7 +131,7 @@ def _check(path: Path, above: tuple[Path, ...]) -> None:
     if content is None:
         raise ValueError(f"{path} is empty: it needs keys, such as model and data; qra configs lists whole ones")
     if not above and not isinstance(content, dict):
-        raise ValueError(f"{path} is no mapping of keys, but {type(content).__name__}")
+        raise ValueError(f"{path} is not a mapping of keys, but {type(content).__name__}")
     for key, value in leaves(content):
         if is_config(value):
             file = path.parent / value

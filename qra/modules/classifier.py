@@ -412,7 +412,7 @@ class ImageClassifier(LightningModule):
         checkpoint.check_scheme(checkpoint_, self.scheme, path)
         state = checkpoint.state_of(self.network, checkpoint_, path, self.weights_key)
         if lacking := [key for key in self.network.state_dict() if key not in state]:
-            raise ValueError(f"{path}: is a checkpoint of another network, for it has no {lacking[0]}")
+            raise ValueError(f"{path}: is a checkpoint of a different network: it has no {lacking[0]}")
         stored = checkpoint_.get("state_dict") or {}
         others = {name: stored.get(name, value) for name, value in self.state_dict().items()}
         checkpoint_["state_dict"] = {**others, **{f"{checkpoint.OWN}{name}": value for name, value in state.items()}}

@@ -239,7 +239,7 @@ def _check_own_weights(network: nn.Module, sites: dict[str, nn.Module]) -> None:
         )
     uses = uses_of_parameters(network)
     if tied := [name for name, layer in layers.items() if uses[place(layer.weight)] > 1]:
-        raise ValueError(f"{', '.join(tied)} share their weights with others: give each layer weights of its own")
+        raise ValueError(f"{', '.join(tied)} share their weights with others: give each layer its own weights")
 
 
 def _check_codes(network: nn.Module, scheme: QuantScheme, sites: list[Site]) -> None:

@@ -129,8 +129,8 @@ def pareto_fronts(results: Results) -> tuple[Drawing, ...]:
 
 
 _FRONT = (
-    "Each point is a pipeline, the mean over seeds. The line passes through what to use: a step up is beyond chance, "
-    f"points near the line may be as good. Suspect ones are not recommended. {MARKS}"
+    "Each point is a pipeline, the mean over seeds. The line connects the recommended ones: each step up is "
+    f"significant, and points near the line may be as good. Suspect ones are not recommended. {MARKS}"
 )
 
 
@@ -189,7 +189,7 @@ def attacks(results: Results) -> tuple[Drawing, ...]:
     figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=4)
     left = f" The first {ROWS} of {len(rows)} pipelines." if len(rows) > ROWS else ""
     caption = (
-        "Accuracy of the same network under different attacks; hard takes the true, zero gradient of rounding. "
+        "Accuracy of the same network under different attacks; hard uses the true, zero gradient of rounding. "
         f"{MARKS}{left}"
     )
     return (Drawing("attacks", "Attacks side by side", caption, figure),)

@@ -30,8 +30,8 @@ _INTERVALS = (
 )
 
 _GRADIENTS = (
-    "Gradients: a suspect pipeline seems to hide them, so that its robust accuracy may be too high; at one that is not "
-    "judged nobody has looked; a sound one hides no more than its check would have noticed."
+    "Gradients: a suspect pipeline seems to mask them, so its robust accuracy may be too high; one that is not judged "
+    "was not checked; a sound one masks no more than its check would have noticed."
 )
 
 
@@ -73,7 +73,7 @@ def accuracies(results: Results) -> Table:
     alone = [f"{kind}, {results.headline.title}" for kind in kinds] if results.headline and len(kinds) > 1 else []
     titles = ("clean", *(f"robust, {bounds.title}" for bounds in results.bounds), *alone)
     columns = ("pipeline", *titles, "gradients", "seeds", "KiB", "GBitOPs", "fit time")
-    note = f"{_INTERVALS}; over several seeds the mean, and each seed. {attacks_note(results)}{_GRADIENTS}"
+    note = f"{_INTERVALS}; for several seeds, the mean and each seed. {attacks_note(results)}{_GRADIENTS}"
     return Table("accuracy", "Accuracy of each pipeline", columns, tuple(rows), note)
 
 
@@ -101,7 +101,7 @@ def gradients(results: Results) -> Table:
             if sum(entry is not None for entry in found) > 1:
                 shown = (entry or "-" for entry in (*found, pipeline.robust(bounds)))
                 rows.append((results.label(pipeline), bounds.title.removeprefix("eps "), *shown, pipeline.gradients))
-    note = f"{_INTERVALS}. `hard` takes the true gradient of rounding, which is zero: what it leaves is no robustness."
+    note = f"{_INTERVALS}. `hard` uses the true gradient of rounding, zero: the accuracy it leaves is not robustness."
     columns = ("pipeline", "eps", *kinds, "worst case", "gradients")
     return Table("gradients", "The same network under different attacks", columns, tuple(rows), note)
 
@@ -123,9 +123,9 @@ def advice(results: Results) -> Table:
         budget = _range(choice.use, following.use if following else None)
         rows.append((budget, results.label(pipeline), *measured, _ties(results, choice), pipeline.gradients))
     note = (
-        f"{_INTERVALS}. Robust accuracy: {results.headline_title}. A larger model is named only where it is more "
-        "robust than the smaller one beyond chance, on the same images (95 % for each pair); what cannot be told apart "
-        f"from it is as good, as far as this study knows. Suspect pipelines are not recommended. {_GRADIENTS}"
+        f"{_INTERVALS}. Robust accuracy: {results.headline_title}. A larger model is listed only if it is "
+        "significantly more robust than the smaller one on the same images (95 % for each pair). Pipelines as good are those not "
+        f"significantly worse. Suspect pipelines are not recommended. {_GRADIENTS}"
     )
     columns = ("model size", "use", "robust", "clean", "as good", "gradients")
     return Table("advice", "What to use for a budget", columns, tuple(rows), note)

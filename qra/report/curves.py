@@ -190,7 +190,7 @@ def heat_map(results: Results) -> tuple[Drawing, ...]:
     figure.colorbar(image, label="robust accuracy (%)", fraction=0.05)
     caption = (
         f"Accuracy under {results.headline_title}, in percent; the mean over seeds. Grey: no such cell. "
-        "A question mark: gradients are suspect, the truth may be lower. An asterisk: they were not judged."
+        "Question mark: gradients are suspect, the true accuracy may be lower. Asterisk: gradients were not judged."
     )
     return (Drawing("heat-map", "Start, training and quantizer, by bits", caption, figure),)
 

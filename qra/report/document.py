@@ -83,11 +83,11 @@ def advise(results: Results, best: tuple[Choice, ...], budget_kib: float) -> str
     """Return a sentence that says what to use for a model size."""
     found = recommended(best, budget_kib)
     if found is None:
-        return f"No pipeline of known size with robust accuracy left fits into {budget_kib:g} KiB."
+        return f"No pipeline with known size and some robust accuracy fits into {budget_kib:g} KiB."
     use = found.use
     accuracy = use.pipeline.robust(results.headline)
     ties = sum(offer.cost <= budget_kib for offer in found.ties)
-    as_good = f"; {ties} more within the budget cannot be told apart from it" if ties else ""
+    as_good = f"; {ties} more within the budget are not significantly worse" if ties else ""
     return (
         f"For up to {budget_kib:g} KiB use {results.label(use.pipeline)} ({use.cost:.1f} KiB): "
         f"{in_words(accuracy) if accuracy else ''} under {results.headline_title}, "
@@ -102,14 +102,14 @@ def markdown(document: Document) -> str:
         f"# {markdown_text(document.results.name)}: quantization and robust accuracy",
         "".join(f"- {fact.name}: {markdown_text(fact.text)}\n" for fact in document.facts).strip(),
         f"**{markdown_text(document.band)}**" if document.band else "",
-        "## In short",
+        "## Summary",
         f"**{markdown_text(said.question)}**",
         "".join(f"- {markdown_text(line)}\n" for line in said.answers).strip(),
-        "How sure:",
+        "How certain this is:",
         "".join(f"- {markdown_text(line)}\n" for line in said.doubts).strip(),
         markdown_text(document.advice),
-        f"{state_counts(document.results)} The evidence for the verdicts is in [claims.md](claims.md), every single "
-        "number in `tables/outcomes.csv`.",
+        f"{state_counts(document.results)} The evidence for the verdicts is in [claims.md](claims.md), and every "
+        "single number in `tables/outcomes.csv`.",
     ]
     for table in document.all_tables:
         if table.name not in ("evidence", "outcomes"):

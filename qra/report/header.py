@@ -11,8 +11,8 @@ from qra.report.cells import CellResult
 from qra.report.results import Results
 
 MADE_UP = (
-    "Made-up images: what is seen here shows that the software works and what its reports look like. It says nothing "
-    "about networks on photographs."
+    "Synthetic images: this report shows that the software works and what its reports look like. It says nothing about "
+    "networks on photographs."
 )
 _LONGEST = 60
 """Maximum number of characters taken from a file's text, so that it fits on a line."""

@@ -133,7 +133,10 @@ def _verdict(holds: Sequence[bool | None]) -> tuple[Verdict, str]:
         return "supported", f"{counts}."
     if 2 * no > total and yes <= exceptions:
         return "contradicted", f"{counts}."
-    return "undecided", f"{counts}: {'it depends on the pipeline' if yes and no else 'too little is beyond chance'}."
+    return (
+        "undecided",
+        f"{counts}: {'it depends on the pipeline' if yes and no else 'too few differences are significant'}.",
+    )
 
 
 def meets(*wanted: Literal["higher", "lower", "not lower"]) -> Judge:

@@ -57,7 +57,7 @@ def _facts(document: Document) -> str:
 def _summary(document: Document) -> str:
     said = document.summary
     unsure = [line for line in said.doubts if line != document.band]
-    sure = f"<p class='faint'>How sure is that?</p><ul class='faint'>{_items(unsure)}</ul>" if unsure else ""
+    sure = f"<p class='faint'>How certain is this?</p><ul class='faint'>{_items(unsure)}</ul>" if unsure else ""
     answers = f"<ul>{_items(said.answers)}</ul>"
     return f"<section class='summary'><p class='question'>{markup.text(said.question)}</p>{answers}{sure}</section>"
 
@@ -71,11 +71,11 @@ def _claims(document: Document) -> list[str]:
     tested = [claim for claim in CLAIMS if document.findings[claim.key].judged]
     others = [claim for claim in CLAIMS if claim not in tested]
     lines = _items(f"{claim.statement} It would need: {claim.needs}." for claim in others)
-    title = f"{len(others)} claims that this study has no cells for"
+    title = f"{len(others)} claims that this study cannot test"
     return [
         *(_claim(claim, document.findings[claim.key]) for claim in tested),
         f"<details><summary class='faint'>{title}</summary><ul class='faint'>{lines}</ul></details>" if others else "",
-        f"<details><summary class='faint'>How verdicts are made</summary><p class='faint'>{markup.text(METHOD)}</p>"
+        f"<details><summary class='faint'>How verdicts are reached</summary><p class='faint'>{markup.text(METHOD)}</p>"
         "</details>",
     ]
 
@@ -91,7 +91,7 @@ def _problems(results: Results) -> str:
     repeated = sum(cell.state == "repeated" for cell in bad)
     damaged = sum(bool(cell.problems) for cell in results.cells)
     title = f"{len(bad) - repeated} cells without a result, {len(suspect)} with suspect gradients"
-    title += f", {repeated} of a place that another holds" if repeated else ""
+    title += f", {repeated} with the coordinates and seed of another" if repeated else ""
     title += f", {damaged} with damaged files" if damaged else ""
     opened = " open" if 0 < len(bad) <= 12 else ""  # suspect gradients are also marked in every table
     return f"<details{opened}><summary>{title}</summary><ul class='faint'>{_items(lines)}</ul></details>"

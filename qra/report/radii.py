@@ -52,12 +52,12 @@ def distances(results: Results) -> Table:
             sizes = "+".join(str(len(each.indices)) for each in found)
             rows.append((results.label(pipeline), pipeline.gradients, words, " + ".join(medians), f"{low} to {high}",
                          *map(str, counts), sizes))  # fmt: skip
-    columns = ("pipeline", "gradients", "attack", "median", "quartiles", "wrong without", "not found", "n")
+    columns = ("pipeline", "gradients", "attack", "median", "quartiles", "wrong when clean", "not found", "n")
     note = (
-        "Distance of the nearest adversarial image that was found, 0 where the clean image is wrong: an upper bound of "
-        "the true one. Medians of each seed; quartiles of the first."
+        "Distance of the nearest adversarial image found, 0 if the clean image is misclassified: an upper bound of the "
+        "true one. Medians of each seed; quartiles of the first."
     )
-    return Table("distances", "How far adversarial images are", columns, tuple(rows), note)
+    return Table("distances", "Distances to adversarial images", columns, tuple(rows), note)
 
 
 def security_curves(results: Results) -> tuple[Drawing, ...]:
@@ -73,8 +73,8 @@ def security_curves(results: Results) -> tuple[Drawing, ...]:
 
 
 _CAPTION = (
-    "Accuracy over the budget of an attack that looks for the nearest adversarial image of each example; the mean over "
-    "seeds. Other attacks may find nearer ones. Dashed lines: gradients are suspect, the truth may be lower."
+    "Accuracy over the budget of an attack that searches for the nearest adversarial image of each example; the mean "
+    "over seeds. Other attacks may find nearer ones. Dashed lines: gradients are suspect, the true accuracy may be lower."
 )
 
 

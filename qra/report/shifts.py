@@ -44,8 +44,8 @@ def corrupted(results: Results) -> Table:
             rows.append((results.label(pipeline), pipeline.clean or "-", mean, *cells, seen, n))
     columns = ("pipeline", "clean", "corrupted", *names, "severities", "n of each")
     note = (
-        "Accuracy in percent on images that nature corrupted, no attacker: the mean over severities for each "
-        "corruption, and the mean of these; over several seeds their mean."
+        "Accuracy in percent on images with natural corruptions, without an attacker: the mean over severities for "
+        "each corruption, and the mean of these; for several seeds, their mean."
     )
     return Table("corrupted", "Accuracy on corrupted images", columns, tuple(rows), note)
 

@@ -20,7 +20,7 @@ from qra.report.tables import in_words
 
 _TREATED = {
     "plain": "Without adversarial training",
-    "adversarial": "With adversarial training, or from a robust start,",
+    "adversarial": "With adversarial training or a robust start",
     "transfer": "After transfer",
 }
 _NAMED = 3
@@ -60,12 +60,12 @@ def summary(results: Results, findings: Mapping[str, Finding], best: Sequence[Ch
     measure = results.headline_title
     question = (
         f"What does quantization do to robust accuracy ({measure})? "
-        f"{_count(len(quantized), 'quantized network')} against float networks that were treated alike."
+        f"{_count(len(quantized), 'quantized network')} compared with float networks that were treated alike."
         if quantized
         else f"How robust are {_count(len(results.pipelines), 'float network')} ({measure})?"
     )
     if results.headline is None:
-        return Summary(question, ("Nothing was attacked yet: there is no robust accuracy to tell of.",), ())
+        return Summary(question, ("No network has been attacked yet, so there is no robust accuracy.",), ())
     answers = (_effects(results, quantized), *_by_treatment(results), _best(results, best), _verdicts(findings))
     return Summary(question, tuple(filter(None, answers)), _doubts(results))
 
@@ -81,9 +81,9 @@ def _by_treatment(results: Results) -> list[str]:
         value, pipeline = max(found, key=lambda each: (each[0], -(each[1].cost("size_in_bits") or 0)))
         how = _TREATED.get(treatment, f"After {treatment} training")
         if value <= FLOOR:
-            said.append(f"{how} nothing is left: {100 * value:.1f} % at most.")
+            said.append(f"{how}, no robustness is left: at most {100 * value:.1f} %.")
         else:
-            said.append(f"{how} at most {100 * value:.1f} % are robust: {results.label(pipeline)}.")
+            said.append(f"{how}, the best robust accuracy is {100 * value:.1f} %: {results.label(pipeline)}.")
     return said
 
 
@@ -100,9 +100,9 @@ def _effects(results: Results, quantized: Sequence[Pipeline]) -> str:
         return ""
     effects = [(pipeline, compared.effect(len(found))) for pipeline, compared in found]
     counts = Counter(effect.title for _, effect in effects)
-    words = {"lower": "less robust", "higher": "more robust", "none": "as robust", "unclear": "not told apart"}
+    words = {"lower": "less robust", "higher": "more robust", "none": "as robust", "unclear": "undecided"}
     told = ", ".join(f"{counts[title]} {word}" for title, word in words.items() if counts[title])
-    head = f"Compared with their float networks, where either has anything left: {told}."
+    head = f"Compared with their float networks, where either has any robustness: {told}."
     return " ".join(filter(None, (head, _extreme(results, effects, "lower"), _extreme(results, effects, "higher"))))
 
 
@@ -122,9 +122,9 @@ def _best(results: Results, best: Sequence[Choice]) -> str:
         return ""
     use, ties = best[-1]
     accuracy = use.pipeline.robust(results.headline)
-    also = f"; not told apart from it: {_count(len(ties), 'other network')}" if ties else ""
+    also = f"; not significantly worse: {_count(len(ties), 'other network')}" if ties else ""
     said = f"{results.label(use.pipeline)}, {in_words(accuracy) if accuracy else ''}{also}"
-    return f"Smallest network that none surely beats: {said}."
+    return f"Smallest network that no other significantly beats: {said}."
 
 
 def _verdicts(findings: Mapping[str, Finding]) -> str:
@@ -145,39 +145,44 @@ def _doubts(results: Results) -> tuple[str, ...]:
     limits = [cell.doubt.detection_limit for cell in done if cell.doubt.detection_limit is not None]
     said = [MADE_UP] if is_made_up(results) else []
     unlike = (
-        (results.on_other_data, "of other test images, compared with none of the rest"),
-        (results.on_other_examples, "attacked on other test images, compared with none of the rest"),
-        ([cell for cell in results.cells if cell.state == "repeated"], "of a place that another holds, not counted"),
+        (results.on_other_data, "with other test images, not compared with the rest"),
+        (results.on_other_examples, "attacked on other test images, not compared with the rest"),
+        (
+            [cell for cell in results.cells if cell.state == "repeated"],
+            "with the coordinates and seed of another, not counted",
+        ),
         (
             [cell for cell in done if cell.problems],
-            "with damaged or contradictory files, so that numbers lack",
+            "with damaged or contradictory files, so that numbers are missing",
         ),
     )
     said += [f"{_count(len(found), 'cell')} {what}: {_named(found)}." for found, what in unlike if found]
     if weaker := _attacked_less(results):
         said.append(
-            f"{_count(len(weaker), 'pipeline')} met fewer attacks than others, which makes numbers higher: "
-            "compare them by verdicts and recommendations, which take the attacks that both have met."
+            f"{_count(len(weaker), 'pipeline')} met fewer attacks than others, which makes their numbers higher: "
+            "compare them by verdicts and recommendations, which use the attacks that both have met."
         )
     if counts:
         low, high = wilson_interval(min(counts) // 2, min(counts))
-        few = f"few: each number is known to about {50 * (high - low):.0f} points" if min(counts) < FEW else ""
-        said.append(f"Robust accuracy is of n = {_span(counts)} images{f', {few}' if few else ''}.")
+        few = f", so each number is uncertain by up to {50 * (high - low):.0f} points" if min(counts) < FEW else ""
+        said.append(f"Robust accuracy is measured on n = {_span(counts)} images{few}.")
     if seeds:
         said.append(
-            "One training of each pipeline: another seed may come out otherwise."
+            "One seed per pipeline: other seeds may give other results."
             if seeds == {1}
-            else f"{_span(seeds)} seeds a pipeline."
+            else f"{_span(seeds)} seeds per pipeline."
         )
     if lacking := [pipeline for pipeline in results.pipelines if pipeline.missing]:
-        said.append(f"Means of {_count(len(lacking), 'pipeline')} lack seeds whose cells failed or are not done.")
+        said.append(f"The means of {_count(len(lacking), 'pipeline')} lack seeds whose cells failed or are not done.")
     if states["suspect"]:
-        said.append(f"{_count(states['suspect'], 'pipeline')} may hide gradients: their numbers are upper bounds.")
+        said.append(
+            f"{_count(states['suspect'], 'pipeline')} may mask their gradients: their numbers are upper bounds."
+        )
     if unknown := states["not judged"]:
         whole = _count(len(results.pipelines), "pipeline")
-        said.append(f"Whether gradients are hidden was not checked for {unknown} of {whole}.")
+        said.append(f"Masking of gradients was not checked for {unknown} of {whole}.")
     if limits:
-        said.append(f"An overstatement below {100 * max(limits):.1f} points would not have been noticed.")
+        said.append(f"The masking check would not have noticed an overstatement below {100 * max(limits):.1f} points.")
     return tuple(said)
 
 

@@ -14,18 +14,18 @@ MARKS = {True: "holds", False: "fails", None: "open"}
 
 METHOD = (
     f"A difference below {100 * MARGIN:g} points of accuracy counts as none. Networks are compared on the test "
-    "examples that they share, paired by seed, and by the worst case per example over the attacks that both have met. "
+    "examples that they share, paired by seed, by the worst case per example over the attacks that both have met. "
     "Lost and gained count the examples that only the second or only the first gets right; p is McNemar's exact test "
-    "of one pair of seeds, the largest of several, not adjusted. Distances of adversarial examples are compared as "
-    "shares of the second's median: lost and gained are then the nearer and the farther ones, p is of Wilcoxon's "
+    "of one pair of seeds (the largest of several), not adjusted. Distances of adversarial examples are compared as "
+    "shares of the second's median: lost and gained are then the nearer and the farther ones, p is from Wilcoxon's "
     "signed-rank test, and the difference is Hodges and Lehmann's, with the interval of that test, over all examples "
-    "but those that both get wrong without an attack and those that no attack broke. The other intervals are Agresti "
-    "and Min's; those of all comparisons of one claim hold together at 95 % (Bonferroni); the claims are separate "
-    "questions, with no adjustment across them. Intervals cover the choice of test examples and, those of accuracies "
-    f"from {MANY} seeds on, that of seeds; seeds that point in different directions leave a difference open. A "
-    "suspect number bounds robustness from above only, and counts only where a lower one would give the same answer; "
-    "one that is not judged counts as it is, and is named. A claim is supported (contradicted) if more than half of "
-    f"its checks hold (fail) and at most {EXCEPTIONS:.0%} of those that are not open fail (hold); else it is undecided."
+    "except those that both misclassify without an attack and those that no attack broke. The other intervals are "
+    "Agresti and Min's. The intervals of all comparisons of one claim hold jointly at 95 % (Bonferroni); claims are "
+    "separate questions, with no adjustment across them. Intervals cover the choice of test examples; those of "
+    f"accuracies also cover the choice of seeds, from {MANY} seeds on. If seeds disagree in sign, a difference is "
+    "open. A suspect number is only an upper bound, and counts only if a lower one would give the same answer; one "
+    "that is not judged counts as it is, and is named. A claim is supported (contradicted) if more than half of its "
+    f"checks hold (fail) and at most {EXCEPTIONS:.0%} of those that are not open fail (hold); otherwise it is undecided."
 )
 """How verdicts are reached."""
 

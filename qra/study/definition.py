@@ -36,7 +36,7 @@ def load_study(path: str | Path, settings: Sequence[str] = ()) -> Study:
     given, path = str(path), Path(located(str(path)))
     content = _located(read_yaml(path), path.parent, by_name=given in configs() and given != str(path))
     if not isinstance(content, dict) or not isinstance(content.get("stages"), list):
-        raise ValueError(f"{path}: is no study, for it has no list of stages")
+        raise ValueError(f"{path}: is not a study: it has no list of stages")
     for setting in settings:
         name, equals, value = setting.partition("=")
         if not (name and equals):
@@ -60,7 +60,7 @@ def load_study(path: str | Path, settings: Sequence[str] = ()) -> Study:
 def _parsed(kind: type, content: Any, where: str) -> dict[str, Any]:
     """Return the fields of a dataclass, with their types checked."""
     if not isinstance(content, dict):
-        raise ValueError(f"{where} is no mapping of keys")
+        raise ValueError(f"{where} is not a mapping of keys")
     if isinstance(content.get("name"), str) and kind is Stage:
         where = f"{where} ({content['name']})"
     known = [field.name for field in dataclasses.fields(kind)]

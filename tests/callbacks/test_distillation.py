@@ -142,7 +142,7 @@ def test_a_teacher_of_another_architecture_describes_itself(tmp_path, scheme):
 
 def test_a_teacher_of_other_classes_is_refused(tmp_path):
     path = saved(residual(num_classes=7), tmp_path / "teacher.ckpt")
-    with pytest.raises(ValueError, match=r"teacher.ckpt: the teacher tells 7 classes apart, but the data has 2"):
+    with pytest.raises(ValueError, match=r"teacher.ckpt: the teacher has 7 classes, but the data has 2"):
         fit(TeacherDistillation(path))
 
 

@@ -209,14 +209,14 @@ def test_networks_of_other_classes_than_the_data_are_refused(checkpoints):
             for number in range(3):
                 Image.new("RGB", (32, 32), (level, level, number)).save(Path("images", part, name, f"{number}.png"))
     data = ["--data", CONFIGS / "data/image_folder.yaml", "--data.init_args.root", "images"]
-    assert "tells 10 classes apart, but the data has 2" in refused("compare", "--transfer", *checkpoints, *data)
+    assert "has 10 classes, but the data has 2" in refused("compare", "--transfer", *checkpoints, *data)
 
 
 def test_a_damaged_file_of_outcomes_is_named():
     write_run("a", [True])
     write_run("b", [True])
     Path("b/correct.npz").write_bytes(Path("b/correct.npz").read_bytes()[:100])
-    assert "b/correct.npz: is cut short or damaged" in refused("compare", "a", "b")
+    assert "b/correct.npz: is truncated or damaged" in refused("compare", "a", "b")
     Path("b/correct.npz").unlink()
     assert "b/correct.npz: there is no such file" in refused("compare", "a", "b")
 

@@ -82,7 +82,7 @@ def test_a_resumed_fit_tells_what_is_left(plain_run):
         ),
         (["fit", "--dry_run", "maybe"], "dry_run: expected bool, got maybe"),
         (["fit", "--dry_run", "--trainer.max_epochs", "-1"], "a training without an end"),
-        (["test", "--dry_run"], "nothing gives the network its weights"),
+        (["test", "--dry_run"], "the network has no trained weights"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )

@@ -114,7 +114,7 @@ def test_going_on_with_a_foreign_checkpoint_deletes_nothing(plain_run):
 def test_states_of_callbacks_that_are_none_are_refused(plain_run, states):
     arguments = hostile(plain_run, lambda content: content.update(callbacks=states))
     run = shutil.copytree(plain_run, "run")
-    assert "callbacks is no mapping of states" in refused(
+    assert "callbacks is not a mapping of states" in refused(
         "fit", *pipeline("float-plain"), *TINY_FIT, *NETWORK, "--run", run, *arguments
     )
 

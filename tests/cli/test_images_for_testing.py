@@ -59,7 +59,7 @@ def test_adversarial_images_are_made_of_some_of_the_classes(plain_run, images, t
     some = [*images[:-1], str(root)]
     output, code = qra("predict", "--ckpt_path", plain_run / "best.ckpt", *some, *few, "--run", "here")
     assert code == 0, output
-    assert "the network tells 10 classes apart, the data 9: its first is 'class1'" in output
+    assert "the network has 10 classes, the data 9: its first is 'class1'" in output
     assert "5 adversarial examples written to here/adversarial.npz" in output
 
 

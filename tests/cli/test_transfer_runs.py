@@ -124,7 +124,7 @@ def fit_refused(*arguments):
     [
         (["--trainer.callbacks", "[]"], "RobustTransfer has no teacher: add --trainer.callbacks+"),
         (["--trainer.callbacks.teacher", "none.ckpt"], "none.ckpt: there is no such checkpoint"),
-        (["--trainer.callbacks.teacher", __file__], "is no checkpoint, neither of torch.save"),
+        (["--trainer.callbacks.teacher", __file__], "is not a checkpoint, neither of torch.save"),
         (["--trainer.callbacks.sha256", "00"], "is not the expected teacher: its sha256 is"),
         ([TRANSFER, str(CONFIGS / "transfer/ard.yaml"), f"{TRANSFER}.temperature", "0"], "temperature is 0.0"),
         ([TRANSFER, str(CONFIGS / "transfer/ard.yaml"), f"{TRANSFER}.kd_weight", "1.5"], "kd_weight is 1.5"),
@@ -134,7 +134,7 @@ def fit_refused(*arguments):
             ["--trainer.callbacks.teacher", "resnet18.ckpt", TRANSFER, str(CONFIGS / "transfer/lwf.yaml")],
             "the student has 64 and the teacher 512",
         ),
-        (["--trainer.callbacks.teacher", "seven.ckpt"], "the teacher tells 7 classes apart, but the data has 10"),
+        (["--trainer.callbacks.teacher", "seven.ckpt"], "the teacher has 7 classes, but the data has 10"),
     ],
     ids=lambda value: " ".join(Path(word).name for word in value) if isinstance(value, list) else "",
 )

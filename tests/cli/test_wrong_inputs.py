@@ -57,7 +57,7 @@ WRONG = {
     "fit --config empty.yaml": "empty.yaml is empty",
     "fit --config syntax.yaml": "syntax.yaml, line 2: is no YAML",
     "fit --config bytes.yaml": "bytes.yaml is no text in UTF-8 (byte 6)",
-    "fit --config list.yaml": "list.yaml is no mapping of keys",
+    "fit --config list.yaml": "list.yaml is not a mapping of keys",
     "fit --config huge.yaml": "huge.yaml has 2,097,152 bytes",
     "fit --config deep.yaml": "deep.yaml: is nested too deeply",
     "fit --config tag.yaml": "tag.yaml, line 1: is no YAML",
@@ -134,9 +134,9 @@ WRONG = {
     "fit --ckpt_path checkpoints/float-at --data data/synthetic": "FromCheckpoint does not say how to train",
     "test --ckpt_path images": "images is a directory: name a checkpoint in it, such as images/best.ckpt",
     "test --ckpt_path none.ckpt --data data/synthetic": "none.ckpt: there is no such checkpoint",
-    f"test {SYNTHETIC}": "nothing gives the network its weights: test a checkpoint by --ckpt_path FILE",
-    f"predict {SYNTHETIC}": "nothing gives the network its weights",
-    f"validate {SYNTHETIC}": "nothing gives the network its weights",
+    f"test {SYNTHETIC}": "the network has no trained weights: test a checkpoint by --ckpt_path FILE",
+    f"predict {SYNTHETIC}": "the network has no trained weights",
+    f"validate {SYNTHETIC}": "the network has no trained weights",
     f"test {SYNTHETIC} --config starts.yaml": "to test a checkpoint use --ckpt_path plain.ckpt",
     f"test {SYNTHETIC} --ckpt_path a --model.init_from b.ckpt": "to test a checkpoint use --ckpt_path b.ckpt",
     # tools
@@ -155,7 +155,7 @@ WRONG = {
     "compare a b --transfer --eps 8/0": "'8/0' is not a length in pixels",
     "study run study/none": "there is no config study/none",
     "study run nowhere.yaml": "there is no config file nowhere.yaml",
-    "study run empty.yaml": "empty.yaml: is no study",
+    "study run empty.yaml": "empty.yaml: is not a study",
     "study list study/quickstart --jobs 2": "study has no option --jobs",
     "study run study/quickstart --jobs many": "argument --jobs: invalid int value: 'many'",
     "study bogus study/quickstart": "invalid choice: 'bogus'",
@@ -230,7 +230,7 @@ def copied(plain_run):
 def test_a_checkpoint_of_another_network_is_refused(copied):
     network = CONFIGS / "network/resnet18.yaml"
     arguments = [*pipeline("float-plain"), *TINY, "--model.init_args.network", network, "--ckpt_path", copied]
-    assert "copied.ckpt: is a checkpoint of another network" in refused("test", *arguments)
+    assert "copied.ckpt: is a checkpoint of a different network" in refused("test", *arguments)
 
 
 def test_a_truncated_checkpoint_is_refused(copied):
@@ -251,7 +251,7 @@ def test_a_checkpoint_with_pickled_code_is_refused_and_the_code_not_run(copied):
 
 
 @pytest.mark.parametrize(
-    ("content", "reason"), [(None, "no result"), ("{", "cut short"), ("{}", "no result of schema")]
+    ("content", "reason"), [(None, "no result"), ("{", "truncated"), ("{}", "not a result of schema")]
 )
 def test_compare_refuses_what_is_no_result(content, reason):
     Path("run").mkdir()
@@ -274,7 +274,7 @@ def test_a_start_that_numbers_the_classes_otherwise_is_named(copied):
 def test_weights_of_another_network_are_no_start(copied):
     network = CONFIGS / "network/resnet18.yaml"
     reason = refused(*FIT_AT, "--model.init_args.network", network, "--model.init_args.init_from", copied)
-    assert "copied.ckpt: is a checkpoint of another network" in reason
+    assert "copied.ckpt: is a checkpoint of a different network" in reason
     assert not Path("runs").exists()
 
 

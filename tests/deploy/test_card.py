@@ -62,7 +62,7 @@ def test_a_changed_file_is_refused_by_name(directory):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", "is cut short or no JSON"),
+        ("{", "is truncated or not JSON"),
         ("[]", "is no card of schema 1"),
         ('{"schema": 2}', "is no card of schema 1"),
     ],
@@ -98,5 +98,5 @@ def test_a_model_of_another_program_is_refused(directory, tmp_path):
 
 
 def test_a_directory_without_a_card_is_no_export(tmp_path):
-    with pytest.raises(ValueError, match="is no export"):
+    with pytest.raises(ValueError, match="is not an export"):
         folder.read(tmp_path)

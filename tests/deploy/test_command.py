@@ -63,7 +63,7 @@ def test_a_bench_writes_times_into_the_card(directory, capsys):
         ([*DATA, "--set", "onnxruntime.session.disable_quant_qdq=0"], "changes decisions"),
         ([*DATA, "--set", "threads=1"], "write ENGINE.NAME=VALUE"),
         ([*DATA, "--data.image_size", "32"], "export the network for this resolution"),
-        ([*DATA, "--data.classes", "4"], "tells 10 classes apart, but the data has 4"),
+        ([*DATA, "--data.classes", "4"], "has 10 classes, but the data has 4"),
     ],
 )
 def test_a_wrong_test_is_refused_in_one_line(directory, words, message):
@@ -73,7 +73,7 @@ def test_a_wrong_test_is_refused_in_one_line(directory, words, message):
 
 
 def test_a_directory_that_is_no_export_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="is no export"):
+    with pytest.raises(ValueError, match="is not an export"):
         main(["bench", str(tmp_path)])
 
 

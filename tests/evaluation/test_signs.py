@@ -34,7 +34,7 @@ def test_a_plain_network_shows_no_sign_and_is_not_called_sound():
     found = signs(Scaled(1.0))
     assert found.reasons == []
     assert found.verdict == "not judged"
-    assert "no sign of hidden ones on 60 examples" in found.line
+    assert "no sign of masking on 60 examples" in found.line
 
 
 def test_where_nothing_is_correct_nothing_was_looked_at():

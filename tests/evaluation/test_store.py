@@ -83,7 +83,7 @@ def test_a_damaged_file_is_moved_aside_and_said(tmp_path, name):
     path.write_bytes(path.read_bytes()[:100])
     result, _, said = gathered_by(tmp_path, attack("square", [1, 0], gradient=""))
     assert accuracies(result) == {"square": 0.5}
-    assert "is cut short" in said
+    assert "is truncated" in said
     assert (tmp_path / "earlier" / "1" / name).stat().st_size == 100
 
 

@@ -157,7 +157,7 @@ def test_steps_of_other_bits_start_anew_from_the_weights(tmp_path):
 
 def test_the_network_of_another_architecture_is_refused(tmp_path):
     other = VanillaTraining(nn.Sequential(nn.Flatten(), nn.Linear(48, 2)))
-    with pytest.raises(ValueError, match=r"another network, for it has no 0\.weight"):
+    with pytest.raises(ValueError, match=r"a different network: it has no 0\.weight"):
         set_up(module(init_from=saved(other, tmp_path / "other.ckpt")))
 
 

@@ -35,17 +35,17 @@ def test_examples_are_those_of_the_accuracy(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "reason"),
     [
-        ("cell.json", '{"schema": 1, "na', "cell.json is cut short or no JSON"),
-        ("cell.json", "[" * 100_000, "cell.json is cut short or no JSON"),
+        ("cell.json", '{"schema": 1, "na', "cell.json is truncated or not JSON"),
+        ("cell.json", "[" * 100_000, "cell.json is truncated or not JSON"),
         ("cell.json", "[]", "cell.json is not of schema 1"),
         ("cell.json", '{"schema": 2}', "cell.json is not of schema 1"),
         ("cell.json", '{"schema": 1, "coordinates": 3}', "coordinates is missing or no mapping"),
         ("cell.json", '{"schema": 1, "coordinates": {}, "state": "dreaming"}', "state is 'dreaming'"),
-        ("cell.json", "\xff\xfe", "cell.json is cut short or no JSON"),
-        ("result.json", '{"schema": 1, "outc', "result.json is cut short or no JSON"),
+        ("cell.json", "\xff\xfe", "cell.json is truncated or not JSON"),
+        ("result.json", '{"schema": 1, "outc', "result.json is truncated or not JSON"),
         ("result.json", '{"schema": 1}', "outcomes is missing or no mapping"),
         ("result.json", '{"schema": 3, "outcomes": {}}', "result.json is of schema 3, of a newer version of qra"),
-        ("result.json", '{"schema": true, "outcomes": {}}', "result.json is no result of schema 2 or 1"),
+        ("result.json", '{"schema": true, "outcomes": {}}', "result.json is not a result of schema 2 or 1"),
         ("result.json", None, "there is no result.json"),
     ],
 )
@@ -125,7 +125,7 @@ def remove_arrays(path, name):
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
-        (lambda path: path.write_bytes(path.read_bytes()[:2000]), "correct.npz: is cut short or damaged"),
+        (lambda path: path.write_bytes(path.read_bytes()[:2000]), "correct.npz: is truncated or damaged"),
         (lambda path: path.unlink(), "correct.npz: there is no such file"),
         (lambda path: remove_arrays(path, "autoattack_8"), "correct.npz: lacks autoattack_8"),
     ],

@@ -138,7 +138,7 @@ def test_a_cell_without_a_result_is_named_with_its_reason(study, capsys):
     shown = capsys.readouterr().out
     for line in (
         "w2: failed, out of memory",
-        "w4: unreadable, result.json is cut short or no JSON",
+        "w4: unreadable, result.json is truncated or not JSON",
         "empty: unreadable, there is no cell.json",
     ):
         assert line in shown

@@ -49,15 +49,15 @@ def test_what_quantization_does_is_said_as_the_results_are(tmp_path, quantized, 
 
 def test_few_images_tell_nothing_apart(tmp_path):
     found = words(study(tmp_path, (0.36, 0.34), n=30, noise=0.3))
-    assert "2 not told apart." in found
-    assert "n = 30 images, few: each number is known to about 17 points." in found
+    assert "2 undecided." in found
+    assert "n = 30 images, so each number is uncertain by up to 17 points." in found
 
 
 @pytest.mark.parametrize(
     ("plain", "said"),
     [
-        (0.0, "Without adversarial training nothing is left: 0.0 % at most."),
-        (0.5, "Without adversarial training at most 50.0 % are robust: float, plain training."),
+        (0.0, "Without adversarial training, no robustness is left: at most 0.0 %."),
+        (0.5, "Without adversarial training, the best robust accuracy is 50.0 %: float, plain training."),
     ],
 )
 def test_what_plain_training_leaves_is_said_as_it_is(tmp_path, plain, said):
@@ -67,16 +67,20 @@ def test_what_plain_training_leaves_is_said_as_it_is(tmp_path, plain, said):
 def test_the_network_to_take_is_named_with_what_ties(tmp_path):
     best = "PACT W4/A4, robust start, adversarial"
     said = words(study(tmp_path / "a", (0.3, 0.6)))
-    assert f"Smallest network that none surely beats: {best}, 60.0 % (" in said
+    assert f"Smallest network that no other significantly beats: {best}, 60.0 % (" in said
     tied = words(study(tmp_path / "b", (0.4, 0.4)))
-    assert "not told apart from it: 2 other networks" in tied
+    assert "not significantly worse: 2 other networks" in tied
     # the smallest of equals
-    assert f"With adversarial training, or from a robust start, at most 40.0 % are robust: {best}." in tied
+    assert f"With adversarial training or a robust start, the best robust accuracy is 40.0 %: {best}." in tied
 
 
 @pytest.mark.parametrize(
     ("masking", "said"),
-    [("suspect", "4 pipelines may hide gradients"), ("not judged", "was not checked for 4 of 4"), ("sound", None)],
+    [
+        ("suspect", "4 pipelines may mask their gradients"),
+        ("not judged", "was not checked for 4 of 4"),
+        ("sound", None),
+    ],
 )
 def test_doubts_about_gradients_are_said(tmp_path, masking, said):
     found = words(study(tmp_path, (0.3, 0.2), masking=masking))
@@ -93,11 +97,11 @@ def test_made_up_images_are_said_in_a_band_before_anything_else_and_the_path_at_
     make_up(study(tmp_path / "s", (0.2, 0.1)), {"made_up": True})
     main(["report", str(tmp_path / "s")])
     page = (tmp_path / "s/report/report.html").read_text()
-    assert page.index("class='band'>Made-up images") < page.index("class='summary'")
-    assert "Made-up images" in (tmp_path / "s/report/report.md").read_text()
+    assert page.index("class='band'>Synthetic images") < page.index("class='summary'")
+    assert "Synthetic images" in (tmp_path / "s/report/report.md").read_text()
     *_, last = lines = capsys.readouterr().out.splitlines()
     assert last == f"written to {tmp_path / 's/report/report.html'}"
-    assert any("Made-up images" in line for line in lines)
+    assert any("Synthetic images" in line for line in lines)
     assert any("Largest loss: 30.0 points" in line for line in lines[-12:])
 
 
@@ -135,9 +139,9 @@ def test_cells_of_other_test_images_are_said_and_recommended_against_nothing(tmp
     cell(tmp_path, "here", {"clean": 0.8, "pgd20_8": 0.3}, bits=(4, 4), **PACT)
     cell(tmp_path, "else", {"clean": 0.95, "pgd20_8": 0.9}, bits=(2, 2), data="e", **PACT)
     said = words(tmp_path)
-    assert "1 cell of other test images, compared with none of the rest: else." in said
+    assert "1 cell with other test images, not compared with the rest: else." in said
     assert "1 less robust" in said
-    assert "Smallest network that none surely beats: float" in said
+    assert "Smallest network that no other significantly beats: float" in said
     assert "90.0 %" not in said
 
 
@@ -153,9 +157,9 @@ def test_cells_that_were_attacked_on_other_examples_are_said_and_recommended_aga
     cell(tmp_path, "here", {"clean": 0.8, "pgd20_8": 0.3}, bits=(4, 4), **PACT)
     shift(cell(tmp_path, "else", {"clean": 0.95, "pgd20_8": 0.9}, bits=(2, 2), **PACT))
     said = words(tmp_path)
-    assert "1 cell attacked on other test images, compared with none of the rest: else." in said
+    assert "1 cell attacked on other test images, not compared with the rest: else." in said
     assert "1 less robust" in said
-    assert "Smallest network that none surely beats: float" in said
+    assert "Smallest network that no other significantly beats: float" in said
     assert "90.0 %" not in said
     judged = judge_all(Results("s", read_cells(tmp_path)))["adversarial-keeps"].judged
     assert [each.check.missing for each in judged if each.check.missing] == [Gap.EXAMPLES]
@@ -166,9 +170,9 @@ def test_cells_that_do_not_count_or_lack_numbers_are_said(tmp_path):
     cell(tmp_path, "x-again", {"clean": 0.8, "pgd20_8": 0.9}, bits=(4, 4), **PACT)
     edit(tmp_path / "w8/result.json", lambda result: result["outcomes"]["pgd20_8"].update(accuracy=0.95))
     said = words(tmp_path)
-    assert "1 cell of a place that another holds, not counted: x-again." in said
-    assert "1 cell with damaged or contradictory files, so that numbers lack: w8." in said
-    assert "One training of each pipeline" in said
+    assert "1 cell with the coordinates and seed of another, not counted: x-again." in said
+    assert "1 cell with damaged or contradictory files, so that numbers are missing: w8." in said
+    assert "One seed per pipeline" in said
     assert "90.0 %" not in said
     assert "95.0 %" not in said
 

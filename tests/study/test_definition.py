@@ -128,7 +128,7 @@ def test_a_wrong_study_is_named(changed, reason):
 
 
 @pytest.mark.parametrize("training", ["plain", "mine", "none"])
-@pytest.mark.parametrize(("content", "reason"), [("[a, b]", "is no mapping of keys, but list"), ("", "is empty"),
+@pytest.mark.parametrize(("content", "reason"), [("[a, b]", "is not a mapping of keys, but list"), ("", "is empty"),
                                                  ("model: own.yaml", "names itself")])  # fmt: skip
 def test_a_pipeline_that_is_no_config_is_named(training, content, reason, tmp_path):
     (tmp_path / "own.yaml").write_text(content)
