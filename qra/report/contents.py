@@ -124,8 +124,8 @@ def advice(results: Results) -> Table:
         rows.append((budget, results.label(pipeline), *measured, _ties(results, choice), pipeline.gradients))
     note = (
         f"{_INTERVALS}. Robust accuracy: {results.headline_title}. A larger model is listed only if it is "
-        "significantly more robust than the smaller one on the same images (95 % for each pair). Pipelines as good are those not "
-        f"significantly worse. Suspect pipelines are not recommended. {_GRADIENTS}"
+        "significantly more robust than the smaller one on the same images (95 % for each pair). Pipelines as good are "
+        f"those not significantly worse. Suspect pipelines are not recommended. {_GRADIENTS}"
     )
     columns = ("model size", "use", "robust", "clean", "as good", "gradients")
     return Table("advice", "What to use for a budget", columns, tuple(rows), note)

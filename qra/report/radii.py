@@ -74,7 +74,8 @@ def security_curves(results: Results) -> tuple[Drawing, ...]:
 
 _CAPTION = (
     "Accuracy over the budget of an attack that searches for the nearest adversarial image of each example; the mean "
-    "over seeds. Other attacks may find nearer ones. Dashed lines: gradients are suspect, the true accuracy may be lower."
+    "over seeds. Other attacks may find nearer ones. Dashed lines: gradients are suspect, the true accuracy may be "
+    "lower."
 )
 
 

@@ -207,7 +207,7 @@ class OfOnesOwn(ActivationQuantizer):
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (lambda x: x + 0.1 * torch.rand_like(x), "other logits for the same images the second time"),
+        (lambda x: x + 0.1 * torch.rand_like(x), "different logits for the same images"),
         (lambda x: x * torch.nan, "logits for two images of the data are not finite"),
         (lambda x: x.detach(), "no gradient reaches the network's input"),
         (lambda x: x.half(), "the network cannot take images of the data"),

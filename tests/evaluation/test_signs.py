@@ -39,7 +39,7 @@ def test_a_plain_network_shows_no_sign_and_is_not_called_sound():
 
 def test_where_nothing_is_correct_nothing_was_looked_at():
     assert Signs(tuple(replace(i, value=None) for i in signs(Scaled(1.0)).indicators), 60).line == (
-        "gradients: not looked at, for none of 60 examples is classified correctly"
+        "gradients: not checked, because none of 60 examples is classified correctly"
     )
 
 

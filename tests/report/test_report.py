@@ -198,7 +198,7 @@ def test_what_files_say_is_never_markup(study):
 def test_without_a_pipeline_that_fits_there_is_no_recommendation(study):
     assert (
         advise(Results("s", read_cells(study)), (), 10)
-        == "No pipeline of known size with robust accuracy left fits into 10 KiB."
+        == "No pipeline with known size and some robust accuracy fits into 10 KiB."
     )
 
 
