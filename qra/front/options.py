@@ -203,4 +203,4 @@ def advice(name: str, command: str) -> str:
     known = [each for each in known if not each.endswith(".help")]
     beside = [each for each in known if each.rpartition(".")[0] == plain.rpartition(".")[0]]
     close = difflib.get_close_matches(plain, beside, 1, 0.75) or difflib.get_close_matches(plain, known, 1, 0.8)
-    return f"did you mean {close[0]}?" if close else f"qra {command} --help shows those there are"
+    return f"did you mean {close[0]}?" if close else f"qra {command} --help lists the known ones"

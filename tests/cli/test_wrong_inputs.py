@@ -137,8 +137,8 @@ WRONG = {
     f"test {SYNTHETIC}": "the network has no trained weights: test a checkpoint by --ckpt_path FILE",
     f"predict {SYNTHETIC}": "the network has no trained weights",
     f"validate {SYNTHETIC}": "the network has no trained weights",
-    f"test {SYNTHETIC} --config starts.yaml": "to test a checkpoint use --ckpt_path plain.ckpt",
-    f"test {SYNTHETIC} --ckpt_path a --model.init_from b.ckpt": "to test a checkpoint use --ckpt_path b.ckpt",
+    f"test {SYNTHETIC} --config starts.yaml": "to test a checkpoint, use --ckpt_path plain.ckpt",
+    f"test {SYNTHETIC} --ckpt_path a --model.init_from b.ckpt": "to test a checkpoint, use --ckpt_path b.ckpt",
     # tools
     "compare nowhere": "nowhere: there is no result here",
     "compare result.json": "result.json: ",
