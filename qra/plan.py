@@ -87,8 +87,8 @@ class Plan:
             column.footer = footer
         print_table(table)
         print(
-            f"qra {command} would take about {duration(self.seconds)} on {self.device}: passes were tried for "
-            f"{probed:.1f} s; images that an attack breaks take less, and reading images is not counted"
+            f"qra {command} would take about {duration(self.seconds)} on {self.device}: passes were timed for "
+            f"{probed:.1f} s; broken images take less, and reading images is not counted"
         )
         print(*self.notes, f"it would write to {directory}; nothing was written", sep="\n")
 

@@ -23,7 +23,7 @@ CLASSES = {
 def say(old: str, new: str) -> None:
     """Tell the user, once, that a name has changed."""
     if os.environ.get("LOCAL_RANK", "0") == "0":
-        print(f"qra: {old} is called {new} now: write that", file=sys.stderr)
+        print(f"qra: {old} is now called {new}: use the new name", file=sys.stderr)
 
 
 def key(name: str, found: Callable[[str, str], None] = say) -> str:

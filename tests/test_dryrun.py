@@ -53,7 +53,7 @@ WRONG = {
     "bfloat16": (lambda: Net().bfloat16(), r"conv.weight is bfloat16: make it float32"),
     "too few": (lambda: Net(classes=3), "has 3 classes, but the data has 4: set num_classes"),
     "not finite": (returning(lambda y: y / 0), "not finite"),
-    "dropout": (returning(lambda y: nn.functional.dropout(y, 0.5, training=True)), "different logits for the same images"),
+    "dropout": (returning(lambda y: nn.functional.dropout(y, 0.5, training=True)), "different logits for the same"),
     "noise": (returning(lambda y: y + torch.randn_like(y)), "different logits for the same images"),
     "batch": (OfTheBatch, "logits for an image depend on the one beside it"),
     "cut off": (CutOff, "no gradient reaches the network's input"),

@@ -48,9 +48,9 @@ def ending(trainer: Trainer, directory: Path) -> list[str]:
     assert isinstance(module, ImageClassifier)
     path = module.weights or best_checkpoint(trainer)
     if path is None:
-        return [f"trained {trainer.current_epoch} epochs; no best.ckpt was kept", f"everything lies in {directory}"]
+        return [f"trained {trainer.current_epoch} epochs; no best.ckpt was kept", f"all files are in {directory}"]
     name = Path(directory, Path(path).name)
-    return [_best(trainer), f"everything lies in {directory}", f"next: qra test --ckpt_path {shlex.quote(str(name))}"]
+    return [_best(trainer), f"all files are in {directory}", f"next: qra test --ckpt_path {shlex.quote(str(name))}"]
 
 
 def _best(trainer: Trainer) -> str:
@@ -61,8 +61,8 @@ def _best(trainer: Trainer) -> str:
     figures = callbacks_of(trainer, BestFigures)
     found = figures[0].best(keeper.monitor, score) if figures else None
     if found is None:
-        return f"best epoch in validation: {keeper.monitor} {score:.1%}"
+        return f"best validation epoch: {keeper.monitor} {score:.1%}"
     epoch, accuracies = found
     figures_of_it = ", ".join(f"{name} {value:.1%}" for name, value in accuracies.items())
     asked = f" of {trainer.max_epochs}" if trainer.max_epochs and trainer.max_epochs > 0 else ""
-    return f"best epoch in validation: {epoch + 1}{asked}, {figures_of_it}"
+    return f"best validation epoch: {epoch + 1}{asked}, {figures_of_it}"

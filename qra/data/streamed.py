@@ -237,4 +237,4 @@ class StreamedDataModule(ImageDataModule):
     @rank_zero_only
     def _say_workers(self) -> None:
         if self.workers > (there := cores()):
-            logging.getLogger("qra").warning("workers is %d, on %d cores: they take turns", self.workers, there)
+            logging.getLogger("qra").warning("workers is %d, on %d cores: they share cores", self.workers, there)

@@ -197,7 +197,7 @@ def main(arguments: Sequence[str]) -> None:
     if layers:
         shown = ", ".join(layers[:3]) + (f" and {len(layers) - 3} more" if len(layers) > 3 else "")
         print(f"without VNNI, x86 processors may saturate sums of {shown}")
-    print(f"what it is: {out / card.TEXT}; what engines make of it: qra deploy test {out} --data CONFIG")
+    print(f"model card: {out / card.TEXT}; next, test it on engines: qra deploy test {out} --data CONFIG")
 
 
 __all__ = ["Choices", "export", "main", "multiply_adds"]

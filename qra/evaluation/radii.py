@@ -66,7 +66,7 @@ class Radii(NamedTuple):
         """Return the summary in one line."""
         known = self.summary()
         low, high = (format_radius(value, norm) for value in known["quartiles"])
-        rest = [f"{known[key]} {word}" for key, word in (("wrong", "wrong without"), ("censored", "not found"))]
+        rest = [f"{known[key]} {word}" for key, word in (("wrong", "wrong when clean"), ("censored", "not found"))]
         return f"median {format_radius(known['median'], norm)}, quartiles {low} and {high}; {', '.join(rest)}"
 
 

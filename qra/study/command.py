@@ -99,15 +99,15 @@ def _print_plan(work: Mapping[str, Task], found: Mapping[str, State], forecaster
         whole = whole.plus(forecast)
         steps = " and ".join(command[0] for command in cell.commands)
         known = f"{forecast.images:,} images, about {duration(forecast.seconds)}"
-        print(f"{cell.name}: {steps}, {'not known how long' if forecast.unknown else known}, in {cell.directory}")
+        print(f"{cell.name}: {steps}, {'time unknown' if forecast.unknown else known}, in {cell.directory}")
     for reason in whole.unknown:
         print(f"not counted: {reason}")
     commands = sum(len(cell.commands) for cell in left)
     print(f"{len(left)} of {len(work)} cells, {commands} commands, all of which can be parsed; nothing was written")
     if left:
         passes = f"{whole.forward:,.0f} forward and {whole.backward:,.0f} backward passes of an image"
-        print(f"{whole.images:,} images, one counted in each epoch and under each attack; {passes}: one cell at a time")
-        print(f"about {duration(whole.seconds)} on this machine, by passes tried now; less where attacks break images")
+        print(f"{whole.images:,} images, counted once per epoch and attack; {passes}: one cell at a time")
+        print(f"about {duration(whole.seconds)} on this machine, from passes timed now; broken images take less")
 
 
 def _stopped(number: signal.Signals) -> str:

@@ -19,7 +19,7 @@ from qra.runs.completion import Training
 HERE = Path(__file__).parents[1] / "golden/last-version"
 CELLS = Path("runs/study")
 QUANTIZED = CELLS / "qat-plain-pact-w4a4-calibration20"
-GRADIENTS = "qra: evaluation.threats is called evaluation.gradients now: write that"
+GRADIENTS = "qra: evaluation.threats is now called evaluation.gradients: use the new name"
 
 
 pytestmark = pytest.mark.filterwarnings(
@@ -125,7 +125,7 @@ def test_its_class_paths_are_read_with_a_line_that_says_the_new_one(place):
         words = ["--model.transfer", old]
     Path("old.yaml").write_text(yaml.safe_dump(config))
     output, code = qra("fit", "--config", "old.yaml", *words, "--print_config")
-    line = f"qra: {old} is called qra.modules.RSLAD now: write that"
+    line = f"qra: {old} is now called qra.modules.RSLAD: use the new name"
     assert code == 0, output
     assert output.count(line) == 1
     transfer = printed(output)["model"]["init_args"]["transfer"]

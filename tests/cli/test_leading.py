@@ -126,7 +126,7 @@ def test_a_fit_ends_with_its_best_epoch_the_place_and_the_next_command():
     assert code == 0, output
     best, place, following = output.strip().splitlines()[-3:]
     epoch = torch.load("here/best.ckpt", weights_only=True)["epoch"]
-    assert best.startswith(f"best epoch in validation: {epoch + 1} of 2, val/clean_acc ")
+    assert best.startswith(f"best validation epoch: {epoch + 1} of 2, val/clean_acc ")
     assert "val/robust_acc" in best
-    assert place == "everything lies in here"
+    assert place == "all files are in here"
     assert following == "next: qra test --ckpt_path here/best.ckpt"

@@ -307,7 +307,7 @@ def test_more_workers_than_cores_are_allowed_and_said(made, caplog):
     many = len(os.sched_getaffinity(0)) + 1
     with caplog.at_level(logging.WARNING, "qra"):
         data = streamed(made, workers=many)
-    assert caplog.messages == [f"workers is {many}, on {many - 1} cores: they take turns"]
+    assert caplog.messages == [f"workers is {many}, on {many - 1} cores: they share cores"]
     assert are_equal(collected(data.test_dataloader()), collected(streamed(made).test_dataloader()))
 
 

@@ -95,8 +95,8 @@ def test_an_engine_on_which_square_finds_more_is_masked():
 
 def test_few_images_are_said_to_say_little():
     few = {kind: Changes(4, 0, 0, 0) for kind in decisions()}
-    assert judge(few, None).reasons[0].endswith("differ [0.0, 24.2 %] (-0/+0), within the tolerance, but 12 say little")
-    assert "say little" not in judge(decisions(), None).reasons[0]
+    assert judge(few, None).reasons[0].endswith("(-0/+0), within the tolerance, but 12 decisions show little")
+    assert "show little" not in judge(decisions(), None).reasons[0]
 
 
 def test_few_queries_are_said_to_be_few():
