@@ -218,7 +218,7 @@ class Verdict(NamedTuple):
 
 
 def images(side: int = 32, count: int = 8) -> tuple[Tensor, Tensor]:
-    """Made-up images: each class has a colour, and noise."""
+    """Synthetic images: each class has a colour, and noise."""
     generator = torch.Generator().manual_seed(0)
     y = torch.arange(count) % CLASSES
     colours = torch.rand(CLASSES, 3, 1, 1, generator=generator)

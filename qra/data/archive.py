@@ -78,7 +78,7 @@ class Archive:
     def _put(self, root: Path) -> str:
         return (
             f"put the archive at {root / self.name} (md5 {self.md5}), or use your own images (ImageFolderDataModule) "
-            "or made-up ones (SyntheticDataModule)"
+            "or synthetic ones (SyntheticDataModule)"
         )
 
     def _unpack(self, archive: Path, root: Path) -> None:

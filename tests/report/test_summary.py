@@ -113,7 +113,7 @@ def test_results_of_earlier_versions_tell_made_up_images_by_their_class(tmp_path
 def test_images_that_are_not_made_up_have_no_band(tmp_path):
     make_up(study(tmp_path, (0.3, 0.2)), {"made_up": False})
     assert not is_made_up(Results("s", read_cells(tmp_path)))
-    assert "Made-up" not in words(tmp_path)
+    assert "Synthetic" not in words(tmp_path)
 
 
 def test_the_header_tells_data_network_images_seeds_and_dates(tmp_path):
