@@ -25,7 +25,8 @@ METHOD = (
     f"accuracies also cover the choice of seeds, from {MANY} seeds on. If seeds disagree in sign, a difference is "
     "open. A suspect number is only an upper bound, and counts only if a lower one would give the same answer; one "
     "that is not judged counts as it is, and is named. A claim is supported (contradicted) if more than half of its "
-    f"checks hold (fail) and at most {EXCEPTIONS:.0%} of those that are not open fail (hold); otherwise it is undecided."
+    f"checks hold (fail) and at most {EXCEPTIONS:.0%} of those that are not open fail (hold); otherwise it is "
+    "undecided."
 )
 """How verdicts are reached."""
 
