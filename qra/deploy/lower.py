@@ -118,11 +118,12 @@ class _Lowering:
         call = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
         arguments = self._arguments(node)
         keywords = {name: self._argument(value) for name, value in node.kwargs.items()}
-        if not any(isinstance(argument, Value) for argument in (*arguments, *keywords.values())):
-            return self._constant(node, call, arguments, keywords)
-        if call not in CALLS:
+        takes_values = any(isinstance(self.values[each], Value) for each in node.all_input_nodes)
+        if takes_values and call not in CALLS:
             raise ValueError(f"{call} in {enclosing_module(node)} has no integer form: {KNOWN}")
         try:
+            if not takes_values:
+                return self._constant(node, call, arguments, keywords)
             return CALLS[call](self.builder, self.builder.name(node.name), *arguments, **keywords)
         except TypeError:
             raise ValueError(

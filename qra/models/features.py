@@ -33,10 +33,10 @@ def with_features(network: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
     """
     kept: list[Tensor] = []
 
-    def keep(layer: nn.Module, args: tuple[Any, ...]) -> None:
-        kept.append(args[0])
+    def keep(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        kept.extend((*args, *kwargs.values()))
 
-    handle = last_linear(network).register_forward_pre_hook(keep)
+    handle = last_linear(network).register_forward_pre_hook(keep, with_kwargs=True)
     try:
         logits: Tensor = network._call_impl(x)  # type: ignore[no-untyped-call]
     finally:

@@ -147,14 +147,15 @@ def _multiply_adds(network: nn.Module, x: Tensor) -> dict[str, int]:
     found = dict.fromkeys(_layers(network), 0)
 
     def count(name: str) -> Any:
-        def hook(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        def hook(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
             weight = cast(Tensor, layer.weight)
-            values = inputs[0] if isinstance(layer, _ConvTransposeNd) else output  # channels match dim 0 of weight
+            taken = next(iter((*args, *kwargs.values())))
+            values = taken if isinstance(layer, _ConvTransposeNd) else output  # channels match dim 0 of weight
             found[name] += weight.numel() * values.numel() // len(weight)
 
         return hook
 
-    handles = [layer.register_forward_hook(count(name)) for name, layer in _layers(network).items()]
+    handles = [layer.register_forward_hook(count(name), with_kwargs=True) for name, layer in _layers(network).items()]
     try:
         with evaluating(network), float_mode(network):
             network(x)

@@ -34,14 +34,14 @@ class FrozenConv2d(nn.Conv2d):
         self.exact: list[FrozenConv2d] = []
         self._can_mirror = can_be_mirrored(self)
 
-    def forward(self, x: Tensor) -> Tensor:
-        if self.exact and not torch.is_autocast_enabled(x.device.type):
-            exact: Tensor = self.exact[0](x)
+    def forward(self, input: Tensor) -> Tensor:
+        if self.exact and not torch.is_autocast_enabled(input.device.type):
+            exact: Tensor = self.exact[0](input)
             return exact
-        differentiated = x.requires_grad and torch.is_grad_enabled() and not self.weight.requires_grad
-        if not (self._can_mirror and differentiated and is_on_gpu(x) and len(x) >= self.mirrors_from):
-            return super().forward(x)
-        result: Tensor = MirroredGradient.apply(x, self.weight, self.bias, self.padding)
+        differentiated = input.requires_grad and torch.is_grad_enabled() and not self.weight.requires_grad
+        if not (self._can_mirror and differentiated and is_on_gpu(input) and len(input) >= self.mirrors_from):
+            return super().forward(input)
+        result: Tensor = MirroredGradient.apply(input, self.weight, self.bias, self.padding)
         return result
 
 

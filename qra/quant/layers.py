@@ -114,10 +114,10 @@ class ActivationFakeQuantizer(nn.Module):
             else:
                 self.register_buffer(name, torch.tensor(float(value)))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         if not self.enabled:
-            return self._observe(self.float_activation(x))
-        x = x if self.clip is None else x.clamp(max=self.clip)
+            return self._observe(self.float_activation(input))
+        x = input if self.clip is None else input.clamp(max=self.clip)
         return self.settings.quantize(x, self.bit_width, self._state(), self.gradient)
 
     def _state(self) -> State:
@@ -219,9 +219,8 @@ class QuantConv2d(nn.Conv2d):
         self.weight_quantizer = weight_quantizer
         self.input_quantizer = input_quantizer
 
-    def forward(self, x: Tensor) -> Tensor:
-        if self.input_quantizer is not None:
-            x = self.input_quantizer(x)
+    def forward(self, input: Tensor) -> Tensor:
+        x = input if self.input_quantizer is None else self.input_quantizer(input)
         result: Tensor = self._conv_forward(x, quantized_weight(self), self.bias)
         return result
 
@@ -250,9 +249,8 @@ class QuantLinear(nn.Linear):
         self.weight_quantizer = weight_quantizer
         self.input_quantizer = input_quantizer
 
-    def forward(self, x: Tensor) -> Tensor:
-        if self.input_quantizer is not None:
-            x = self.input_quantizer(x)
+    def forward(self, input: Tensor) -> Tensor:
+        x = input if self.input_quantizer is None else self.input_quantizer(input)
         return F.linear(x, quantized_weight(self), self.bias)
 
     def to_float(self) -> nn.Linear:
@@ -275,8 +273,8 @@ class QuantPool(nn.Module):
         self.pool = pool
         self.train(pool.training)
 
-    def forward(self, x: Tensor) -> Tensor:
-        pooled: Tensor = self.pool(self.input_quantizer(x))
+    def forward(self, input: Tensor) -> Tensor:
+        pooled: Tensor = self.pool(self.input_quantizer(input))
         return pooled
 
 

@@ -58,9 +58,12 @@ def activation_statistics(network: nn.Module, x: Tensor) -> dict[str, SiteStatis
     found: dict[str, SiteStatistics] = {}
 
     def look(name: str) -> Any:
-        def hook(quantizer: ActivationFakeQuantizer, inputs: tuple[Tensor], output: Tensor) -> None:
+        def hook(
+            quantizer: ActivationFakeQuantizer, args: tuple[Tensor], kwargs: dict[str, Tensor], output: Tensor
+        ) -> None:
+            x = next(iter((*args, *kwargs.values())))
             with torch.enable_grad():
-                values = inputs[0].detach().requires_grad_()
+                values = x.detach().requires_grad_()
                 (gradient,) = torch.autograd.grad(quantizer.forward(values).sum(), values)
             values = quantizer.float_activation(values).detach()
             clipped = ((gradient == 0) & (values != 0)).float().mean()
@@ -69,7 +72,8 @@ def activation_statistics(network: nn.Module, x: Tensor) -> dict[str, SiteStatis
         return hook
 
     handles = [
-        quantizer.register_forward_hook(look(name)) for name, quantizer in activation_quantizers(network).items()
+        quantizer.register_forward_hook(look(name), with_kwargs=True)
+        for name, quantizer in activation_quantizers(network).items()
     ]
     try:
         with evaluating(network):

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, fx, nn
 
-from qra.quant.layers import ActivationFakeQuantizer
+from qra.quant.layers import ActivationFakeQuantizer, is_changed
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -44,6 +44,8 @@ def find_graph(network: nn.Module) -> fx.Graph:
     Raises:
         ValueError: If ``torch.fx`` cannot trace the network. The message gives the reason.
     """
+    if is_changed(network):
+        raise ValueError("the network cannot be traced: it has hooks or a forward pass of this one object")
     try:
         with torch.random.fork_rng(devices=[]):
             return traced(_Tracer(), copied(network).eval())
@@ -59,7 +61,7 @@ def defaults_of(forward: Callable[..., Any]) -> dict[str, Any]:
 
 
 def traced(tracer: fx.Tracer, module: nn.Module) -> fx.Graph:
-    """Trace a forward pass with all optional arguments at their defaults."""
+    """Trace a forward pass with all optional arguments at their defaults; modules are called by position."""
     fixed = defaults_of(module.forward)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about defaults that no assertion can enforce
@@ -67,6 +69,11 @@ def traced(tracer: fx.Tracer, module: nn.Module) -> fx.Graph:
     inputs = [node for node in graph.nodes if node.op == "placeholder"]
     for node in inputs[len(inputs) - len(fixed) :]:
         _erase(graph, node)
+    for node in graph.nodes:
+        if node.op == "call_module" and node.kwargs:
+            forward = module.get_submodule(str(node.target)).forward
+            given = inspect.signature(forward).bind(*node.args, **node.kwargs)
+            node.args, node.kwargs = given.args, given.kwargs
     return graph
 
 

@@ -28,8 +28,8 @@ class Clip(nn.Module):
         self.register_buffer("low", values.amin(0))
         self.register_buffer("high", values.amax(0))
 
-    def forward(self, x: Tensor) -> Tensor:
-        return x.clamp(self.low, self.high)
+    def forward(self, input: Tensor) -> Tensor:
+        return input.clamp(self.low, self.high)
 
 
 def check_unrounded(network: nn.Module) -> None:

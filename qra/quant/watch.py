@@ -72,8 +72,8 @@ class _Watcher(TorchFunctionMode):
             handle
             for name, module in network.named_modules()
             for handle in (
-                module.register_forward_pre_hook(self._entering(name)),
-                module.register_forward_hook(self._leaving(name)),
+                module.register_forward_pre_hook(self._entering(name), with_kwargs=True),
+                module.register_forward_hook(self._leaving(name), with_kwargs=True),
             )
         ]
 
@@ -99,7 +99,7 @@ class _Watcher(TorchFunctionMode):
         return [self._sources.get(id(tensor), CONSTANT) for tensor in _tensors(arguments)]
 
     def _entering(self, name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, arguments: tuple[Any, ...]) -> None:
+        def hook(module: nn.Module, *arguments: Any) -> None:
             if self._leaf is None:
                 self.flow.enter(name, module, before_module(name, self._sites, self._of(arguments)))
                 self._leaf = name if is_leaf(module) else None
@@ -108,11 +108,11 @@ class _Watcher(TorchFunctionMode):
         return hook
 
     def _leaving(self, name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, arguments: tuple[Any, ...], result: Any) -> None:
+        def hook(module: nn.Module, args: Any, kwargs: Any, result: Any) -> None:
             self._inside.pop()
             if self._leaf == name:
                 self._leaf = None
-                self.see(result, after_module(name, module, self._sites, self._of(arguments)))
+                self.see(result, after_module(name, module, self._sites, self._of((args, kwargs))))
 
         return hook
 

@@ -151,6 +151,11 @@ CHANGES = {
     "a product": (lambda n, x: forward(n, x) * forward(n, x), "more than one place|products of two values"),
     "a tensor made on the way": (lambda n, x: forward(n, x + torch.ones(3, 16, 16)), "make it a buffer"),
     "dropout that is always on": (lambda n, x: F.dropout(forward(n, x)), "in eval mode too"),
+    "values in a list": (lambda n, x: torch.cat([forward(n, x), x.flatten(1)], 1), "cat in the network itself has no"),
+    "arithmetic with the batch": (
+        lambda n, x: forward(n, x).view(x.size(0) // 1, -1),
+        "floordiv in the network itself",
+    ),
     "odd slices": (lambda n, x: forward(n, x[:, :, 1:, 1:]), "every so many rows"),
 }
 

@@ -10,8 +10,26 @@ from torch import nn
 from torch.nn import functional as F
 
 from qra import models
-from qra.quant import LSQ, PACT, PWLQ, CalibratedUniform, DoReFa, MinMax, QuantScheme, Site, Uniform, convert, revert
+from qra.models import with_features
+from qra.quant import (
+    LSQ,
+    PACT,
+    PWLQ,
+    CalibratedUniform,
+    DoReFa,
+    LSQPlus,
+    MinMax,
+    QuantScheme,
+    Site,
+    Uniform,
+    convert,
+    cost,
+    freeze,
+    revert,
+)
 from qra.quant.network import quantizer_keys
+from qra.quant.statistics import activation_statistics
+from qra.quant.trace import find_graph
 
 every_scheme = pytest.mark.parametrize("scheme", SCHEMES.values(), ids=SCHEMES)
 
@@ -270,3 +288,58 @@ def test_the_learned_step_of_weights_starts_from_them():
     convert(network, QuantScheme(LSQ(), weight_bit_width=3, act_bit_width=32))
     conv = network.stages[0][0].conv1
     assert conv.weight_quantizer.step.item() == pytest.approx(2 * conv.weight.abs().mean().item() / 3**0.5)
+
+
+class Called(nn.Module):
+    """Calls its modules by position, or by the name that torch gives the argument; one that looks cannot be traced."""
+
+    def __init__(self, by_name, looks):
+        super().__init__()
+        self.conv, self.bn, self.relu = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU()
+        self.up, self.head = nn.ConvTranspose2d(4, 4, 2), nn.Linear(4, 2)
+        self.by_name, self.looks = by_name, looks
+
+    def forward(self, x):
+        for layer in (self.conv, self.bn, self.relu, self.up, self.relu):
+            x = layer(input=x) if self.by_name else layer(x)
+        if self.looks and x.sum().isnan():
+            return x
+        x = x.mean((2, 3))
+        return self.head(input=x) if self.by_name else self.head(x)
+
+
+@pytest.mark.parametrize("looks", [False, True], ids=["traced", "watched"])
+@pytest.mark.filterwarnings("ignore:.*cannot be traced")
+def test_modules_that_are_called_by_the_name_of_their_argument_are_as_any_other(looks):
+    found = []
+    for by_name in (False, True):
+        torch.manual_seed(0)
+        scheme = QuantScheme(LSQ(), LSQPlus(), 4, 4, allow_float=("up",))
+        network = quantized(scheme, Called(by_name, looks).eval())
+        frozen = freeze(network)
+        logits, features = with_features(network, images())
+        counted, noise = cost(network, (3, 16, 16)), activation_statistics(network, images())
+        found.append((logits, features, frozen(images()), counted, [site.snr for site in noise.values()]))
+    for one, other in zip(*found, strict=True):
+        assert torch.equal(one, other) if isinstance(one, torch.Tensor) else one == other
+
+
+def test_a_relu_that_is_called_twice_by_the_name_of_its_argument_becomes_two():
+    class Twice(Called):
+        def forward(self, x):
+            x = self.relu(input=self.conv(input=x))
+            return self.head(self.relu(input=self.bn(input=x)).mean((2, 3)))
+
+    sites = convert(Twice(True, False), QuantScheme(weight_bit_width=32, allow_float=("up",)))
+    assert [site.name for site in sites] == ["relu", "relu_1"]
+
+
+@pytest.mark.parametrize("change", ["hook", "forward"])
+def test_what_tracing_would_not_see_of_a_network_keeps_it_from_being_traced(change):
+    network = nn.Sequential(nn.Conv2d(3, 4, 1))
+    if change == "hook":
+        network.register_forward_pre_hook(lambda module, args: (2 * args[0],))
+    else:
+        network.forward = lambda x: network[0](2 * x)
+    with pytest.raises(ValueError, match="cannot be traced: it has hooks or a forward pass of this one object"):
+        find_graph(network)
