@@ -7,11 +7,14 @@ import pytest
 import torch
 from scipy import stats
 from test_store import ABOUT, attack
+from torch import nn
 
+from qra.attacks import FMN
 from qra.evaluation import store
 from qra.evaluation.outcome import read_result
-from qra.evaluation.radii import Radii, paired_radii, radii_of, read_radii
+from qra.evaluation.radii import Radii, paired_radii, radii_of, read_radii, smallest_perturbations
 from qra.evaluation.statistics import hodges_lehmann, wilcoxon
+from qra.types import Batch
 
 
 def radii(values, limit=0.9):
@@ -133,3 +136,17 @@ def test_pairs_are_of_shared_examples_and_those_that_neither_lost_are_tied():
     assert pair.differences[2] == 0
     assert pair.differences[3] == pytest.approx(5 / 255 - 0.9, abs=1e-6)
     assert paired_radii(first, Radii(second.indices + 100, *second[1:])) is None
+
+
+@pytest.mark.parametrize(("norm", "whole"), [("linf", True), ("l2", False)])
+def test_distances_of_bytes_are_whole_levels_in_linf_alone(norm, whole):
+    network = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
+    with torch.no_grad():
+        network[1].weight.copy_(torch.tensor([[1.0, 1.0, 1.0, 0.5], [0.0, 0.0, 0.0, 0.0]]))
+        network[1].bias.copy_(torch.tensor([-1.6, 0.0]))
+    batch = Batch(torch.full((1, 1, 2, 2), 120 / 255), torch.tensor([0]), torch.tensor([0]))
+    attack = FMN(norm=norm, steps=20)
+    distances = smallest_perturbations(network, attack, batch, network, "bytes", lambda *_: None)
+    levels = float(distances[0, 0]) * 255
+    assert 0 < levels < math.inf
+    assert (abs(levels - round(levels)) < 1e-9) == whole

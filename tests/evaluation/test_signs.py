@@ -95,3 +95,31 @@ def test_the_network_and_its_gradients_are_left_alone():
     with torch.no_grad():
         signs(network)
     assert all(parameter.grad is None and parameter.requires_grad for parameter in network.parameters())
+
+
+class Wanders(Scaled):
+    """Sees its last image otherwise where that is not last; dark ones are shown in other places."""
+
+    def forward(self, x):
+        is_bright = x.amax((1, 2, 3)) > 1.5
+        is_bright[-1] = False
+        return super().forward(x) + is_bright[:, None]
+
+
+def test_an_image_whose_logits_change_in_several_places_is_one():
+    x = torch.rand(6, 3, 4, 4, generator=torch.Generator().manual_seed(1))
+    x[5] += 1
+    network = Wanders(1.0)
+    found = look(network, network, Batch(x, network(x).argmax(1), torch.arange(6)))
+    assert next(i.value for i in found.indicators if i.name == "changing_logits") == pytest.approx(1 / 6)
+
+
+def test_of_several_attacks_of_a_network_itself_the_one_that_leaves_least_counts():
+    examples = torch.arange(60)
+
+    def outcome(name, left, **more):
+        return Outcome(name, name, {"a": name}, examples, examples < left, 32 / 255, **more)
+
+    strong, weak, other = outcome("strong", 0), outcome("weak", 30), outcome("transfer", 0, source={"name": "other"})
+    assert suspects(signs(Scaled(1.0), [weak, strong])) == set()
+    assert suspects(signs(Scaled(1.0), [weak, other])) == {"left_at_large_eps"}
