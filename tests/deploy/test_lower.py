@@ -118,6 +118,39 @@ def test_networks_of_two_convolutions_are_lowered(data):
     check(trained(TRAINED[name], Normalized(network).eval()))
 
 
+def beside(network, x):
+    """Sum of a convolution and of the image, with a channel of zeros."""
+    network.conv.padding = (1, 1)
+    found = network.relu(network.conv(x) + F.pad(x - 0.5, (0, 0, 0, 0, 1, 0)))
+    return network.fc(network.flatten(network.pool(found)))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda network, x: forward(network, F.max_pool2d(1 - x, 2)),
+        lambda network, x: forward(network, F.max_pool2d(x / -0.5, 2)),
+        lambda network, x: forward(network, F.avg_pool2d(x - 0.5, 2, divisor_override=3)),
+        lambda network, x: forward(network, 0.5 - x[:, :, ::2, ::2]),
+        lambda network, x: forward(network, x - F.max_pool2d(x, 3, 1, 1)),
+        beside,
+    ],
+    ids=["negative", "divided", "average", "places", "difference", "channels"],
+)
+@torch.no_grad()
+def test_an_image_that_was_scaled_and_moved_is_taken_apart_as_it_is(change):
+    torch.manual_seed(0)
+    check(calibrated(CALIBRATED["uniform-layer"], False, Changed(change).eval()))
+
+
+@torch.no_grad()
+def test_each_value_of_a_flat_image_has_the_factor_of_its_channel():
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(768, 8), nn.ReLU(), nn.Linear(8, 4))
+    mean, std = (0.2, 0.5, 0.8), (0.1, 0.3, 0.9)
+    check(calibrated(CALIBRATED["uniform-layer"], False, Normalized(network, mean, std).eval()))
+
+
 # ----- refused -----
 
 

@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from qra.evaluation.measured import Accuracy
 from qra.evaluation.outcome import Outcome, correct_arrays, read_correct
+from qra.evaluation.statistics import wilson_interval
 from qra.writing import write_arrays, write_json
 
 
@@ -23,6 +25,10 @@ def test_summary_gives_accuracy_interval_and_n():
     assert summary["n"] == 4
     assert summary["interval95"] == pytest.approx([0.3006, 0.9544], abs=1e-4)
     assert json.loads(json.dumps(summary)) == summary
+
+
+def test_the_interval_of_an_accuracy_is_that_of_its_count():
+    assert Accuracy(0.29, 100).interval == wilson_interval(29, 100)  # 0.29 * 100 is a little below 29
 
 
 def test_outcomes_read_back_as_written(tmp_path):

@@ -69,7 +69,7 @@ def test_without_a_worst_case_the_lowest_accuracy_of_the_budget_stands_for_it():
 
 
 def test_the_budget_of_the_leaderboard_comes_first():
-    other = autoattack(0.4, eps=4 / 255)
+    other = autoattack(0.4, n=500, eps=4 / 255)
     info = model_info(result({"a": other, "b": autoattack(0.2)}), "run", None)
     assert (info["autoattack_acc"], info["eps"]) == ("20.00", "8/255")
     info = model_info(result({"a": other}), "run", None)

@@ -77,3 +77,10 @@ def test_the_robust_accuracy_is_the_worst_case_or_the_only_attack():
     without_examples = [each.measured for each in outcomes]
     assert {each.name for each in robust_accuracies(without_examples).values()} == {"c", "b"}
     assert ThreatModel("l2", 0.5, "bytes").key == "l2_0.5_bytes"
+
+
+def test_the_attack_that_can_be_believed_stays_where_examples_are_of_another_choice():
+    alone = attack("a", [0] * 10)
+    true_gradients = attack("b", [1] * 30, list(range(10, 40)), gradient="hard")
+    (found,) = worst(true_gradients, alone)
+    assert (list(found.members), found.accuracy) == (["a"], 0)
