@@ -66,6 +66,15 @@ def resnet(projection=False):
     return network.eval()
 
 
+def bottleneck():
+    """A network whose layers take values of either sign, which LSQ+ gives a zero point."""
+    torch.manual_seed(0)
+    return nn.Sequential(
+        *(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 8, 3, 2), nn.BatchNorm2d(8), nn.Conv2d(8, 8, 1)),
+        *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10)),
+    ).eval()
+
+
 def spread_statistics(network):
     """Statistics as training leaves them; some gains are negative, and one of each is zero."""
     for module in trained_like(network, 1).modules():

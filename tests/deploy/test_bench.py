@@ -1,5 +1,6 @@
 """The float network of an export, and times in turns."""
 
+import pytest
 import torch
 from deploy import small
 
@@ -29,6 +30,7 @@ def test_every_model_is_timed_in_turns_against_the_first():
         (name, batch) for batch in (1, 2) for name in ("float", "qdq")
     ]
     for row in found["rows"]:
+        assert row["images_per_second"] * row["ms"] == pytest.approx(1000 * row["batch"])
         assert row["ms_low"] <= row["ms"] <= row["ms_high"]
         assert row["times_low"] <= row["times_as_fast"] <= row["times_high"]
         assert row["times_as_fast"] == 1 or row["name"] != "float"

@@ -8,7 +8,9 @@ from deploy.exports import export
 from qra.attacks import PGD
 from qra.deploy import folder
 from qra.deploy.evaluation import Evaluation, FakeQuantized
-from qra.deploy.robustness import ImageChunks, attack_program, count_of, replay, threat, white_box_images
+from qra.deploy.parity import add_codes
+from qra.deploy.robustness import ImageChunks, Tried, attack_program, count_of, replay, threat, white_box_images
+from qra.deploy.robustness import _correct as correct_of
 from qra.evaluation.protocol import Protocol
 from qra.types import Batch
 
@@ -161,3 +163,21 @@ def test_outcomes_are_in_the_order_of_the_test_set(coarse):
     assert torch.equal(robust.correct, evaluation._tried[0].correct[order])
     assert torch.equal(deployed.correct, engine.parts[0].correct[order])
     assert not torch.equal(deployed.correct, engine.parts[0].correct)
+
+
+def test_an_example_that_one_image_of_it_breaks_is_broken_whatever_comes_after():
+    y, rows = torch.tensor([0, 1, 2]), torch.arange(3)
+    tried = Tried(
+        Batch(torch.zeros(3, 1, 1, 1), y, rows), rows={"clean": rows, "full-length": rows, "inside": rows[2:]}
+    )
+    decisions = {"clean": y, "full-length": torch.tensor([0, 0, 0]), "inside": torch.tensor([2])}
+    assert correct_of(tried, decisions).tolist() == [True, False, False]
+    assert correct_of(tried, dict(reversed(decisions.items()))).tolist() == [True, False, False]
+
+
+def test_codes_of_a_zero_point_are_those_of_the_program():
+    network, x = small.trained(small.LSQ_PLUS, small.bottleneck()), small.images()
+    program, twin = small.programmed(network)
+    found = add_codes({}, FakeQuantized(network, program).codes(x), twin.codes(x))
+    assert any(program[name].zero_point for name in found)
+    assert all(each.differ <= 1 + 1e-3 * each.values for each in found.values())

@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small import CALIBRATED, TRAINED, calibrated, images, in_float64, programmed, trained, usual
+from small import CALIBRATED, LSQ_PLUS, TRAINED, bottleneck, calibrated, images, in_float64, programmed, trained, usual
 from torch.nn import functional as F
 
 import qra
@@ -76,15 +76,22 @@ def test_images_of_another_size_are_refused(program):
         IntegerNetwork(program)(torch.rand(1, 3, 32, 32))
 
 
-@pytest.mark.parametrize("scheme", usual(["W4A4-DoReFa", "W3A3-SAWB", "uniform", "pwlq"], ("W4A4-DoReFa", "uniform")))
-def test_gradients_are_those_of_the_frozen_network(scheme):
+@pytest.mark.parametrize("mode", ["ste", "ste_soft"])
+@pytest.mark.parametrize(
+    "scheme", usual(["W4A4-DoReFa", "W3A3-SAWB", "uniform", "pwlq", "LSQ+"], ("W4A4-DoReFa", "uniform", "LSQ+"))
+)
+def test_gradients_are_those_of_the_frozen_network(scheme, mode):
     """In float64, on bytes away from the ends of the calibrated range, where no rounding falls the other way."""
-    network = trained(TRAINED[scheme]) if scheme in TRAINED else calibrated(CALIBRATED[scheme])
+    if scheme == "LSQ+":
+        network = trained(LSQ_PLUS, bottleneck())
+    else:
+        network = trained(TRAINED[scheme]) if scheme in TRAINED else calibrated(CALIBRATED[scheme])
     _, twin = programmed(network)
     gradients = []
     for each in (in_float64(network), copy.deepcopy(twin).double()):
         x = ((images(8, seed=5).double() * 255).round().clamp(5, 250) / 255).requires_grad_()
-        gradients.append(torch.autograd.grad(F.cross_entropy(each(x), torch.arange(8)), x)[0])
+        with gradient_mode(each, mode):
+            gradients.append(torch.autograd.grad(F.cross_entropy(each(x), torch.arange(8)), x)[0])
     expected, found = gradients
     assert expected.abs().max() > 0
     assert (found - expected).abs().max() <= 1e-4 * expected.abs().max()
