@@ -251,3 +251,18 @@ def test_a_compiled_student_learns_the_same_from_a_compiled_teacher(transfer):
     assert states[0].keys() == states[1].keys()
     for key, value in states[0].items():
         torch.testing.assert_close(states[1][key], value, rtol=1e-3, atol=1e-4)
+
+
+def test_the_teacher_is_trusted_fully_in_so_many_epochs_and_no_longer():
+    made, epochs = student(IAD(PGD(steps=1), warmup_epochs=1), linear()), []
+    made.teacher.register_forward_hook(lambda *_: epochs.append(made.current_epoch))
+    trainer(max_epochs=2, limit_train_batches=1, limit_val_batches=0).fit(made, data())
+    assert epochs == [0, 1, 1]  # on clean images, and later on adversarial ones too
+
+
+def test_the_distance_that_is_logged_is_that_of_the_student_from_its_teacher():
+    made = silent(student(RSLAD(KL), linear()))
+    logits, taught = torch.randn(2, 6, 2).unbind()
+    made.log_transfer(batch(), taught, logits, logits)
+    expected = nn.functional.kl_div(logits.log_softmax(1), taught.softmax(1), reduction="batchmean")
+    assert float(made._means.take()["teacher_kl"]) == pytest.approx(float(expected), rel=1e-5)

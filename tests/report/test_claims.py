@@ -9,6 +9,7 @@ from made_up import cell, edit
 from qra.report import claims
 from qra.report.cells import read_cells
 from qra.report.claims import CLAIMS, judge_all, versus
+from qra.report.judging import _verdict as verdict_of
 from qra.report.judging import Check, Claim, meets
 from qra.report.results import Results
 
@@ -309,3 +310,9 @@ def test_a_claim_on_a_coordinate_that_no_cell_has_says_what_it_needs(tmp_path):
     found = claim.test(Results("made-up", read_cells(tmp_path)))
     assert (found.verdict, found.judged) == ("undecided", ())
     assert found.because == "The study has no cells for it: students of several temperatures."
+
+
+def test_what_cannot_be_judged_makes_no_exception_small():
+    holds = [True] * 6 + [False] + [None] * 4
+    assert verdict_of(holds)[0] == "undecided"
+    assert verdict_of([True] * 10 + [False] + [None] * 4)[0] == "supported"

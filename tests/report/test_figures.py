@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 from made_up import cell, edit
 
+from qra.evaluation.statistics import wilson_interval
 from qra.report.cells import read_cells
 from qra.report.curves import heat_map
 from qra.report.figures import KINDS, drawings
+from qra.report.paired import CLEAN, paired
 from qra.report.results import Results
 from qra.report.style import SERIES, TRAININGS, WIDTHS
 from qra.report.trends import trends
@@ -111,6 +113,8 @@ def test_accuracy_over_an_axis(tmp_path, name, axis, values, shown):
     line = figure.axes[1].get_lines()[0]
     assert len(line.get_xdata()) == len(values)
     assert line.get_ydata() == pytest.approx([20, 30, 40][: len(values)])
+    low, high = figure.axes[1].containers[0][2][0].get_segments()[0][:, 1]
+    assert (low, high) == pytest.approx([100 * end for end in wilson_interval(200, 1000)])
     assert [tick.get_text() for tick in figure.axes[1].get_xticklabels()] == [str(value) for value in shown]
 
 
@@ -196,12 +200,16 @@ def test_the_sensitivity_of_layers_is_what_each_loses_with_the_greatest_loss_on_
     layer("whole", 0.8, 0.4, "")
     layer("first", 0.7, 0.38, "conv1=W2")
     layer("last", 0.75, 0.2, "fc=W2")
-    found, _ = drawn(tmp_path)
+    found, results = drawn(tmp_path)[0], Results("s", read_cells(tmp_path))
     (axes,) = found["sensitivity-1"].figure.axes
     assert [tick.get_text() for tick in axes.get_yticklabels()] == ["conv1 at W2", "fc at W2"]
     clean, attacked = (container for container in axes.containers if hasattr(container, "datavalues"))
     assert clean.datavalues == pytest.approx([10, 5])
     assert attacked.datavalues == pytest.approx([2, 20])
+    whole, first = (next(p for p in results.pipelines if p.cells[0].name == name) for name in ("whole", "first"))
+    effect = paired(whole, first, ("", ""), (CLEAN, CLEAN)).effect(1)
+    (low, high), *_ = (segment[:, 0] for segment in clean.errorbar[2][0].get_segments())
+    assert high - low == pytest.approx(100 * (effect.high - effect.low), rel=1e-3)
     assert set(labels(found["sensitivity-1"].figure)) == {"clean", "PGD-20, eps 8/255"}
     assert "n = 1,000" in found["sensitivity-1"].caption
 

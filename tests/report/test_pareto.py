@@ -55,3 +55,10 @@ def test_the_recommendation_is_the_best_that_fits(tmp_path):
     assert recommended(found, sizes[1]).use.robust == pytest.approx(0.4)
     assert recommended(found, sizes[1] - 1).use.robust == pytest.approx(0.2)
     assert recommended(found, sizes[0] - 1) is None
+
+
+def test_without_single_examples_intervals_that_overlap_are_a_tie(tmp_path):
+    study(tmp_path, (4, 0.30), (8, 0.36), n=100)
+    for examples in tmp_path.glob("*/correct.npz"):
+        examples.unlink()
+    assert chosen(Results("s", read_cells(tmp_path))) == [("w4-0.3", ["w8-0.36"])]
