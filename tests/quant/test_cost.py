@@ -186,3 +186,9 @@ def test_statistics_leave_the_network_as_it_was():
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
     assert all(parameter.grad is None for parameter in network.parameters())
     assert not any(module._forward_hooks for module in network.modules())
+
+
+def test_each_number_that_an_activation_quantizer_holds_counts():
+    network = quantized(SCHEMES["lsq-plus"], small_resnet())
+    sites = sum(name.endswith("input_quantizer") for name, _ in network.named_modules())
+    assert cost(network, (3, 16, 16)).activation_values == 2 * sites > 0

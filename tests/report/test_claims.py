@@ -9,8 +9,8 @@ from made_up import cell, edit
 from qra.report import claims
 from qra.report.cells import read_cells
 from qra.report.claims import CLAIMS, judge_all, versus
-from qra.report.judging import _verdict as verdict_of
 from qra.report.judging import Check, Claim, meets
+from qra.report.judging import _verdict as verdict_of
 from qra.report.results import Results
 
 ROOT = Path(__file__).parents[2]

@@ -192,3 +192,13 @@ def test_pipelines_that_met_fewer_attacks_are_counted(tmp_path):
     assert "fewer attacks" not in words(tmp_path)
     cell(tmp_path, "w2", {"clean": 0.8, "pgd20_8": 0.35}, bits=(2, 2), **PACT)
     assert "1 pipeline met fewer attacks than others" in words(tmp_path)
+
+
+def test_what_no_check_would_have_noticed_is_that_of_the_weakest(tmp_path):
+    study(tmp_path, (0.3, 0.2))
+    for name, limit in (("float-at", 0.031), ("w8", 0.012)):
+        edit(
+            tmp_path / name / "result.json",
+            lambda content, limit=limit: content["masking"].update(detection_limit=limit),
+        )
+    assert "An overstatement below 3.1 points would not have been noticed." in words(tmp_path)
