@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -95,7 +96,7 @@ def load_weights(
         if key not in state or (changed and quantizer.settings.state_depends_on_bits):
             absent.add(key)
             state[key] = expected[key]
-    network.load_state_dict(state)
+    network.load_state_dict(with_versions(network, state))
     restart_weight_quantizers(network, absent)
     return changed
 
@@ -208,8 +209,20 @@ def load(path: str | Path, network: nn.Module | None = None, weights_key: str | 
     lacking = [key for key in quantizer_keys(network) if key not in state]
     if lacking:
         raise ValueError(f"{path}: is a checkpoint of a different network: it has no {lacking[0]}")
-    network.load_state_dict(state)
+    network.load_state_dict(with_versions(network, state))
     return network.eval()
+
+
+def with_versions(module: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A state with the versions of a module's parts, without which some, such as torchvision's MNASNet, load nothing.
+
+    Args:
+        module: What the state is for.
+        state: Tensors by their names in it.
+    """
+    found = OrderedDict(state)
+    found._metadata = module.state_dict()._metadata  # type: ignore[attr-defined]
+    return found
 
 
 def normalization(checkpoint: Mapping[str, Any]) -> tuple[list[float], list[float]] | None:

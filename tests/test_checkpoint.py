@@ -10,6 +10,7 @@ from torch import nn
 
 import qra
 from qra import checkpoint, models
+from qra.modules import VanillaTraining
 from qra.pickle_check import tuple_sizes
 
 
@@ -185,3 +186,31 @@ def test_tuples_are_counted_as_often_as_they_are_mentioned():
     content = {"pair": pair, "pairs": [(pair, pair, {"inside": pair})], "none": ()}
     for protocol in range(5):
         assert max(tuple_sizes(io.BytesIO(pickle.dumps(content, protocol)))) == 1 + 3 + 3 + 1
+
+
+class Versioned(nn.Linear):
+    """Loads nothing that does not say its version, as torchvision's MNASNet."""
+
+    _version = 2
+
+    def _load_from_state_dict(self, state_dict, prefix, local_metadata, *others):
+        if local_metadata.get("version") != 2:
+            raise ValueError("version should be set")
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *others)
+
+
+def test_modules_that_ask_for_a_version_are_told_their_own(path):
+    weights = Versioned(3, 2).weight.detach().clone()
+    torch.save({"network.0.weight": weights, "network.0.bias": torch.zeros(2)}, path)
+
+    def network():
+        return nn.Sequential(Versioned(3, 2))
+
+    assert torch.equal(qra.load(path, network())[0].weight, weights)
+    started = network()
+    checkpoint.load_weights(started, path)
+    assert torch.equal(started[0].weight, weights)
+    module, content = VanillaTraining(network()), checkpoint.read(path)
+    module.adopt(content, str(path))
+    module.load_state_dict(content["state_dict"])
+    assert torch.equal(module.network[0].weight, weights)

@@ -415,7 +415,8 @@ class ImageClassifier(LightningModule):
             raise ValueError(f"{path}: is a checkpoint of a different network: it has no {lacking[0]}")
         stored = checkpoint_.get("state_dict") or {}
         others = {name: stored.get(name, value) for name, value in self.state_dict().items()}
-        checkpoint_["state_dict"] = {**others, **{f"{checkpoint.OWN}{name}": value for name, value in state.items()}}
+        whole = {**others, **{f"{checkpoint.OWN}{name}": value for name, value in state.items()}}
+        checkpoint_["state_dict"] = checkpoint.with_versions(self, whole)
 
     def on_load_checkpoint(self, checkpoint_: dict[str, Any]) -> None:
         self.adopt(checkpoint_, "the checkpoint")

@@ -152,3 +152,8 @@ def test_data_that_are_not_finite_are_refused(ranges, bad):
 def test_bad_settings_are_refused_at_construction(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_all_percent_are_the_smallest_and_the_largest_value():
+    x = torch.tensor([-1.5, 0.2, 0.3, 0.7])
+    assert estimate(Percentile(100), x) == pytest.approx(estimate(MinMax(), x))
