@@ -23,6 +23,7 @@ from qra.quant import (
     freeze,
     quantize_after_training,
 )
+from qra.quant.agreement import _apart as apart
 
 EPS = 4 / 255
 GENERATOR = torch.Generator().manual_seed(0)
@@ -342,3 +343,10 @@ def test_tracing_leaves_nothing_behind_in_the_network():
     network(X)
     freeze(network)
     assert isinstance(network.last, torch.Tensor)
+
+
+def test_logits_that_are_finite_in_one_network_alone_are_apart():
+    found = torch.tensor([[1.0, 2.0]])
+    for number in (float("inf"), float("nan")):
+        other = torch.tensor([[1.0, number]])
+        assert apart(other, found) == apart(found, other) == float("inf")

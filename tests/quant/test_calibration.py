@@ -4,7 +4,6 @@ import copy
 
 import pytest
 import torch
-from batch_norms import trained_like
 from nets import SCHEMES, images, quantized, small_resnet
 from torch import nn
 
@@ -256,13 +255,3 @@ def test_a_calibrated_range_that_is_edited_in_place_counts(edit):
     assert quantizer(x).max() == pytest.approx(high / 2)
     assert quantizer.replay_state()[-1] == pytest.approx(high / 2)
     assert freeze(network).network.fc.input_quantizer(x).max() == pytest.approx(high / 2)
-
-
-def test_a_bias_before_batch_norm_is_folded_with_it():
-    torch.manual_seed(0)
-    network = trained_like(nn.Sequential(nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.ReLU()), seed=1).eval()
-    with torch.no_grad():
-        network[0].bias.mul_(10)
-    expected = network(images())
-    fold(network)
-    torch.testing.assert_close(network(images()), expected)

@@ -19,8 +19,9 @@ from qra.quant import (
     freeze,
     unrounded,
 )
+from qra.quant.grid import Grid
 from qra.quant.network import activation_quantizers
-from qra.quant.unrounded import check_unrounded
+from qra.quant.unrounded import Clip, check_unrounded
 
 
 def network(activation, bits=4):
@@ -122,3 +123,8 @@ def test_a_quantizer_that_is_off_stays_a_relu():
 
 def test_what_is_not_calibrated_yet_can_be_checked():
     check_unrounded(network(CalibratedUniform()))
+
+
+def test_clipping_goes_to_both_ends_of_a_grid_of_either_sign():
+    clip = Clip(Grid(torch.tensor(0.5), range(-8, 8), 2))
+    assert clip(torch.tensor([-9.0, -1.0, 9.0])).tolist() == [-5.0, -1.0, 2.5]

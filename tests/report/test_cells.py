@@ -1,13 +1,14 @@
 """Files of cells are untrusted: what is wrong with them is said, and stops nothing."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 from made_up import cell, edit
 
-from qra.evaluation.measured import ThreatModel
-from qra.report.cells import read_cell, read_cells
+from qra.evaluation.measured import Accuracy, Measured, ThreatModel
+from qra.report.cells import CellResult, read_cell, read_cells
 from qra.report.contents import state_counts
 from qra.report.results import Results
 
@@ -348,3 +349,10 @@ def test_a_network_that_was_only_quantized_is_compared_with_what_it_was_made_of(
     results = Results("study", read_cells(tmp_path))
     by_name = {pipeline.cells[0].name: pipeline for pipeline in results.pipelines}
     assert results.reference(by_name["quantized"]) is by_name["original"]
+
+
+def test_of_two_attacks_of_a_kind_that_on_most_examples_counts():
+    few, many = (Measured(str(n), "PGD-20", "robust", AT_8, Accuracy(0.4, n), gradient="ste") for n in (100, 1000))
+    for outcomes in ((few, many), (many, few)):
+        cell_of = CellResult("a", Path("a"), outcomes={each.name: each for each in outcomes})
+        assert cell_of.attacks[AT_8] == {"PGD-20": many}
