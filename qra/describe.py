@@ -54,6 +54,12 @@ def describe(value: Any) -> Any:
     return [describe(item) for item in value] if isinstance(value, tuple | list) else value
 
 
+def untold(value: Any) -> list[str]:
+    """What the constructor of an object takes and :func:`describe` does not tell: what is no field of a dataclass."""
+    told = {field.name for field in dataclasses.fields(value)} if dataclasses.is_dataclass(value) else set()
+    return [name for name in inspect.signature(type(value)).parameters if name not in told]
+
+
 def without_empty(description: Any) -> Any:
     """Return a description without empty lists and mappings, so that it equals one of an earlier version."""
     if isinstance(description, dict):

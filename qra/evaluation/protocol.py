@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from qra.attacks import Attack
 from qra.attacks.pixels import PixelType, on_bytes
 from qra.checks import check_in
-from qra.describe import class_path, describe
+from qra.describe import class_path, describe, untold
 from qra.evaluation.measured import ThreatModel
 from qra.evaluation.outcome import Outcome
 from qra.evaluation.robustness import Watch, attack_examples, members
@@ -49,8 +49,8 @@ class Protocol:
             wrong in float32, so a less precise search can only miss images.
 
     Raises:
-        ValueError: If the attack does not describe its ball, is targeted, or has a ball too small for bytes; if the
-            source is ``unrounded`` and ``gradient`` is not ``ste``.
+        ValueError: If the attack does not describe its ball or its settings, is targeted, or has a ball too small for
+            bytes; if the source is ``unrounded`` and ``gradient`` is not ``ste``.
     """
 
     attack: Attack
@@ -68,6 +68,11 @@ class Protocol:
             raise ValueError(f"{name} has the norm {self.attack.norm!r}: evaluations know linf and l2")
         if self.attack.aim == "targets":
             raise ValueError(f"{name} is targeted: evaluations have labels to leave, no classes to reach")
+        if names := untold(self.attack):
+            raise ValueError(
+                f"{name} takes {names[0]}, which results could not say: make it a field of {name}, decorated with "
+                "@dataclass(frozen=True)"
+            )
         if self.source == UNROUNDED and self.gradient != "ste":
             raise ValueError(f"source is unrounded, which has no rounding to differentiate: leave out {self.gradient}")
         if self.pixels == "bytes":

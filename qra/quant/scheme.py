@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, is_dataclass
+from typing import Any
 
+from qra.describe import untold
 from qra.quant.activations import PACT, ActivationQuantizer
 from qra.quant.bits import check_overrides, override, parse_bits
 from qra.quant.fixed import Fixed
@@ -32,7 +34,8 @@ class QuantScheme:
             run; other such modules are rejected. Names and results then state how much of the network is float.
 
     Raises:
-        ValueError: If a bit width is invalid or not supported by its quantizer, or a quantizer is of the wrong kind.
+        ValueError: If a bit width is invalid or not supported by its quantizer, or a quantizer is of the wrong kind or
+            no dataclass.
     """
 
     weight: WeightQuantizer = field(default_factory=DoReFa)
@@ -51,6 +54,8 @@ class QuantScheme:
                 f"{type(self.activation).__name__} does not quantize activations: choose for example PACT or "
                 "CalibratedUniform"
             )
+        self._check_told(self.weight)
+        self._check_told(self.activation)
         self._check_bits("weight_bit_width", self.weight, self.weight_bit_width)
         self._check_bits("first_last_bit_width", self.weight, self.first_last_bit_width)
         self._check_bits("act_bit_width", self.activation, self.act_bit_width)
@@ -61,6 +66,14 @@ class QuantScheme:
                 raise ValueError(f"overrides: {pattern}: {reason}") from None
             self._check_bits(f"overrides: {pattern}", self.weight, weight)
             self._check_bits(f"overrides: {pattern}", self.activation, activation)
+
+    @staticmethod
+    def _check_told(quantizer: Any) -> None:
+        if not is_dataclass(quantizer) or untold(quantizer):
+            raise ValueError(
+                f"{type(quantizer).__name__} is no dataclass, or takes what is none of its fields: decorate it with "
+                "@dataclass(frozen=True), so that checkpoints can say what it is"
+            )
 
     @staticmethod
     def _check_bits(name: str, quantizer: WeightQuantizer | ActivationQuantizer, bit_width: int | None) -> None:

@@ -168,6 +168,21 @@ def test_an_attack_of_which_nothing_can_be_described_is_evaluated():
     assert qra.evaluate(model, *examples(model), Undescribed())["undescribed_12.75"].n == 40
 
 
+def test_an_attack_whose_settings_results_could_not_say_is_refused():
+    class Unsaid(Attack):
+        def __init__(self, eps, strength):
+            self.eps, self.strength = eps, strength
+
+        def perturb(self, model, x, y, index, epoch):
+            return (x + self.strength * self.eps).clamp(0, 1)
+
+    model = network()
+    with pytest.raises(
+        ValueError, match=r"Unsaid takes eps, which results could not say: .* @dataclass\(frozen=True\)"
+    ):
+        qra.evaluate(model, *examples(model), Unsaid(0.05, 1))
+
+
 @pytest.mark.parametrize(
     ("made", "reason"),
     [

@@ -22,6 +22,7 @@ from qra.quant import (
     QuantScheme,
     Site,
     Uniform,
+    WeightQuantizer,
     convert,
     cost,
     freeze,
@@ -155,6 +156,21 @@ def test_a_weight_quantizer_is_refused_for_activations_and_the_other_way_round()
         QuantScheme(activation=PWLQ())
     with pytest.raises(ValueError, match="PACT does not quantize weights"):
         QuantScheme(weight=PACT())
+
+
+class Undecorated(WeightQuantizer):
+    """Without settings, so that nothing but its checkpoints would miss the decorator."""
+
+
+class OwnConstructor(DoReFa):
+    def __init__(self, share):
+        super().__init__()
+
+
+@pytest.mark.parametrize("quantizer", [Undecorated(), OwnConstructor(0.5)])
+def test_a_quantizer_that_checkpoints_could_not_describe_is_refused_before_any_training(quantizer):
+    with pytest.raises(ValueError, match=rf"{type(quantizer).__name__} is no dataclass, .* @dataclass\(frozen=True\)"):
+        QuantScheme(quantizer)
 
 
 @pytest.mark.parametrize("alpha", [0.0, -1.0, float("nan"), float("inf")])
