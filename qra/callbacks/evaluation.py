@@ -264,8 +264,7 @@ class RobustnessEvaluation(Measurement):
             self._surrogate.to(pl_module.device)
             shape = data_of(trainer).image_shape
             check_classes(network, self._surrogate, torch.zeros(1, *shape, device=pl_module.device))
-        with torch.inference_mode(False):
-            targets = attack_networks(network, self.gradients, self._surrogate)
+        targets = attack_networks(network, self.gradients, self._surrogate)
         for target in targets.values():
             target.precision = self.search_precision
         return targets

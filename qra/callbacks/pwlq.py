@@ -103,6 +103,7 @@ class PWLQCalibration(Measurement):
         restore_best(trainer, pl_module)
         self._calibrate(trainer, pl_module)
 
+    @torch.inference_mode(False)  # what is made in inference mode can neither be changed nor attacked later
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, ImageClassifier)
         self.outcomes, self._correct = {}, []
@@ -142,19 +143,18 @@ class PWLQCalibration(Measurement):
         if not isinstance(weight, PWLQ) or bits > 8 or self.scheme.overrides:
             return None
         scheme = dataclasses.replace(self.scheme, weight=Uniform(weight.per_channel), weight_bit_width=bits)
-        with torch.inference_mode(False), float32(images[0].device):
+        with float32(images[0].device):
             quantize_after_training(network, scheme, images, self.bias_correction)
         return network.eval()
 
     def _calibrate(self, trainer: Trainer, pl_module: ImageClassifier) -> list[Tensor]:
-        with torch.inference_mode(False):
-            batches = pl_module.calibration_batches()
-            if self.attack is not None:
-                frozen = pl_module.attack_network()
-                with float32(pl_module.device):
-                    batches = [b._replace(x=self.attack(frozen, b.x, b.y, index=b.indices)) for b in batches]
-            images = [part for batch in batches for part in torch.split(batch.x, self.batch_size)]
-            pl_module.quantize_after_training(self.scheme, images, self.bias_correction, self._record(trainer))
+        batches = pl_module.calibration_batches()
+        if self.attack is not None:
+            frozen = pl_module.attack_network()
+            with float32(pl_module.device):
+                batches = [b._replace(x=self.attack(frozen, b.x, b.y, index=b.indices)) for b in batches]
+        images = [part for batch in batches for part in torch.split(batch.x, self.batch_size)]
+        pl_module.quantize_after_training(self.scheme, images, self.bias_correction, self._record(trainer))
         pl_module.weights = str(Path(trainer.default_root_dir) / "calibrated.ckpt")
         trainer.save_checkpoint(pl_module.weights, weights_only=True)
         return images

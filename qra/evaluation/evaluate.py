@@ -84,6 +84,7 @@ class Robustness:
         write_json(Path(path), self.summary())
 
 
+@torch.inference_mode(False)
 def evaluate(
     network: nn.Module,
     images: Tensor,

@@ -234,7 +234,7 @@ def _gradients(target: nn.Module, x: Tensor, y: Tensor, other_loss: AttackLoss) 
     found = {}
     for name, attack in (("cross_entropy", PGD()), ("other_loss", PGD(loss=other_loss))):
         with torch.inference_mode(False), torch.enable_grad():
-            gradient, _ = attack.gradient(target, x.clone(), y)
+            gradient, _ = attack.gradient(target, x.clone(), y.clone())
         size = gradient.flatten(1).abs().sum(1)
         found[f"zero_{name}"] = (size == 0) | ~size.isfinite()
     return found

@@ -171,7 +171,7 @@ class Protocol:
             source: The network of the source checkpoint, in eval mode, if there is one.
         """
         searched = network if source is None else source
-        with torch.inference_mode(False), gradient_mode(searched, self.gradient):
+        with gradient_mode(searched, self.gradient):
             frozen = freeze(searched)
         frozen.precision = self.search_precision
         return frozen

@@ -259,8 +259,7 @@ class ImageClassifier(LightningModule):
         """Return the attack-time copy of the network, updated to the current weights unless ``refresh`` is false."""
         stale = self._frozen and next(self._frozen[0].parameters()).device != self.device
         if not self._frozen or stale:
-            with torch.inference_mode(False):  # tensors made in inference mode could never be part of a gradient
-                self._frozen[:] = [freeze(self.network)]
+            self._frozen[:] = [freeze(self.network)]
             if self.compile_network:
                 self._frozen[0].network.compile()
         return self._frozen[0].refresh() if refresh else self._frozen[0]
@@ -336,6 +335,8 @@ class ImageClassifier(LightningModule):
     # ----- validation and testing, always in float32 -----
 
     def _begin_validation(self, *_: Any) -> None:
+        for metric in (*self.val_acc.values(), *self.val_loss.values()):
+            cast(MeanMetric, metric).reset()  # one that was reset in inference mode takes in nothing outside of it
         self._synchronize_buffers()
         averaging.begin(self.trainer, self)
 

@@ -79,6 +79,7 @@ class FrozenNetwork(nn.Module):
             instead = "the network itself" if pairs is None else "a copy without folded batch normalization"
             warnings.warn(f"{instead} is attacked in the place of the attack-time copy, for {reason}", stacklevel=2)
 
+    @torch.inference_mode(False)  # what is made in inference mode never takes part in a gradient
     def _copy(self, pairs: list[ConvBN]) -> None:
         self.network = copied(self._source[0]).eval().requires_grad_(False)
         self.folded = pairs

@@ -19,6 +19,7 @@ from qra.quant.weights import PWLQ
 _BATCH = 4  # PWLQ's ranges depend on it
 
 
+@torch.inference_mode(False)
 def quantize(network: nn.Module, scheme: QuantScheme | str, calibration: Tensor | Iterable[Tensor]) -> nn.Module:
     """Quantize a copy of a trained network; the network itself is not changed.
 

@@ -94,6 +94,18 @@ def test_chunks_do_not_matter_to_an_attack_that_draws_by_index():
     assert torch.equal(whole["pgd3_12.75"].correct, cut["pgd3_12.75"].correct)
 
 
+def test_inference_mode_around_the_calls_changes_nothing():
+    model = network()
+    images, labels = examples(model)
+    with torch.inference_mode():
+        quantized = qra.quantize(model, "W4A4", images)
+        found = qra.evaluate(quantized, images.clone(), labels, ATTACKS)
+    expected = qra.evaluate(qra.quantize(model, "W4A4", images), images, labels, ATTACKS)
+    assert {o.name: o.accuracy for o in found.outcomes.values()} == {
+        o.name: o.accuracy for o in expected.outcomes.values()
+    }
+
+
 def test_bytes_and_l2_are_bounds_of_their_own():
     model = network()
     images, labels = examples(model)
