@@ -46,6 +46,19 @@ def _default_optimizer(parameters: Iterable[nn.Parameter]) -> Optimizer:
     return torch.optim.SGD(parameters, lr=0.1, momentum=0.9, weight_decay=5e-4)
 
 
+def _check_batch(trainer: Trainer, module: LightningModule, batch: Any, *_: Any) -> None:
+    """Refuse what loaders of one's own may give.
+
+    Raises:
+        ValueError: If it is no :class:`qra.types.Batch`.
+    """
+    if not isinstance(batch, Batch):
+        raise ValueError(
+            f"a batch of the data is a {type(batch).__name__}: give the images by a data module of qra.data, or by "
+            "loaders whose batches are qra.types.Batch(pixels, labels, positions in the data set)"
+        )
+
+
 class Upkeep(Callback):
     """Lightning hooks that a module runs on its own behalf, as a callback.
 
@@ -187,11 +200,15 @@ class ImageClassifier(LightningModule):
             Upkeep(
                 on_fit_start=self._begin_fit,
                 on_train_epoch_start=self._begin_epoch,
+                on_train_batch_start=_check_batch,
                 on_train_batch_end=self._end_batch,
                 on_train_epoch_end=self._log_means,
                 on_validation_start=self._begin_validation,
                 on_validation_epoch_start=self._refresh,
+                on_validation_batch_start=_check_batch,
                 on_validation_epoch_end=self._weights_swapped,
+                on_test_batch_start=_check_batch,
+                on_predict_batch_start=_check_batch,
                 teardown=self._replays_cleared,
             )
         ]
@@ -421,7 +438,7 @@ class ImageClassifier(LightningModule):
 
     def on_load_checkpoint(self, checkpoint_: dict[str, Any]) -> None:
         self.adopt(checkpoint_, "the checkpoint")
-        if self.trainer.state.fn == "fit":
+        if self._trainer is not None and self.trainer.state.fn == "fit":
             checkpoint_["callbacks"] = own_states(
                 checkpoint_.get("callbacks", {}), callbacks_of(self.trainer, Callback)
             )

@@ -128,6 +128,21 @@ def test_a_resumed_run_goes_on_with_the_dropout_of_an_uninterrupted_one(tmp_path
     assert not torch.equal(fit(2, seed=2)[0], whole)
 
 
+def test_a_checkpoint_of_lightning_makes_the_module_again(tmp_path):
+    module, run = VanillaTraining(convolutional()), trainer(max_epochs=1)
+    run.fit(module, data())
+    run.save_checkpoint(tmp_path / "some.ckpt")
+    again = VanillaTraining.load_from_checkpoint(tmp_path / "some.ckpt", network=convolutional())
+    x = batch().x
+    assert torch.equal(again.network.eval()(x), module.network.eval()(x))
+
+
+def test_batches_without_positions_are_refused_in_one_line():
+    images = torch.utils.data.TensorDataset(torch.rand(4, 3, 4, 4), torch.zeros(4, dtype=torch.int64))
+    with pytest.raises(ValueError, match=r"a batch of the data is a list: .* qra.types.Batch\("):
+        trainer().validate(VanillaTraining(linear()), torch.utils.data.DataLoader(images), verbose=False)
+
+
 def test_a_loss_that_is_not_finite_stops_before_it_reaches_the_weights():
     class Exploding(VanillaTraining):
         def training_loss(self, batch):
