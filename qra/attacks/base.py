@@ -26,6 +26,7 @@ Aim = Literal["labels", "targets", "logits"]
 ``labels`` are the true classes, (N,), ``targets`` the classes to reach, (N,), and ``logits`` the logits to move away
 from, (N, C).
 """
+_SHAPES = {"labels": "labels (N,)", "targets": "classes to reach (N,)", "logits": "logits (N, C) to leave behind"}
 
 
 @contextmanager
@@ -125,12 +126,14 @@ class Attack(ABC):
 
         Raises:
             ValueError: If ``x`` is not floating point or has pixels outside [0, 1], if ``y`` or ``index`` differs in
-                length from ``x``, if labels are not integers or not among the network's classes, or if :meth:`perturb`
-                does not return floating-point images of the shape of ``x``. The upper bound of labels is checked in the
+                length from ``x``, if ``y`` does not have the shape of its aim, if labels are not integers or not among
+                the network's classes, or if :meth:`perturb` does not return floating-point images of the shape of ``x``. The upper bound of labels is checked in the
                 first call only; on a GPU, so are the ranges of pixels and the lower bound of labels.
         """
         if not x.is_floating_point():
             raise ValueError(f"x is {x.dtype}: an attack needs floating-point pixels in [0, 1] (divide bytes by 255)")
+        if y.ndim != (2 if self.aim == "logits" else 1):
+            raise ValueError(f"y has the shape {tuple(y.shape)}: {_SHAPES[self.aim]} are needed")
         if y.ndim == 1 and y.is_floating_point():
             raise ValueError(f"y is {y.dtype}: labels are whole numbers")
         y = y.long() if y.ndim == 1 else y

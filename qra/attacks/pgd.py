@@ -90,8 +90,6 @@ class PGD(Attack):
         return name + starts + ("" if self.loss == "cross_entropy" else f"_{self.loss}")
 
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, index: Tensor, epoch: int) -> Tensor:
-        if y.ndim != (2 if self.aim == "logits" else 1):
-            raise ValueError(f"y has shape {tuple(y.shape)}: loss kl takes logits (N, C), the others take labels (N,)")
         if self.eps == 0 or len(x) == 0:
             return x.clone()
         if not self.early_stop:

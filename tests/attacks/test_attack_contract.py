@@ -10,7 +10,19 @@ from hypothesis import strategies as st
 from small_networks import CLASSES, SmallNet, distance, draw_images, predict
 from torch import nn
 
-from qra.attacks import FGSM, PGD, Attack, GaussianStart, UniformStart, ZeroStart
+from qra.attacks import (
+    APGD,
+    FAB,
+    FGSM,
+    FMN,
+    PGD,
+    Attack,
+    GaussianStart,
+    RoundingCascade,
+    Square,
+    UniformStart,
+    ZeroStart,
+)
 
 EPS = 0.1
 ATTACKS = [
@@ -234,8 +246,13 @@ def test_an_index_of_another_length_is_refused(model, x, y):
         PGD()(model, x, y, index=torch.arange(3))
 
 
-def test_labels_for_the_kl_loss_and_logits_for_the_others_are_refused(model, x, y):
-    with pytest.raises(ValueError, match="y has shape"):
+@pytest.mark.parametrize("attack", [PGD(), PGD(targeted=True), APGD(), FAB(), FMN(), Square(), RoundingCascade()])
+def test_what_are_no_labels_is_refused_by_every_attack_on_labels(model, x, y, attack):
+    for wrong in (torch.zeros(8, CLASSES), nn.functional.one_hot(y, CLASSES), y[:, None]):
+        with pytest.raises(ValueError, match=r"y has the shape \(8, \d\): (labels|classes to reach) \(N,\) are needed"):
+            attack(model, x, wrong)
+
+
+def test_labels_for_the_kl_loss_are_refused(model, x, y):
+    with pytest.raises(ValueError, match=r"y has the shape \(8,\): logits \(N, C\) to leave behind are needed"):
         PGD(loss="kl")(model, x, y)
-    with pytest.raises(ValueError, match="y has shape"):
-        PGD()(model, x, torch.zeros(8, CLASSES))
