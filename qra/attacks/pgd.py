@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Literal, get_args
 
 import torch
@@ -36,7 +38,7 @@ class PGD(Attack):
 
     Args:
         eps: Radius of the ball, in pixel units; 0 returns the images unchanged.
-        step_size: Length of a step, in pixel units.
+        step_size: Length of a step, in pixel units. The default is for L-inf: in L2 give ``eps / 4`` or so.
         steps: Number of steps; 0 returns the initial noise, a baseline for defences with gradient masking.
         restarts: Number of starts. The worst final iterate of each example is kept: a misclassified one if there is
             any, else the one of highest loss.
@@ -69,6 +71,8 @@ class PGD(Attack):
         check_count("restarts", self.restarts, 1)
         for name in ("eps", "step_size"):
             object.__setattr__(self, name, pixel_length(name, getattr(self, name), self.norm))
+        if self.norm == "l2" and 0 < self.steps * self.step_size < self.eps:
+            _say_short(self.steps * self.step_size, self.eps)
 
     @property
     def aim(self) -> Aim:
@@ -219,6 +223,16 @@ class _Steps:
             x_adv = attack.project(attack.ascend(x_adv, gradient), x)
         seen = (fooled, margins, iterates) if self.watched else ()
         return x_adv, *(torch.stack(each, 1) for each in seen)
+
+
+@cache
+def _say_short(way: float, eps: float) -> None:
+    """Tell once of an attack that hardly moves, so that what it leaves looks robust."""
+    logging.getLogger("qra").warning(
+        "all steps of a PGD together are %.3g long, but eps is %.3g, L2: give it a larger step_size, such as eps / 4",
+        way,
+        eps,
+    )
 
 
 def _l2_norm(v: Tensor) -> Tensor:

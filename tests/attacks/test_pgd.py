@@ -245,6 +245,16 @@ def test_an_l2_radius_may_exceed_one():
     assert PGD(eps=2.5, step_size=1.5, norm="l2").eps == 2.5
 
 
+def test_steps_that_get_nowhere_in_l2_are_told_of_once(caplog):
+    for _ in range(2):
+        PGD(eps=0.505, norm="l2")  # with the step of L-inf
+        PGD(eps=0.505, norm="l2", steps=0)
+        PGD(eps=0.505, step_size=0.2, steps=3, norm="l2")
+    assert caplog.messages == [
+        "all steps of a PGD together are 0.0784 long, but eps is 0.505, L2: give it a larger step_size, such as eps / 4"
+    ]
+
+
 @pytest.mark.parametrize("attack", [PGD("4/255", "1/255"), FGSM("4/255", "1/255")])
 def test_lengths_written_as_fractions_become_numbers(attack):
     assert attack.eps == 4 / 255
