@@ -69,12 +69,17 @@ def convert(network: nn.Module, scheme: QuantScheme) -> list[Site]:
         The quantized sites: weights first, each kind in the order of the modules.
 
     Raises:
-        ValueError: If the network is already quantized, the scheme finds nothing to quantize in it, it computes in ways
-            that swapping modules cannot reach, or a part that ``scheme.allow_float`` does not name would stay float.
-            The message names each such place, and the network is left unchanged.
+        ValueError: If the network is already quantized or wrapped for parallel training, the scheme finds nothing to
+            quantize in it, it computes in ways that swapping modules cannot reach, or a part that
+            ``scheme.allow_float`` does not name would stay float. The message names each such place, and the network
+            is left unchanged.
     """
     if fake_quantizers(network):
         raise ValueError("the network is quantized already: revert it first")
+    if isinstance(network, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        raise ValueError(
+            f"the network is wrapped in {type(network).__name__}: quantize its module, and wrap that again"
+        )
     at_relus = scheme.quantizes_activations and scheme.activation.replaces_relu
     split = split_relus(network) if at_relus else []
     if scheme.quantizes_anything:

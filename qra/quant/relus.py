@@ -105,8 +105,9 @@ def _unshare(network: nn.Module) -> None:
 
 
 def _is_plain(module: nn.Module) -> bool:
-    """Whether the forward pass is PyTorch's own, or is overridden on this instance."""
-    return "forward" in vars(module) or type(module).forward.__module__.startswith("torch.nn.")
+    """Whether the forward pass is PyTorch's own, or belongs to this instance, as that of a traced network does."""
+    home = getattr(getattr(type(module), "forward", None), "__module__", None)
+    return "forward" in vars(module) or home is None or home.startswith("torch.nn.")
 
 
 def _rewritten(module: nn.Module) -> tuple[Any, dict[str, ReLU]] | None:

@@ -158,6 +158,11 @@ def test_a_weight_quantizer_is_refused_for_activations_and_the_other_way_round()
         QuantScheme(weight=PACT())
 
 
+def test_a_wrapper_for_parallel_training_is_refused():
+    with pytest.raises(ValueError, match="wrapped in DataParallel: quantize its module"):
+        convert(nn.DataParallel(small_resnet()), QuantScheme())
+
+
 class Undecorated(WeightQuantizer):
     """Without settings, so that nothing but its checkpoints would miss the decorator."""
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 import torchvision
 from nets import Inner, images
-from torch import nn
+from torch import fx, nn
 from torch.nn import functional as F
 
 from qra.quant import (
@@ -248,6 +248,13 @@ def test_the_second_call_of_a_relu_in_place_changes_what_is_read_later():
     convert(network, AT_RELUS)
     with float_mode(network):
         assert torch.equal(network(x), before)
+
+
+def test_of_a_network_that_was_traced_only_relus_that_are_modules_are_replaced():
+    network = fx.symbolic_trace(nn.Sequential(nn.Conv2d(3, 3, 1), nn.ReLU()))
+    assert [site.name for site in convert(network, AT_RELUS)] == ["1"]
+    with pytest.raises(ValueError, match="ReLUs are called as functions that cannot become modules: relu in "):
+        convert(fx.symbolic_trace(Functional(F.relu)), AT_RELUS)
 
 
 def test_hooks_on_a_relu_are_refused():
