@@ -323,6 +323,11 @@ class ImageDataModule(LightningDataModule, ABC):
             raise ValueError(
                 "the data modules share out the data themselves: use Trainer(use_distributed_sampler=False)"
             )
+        if train and self.trainer and self.trainer.overfit_batches:  # type: ignore[attr-defined]
+            raise ValueError(
+                "overfit_batches takes images in another way than the data modules serve them: to learn a few by "
+                "heart, give the data module a fraction and augment=False"
+            )
         if train and self.batch_size % world_size:
             raise ValueError(
                 f"batch_size is {self.batch_size} over all devices: make it a multiple of the {world_size} devices"
@@ -374,5 +379,8 @@ def data_of(trainer: Trainer) -> ImageDataModule:
     """
     found = getattr(trainer, "datamodule", None)
     if not isinstance(found, ImageDataModule):
-        raise ValueError(f"the data is {type(found).__name__}: derive it from qra.data.ImageDataModule")
+        raise ValueError(
+            f"the data is {type(found).__name__}: derive it from qra.data.ImageDataModule, and give it to the trainer "
+            "as datamodule"
+        )
     return found

@@ -50,12 +50,13 @@ def _check_batch(trainer: Trainer, module: LightningModule, batch: Any, *_: Any)
     """Refuse what loaders of one's own may give.
 
     Raises:
-        ValueError: If it is no :class:`qra.types.Batch`.
+        ValueError: If it is no :class:`qra.types.Batch` of pixels.
     """
-    if not isinstance(batch, Batch):
+    if not isinstance(batch, Batch) or not batch.x.is_floating_point():
+        kind = f"of {batch.x.dtype}" if isinstance(batch, Batch) else f"a {type(batch).__name__}"
         raise ValueError(
-            f"a batch of the data is a {type(batch).__name__}: give the images by a data module of qra.data, or by "
-            "loaders whose batches are qra.types.Batch(pixels, labels, positions in the data set)"
+            f"a batch of the data is {kind}: give the trainer a data module of qra.data, or loaders whose batches are "
+            "qra.types.Batch(float pixels in [0, 1], labels, positions in the data set)"
         )
 
 

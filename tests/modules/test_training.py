@@ -137,10 +137,16 @@ def test_a_checkpoint_of_lightning_makes_the_module_again(tmp_path):
     assert torch.equal(again.network.eval()(x), module.network.eval()(x))
 
 
-def test_batches_without_positions_are_refused_in_one_line():
-    images = torch.utils.data.TensorDataset(torch.rand(4, 3, 4, 4), torch.zeros(4, dtype=torch.int64))
-    with pytest.raises(ValueError, match=r"a batch of the data is a list: .* qra.types.Batch\("):
-        trainer().validate(VanillaTraining(linear()), torch.utils.data.DataLoader(images), verbose=False)
+def test_batches_of_other_loaders_are_refused_in_one_line():
+    pairs = torch.utils.data.TensorDataset(torch.rand(4, 3, 4, 4), torch.zeros(4, dtype=torch.int64))
+    run_data = data()
+    run_data.setup()
+    for loader, kind in (
+        (torch.utils.data.DataLoader(pairs), "a list"),
+        (run_data.test_dataloader(), "of torch.uint8"),
+    ):
+        with pytest.raises(ValueError, match=rf"a batch of the data is {kind}: .* qra.types.Batch\("):
+            trainer().predict(VanillaTraining(linear()), loader)
 
 
 def test_a_loss_that_is_not_finite_stops_before_it_reaches_the_weights():
