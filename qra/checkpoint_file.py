@@ -60,7 +60,8 @@ def read(path: str | Path) -> dict[str, Any]:
         with open_regular(path, CHECKPOINT_LIMIT) as file:
             content = _parse(file)
     except FileNotFoundError:
-        raise ValueError(f"{path}: there is no such checkpoint") from None
+        meant = f": did you mean {path}.ckpt?" if Path(f"{path}.ckpt").is_file() else ""
+        raise ValueError(f"{path}: there is no such checkpoint{meant}") from None
     except pickle.UnpicklingError as reason:
         found = re.search(r"(?:GLOBAL|class) ([\w.]+)", str(reason))
         if found is None:

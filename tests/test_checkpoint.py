@@ -63,8 +63,11 @@ def test_a_truncated_file_is_named(path, kept):
 
 
 def test_a_missing_file_is_named(path):
-    with pytest.raises(ValueError, match=r"some.ckpt: there is no such checkpoint"):
+    with pytest.raises(ValueError, match=r"some.ckpt: there is no such checkpoint$"):
         checkpoint.read(path)
+    path.touch()
+    with pytest.raises(ValueError, match=r"some: there is no such checkpoint: did you mean .*some.ckpt\?$"):
+        checkpoint.read(path.with_suffix(""))
 
 
 def test_a_file_without_weights_is_named(path):

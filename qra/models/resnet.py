@@ -62,6 +62,9 @@ class ResNet(nn.Module):
         num_classes: Number of logits.
         mean: Mean of each image channel, in pixel units.
         std: Standard deviation of each image channel, in pixel units.
+
+    Raises:
+        ValueError: If ``blocks`` and ``channels`` differ in length.
     """
 
     def __init__(
@@ -73,6 +76,10 @@ class ResNet(nn.Module):
         mean: Sequence[float] = CIFAR10_MEAN,
         std: Sequence[float] = CIFAR10_STD,
     ) -> None:
+        if len(blocks) != len(channels):
+            raise ValueError(
+                f"blocks are of {len(blocks)} stages, channels of {len(channels)}: give one of each a stage"
+            )
         super().__init__()
         self.normalize = Normalize(mean, std)
         self.conv1 = nn.Conv2d(len(mean), channels[0], 3, padding=1, bias=False)

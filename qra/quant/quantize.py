@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -46,7 +47,7 @@ def quantize(network: nn.Module, scheme: QuantScheme | str, calibration: Tensor 
     if like.dtype in (torch.float16, torch.bfloat16):
         kind = str(like.dtype).removeprefix("torch.")
         raise ValueError(f"the network is {kind}: make it float32, by network.float()")
-    batches = [_pixels(x).to(like) for x in _batches(calibration) if len(x)]
+    batches = [x.to(like) for x in map(_pixels, _batches(calibration)) if len(x)]
     if not batches:
         raise ValueError("calibration holds no images: give a few hundred of the training set")
     quantized = copy.deepcopy(network).eval()
@@ -68,11 +69,15 @@ def _batches(calibration: Tensor | Iterable[Tensor]) -> Iterable[Tensor]:
     return torch.split(calibration, _BATCH) if isinstance(calibration, Tensor) else calibration
 
 
-def _pixels(x: Tensor) -> Tensor:
+def _pixels(x: Any) -> Tensor:
     """Return float pixels in [0, 1]."""
+    if not isinstance(x, Tensor):
+        raise ValueError(
+            f"calibration holds a {type(x).__name__}: give tensors of images alone, such as (x for x, y in loader)"
+        )
     if x.ndim != 4 or not (x.dtype == torch.uint8 or x.is_floating_point()):
         raise ValueError(f"calibration images are {x.dtype} {tuple(x.shape)}: uint8 or float, (n, C, H, W), is needed")
-    x = x.float() / 255 if x.dtype == torch.uint8 else x
-    if not (float(x.min()) >= 0 and float(x.max()) <= 1):
+    pixels: Tensor = x.float() / 255 if x.dtype == torch.uint8 else x
+    if len(x) and not (float(pixels.min()) >= 0 and float(pixels.max()) <= 1):
         raise ValueError(f"calibration pixels run from {x.min():g} to {x.max():g}: divide bytes by 255")
-    return x
+    return pixels

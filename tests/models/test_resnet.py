@@ -57,3 +57,8 @@ def test_a_foreign_network_is_normalized_from_outside():
 def test_a_normalization_that_cannot_be_is_refused(std):
     with pytest.raises(ValueError, match="one mean and one positive std"):
         models.Normalize((0.0, 0.0, 0.0), std)
+
+
+def test_stages_without_a_width_are_refused():
+    with pytest.raises(ValueError, match="blocks are of 1 stages, channels of 2: give one of each a stage"):
+        models.ResNet((1,), (4, 8))

@@ -55,6 +55,7 @@ def test_a_scheme_that_learns_gives_the_start_of_a_training(network):
         ("W4A8", IMAGES[:0], "holds no images"),
         ("W4A8", IMAGES * 255, "divide bytes by 255"),
         ("W4A8", IMAGES[0], "is needed"),
+        ("W4A8", [(IMAGES, torch.zeros(len(IMAGES)))], r"holds a tuple: .*\(x for x, y in loader\)"),
         ("4 bits", IMAGES, "is no bit width"),
         ("W9A8", IMAGES, "weight_bit_width"),
     ],
