@@ -87,9 +87,10 @@ class Attack(ABC):
 
     An attack is a set of frozen settings: a subclass is a frozen dataclass that implements :meth:`perturb`. Calling an
     attack leaves the network unchanged: its parameters with their ``grad`` and ``requires_grad``, its buffers, and the
-    train or eval mode of every submodule. The global random generators are not touched either. An evaluation calls
-    :meth:`run` instead, so that the network itself judges the images found on the network that is searched. For
-    evaluations, an attack describes its ball by the fields ``eps``, in pixel units, and ``norm``.
+    train or eval mode of every submodule. The global random generators are not touched either. An attack of your own
+    keeps this if it takes gradients and draws as :meth:`perturb` says. An evaluation calls :meth:`run` instead, so that
+    the network itself judges the images found on the network that is searched. For evaluations, an attack describes its
+    ball by the fields ``eps``, in pixel units, and ``norm``.
     """
 
     # not annotated, because the annotation would have to resolve in the module of each subclass
@@ -127,8 +128,9 @@ class Attack(ABC):
         Raises:
             ValueError: If ``x`` is not floating point or has pixels outside [0, 1], if ``y`` or ``index`` differs in
                 length from ``x``, if ``y`` does not have the shape of its aim, if labels are not integers or not among
-                the network's classes, or if :meth:`perturb` does not return floating-point images of the shape of ``x``. The upper bound of labels is checked in the
-                first call only; on a GPU, so are the ranges of pixels and the lower bound of labels.
+                the network's classes, or if :meth:`perturb` does not return floating-point images of the shape of
+                ``x``. The upper bound of labels is checked in the first call only; on a GPU, so are the ranges of
+                pixels and the lower bound of labels.
         """
         if not x.is_floating_point():
             raise ValueError(f"x is {x.dtype}: an attack needs floating-point pixels in [0, 1] (divide bytes by 255)")
@@ -250,7 +252,8 @@ class Attack(ABC):
         """Find adversarial images.
 
         The network is in eval mode and gradients are enabled. Use ``torch.autograd.grad`` with respect to the input,
-        never ``backward``, which would accumulate into the parameters' gradients.
+        never ``backward``, which would accumulate into the parameters' gradients. Draw random numbers by a
+        :class:`qra.attacks.Start` or ``qra.noise``, never from the global generators.
 
         Args:
             model: The network.
