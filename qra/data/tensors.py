@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from types import MappingProxyType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,7 +33,8 @@ class ImageSet:
 
     def __post_init__(self) -> None:
         if self.images.dtype != torch.uint8 or self.images.ndim != 4:
-            raise ValueError(f"images must be uint8 (N, C, H, W), not {self.images.dtype} {tuple(self.images.shape)}")
+            given = f"a {type(self.images).__name__} of {self.images.dtype} {tuple(self.images.shape)}"
+            raise ValueError(f"images must be a tensor of uint8 (N, C, H, W), not {given}")
         if self.labels.dtype != torch.int64 or self.labels.shape != self.images.shape[:1]:
             raise ValueError(f"labels must be int64, one for each of the {len(self.images)} images")
 
@@ -115,7 +117,11 @@ class TensorDataModule(ImageDataModule):
 
     def _load_once(self) -> None:
         if self._data is None:
-            self._data = self.load()
+            loaded: Any = self.load()
+            if not isinstance(loaded, ImageData):
+                kind = type(loaded).__name__
+                raise ValueError(f"{type(self).__name__}.load returned a {kind}: it must return a qra.data.ImageData")
+            self._data = loaded
 
     @property
     def data(self) -> ImageData:

@@ -258,6 +258,15 @@ def test_a_value_that_does_not_fit_the_data_is_refused_by_setup(settings, reason
         made(**settings)
 
 
+def test_a_data_set_that_loads_something_else_is_named():
+    class Forgetful(Noise):
+        def load(self):
+            super().load()
+
+    with pytest.raises(ValueError, match=r"Forgetful.load returned a NoneType: it must return a qra.data.ImageData"):
+        Forgetful().setup()
+
+
 def test_data_before_setup_is_an_error():
     with pytest.raises(RuntimeError, match=r"call setup\(\) first"):
         Noise().class_names  # noqa: B018
@@ -301,8 +310,9 @@ SET = ImageSet(IMAGES, LABELS)
 @pytest.mark.parametrize(
     ("make", "reason"),
     [
-        (lambda: ImageSet(IMAGES.float(), LABELS), "images must be uint8"),
-        (lambda: ImageSet(IMAGES[0], LABELS), "images must be uint8"),
+        (lambda: ImageSet(IMAGES.float(), LABELS), "images must be a tensor of uint8"),
+        (lambda: ImageSet(IMAGES[0], LABELS), "images must be a tensor of uint8"),
+        (lambda: ImageSet(IMAGES.numpy(), LABELS), "images must be a tensor of uint8 .* not a ndarray of uint8"),
         (lambda: ImageSet(IMAGES, LABELS[:3]), "labels must be int64, one for each of the 4 images"),
         (lambda: ImageSet(IMAGES, LABELS.int()), "labels must be int64"),
         (lambda: ImageData(SET, SET, ("a",)), "at least 2 are needed"),
