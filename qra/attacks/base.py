@@ -135,7 +135,7 @@ class Attack(ABC):
         if not x.is_floating_point():
             raise ValueError(f"x is {x.dtype}: an attack needs floating-point pixels in [0, 1] (divide bytes by 255)")
         if y.ndim != (2 if self.aim == "logits" else 1):
-            raise ValueError(f"y has the shape {tuple(y.shape)}: {_SHAPES[self.aim]} are needed")
+            raise ValueError(f"y has the shape {tuple(y.shape)}: {self.title} needs {_SHAPES[self.aim]}")
         if y.ndim == 1 and y.is_floating_point():
             raise ValueError(f"y is {y.dtype}: labels are whole numbers")
         y = y.long() if y.ndim == 1 else y

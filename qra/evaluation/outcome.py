@@ -59,6 +59,9 @@ class Outcome:
             or are missing from ``indices``.
         members: Names of the outcomes that a worst case covers.
         radii: Smallest perturbations of the examples, if the attack searched for them.
+
+    Raises:
+        ValueError: If ``correct`` is no bool for each of the indices.
     """
 
     name: str
@@ -79,6 +82,9 @@ class Outcome:
     radii: Radii | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
+        if self.correct.dtype != torch.bool or self.correct.shape != self.indices.shape:
+            given = f"{self.correct.dtype} {tuple(self.correct.shape)}"
+            raise ValueError(f"{self.name}: correct is {given} for {len(self.indices)} indices: give a bool for each")
         if self.role is None:
             plainly: Role = "clean" if self.name == "clean" else "part"
             object.__setattr__(self, "role", "robust" if self.settings else plainly)

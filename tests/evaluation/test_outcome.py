@@ -31,6 +31,12 @@ def test_the_interval_of_an_accuracy_is_that_of_its_count():
     assert Accuracy(0.29, 100).interval == wilson_interval(29, 100)  # 0.29 * 100 is a little below 29
 
 
+@pytest.mark.parametrize("correct", [torch.ones(3), torch.ones(4, dtype=torch.bool)])
+def test_what_does_not_say_of_each_example_whether_it_is_correct_is_refused(correct):
+    with pytest.raises(ValueError, match=r"own: correct is torch.\w+ \(\d,\) for 3 indices: give a bool for each"):
+        Outcome("own", "own", {}, torch.arange(3), correct)
+
+
 def test_outcomes_read_back_as_written(tmp_path):
     outcomes = {"a": outcome([True, False], "a"), "b": outcome([False] * 5, "b")}
     write_correct(tmp_path / "correct.npz", outcomes)
