@@ -89,7 +89,8 @@ def read_present_names() -> None:
 
 
 def _present_names(text: str) -> Any:
-    return present(_load_yaml(text))
+    # None: what jsonargparse makes of a null on its way to an option inside of an option
+    return None if text == "None" else present(_load_yaml(text))
 
 
 class RunConfigCallback(SaveConfigCallback):

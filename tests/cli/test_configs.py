@@ -61,3 +61,11 @@ def test_a_trainer_fragment_keeps_the_callbacks_of_the_pipeline():
     assert code == 0, output
     assert "CatastrophicOverfittingGuard" in output
     assert "strategy: ddp" in output
+
+
+def test_null_reaches_an_option_inside_of_options():
+    nulls = ["--model.scheme.first_last_bit_width", "null", "--model.scheme.activation.percentile", "null"]
+    output, code = qra("fit", *pipeline("qat-plain"), *nulls, "--print_config")
+    assert code == 0, output
+    assert "first_last_bit_width: null" in output
+    assert "percentile: null" in output
