@@ -54,10 +54,18 @@ def describe(value: Any) -> Any:
     return [describe(item) for item in value] if isinstance(value, tuple | list) else value
 
 
-def untold(value: Any) -> list[str]:
-    """What the constructor of an object takes and :func:`describe` does not tell: what is no field of a dataclass."""
-    told = {field.name for field in dataclasses.fields(value)} if dataclasses.is_dataclass(value) else set()
-    return [name for name in inspect.signature(type(value)).parameters if name not in told]
+def kept_arguments(value: Any) -> dict[str, Any]:
+    """Return the constructor arguments that an object keeps as attributes of the same names, described."""
+    fields = {field.name for field in dataclasses.fields(value)} if dataclasses.is_dataclass(value) else set()
+    kept = fields | vars(value).keys()
+    names = inspect.signature(type(value)).parameters
+    return {name: describe(getattr(value, name)) for name in names if name in kept}
+
+
+def unrecorded(value: Any) -> list[str]:
+    """Return the constructor arguments that an object keeps under no attribute of their names."""
+    kept = kept_arguments(value)
+    return [name for name in inspect.signature(type(value)).parameters if name not in kept]
 
 
 def without_empty(description: Any) -> Any:

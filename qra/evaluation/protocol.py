@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from qra.attacks import Attack
 from qra.attacks.pixels import PixelType, on_bytes
 from qra.checks import check_in
-from qra.describe import class_path, describe, untold
+from qra.describe import class_path, kept_arguments, unrecorded
 from qra.evaluation.measured import ThreatModel
 from qra.evaluation.outcome import Outcome
 from qra.evaluation.robustness import Watch, attack_examples, members
@@ -68,10 +68,9 @@ class Protocol:
             raise ValueError(f"{name} has the norm {self.attack.norm!r}: evaluations know linf and l2")
         if self.attack.aim == "targets":
             raise ValueError(f"{name} is targeted: evaluations have labels to leave, no classes to reach")
-        if names := untold(self.attack):
+        if names := unrecorded(self.attack):
             raise ValueError(
-                f"{name} takes {names[0]}, which results could not say: make it a field of {name}, decorated with "
-                "@dataclass(frozen=True)"
+                f"{name} takes {names[0]}, which results could not record: keep it as an attribute of that name"
             )
         if self.source == UNROUNDED and self.gradient != "ste":
             raise ValueError(f"source is unrounded, which has no rounding to differentiate: leave out {self.gradient}")
@@ -125,8 +124,7 @@ class Protocol:
 
     def settings(self) -> dict[str, Any]:
         """Return a description of the attack, ready for JSON."""
-        found = describe(self.attack)
-        return found if isinstance(found, dict) else {"class_path": class_path(type(self.attack)), "init_args": {}}
+        return {"class_path": class_path(type(self.attack)), "init_args": kept_arguments(self.attack)}
 
     def prefixes(self) -> list[Protocol]:
         """Return the same protocol with each of the attack's prefixes, see :meth:`qra.attacks.Attack.prefixes`.

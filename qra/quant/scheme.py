@@ -6,7 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field, is_dataclass
 from typing import Any
 
-from qra.describe import untold
+from qra.describe import unrecorded
 from qra.quant.activations import PACT, ActivationQuantizer
 from qra.quant.bits import check_overrides, override, parse_bits
 from qra.quant.fixed import Fixed
@@ -54,8 +54,8 @@ class QuantScheme:
                 f"{type(self.activation).__name__} does not quantize activations: choose for example PACT or "
                 "CalibratedUniform"
             )
-        self._check_told(self.weight)
-        self._check_told(self.activation)
+        self._check_recorded(self.weight)
+        self._check_recorded(self.activation)
         self._check_bits("weight_bit_width", self.weight, self.weight_bit_width)
         self._check_bits("first_last_bit_width", self.weight, self.first_last_bit_width)
         self._check_bits("act_bit_width", self.activation, self.act_bit_width)
@@ -68,11 +68,11 @@ class QuantScheme:
             self._check_bits(f"overrides: {pattern}", self.activation, activation)
 
     @staticmethod
-    def _check_told(quantizer: Any) -> None:
-        if not is_dataclass(quantizer) or untold(quantizer):
+    def _check_recorded(quantizer: Any) -> None:
+        if not is_dataclass(quantizer) or unrecorded(quantizer):
             raise ValueError(
-                f"{type(quantizer).__name__} is no dataclass, or takes what is none of its fields: decorate it with "
-                "@dataclass(frozen=True), so that checkpoints can say what it is"
+                f"{type(quantizer).__name__} is not a dataclass, or takes arguments that are not its fields: decorate "
+                "it with @dataclass(frozen=True), so that checkpoints can describe it"
             )
 
     @staticmethod

@@ -13,6 +13,7 @@ from torch import nn
 import qra
 from qra.attacks import PGD, Attack, Square, UniformStart
 from qra.describe import describe
+from qra.evaluation.protocol import Protocol
 from qra.quant import PACT, ActivationQuantizer, DoReFa, QuantScheme, convert
 
 ATTACKS = [PGD(0.05, 0.0125, 3, early_stop=True), Square(0.05, queries=10)]
@@ -180,18 +181,28 @@ def test_an_attack_of_which_nothing_can_be_described_is_evaluated():
     assert qra.evaluate(model, *examples(model), Undescribed())["undescribed_12.75"].n == 40
 
 
-def test_an_attack_whose_settings_results_could_not_say_is_refused():
-    class Unsaid(Attack):
+def test_what_an_attack_keeps_of_its_arguments_tells_it_from_others():
+    class Plain(Attack):
         def __init__(self, eps, strength):
             self.eps, self.strength = eps, strength
 
         def perturb(self, model, x, y, index, epoch):
-            return (x + self.strength * self.eps).clamp(0, 1)
+            return x
+
+    one, other = (Protocol(Plain(0.05, strength)).settings() for strength in (1, 2))
+    assert one["init_args"] == {"eps": 0.05, "strength": 1} != other["init_args"]
+
+
+def test_an_attack_whose_settings_results_could_not_record_is_refused():
+    class Unsaid(Attack):
+        def __init__(self, eps, strength):
+            self.eps, self._strength = eps, strength
+
+        def perturb(self, model, x, y, index, epoch):
+            return (x + self._strength * self.eps).clamp(0, 1)
 
     model = network()
-    with pytest.raises(
-        ValueError, match=r"Unsaid takes eps, which results could not say: .* @dataclass\(frozen=True\)"
-    ):
+    with pytest.raises(ValueError, match="Unsaid takes strength, which results could not record: keep"):
         qra.evaluate(model, *examples(model), Unsaid(0.05, 1))
 
 
