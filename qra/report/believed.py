@@ -78,7 +78,7 @@ def _outcomes(summaries: Mapping[str, Any]) -> tuple[dict[str, Measured], dict[s
 
 def _may_attack(summary: Any) -> bool:
     """Return whether an untrusted outcome may be one that a worst case would include."""
-    return not isinstance(summary, dict) or summary.get("role") not in _NO_ATTACKS
+    return not isinstance(summary, dict) or str(summary.get("role")) not in _NO_ATTACKS
 
 
 def _examples(directory: Path, result: Mapping[str, Any]) -> tuple[dict[str, Examples], str, dict[str, str]]:

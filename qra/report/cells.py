@@ -28,8 +28,8 @@ CELL_SCHEMA = 1
 Value = str | int | float | bool | None
 
 _FILES = ("cell.json", "result.json", "config.yaml", "run.json")
-LARGEST_NUMBER = 1e300
-"""Largest absolute value that counts as a number: neither infinite nor too long for a float."""
+LARGEST_NUMBER = 1e100
+"""Largest absolute value that counts as a number: neither infinite nor beyond what an axis can show."""
 
 
 @dataclass(frozen=True)

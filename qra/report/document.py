@@ -113,7 +113,7 @@ def markdown(document: Document) -> str:
     ]
     for table in document.all_tables:
         if table.name not in ("evidence", "outcomes"):
-            parts += [f"## {table.title}", table.markdown().strip(), table.note]
+            parts += [f"## {markdown_text(table.title)}", table.markdown().strip(), markdown_text(table.note)]
     parts.append("## Figures")
     for drawing in document.drawings:
         parts += [
@@ -121,5 +121,5 @@ def markdown(document: Document) -> str:
             markdown_text(drawing.caption),
         ]
     if document.missing:
-        parts += ["Not drawn:", "".join(f"- {reason}\n" for reason in document.missing).strip()]
+        parts += ["Not drawn:", "".join(f"- {markdown_text(reason)}\n" for reason in document.missing).strip()]
     return "\n\n".join(filter(None, parts)) + "\n"

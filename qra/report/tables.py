@@ -116,7 +116,7 @@ class Table:
         writer = csv.writer(file, lineterminator="\n")
         columns = list(zip(*self.rows, strict=True)) if self.rows else [()] * len(self.columns)
         spread = [_spread(title, column) for title, column in zip(self.columns, columns, strict=True)]
-        writer.writerow(title for titles, _ in spread for title in titles)
+        writer.writerow(no_formula(plain(title)) for titles, _ in spread for title in titles)
         for row in zip(*(values for _, values in spread), strict=True):
             writer.writerow(value for values in row for value in values)
         return file.getvalue()

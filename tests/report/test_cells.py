@@ -93,6 +93,7 @@ def test_a_failed_cell_keeps_its_reason_and_has_no_outcomes(tmp_path):
         ({"accuracy": True, "n": 100}, "accuracy or n is no number"),
         ({"accuracy": 0.5, "n": 100, "eps": -0.5}, "eps is -0.5"),
         ({"accuracy": 0.5, "n": 100, "role": "hero"}, "role is 'hero', which is none of clean, robust"),
+        ({"accuracy": 0.5, "n": 100, "role": ["robust"]}, "role is ['robust'], which is none of"),
         ("half", "accuracy or n is no number"),
     ],
 )

@@ -12,6 +12,7 @@ from made_up import cell, edit
 
 from qra.cli import main
 from qra.report.cells import read_cells
+from qra.report.charts import pareto_fronts
 from qra.report.claims import CLAIMS
 from qra.report.command import write_report
 from qra.report.contents import doubts_of, tables
@@ -184,6 +185,7 @@ def test_what_files_say_is_never_markup(study):
         study / "w2" / "result.json",
         lambda content: content.update(masking={"verdict": "suspect", "reasons": [attack]}),
     )
+    edit(study / "w4" / "result.json", lambda content: content["outcomes"]["pgd20_8"].update(title=f"={attack}"))
     edit(study / "w2" / "cell.json", lambda content: content.update(stage=attack, commands=[attack, [attack]]))
     edit(study / "w4" / "cell.json", lambda content: content["coordinates"].update(training=attack, quantizer=attack))
     edit(study / "float-at" / "result.json", lambda content: content.update(device=attack, versions={attack: attack}))
@@ -193,6 +195,9 @@ def test_what_files_say_is_never_markup(study):
     assert all(reference.startswith("data:image/svg+xml;base64,") for reference in parser.found)
     assert "\x1b" not in (directory / "report.md").read_text()
     assert not re.search(r"(?<!\\)<img", (directory / "report.md").read_text())
+    for table in (directory / "tables").glob("*.csv"):
+        entries = [entry for row in csv.reader(io.StringIO(table.read_text())) for entry in row]
+        assert not any(entry[:1] == "=" or "\x1b" in entry for entry in entries)
 
 
 def test_without_a_pipeline_that_fits_there_is_no_recommendation(study):
@@ -276,7 +281,9 @@ def test_a_report_that_something_is_in_the_way_of_writes_nothing(study, blocked,
 def test_a_huge_coordinate_ends_no_report(study):
     huge = {"seed": 10**400, "fraction": 10**400, "weight_bit_width": "1e999", "calibration_size": 1e305}
     edit(study / "w4" / "cell.json", lambda content: content["coordinates"].update(huge))
+    edit(study / "w4" / "result.json", lambda content: content.update(cost={"size_in_bits": 1e299, "bit_ops": 1e299}))
     results = Results("s", read_cells(study))
+    assert [drawing.png[1:4] for drawing in pareto_fronts(results)] == [b"PNG"] * 2
     assert [(*p.bits, p.number("fraction")) for p in results.pipelines if p.cells[0].name == "w4"] == [(32, 4, None)]
     assert sum(len(table.rows) for table in tables(results))
 
