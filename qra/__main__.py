@@ -21,8 +21,12 @@ def main() -> None:
     if sys.platform not in PLATFORMS:
         print(f"qra: error: qra runs on Linux and macOS, not on {sys.platform}", file=sys.stderr)
         raise SystemExit(2)
+    _open_streams()
     if answer(sys.argv[1:]):
         return
+    if not _is_somewhere():
+        print("qra: error: the working directory is gone: go to one that is there", file=sys.stderr)
+        raise SystemExit(2)
     try:
         with Stoppable(_again):
             from qra import tools
@@ -36,6 +40,20 @@ def main() -> None:
     except Stopped as stopped:
         sys.stdout.flush()
         os._exit(stopped.exit_code)  # libraries' exit handlers are slow and may wait for ranks that no longer exist
+
+
+def _open_streams() -> None:
+    """Give the process those of its streams that it was started without, as services do."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 - as long as the process
+
+
+def _is_somewhere() -> bool:
+    try:
+        return bool(os.getcwd())
+    except FileNotFoundError:
+        return False
 
 
 def _parse(words: Sequence[str], whole: bool) -> None:

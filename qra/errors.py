@@ -45,6 +45,11 @@ _REWORDED = (
 )
 
 
+def plain(text: object) -> str:
+    """Return text as one line without control characters, so that file contents cannot control the terminal."""
+    return " ".join("".join(sign if sign.isprintable() else " " for sign in str(text)).split())
+
+
 def one_line(error: BaseException) -> str:
     """Return the root cause of a chain of exceptions in one line, with the config key that it is about.
 
@@ -52,7 +57,7 @@ def one_line(error: BaseException) -> str:
     reason, and an outer one names the key.
     """
     told = [message for message in _messages(error) if message.strip()]
-    reason = " ".join(told[-1].split()) if told else ""
+    reason = plain(told[-1]) if told else ""
     for pattern, replacement in _REWORDED:
         reason = pattern.sub(replacement, reason)
     key = key_of(error)
@@ -62,18 +67,22 @@ def one_line(error: BaseException) -> str:
 
 
 def _messages(error: BaseException) -> list[str]:
-    """Return the messages of a chain of exceptions, with that of the first one raised last."""
+    """Return the messages of a chain of exceptions, with that of the first one raised last; an OSError tells all."""
     messages = [str(error)]
-    while (cause := error.__cause__ or (None if error.__suppress_context__ else error.__context__)) is not None:
+    while not isinstance(error, OSError) and (cause := _cause(error)) is not None:
         error = cause
         messages.append(str(error))
     return messages
 
 
+def _cause(error: BaseException) -> BaseException | None:
+    return error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+
+
 def key_of(error: BaseException) -> str:
     """Return the config key that a chain of exceptions is about, or an empty string."""
     found: list[str] = []
-    for message in _messages(error):
+    for message in map(plain, _messages(error)):
         if (match := _KEY.search(message)) and match[1] not in found:
             found.append(match[1])
     return ".".join(found)

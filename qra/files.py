@@ -15,6 +15,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from qra.errors import plain as plain
 from qra.nesting import is_deeper
 
 CHECKPOINT_LIMIT = 2**32
@@ -175,11 +176,6 @@ def read_npy(path: str | Path, limit: int = ARRAY_LIMIT, part: int = 0, parts: i
         except Exception as reason:
             raise ValueError(f"{path}: is no .npy file that can be read ({_short(reason)})") from None
     return array.reshape(shape, order="F" if columns_first else "C")
-
-
-def plain(text: object) -> str:
-    """Return text as one line without control characters, so that file contents cannot control the terminal."""
-    return " ".join("".join(sign if sign.isprintable() else " " for sign in str(text)).split())
 
 
 def no_formula(text: str) -> str:

@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from qra.files import plain
+
 OWN = "network."
 """Prefix of the network's names in the checkpoint of a run."""
 _LAYERS = 3
@@ -244,6 +246,6 @@ def say(path: object, match: Match) -> None:
 
 def _some(names: Iterable[str]) -> str:
     """Return the first names and how many more there are."""
-    names = list(names)
+    names = list(map(plain, names))
     more = f" and {len(names) - 3} more" if len(names) > 4 else ""
     return ", ".join(names[:3] if more else names) + more

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from qra import files
+from qra.errors import one_line
 
 
 def test_a_pipe_is_refused_and_not_waited_for(tmp_path):
@@ -127,6 +128,15 @@ def test_an_archive_that_unpacks_to_too_much_is_refused(tmp_path):
     assert bomb.stat().st_size < 2**16
     with pytest.raises(ValueError, match="holds more than the"):
         files.read_npz(bomb, limit=2**23)
+
+
+def test_of_errors_of_the_system_the_one_that_was_raised_tells(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError) as error:  # noqa: PT011 - the first one is that there is no such directory
+        (tmp_path / "file" / "a" / "b").mkdir(parents=True)
+    first = FileNotFoundError(2, "No such file or directory", "a")
+    error.value.__context__ = first
+    assert one_line(error.value) == f"Not a directory: '{error.value.filename}'"
 
 
 def test_text_from_files_is_one_line_without_control_characters():

@@ -53,6 +53,7 @@ A file of a part may have a layer of its own.
 LAYER = {part: layer for layer, parts in enumerate(LAYERS) for part in parts}
 NEIGHBOURS = {
     ("attacks", "losses"),
+    ("files", "errors"),
     ("files", "nesting"),
     ("deploy.bounds", "deploy.program"),
     ("checkpoint", "checkpoint_file"),

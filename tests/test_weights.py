@@ -88,6 +88,12 @@ def test_safetensors_are_read(tmp_path, network, prefix):
     assert torch.equal(qra.load(tmp_path / "w.safetensors", resnet20())(X), network(X))
 
 
+def test_names_in_a_file_do_not_draw_on_the_terminal(tmp_path, network):
+    torch.save({"state_dict": {**network.state_dict(), "\x1b[31mevil\n": torch.ones(3)}}, tmp_path / "a.ckpt")
+    with pytest.raises(ValueError, match=r"\[31mevil, which this one lacks$"):
+        qra.load(tmp_path / "a.ckpt", network)
+
+
 def test_what_is_taken_off_and_missing_and_left_out_is_said_in_one_line(tmp_path, network, caplog):
     state = {f"module.{name}": v for name, v in network.state_dict().items() if "num_batches" not in name}
     del state["module.normalize.mean"]

@@ -35,6 +35,8 @@ def answer(arguments: Sequence[str]) -> bool:
     except BrokenPipeError:  # the reader, such as head, has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return True
+    except OSError as reason:
+        fail(reason)
     return answered
 
 

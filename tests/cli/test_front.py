@@ -234,6 +234,28 @@ def test_every_config_begins_with_what_it_is():
     assert "pipeline/" not in output
 
 
+@pytest.mark.parametrize(
+    ("streams", "code", "said"),
+    [
+        (">&-", 0, ""),
+        ("<&- >&- 2>&-", 0, ""),
+        (">/dev/full", 2, "qra: error: no space left on the disk: make room and run again\n"),
+    ],
+)
+def test_no_stream_is_needed_and_a_full_one_is_one_line(streams, code, said):
+    ended = subprocess.run(f"{sys.executable} -m qra --version {streams}", shell=True, capture_output=True, text=True)
+    assert (ended.returncode, ended.stderr) == (code, said)
+
+
+def test_a_working_directory_that_is_gone_is_one_line(tmp_path):
+    leave = f'rmdir "{tmp_path}/gone" && {sys.executable} -m qra doctor'
+    (tmp_path / "gone").mkdir()
+    environment = {**os.environ, "PYTHONPATH": str(Path(package.__file__).parents[1])}
+    ended = subprocess.run(leave, shell=True, capture_output=True, text=True, cwd=tmp_path / "gone", env=environment)
+    assert (ended.returncode, ended.stderr.count("\n")) == (2, 1)
+    assert "the working directory is gone" in ended.stderr
+
+
 def test_the_version_is_one():
     assert package.__version__ in qra("--version")[0]
 
