@@ -16,7 +16,14 @@ from qra.checkpoint_file import sha256 as sha256
 from qra.describe import describe, differences
 from qra.files import plain
 from qra.quant import QuantScheme, convert
-from qra.quant.network import check_fixed, fake_quantizers, is_fixed, quantizer_keys, restart_weight_quantizers
+from qra.quant.network import (
+    check_fixed,
+    check_positive_learned,
+    fake_quantizers,
+    is_fixed,
+    quantizer_keys,
+    restart_weight_quantizers,
+)
 
 OWN = weights.OWN
 """Prefix of the names of the network's weights."""
@@ -53,6 +60,7 @@ def state_of(
                 "float checkpoint again (qra test --ckpt_path FLOAT --trainer.callbacks+ callback/pwlq)"
             )
         check_fixed(network, match.state)
+        check_positive_learned(network, match.state)
     except ValueError as reason:
         raise ValueError(f"{path}: {reason}") from None
     weights.say(path, match)

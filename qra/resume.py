@@ -26,6 +26,8 @@ from qra.runs import completion
 KEY = "training"
 """Key in a checkpoint of the settings that a resumption must agree with."""
 
+LARGEST_STEP = 2**63
+"""What loggers count steps up to."""
 _OF_DATA = ("batch_size", "val_size", "fraction", "budget", "split_seed", "seed", "augment")
 _OF_TRAINER = ("accumulate_grad_batches", "gradient_clip_val", "gradient_clip_algorithm", "limit_train_batches")
 _EPOCHS = "max_epochs"
@@ -133,7 +135,7 @@ def _missing(found: object, expected: Any, name: str) -> Iterator[str]:
             return
         for key, value in expected.items():
             yield from _missing(found.get(key), value, f"{name}.{key}")
-    elif type(found) is not type(expected) or (isinstance(found, int) and found < 0):
+    elif type(found) is not type(expected) or (isinstance(found, int) and not 0 <= found < LARGEST_STEP):
         yield f"{name} is {_short(found)}"
 
 

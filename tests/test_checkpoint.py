@@ -3,6 +3,7 @@ import io
 import os
 import pickle
 import zipfile
+from pathlib import Path
 
 import pytest
 import torch
@@ -91,6 +92,15 @@ def test_weights_of_another_network_are_refused_whole(path, other, difference):
     with pytest.raises(ValueError, match=difference):
         checkpoint.load_weights(network, path)
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+
+
+@pytest.mark.parametrize("alpha", [0.0, -1.0])
+def test_a_clip_level_that_is_not_above_0_is_named(path, alpha):
+    content = torch.load(Path(__file__).parents[1] / "checkpoints/pact-w4a4-at.ckpt", weights_only=True)
+    content["state_dict"]["network.relu1.alpha"].fill_(alpha)
+    torch.save(content, path)
+    with pytest.raises(ValueError, match=r"^\S+some\.ckpt: its relu1\.alpha is not above 0, "):
+        checkpoint.load(path)
 
 
 def test_sha256_is_that_of_the_file(path):

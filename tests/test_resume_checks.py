@@ -65,6 +65,7 @@ def memory(content):
         (lambda c: c.pop("loops"), "loops is missing"),
         (lambda c: c["loops"]["fit_loop"].clear(), "loops.fit_loop.state_dict is missing"),
         (lambda c: c["loops"]["fit_loop"]["epoch_progress"]["current"].update(processed="x"), "processed is x"),
+        (lambda c: c["loops"]["fit_loop"]["epoch_progress"]["total"].update(ready=2**70), "total.ready is 11805"),
         (lambda c: c.update(epoch="x"), "epoch is no number of epochs"),
         (lambda c: c.update(global_step=-1), "global_step is no number of steps"),
         (lambda c: c.pop("pytorch-lightning_version"), "which version of Lightning"),

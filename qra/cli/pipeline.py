@@ -41,7 +41,7 @@ from qra.modules.stored import RunCheckpoint
 from qra.plan import make_plan
 from qra.probe import Probe
 from qra.progress import progress_display
-from qra.resume import check_resumable, resume_settings
+from qra.resume import LARGEST_STEP, check_resumable, resume_settings
 from qra.running import callbacks_of
 from qra.runs import completion
 from qra.runs.command import RunningCommand
@@ -181,7 +181,9 @@ class QraCLI(LightningCLI):
         self.model.weights_key = config.weights_key
         if config.ckpt_path is not None:
             self.model.adopt(content, config.ckpt_path)
-            self.model.trained_steps = steps if type(steps := content.get("global_step")) is int else 0
+            self.model.load_state_dict(content["state_dict"])  # so that the dry run is of what is measured
+            steps = content.get("global_step")
+            self.model.trained_steps = steps if type(steps) is int and 0 <= steps < LARGEST_STEP else 0
         if _is_first_process():  # check now, as Lightning writes to the run directory before it would find errors
             self.datamodule.prepare_data()
             self.datamodule.setup(self.subcommand)

@@ -60,6 +60,23 @@ def check_fixed(network: nn.Module, state: Mapping[str, Tensor]) -> None:
                 raise ValueError(f"its {name} {reason}") from None
 
 
+def check_positive_learned(network: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Refuse a state with clip levels or steps that are not above 0, which quantizers on a GPU do not look at.
+
+    Args:
+        network: Converted.
+        state: A ``state_dict`` of the network, from a file; those of quantizers may be missing.
+
+    Raises:
+        ValueError: With the name of the first.
+    """
+    for key, quantizer in quantizer_keys(network).items():
+        name = key.rpartition(".")[2]
+        is_positive = name in quantizer._parameters and name not in quantizer.settings.signed
+        if is_positive and key in state and (state[key] <= 0).any():
+            raise ValueError(f"its {key} is not above 0, as what a quantizer learns must be: it is damaged")
+
+
 def restart_weight_quantizers(network: nn.Module, keys: set[str]) -> None:
     """Reinitialize the weight quantizers whose ``state_dict`` keys are given from the weights of their layers."""
     for name, layer in quant_layers(network).items():

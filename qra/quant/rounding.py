@@ -35,7 +35,7 @@ def check_bit_width(bit_width: int) -> None:
     Raises:
         ValueError: If ``bit_width`` is not in 2..8.
     """
-    if bit_width not in range(2, 9):
+    if isinstance(bit_width, float) or bit_width not in range(2, 9):
         raise ValueError(f"bit width {bit_width} cannot be quantized to: choose 2 to 8 (32 means no quantizer at all)")
 
 

@@ -34,8 +34,8 @@ class QuantScheme:
             run; other such modules are rejected. Names and results then state how much of the network is float.
 
     Raises:
-        ValueError: If a bit width is invalid or not supported by its quantizer, or a quantizer is of the wrong kind or
-            no dataclass.
+        ValueError: If a bit width is invalid or not supported by its quantizer, a quantizer is of the wrong kind or no
+            dataclass, or allow_float is not a list of patterns.
     """
 
     weight: WeightQuantizer = field(default_factory=DoReFa)
@@ -56,6 +56,9 @@ class QuantScheme:
             )
         self._check_recorded(self.weight)
         self._check_recorded(self.activation)
+        patterns: Any = self.allow_float  # of a checkpoint, or a caller that is not checked for types
+        if isinstance(patterns, str) or not all(isinstance(pattern, str) for pattern in patterns):
+            raise ValueError(f"allow_float is {patterns!r}: give a list of patterns, such as ['fc']")
         self._check_bits("weight_bit_width", self.weight, self.weight_bit_width)
         self._check_bits("first_last_bit_width", self.weight, self.first_last_bit_width)
         self._check_bits("act_bit_width", self.activation, self.act_bit_width)

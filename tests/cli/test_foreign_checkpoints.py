@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from commands import NETWORK, TINY, TINY_FIT, pipeline, qra, refused, teacher
+from commands import LOGGED, NETWORK, TINY, TINY_FIT, pipeline, qra, refused, teacher
 
 import qra as package
 from qra.models import ResNet
@@ -28,17 +28,26 @@ def small():
 def public():
     """What a public repository might hold: bare weights under a wrapper's names, and nothing else."""
     state = {f"module.{name}": value for name, value in small().state_dict().items() if "num_batches" not in name}
-    torch.save({"epoch": 9, "net": state, "net_ema": {name: value * 0 for name, value in state.items()}}, "public.pth")
-    torch.save({"net": state}, "one.pth")
+    torch.save({"epoch": 9, "net": state, "net_ema": {name: value + 1 for name, value in state.items()}}, "public.pth")
+    torch.save({"net": state, "global_step": 2**70}, "one.pth")  # more than loggers count
 
 
 def test_a_public_checkpoint_is_tested(public, caplog):
-    output, code = qra("test", *TEST, "--ckpt_path", "one.pth", "--run", "here")
+    output, code = qra("test", *TEST, *LOGGED, "--ckpt_path", "one.pth", "--run", "here")
     assert code == 0, output
     assert "took the weights under net; took module. off their names" in caplog.text
     result = json.loads(Path("here/result.json").read_text())
     assert result["outputs"] == 10
     assert result["attack_copy"]["kind"] == "folded"
+
+
+def test_a_checkpoint_whose_logits_are_no_numbers_is_refused():
+    state = small().state_dict()
+    torch.save({"state_dict": {**state, "normalize.std": 0 * state["normalize.std"]}}, "zero.pth")
+    assert "logits for two images of the data are not finite" in refused(
+        "test", *TEST, "--ckpt_path", "zero.pth", "--run", "here"
+    )
+    assert not Path("here").exists()
 
 
 def test_where_two_places_fit_weights_key_chooses(public):

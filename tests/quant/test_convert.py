@@ -122,6 +122,12 @@ def test_dorefa_keeps_the_scale_of_the_last_linear_layer_alone():
     assert conv.weight_quantizer(conv.weight).abs().max() == 1
 
 
+@pytest.mark.parametrize("patterns", ["stages.*", [1]])
+def test_patterns_that_are_no_list_of_texts_are_refused(patterns):
+    with pytest.raises(ValueError, match=r"^allow_float is .*: give a list of patterns, such as"):
+        QuantScheme(allow_float=patterns)
+
+
 def test_the_weights_of_a_layer_have_at_most_the_levels_of_their_bit_width():
     for scheme in (QuantScheme(weight_bit_width=b, act_bit_width=32) for b in (2, 3, 5)):
         network = quantized(scheme)
@@ -145,7 +151,7 @@ def test_state_exists_before_any_forward_pass_and_on_the_device_of_the_weights()
 
 
 @pytest.mark.parametrize("name", ["weight_bit_width", "act_bit_width", "first_last_bit_width"])
-@pytest.mark.parametrize("bits", [0, 1, 9, 33])
+@pytest.mark.parametrize("bits", [0, 1, 9, 33, 4.0])
 def test_impossible_bit_widths_are_refused(name, bits):
     with pytest.raises(ValueError, match=f"{name}: bit width {bits}"):
         QuantScheme(**{name: bits})
