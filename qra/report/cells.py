@@ -147,10 +147,17 @@ def read_cells(directory: Path) -> tuple[CellResult, ...]:
         raise ValueError(f"{directory}: there is no study here; qra study run writes one")
     if any((directory / name).exists() for name in ("run.json", "result.json")):
         raise ValueError(f"{directory}: is one run, not a study: qra compare shows runs; name the study's directory")
-    folders = sorted(path for path in directory.iterdir() if any((path / name).exists() for name in _FILES))
+    folders = sorted(path for path in directory.iterdir() if _is_cell(path))
     if not folders:
         raise ValueError(f"{directory}: no cell of a study lies here; qra study run writes one directory a cell")
     return _once(read_cell(folder) for folder in folders)
+
+
+def _is_cell(path: Path) -> bool:
+    try:
+        return any((path / name).exists() for name in _FILES)
+    except PermissionError:  # which is said of the cell
+        return True
 
 
 def _once(cells: Iterable[CellResult]) -> tuple[CellResult, ...]:

@@ -77,6 +77,13 @@ class State:
 def state(task: Task) -> State:
     """Return the state of a cell, read from its directory."""
     try:
+        return _state(task)
+    except OSError as reason:
+        return State("changed", f"its {Path(str(reason.filename)).name}: {reason.strerror}")
+
+
+def _state(task: Task) -> State:
+    try:
         record = read_record(task.directory)
     except ValueError as reason:
         return State("changed", str(reason))

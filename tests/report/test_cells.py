@@ -233,6 +233,20 @@ def test_other_directories_of_a_study_are_no_cells(tmp_path):
     assert [found.name for found in read_cells(tmp_path)] == ["a"]
 
 
+def test_a_directory_that_may_not_be_looked_into_is_an_unreadable_cell(tmp_path, monkeypatch):
+    cell(tmp_path, "a", GOOD)
+    (tmp_path / "closed").mkdir()
+    exists = Path.exists
+
+    def refusing(path):
+        if path.parent.name == "closed":
+            raise PermissionError
+        return exists(path)
+
+    monkeypatch.setattr(Path, "exists", refusing)
+    assert [found.state for found in read_cells(tmp_path)] == ["done", "unreadable"]
+
+
 @pytest.mark.parametrize("seed", [0, None])
 def test_two_cells_of_one_place_in_the_grid_are_no_two_seeds_and_the_second_says_so(tmp_path, seed):
     for name, robust in (("a", 0.4), ("b", 0.6)):

@@ -46,6 +46,12 @@ def test_a_record_with_broken_parts_says_so_and_hides_no_other_cell(tmp_path, re
     assert [times(each) for each in found.values()] == ["", ""]
 
 
+def test_a_file_that_cannot_be_opened_hides_no_other_cell(tmp_path):
+    work = {"a": task(tmp_path, "a"), "b": task(tmp_path, "b", state="failed", reason="out of memory")}
+    (work["a"].directory / ".lock").mkdir()
+    assert [each.reason for each in states(work).values()] == ["its .lock: Is a directory", "out of memory"]
+
+
 def test_looking_at_a_cell_writes_nothing(tmp_path):
     found = task(tmp_path)
     assert state(found).reason == "it was interrupted"
