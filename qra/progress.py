@@ -50,6 +50,9 @@ class EpochLines(ProgressBar):
         super().__init__()
         self.is_enabled = True
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._started = time.monotonic()  # of an epoch that is gone on with, Lightning tells no start
+
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._started = time.monotonic()
 

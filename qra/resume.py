@@ -22,6 +22,7 @@ from qra.describe import differences
 from qra.modules import ImageClassifier
 from qra.running import callbacks_of
 from qra.runs import completion
+from qra.weights import is_plain
 
 KEY = "training"
 """Key in a checkpoint of the settings that a resumption must agree with."""
@@ -219,6 +220,9 @@ def _buffer_damage(found: Mapping[Any, Any], expected: Mapping[int, Mapping[str,
                 continue
             if getattr(theirs, "shape", None) != value.shape:
                 yield f"optimizer_states: {name} of parameter {number} has another shape"
+                return
+            if not is_plain(theirs) or theirs.untyped_storage().nbytes() < theirs.nbytes:  # one number, many times
+                yield f"optimizer_states: {name} of parameter {number} is no plain tensor"
                 return
             if theirs.is_floating_point() != value.is_floating_point() or not theirs.isfinite().all():
                 yield f"optimizer_states: {name} of parameter {number} holds what are no finite numbers"

@@ -162,7 +162,7 @@ def _distinct(matches: list[Match]) -> list[Match]:
 
 def _wrong(name: str, value: Tensor, expected: Tensor) -> str:
     """Return why a tensor cannot replace another; empty if it can."""
-    if value.layout != torch.strided or value.is_quantized or value.is_meta or type(value) not in _PLAIN:
+    if not is_plain(value):
         return f"its {name} is no plain tensor"
     alike = value.numel() == expected.numel() if _normalizes(name, value) else value.shape == expected.shape
     if not alike:
@@ -172,7 +172,13 @@ def _wrong(name: str, value: Tensor, expected: Tensor) -> str:
     return ""
 
 
-_PLAIN = (Tensor, torch.nn.Parameter)
+def is_plain(value: Tensor) -> bool:
+    """Whether a tensor of a file has a number of its own in memory at each place it has, or one that repeats."""
+    return (
+        type(value) in (Tensor, torch.nn.Parameter)
+        and value.layout == torch.strided
+        and not (value.is_quantized or value.is_meta)
+    )
 
 
 def _matters(name: str, value: Tensor) -> bool:

@@ -32,13 +32,14 @@ def test_the_first_iterations_of_an_attack_tell_no_time(capsys):
     assert "left" not in line
 
 
-def test_an_epoch_tells_minutes_and_seconds(monkeypatch, capsys):
+@pytest.mark.parametrize("begins", ["on_train_epoch_start", "on_train_start"])  # the latter alone in its middle
+def test_an_epoch_tells_minutes_and_seconds(begins, monkeypatch, capsys):
     metrics = {"val/clean_acc": torch.tensor(0.5)}
     trainer = SimpleNamespace(current_epoch=0, max_epochs=3, callback_metrics=metrics)
     clock = iter((0.0, 95.0))
     monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
     lines = progress.EpochLines()
-    lines.on_train_epoch_start(trainer, None)
+    getattr(lines, begins)(trainer, None)
     lines.on_train_epoch_end(trainer, None)
     assert "95 s  about 3 min 10 s left" in capsys.readouterr().out
 

@@ -59,6 +59,10 @@ def memory(content):
     return content["optimizer_states"][0]["state"]
 
 
+def replace_memory(content, change):
+    memory(content)[0]["momentum_buffer"] = change(memory(content)[0]["momentum_buffer"])
+
+
 @pytest.mark.parametrize(
     ("damage", "reason"),
     [
@@ -76,6 +80,10 @@ def memory(content):
         (lambda c: memory(c).clear(), "optimizer_states is empty"),
         (lambda c: memory(c)[0].clear(), "optimizer_states is of another optimizer"),
         (lambda c: memory(c)[0].update(momentum_buffer=torch.zeros(1)), "momentum_buffer of parameter 0 has another"),
+        *(
+            (lambda c, change=change: replace_memory(c, change), "momentum_buffer of parameter 0 is no plain tensor")
+            for change in (torch.Tensor.to_sparse, lambda v: v.to("meta"), lambda v: v.new_zeros(1).expand(v.shape))
+        ),
         (lambda c: group(c)["params"].pop(), "another number of parameters"),
         (lambda c: group(c).pop("nesterov"), "has no nesterov"),
         (lambda c: c.update(lr_schedulers=[]), "lr_schedulers is not the state of one schedule"),
