@@ -1,6 +1,8 @@
 import copy
 import gc
 import weakref
+from dataclasses import dataclass
+from typing import ClassVar
 
 import pytest
 import torch
@@ -157,11 +159,12 @@ def test_what_cannot_be_recorded_runs_eagerly_and_says_so_in_one_line_once(netwo
     gradient(frozen, x, y)
 
 
+@dataclass(frozen=True)
 class Moody(ActivationQuantizer):
     """Quantizes otherwise each time, and does not say that it may be recorded."""
 
-    learned = False
-    calls = 0
+    learned: ClassVar[bool] = False
+    calls: ClassVar[int] = 0
 
     def start(self, bit_width):
         return {}

@@ -39,6 +39,8 @@ def lower(network: nn.Module, resolution: tuple[int, int], pwlq: PiecewiseLinear
     check_choice("pwlq", pwlq, get_args(PiecewiseLinear))
     if not fake_quantizers(network):
         raise ValueError("the network is float: quantize it in training (pipeline/qat-at) or after it (callback/pwlq)")
+    if network._forward_hooks or network._forward_pre_hooks:
+        raise ValueError("the network has hooks of its own, which tracing does not see: remove them")
     if min(resolution) < 1:
         raise ValueError(f"resolution is {tuple(resolution)}: images have rows and columns")
     with torch.no_grad():

@@ -154,6 +154,13 @@ def test_each_value_of_a_flat_image_has_the_factor_of_its_channel():
 # ----- refused -----
 
 
+def test_hooks_of_the_network_itself_which_tracing_does_not_see_are_refused():
+    network = calibrated(CALIBRATED["uniform-layer"], False, Changed(forward).eval())
+    network.register_forward_pre_hook(lambda module, args: (2 * args[0],))
+    with pytest.raises(ValueError, match="the network has hooks of its own, which tracing does not see: remove them"):
+        lower(network, (16, 16))
+
+
 @dataclass(frozen=True)
 class Halves(DoReFa):
     """A quantizer of one's own that says no grid."""
