@@ -16,6 +16,8 @@ from typing import Any, TypeVar
 
 from torch import nn
 
+__all__ = ["describe"]
+
 Network = TypeVar("Network", bound=nn.Module)
 
 

@@ -14,6 +14,8 @@ from enum import IntEnum
 import torch
 from torch import Tensor
 
+__all__ = ["integers", "normal", "uniform"]
+
 _MASK = 0xFFFFFFFF
 
 

@@ -14,6 +14,8 @@ from torch import Tensor
 from qra.durations import duration
 from qra.running import LOSS_STEP, is_logged
 
+__all__ = ["EvaluationProgress"]
+
 EARLY = 0.05
 """Share of the work before which no time is estimated, as start-up costs and images that break at once mislead."""
 
