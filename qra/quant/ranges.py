@@ -68,7 +68,6 @@ class RangeSettings(ABC):
         Args:
             seen: What :meth:`gather` returned.
             bit_width: 2 to 8.
-            bit_width: 2 to 8.
         """
 
     def estimator(self, bit_width: int) -> RangeEstimator:
