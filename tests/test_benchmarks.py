@@ -51,6 +51,7 @@ def test_convolution_speed_has_a_row_for_each_precision_size_and_shape(script):
     assert all(row["ratio"] == row["own"] / row["mirrored"] > 0 for row in rows)
 
 
+@pytest.mark.slow
 def test_strategy_cost_has_a_row_for_each_strategy_and_student(script, capsys):
     rows = script("strategy_cost").main(["--batch-size", "2", "--rounds", "1", "--inner-steps", "1"])
     strategies = ["plain", "adversarial", "TRADES", "MART", "RSLAD", "ARD", "ARD, kd_weight 0.5", "IAD", "AdaAD"]

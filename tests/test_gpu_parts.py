@@ -36,6 +36,7 @@ def main(words):
 """
 
 
+@pytest.mark.slow
 def test_parts_that_fail_or_take_too_long_leave_the_others_alone(tmp_path):
     (tmp_path / "scripted.py").write_text(SCRIPT)
     out = tmp_path / "out"

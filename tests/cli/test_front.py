@@ -260,6 +260,7 @@ def test_the_version_is_one():
     assert package.__version__ in qra("--version")[0]
 
 
+@pytest.mark.slow
 def test_help_on_a_class_of_ones_own_lists_no_library():
     Path("own_training.py").write_text(
         "from torch import nn\nfrom qra.modules import VanillaTraining\n\n\nclass Own(VanillaTraining):\n"
