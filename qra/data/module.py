@@ -323,7 +323,8 @@ class ImageDataModule(LightningDataModule, ABC):
             raise ValueError(
                 "the data modules share out the data themselves: use Trainer(use_distributed_sampler=False)"
             )
-        if train and self.trainer and self.trainer.overfit_batches:  # type: ignore[attr-defined]
+        trains = self.trainer is not None and self.trainer.state.fn == "fit"
+        if trains and self.trainer.overfit_batches:  # type: ignore[union-attr]
             raise ValueError(
                 "overfit_batches takes images in another way than the data modules serve them: to learn a few by "
                 "heart, give the data module a fraction and augment=False"

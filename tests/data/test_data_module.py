@@ -279,13 +279,13 @@ def test_on_two_devices_lightning_must_not_deal_out_the_data_too(tmp_path):
         module.test_dataloader()
 
 
-def test_overfit_batches_of_lightning_is_refused(tmp_path):
-    module = made()
-    module.trainer = trainer(tmp_path, overfit_batches=1)
+def test_overfit_batches_of_lightning_is_refused_in_training_alone(tmp_path):
+    run = trainer(tmp_path, overfit_batches=1, max_epochs=1)
     with pytest.raises(
         ValueError, match=r"overfit_batches takes images in another way .* give the data module a fraction"
     ):
-        module.train_dataloader()
+        run.fit(Recorder(), made())
+    run.test(Recorder(), made())
 
 
 def test_on_two_devices_the_batch_size_must_be_even(tmp_path):
