@@ -46,14 +46,15 @@ def _default_optimizer(parameters: Iterable[nn.Parameter]) -> Optimizer:
     return torch.optim.SGD(parameters, lr=0.1, momentum=0.9, weight_decay=5e-4)
 
 
-def _check_batch(trainer: Trainer, module: LightningModule, batch: Any, *_: Any) -> None:
+def _check_batch(batch: Any) -> None:
     """Refuse what loaders of one's own may give.
 
     Raises:
         ValueError: If it is no :class:`qra.types.Batch` of pixels.
     """
-    if not isinstance(batch, Batch) or not batch.x.is_floating_point():
-        kind = f"of {batch.x.dtype}" if isinstance(batch, Batch) else f"a {type(batch).__name__}"
+    x = getattr(batch, "x", None)
+    if x is None or not x.is_floating_point():
+        kind = f"a {type(batch).__name__}" if x is None else f"of {x.dtype}"
         raise ValueError(
             f"a batch of the data is {kind}: give the trainer a data module of qra.data, or loaders whose batches are "
             "qra.types.Batch(float pixels in [0, 1], labels, positions in the data set)"
@@ -201,15 +202,11 @@ class ImageClassifier(LightningModule):
             Upkeep(
                 on_fit_start=self._begin_fit,
                 on_train_epoch_start=self._begin_epoch,
-                on_train_batch_start=_check_batch,
                 on_train_batch_end=self._end_batch,
                 on_train_epoch_end=self._log_means,
                 on_validation_start=self._begin_validation,
                 on_validation_epoch_start=self._refresh,
-                on_validation_batch_start=_check_batch,
                 on_validation_epoch_end=self._weights_swapped,
-                on_test_batch_start=_check_batch,
-                on_predict_batch_start=_check_batch,
                 teardown=self._replays_cleared,
             )
         ]
@@ -232,6 +229,7 @@ class ImageClassifier(LightningModule):
         return list(data_of(self.trainer).calibration_batches(self.device))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        _check_batch(batch)
         if self.channels_last:
             batch = batch._replace(x=batch.x.contiguous(memory_format=torch.channels_last))
         if self._learned is None:
@@ -374,6 +372,7 @@ class ImageClassifier(LightningModule):
             quantizer.state_changed()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        _check_batch(batch)
         with float32(self.device):
             self._evaluate("clean", self._judge(batch.x), batch.y)
             if self.val_attack is not None:
@@ -394,6 +393,7 @@ class ImageClassifier(LightningModule):
 
     def test_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the logits of the clean images, (N, classes), in float32."""
+        _check_batch(batch)
         with float32(self.device):
             return self.forward(batch.x)
 

@@ -149,6 +149,22 @@ def test_batches_of_other_loaders_are_refused_in_one_line():
             trainer().predict(VanillaTraining(linear()), loader)
 
 
+def test_a_module_of_ones_own_chooses_its_batches():
+    class OwnSteps(VanillaTraining):
+        def training_step(self, batch, batch_idx):
+            x, y = batch
+            return F.cross_entropy(self(x), y)
+
+        def validation_step(self, batch, batch_idx):
+            pass
+
+    module = OwnSteps(linear())
+    loader = torch.utils.data.DataLoader([(x, 0) for x in torch.rand(4, 3, 4, 4)])
+    before = module.network[-1].weight.clone()
+    trainer(max_epochs=1).fit(module, loader, loader)
+    assert not module.network[-1].weight.equal(before)
+
+
 def test_a_loss_that_is_not_finite_stops_before_it_reaches_the_weights():
     class Exploding(VanillaTraining):
         def training_loss(self, batch):
