@@ -11,7 +11,7 @@ import hashlib
 import inspect
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, TypeVar
 
 from torch import nn
@@ -57,17 +57,21 @@ def describe(value: Any) -> Any:
 
 
 def kept_arguments(value: Any) -> dict[str, Any]:
-    """Return the constructor arguments that an object keeps as attributes of the same names, described."""
-    fields = {field.name for field in dataclasses.fields(value)} if dataclasses.is_dataclass(value) else set()
-    kept = fields | vars(value).keys()
-    names = inspect.signature(type(value)).parameters
-    return {name: describe(getattr(value, name)) for name in names if name in kept}
+    """Return the fields of a dataclass object and the constructor arguments kept as attributes, described."""
+    fields = [field.name for field in dataclasses.fields(value)] if dataclasses.is_dataclass(value) else []
+    kept = [name for name in inspect.signature(type(value)).parameters if name in vars(value)]
+    return {name: describe(getattr(value, name)) for name in dict.fromkeys([*fields, *kept])}
 
 
-def unrecorded(value: Any) -> list[str]:
-    """Return the constructor arguments that an object keeps under no attribute of their names."""
-    kept = kept_arguments(value)
-    return [name for name in inspect.signature(type(value)).parameters if name not in kept]
+def unrecorded(kind: type, recorded: Collection[str]) -> list[str]:
+    """Return the constructor arguments of a class that a record lacks.
+
+    Arguments that a dataclass only passes on (``*args``, ``**kwargs``) end up in its fields.
+    """
+    parameters = inspect.signature(kind).parameters.values()
+    passed_on = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    names = [p.name for p in parameters if p.kind not in passed_on or not dataclasses.is_dataclass(kind)]
+    return [name for name in names if name not in recorded]
 
 
 def without_empty(description: Any) -> Any:

@@ -68,7 +68,7 @@ class Protocol:
             raise ValueError(f"{name} has the norm {self.attack.norm!r}: evaluations know linf and l2")
         if self.attack.aim == "targets":
             raise ValueError(f"{name} is targeted: evaluations have labels to leave, no classes to reach")
-        if names := unrecorded(self.attack):
+        if names := unrecorded(type(self.attack), kept_arguments(self.attack)):
             raise ValueError(
                 f"{name} takes {names[0]}, which results could not record: keep it as an attribute of that name"
             )

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field, is_dataclass
 from typing import Any
 
-from qra.describe import unrecorded
+from qra.describe import describe, unrecorded
 from qra.quant.activations import PACT, ActivationQuantizer
 from qra.quant.bits import check_overrides, override, parse_bits
 from qra.quant.fixed import Fixed
@@ -72,7 +72,7 @@ class QuantScheme:
 
     @staticmethod
     def _check_recorded(quantizer: Any) -> None:
-        if not is_dataclass(quantizer) or unrecorded(quantizer):
+        if not is_dataclass(quantizer) or unrecorded(type(quantizer), describe(quantizer)["init_args"]):
             raise ValueError(
                 f"{type(quantizer).__name__} is not a dataclass, or takes arguments that are not its fields: decorate "
                 "it with @dataclass(frozen=True), so that checkpoints can describe it"

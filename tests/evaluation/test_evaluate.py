@@ -170,13 +170,14 @@ def test_attacks_of_one_name_are_told_apart_and_all_count_in_the_worst_case():
     assert torch.equal(found["worst_12.75"].correct, torch.stack(several).all(0))
 
 
+class Undescribed(Attack):
+    eps = 0.05
+
+    def perturb(self, model, x, y, index, epoch):
+        return (x + self.eps).clamp(0, 1)
+
+
 def test_an_attack_of_which_nothing_can_be_described_is_evaluated():
-    class Undescribed(Attack):
-        eps = 0.05
-
-        def perturb(self, model, x, y, index, epoch):
-            return (x + self.eps).clamp(0, 1)
-
     model = network()
     assert qra.evaluate(model, *examples(model), Undescribed())["undescribed_12.75"].n == 40
 
@@ -191,6 +192,15 @@ def test_what_an_attack_keeps_of_its_arguments_tells_it_from_others():
 
     one, other = (Protocol(Plain(0.05, strength)).settings() for strength in (1, 2))
     assert one["init_args"] == {"eps": 0.05, "strength": 1} != other["init_args"]
+
+
+def test_an_attack_that_passes_its_arguments_on_to_a_dataclass_is_recorded_with_its_fields():
+    class Halved(PGD):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            object.__setattr__(self, "step_size", self.eps / 2)
+
+    assert Protocol(Halved(0.05, steps=3)).settings()["init_args"] == describe(PGD(0.05, 0.025, 3))["init_args"]
 
 
 def test_an_attack_whose_settings_results_could_not_record_is_refused():

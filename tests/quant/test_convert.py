@@ -176,6 +176,7 @@ class Undecorated(WeightQuantizer):
 class OwnConstructor(DoReFa):
     def __init__(self, share):
         super().__init__()
+        object.__setattr__(self, "share", share)  # what is no field is not in a checkpoint
 
 
 @pytest.mark.parametrize("quantizer", [Undecorated(), OwnConstructor(0.5)])
