@@ -124,7 +124,7 @@ class Protocol:
 
     def settings(self) -> dict[str, Any]:
         """Return a description of the attack, ready for JSON."""
-        return {"class_path": class_path(type(self.attack)), "init_args": kept_arguments(self.attack)}
+        return _settings(self.attack)
 
     def prefixes(self) -> list[Protocol]:
         """Return the same protocol with each of the attack's prefixes, see :meth:`qra.attacks.Attack.prefixes`.
@@ -226,6 +226,12 @@ class Protocol:
             part = {**fields, "standard": "", "role": "part"}
             correct = first_broken_by > number
             yield Outcome(f"{name}.{key}", f"after {member.title}", so_far, indices, correct, **part)
+
+
+def _settings(attack: Attack) -> dict[str, Any]:
+    kept = kept_arguments(attack)  # where an attack that is no dataclass stays as it is
+    init_args = {name: _settings(value) if isinstance(value, Attack) else value for name, value in kept.items()}
+    return {"class_path": class_path(type(attack)), "init_args": init_args}
 
 
 def changed_radius(attack: Attack, protocol: Protocol) -> str | None:

@@ -192,6 +192,7 @@ def test_what_an_attack_keeps_of_its_arguments_tells_it_from_others():
 
     one, other = (Protocol(Plain(0.05, strength)).settings() for strength in (1, 2))
     assert one["init_args"] == {"eps": 0.05, "strength": 1} != other["init_args"]
+    assert Protocol(Plain(0.05, Plain(0.05, 1))).settings()["init_args"] == {"eps": 0.05, "strength": one}
 
 
 def test_an_attack_that_passes_its_arguments_on_to_a_dataclass_is_recorded_with_its_fields():
