@@ -62,7 +62,7 @@ def _data(cell: CellResult) -> str:
     if "class" not in data:
         return ""
     name = str(data["class"]).removesuffix("DataModule")[:_LONGEST]
-    made_up = ", synthetic images" if _says_made_up(data) else ""
+    made_up = ", synthetic images" if _says_made_up(data) and name != "Synthetic" else ""
     return f"{name}{made_up} ({str(data.get('sha256', ''))[:8]})"
 
 
