@@ -167,5 +167,5 @@ def unsuited(state: AttackState) -> str | None:
         )
     sums_to_one = ((logits.sum(1) - 1).abs() < 1e-5).all()
     if len(logits) and logits.min() > -1e-5 and logits.max() < 1 + 1e-5 and sums_to_one:
-        return "the network returns probabilities: AutoAttack needs logits, what comes before the softmax"
+        return "the network returns probabilities: AutoAttack needs logits, the values before the softmax"
     return None

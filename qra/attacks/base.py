@@ -26,7 +26,7 @@ Aim = Literal["labels", "targets", "logits"]
 ``labels`` are the true classes, (N,), ``targets`` the classes to reach, (N,), and ``logits`` the logits to move away
 from, (N, C).
 """
-_SHAPES = {"labels": "labels (N,)", "targets": "classes to reach (N,)", "logits": "logits (N, C) to leave behind"}
+_SHAPES = {"labels": "labels (N,)", "targets": "target classes (N,)", "logits": "reference logits (N, C)"}
 
 
 @contextmanager
@@ -137,7 +137,7 @@ class Attack(ABC):
         if y.ndim != (2 if self.aim == "logits" else 1):
             raise ValueError(f"y has the shape {tuple(y.shape)}: {self.title} needs {_SHAPES[self.aim]}")
         if y.ndim == 1 and y.is_floating_point():
-            raise ValueError(f"y is {y.dtype}: labels are whole numbers")
+            raise ValueError(f"y is {y.dtype}: labels must be integers")
         y = y.long() if y.ndim == 1 else y
         index = torch.arange(len(x)) if index is None else index
         if not len(x) == len(y) == len(index):
@@ -243,9 +243,9 @@ class Attack(ABC):
         name = type(self).__name__
         if not isinstance(x_adv, Tensor) or not x_adv.is_floating_point():
             what = x_adv.dtype if isinstance(x_adv, Tensor) else f"a {type(x_adv).__name__}"
-            raise ValueError(f"{name} returned {what}: perturb is to return images of floating point")
+            raise ValueError(f"{name} returned {what}: perturb must return floating-point images")
         if x_adv.shape != x.shape:
-            raise ValueError(f"{name} returned images {tuple(x_adv.shape)} for {tuple(x.shape)}")
+            raise ValueError(f"{name} returned images of shape {tuple(x_adv.shape)} for inputs of {tuple(x.shape)}")
 
     @abstractmethod
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, index: Tensor, epoch: int) -> Tensor:

@@ -39,7 +39,7 @@ class DisagreementPGD(PGD):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.loss != "cross_entropy" or self.targeted:
-            raise ValueError("DisagreementPGD has a loss of its own: leave loss and targeted out")
+            raise ValueError("DisagreementPGD defines its own loss: leave out loss and targeted")
 
     @property
     def title(self) -> str:

@@ -24,11 +24,11 @@ def check_images(x: Tensor, y: Tensor) -> None:
     low, high = (float(end) for end in x.detach().aminmax())
     if not (low >= 0 and high <= 1):
         raise ValueError(
-            f"pixels run from {low:g} to {high:g}: an attack needs them in [0, 1] (divide bytes by 255, and make "
+            f"pixels range from {low:g} to {high:g}: an attack needs them in [0, 1] (divide bytes by 255, and make "
             "normalization the network's first layer)"
         )
     if _are_labels(y) and int(y.min()) < 0:
-        raise ValueError(f"labels run from {int(y.min())}: they are numbers of classes, from 0")
+        raise ValueError(f"the smallest label is {int(y.min())}: labels are class numbers, starting at 0")
 
 
 def check_classes(largest: int, logits: Any) -> None:
@@ -42,9 +42,9 @@ def check_classes(largest: int, logits: Any) -> None:
         ValueError: If the label is out of range, or the output is not a tensor of two dimensions.
     """
     if not isinstance(logits, Tensor) or logits.ndim != 2:
-        raise ValueError("the network returns no logits (N, classes)")
+        raise ValueError("the network does not return logits (N, classes)")
     if largest >= logits.shape[1]:
-        raise ValueError(f"labels run to {largest}, but the network has the classes 0 to {logits.shape[1] - 1}")
+        raise ValueError(f"the largest label is {largest}, but the network has the classes 0 to {logits.shape[1] - 1}")
 
 
 def largest_label(y: Tensor) -> int:

@@ -229,7 +229,7 @@ class _Steps:
 def _say_short(way: float, eps: float) -> None:
     """Tell once of an attack that hardly moves, so that what it leaves looks robust."""
     logging.getLogger("qra").warning(
-        "all steps of a PGD together are %.3g long, but eps is %.3g, L2: give it a larger step_size, such as eps / 4",
+        "the steps of PGD add up to only %.3g, but eps is %.3g (L2): give it a larger step_size, such as eps / 4",
         way,
         eps,
     )

@@ -36,8 +36,8 @@ def on_bytes(attack: A) -> A:
     eps = float(getattr(attack, "eps", 0.0))
     if eps > 0 and levels(eps) < 1:
         raise ValueError(
-            f"eps is {format_pixels(eps)} and pixels are bytes: a byte changes by at least 1/255: choose a larger eps, "
-            "or pixels float"
+            f"eps is {format_pixels(eps)}, but with pixels: bytes a pixel changes by at least 1/255: choose a larger "
+            "eps, or pixels: float"
         )
     whole = levels(eps) / LEVELS
     if attack.norm != "linf" or abs(whole - eps) < 1e-6:

@@ -249,10 +249,10 @@ def test_an_index_of_another_length_is_refused(model, x, y):
 @pytest.mark.parametrize("attack", [PGD(), PGD(targeted=True), APGD(), FAB(), FMN(), Square(), RoundingCascade()])
 def test_what_are_no_labels_is_refused_by_every_attack_on_labels(model, x, y, attack):
     for wrong in (torch.zeros(8, CLASSES), nn.functional.one_hot(y, CLASSES), y[:, None]):
-        with pytest.raises(ValueError, match=r"y has the shape \(8, \d\): .* needs (labels|classes to reach) \(N,\)"):
+        with pytest.raises(ValueError, match=r"y has the shape \(8, \d\): .* needs (labels|target classes) \(N,\)"):
             attack(model, x, wrong)
 
 
 def test_labels_for_the_kl_loss_are_refused(model, x, y):
-    with pytest.raises(ValueError, match=r"y has the shape \(8,\): PGD-10, kl needs logits \(N, C\) to leave behind"):
+    with pytest.raises(ValueError, match=r"y has the shape \(8,\): PGD-10, kl needs reference logits \(N, C\)"):
         PGD(loss="kl")(model, x, y)

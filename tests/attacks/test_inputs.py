@@ -25,13 +25,13 @@ ATTACKS = {
 @pytest.mark.parametrize(
     ("x", "y", "reason"),
     [
-        (2 * X - 1, Y, r"pixels run from -.* to .*: an attack needs them in \[0, 1\]"),
+        (2 * X - 1, Y, r"pixels range from -.* to .*: an attack needs them in \[0, 1\]"),
         (255 * X, Y, "divide bytes by 255"),
-        (X + 0.01, Y, "pixels run from"),
-        (X * torch.nan, Y, "pixels run from nan"),
-        (X, Y - 1, "labels run from -1"),
-        (X, Y.float(), "y is torch.float32: labels are whole numbers"),
-        (X, Y + 1, "labels run to 5, but the network has the classes 0 to 4"),
+        (X + 0.01, Y, "pixels range from"),
+        (X * torch.nan, Y, "pixels range from nan"),
+        (X, Y - 1, "the smallest label is -1"),
+        (X, Y.float(), "y is torch.float32: labels must be integers"),
+        (X, Y + 1, "the largest label is 5, but the network has the classes 0 to 4"),
     ],
 )
 def test_pixels_and_labels_out_of_range_are_refused(attack, x, y, reason):
@@ -48,7 +48,7 @@ def test_labels_are_whole_numbers_of_any_type(attack, dtype):
 def test_pixels_are_looked_at_in_every_call_on_the_processor():
     attack = PGD(steps=1)
     attack(NETWORK, X, Y)
-    with pytest.raises(ValueError, match="pixels run"):
+    with pytest.raises(ValueError, match="pixels range"):
         attack(NETWORK, X + 1, Y)
 
 

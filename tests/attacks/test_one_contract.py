@@ -280,7 +280,7 @@ class Careless(Attack):
         ("ball", r"Careless leaves its ball: it moves image 4\d by 0.05 \(12.75/255\), linf, but eps is 0.02"),
         ("range", r"Careless leaves the pixel range: image 4\d has a pixel 0.02 outside of \[0, 1\]"),
         ("nan", "Careless leaves the pixel range"),
-        ("shape", r"Careless returned images \(8, 1, 6, 6\) for \(8, 3, 6, 6\)"),
+        ("shape", r"Careless returned images of shape \(8, 1, 6, 6\) for inputs of \(8, 3, 6, 6\)"),
     ],
 )
 def test_an_attack_of_ones_own_that_breaks_its_word_is_refused(leave, reason):

@@ -251,7 +251,7 @@ def test_steps_that_get_nowhere_in_l2_are_told_of_once(caplog):
         PGD(eps=0.505, norm="l2", steps=0)
         PGD(eps=0.505, step_size=0.2, steps=3, norm="l2")
     assert caplog.messages == [
-        "all steps of a PGD together are 0.0784 long, but eps is 0.505, L2: give it a larger step_size, such as eps / 4"
+        "the steps of PGD add up to only 0.0784, but eps is 0.505 (L2): give it a larger step_size, such as eps / 4"
     ]
 
 

@@ -65,7 +65,7 @@ def test_a_radius_is_rounded_down_to_whole_levels():
 
 
 def test_a_radius_below_one_level_is_refused():
-    with pytest.raises(ValueError, match=r"eps is 0.5/255 and pixels are bytes: .* at least 1/255"):
+    with pytest.raises(ValueError, match=r"eps is 0.5/255, but with pixels: bytes .* at least 1/255"):
         on_bytes(PGD(0.5 / 255))
 
 

@@ -273,16 +273,16 @@ def test_a_quantizer_of_ones_own_is_tried_out_with_the_network(change, reason):
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"images": torch.rand(40, 3, 8, 8) * 255}, "pixels run from"),
+        ({"images": torch.rand(40, 3, 8, 8) * 255}, "pixels range from"),
         ({"images": torch.zeros(40, 3, 8, 8, dtype=torch.int64)}, "images are torch.int64"),
         ({"images": torch.rand(3, 8, 8)}, "images have the shape"),
         ({"labels": torch.zeros(39, dtype=torch.int64)}, "one for each of 40 images"),
-        ({"labels": torch.full((40,), 7)}, "labels run to 7"),
+        ({"labels": torch.full((40,), 7)}, "the largest label is 7"),
         ({"attack": "fgsm"}, "attack is 'fgsm'"),
         ({"attack": []}, "attack is empty"),
         ({"attack": PGD}, "give pgd, autoattack, or attacks, made as"),
         ({"attack": PGD(targeted=True)}, "PGD is targeted"),
-        ({"pixels": "bytes", "eps": "0.5/255"}, "a byte changes by at least 1/255"),
+        ({"pixels": "bytes", "eps": "0.5/255"}, "a pixel changes by at least 1/255"),
     ],
 )
 def test_what_does_not_fit_is_named(change, reason):

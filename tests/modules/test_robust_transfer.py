@@ -200,7 +200,7 @@ def test_the_gradient_of_adaads_attack_flows_through_both_networks():
 
 @pytest.mark.parametrize("settings", [{"loss": "dlr"}, {"targeted": True}])
 def test_the_attack_on_agreement_has_no_other_loss(settings):
-    with pytest.raises(ValueError, match="DisagreementPGD has a loss of its own"):
+    with pytest.raises(ValueError, match="DisagreementPGD defines its own loss"):
         DisagreementPGD(**settings)
 
 
