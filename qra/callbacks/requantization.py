@@ -40,8 +40,8 @@ class Requantization(PipelineCallback):
 
     def check(self, module: ImageClassifier, data: ImageDataModule, world_size: int) -> None:
         if module.scheme is None or module.scheme.is_fixed:
-            kind = "float" if module.scheme is None else "quantized after training, which leaves no float weights"
-            raise ValueError(f"the network is {kind}: other bits need one that was trained through quantization")
+            kind = "float" if module.scheme is None else "quantized after training and has no float weights"
+            raise ValueError(f"the network is {kind}: other bit widths need one from quantization-aware training")
 
     def workload(self, network: nn.Module, data: ImageDataModule) -> Iterator[Workload]:
         yield Workload("BatchNorm statistics", data.calibration_size, PassCount(1))

@@ -35,8 +35,8 @@ State = Mapping[str, Tensor | float]
 """State of an activation quantizer, by name: values that were calibrated or learned."""
 
 _ADVICE = (
-    "write grid(self, bit_width, state, dtype), which returns qra.quant.Grid(scale, range(LOWEST, HIGHEST + 1)), in "
-    "the class that writes quantize"
+    "define grid(self, bit_width, state, dtype), which returns qra.quant.Grid(scale, range(LOWEST, HIGHEST + 1)), in "
+    "the class that defines quantize"
 )
 
 
@@ -110,7 +110,7 @@ class ActivationQuantizer(ABC):
 
     def no_grid(self) -> ValueError:
         """Return an error that says that the quantizer has no grid and how to define one."""
-        return ValueError(f"{type(self).__name__} does not say which integers activations are: {_ADVICE}")
+        return ValueError(f"{type(self).__name__} does not define which integers its activations are: {_ADVICE}")
 
     @property
     def has_grid(self) -> bool:
@@ -124,7 +124,7 @@ class ActivationQuantizer(ABC):
 
     def from_range(self, found: Range, bit_width: int) -> dict[str, float]:
         """Return the state of one site from its calibrated range."""
-        raise NotImplementedError(f"{type(self).__name__} has an estimator, so it must write from_range")
+        raise NotImplementedError(f"{type(self).__name__} has an estimator, so it must define from_range")
 
 
 @dataclass(frozen=True)

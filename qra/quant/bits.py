@@ -26,7 +26,7 @@ def parse_bits(text: str) -> Bits:
     """
     match = _TEXT.fullmatch(text) if isinstance(text, str) and text else None
     if match is None:
-        raise ValueError(f"{text!r} is no bit width: write W8 for weights, A8 for activations, or W8A8 for both")
+        raise ValueError(f"{text!r} is not a bit width: write W8 for weights, A8 for activations, or W8A8 for both")
     weight, activation = (None if digits is None else int(digits) for digits in match.groups())
     return Bits(weight, activation)
 

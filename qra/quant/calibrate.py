@@ -52,7 +52,7 @@ def calibrate(network: nn.Module, batches: Iterable[Tensor]) -> None:
         try:
             found = estimator.range()
         except ValueError as reason:
-            raise ValueError(f"{names[quantizer]}: {reason}, or take out what the network never runs") from None
+            raise ValueError(f"{names[quantizer]}: {reason}, or remove modules that the network never runs") from None
         quantizer.set_state(quantizer.settings.from_range(found, quantizer.bit_width))
 
 
@@ -83,7 +83,7 @@ def reestimate_batch_norm(network: nn.Module, batches: Iterable[Tensor]) -> None
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
     if not count:
-        raise ValueError("BatchNorm statistics were to be estimated from no images: give at least one batch")
+        raise ValueError("there are no images to estimate BatchNorm statistics from: give at least one batch")
 
 
 def quantize_after_training(
@@ -110,7 +110,7 @@ def quantize_after_training(
     """
     if scheme.activation.learned and scheme.quantizes_activations:
         kind = type(scheme.activation).__name__
-        raise ValueError(f"{kind} learns in training: after training quantize activations with CalibratedUniform")
+        raise ValueError(f"{kind} must be trained: for quantization after training, use CalibratedUniform activations")
     batches = list(batches)
     staying = check_foldable(network)
     convert(network, scheme)
@@ -124,7 +124,7 @@ def quantize_after_training(
             _fix(layer, layer.weight_quantizer, Fixed(layer.weight_quantizer.settings, bias_corrected))
     if staying:
         names = ", ".join(f"{bn} (behind {conv})" for conv, bn in staying)
-        logging.getLogger("qra").warning("batch normalization that cannot be folded stays as it is: %s", names)
+        logging.getLogger("qra").warning("batch normalization that cannot be folded is kept: %s", names)
     return replace(scheme, weight=Fixed(scheme.weight, bias_corrected))
 
 

@@ -75,7 +75,7 @@ def convert(network: nn.Module, scheme: QuantScheme) -> list[Site]:
             is left unchanged.
     """
     if fake_quantizers(network):
-        raise ValueError("the network is quantized already: revert it first")
+        raise ValueError("the network is already quantized: revert it first")
     if isinstance(network, nn.DataParallel | nn.parallel.DistributedDataParallel):
         raise ValueError(
             f"the network is wrapped in {type(network).__name__}: quantize its module, and wrap that again"
@@ -199,7 +199,7 @@ def _check_reachable(network: nn.Module, graph: fx.Graph | None, sites: list[Sit
     foreign = [f"{name} ({type(m).__name__})" for name, m in names.items() if type(m) not in _KNOWN]
     if foreign:
         raise ValueError(
-            f"only plain layers of torch.nn can be quantized, not {', '.join(foreign)}: put plain ones there, or name "
+            f"only plain layers of torch.nn can be quantized, not {', '.join(foreign)}: use plain ones, or name "
             "them in the scheme's allow_float"
         )
     _check_own_weights(network, names)
@@ -208,7 +208,7 @@ def _check_reachable(network: nn.Module, graph: fx.Graph | None, sites: list[Sit
     shared = [name for name, module in names.items() if count[name] > 1 or every_name[id(module)] > 1]
     if shared:
         raise ValueError(
-            f"the network uses modules in more than one place: {', '.join(shared)}; give each place a module of its own"
+            f"the network uses modules in more than one place: {', '.join(shared)}; use one module per place"
         )
     _check_replaced(network, graph, {site.name: names[site.name] for site in sites if site.kind == "activation"})
 
@@ -218,7 +218,9 @@ def _check_called(graph: fx.Graph) -> None:
     calls_of = [node for node in graph.nodes if node.op in ("call_function", "call_method")]
     if found := [node for node in calls_of if relu_called(node) is not None]:
         places = ", ".join(f"{node.name} in {enclosing_module(node)}" for node in found)
-        raise ValueError(f"ReLUs are called as functions that cannot become modules: {places}; call nn.ReLU there")
+        raise ValueError(
+            f"ReLUs are called as functions that cannot be replaced by modules: {places}; use nn.ReLU there"
+        )
 
 
 def _check_replaced(network: nn.Module, graph: fx.Graph | None, relus: dict[str, nn.Module]) -> None:
@@ -229,8 +231,8 @@ def _check_replaced(network: nn.Module, graph: fx.Graph | None, relus: dict[str,
         its_own = node.op == "call_module" and str(node.target) in relus
         if its_own and is_inplace(node, network) and (later := readers_after(node)):
             raise ValueError(
-                f"{node.target} changes its input in place, which no quantizer does, and {later[0].name} reads that "
-                "input afterwards: let it read what the ReLU returns"
+                f"{node.target} changes its input in place, unlike a quantizer, and {later[0].name} reads that input "
+                "afterwards: let it use the output of the ReLU instead"
             )
 
 
@@ -239,7 +241,7 @@ def _check_own_weights(network: nn.Module, sites: dict[str, nn.Module]) -> None:
     layers = {name: layer for name, layer in sites.items() if isinstance(layer, nn.Conv2d | nn.Linear)}
     if computed := [name for name, layer in layers.items() if not is_plain(layer)]:
         raise ValueError(
-            f"something computes the weights, or changes the inputs or outputs, of {', '.join(computed)}: fuse weight "
+            f"the weights of {', '.join(computed)} are computed, or hooks change the inputs or outputs: fuse weight "
             "norm, spectral norm or pruning into the weights and remove hooks before quantization"
         )
     uses = uses_of_parameters(network)

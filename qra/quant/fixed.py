@@ -88,7 +88,7 @@ class Fixed(WeightQuantizer):
         """
         for number, grid in enumerate(self._grids(w, bit_width)):
             if state[f"codes_{number}"].max() >= len(grid.levels):
-                raise ValueError(f"has codes that {bit_width} bits do not have: the file is damaged")
+                raise ValueError(f"has codes out of the range of {bit_width} bits: the file is damaged")
             if not state[f"scale_{number}"].isfinite().all():
                 raise ValueError("has scales that are not finite: the file is damaged")
 

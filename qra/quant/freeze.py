@@ -77,7 +77,7 @@ class FrozenNetwork(nn.Module):
             self._renew()
         if reason:
             instead = "the network itself" if pairs is None else "a copy without folded batch normalization"
-            warnings.warn(f"{instead} is attacked in the place of the attack-time copy, for {reason}", stacklevel=2)
+            warnings.warn(f"{instead} is attacked instead of the attack-time copy: {reason}", stacklevel=2)
 
     @torch.inference_mode(False)  # what is made in inference mode never takes part in a gradient
     def _copy(self, pairs: list[ConvBN]) -> None:
@@ -280,7 +280,7 @@ def check_foldable(network: nn.Module) -> list[ConvBN]:
     try:
         candidates = _candidates(network, find_graph(network))
     except ValueError as reason:
-        raise ValueError(f"{', '.join(norms)} cannot be folded for quantization after training, for {reason}") from None
+        raise ValueError(f"{', '.join(norms)} cannot be folded for quantization after training: {reason}") from None
     if stuck := [f"{bn} (behind {conv})" for (conv, bn), found in candidates.items() if found == "unknown"]:
         names = ", ".join(stuck)
         raise ValueError(f"{names} cannot be folded for quantization after training: put a plain nn.Conv2d before each")

@@ -79,8 +79,8 @@ def check_gaps(gaps: Iterable[Gap], scheme: QuantScheme) -> None:
     names = ", ".join(dict.fromkeys(gap.name or "''" for gap in refused[:2]))
     raise ValueError(
         f"the scheme would leave a part of the network float: {places}{more}. Name it in the scheme's allow_float "
-        f"(patterns such as {names}{', ...' if len(refused) > 2 else ''}), which results then tell"
-        f"{other if inputs and scheme.activation.replaces_relu else ', or take it out of the network'}"
+        f"(patterns such as {names}{', ...' if len(refused) > 2 else ''}), which results then record"
+        f"{other if inputs and scheme.activation.replaces_relu else ', or remove it from the network'}"
     )
 
 

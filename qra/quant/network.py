@@ -74,7 +74,7 @@ def check_positive_learned(network: nn.Module, state: Mapping[str, Tensor]) -> N
         name = key.rpartition(".")[2]
         is_positive = name in quantizer._parameters and name not in quantizer.settings.signed
         if is_positive and key in state and (state[key] <= 0).any():
-            raise ValueError(f"its {key} is not above 0, as what a quantizer learns must be: it is damaged")
+            raise ValueError(f"its {key} is not above 0, as a learned value of a quantizer must be: it is damaged")
 
 
 def restart_weight_quantizers(network: nn.Module, keys: set[str]) -> None:

@@ -49,7 +49,7 @@ def quantize(network: nn.Module, scheme: QuantScheme | str, calibration: Tensor 
         raise ValueError(f"the network is {kind}: make it float32, by network.float()")
     batches = [x.to(like) for x in map(_pixels, _batches(calibration)) if len(x)]
     if not batches:
-        raise ValueError("calibration holds no images: give a few hundred of the training set")
+        raise ValueError("calibration holds no images: give a few hundred training images")
     quantized = copy.deepcopy(network).eval()
     if scheme.quantizes_activations and scheme.activation.learned:
         convert(quantized, scheme)
@@ -73,11 +73,11 @@ def _pixels(x: Any) -> Tensor:
     """Return float pixels in [0, 1]."""
     if not isinstance(x, Tensor):
         raise ValueError(
-            f"calibration holds a {type(x).__name__}: give tensors of images alone, such as (x for x, y in loader)"
+            f"calibration holds a {type(x).__name__}: give only tensors of images, such as (x for x, y in loader)"
         )
     if x.ndim != 4 or not (x.dtype == torch.uint8 or x.is_floating_point()):
         raise ValueError(f"calibration images are {x.dtype} {tuple(x.shape)}: uint8 or float, (n, C, H, W), is needed")
     pixels: Tensor = x.float() / 255 if x.dtype == torch.uint8 else x
     if len(x) and not (float(pixels.min()) >= 0 and float(pixels.max()) <= 1):
-        raise ValueError(f"calibration pixels run from {x.min():g} to {x.max():g}: divide bytes by 255")
+        raise ValueError(f"calibration pixels range from {x.min():g} to {x.max():g}: divide bytes by 255")
     return pixels

@@ -92,7 +92,7 @@ class _Estimator:
 
     def range(self) -> Range:
         if self._seen is None:
-            raise ValueError("a range was asked for before any calibration data: run the calibration images first")
+            raise ValueError("no range has been calibrated yet: run the calibration images first")
         return _range(*self._settings.find(self._seen, self._bit_width))
 
 

@@ -85,7 +85,9 @@ def say_split(names: list[str]) -> None:
         more = f" and {len(names) - 3} more" if len(names) > 4 else ""
         places = ", ".join(name or "the network itself" for name in (names[:3] if more else names))
         logging.getLogger("qra").warning(
-            "ReLUs that are called as functions, or more than once, became modules of their own in %s%s", places, more
+            "ReLUs that are called as functions, or more than once, were replaced by separate modules in %s%s",
+            places,
+            more,
         )
 
 

@@ -29,8 +29,8 @@ def requantize(network: nn.Module, scheme: QuantScheme) -> None:
     """
     before = fake_quantizers(network)
     if not before or any(map(is_fixed, before.values())):
-        kind = "was quantized after training, which leaves no float weights" if before else "is float"
-        raise ValueError(f"the network {kind}: other bits need one that was trained through quantization")
+        kind = "was quantized after training and has no float weights" if before else "is float"
+        raise ValueError(f"the network {kind}: other bit widths need one from quantization-aware training")
     revert(network)
     convert(network, scheme)
     for name, quantizer in fake_quantizers(network).items():
@@ -44,7 +44,7 @@ def _take_over(new: FakeQuantizer, old: FakeQuantizer | None, name: str) -> None
         new.load_state_dict(old.state_dict())
     elif isinstance(new, ActivationFakeQuantizer):
         if not isinstance(old, ActivationFakeQuantizer):
-            raise ValueError(f"the activations of {name} were float in training: leave them so by an override to A32")
+            raise ValueError(f"the activations of {name} were float in training: keep them float by an override to A32")
         if not same:
             kinds = type(old.settings).__name__, type(new.settings).__name__
             raise ValueError(f"{name} was trained with {kinds[0]}, which {kinds[1]} cannot replace without training")

@@ -36,7 +36,7 @@ def check_bit_width(bit_width: int) -> None:
         ValueError: If ``bit_width`` is not in 2..8.
     """
     if isinstance(bit_width, float) or bit_width not in range(2, 9):
-        raise ValueError(f"bit width {bit_width} cannot be quantized to: choose 2 to 8 (32 means no quantizer at all)")
+        raise ValueError(f"bit width {bit_width} is not supported: choose 2 to 8 (32 means no quantizer at all)")
 
 
 def check_positive(name: str, value: Tensor | float) -> None:
@@ -54,7 +54,7 @@ def check_positive(name: str, value: Tensor | float) -> None:
     values = value.flatten().tolist() if isinstance(value, Tensor) else [value]
     bad = [number for number in values if not 0 < number < math.inf]
     if bad:
-        raise ValueError(f"{name} is {bad[0]}, but must be finite and above 0: start it again, or lower its step size")
+        raise ValueError(f"{name} is {bad[0]}, but must be finite and above 0: restart it, or lower its step size")
 
 
 def at_least_float32(x: Tensor) -> Tensor:

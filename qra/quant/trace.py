@@ -97,7 +97,7 @@ def trace(network: nn.Module, consequence: str) -> fx.Graph | None:
     try:
         return find_graph(network)
     except ValueError as reason:
-        warnings.warn(f"{consequence}, for {reason}", stacklevel=3)
+        warnings.warn(f"{consequence}: {reason}", stacklevel=3)
         return None
 
 

@@ -41,7 +41,7 @@ def check_unrounded(network: nn.Module) -> None:
     for name, quantizer in _rounding(network).items():
         if not quantizer.settings.has_grid:
             reason = quantizer.settings.no_grid()
-            raise ValueError(f"the unrounded network is not available, for {name}: {reason}")
+            raise ValueError(f"the unrounded network is not available: at {name}, {reason}")
 
 
 def unrounded(network: nn.Module) -> nn.Module | None:

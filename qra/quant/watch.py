@@ -34,7 +34,7 @@ def check_run(network: nn.Module, scheme: QuantScheme, x: Tensor) -> None:
         kinds = {name: type(network.get_submodule(name)).__name__.removeprefix("Quant") for name in sites}
         if shared := [name for name in kinds if flow.calls[name] > 1]:
             raise ValueError(
-                f"the network uses modules in more than one place: {', '.join(shared)}; give each place its own"
+                f"the network uses modules in more than one place: {', '.join(shared)}; use one module per place"
             ) from None
         check_gaps(find_gaps(network, scheme, kinds, flow), scheme)
 

@@ -27,8 +27,8 @@ from qra.quant.sawb import sawb_grid, sawb_weight
 from qra.quant.uniform import symmetric_grid
 
 _ADVICE = (
-    "write grid(self, w, bit_width, learned), which returns qra.quant.WeightGrid((Term(codes, Grid(scale, "
-    "range(LOWEST, HIGHEST + 1))),)), in the class that writes quantize, or in the place of it"
+    "define grid(self, w, bit_width, learned), which returns qra.quant.WeightGrid((Term(codes, Grid(scale, "
+    "range(LOWEST, HIGHEST + 1))),)), in the class that defines quantize, or instead of it"
 )
 
 
@@ -77,7 +77,7 @@ class WeightQuantizer:
 
     def no_grid(self) -> ValueError:
         """Return an error that says that the quantizer has no grid and how to define one."""
-        return ValueError(f"{type(self).__name__} does not say which integers its weights are: {_ADVICE}")
+        return ValueError(f"{type(self).__name__} does not define which integers its weights are: {_ADVICE}")
 
     def quantize(self, w: Tensor, bit_width: int, learned: Mapping[str, Tensor]) -> Tensor:
         """Quantize the weights of one layer to the values of :meth:`grid`, with a straight-through gradient.
@@ -123,11 +123,11 @@ class WeightQuantizer:
         for codes, grid in terms:
             levels, name = grid.levels, type(self).__name__
             if len(terms) == 1 and grid.bits > bit_width:
-                raise ValueError(f"{name} has {len(levels)} levels, more than {bit_width} bits tell apart")
+                raise ValueError(f"{name} has {len(levels)} levels, more than {bit_width} bits can represent")
             places = (codes[codes.isfinite()].double() - levels.start) / levels.step
             if not ((places >= 0) & (places < len(levels)) & (places == places.round())).all():
                 raise ValueError(
-                    f"{name} gives codes that are none of its levels, {levels}, to weights of {bit_width} bits"
+                    f"{name} gives weights of {bit_width} bits codes that are not among its levels, {levels}"
                 )
 
     def for_last_layer(self) -> WeightQuantizer:

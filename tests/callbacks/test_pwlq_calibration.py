@@ -165,7 +165,7 @@ def test_a_network_trained_through_quantization_is_refused(tmp_path):
 def test_wrong_settings_are_refused_at_construction():
     with pytest.raises(ValueError, match="batch_size is 0"):
         PWLQCalibration(SCHEME, batch_size=0)
-    with pytest.raises(ValueError, match="PACT learns in training"):
+    with pytest.raises(ValueError, match="PACT must be trained"):
         PWLQCalibration(QuantScheme(DoReFa(), PACT(), 4, 4))
 
 

@@ -78,7 +78,7 @@ def test_the_authors_code_has_no_cascade():
 
 
 def test_a_quantizer_without_a_grid_is_named_before_anything_is_written(tmp_path):
-    with pytest.raises(ValueError, match="the unrounded network is not available, for 2: NoGrid does not say"):
+    with pytest.raises(ValueError, match="the unrounded network is not available: at 2, NoGrid does not define"):
         evaluated(tmp_path, cascade(), network=lambda: quantized(NoGrid(1.0)))
     assert not list(tmp_path.iterdir())
 

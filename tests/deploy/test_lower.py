@@ -219,7 +219,10 @@ def softmaxed():
         (resnet, "the network is float: quantize it"),
         (lambda: trained(QuantScheme(DoReFa(), PACT(), 4, 32)), "stages.0.0.conv1 takes float values"),
         (lambda: trained(QuantScheme(DoReFa(), PACT(), 32, 4, None)), "conv1 has float weights"),
-        (lambda: trained(QuantScheme(Halves(), PACT())), "conv1: Halves does not say which integers its weights are"),
+        (
+            lambda: trained(QuantScheme(Halves(), PACT())),
+            "conv1: Halves does not define which integers its weights are",
+        ),
         (lambda: trained(LSQ_PLUS, Normalized(Plain()).eval()), "features.6 averages float values over windows"),
         (lambda: trained(TRAINED["W4A4-DoReFa"], softmaxed()), r"fc.1 \(Softmax\) has no integer form"),
     ],

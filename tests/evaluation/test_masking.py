@@ -186,7 +186,7 @@ def test_an_unrounded_network_that_is_not_available_is_named(robust):
     found = judge(measure(network, target, images(12), SETTINGS), SETTINGS, why_no_unrounded(network))
     (unrounded,) = (indicator for indicator in found.indicators if indicator.name == "unrounded")
     assert unrounded.value is None
-    assert "not tried: the unrounded network is not available, for 1: NoGrid does not say" in unrounded.meaning
+    assert "not tried: the unrounded network is not available: at 1, NoGrid does not define" in unrounded.meaning
 
 
 def test_few_examples_raise_no_false_alarm(robust):

@@ -181,7 +181,7 @@ def plain_pgd(network, x, y, start):
     return correct & (network(x_adv).argmax(1) == y)
 
 
-@pytest.mark.filterwarnings("ignore:.*(in the place of|cannot be traced)")
+@pytest.mark.filterwarnings("ignore:.*(instead of the attack-time copy|cannot be traced)")
 @pytest.mark.parametrize(("make", "kind"), NETWORKS.values(), ids=NETWORKS)
 def test_attacks_on_the_copy_break_the_examples_that_attacks_on_the_network_break(make, kind):
     network = trained_like(make())
@@ -254,7 +254,7 @@ def test_what_only_changes_in_training_is_found_after_the_first_refresh():
     torch.testing.assert_close(logits, network(X))
 
 
-@pytest.mark.filterwarnings("ignore:.*(in the place of|cannot be traced)")
+@pytest.mark.filterwarnings("ignore:.*(instead of the attack-time copy|cannot be traced)")
 @pytest.mark.parametrize("make", [Unregistered, NotCopied])
 def test_the_network_itself_is_attacked_in_eval_mode_with_the_gradients_of_the_copy(make):
     network = make()
@@ -303,7 +303,7 @@ def test_quantization_after_training_leaves_a_norm_alone_that_cannot_be_folded(c
     network = trained_like(Shortcut())
     before = copy.deepcopy(network)
     quantize_after_training(network, QuantScheme(Uniform(), CalibratedUniform(MinMax()), 8, 32, None), [X])
-    assert caplog.messages == ["batch normalization that cannot be folded stays as it is: norm (behind stem)"]
+    assert caplog.messages == ["batch normalization that cannot be folded is kept: norm (behind stem)"]
     assert torch.equal(network.norm.running_var, before.norm.running_var)
     torch.testing.assert_close(network(X), before(X), rtol=0.02, atol=0.02)
 
@@ -311,7 +311,7 @@ def test_quantization_after_training_leaves_a_norm_alone_that_cannot_be_folded(c
 def test_quantization_after_training_names_a_norm_that_has_no_bias_for_the_shift(caplog):
     network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, affine=False), nn.ReLU()).eval()
     quantize_after_training(network, QuantScheme(Uniform(), CalibratedUniform(MinMax()), 8, 32, None), [X])
-    assert caplog.messages == ["batch normalization that cannot be folded stays as it is: 1 (behind 0)"]
+    assert caplog.messages == ["batch normalization that cannot be folded is kept: 1 (behind 0)"]
 
 
 def test_quantization_after_training_names_a_module_that_never_runs():
@@ -324,7 +324,7 @@ def test_quantization_after_training_names_a_module_that_never_runs():
 @pytest.mark.parametrize(
     ("make", "reason"),
     [
-        (each(old_weight_norm), "something computes the weights.*c0, c1"),
+        (each(old_weight_norm), "the weights of c0, c1.* are computed"),
         (shared, "c1, r1.1 share their weights"),
     ],
 )

@@ -136,12 +136,12 @@ def test_a_learned_step_starts_from_the_folded_weights():
 
 
 def test_learned_activations_are_refused_after_training():
-    with pytest.raises(ValueError, match="PACT learns in training"):
+    with pytest.raises(ValueError, match="PACT must be trained"):
         quantize_after_training(small_resnet(), QuantScheme(), images().split(4))
 
 
 def test_no_calibration_images_are_refused():
-    with pytest.raises(ValueError, match="before any calibration data"):
+    with pytest.raises(ValueError, match="no range has been calibrated"):
         quantize_after_training(small_resnet(), SCHEMES["pwlq"], [])
 
 

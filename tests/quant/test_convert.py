@@ -279,7 +279,7 @@ def test_a_scheme_that_finds_nothing_is_refused():
 
 
 def test_a_quantized_network_is_refused():
-    refused(quantized(SCHEMES["pact"]), QuantScheme(), "quantized already")
+    refused(quantized(SCHEMES["pact"]), QuantScheme(), "already quantized")
 
 
 def test_a_network_that_cannot_be_traced_is_converted_with_a_warning():

@@ -135,7 +135,7 @@ def test_codes_that_fixed_weights_cannot_have_are_refused():
     fixed = Fixed(PWLQ())
     state = fixed.state(w, 3, {})
     fixed.check(w, 3, state)
-    with pytest.raises(ValueError, match="codes that 3 bits do not have"):
+    with pytest.raises(ValueError, match="codes out of the range of 3 bits"):
         fixed.check(w, 3, {**state, "codes_0": state["codes_0"] + 100})
     with pytest.raises(ValueError, match="scales that are not finite"):
         fixed.check(w, 3, {**state, "scale_2": state["scale_2"] * float("nan")})
@@ -192,14 +192,14 @@ def test_a_table_of_values_is_a_grid_in_training_and_after_it():
 def test_a_quantizer_without_grid_works_and_is_refused_by_name_where_one_is_needed(weight):
     network = quantized(QuantScheme(weight, PACT(), 4, 4))
     with pytest.raises(
-        ValueError, match=rf"{type(weight).__name__} does not say which integers .* write grid\(self, w"
+        ValueError, match=rf"{type(weight).__name__} does not define which integers .* define grid\(self, w"
     ):
         network.conv1.weight_quantizer.grid(network.conv1.weight)
     after = small_resnet()
     quantize_after_training(after, QuantScheme(weight, CalibratedUniform(), 4, 4), images().split(4), True)
     assert after.conv1.weight_quantizer.state_dict() == {}
     assert after(images()).isfinite().all()
-    with pytest.raises(ValueError, match="does not say which integers"):
+    with pytest.raises(ValueError, match="does not define which integers"):
         after.conv1.weight_quantizer.grid(after.conv1.weight)
 
 
@@ -230,7 +230,7 @@ def test_a_calibrated_checkpoint_of_an_older_version_says_what_to_do(tmp_path):
     assert torch.equal(load(tmp_path / "new")(images()), network(images()))
     with pytest.raises(ValueError, match=r"holds no codes of its quantized weights .*: calibrate the float checkpoint"):
         load(tmp_path / "old")
-    with pytest.raises(ValueError, match="its fc has codes that 4 bits do not have"):
+    with pytest.raises(ValueError, match="its fc has codes out of the range of 4 bits"):
         load(tmp_path / "bad")
 
 
@@ -251,9 +251,9 @@ class OneTooMany(WeightQuantizer):
 @pytest.mark.parametrize(
     ("quantizer", "reason"),
     [
-        (OneTooMany(7, 6), "codes that are none of its levels"),
-        (OneTooMany(7, 7, rounds=False), "codes that are none of its levels"),
-        (OneTooMany(20, 20), "has 41 levels, more than 4 bits tell apart"),
+        (OneTooMany(7, 6), "codes that are not among its levels"),
+        (OneTooMany(7, 7, rounds=False), "codes that are not among its levels"),
+        (OneTooMany(20, 20), "has 41 levels, more than 4 bits can represent"),
     ],
 )
 def test_a_quantizer_of_other_weights_than_its_bits_hold_is_refused_and_nothing_is_changed(quantizer, reason):

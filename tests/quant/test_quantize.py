@@ -56,7 +56,7 @@ def test_a_scheme_that_learns_gives_the_start_of_a_training(network):
         ("W4A8", IMAGES * 255, "divide bytes by 255"),
         ("W4A8", IMAGES[0], "is needed"),
         ("W4A8", [(IMAGES, torch.zeros(len(IMAGES)))], r"holds a tuple: .*\(x for x, y in loader\)"),
-        ("4 bits", IMAGES, "is no bit width"),
+        ("4 bits", IMAGES, "is not a bit width"),
         ("W9A8", IMAGES, "weight_bit_width"),
     ],
 )
@@ -82,7 +82,7 @@ def test_the_last_layer_keeps_its_scale_after_training_too(network, weight):
 
 def test_a_quantized_network_is_refused(network):
     quantized = qra.quantize(network, "W4A8", IMAGES)
-    with pytest.raises(ValueError, match="quantized already"):
+    with pytest.raises(ValueError, match="already quantized"):
         qra.quantize(quantized, "W4A8", IMAGES)
 
 

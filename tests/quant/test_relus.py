@@ -114,8 +114,8 @@ def test_a_torchvision_resnet_keeps_its_keys_and_its_logits(caplog):
     with caplog.at_level(logging.WARNING, "qra"):
         sites = convert(network, AT_RELUS)
     assert caplog.messages == [
-        "ReLUs that are called as functions, or more than once, became modules of their own in layer1.0, layer1.1, "
-        "layer2.0 and 5 more"
+        "ReLUs that are called as functions, or more than once, were replaced by separate modules in layer1.0, "
+        "layer1.1, layer2.0 and 5 more"
     ]
     assert [site.name for site in sites if site.name.startswith("layer1.0")] == ["layer1.0.relu", "layer1.0.relu_1"]
     assert len(sites) == 17
@@ -253,7 +253,7 @@ def test_the_second_call_of_a_relu_in_place_changes_what_is_read_later():
 def test_of_a_network_that_was_traced_only_relus_that_are_modules_are_replaced():
     network = fx.symbolic_trace(nn.Sequential(nn.Conv2d(3, 3, 1), nn.ReLU()))
     assert [site.name for site in convert(network, AT_RELUS)] == ["1"]
-    with pytest.raises(ValueError, match="ReLUs are called as functions that cannot become modules: relu in "):
+    with pytest.raises(ValueError, match="ReLUs are called as functions that cannot be replaced by modules: relu in "):
         convert(fx.symbolic_trace(Functional(F.relu)), AT_RELUS)
 
 

@@ -111,7 +111,7 @@ class Halves(ActivationQuantizer):
 
 
 def test_a_quantizer_that_says_no_grid_is_named_as_not_available():
-    with pytest.raises(ValueError, match=r"the unrounded network is not available, for 2: Halves .* write grid"):
+    with pytest.raises(ValueError, match=r"the unrounded network is not available: at 2, Halves .* define grid"):
         unrounded(network(Halves()))
 
 
