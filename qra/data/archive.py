@@ -62,18 +62,18 @@ class Archive:
         archive = root / self.name
         if archive.exists():
             if not check_integrity(archive, self.md5):
-                raise ValueError(f"{archive} is damaged or another file (its md5 is not {self.md5}): delete it")
+                raise ValueError(f"{archive} is damaged or a different file (its md5 is not {self.md5}): delete it")
         elif download:
             failures = self._fetch(mirrors, archive)
             if not archive.exists():
-                raise ValueError(f"no mirror gave the {self.title} archive ({'; '.join(failures)}): {self._put(root)}")
+                raise ValueError(f"no mirror has the {self.title} archive ({'; '.join(failures)}): {self._put(root)}")
         else:
             raise ValueError(self.absent(root))
         return archive
 
     def absent(self, root: Path) -> str:
         """Return a message that a directory does not hold the archive, and what to do."""
-        return f"{self.title} is not in {root}: fetch it with --data.download true, or {self._put(root)}"
+        return f"{self.title} is not in {root}: download it with --data.download true, or {self._put(root)}"
 
     def _put(self, root: Path) -> str:
         return (

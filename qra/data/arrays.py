@@ -55,13 +55,13 @@ class ArrayDataModule(TensorDataModule):
     def _arrays(self) -> tuple[NDArray[Any], NDArray[Any]]:
         if self.images.suffix == ".npz":
             if self.labels_file is not None:
-                raise ValueError(f"{self.images} holds labels itself: leave out labels {self.labels_file}")
+                raise ValueError(f"{self.images} already contains labels: leave out labels {self.labels_file}")
             arrays = _there(self.images, read_npz)
             if missing := {"images", "labels"} - arrays.keys():
                 raise ValueError(f"{self.images} has no array {min(missing)}, but {', '.join(arrays) or 'none at all'}")
             return arrays["images"], arrays["labels"]
         if self.labels_file is None:
-            raise ValueError(f"{self.images} holds images alone: name the .npy file of their labels by --data.labels")
+            raise ValueError(f"{self.images} holds only images: give the .npy file of their labels by --data.labels")
         return _there(self.images, read_npy), _there(self.labels_file, read_npy)
 
 
@@ -146,10 +146,10 @@ def _image_data(
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] not in (1, 3) or 0 in images.shape[1:]:
         raise ValueError(
             f"{file}: its images are {images.dtype} of shape {images.shape}: they must be uint8 (N, H, W, 3), or "
-            "(N, H, W) where they are grey"
+            "(N, H, W) if they are grey"
         )
     if images.max(initial=0) == 1:
-        raise ValueError(f"{file}: its pixels are 0 and 1 of 255, all but black: multiply them by 255")
+        raise ValueError(f"{file}: its pixel values are only 0 and 1, of 255: multiply them by 255")
     labels_file = labels_file or file
     if labels.ndim != 1 or labels.dtype.kind not in "iu":
         kind = f"{labels.dtype} of shape {labels.shape}"
@@ -157,7 +157,9 @@ def _image_data(
     if len(labels) != len(images):
         raise ValueError(f"{labels_file} has {len(labels)} labels, but {file} has {len(images)} images")
     if labels.max(initial=0) >= MOST_CLASSES:
-        raise ValueError(f"{labels_file}: its labels go up to {labels.max()}, which is no class number")
+        raise ValueError(
+            f"{labels_file}: its largest label is {labels.max()}: class numbers must be below {MOST_CLASSES}"
+        )
     y = torch.from_numpy(labels.astype(np.int64))
     x = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
     if names is None:

@@ -78,7 +78,7 @@ class ArchivedDataModule(TensorDataModule):
                 warnings.filterwarnings("ignore", r"dtype\(\): align should be")  # NumPy 2.4.0 to 2.4.4
                 train, test = self.read(True), self.read(False)
         except RuntimeError:  # torchvision checks the md5 of each file before reading any
-            raise ValueError(f"a file in {folder} is absent or damaged (wrong md5): delete that folder") from None
+            raise ValueError(f"a file in {folder} is missing or damaged (wrong md5): delete that folder") from None
         return ImageData(_image_set(train), _image_set(test), tuple(train.classes))
 
 

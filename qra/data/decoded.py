@@ -67,7 +67,7 @@ class FromCache:
         self._places = self._bytes[size - table :].view(np.int64).reshape(-1, 3)
         if not (whole and _follow(self._places, len(header), size - table, images.channels)):
             raise ValueError(
-                f"{path} is a cache of other images, or of images decoded otherwise, or is not whole: delete it, or "
+                f"{path} is a cache of other images, of images decoded in another way, or incomplete: delete it, or "
                 "give another directory or null by --data.cache"
             )
 

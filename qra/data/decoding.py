@@ -62,7 +62,7 @@ def open_image(file: str | Path, channels: int = 3, size: int | None = None) -> 
         with open_regular(file, IMAGE_LIMIT) as opened:
             content = opened.read()
         if size is not None and len(content) != size:
-            raise ValueError(f"it has {len(content)} bytes, and had {size} when this run began: the data has changed")
+            raise ValueError(f"it has {len(content)} bytes, but had {size} when this run started: the data has changed")
         with warnings.catch_warnings():
             # Warnings about sizes, for which the limit here is lower, and about damaged EXIF. Not more: threads share
             # filters.
@@ -85,7 +85,7 @@ def _open(content: bytes) -> ImageFile:
 def _short(error: Exception) -> str:
     """Return a library's error message in one line."""
     if isinstance(error, UnidentifiedImageError):  # Pillow's message contains a memory address
-        return "its content is that of no known kind of image"
+        return "its content is not a known image format"
     text = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)
     return " ".join(text.split())
 

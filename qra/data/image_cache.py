@@ -54,7 +54,7 @@ class ImageCache:
         try:
             write_arrays(self._writable_path(), {"key": np.array(key), **images})
         except OSError as reason:  # read-only or full disk; the images are in memory anyway
-            logging.getLogger("qra").warning("decoded images are not kept for the next run: %s", reason)
+            logging.getLogger("qra").warning("decoded images could not be cached for the next run: %s", reason)
 
     def _writable_path(self) -> Path:
         beside_images, of_user = self.paths[0], self.paths[-1]

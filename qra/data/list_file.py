@@ -40,10 +40,10 @@ def read_list(file: Path, folder: Path, class_names: Sequence[str] | None) -> Im
     for place, name, label in lines:
         label = str(int(label)) if label not in numbers and _is_number(label) else label
         if label not in numbers:
-            raise ValueError(f"{place}: {label!r} is none of the {len(named)} classes, such as {named[0]}")
+            raise ValueError(f"{place}: {label!r} is not one of the {len(named)} classes, such as {named[0]}")
         files.add(name, numbers[label], _image(place, folder, name, seen).stat())
     if not len(files):
-        raise ValueError(f"{file} names no image")
+        raise ValueError(f"{file} lists no images")
     return files
 
 
@@ -51,11 +51,11 @@ def _image(place: str, folder: Path, name: str, seen: set[str]) -> Path:
     """Return the image file of a line, which must not be in ``seen``."""
     path = Path(os.path.abspath(folder / name))
     if not path.is_relative_to(os.path.abspath(folder)):
-        raise ValueError(f"{place}: {name} leads out of {folder}: give paths inside of it")
+        raise ValueError(f"{place}: {name} points outside {folder}: give paths inside it")
     if not _is_file(path):
-        raise ValueError(f"{place}: {folder / name} is no image file that is there")
+        raise ValueError(f"{place}: {folder / name} is not an existing image file")
     if str(path) in seen:
-        raise ValueError(f"{place}: {name} is named a second time: name each image once")
+        raise ValueError(f"{place}: {name} is listed twice: list each image once")
     seen.add(str(path))
     return path
 

@@ -138,7 +138,9 @@ def list_images(folder: Path) -> ImageFiles:
     for label, name in enumerate(files.class_names):
         images = sorted(_scan(folder / name, "", f"{folder.name}/{name}/", files.passed_over))
         if not images:
-            raise ValueError(f"{folder / name} holds no image: remove that folder or fill it ({', '.join(SUFFIXES)})")
+            raise ValueError(
+                f"{folder / name} contains no images: remove that folder or add images ({', '.join(SUFFIXES)})"
+            )
         for inside, status in images:
             files.add(f"{name}/{inside}", label, status)
     return files
@@ -161,7 +163,7 @@ def _status(entry: os.DirEntry[str]) -> os.stat_result:
     try:
         return entry.stat()
     except FileNotFoundError:
-        raise ValueError(f"{entry.path} is a link to a file that is not there: repair or remove it") from None
+        raise ValueError(f"{entry.path} is a link to a file that does not exist: repair or remove it") from None
 
 
 def fingerprint(parts: Mapping[str, ImageFiles], image_size: int | None, channels: int) -> str:
@@ -187,5 +189,5 @@ def say_passed_over(root: Path, parts: Iterable[ImageFiles]) -> None:
     if count:
         more = f" and {count - NAMED} more" if count > NAMED else ""
         logging.getLogger("qra").warning(
-            "%s: passed over %d that are no images by their names: %s%s", root, count, ", ".join(names[:NAMED]), more
+            "%s: skipped %d files that are not images by their names: %s%s", root, count, ", ".join(names[:NAMED]), more
         )

@@ -173,7 +173,7 @@ class ImageDataModule(LightningDataModule, ABC):
         value, left = getattr(self, name), len(self.train_indices)
         if value > left:
             raise ValueError(
-                f"{name} is {value}, but only {left} of {self.size('train')} training images are left by val_size "
+                f"{name} is {value}, but only {left} of {self.size('train')} training images are left after val_size "
                 f"{self.val_size} and fraction {self.fraction:g}: lower {name}"
             )
 
@@ -186,8 +186,8 @@ class ImageDataModule(LightningDataModule, ABC):
     def _check_trains(self) -> None:
         if self.size("train") == 0:
             raise ValueError(
-                "the data has no training images: it can be tested, but to train, validate or calibrate give a data "
-                "set that has some (images in folders: train/<class>/*)"
+                "the data has no training images: it can be used for tests, but to train, validate or calibrate give a "
+                "data set that has some (images in folders: train/<class>/*)"
             )
 
     @property
@@ -273,7 +273,7 @@ class ImageDataModule(LightningDataModule, ABC):
         """
         indices, size = indices.cpu(), self.size(part)
         if len(indices) and not 0 <= indices.min() <= indices.max() < size:
-            raise IndexError(f"indices run from {indices.min()} to {indices.max()}, but {part} has {size} images")
+            raise IndexError(f"indices range from {indices.min()} to {indices.max()}, but {part} has {size} images")
         device = self._device() if device is None else device
         x, y, indices = (each.to(device) for each in self.fetch(part, indices))
         return Batch(to_pixels(x), y, indices)
@@ -321,13 +321,13 @@ class ImageDataModule(LightningDataModule, ABC):
         rank, world_size = self._place()
         if self.trainer and world_size > 1 and self.trainer._accelerator_connector.use_distributed_sampler:
             raise ValueError(
-                "the data modules share out the data themselves: use Trainer(use_distributed_sampler=False)"
+                "data modules divide the data among devices themselves: use Trainer(use_distributed_sampler=False)"
             )
         trains = self.trainer is not None and self.trainer.state.fn == "fit"
         if trains and self.trainer.overfit_batches:  # type: ignore[union-attr]
             raise ValueError(
-                "overfit_batches takes images in another way than the data modules serve them: to learn a few by "
-                "heart, give the data module a fraction and augment=False"
+                "overfit_batches does not work with the data modules of qra: to overfit on a few images, "
+                "give the data module a fraction and augment=False"
             )
         if train and self.batch_size % world_size:
             raise ValueError(

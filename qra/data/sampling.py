@@ -74,7 +74,7 @@ def balanced_subset(labels: Tensor, n: int, seed: int) -> Tensor:
         ValueError: If ``n`` is not in 1..N.
     """
     if not 1 <= n <= len(labels):
-        raise ValueError(f"a subset of {n} images was asked of a set of {len(labels)}: choose 1 to {len(labels)}")
+        raise ValueError(f"a subset of {n} images was requested from {len(labels)}: choose 1 to {len(labels)}")
     return stratified_prefix(labels, n, seed).sort().values
 
 

@@ -179,7 +179,7 @@ class StreamedDataModule(ImageDataModule):
     def _fill(self, cache: Path, parts: Sequence[Part]) -> None:
         """Create the missing caches of parts, and check that the existing ones are of these images."""
         if cache.exists() and not cache.is_dir():
-            raise ValueError(f"{cache} is no directory: give one by --data.cache, or null")
+            raise ValueError(f"{cache} is not a directory: give one by --data.cache, or null")
         for part in (part for part in parts if self.size(part)):
             if not (path := cache / f"{part}.images").exists():
                 write_cache(path, FromFiles(self._files(part), self.crops.channels))
@@ -237,4 +237,6 @@ class StreamedDataModule(ImageDataModule):
     @rank_zero_only
     def _say_workers(self) -> None:
         if self.workers > (there := cores()):
-            logging.getLogger("qra").warning("workers is %d, on %d cores: they share cores", self.workers, there)
+            logging.getLogger("qra").warning(
+                "workers is %d, but there are only %d cores: workers will share cores", self.workers, there
+            )

@@ -60,17 +60,19 @@ class ImageData:
         if len(self.class_names) < 2:
             raise ValueError(f"the data has the classes {list(self.class_names)}: at least 2 are needed")
         if twice := [name for name in self.class_names if self.class_names.count(name) > 1]:
-            raise ValueError(f"two classes of the data are called {twice[0]!r}: give each a name of its own")
+            raise ValueError(f"two classes of the data are called {twice[0]!r}: give each a different name")
         if len(self.test) == 0:
             raise ValueError("the data has no test images: at least 1 is needed")
         labels = torch.cat([each.labels for each in self.sets])
         if labels.min() < 0 or labels.max() >= len(self.class_names):
             raise ValueError(
-                f"labels run from {labels.min()} to {labels.max()}, but there are {len(self.class_names)} class names"
+                f"labels range from {labels.min()} to {labels.max()}, but there are {len(self.class_names)} class names"
             )
         shapes = [tuple(each.images.shape[1:]) for each in self.sets]
         if shapes[0] != shapes[-1]:
-            raise ValueError(f"training images are {shapes[0]} and test images {shapes[-1]}: they must have one shape")
+            raise ValueError(
+                f"training images are {shapes[0]} and test images {shapes[-1]}: they must have the same shape"
+            )
 
     @property
     def sets(self) -> tuple[ImageSet, ...]:

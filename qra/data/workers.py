@@ -81,8 +81,8 @@ class DecodedBatches(Dataset[Batch]):
         shorter, longer = sorted(image.size)
         if scaled * scaled * longer > LARGEST * shorter:
             raise UnreadableImageError(
-                f"{self.files.path(index)} has {image.width} x {image.height} pixels, too long a shape to be scaled to "
-                f"{scaled}: cut or remove it"
+                f"{self.files.path(index)} has {image.width} x {image.height} pixels, too elongated to be scaled to "
+                f"{scaled}: crop or remove it"
             )
         return self.crops.whole(image)
 

@@ -77,7 +77,7 @@ def test_doctor_says_of_each_image_what_is_wrong_with_it(tree):
     faults = [line for line in output.splitlines() if line.startswith("FAULT")]
     assert len(faults) == 2
     assert f"{files[0]} cannot be decoded" in faults[0]
-    assert f"{files[-1]} cannot be decoded as an image (its content is that of no known kind of image)" in faults[1]
+    assert f"{files[-1]} cannot be decoded as an image (its content is not a known image format)" in faults[1]
 
 
 def test_doctor_tells_pixels_that_the_hash_of_a_run_does_not_see(tree):

@@ -83,7 +83,7 @@ def test_what_needs_training_images_is_refused_before_anything_is_written(comman
     words = [plain_run / "best.ckpt" if word == "CHECKPOINT" else word for word in command]
     reason = refused(*words, *images, "--run", "here")
     assert reason == (
-        "the data has no training images: it can be tested, but to train, validate or calibrate give a data set that "
-        "has some (images in folders: train/<class>/*)"
+        "the data has no training images: it can be used for tests, but to train, validate or calibrate give a data "
+        "set that has some (images in folders: train/<class>/*)"
     )
     assert not Path("here").exists() or not list(Path("here").iterdir())

@@ -63,7 +63,7 @@ def test_images_without_channels_are_grey(pair):
 
 def test_classes_may_be_named(pair):
     assert loaded(ArrayDataModule(*pair, ["ant", "bee", "fly", "wasp"])).num_classes == 4
-    assert "labels run from 0 to 2, but there are 2 class names" in error_of(ArrayDataModule(*pair, ["ant", "bee"]))
+    assert "labels range from 0 to 2, but there are 2 class names" in error_of(ArrayDataModule(*pair, ["ant", "bee"]))
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ def test_classes_may_be_named(pair):
         (PIXELS.reshape(6, -1), "of shape (6, 60)"),
         (PIXELS[:5], "labels.npy has 6 labels, but"),
         (np.array([None, 1], object), "images.npy: is no .npy file that can be read (holds Python objects)"),
-        (PIXELS >> 7, "images.npy: its pixels are 0 and 1 of 255, all but black: multiply them by 255"),
+        (PIXELS >> 7, "images.npy: its pixel values are only 0 and 1, of 255: multiply them by 255"),
         (PIXELS[:, :0].copy(), "of shape (6, 0, 5, 3)"),
     ],
 )
@@ -91,8 +91,8 @@ def test_images_that_are_none_are_refused(pair, images, said):
         (LABELS / 1, "labels.npy: its labels are float64 of shape (6,): they must be integers (N,)"),
         (np.eye(6, dtype=int), "of shape (6, 6)"),
         (LABELS.astype("m8[s]"), "labels.npy: its labels are timedelta64[s]"),
-        (LABELS - 1, "labels.npy: labels run from -1 to 1"),
-        (np.full(6, 2**62), "labels.npy: its labels go up to 4611686018427387904, which is no class number"),
+        (LABELS - 1, "labels.npy: labels range from -1 to 1"),
+        (np.full(6, 2**62), "labels.npy: its largest label is 4611686018427387904: class numbers must be below"),
         (LABELS[:0], "labels.npy has 0 labels"),
     ],
 )
@@ -103,10 +103,10 @@ def test_labels_that_are_none_are_refused(pair, labels, said):
 
 def test_absent_and_superfluous_files_are_named(pair, tmp_path):
     assert error_of(ArrayDataModule(tmp_path / "no.npy", pair[1])) == f"{tmp_path}/no.npy does not exist"
-    assert "name the .npy file of their labels by --data.labels" in error_of(ArrayDataModule(pair[0]))
+    assert "give the .npy file of their labels by --data.labels" in error_of(ArrayDataModule(pair[0]))
     np.savez(tmp_path / "both.npz", x=PIXELS, y=LABELS)
     assert "has no array images, but x, y" in error_of(ArrayDataModule(tmp_path / "both.npz"))
-    assert "holds labels itself" in error_of(ArrayDataModule(tmp_path / "both.npz", pair[1]))
+    assert "already contains labels" in error_of(ArrayDataModule(tmp_path / "both.npz", pair[1]))
 
 
 @pytest.mark.parametrize("kept", [0, 10, 0.5, 0.99])

@@ -62,7 +62,7 @@ def test_only_what_is_asked_for_is_fetched_and_only_when_it_is_needed():
 
 @pytest.mark.parametrize("index", [-1, 30])
 def test_an_index_of_no_image_is_an_error(index):
-    with pytest.raises(IndexError, match=f"indices run from {min(index, 0)} to .*, but test has 30 images"):
+    with pytest.raises(IndexError, match=f"indices range from {min(index, 0)} to .*, but test has 30 images"):
         Computed().batch("test", torch.tensor([0, index]))
 
 
@@ -131,7 +131,9 @@ def test_a_test_asks_for_nothing_of_the_training_images(kind, tmp_path):
 def test_without_training_images_training_and_calibration_are_refused_with_the_way_out(use):
     data = ForTesting()
     data.setup()
-    with pytest.raises(ValueError, match=r"the data has no training images: it can be tested, .* give a data set that"):
+    with pytest.raises(
+        ValueError, match=r"the data has no training images: it can be used for tests, .* give a data set that"
+    ):
         use(data)
 
 

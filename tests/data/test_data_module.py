@@ -249,7 +249,7 @@ def test_a_value_out_of_range_is_refused_at_construction(settings, reason):
     ("settings", "reason"),
     [
         ({"val_size": 100}, "val_size is 100, but the training set has 100 images"),
-        ({"batch_size": 81}, "batch_size is 81, but only 80 of 100 training images are left by val_size 20"),
+        ({"batch_size": 81}, "batch_size is 81, but only 80 of 100 training images are left after val_size 20"),
         ({"fraction": 0.1}, "batch_size is 16, but only 8 of 100 .* fraction 0.1: lower batch_size"),
     ],
 )
@@ -281,9 +281,7 @@ def test_on_two_devices_lightning_must_not_deal_out_the_data_too(tmp_path):
 
 def test_overfit_batches_of_lightning_is_refused_in_training_alone(tmp_path):
     run = trainer(tmp_path, overfit_batches=1, max_epochs=1)
-    with pytest.raises(
-        ValueError, match=r"overfit_batches takes images in another way .* give the data module a fraction"
-    ):
+    with pytest.raises(ValueError, match=r"overfit_batches does not work with .* give the data module a fraction"):
         run.fit(Recorder(), made())
     run.test(Recorder(), made())
 
@@ -317,8 +315,8 @@ SET = ImageSet(IMAGES, LABELS)
         (lambda: ImageSet(IMAGES, LABELS.int()), "labels must be int64"),
         (lambda: ImageData(SET, SET, ("a",)), "at least 2 are needed"),
         (lambda: ImageData(SET, ImageSet(IMAGES[:0], LABELS[:0]), ("a", "b")), "no test images: at least 1 is needed"),
-        (lambda: ImageData(SET, ImageSet(IMAGES, LABELS + 1), ("a", "b")), "labels run from 0 to 2"),
-        (lambda: ImageData(SET, ImageSet(F.pad(IMAGES, (1, 1)), LABELS), ("a", "b")), "they must have one shape"),
+        (lambda: ImageData(SET, ImageSet(IMAGES, LABELS + 1), ("a", "b")), "labels range from 0 to 2"),
+        (lambda: ImageData(SET, ImageSet(F.pad(IMAGES, (1, 1)), LABELS), ("a", "b")), "they must have the same shape"),
     ],
 )
 def test_data_of_another_form_are_refused(make, reason):

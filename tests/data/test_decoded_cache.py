@@ -63,7 +63,7 @@ def test_a_cache_of_something_else_is_refused_in_one_line(root, tmp_path, change
     before = file.read_bytes()
     settings = {"channels": 1} if change == "channels" else {}
     assert error_of(root, "test", cache=tmp_path / "cache", **settings) == (
-        f"{file} is a cache of other images, or of images decoded otherwise, or is not whole: delete it, or give "
+        f"{file} is a cache of other images, of images decoded in another way, or incomplete: delete it, or give "
         "another directory or null by --data.cache"
     )
     assert file.read_bytes() == before
@@ -71,7 +71,7 @@ def test_a_cache_of_something_else_is_refused_in_one_line(root, tmp_path, change
 
 def test_a_cache_that_is_no_directory_is_named(root, tmp_path):
     (tmp_path / "cache").touch()
-    assert error_of(root, "test", cache=tmp_path / "cache").startswith(f"{tmp_path}/cache is no directory")
+    assert error_of(root, "test", cache=tmp_path / "cache").startswith(f"{tmp_path}/cache is not a directory")
 
 
 def test_an_image_that_cannot_be_decoded_leaves_no_cache(root, tmp_path):

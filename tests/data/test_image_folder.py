@@ -103,12 +103,12 @@ def test_where_no_cache_can_be_written_the_images_are_used_all_the_same(root, tm
     (root / ".qra-cache").touch()
     (tmp_path / "user-cache").touch()
     assert is_as_drawn(load(root))
-    assert "decoded images are not kept for the next run" in caplog.text
+    assert "decoded images could not be cached for the next run" in caplog.text
 
 
 def test_a_link_to_nothing_is_named(root):
     (root / "train/a/9.png").symlink_to("nowhere.png")
-    with pytest.raises(ValueError, match=r"train/a/9.png is a link to a file that is not there"):
+    with pytest.raises(ValueError, match=r"train/a/9.png is a link to a file that does not exist"):
         load(root)
 
 
@@ -285,7 +285,7 @@ def test_one_class_is_refused(root):
 
 def test_a_class_without_images_is_named(root):
     (root / "train/c").mkdir()
-    assert f"{root}/train/c holds no image" in error_of(root)
+    assert f"{root}/train/c contains no images" in error_of(root)
 
 
 def test_other_classes_for_testing_are_refused(root):

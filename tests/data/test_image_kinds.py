@@ -60,7 +60,7 @@ def test_what_has_no_counterpart_in_8_bits_is_refused_by_name(tmp_path, pixels, 
 
 def test_a_program_in_the_place_of_an_image_is_not_run(tmp_path):
     Image.new("RGB", (4, 4)).save(tmp_path / "x.jpg", "EPS")
-    with pytest.raises(UnreadableImageError, match="its content is that of no known kind of image"):
+    with pytest.raises(UnreadableImageError, match="its content is not a known image format"):
         open_image(tmp_path / "x.jpg")
 
 
@@ -129,7 +129,7 @@ def test_what_is_passed_over_is_counted_and_named(tree, caplog):
     with caplog.at_level(logging.WARNING, "qra"):
         ImageFolderDataModule(str(tree)).load()
     assert caplog.messages == [
-        f"{tree}: passed over 4 that are no images by their names: "
+        f"{tree}: skipped 4 files that are not images by their names: "
         "train/a/notes.txt, train/readme, test/b/more/.hidden.png and 1 more"
     ]
 

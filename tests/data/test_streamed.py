@@ -164,7 +164,7 @@ def test_cuts_are_those_of_torchvision_in_distribution():
 def test_an_image_too_long_to_be_scaled_is_named(root):
     Image.new("L", (1, 2000)).save(root / "val/class00/000.JPEG")
     data = StreamedDataModule(str(root), workers=0)
-    with pytest.raises(ValueError, match=r"000\.JPEG has 1 x 2000 pixels, too long a shape to be scaled to 256"):
+    with pytest.raises(ValueError, match=r"000\.JPEG has 1 x 2000 pixels, too elongated to be scaled to 256"):
         data.fetch("test", torch.arange(1))
 
 
@@ -187,7 +187,7 @@ def test_a_file_that_changed_after_it_was_listed_is_named(root):
     data = streamed(root)
     file = root / "val/class01/002.JPEG"
     file.write_bytes(file.read_bytes() + b"\0")
-    with pytest.raises(ValueError, match=r"002\.JPEG .*when this run began: the data has changed"):
+    with pytest.raises(ValueError, match=r"002\.JPEG .*when this run started: the data has changed"):
         data.fetch("test", torch.arange(24))
     file.unlink()
     with pytest.raises(ValueError, match=r"002\.JPEG cannot be decoded as an image .No such file"):
@@ -268,15 +268,15 @@ def test_a_list_may_be_of_a_folder_without_classes(root, listed):
     [
         (
             ["class00/000.JPEG 0", "class00/none.JPEG 0"],
-            "list.txt, line 2: {root}/val/class00/none.JPEG is no image file",
+            "list.txt, line 2: {root}/val/class00/none.JPEG is not an existing image file",
         ),
-        (["class00/000.JPEG bird"], "list.txt, line 1: 'bird' is none of the 3 classes, such as class00"),
-        (["class00/000.JPEG 3"], "'3' is none of the 3 classes"),
+        (["class00/000.JPEG bird"], "list.txt, line 1: 'bird' is not one of the 3 classes, such as class00"),
+        (["class00/000.JPEG 3"], "'3' is not one of the 3 classes"),
         (["000.JPEG"], "list.txt, line 1: '000.JPEG' has no class: write PATH CLASS"),
-        (["../train/class00/000.JPEG 0"], "line 1: ../train/class00/000.JPEG leads out of {root}/val"),
-        ([], "list.txt names no image"),
-        (["class00/000.JPEG 0", "./class00/000.JPEG 1"], "line 2: ./class00/000.JPEG is named a second time"),
-        (["class00/" + 300 * "x" + ".JPEG 0"], "is no image file that is there"),
+        (["../train/class00/000.JPEG 0"], "line 1: ../train/class00/000.JPEG points outside {root}/val"),
+        ([], "list.txt lists no images"),
+        (["class00/000.JPEG 0", "./class00/000.JPEG 1"], "line 2: ./class00/000.JPEG is listed twice"),
+        (["class00/" + 300 * "x" + ".JPEG 0"], "is not an existing image file"),
     ],
 )
 def test_a_list_of_what_is_not_there_is_refused_with_its_line(root, listed, lines, said):
@@ -296,7 +296,7 @@ def test_where_classes_are_called_by_numbers_a_number_in_a_list_is_a_name(root, 
     name = listed("3/002.JPEG 3", "1/000.JPEG 1")
     assert streamed(root, list_file=name).labels("test").tolist() == [2, 0]
     name = listed("3/002.JPEG 2", "1/000.JPEG 0")
-    assert "line 2: '0' is none of the 3 classes, such as 1" in error_of(root, list_file=name)
+    assert "line 2: '0' is not one of the 3 classes, such as 1" in error_of(root, list_file=name)
 
 
 def test_an_absent_list_is_named(root):
@@ -307,7 +307,7 @@ def test_more_workers_than_cores_are_allowed_and_said(made, caplog):
     many = len(os.sched_getaffinity(0)) + 1
     with caplog.at_level(logging.WARNING, "qra"):
         data = streamed(made, workers=many)
-    assert caplog.messages == [f"workers is {many}, on {many - 1} cores: they share cores"]
+    assert caplog.messages == [f"workers is {many}, but there are only {many - 1} cores: workers will share cores"]
     assert are_equal(collected(data.test_dataloader()), collected(streamed(made).test_dataloader()))
 
 
