@@ -122,7 +122,7 @@ class ChunkedEvaluation(Measurement):
         files = self._open(trainer, pl_module)
         earlier = Path(trainer.default_root_dir) / self.name
         if (earlier / "settings.json").exists():
-            rank_zero_info(f"{earlier} has chunks of an earlier version, in another order: not used, remove it")
+            rank_zero_info(f"{earlier} holds chunks of an earlier version in another order: it is not used; remove it")
         group = _patient_group(trainer)
         found = _gather(self._attack(trainer, pl_module, files, search), group)
         self.keep(torch.cat(list(files.chunks)), torch.cat([found[number] for number in sorted(found)]))
@@ -272,7 +272,7 @@ def checked_name(name: str) -> str:
             start with a letter or digit.
     """
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.\-]{0,99}", name):
-        raise ValueError(f"name is {name!r}: use letters, digits, and _ . - after the first, at most 100")
+        raise ValueError(f"name is {name!r}: use at most 100 letters, digits, and _ . - (not as the first)")
     return name
 
 
@@ -283,7 +283,7 @@ def check_n(n: int | None, images: int, name: str) -> None:
         ValueError: If there are fewer and ``n`` is neither None nor the default.
     """
     if n is not None and n > images and n != USUAL_N:
-        raise ValueError(f"n is {n}, but there are {images} test images: {name} takes null for all")
+        raise ValueError(f"n is {n}, but there are only {images} test images: set n of {name} to null for all")
 
 
 def choose(trainer: Trainer, n: int | None, subset: Choice, seed: int) -> Tensor:

@@ -62,13 +62,12 @@ class AutoAttackEvaluation(AttackEvaluation):
     ) -> None:
         if mode == "upstream" and not isinstance(attack, AutoAttack):
             raise ValueError(
-                f"mode upstream is the authors' code of AutoAttack, which has no {attack.title}: leave mode out, or "
-                "take callback/autoattack"
+                f"mode upstream runs the authors' code of AutoAttack, which has no {attack.title}: leave out mode, or "
+                "use callback/autoattack"
             )
         if mode == "upstream" and (search_precision, pixels) != ("float32", "float"):
             raise ValueError(
-                f"mode upstream is the authors' code in float32: search_precision is {search_precision}, pixels are "
-                f"{pixels}"
+                f"mode upstream needs search_precision float32 and pixels float, not {search_precision} and {pixels}"
             )
         settings: dict[str, Any] = {"gradient": gradient, "pixels": pixels, "search_precision": search_precision}
         super().__init__(attack, None, n, subset, subset_seed, chunk_size=chunk_size, **settings)
@@ -78,7 +77,7 @@ class AutoAttackEvaluation(AttackEvaluation):
     def check(self, module: ImageClassifier, data: ImageDataModule, world_size: int) -> None:
         super().check(module, data, world_size)
         if self.mode == "upstream" and world_size > 1:
-            raise ValueError("mode upstream is one call in one process: use chunked on several devices")
+            raise ValueError("mode upstream runs in one process: use chunked on several devices")
 
     def _chunks(self, indices: Tensor) -> Sequence[Tensor]:
         return super()._chunks(indices) if self.mode == "chunked" else [indices]

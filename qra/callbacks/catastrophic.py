@@ -54,8 +54,8 @@ class CatastrophicOverfittingGuard(Callback):
             trainer.should_stop = True
             rank_zero_warn(
                 f"catastrophic overfitting in epoch {trainer.current_epoch}: accuracy under PGD fell from "
-                f"{self._accuracy:.1%} to {accuracy:.1%} on a training batch; the weights of the epoch before are put "
-                "back and training stops"
+                f"{self._accuracy:.1%} to {accuracy:.1%} on a training batch; the weights of the previous epoch are "
+                "restored and training stops"
             )
             return
         self._accuracy = accuracy

@@ -80,11 +80,11 @@ class CorruptionEvaluation(Measurement):
         first = self._data(self._shifts()[0])
         if first.num_classes != data.num_classes or first.image_shape != data.image_shape:
             raise ValueError(
-                f"{self.root} has images {first.image_shape} of {first.num_classes} classes, but the data has "
+                f"{self.root} has {first.image_shape} images of {first.num_classes} classes, but the data has "
                 f"{data.image_shape} of {data.num_classes}"
             )
         if self.n is not None and self.n > first.size("test"):
-            raise ValueError(f"n is {self.n}, but {self.root} has {first.size('test')} images of a severity")
+            raise ValueError(f"n is {self.n}, but {self.root} has {first.size('test')} images per severity")
 
     def workload(self, network: nn.Module, data: ImageDataModule) -> Iterator[Workload]:
         shifts = self._shifts()

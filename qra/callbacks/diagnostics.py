@@ -65,7 +65,7 @@ class TrainingDiagnostics(Callback):
             rate = trainer.optimizers[0].param_groups[0]["lr"]
             raise ValueError(
                 f"the loss is {bad[1]} at step {bad[0]} (epoch {trainer.current_epoch}), where the learning rate is "
-                f"{rate:.4g}: lower it or warm it up; the weights of the last checkpoint are sound"
+                f"{rate:.4g}: lower it or warm it up; the last checkpoint is not affected"
             )
 
     def findings(self, metrics: dict[str, float], epoch: int, classes: int, trained_start: bool = False) -> list[str]:
@@ -82,13 +82,13 @@ class TrainingDiagnostics(Callback):
         if epoch == 0 and trained_start and clean_acc < 1.3 * chance:
             found.append(
                 f"clean accuracy is {clean_acc:.1%} after the first epoch, and chance is {chance:.1%}, though init_from"
-                " gave trained weights: they do not compute here what they did (is it a checkpoint of this data, with "
-                "this normalization? are the bits too few at once, or is the learning rate too high?)"
+                " gave trained weights: the network no longer computes what it did (is it a checkpoint of this data, "
+                "with this normalization? are there too few bits, or is the learning rate too high?)"
             )
         elif epoch + 1 >= self.patience and clean_acc < 1.3 * chance:
             found.append(
                 f"clean accuracy is {clean_acc:.1%} after {epoch + 1} epochs, and chance is {chance:.1%}: the network "
-                "learns nothing (learning rate, attack strength or initialization)"
+                "is not learning (check learning rate, attack strength and initialization)"
             )
         elif _attack_fails(metrics):
             found.append(
@@ -107,9 +107,9 @@ class TrainingDiagnostics(Callback):
         if len(self._distances) <= self.patience or distance < FAR or distance < 0.9 * before:
             return []
         return [
-            f"the student is far from its teacher and comes no closer: their predictions are {distance:.2f} nats apart "
-            f"(mean KL divergence on training images), {self.patience} epochs ago it was {before:.2f} (learning rate, "
-            "too few bits, a student too small, or one without trained weights: give them by init_from)"
+            f"the student is far from its teacher and not getting closer: their predictions are {distance:.2f} nats "
+            f"apart (mean KL divergence on training images), {before:.2f} nats {self.patience} epochs ago (check the "
+            "learning rate; too few bits, too small a student, or one without trained weights: give them by init_from)"
         ]
 
     def _overfitting(self, validation: float, training: float, epoch: int) -> list[str]:

@@ -79,8 +79,8 @@ class TeacherDistillation(PipelineCallback):
         """
         if not isinstance(module, RobustTransfer):
             raise ValueError(
-                f"there is a teacher, but {type(module).__name__} learns from none: train with "
-                "qra.modules.RobustTransfer, or take the callback TeacherDistillation out"
+                f"a teacher is given, but {type(module).__name__} does not use one: train with "
+                "qra.modules.RobustTransfer, or remove the callback TeacherDistillation"
             )
         if self._teacher is None:
             network = checkpoint.load(self.path, self.architecture, self.weights_key).requires_grad_(False)
@@ -119,7 +119,7 @@ class TeacherDistillation(PipelineCallback):
         """Measure clean and robust accuracy on validation images, which are divided among the ranks."""
         data = data_of(trainer)
         if len(data.val_indices) == 0:
-            raise ValueError("val_size is 0, but the teacher is measured on validation images: set at least 1")
+            raise ValueError("val_size is 0, but the teacher is measured on validation images: set it to at least 1")
         chosen = data.choose("train", self.n, among=data.val_indices)
         counts = torch.zeros(3, device=device)
         for x, y, indices in data.batches("train", data.share(chosen), device=device):
@@ -138,9 +138,11 @@ class TeacherDistillation(PipelineCallback):
         if robust_acc >= self.least_robust_acc:
             rank_zero_info(found)
             return
-        found += f": it is not robust (least_robust_acc is {self.least_robust_acc:.1%}) and cannot give what it lacks"
+        found += (
+            f": it is not robust (least_robust_acc is {self.least_robust_acc:.1%}) and cannot make its student robust"
+        )
         if self.if_not_robust == "refuse":
-            raise ValueError(f"{found}. Take a robust teacher, or set if_not_robust to warn")
+            raise ValueError(f"{found}. Use a robust teacher, or set if_not_robust to warn")
         rank_zero_warn(found)
 
     def state_dict(self) -> dict[str, Any]:
@@ -149,7 +151,7 @@ class TeacherDistillation(PipelineCallback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         if self._digest not in ("", state_dict["sha256"]):
             raise ValueError(
-                f"{self.path}: the run was begun with another teacher, of sha256 {state_dict['sha256']}: go on with "
-                "that one, or start a run of its own"
+                f"{self.path}: the run was started with another teacher (sha256 {state_dict['sha256']}): resume "
+                "with that one, or start a new run"
             )
         self.accuracy = state_dict["accuracy"]

@@ -56,7 +56,7 @@ def ending(trainer: Trainer, directory: Path) -> list[str]:
 def _best(trainer: Trainer) -> str:
     keeper = best_keeper(trainer)
     if keeper is None or keeper.monitor is None or keeper.best_model_score is None:
-        return f"trained {trainer.current_epoch} epochs, none of them validated: best.ckpt holds the last one"
+        return f"trained {trainer.current_epoch} epochs without validation: best.ckpt holds the last one"
     score = float(keeper.best_model_score)
     figures = callbacks_of(trainer, BestFigures)
     found = figures[0].best(keeper.monitor, score) if figures else None

@@ -44,8 +44,8 @@ def check_names(callbacks: Iterable[Callback], stage: str) -> None:
     recording = Counter(type(each) for each in taking_part if type(each).record is not PipelineCallback.record)
     if several := [kind.__name__ for kind, number in recording.items() if number > 1]:
         raise ValueError(
-            f"there are two callbacks {several[0]}, and result.json has room for what one of them says: leave one out"
+            f"there are two callbacks {several[0]}, but result.json has room for the results of one: leave one out"
         )
     count = Counter(name for each in taking_part if isinstance(each, Measurement) for name in each.names)
     if twice := [name for name, number in count.items() if number > 1]:
-        raise ValueError(f"two evaluations are called {twice[0]}: give one of them another name, or leave it out")
+        raise ValueError(f"two evaluations are named {twice[0]}: rename one of them, or leave it out")

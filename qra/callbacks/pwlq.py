@@ -73,7 +73,7 @@ class PWLQCalibration(Measurement):
             check_attack(attack, on_logits=False, use="calibration")
         if scheme.quantizes_activations and scheme.activation.learned:
             kind = type(scheme.activation).__name__
-            raise ValueError(f"{kind} learns in training: calibrate CalibratedUniform activations instead")
+            raise ValueError(f"{kind} must be trained: calibrate CalibratedUniform activations instead")
         self.scheme = scheme
         self.bias_correction = bias_correction
         self.batch_size = batch_size
@@ -85,7 +85,7 @@ class PWLQCalibration(Measurement):
     def check(self, module: ImageClassifier, data: ImageDataModule, world_size: int) -> None:
         if module.scheme is not None and not module.scheme.is_fixed:
             raise ValueError(
-                f"the model is trained through quantization to {module.scheme}: quantize a float one after training"
+                f"the model was trained with quantization, to {module.scheme}: calibration needs a float one"
             )
         if module.scheme is None:
             data.check_calibration()
@@ -115,7 +115,7 @@ class PWLQCalibration(Measurement):
         changed = "; ".join(differences(pl_module.calibration, self._record(trainer)))
         if changed:
             raise ValueError(
-                f"{trainer.ckpt_path}: was calibrated already, with other settings ({changed}): calibrate the "
+                f"{trainer.ckpt_path}: was already calibrated with other settings ({changed}): calibrate the "
                 "float checkpoint, or test this one with its own settings"
             )
 

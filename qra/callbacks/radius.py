@@ -74,7 +74,9 @@ class RadiusEvaluation(AttackEvaluation):
         search_precision: Precision = "float32",
     ) -> None:
         if not attack.finds_nearest:
-            raise ValueError(f"{type(attack).__name__} looks for any image in its ball, not for the nearest: use FMN")
+            raise ValueError(
+                f"{type(attack).__name__} searches for any adversarial image in its ball, not the nearest: use FMN"
+            )
         settings: dict[str, Any] = {"gradient": gradient, "pixels": pixels, "search_precision": search_precision}
         super().__init__(attack, name, n, subset, subset_seed, chunk_size=chunk_size, **settings)
 

@@ -45,7 +45,7 @@ class TrainingRecord(PipelineCallback):
         start = getattr(pl_module, "init_from", None)
         found = None if start is None or trainer.ckpt_path is not None else completion.read(Path(start).parent)
         if found is not None and not found.finished and trainer.is_global_zero:
-            print(f"{start}, which this run starts from, is of a training that is {found}")
+            print(f"{start}, which this run starts from, comes from a training that is {found}")
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         checkpoint["training"] = self.settings

@@ -36,7 +36,7 @@ def passes_of(attack: Attack, classes: int) -> PassCount:
 def attack_workload(what: str, n: int | None, attack: Attack, data: ImageDataModule) -> Workload:
     """Return the workload of an attack on ``n`` test images, or on all."""
     known = _says_passes(attack) or type(attack).work is not Attack.work
-    doubt = "" if known else f" (counted as one pass: {type(attack).__name__} does not say how many it takes)"
+    doubt = "" if known else f" (counted as one pass: {type(attack).__name__} does not report its number of passes)"
     return Workload(what + doubt, test_images(n, data), passes_of(attack, data.num_classes))
 
 

@@ -136,7 +136,9 @@ class StaticPass:
         """
         if self._recorder.turn != turn:  # the memory has been reused since
             if self._of_parameters:
-                raise RuntimeError("a recorded training step was differentiated twice: retain_graph does not work here")
+                raise RuntimeError(
+                    "a recorded training step was differentiated twice: retain_graph is not supported here"
+                )
             self.forward(x)
         self._recorder.turn = next(_turns)  # a backward pass frees the tensors that it read
         self._upstream[: len(x)].copy_(upstream)

@@ -15,7 +15,7 @@ def last_linear(network: nn.Module) -> nn.Linear:
     """
     layers = [module for module in network.modules() if isinstance(module, nn.Linear)]
     if not layers:
-        raise ValueError("a network without a linear layer has no penultimate features to compare")
+        raise ValueError("the network has no linear layer, so there are no penultimate features to compare")
     return layers[-1]
 
 

@@ -32,7 +32,7 @@ class Normalize(nn.Module):
     def __init__(self, mean: Sequence[float] = CIFAR10_MEAN, std: Sequence[float] = CIFAR10_STD) -> None:
         super().__init__()
         if len(mean) != len(std) or min(std) <= 0:
-            raise ValueError(f"normalization needs one mean and one positive std a channel, not {mean} and {std}")
+            raise ValueError(f"normalization needs one mean and one positive std per channel, not {mean} and {std}")
         self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1))
         self.register_buffer("std", torch.tensor(std).view(-1, 1, 1))
 

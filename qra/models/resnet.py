@@ -78,7 +78,7 @@ class ResNet(nn.Module):
     ) -> None:
         if len(blocks) != len(channels):
             raise ValueError(
-                f"blocks are of {len(blocks)} stages, channels of {len(channels)}: give one of each a stage"
+                f"blocks has {len(blocks)} stages, channels has {len(channels)}: give one of each per stage"
             )
         super().__init__()
         self.normalize = Normalize(mean, std)

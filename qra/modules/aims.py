@@ -19,9 +19,9 @@ def check_attack(attack: Attack, on_logits: bool, use: str = INNER) -> None:
         ValueError: If the attack is targeted, or takes labels where logits are given or the reverse.
     """
     if attack.aim == "targets" or getattr(attack, "targeted", False):
-        raise ValueError(f"the attack is targeted, but {use} moves away from what is right: set targeted to false")
+        raise ValueError(f"the attack is targeted, but {use} needs an untargeted one: set targeted to false")
     if attack.aim != ("logits" if on_logits else "labels"):
-        wanted = "moves away from logits: set its loss to kl" if on_logits else "is on labels: its loss cannot be kl"
+        wanted = "compares with logits: set its loss to kl" if on_logits else "uses labels: its loss cannot be kl"
         named = isinstance(attack, PGD | FGSM)
         given = f"has the loss {getattr(attack, 'loss', 'cross_entropy')}" if named else f"takes {attack.aim}"
         raise ValueError(f"the attack {given}, but {use} {wanted}")

@@ -19,8 +19,8 @@ def check(trainer: Trainer) -> None:
     """
     if callbacks_of(trainer, StochasticWeightAveraging):
         raise ValueError(
-            "StochasticWeightAveraging makes its average when the last checkpoint is written, so that nothing would "
-            "hold it: take --trainer.callbacks+ callback/weight-averaging"
+            "StochasticWeightAveraging computes its average after the last checkpoint is written, so no file would "
+            "hold it: use --trainer.callbacks+ callback/weight-averaging"
         )
 
 

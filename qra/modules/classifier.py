@@ -109,9 +109,11 @@ class ImageClassifier(LightningModule):
     ) -> None:
         super().__init__()
         if optimizer is None:
-            raise ValueError("model.optimizer is null: give a config (qra configs optim) or the class of an optimizer")
+            raise ValueError("model.optimizer is null: give a config (qra configs optim) or an optimizer class")
         if val_attack is None and self.selection_metric == "val/robust_acc":
-            raise ValueError("val_attack is none, but robust accuracy in validation chooses the best checkpoint")
+            raise ValueError(
+                "val_attack is none, but the best checkpoint is chosen by robust accuracy in validation: give an attack"
+            )
         if val_attack is not None:
             check_attack(val_attack, on_logits=False, use="validation")
         self.network = network
@@ -333,7 +335,7 @@ class ImageClassifier(LightningModule):
         steps = self.trainer.estimated_stepping_batches
         if steps == float("inf"):
             raise ValueError(
-                "model.schedule spans the training, of which neither trainer.max_epochs nor trainer.max_steps says how "
+                "model.schedule spans the training, but neither trainer.max_epochs nor trainer.max_steps says how "
                 "long it is: give one of them, or --model.schedule null"
             )
         scheduler = self.schedule(optimizer, int(steps))

@@ -253,7 +253,7 @@ class RobustTransfer(ImageClassifier):
         if student_dim != teacher_dim:
             raise ValueError(
                 f"{type(self.transfer).__name__} compares penultimate features, but the student has {student_dim} and "
-                f"the teacher {teacher_dim}: take a teacher of the student's width, or a transfer by logits such as "
+                f"the teacher {teacher_dim}: use a teacher of the student's width, or a transfer by logits such as "
                 "RSLAD"
             )
 

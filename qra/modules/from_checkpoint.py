@@ -11,9 +11,7 @@ from qra.quant import QuantScheme
 from qra.rebuild import rebuild
 from qra.types import Batch
 
-NOT_TRAINED = (
-    "FromCheckpoint does not say how to train: take a pipeline (qra configs) and start it by --model.init_from"
-)
+NOT_TRAINED = "FromCheckpoint cannot be trained: use a pipeline (qra configs) and start it by --model.init_from"
 
 
 class FromCheckpoint(ImageClassifier):

@@ -75,7 +75,9 @@ class TrainingReplays(Replays):
                 return self.record("pass", x.device, lambda: _training_pass(network, static, recorder))
         except torch.OutOfMemoryError:
             self.failed.add("pass")
-            warnings.warn("no memory to record training: it runs without CUDA graphs, more slowly", stacklevel=2)
+            warnings.warn(
+                "not enough memory to record training: it runs without CUDA graphs, more slowly", stacklevel=2
+            )
             return None
 
 
@@ -96,7 +98,7 @@ def _training_pass(network: nn.Module, x: Tensor, recorder: Recorder) -> StaticP
 
     found = torch.autograd.grad(function(x).sum(), list(wanted.values()), allow_unused=True)
     if any(gradient is not None for gradient in found):
-        raise RuntimeError("a parameter of the network is used otherwise than by its name")
+        raise RuntimeError("a parameter of the network is used in another way than by its name")
     return StaticPass(function, x, list(aliases.values()), True, recorder)
 
 

@@ -38,7 +38,7 @@ class CheckpointReader(TorchCheckpointIO):
     ) -> dict[str, Any]:
         content = for_trainer(checkpoint.read(path), self.resume)
         if self.resume and VERSION not in content:
-            raise ValueError(f"{path}: holds no state of a training to go on with: start from its weights by init_from")
+            raise ValueError(f"{path}: holds no training state to resume from: start from its weights by init_from")
         return {VERSION: lightning_version, "epoch": 0, "global_step": 0, **content}
 
 
@@ -89,13 +89,13 @@ def own_states(states: Any, callbacks: Iterable[Callback]) -> dict[str, Any]:
         ValueError: If ``states`` is not a mapping, or the state of a callback is not one or is nested too deeply.
     """
     if not isinstance(states, Mapping):
-        raise ValueError(f"the checkpoint's callbacks are a {type(states).__name__}, no mapping")
+        raise ValueError(f"the checkpoint's callbacks are a {type(states).__name__}, not a mapping")
     keys = {callback: (callback.state_key, getattr(callback, "earlier_key", "")) for callback in callbacks}
     stored = {callback: next((key for key in own if key in states), None) for callback, own in keys.items()}
     found = {callback: states[key] for callback, key in stored.items() if key is not None}
     for callback, state in found.items():
         if not isinstance(state, Mapping) or is_deeper(state, _DEPTH):
-            raise ValueError(f"the checkpoint's state of {type(callback).__name__} is no state of a callback")
+            raise ValueError(f"the checkpoint's state of {type(callback).__name__} is not a callback state")
     return {
         callback.state_key: _own_paths(callback, state) if isinstance(callback, ModelCheckpoint) else dict(state)
         for callback, state in found.items()

@@ -152,7 +152,7 @@ def test_another_network_is_measured_anew(whole, tmp_path):
 
 
 def test_more_images_than_there_are_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="n is 61, but there are 60 test images"):
+    with pytest.raises(ValueError, match="n is 61, but there are only 60 test images"):
         evaluated(tmp_path, n=61)
 
 
@@ -242,5 +242,5 @@ def test_a_faster_search_has_a_name_of_its_own_and_can_only_miss(whole, tmp_path
 
 
 def test_the_authors_code_searches_in_float32():
-    with pytest.raises(ValueError, match="search_precision is tf32"):
+    with pytest.raises(ValueError, match="mode upstream needs search_precision float32 .* not tf32"):
         evaluation(mode="upstream", search_precision="tf32")

@@ -98,7 +98,7 @@ def test_a_resumed_run_measures_no_more_and_keeps_its_teacher(robust_teacher, tm
     trainer(callbacks=[again], max_epochs=2).fit(module, data(), ckpt_path=tmp_path / "half.ckpt", weights_only=True)
     assert again.accuracy["robust_acc"] == 1
     other = saved(VanillaTraining(linear()), tmp_path / "other.ckpt")
-    with pytest.raises(ValueError, match="begun with another teacher"):
+    with pytest.raises(ValueError, match="started with another teacher"):
         trainer(callbacks=[brought(other)]).fit(student(), data(), ckpt_path=tmp_path / "half.ckpt", weights_only=True)
 
 
@@ -158,7 +158,7 @@ def test_a_missing_or_foreign_teacher_is_refused(tmp_path):
 
 
 def test_a_student_that_learns_from_no_teacher_is_named(robust_teacher):
-    with pytest.raises(ValueError, match="there is a teacher, but VanillaTraining learns from none"):
+    with pytest.raises(ValueError, match="a teacher is given, but VanillaTraining does not use one"):
         fit(brought(robust_teacher), VanillaTraining(linear()))
 
 

@@ -19,7 +19,7 @@ from qra.quant import CalibratedUniform, QuantScheme, Uniform
 
 def test_two_callbacks_that_would_say_the_same_in_a_result_are_refused():
     check_names([MaskingCheck(), AttackEvaluation(PGD()), AttackEvaluation(PGD(steps=3))], "test")
-    with pytest.raises(ValueError, match="there are two callbacks MaskingCheck, and result"):
+    with pytest.raises(ValueError, match="there are two callbacks MaskingCheck, but result"):
         check_names([MaskingCheck(), MaskingCheck(n=12)], "test")
     check_names([MaskingCheck(), MaskingCheck()], "fit")  # where they take no part
 
@@ -29,8 +29,8 @@ def test_two_callbacks_that_would_say_the_same_in_a_result_are_refused():
     [
         (lambda: CorruptionEvaluation(corruptions=[]), "corruptions is empty"),
         (lambda: PWLQCalibration(QuantScheme(Uniform(), CalibratedUniform(), 32, 32)), "W32A32 quantizes nothing"),
-        (lambda: PWLQCalibration(attack=PGD(loss="kl")), "has the loss kl, but calibration is on labels"),
-        (lambda: AdversarialExamples(PGD(targeted=True)), "is targeted, but predict moves away"),
+        (lambda: PWLQCalibration(attack=PGD(loss="kl")), "has the loss kl, but calibration uses labels"),
+        (lambda: AdversarialExamples(PGD(targeted=True)), "is targeted, but predict needs an untargeted"),
     ],
 )
 def test_what_would_do_nothing_or_the_contrary_is_refused(make, reason):

@@ -127,7 +127,7 @@ def test_the_calibrated_checkpoint_is_loaded_from_python(tmp_path):
 )
 def test_calibrating_again_with_other_settings_is_refused(tmp_path, callback, reason):
     network_after_test(module(), tmp_path, PWLQCalibration(SCHEME))
-    with pytest.raises(ValueError, match=r"calibrated.ckpt: was calibrated already") as error:
+    with pytest.raises(ValueError, match=r"calibrated.ckpt: was already calibrated") as error:
         runner(tmp_path, callback).test(module(), data(), ckpt_path=tmp_path / "calibrated.ckpt", weights_only=True)
     assert reason in str(error.value)
 
@@ -158,7 +158,7 @@ def test_training_goes_on_after_a_calibration_in_test(tmp_path):
 
 
 def test_a_network_trained_through_quantization_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"trained through quantization to W4A4 .*float one"):
+    with pytest.raises(ValueError, match=r"trained with quantization, to W4A4 .*float one"):
         network_after_test(module(QuantScheme()), tmp_path, PWLQCalibration(SCHEME))
 
 

@@ -68,12 +68,12 @@ def test_a_lost_chunk_is_made_again_as_it_was(whole, tmp_path):
 
 
 def test_autoattack_beside_the_cascade_is_refused_as_the_same(tmp_path):
-    with pytest.raises(ValueError, match="two evaluations are called autoattack_24"):
+    with pytest.raises(ValueError, match="two evaluations are named autoattack_24"):
         evaluated(tmp_path, cascade(), evaluation(attack=AutoAttack(**SHORT)))
 
 
 def test_the_authors_code_has_no_cascade():
-    with pytest.raises(ValueError, match="mode upstream is the authors' code of AutoAttack, which has no shortened"):
+    with pytest.raises(ValueError, match="mode upstream runs the authors' code of AutoAttack, which has no shortened"):
         cascade(mode="upstream")
 
 

@@ -71,20 +71,20 @@ def test_smallest_perturbations_lie_beside_the_examples_and_chunks_are_taken_up_
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        ([*SQUARE, *callback("square", attack__queries="6")], "two evaluations are called square_8"),
-        ([*SQUARE, "--trainer.callbacks.n", "41"], "n is 41, but there are 40 test images"),
-        (["--evaluation.n", "41"], "n is 41, but there are 40 test images"),
-        (callback("square", attack__eps="0.5/255", pixels="bytes"), "eps is 0.5/255 and pixels are bytes"),
+        ([*SQUARE, *callback("square", attack__queries="6")], "two evaluations are named square_8"),
+        ([*SQUARE, "--trainer.callbacks.n", "41"], "n is 41, but there are only 40 test images"),
+        (["--evaluation.n", "41"], "n is 41, but there are only 40 test images"),
+        (callback("square", attack__eps="0.5/255", pixels="bytes"), "eps is 0.5/255, but with pixels: bytes"),
         (
             callback("fmn", attack="qra.attacks.PGD"),
-            "PGD looks for any image in its ball, not for the nearest",
+            "PGD searches for any adversarial image in its ball, not the nearest",
         ),
         (callback("square", attack__norm="l1"), "norm"),
         (callback("square", name="../there"), "name is '../there'"),
         (callback("pgd100", attack__targeted="true"), "PGD is targeted"),
-        (callback("rounding-cascade", mode="upstream"), "mode upstream is the authors' code of AutoAttack"),
+        (callback("rounding-cascade", mode="upstream"), "mode upstream runs the authors' code of AutoAttack"),
         (callback("rounding-cascade", attack__polish="0"), "polish is 0: it must be at least 1"),
-        ([*callback("rounding-cascade"), *callback("autoattack")], "two evaluations are called autoattack_8"),
+        ([*callback("rounding-cascade"), *callback("autoattack")], "two evaluations are named autoattack_8"),
     ],
 )
 def test_a_wrong_evaluation_is_refused_before_anything_is_written(plain_run, arguments, reason):

@@ -93,7 +93,7 @@ def test_at_the_end_of_fit_the_network_is_quantized_before_it_is_attacked():
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        (["--trainer.callbacks.n", "41"], "n is 41, but there are 40 test images"),
+        (["--trainer.callbacks.n", "41"], "n is 41, but there are only 40 test images"),
         (["--trainer.callbacks.attack.eps", "8"], "did you mean 8/255"),
         (["--trainer.callbacks.mode", "both"], "both"),
         (["--trainer.callbacks.chunk_size", "0"], "chunk_size is 0"),

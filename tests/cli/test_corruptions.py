@@ -64,7 +64,7 @@ def test_a_balanced_part_is_the_same_for_all(plain_run, files):
     [
         (["--trainer.callbacks.severities", "[6]"], "severity is 6: it must be in 1..3"),
         (["--trainer.callbacks.corruptions", "[fog]"], "corruption is 'fog': c has bright, nothing"),
-        (["--trainer.callbacks.n", "41"], "n is 41, but c has 40 images of a severity"),
+        (["--trainer.callbacks.n", "41"], "n is 41, but c has 40 images per severity"),
         (["--trainer.callbacks.root", "nowhere"], "nowhere has no corrupted images"),
     ],
 )
@@ -81,4 +81,4 @@ def test_images_of_another_shape_are_refused(plain_run, files):
         np.save(f"c/{name}.npy", np.zeros((120, 8, 8, 3), np.uint8))
     output, code = run_test(plain_run)
     assert code == 2
-    assert "c has images (3, 8, 8)" in output
+    assert "c has (3, 8, 8) images" in output

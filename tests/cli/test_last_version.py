@@ -76,7 +76,7 @@ def test_its_chunks_of_autoattack_are_left_alone_with_a_line(caplog, monkeypatch
     command = ["test", "--config", QUANTIZED / "test/config.yaml", "--ckpt_path", QUANTIZED / "best.ckpt"]
     output, code = qra(*command, "--run", QUANTIZED, "--evaluation.eps", "[8/255]")
     assert code == 0, output
-    assert "autoattack_8 has chunks of an earlier version, in another order: not used, remove it" in caplog.text
+    assert "autoattack_8 holds chunks of an earlier version in another order: it is not used; remove it" in caplog.text
     assert {path: path.read_bytes() for path in old} == old
     assert list((QUANTIZED / "chunks").glob("autoattack_8-*/chunk-*.npz"))
 

@@ -187,7 +187,7 @@ def test_a_start_from_an_unfinished_training_is_told(unfinished):
     start = ["--model.init_args.init_from", f"{unfinished}/best.ckpt"]
     output, code = qra(*FIT, *start, "--trainer.max_epochs", 1, "--run", "run")
     assert code == 0, output
-    assert "which this run starts from, is of a training that is unfinished, 3 of 40 epochs done" in output
+    assert "which this run starts from, comes from a training that is unfinished, 3 of 40 epochs done" in output
 
 
 @pytest.mark.parametrize(

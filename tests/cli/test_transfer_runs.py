@@ -166,7 +166,7 @@ def test_a_teacher_that_is_not_robust_is_refused_in_one_line(tiny_teacher):
 
 def test_a_teacher_for_a_student_that_takes_none_is_refused():
     extra = ["--trainer.callbacks+", str(CONFIGS / "callback/teacher.yaml"), *teacher()]
-    assert "VanillaTraining learns from none" in fit_refused(*pipeline("float-plain"), *TINY_FIT, *extra)
+    assert "VanillaTraining does not use one" in fit_refused(*pipeline("float-plain"), *TINY_FIT, *extra)
 
 
 @pytest.mark.slow

@@ -113,12 +113,12 @@ WRONG = {
     f"fit {AT} --model.scheme quant/pact --model.scheme.overrides '{{fc: 2}}'": "expected str, got 2: give layers by",
     f"fit {AT} --model.scheme W4A4": "model.scheme: expected a config (qra configs quant) or",
     f"fit {AT} --model.optimizer optim/onecycle": "model.optimizer: qra.schedules.OneCycle is no Optimizer",
-    f"fit {AT} --model.val_attack.targeted true": "the attack is targeted, but validation moves away",
+    f"fit {AT} --model.val_attack.targeted true": "the attack is targeted, but validation needs an untargeted",
     f"fit {AT} --seed_everything -1": "seed_everything is -1: it must be a whole number from 0",
     f"fit {AT} --evaluation.n 0": "n is 0",
     "fit --config pipeline/qat-at --model.scheme.weight_bit_width 99": "weight_bit_width: bit width 99",
     # data
-    f"fit {AT}": "CIFAR-10 is not in data: fetch it with --data.download true",
+    f"fit {AT}": "CIFAR-10 is not in data: download it with --data.download true",
     f"fit {AT} --data nowhere": "data: ",  # the reason depends on the classes that were imported
     f"fit {AT} --data data/image_folder --data.root nowhere": "nowhere/train does not exist",
     f"fit {AT} --data data/image_folder --data.root images": "images/train needs at least 2 class folders",

@@ -38,5 +38,5 @@ def test_reading_features_leaves_nothing_behind():
 
 
 def test_a_network_without_a_linear_layer_is_refused():
-    with pytest.raises(ValueError, match="without a linear layer"):
+    with pytest.raises(ValueError, match="has no linear layer"):
         with_features(nn.Conv2d(3, 2, 1), torch.rand(1, 3, 2, 2))

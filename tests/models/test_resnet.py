@@ -60,5 +60,5 @@ def test_a_normalization_that_cannot_be_is_refused(std):
 
 
 def test_stages_without_a_width_are_refused():
-    with pytest.raises(ValueError, match="blocks are of 1 stages, channels of 2: give one of each a stage"):
+    with pytest.raises(ValueError, match="blocks has 1 stages, channels has 2: give one of each per stage"):
         models.ResNet((1,), (4, 8))

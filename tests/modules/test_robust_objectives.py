@@ -154,8 +154,8 @@ def test_both_objectives_train_float_and_quantized_networks(method, scheme, prec
         (lambda: AdversarialTraining(linear(), PGD(loss="kl")), "its loss cannot be kl"),
         (lambda: AdversarialTraining(linear(), PGD(targeted=True)), "is targeted, but the inner maximization"),
         (lambda: Trades(linear(), PGD(loss="kl", targeted=True)), "is targeted, but the inner maximization"),
-        (lambda: Trades(linear(), val_attack=PGD(loss="kl")), "has the loss kl, but validation is on labels"),
-        (lambda: Mart(linear(), val_attack=PGD(targeted=True)), "is targeted, but validation moves away"),
+        (lambda: Trades(linear(), val_attack=PGD(loss="kl")), "has the loss kl, but validation uses labels"),
+        (lambda: Mart(linear(), val_attack=PGD(targeted=True)), "is targeted, but validation needs an untargeted"),
     ],
 )
 def test_settings_that_cannot_work_are_refused_at_once(make, message):

@@ -149,13 +149,13 @@ def test_a_teacher_of_another_architecture_teaches_by_logits(transfer):
 
 @pytest.mark.parametrize("transfer", [RRM(), LwF()], ids=name)
 def test_features_of_another_width_are_refused_with_both_widths(transfer):
-    with pytest.raises(ValueError, match="the student has 64 and the teacher 20: take a teacher of the student's"):
+    with pytest.raises(ValueError, match="the student has 64 and the teacher 20: use a teacher of the student's"):
         student(transfer, Wide(), convolutional())
 
 
 def test_a_network_without_a_linear_layer_has_no_features_to_compare():
     pooled = nn.Sequential(nn.Conv2d(3, 2, 4), nn.Flatten())
-    with pytest.raises(ValueError, match="without a linear layer"):
+    with pytest.raises(ValueError, match="has no linear layer"):
         student(RRM(), pooled, linear())
 
 

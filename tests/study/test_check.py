@@ -112,8 +112,14 @@ def test_a_checkpoint_that_only_other_cells_need_is_not_asked_for():
         ({"evaluation.eps": [8]}, "eps is 8, but pixels are in [0, 1]: did you mean 8/255?"),
         ({"evaluation.eps": [-0.1]}, "eps is -0.1: it must be at least 0"),
         ({"evaluation.n": 0}, "n is 0: it must be at least 1"),
-        ({"evaluation.n": 41}, "n is 41, but there are 40 test images: RobustnessEvaluation takes null for all"),
-        ({"trainer.callbacks+": "callback/pgd100", "trainer.callbacks.n": 50}, "n is 50, but there are 40 test images"),
+        (
+            {"evaluation.n": 41},
+            "n is 41, but there are only 40 test images: set n of RobustnessEvaluation to null for all",
+        ),
+        (
+            {"trainer.callbacks+": "callback/pgd100", "trainer.callbacks.n": 50},
+            "n is 50, but there are only 40 test images",
+        ),
         ({"trainer.callbacks+": "callback/pgd100", "trainer.callbacks.attack.eps": 8}, "did you mean 8/255?"),
         ({"trainer.limit_test_batches": 0}, "trainer.limit_test_batches is 0"),
     ],
