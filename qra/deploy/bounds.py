@@ -41,16 +41,16 @@ def check(program: Program) -> None:
         except (IndexError, ZeroDivisionError):
             shape = ()
         if not shape or not 0 < min(shape) <= math.prod(shape) <= LARGEST:
-            raise ValueError(f"the operation {op.name[:100]} does not fit what it takes, or is too large")
+            raise ValueError(f"the operation {op.name[:100]} does not fit its inputs, or is too large")
         found[op.name] = shape
         if isinstance(op, Convolution | Linear):
             layers.add(op.name)
         elif isinstance(op, Requantize) or (not isinstance(op, Combine) and op.sources[0] in codes):
             codes.add(op.name)
     if len(found[LOGITS]) != 1:
-        raise ValueError(f"its logits are of shape {found[LOGITS]}")
+        raise ValueError(f"its logits have the shape {found[LOGITS]}, not one dimension")
     if beyond := [name for name, bound in sums(program) if bound >= 2**31]:
-        raise ValueError(f"sums of {beyond[0][:100]} are beyond 32 bits")
+        raise ValueError(f"sums of {beyond[0][:100]} exceed 32 bits")
 
 
 def _fits(op: Op, shape_of: Mapping[str, Shape], codes: Container[str], layers: Container[str]) -> bool:

@@ -103,7 +103,7 @@ def read(directory: Path) -> Card:
     except (FileNotFoundError, NotADirectoryError):
         raise ValueError(f"{directory}: is not an export: it has no {FILE}; qra export makes one") from None
     if not isinstance(content, dict) or content.get("schema") != SCHEMA:
-        raise ValueError(f"{path}: is no card of schema {SCHEMA}; export the network again")
+        raise ValueError(f"{path}: is not a card of schema {SCHEMA}; export the network again")
     content = {"cost": {}, "tested": None, **content}  # missing in the first cards
     _check_types(path, content)
     _check_files(directory, content["files"])
@@ -140,7 +140,9 @@ _KINDS: Mapping[str, tuple[type, ...]] = {
 def _check_types(path: Path, content: Mapping[str, Any]) -> None:
     for key, kinds in _KINDS.items():
         if not isinstance(content.get(key), kinds):
-            raise ValueError(f"{path}: {key} is a {type(content.get(key)).__name__}; export the network again")
+            raise ValueError(
+                f"{path}: {key} has the wrong type, {type(content.get(key)).__name__}; export the network again"
+            )
 
 
 def files(directory: Path) -> dict[str, dict[str, Any]]:
@@ -160,4 +162,4 @@ def _check_files(directory: Path, stated: Mapping[str, Any]) -> None:
         if name not in present:
             raise ValueError(f"{directory}: {plain(name)} is missing; export the network again")
         if not isinstance(about, Mapping) or present[name]["sha256"] != about.get("sha256"):
-            raise ValueError(f"{directory / name}: is not the file that was exported, by its sha256; export it again")
+            raise ValueError(f"{directory / name}: is not the exported file (its sha256 differs); export it again")

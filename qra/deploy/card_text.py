@@ -14,7 +14,7 @@ from qra.report.tables import Entry, Number, Table, markdown_text
 KIB = 1024
 _MEANINGS = {
     "model.onnx": "the model to ship",
-    "model.integer.onnx": "the same network in integers alone, exact on onnxruntime: the reference",
+    "model.integer.onnx": "the same network in integers only, exact on onnxruntime: the reference",
     "twin.safetensors": "the same network for attacks: qra test --ckpt_path twin.safetensors",
 }
 
@@ -47,7 +47,7 @@ def _about(content: Mapping[str, Any], exported: bool) -> Iterator[str]:
     channels, height, width = content["image_shape"]
     if exported:
         yield "Written by `qra export`, `qra deploy test` and `qra deploy bench`; do not edit it, run them again.\n"
-        taken = "float32 in [0, 1], which is rounded to bytes" if content["export"].get("input") == "float" else "uint8"
+        taken = "float32 in [0, 1], rounded to bytes" if content["export"].get("input") == "float" else "uint8"
         inputs = f"Input `image`: {taken}, (n, {channels}, {height}, {width}). Output `logits`: float32."
     else:
         inputs = f"Input: pixels in [0, 1], float32, (n, {channels}, {height}, {width}). Output: logits."
@@ -105,7 +105,7 @@ def _tested(tested: Mapping[str, Any]) -> Iterator[str]:
     rows = tuple((each.kind, title, each.accuracy) for each, title in zip(found, bounds, strict=True))
     yield Table("tested", "Accuracy", ("images", "bounds", "accuracy"), rows).markdown()
     doubt, data = doubt_of(tested), tested["data"]
-    reasons = f", for {'; '.join(doubt.reasons)}" if doubt.reasons else ""
+    reasons = f" ({'; '.join(doubt.reasons)})" if doubt.reasons else ""
     yield f"Gradients: {markdown_text(doubt.words + reasons)}. Settings of each attack are in the card as JSON.\n"
     when = "; ".join(dict.fromkeys(_when(test) for test in tested["tests"]))
     yield markdown_text(f"Data: {data.get('class')}, sha256 {data.get('sha256')}. Tested {when}.") + "\n"

@@ -63,7 +63,7 @@ def main(arguments: Sequence[str]) -> None:
         settings = parse(parser, arguments[1:])
         _bench(folder.read(Path(settings.directory)), settings)
     else:
-        raise ValueError("qra deploy takes test or bench; qra deploy --help tells of both")
+        raise ValueError("qra deploy takes test or bench; see qra deploy --help")
 
 
 def _test(exported: Folder, settings: Namespace, data: ImageDataModule) -> None:
@@ -120,7 +120,9 @@ def _fake_quantized(exported: Folder, path: str | None) -> FakeQuantized | None:
     path = checkpoint_file(path)
     network = checkpoint.load(path)
     if checkpoint.sha256(path) != exported.card.checkpoint.get("sha256"):
-        raise ValueError(f"{path}: is not the checkpoint that {exported.directory} was exported from, by its sha256")
+        raise ValueError(
+            f"{path}: is not the checkpoint that {exported.directory} was exported from (its sha256 differs)"
+        )
     return FakeQuantized(network, exported.program)
 
 
@@ -206,6 +208,6 @@ def _bench(exported: Folder, settings: Namespace) -> None:
     console.print(table.terminal())
     _say(console, table.note)
     if not speed["vnni"]:
-        _say(console, "this processor has no VNNI: integers of 8 bits are not faster than float32 here")
+        _say(console, "this processor has no VNNI: 8-bit integers are not faster than float32 here")
     for name, file in card.files(exported.directory).items():
         _say(console, f"{name}: {file['bytes'] / 1024:.1f} KiB")

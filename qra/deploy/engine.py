@@ -199,7 +199,7 @@ class Engine(nn.Module):
         if not x.is_floating_point():
             raise ValueError(f"x is {x.dtype}: an engine takes floating-point pixels in [0, 1] (divide bytes by 255)")
         if not bool(((x >= -_SLACK) & (x <= 1 + _SLACK)).all()):
-            raise ValueError("x has pixels outside of [0, 1], or that are no numbers")
+            raise ValueError("x has pixels outside [0, 1] or that are not numbers")
         found = self.run((x.detach().cpu() * LEVELS).round().clamp(0, LEVELS).to(torch.uint8).numpy())
         return {name: torch.from_numpy(array).to(x.device) for name, array in found.items()}
 
@@ -216,7 +216,7 @@ class Engine(nn.Module):
             raise ValueError(f"the images are {images.dtype}: the model takes uint8, the bytes of an image")
         if images.shape[1:] != self.runtime.image_shape:
             raise ValueError(
-                f"the model takes images of {self.runtime.image_shape}, not of {images.shape[1:]}: export it anew for "
+                f"the model takes images of {self.runtime.image_shape}, not of {images.shape[1:]}: export it again for "
                 "another resolution"
             )
         taken = images if self.runtime.takes_bytes else images.astype(np.float32) / np.float32(LEVELS)
@@ -260,7 +260,7 @@ def _check_own(shape: Sequence[Any], is_image: bool, outputs: Container[str]) ->
     unlike = len(shape) != 4 or shape[0] is not None or not all(isinstance(length, int) for length in shape[1:])
     if unlike or not is_image or OUTPUT not in outputs:
         raise ValueError(
-            "is no model of qra export, which takes any number of images of one size, uint8 or float32, and gives "
+            "is not a model of qra export, which takes any number of images of one size, uint8 or float32, and returns "
             f"{OUTPUT!r}"
         )
 
@@ -310,8 +310,8 @@ def _checked(kind: type[Runtime], options: Mapping[str, str]) -> Mapping[str, st
     for name, value in kind.faithful.items():
         if options.get(name, value) != value:
             raise ValueError(
-                f"{kind.name}: {name}={options[name]} changes decisions: it has to be {value}; what the engine's own "
-                "defaults do is measured by --engine_defaults true"
+                f"{kind.name}: {name}={options[name]} changes decisions: it must be {value}; the engine's own "
+                "defaults are measured by --engine_defaults true"
             )
     return options
 

@@ -74,12 +74,12 @@ def export(path: str | Path, out: str | Path, choices: Choices = Choices()) -> P
 
     directory = Path(out)
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-        kind = "not empty" if directory.is_dir() else "no directory"
-        raise ValueError(f"{directory}: is {kind}: name a new one by --out")
+        kind = "not empty" if directory.is_dir() else "not a directory"
+        raise ValueError(f"{directory}: is {kind}: give a new one by --out")
     network = checkpoint.load(path)
     try:
         if isinstance(network, IntegerNetwork):
-            raise ValueError("is the twin of an export: export the checkpoint that it was made of")
+            raise ValueError("is the twin of an export: export the checkpoint that it was made from")
         program = lower(network, choices.resolution, choices.pwlq)
         is_same = choices.pwlq == "exact" or not _has_pieces(network)
         check_agrees(network, program if is_same else lower(network, choices.resolution, "exact"))
@@ -115,13 +115,13 @@ def check_agrees(network: nn.Module, program: Program) -> None:
     x = torch.randint(256, (IMAGES, *program.image_shape), generator=torch.Generator().manual_seed(0)) / 255
     expected, found = network.cpu().eval()(x), IntegerNetwork(program).eval()(x)
     if not expected.isfinite().all():
-        raise ValueError("the network's logits are not finite: its weights or statistics are not sound")
+        raise ValueError("the network's logits are not finite: check its weights and statistics")
     apart = (expected - found).abs().amax(1) / expected.abs().max().clamp_min(torch.finfo(torch.float32).tiny)
     if not float(apart.median()) <= TOLERANCE:
         raise ValueError(
-            "its integers are another function than the network, for logits are apart by "
-            f"{float(apart.median()):.1g} of the largest: something is computed where no layer says so, as in a hook, "
-            "or a quantizer has another grid than it rounds to"
+            "its integer form computes a different function than the network: logits differ by "
+            f"{float(apart.median()):.1g} of the largest. A hook may change what a layer computes, "
+            "or a quantizer may round to another grid than it defines"
         )
 
 
@@ -156,16 +156,16 @@ def _limits(network: nn.Module, program: Program, choices: Choices) -> list[str]
     _, height, width = program.image_shape
     found = [f"Images are of {height} x {width} pixels; other sizes need another export."]
     if choices.input == "float":
-        found.append("Pixels in [0, 1] are rounded to bytes inside of the model.")
+        found.append("Pixels in [0, 1] are rounded to bytes inside the model.")
     if choices.form != "integer":
         found.append(
-            "model.onnx decides otherwise on onnxruntime without session.disable_quant_qdq=1, and on OpenVINO without "
-            "INFERENCE_PRECISION_HINT=f32 and DYNAMIC_QUANTIZATION_GROUP_SIZE=0."
+            "model.onnx makes different decisions on onnxruntime without session.disable_quant_qdq=1, and on OpenVINO "
+            "without INFERENCE_PRECISION_HINT=f32 and DYNAMIC_QUANTIZATION_GROUP_SIZE=0."
         )
     if _has_pieces(network) and choices.pwlq == "int8":
         found.append(
-            "Its piecewise linear weights were requantized to 8 bits, one scale for each channel: it is another "
-            "network than the checkpoint, and decides otherwise in rare cases."
+            "Its piecewise linear weights were requantized to 8 bits, one scale for each channel: it is a different "
+            "network than the checkpoint, and makes different decisions in rare cases."
         )
     return found
 

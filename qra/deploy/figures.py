@@ -34,8 +34,8 @@ def decisions(parity: Mapping[str, Any]) -> Drawing:
     places = range(len(KINDS))
     for axes, run in zip(panels, runs, strict=True):
         found = [run["decisions"][kind] for kind in KINDS]
-        axes.bar(places, [each["gained"] for each in found], 0.6, color=BLUE, label="right here alone")
-        axes.bar(places, [-each["lost"] for each in found], 0.6, color=ORANGE, label="right in the program alone")
+        axes.bar(places, [each["gained"] for each in found], 0.6, color=BLUE, label="correct only here")
+        axes.bar(places, [-each["lost"] for each in found], 0.6, color=ORANGE, label="correct only in the program")
         axes.axhline(0, color=GREY, linewidth=0.8)
         axes.set_title(f"{run['name']}: {run['verdict']}", loc="left")
         axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
@@ -44,8 +44,8 @@ def decisions(parity: Mapping[str, Any]) -> Drawing:
     panels[0].legend(loc="upper left", bbox_to_anchor=(0, 1.0), ncols=2)
     figure.supylabel("images", fontsize=9)
     caption = (
-        "Upwards: images that this engine classifies correctly and the program does not; downwards: the other way "
-        "round. An engine that decides otherwise near boundaries gains where an attack stopped: it looks more robust."
+        "Upwards: images that this engine classifies correctly and the program does not; downwards: the opposite. "
+        "An engine whose decisions differ near boundaries gains where an attack stopped: it looks more robust."
     )
     return Drawing("decisions", "Where decisions differ from the program's", caption, figure)
 

@@ -69,9 +69,9 @@ def _check_model(path: Path, program: Program) -> None:
     try:
         model = onnx.load_model_from_string(read_model(path))
     except message.DecodeError:
-        raise ValueError(f"{path}: is no model of ONNX; export the network again") from None
+        raise ValueError(f"{path}: is not an ONNX model; export the network again") from None
     if program.sha256 not in {entry.value for entry in model.metadata_props if entry.key == "program"}:
-        raise ValueError(f"{path}: is of another program than {TWIN} beside it; export the network again")
+        raise ValueError(f"{path}: was made from another program than {TWIN} beside it; export the network again")
 
 
 def runs(

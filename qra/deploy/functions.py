@@ -19,7 +19,7 @@ def _add(builder: Builder, name: str, first: Any, second: Any) -> Value:
     if isinstance(first, Value) and isinstance(second, Value):
         if first.shape != second.shape:
             raise ValueError(
-                f"{name}: sums of values of the shapes {first.shape} and {second.shape} have no integer form"
+                f"{name}: adding values of shapes {first.shape} and {second.shape} is not supported in integer form"
             )
         return first.plus(second)
     value, constant = (first, second) if isinstance(first, Value) else (second, first)
@@ -33,14 +33,14 @@ def _subtract(builder: Builder, name: str, first: Any, second: Any) -> Value:
 
 def _multiply(builder: Builder, name: str, first: Any, second: Any) -> Value:
     if isinstance(first, Value) and isinstance(second, Value):
-        raise ValueError(f"{name}: products of two values have no integer form")
+        raise ValueError(f"{name}: multiplying two values is not supported in integer form")
     value, constant = (first, second) if isinstance(first, Value) else (second, first)
     return value.scaled(_channels(name, constant, value))
 
 
 def _divide(builder: Builder, name: str, first: Any, second: Any) -> Value:
     if isinstance(second, Value):
-        raise ValueError(f"{name}: a division by a value has no integer form")
+        raise ValueError(f"{name}: dividing by a value is not supported in integer form")
     assert isinstance(first, Value)
     return first.scaled(1 / _channels(name, second, first))
 
@@ -51,7 +51,7 @@ def _channels(name: str, constant: Any, value: Value) -> Tensor:
     if found.numel() == 1:
         return found.reshape(())
     if found.numel() != value.shape[0] or found.shape[-2:] != (1, 1):
-        raise ValueError(f"{name}: a constant of shape {tuple(found.shape)} is not one value for each channel")
+        raise ValueError(f"{name}: a constant of shape {tuple(found.shape)} must have one value per channel")
     return found.flatten()
 
 
@@ -92,13 +92,13 @@ def _size(builder: Builder, name: str, value: Value, dim: int | None = None) -> 
 
 def _getattr(builder: Builder, name: str, value: Value, attribute: str) -> Any:
     if attribute != "shape":
-        raise ValueError(f"{name}: {attribute} of a value has no integer form")
+        raise ValueError(f"{name}: {attribute} of a value is not supported in integer form")
     return (None, *value.shape)
 
 
 def _mean(builder: Builder, name: str, value: Value, dim: Any = None, keepdim: bool = False) -> Value:
     if len(value.shape) != 3 or not isinstance(dim, tuple | list) or sorted(d % 4 for d in dim) != [2, 3]:
-        raise ValueError(f"{name}: only averages over all rows and columns have an integer form")
+        raise ValueError(f"{name}: only averages over all rows and columns are supported in integer form")
     found = adaptive_average(builder, name, value, 1)
     return found if keepdim else flatten(builder, builder.name(f"{name}_flat"), found, 1)
 
@@ -109,7 +109,7 @@ def _getitem(builder: Builder, name: str, value: Any, key: Any) -> Any:
     steps = [part.step or 1 for part in key if isinstance(part, slice)] if isinstance(key, tuple) else []
     bounded = isinstance(key, tuple) and any(not isinstance(k, slice) or k.start or k.stop for k in key)
     if len(steps) != 4 or bounded or steps[:2] != [1, 1]:
-        raise ValueError(f"{name}: only every so many rows and columns can be taken, as by x[:, :, ::2, ::2]")
+        raise ValueError(f"{name}: only strided rows and columns can be selected, such as x[:, :, ::2, ::2]")
     return _shortcut(builder, name, value, (steps[2], steps[3]), (0, 0))
 
 
@@ -117,7 +117,7 @@ def _pad(
     builder: Builder, name: str, x: Value, /, pad: Any, mode: str = "constant", value: float | None = None
 ) -> Value:
     if mode != "constant" or value not in (None, 0) or any(pad[:4]) or len(pad) != 6 or min(pad) < 0:
-        raise ValueError(f"{name}: only channels of zeros can be added, as by F.pad(x, (0, 0, 0, 0, 8, 8))")
+        raise ValueError(f"{name}: only channels of zeros can be padded, such as by F.pad(x, (0, 0, 0, 0, 8, 8))")
     return _shortcut(builder, name, x, (1, 1), (pad[4], pad[5]))
 
 

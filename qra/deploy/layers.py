@@ -43,7 +43,7 @@ def integer_weights(layer: QuantLayer, name: str, exactly: bool) -> list[Integer
             of one step per channel that fit 16 bits.
     """
     if layer.weight_quantizer is None:
-        raise ValueError(f"{name} has float weights: quantize them, 8 bits are enough, for engines have no such sums")
+        raise ValueError(f"{name} has float weights, which have no integer form: quantize them (8 bits are enough)")
     try:
         grid = layer.weight_quantizer.grid(layer.weight)
     except ValueError as reason:
@@ -67,9 +67,9 @@ def _whole(term: Term, name: str) -> IntegerWeights:
     if not float(steps.abs().max()) <= _LARGEST:
         raise ValueError(f"{name}: its weights reach {float(steps.abs().max()):g} steps, beyond 16 bits")
     if not torch.equal(steps, steps.round()):
-        raise ValueError(f"{name}: its weights are no whole multiples of one step, and so have no integer form")
+        raise ValueError(f"{name}: its weights are not integer multiples of one step, and so have no integer form")
     if scale.numel() != 1 and (scale.numel() != len(codes) or scale.shape[0] != len(codes)):
-        raise ValueError(f"{name}: its weights have scales of shape {tuple(scale.shape)}, not one or one a channel")
+        raise ValueError(f"{name}: its weights have scales of shape {tuple(scale.shape)}, not one or one per channel")
     return IntegerWeights(steps.long(), scale.reshape(()) if scale.numel() == 1 else scale.flatten())
 
 
@@ -98,7 +98,9 @@ def convolve(builder: Builder, layer: QuantConv2d, name: str, value: Value) -> V
     """
     source, factor = _codes(builder, value, name)
     if layer.padding_mode != "zeros" or isinstance(layer.padding, str):
-        raise ValueError(f"{name}: only a border of so many zeros has an integer form, not {layer.padding}")
+        raise ValueError(
+            f"{name}: only padding with a given number of zeros is supported in integer form, not {layer.padding}"
+        )
     weights = integer_weights(layer, name, builder.exactly)
     shape = _result_shape(layer, value.shape, name)
     placed = _Placed(builder, layer, name, source, shape)
@@ -135,7 +137,7 @@ class _Placed:
     def by_channel(self, weights: Sequence[IntegerWeights], factors: Tensor) -> Value:
         """Convolve each input channel separately, because each has its own scale."""
         if self.layer.groups != 1:
-            raise ValueError(f"{self.name}: groups of channels of different scales have no integer form")
+            raise ValueError(f"{self.name}: groups of channels with different scales are not supported in integer form")
         stacked = torch.cat([term.codes for term in weights])
         codes = stacked.transpose(0, 1).reshape(-1, 1, *stacked.shape[2:])
         each = [replace(term, scale=term.scale * factor) for factor in factors for term in weights]
@@ -159,16 +161,18 @@ class _Placed:
 def multiply(builder: Builder, layer: QuantLinear, name: str, value: Value) -> Value:
     """Lower a linear layer; arguments and errors as for :func:`convolve`."""
     if len(value.shape) == 3 and value.shape[1:] == (1, 1):
-        raise ValueError(f"{name} takes rows and columns: flatten them before it")
+        raise ValueError(f"{name} takes rows and columns: flatten its input")
     if len(value.shape) != 1:
-        raise ValueError(f"{name} is applied to each place of {value.shape}, which has no integer form: flatten it")
+        raise ValueError(
+            f"{name} is applied to each position of {value.shape}, which is not supported in integer form: flatten it"
+        )
     if value.shape[0] != layer.in_features:
         raise ValueError(f"{name} takes {layer.in_features} values, not {value.shape[0]}: {OTHER_SIZE}")
     source, factor = _codes(builder, value, name)
     if factor.ndim:
         raise ValueError(
-            f"{name} takes values whose channels have scales of their own, which has no integer form: quantize its "
-            "input, or normalize all channels of the images by one standard deviation"
+            f"{name} takes values whose channels have scales of their own, which is not supported in integer form: "
+            "quantize its input, or normalize all channels of the images by one standard deviation"
         )
     weights = integer_weights(layer, name, builder.exactly)
     codes = torch.cat([term.codes for term in weights])
@@ -194,7 +198,7 @@ def _codes(builder: Builder, value: Value, name: str) -> tuple[str, Tensor]:
     made = builder.made[part.source]
     whole = part == Part(part.source, 0, made.shape[0])
     if len(value.parts) > 1 or not whole or made.kind != "codes":
-        raise ValueError(f"{name} takes float values: quantize its input, or the ReLU before it")
+        raise ValueError(f"{name} has float inputs: quantize its input, or the ReLU before it")
     if factor.ndim and bool((factor == factor[0]).all()):
         factor = factor[0]
     return part.source, factor

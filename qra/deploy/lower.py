@@ -42,7 +42,7 @@ def lower(network: nn.Module, resolution: tuple[int, int], pwlq: PiecewiseLinear
     if network._forward_hooks or network._forward_pre_hooks:
         raise ValueError("the network has hooks of its own, which tracing does not see: remove them")
     if min(resolution) < 1:
-        raise ValueError(f"resolution is {tuple(resolution)}: images have rows and columns")
+        raise ValueError(f"resolution is {tuple(resolution)}: give rows and columns")
     with torch.no_grad():
         return _Lowering(copied(network).eval().cpu(), resolution, pwlq).run()
 
@@ -71,9 +71,9 @@ class _Lowering:
     def _finish(self, result: Any) -> None:
         value = self.values.get(result) if isinstance(result, fx.Node) else None
         if not isinstance(value, Value):
-            raise ValueError("the network has several outputs: it must return logits alone")
+            raise ValueError("the network has several outputs: it must return only logits")
         if len(value.shape) != 1:
-            raise ValueError(f"the network returns values of shape {value.shape} an image: it must return logits")
+            raise ValueError(f"the network returns values of shape {value.shape} per image: it must return logits")
         self.builder.real(value, LOGITS)
 
     def _once(self, node: fx.Node, value: Value) -> Value:
@@ -87,7 +87,7 @@ class _Lowering:
     def _value(self, node: fx.Node) -> Any:
         if node.op == "placeholder":
             if self.values:
-                raise ValueError("the network takes several inputs: it must take images alone")
+                raise ValueError("the network takes several inputs: it must take only images")
             return self.builder.whole(IMAGE).scaled(number(1 / 255))
         if node.op == "get_attr":
             return self._attribute(str(node.target))
@@ -99,7 +99,7 @@ class _Lowering:
         try:
             found = operator.attrgetter(name)(self.network)
         except AttributeError:
-            raise ValueError("the network computes with a tensor made in its forward pass: make it a buffer") from None
+            raise ValueError("the network uses a tensor created in its forward pass: make it a buffer") from None
         return found.detach().double() if isinstance(found, Tensor) else found
 
     def _module(self, node: fx.Node) -> Any:
@@ -149,14 +149,14 @@ def _check_sizes(program: Program) -> None:
     codes = ranges(program)
     for op in program.ops:
         if isinstance(op, Requantize) and not are_bytes(op.low, op.high):
-            raise ValueError(f"{op.name} has codes from {op.low} to {op.high}: engines have 8 bits for them at most")
+            raise ValueError(f"{op.name} has codes from {op.low} to {op.high}: engines support at most 8 bits")
         if isinstance(op, Convolution | WindowSum) and not are_bytes(*codes.get(op.source, (0, 0))):
-            raise ValueError(f"{op.name} takes averages that are not quantized: they are no bytes; quantize its input")
+            raise ValueError(f"{op.name} takes averages that are not quantized and so not bytes: quantize its input")
         if isinstance(op, WindowSum) and max(map(abs, codes.get(op.name, (0, 0)))) >= EXACT:
-            raise ValueError(f"{op.name}: sums of codes over {op.kernel} are beyond what float32 holds exactly")
+            raise ValueError(f"{op.name}: sums of codes over {op.kernel} are too large to be exact in float32")
     for name, bound in sums(program):
         if bound >= 2**31:
-            raise ValueError(f"{name}: its sums reach {bound}, which no engine's 32 bits hold")
+            raise ValueError(f"{name}: its sums reach {bound}, beyond the 32 bits of engines")
 
 
 def _image_channels(network: nn.Module, graph: fx.Graph, resolution: tuple[int, int]) -> int:
@@ -169,6 +169,8 @@ def _image_channels(network: nn.Module, graph: fx.Graph, resolution: tuple[int, 
         if isinstance(layer, nn.Linear):
             channels, rest = divmod(layer.in_features, math.prod(resolution))
             if rest:
-                raise ValueError(f"{name} takes {layer.in_features} values: they are no image of {resolution} pixels")
+                raise ValueError(
+                    f"{name} takes {layer.in_features} values, which is not an image of {resolution} pixels"
+                )
             return channels
-    raise ValueError("the network has no layer, which would say how many channels an image has")
+    raise ValueError("the network has no layer that tells how many channels an image has")

@@ -15,7 +15,7 @@ from qra.deploy.ops import Flatten, WindowMax, WindowSum
 from qra.deploy.symbolic import Builder, Value, number
 from qra.quant.layers import ActivationFakeQuantizer, QuantConv2d, QuantLinear, QuantPool
 
-KNOWN = "known are convolutions, linear layers, batch normalization, ReLUs, pooling, sums and plain shortcuts"
+KNOWN = "supported are convolutions, linear layers, batch normalization, ReLUs, pooling, sums and plain shortcuts"
 
 
 def _quantizer(builder: Builder, module: ActivationFakeQuantizer, name: str, value: Value) -> Value:
@@ -24,9 +24,9 @@ def _quantizer(builder: Builder, module: ActivationFakeQuantizer, name: str, val
         if not grid.scale.isfinite().all() or grid.scale.numel() != 1 or not float(grid.scale) > 0:
             raise ValueError(f"its scale is {grid.scale.tolist()}: train it, or calibrate the network")
         if grid.table is not None or grid.levels.step != 1:
-            raise ValueError("its steps are not even, and engines have no such codes")
+            raise ValueError("its steps are not uniform, which engines do not support")
         if float(grid.zero_point) not in grid.levels:
-            raise ValueError(f"its zero point, {float(grid.zero_point):g}, is none of its codes, and must be one")
+            raise ValueError(f"its zero point, {float(grid.zero_point):g}, is not one of its codes")
     except ValueError as reason:
         raise ValueError(f"{name}: {reason}") from None
     return builder.requantize(value, grid, name)
@@ -47,7 +47,7 @@ def _linear(builder: Builder, module: QuantLinear, name: str, value: Value) -> V
 
 
 def _float_layer(builder: Builder, module: nn.Module, name: str, value: Value) -> Value:
-    raise ValueError(f"{name} has float weights: quantize them (8 bits are enough), for engines have no such sums")
+    raise ValueError(f"{name} has float weights: which have no integer form: quantize them (8 bits are enough)")
 
 
 def _batch_norm(builder: Builder, module: nn.BatchNorm1d | nn.BatchNorm2d, name: str, value: Value) -> Value:
@@ -82,7 +82,7 @@ def average(builder: Builder, module: nn.AvgPool2d, name: str, value: Value) -> 
     kernel = pair(module.kernel_size)
     padding = pair(module.padding)
     if module.ceil_mode or (padding != (0, 0) and not module.count_include_pad):
-        raise ValueError(f"{name}: an average whose count of values depends on the place has no integer form")
+        raise ValueError(f"{name}: averages over a varying number of values are not supported in integer form")
     return window_sum(builder, name, value, kernel, pair(module.stride), padding, module.divisor_override)
 
 
@@ -115,11 +115,13 @@ def window_sum(
     op = WindowSum(name, source, kernel, stride, padding)
     if kind != "codes" and not op.lie_side_by_side(value.shape):
         raise ValueError(
-            f"{name} averages float values over windows that do not lie side by side: quantize what it takes, as PACT "
-            "and LSQ do in the place of the ReLU before it, and CalibratedUniform at modules such as nn.AvgPool2d"
+            f"{name} averages float values over overlapping or separated windows: quantize its input, as PACT "
+            "and LSQ do instead of the ReLU before it, and CalibratedUniform at modules such as nn.AvgPool2d"
         )
     if float(value.offset.abs().max()) and padding != (0, 0):
-        raise ValueError(f"{name}: an average over a border of zeros of values with a zero point has no integer form")
+        raise ValueError(
+            f"{name}: averaging padding zeros is not supported in integer form for values with a zero point"
+        )
     shape = (value.shape[0], *places(value.shape, kernel, stride, padding))
     made = builder.add(op, kind, shape)
     count = kernel[0] * kernel[1]

@@ -63,7 +63,7 @@ def to_onnx(
     newest = onnx.defs.onnx_opset_version()
     if not least <= opset <= newest:
         packed = f" (below {PACKED_OPSET} weights cannot be packed: --pack false)" if pack else ""
-        raise ValueError(f"opset {opset} is not among {least} to {newest}{packed}")
+        raise ValueError(f"opset {opset} is not in {least} to {newest}{packed}")
     graph = Graph(opset, pack)
     writer = FORMS[form](graph, program)
     writer.write(IMAGE if input == "bytes" else _bytes(graph))

@@ -12,8 +12,8 @@ from qra.report.tables import Number, Table
 
 _COLORS = {"faithful": "supported", "unfaithful": "contradicted", "masked": "contradicted"}
 _MEANING = {
-    "faithful": "decides as the program does that was attacked: what holds of the program holds of it",
-    "unfaithful": "decides otherwise than the program: examples replayed on it say nothing of its robustness",
+    "faithful": "decides like the program that was attacked: results for the program hold for it",
+    "unfaithful": "decides differently from the program: examples replayed on it say nothing about its robustness",
     "masked": "an attack without gradients finds more than those with gradients: its robustness is overstated",
 }
 
@@ -77,7 +77,7 @@ def decisions_table(parity: Mapping[str, Any]) -> Table:
         for kind in KINDS
     )
     columns = ("run by", "images", "n", "differ", "95 % interval", "lost", "gained", "p (McNemar)")
-    note = "Decisions compared with those of the program, image by image; the interval is of the share that differs."
+    note = "Decisions compared with those of the program, image by image; the interval is for the share that differs."
     return Table("decisions", "Decisions", columns, rows, note)
 
 
@@ -122,7 +122,7 @@ def _about(parity: Mapping[str, Any]) -> Iterator[str]:
         f"with bytes inside; {parity['square']['title']} on each engine",
     ]
     if parity["fake_quantized"] is None:
-        lines.append("The network that was exported was not compared: give its checkpoint by --ckpt_path")
+        lines.append("The exported network was not compared: give its checkpoint by --ckpt_path")
     yield "".join(f"<p class='faint'>{text(line)}.</p>" for line in lines)
 
 

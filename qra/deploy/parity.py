@@ -229,7 +229,7 @@ def judge(decisions: Mapping[Images, Changes], square: SquareFinding | None) -> 
     reasons = wrong + ([square.words] if square is not None else [])
     if not wrong:
         whole = Changes(*map(sum, zip(*(decisions[kind] for kind in TOLERATED), strict=True)))
-        few = f", but {whole.n} decisions show little" if whole.interval[1] > _LITTLE else ""
+        few = f", but {whole.n} decisions are too few to be sure" if whole.interval[1] > _LITTLE else ""
         reasons.insert(0, f"{whole}, within the tolerance{few}")
     return Judgement("unfaithful" if wrong else "masked" if masked else "faithful", tuple(reasons))
 

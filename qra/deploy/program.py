@@ -52,12 +52,14 @@ class Program:
         known = {IMAGE}
         for op in self.ops:
             if not _NAME.fullmatch(op.name) or op.name in known:
-                raise ValueError(f"an operation is named {op.name[:100]!r}: names are those of modules, each once")
+                raise ValueError(f"an operation is named {op.name[:100]!r}: names must be unique names of modules")
             if missing := set(op.sources) - known:
-                raise ValueError(f"the operation {op.name} takes {min(missing)[:100]!r}, which nothing makes before it")
+                raise ValueError(
+                    f"the operation {op.name} takes {min(missing)[:100]!r}, which no earlier operation makes"
+                )
             known.add(op.name)
         if not self.ops or self.ops[-1].name != LOGITS or not isinstance(self.ops[-1], Real):
-            raise ValueError("the last operation of a program makes logits")
+            raise ValueError("the last operation of a program must make logits")
 
     def __getitem__(self, name: str) -> Op:
         return next(op for op in self.ops if op.name == name)
@@ -108,7 +110,7 @@ class Program:
             expected = str(arguments.pop("sha256"))
             program = assemble(arguments["ops"], arguments["image_shape"], parse_tensors(content))
         except (SafetensorError, KeyError, TypeError, RecursionError, json.JSONDecodeError):
-            raise ValueError(f"{path}: is no program of integers: qra export writes one") from None
+            raise ValueError(f"{path}: is not an integer program: qra export writes one") from None
         except ValueError as reason:
             raise ValueError(f"{path}: {reason}") from None
         if program.sha256 != expected:
@@ -116,7 +118,7 @@ class Program:
         return program
 
 
-TAMPERED = "the integer program does not have the sha256 that it says: it was changed or is damaged; export it again"
+TAMPERED = "the integer program does not match its sha256: it was changed or is damaged; export it again"
 
 
 def digest(lines: Sequence[str], image_shape: Sequence[int], tensors: Mapping[str, Tensor]) -> str:
@@ -150,10 +152,10 @@ def assemble(lines: Sequence[str], image_shape: Sequence[int], tensors: Mapping[
         ops = tuple(_made(json.loads(line), tensors) for line in lines)
         channels, height, width = (_natural(length) for length in image_shape)
     except (TypeError, LookupError, AttributeError, RecursionError, json.JSONDecodeError) as reason:
-        raise ValueError(f"holds an operation that is none ({type(reason).__name__})") from None
+        raise ValueError(f"holds an invalid operation ({type(reason).__name__})") from None
     program = Program(ops, (channels, height, width))
     if tensors is not None and (extra := tensors.keys() - program.tensors.keys()):
-        raise ValueError(f"holds {min(extra)[:100]}, which no operation has")
+        raise ValueError(f"holds {min(extra)[:100]}, which belongs to no operation")
     return program
 
 
@@ -191,13 +193,13 @@ def _tensor(form: Any, tensors: Mapping[str, Tensor] | None, name: str) -> Tenso
         return torch.zeros(shape, dtype=dtype)
     found = tensors[name]
     if found.dtype != dtype or list(found.shape) != shape:
-        raise ValueError(f"its {name[:100]} is {found.dtype} of shape {tuple(found.shape)}, not as it says")
+        raise ValueError(f"its {name[:100]} is {found.dtype} of shape {tuple(found.shape)}, not as declared")
     return found
 
 
 def _natural(value: Any) -> int:
     if type(value) is not int or not 0 < value < 2**31:
-        raise ValueError(f"holds a length of {str(value)[:40]!r}")
+        raise ValueError(f"holds {str(value)[:40]!r} instead of a length")
     return value
 
 

@@ -111,9 +111,9 @@ class Builder:
             ValueError: If the result is empty, or too large for any network.
         """
         if min(shape) < 1:
-            raise ValueError(f"{op.name} makes no values of what it takes: {OTHER_SIZE}")
+            raise ValueError(f"{op.name} has an empty output: {OTHER_SIZE}")
         if math.prod(shape) > LARGEST:
-            raise ValueError(f"{op.name} makes {math.prod(shape):,} values of an image: that is too large a resolution")
+            raise ValueError(f"{op.name} makes {math.prod(shape):,} values per image: the resolution is too large")
         self.ops.append(op)
         self.made[op.name] = Made(kind, tuple(shape))
         return self.whole(op.name)
@@ -187,7 +187,7 @@ def _combined(value: Value, name: str) -> tuple[tuple[Part, ...], Tensor, Tensor
     offset = (value.offset.expand(channels) if value.offset.ndim < 2 else value.offset).float()
     if not (factors.isfinite().all() and offset.isfinite().all()):
         raise ValueError(
-            f"{name}: a factor or a summand of it is beyond float32: a scale, a bias or a statistic before it is not "
-            "sound, or what it takes is always zero"
+            f"{name}: a factor or a summand of it is beyond float32: a scale, bias or statistic before it is "
+            "invalid, or its input is always zero"
         )
     return value.parts, factors.contiguous(), offset.contiguous()

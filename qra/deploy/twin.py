@@ -68,7 +68,7 @@ class Codes(ActivationQuantizer):
 
     def grid(self, bit_width: int, state: State, dtype: torch.dtype = torch.float32) -> Grid:
         if self.zero_point:
-            raise ValueError("codes with a zero point are no steps of what they are made of")
+            raise ValueError("codes with a zero point are not multiples of their step")
         return Grid(torch.ones((), dtype=dtype), range(self.low, self.high + 1))
 
     def _carrier(self, x: Tensor, soft: bool) -> Tensor:
@@ -356,7 +356,7 @@ def _place(root: nn.Module, name: str, module: nn.Module) -> None:
             root = root.get_submodule(part)
         root.add_module(last, module)
     except KeyError:
-        raise ValueError(f"no operation can be named {name[:100]}") from None
+        raise ValueError(f"an operation cannot be named {name[:100]}") from None
 
 
 def _moved(op: Op, x: Tensor, is_code: bool) -> Tensor:

@@ -166,7 +166,7 @@ def _attacks(attack: str | Attack | Sequence[Attack], eps: float, norm: Norm, se
     if not isinstance(attack, str):
         attacks: list[Any] = list(attack) if isinstance(attack, Sequence) else [attack]
         if wrong := [each for each in attacks if not isinstance(each, Attack)]:
-            raise ValueError(f"attack is {wrong[0]!r}: give pgd, autoattack, or attacks, made as PGD(8 / 255) is")
+            raise ValueError(f"attack is {wrong[0]!r}: give pgd, autoattack, or attacks such as PGD(8 / 255)")
         return attacks
     check_choice("attack", attack, ("pgd", "autoattack"))
     if attack == "autoattack":
@@ -181,7 +181,7 @@ def _inputs(images: Tensor, labels: Tensor | Sequence[int]) -> tuple[Tensor, Ten
     if x.ndim != 4 or len(x) == 0:
         raise ValueError(f"images have the shape {tuple(x.shape)}: (n, C, H, W) with at least one image is needed")
     if y.ndim != 1 or y.is_floating_point() or len(y) != len(x):
-        raise ValueError(f"labels are {y.dtype} {tuple(y.shape)}: whole numbers, one for each of {len(x)} images")
+        raise ValueError(f"labels are {y.dtype} {tuple(y.shape)}: give integers, one for each of {len(x)} images")
     if not (x.dtype == torch.uint8 or x.is_floating_point()):
         raise ValueError(f"images are {x.dtype}: uint8, or floating point in [0, 1], is needed")
     x = x.float() / 255 if x.dtype == torch.uint8 else x.float()

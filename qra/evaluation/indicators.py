@@ -266,7 +266,7 @@ def _about_budgets(found: Mapping[str, Tensor], settings: MaskingSettings) -> li
             0.0,
             max(rises) > 0,
             "rise of robust accuracy with a larger budget, beyond chance; should be 0",
-            "a larger budget breaks fewer examples: the attack gets lost on the way",
+            "a larger budget breaks fewer examples: the attack fails to find its way",
         ),
         share_of(
             "large_budget",

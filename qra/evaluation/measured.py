@@ -174,7 +174,7 @@ def read_measured(name: str, summary: object) -> Measured:
     role, norm, pixels = found.get("role"), found.get("norm", "linf"), found.get("pixels", "float")
     for key, given, known in (("role", role, Role), ("norm", norm, Norm), ("pixels", pixels, PixelContract)):
         if given not in get_args(known):
-            raise ValueError(f"{key} is {given!r}, which is none of {', '.join(get_args(known))}")
+            raise ValueError(f"{key} is {given!r}, not one of {', '.join(get_args(known))}")
     return Measured(
         name,
         _text(found, "title") or name,
@@ -200,7 +200,7 @@ def numbers(summary: Mapping[str, Any]) -> tuple[float, int, float]:
     """
     values = [summary.get("accuracy"), summary.get("n"), summary.get("eps", 0.0)]
     if not all(type(value) in (int, float) and abs(value) < 1e300 for value in values):
-        raise ValueError("accuracy or n is no number")
+        raise ValueError("accuracy, n or eps is not a number")
     accuracy, n, eps = map(float, values)
     if not (n > 0 and 0 <= accuracy <= 1):
         raise ValueError(f"accuracy is {accuracy:g} of {n:g} examples")

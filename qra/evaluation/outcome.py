@@ -166,11 +166,11 @@ def read_result(path: Path) -> dict[str, Any]:
     result = read_json(path, follow=False)
     schema = result.get("schema") if isinstance(result, dict) else None
     if type(schema) is int and schema > SCHEMA:
-        raise ValueError(f"{path}: is of schema {schema}, of a newer version of qra; this one reads {SCHEMA} and 1")
+        raise ValueError(f"{path}: has schema {schema}, of a newer version of qra; this version reads {SCHEMA} and 1")
     if type(schema) is not int or schema not in READABLE:
         raise ValueError(f"{path}: is not a result of schema {SCHEMA} or 1")
     if not isinstance(result.get("outcomes"), dict):
-        raise ValueError(f"{path}: outcomes is missing or no mapping")
+        raise ValueError(f"{path}: outcomes is missing or not a mapping")
     return schema1.upgraded(result) if schema == 1 else result
 
 
@@ -200,8 +200,8 @@ def _examples(path: Path, name: str, arrays: Mapping[str, NDArray[Any]]) -> Exam
     indices, correct = arrays.get(f"{name}.indices"), arrays[f"{name}.correct"]
     fits = indices is not None and indices.ndim == 1 and indices.shape == correct.shape
     if indices is None or not fits or indices.dtype != np.int64 or correct.dtype != np.bool_:
-        raise ValueError(f"{path}: {plain(name)} is no list of examples; write it again by qra test")
+        raise ValueError(f"{path}: {plain(name)} is not a list of examples; write it again by qra test")
     order = np.argsort(indices)
     if not (np.diff(indices[order]) > 0).all():
-        raise ValueError(f"{path}: {plain(name)} has an example twice; write it again by qra test")
+        raise ValueError(f"{path}: {plain(name)} contains an example twice; write it again by qra test")
     return torch.from_numpy(indices[order]), torch.from_numpy(correct[order])

@@ -62,15 +62,17 @@ class Protocol:
     def __post_init__(self) -> None:
         name = type(self.attack).__name__
         if not isinstance(getattr(self.attack, "eps", None), int | float):
-            raise ValueError(f"{name} does not say its ball: give it a field eps, in pixel units, and norm if not linf")
+            raise ValueError(
+                f"{name} does not define its ball: give it a field eps, in pixel units, and norm if not linf"
+            )
         check_in(f"eps of {name}", self.eps, "[0, inf)")
         if self.attack.norm not in ("linf", "l2"):
-            raise ValueError(f"{name} has the norm {self.attack.norm!r}: evaluations know linf and l2")
+            raise ValueError(f"{name} has the norm {self.attack.norm!r}: evaluations support linf and l2")
         if self.attack.aim == "targets":
-            raise ValueError(f"{name} is targeted: evaluations have labels to leave, no classes to reach")
+            raise ValueError(f"{name} is targeted: evaluations support only untargeted attacks")
         if names := unrecorded(type(self.attack), kept_arguments(self.attack)):
             raise ValueError(
-                f"{name} takes {names[0]}, which results could not record: keep it as an attribute of that name"
+                f"{name} takes {names[0]}, which results cannot record: store it as an attribute of that name"
             )
         if self.source == UNROUNDED and self.gradient != "ste":
             raise ValueError(f"source is unrounded, which has no rounding to differentiate: leave out {self.gradient}")

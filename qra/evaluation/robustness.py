@@ -87,7 +87,7 @@ def attack_examples(
     """
     x, y, indices = batch
     if attack.aim == "targets":
-        raise ValueError(f"{type(attack).__name__} is targeted: evaluations have labels to leave, no classes to reach")
+        raise ValueError(f"{type(attack).__name__} is targeted: evaluations support only untargeted attacks")
     search = network if search is None else search
     received = None
     if pixels == "bytes":

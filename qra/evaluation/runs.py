@@ -67,7 +67,7 @@ def read_run(path: str, with_examples: bool = True) -> Run:
         result = read_result(file)
         outcomes = _labelled([_outcome(file, name, summary) for name, summary in result["outcomes"].items()])
     except FileNotFoundError:
-        raise ValueError(f"{file}: there is no result here; qra test writes one") from None
+        raise ValueError(f"{file}: there is no result; qra test writes one") from None
     except ValueError as reason:
         raise ValueError(f"{reason}; write it again by qra test") from None
     known = store.read_examples(file.parent, result) if with_examples else {}

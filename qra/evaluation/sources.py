@@ -55,4 +55,6 @@ def check_classes(network: nn.Module, surrogate: nn.Module, x: torch.Tensor) -> 
     """
     found, expected = surrogate(x).shape[1], network(x).shape[1]
     if found != expected:
-        raise ValueError(f"the surrogate has {found} classes, the network {expected}: it is of other data")
+        raise ValueError(
+            f"the surrogate has {found} classes, but the network has {expected}: use a surrogate for the same data"
+        )

@@ -26,7 +26,7 @@ def wilson_interval(correct: int, n: int, confidence: float = 0.95) -> tuple[flo
         ValueError: If there are no trials, or the successes are negative or more than the trials.
     """
     if not 0 <= correct <= n or n == 0:
-        raise ValueError(f"{correct} of {n} is no proportion")
+        raise ValueError(f"{correct} of {n} is not a proportion")
     z = NormalDist().inv_cdf((1 + confidence) / 2)
     p = correct / n
     centre = (p + z * z / (2 * n)) / (1 + z * z / n)

@@ -180,7 +180,7 @@ def _known(directory: Path, content: Mapping[str, Any]) -> tuple[Gathered, str]:
             gathered = _as_gathered(result, examples)
             gathered.radii = read_radii(directory, {each.name: each for each in gathered.measured()})
             return gathered, ""
-        reason = "is of another network or of other data"
+        reason = "is for another network or other data"
     except (OSError, ValueError) as error:
         reason = str(error).removeprefix(f"{directory / RESULT}: ").removeprefix(f"{directory / CORRECT}: ")
     return Gathered(), f"{plain(directory / RESULT)} {plain(reason)}: moved to {plain(move_aside(directory))}"

@@ -278,7 +278,7 @@ class Careless(Attack):
     ("leave", "reason"),
     [
         ("ball", r"Careless leaves its ball: it moves image 4\d by 0.05 \(12.75/255\), linf, but eps is 0.02"),
-        ("range", r"Careless leaves the pixel range: image 4\d has a pixel 0.02 outside of \[0, 1\]"),
+        ("range", r"Careless leaves the pixel range: image 4\d has a pixel 0.02 outside \[0, 1\]"),
         ("nan", "Careless leaves the pixel range"),
         ("shape", r"Careless returned images of shape \(8, 1, 6, 6\) for inputs of \(8, 3, 6, 6\)"),
     ],

@@ -55,7 +55,7 @@ def test_a_name_of_others_draws_nothing(tmp_path):
 
 def test_a_changed_file_is_refused_by_name(directory):
     (directory / card.MODEL).write_bytes((directory / card.MODEL).read_bytes() + b"\0")
-    with pytest.raises(ValueError, match=r"model.onnx: is not the file that was exported, by its sha256"):
+    with pytest.raises(ValueError, match=r"model.onnx: is not the exported file"):
         folder.read(directory)
 
 
@@ -63,8 +63,8 @@ def test_a_changed_file_is_refused_by_name(directory):
     ("content", "message"),
     [
         ("{", "is truncated or not JSON"),
-        ("[]", "is no card of schema 1"),
-        ('{"schema": 2}', "is no card of schema 1"),
+        ("[]", "is not a card of schema 1"),
+        ('{"schema": 2}', "is not a card of schema 1"),
     ],
 )
 def test_a_file_that_is_no_card_is_refused(directory, content, message):
@@ -76,7 +76,7 @@ def test_a_file_that_is_no_card_is_refused(directory, content, message):
 def test_a_card_with_values_of_another_kind_is_refused(directory):
     content = json.loads((directory / card.FILE).read_text())
     (directory / card.FILE).write_text(json.dumps({**content, "files": []}))
-    with pytest.raises(ValueError, match="files is a list"):
+    with pytest.raises(ValueError, match="files has the wrong type, list"):
         card.read(directory)
 
 
@@ -93,7 +93,7 @@ def test_a_model_of_another_program_is_refused(directory, tmp_path):
     (directory / card.MODEL).write_bytes((tmp_path / "other" / card.MODEL).read_bytes())
     content = json.loads((directory / card.FILE).read_text())
     (directory / card.FILE).write_text(json.dumps({**content, "files": card.files(directory)}))
-    with pytest.raises(ValueError, match=r"model.onnx: is of another program than twin.safetensors beside it"):
+    with pytest.raises(ValueError, match=r"model.onnx: was made from another program than twin.safetensors beside it"):
         folder.read(directory)
 
 

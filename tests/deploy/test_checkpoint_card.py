@@ -64,7 +64,7 @@ def test_a_card_takes_over_what_a_test_found_of_the_checkpoint(run):
     assert card.tested["outcomes"]["clean"]["accuracy"] == 0.7
     text = markdown(card.content({}))
     assert "| clean |  | 70.00 [39.7, 89.2] |" in text
-    assert "Gradients: suspect, for gradients are zero." in text
+    assert "Gradients: suspect (gradients are zero)." in text
     assert "Tested 2026-11-27 on a CPU, torch 2.14.1, qra 0.2.0." in text
     assert card.robustbench["unreliable"] is True
     assert "/home/me" not in json.dumps(card.content({}))

@@ -75,11 +75,11 @@ def test_piecewise_linear_weights_become_one_convolution_or_several(way, terms, 
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        (["--opset", "13"], "opset 13 is not among"),
+        (["--opset", "13"], "opset 13 is not in"),
         (["--resolution", "0"], "--resolution"),
         (["--form", "other"], "--form"),
         (["--ckpt_path", "nowhere.ckpt"], "there is no such checkpoint"),
-        (["--resolution", "100000"], "small.ckpt: conv1 makes 240,000,000,000 values of an image"),
+        (["--resolution", "100000"], "small.ckpt: conv1 makes 240,000,000,000 values per image"),
     ],
 )
 def test_what_cannot_be_written_leaves_nothing(trained_file, tmp_path, options, reason):
@@ -96,14 +96,14 @@ def test_a_float_checkpoint_is_refused(tmp_path):
 
 def test_a_directory_that_is_not_empty_is_refused(trained_file, tmp_path):
     Path(tmp_path / "kept").write_text("mine")
-    with pytest.raises(ValueError, match="is not empty: name a new one by --out"):
+    with pytest.raises(ValueError, match="is not empty: give a new one by --out"):
         export(trained_file, tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"kept"}
 
 
 def test_a_file_in_the_place_of_the_directory_is_refused(trained_file, tmp_path):
     (tmp_path / "out").write_text("mine")
-    with pytest.raises(ValueError, match="is no directory: name a new one by --out"):
+    with pytest.raises(ValueError, match="is not a directory: give a new one by --out"):
         export(trained_file, tmp_path / "out")
     assert (tmp_path / "out").read_text() == "mine"
 
@@ -119,7 +119,7 @@ def test_an_export_that_breaks_off_leaves_nothing(trained_file, tmp_path, monkey
 
 
 def test_a_twin_is_not_exported_again(exported, tmp_path):
-    with pytest.raises(ValueError, match="is the twin of an export: export the checkpoint that it was made of"):
+    with pytest.raises(ValueError, match="is the twin of an export: export the checkpoint that it was made from"):
         export(str(exported[0] / "twin.safetensors"), tmp_path / "out")
 
 

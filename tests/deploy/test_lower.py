@@ -196,7 +196,7 @@ CHANGES = {
         lambda n, x: forward(n, x).view(x.size(0) // 1, -1),
         "floordiv in the network itself",
     ),
-    "odd slices": (lambda n, x: forward(n, x[:, :, 1:, 1:]), "every so many rows"),
+    "odd slices": (lambda n, x: forward(n, x[:, :, 1:, 1:]), "only strided rows"),
 }
 
 
@@ -217,13 +217,13 @@ def softmaxed():
     ("network", "reason"),
     [
         (resnet, "the network is float: quantize it"),
-        (lambda: trained(QuantScheme(DoReFa(), PACT(), 4, 32)), "stages.0.0.conv1 takes float values"),
+        (lambda: trained(QuantScheme(DoReFa(), PACT(), 4, 32)), "stages.0.0.conv1 has float inputs"),
         (lambda: trained(QuantScheme(DoReFa(), PACT(), 32, 4, None)), "conv1 has float weights"),
         (
             lambda: trained(QuantScheme(Halves(), PACT())),
             "conv1: Halves does not define which integers its weights are",
         ),
-        (lambda: trained(LSQ_PLUS, Normalized(Plain()).eval()), "features.6 averages float values over windows"),
+        (lambda: trained(LSQ_PLUS, Normalized(Plain()).eval()), "features.6 averages float values over overlapping"),
         (lambda: trained(TRAINED["W4A4-DoReFa"], softmaxed()), r"fc.1 \(Softmax\) has no integer form"),
     ],
 )

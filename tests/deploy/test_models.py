@@ -66,9 +66,9 @@ def test_the_qdq_form_has_the_codes_of_the_program(name):
 @pytest.mark.parametrize(
     ("choices", "reason"),
     [
-        ({"opset": 20}, "opset 20 is not among 21 .*--pack false"),
-        ({"opset": 12, "pack": False}, "opset 12 is not among 13"),
-        ({"opset": 99}, "opset 99 is not among"),
+        ({"opset": 20}, "opset 20 is not in 21 .*--pack false"),
+        ({"opset": 12, "pack": False}, "opset 12 is not in 13"),
+        ({"opset": 99}, "opset 99 is not in"),
         ({"form": "qlinear"}, "form"),
         ({"input": "bfloat16"}, "input"),
     ],

@@ -270,7 +270,7 @@ def test_grids_of_whole_multiples_are_lowered(way):
 
 
 @pytest.mark.parametrize(
-    ("way", "reason"), [("uneven", "no whole multiples of one step"), ("inputs", r"scales of shape \(1, 3, 1, 1\)")]
+    ("way", "reason"), [("uneven", "not integer multiples of one step"), ("inputs", r"scales of shape \(1, 3, 1, 1\)")]
 )
 def test_grids_that_are_none_of_integers_are_refused(way, reason):
     with pytest.raises(ValueError, match=f"network.0: .*{reason}"):
@@ -286,8 +286,8 @@ def test_grids_that_are_none_of_integers_are_refused(way, reason):
         ("pooling and views as functions", (20, 20), r"view \(-1, 32\): only all 72 values .*--resolution"),
         ("pooling and views as functions", (6, 16), "network.b is larger than its input of 1 x 6: .*--resolution"),
         ("pooling before the ReLU", (24, 24), "network.5 takes 196 values, not 484: .*--resolution"),
-        ("averages between layers", (8, 8), "network.4 makes no values of what it takes: .*--resolution"),
-        ("averages between layers", (0, 4), "images have rows and columns"),
+        ("averages between layers", (8, 8), "network.4 has an empty output: .*--resolution"),
+        ("averages between layers", (0, 4), "give rows and columns"),
     ],
 )
 def test_images_of_another_size_are_refused_with_the_option_that_says_it(name, resolution, reason):
@@ -309,5 +309,5 @@ def test_a_program_that_is_not_the_network_is_not_exported():
     program = lower(network, (16, 16))
     check_agrees(network, program)
     network.network[3].register_forward_hook(lambda module, inputs, output: output.clamp(max=0.1))
-    with pytest.raises(ValueError, match="another function than the network"):
+    with pytest.raises(ValueError, match="a different function than the network"):
         check_agrees(network, program)

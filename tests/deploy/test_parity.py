@@ -95,7 +95,9 @@ def test_an_engine_on_which_square_finds_more_is_masked():
 
 def test_few_images_are_said_to_say_little():
     few = {kind: Changes(4, 0, 0, 0) for kind in decisions()}
-    assert judge(few, None).reasons[0].endswith("(-0/+0), within the tolerance, but 12 decisions show little")
+    assert (
+        judge(few, None).reasons[0].endswith("(-0/+0), within the tolerance, but 12 decisions are too few to be sure")
+    )
     assert "show little" not in judge(decisions(), None).reasons[0]
 
 

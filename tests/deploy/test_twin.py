@@ -67,7 +67,7 @@ def test_files_that_are_no_programs_are_refused(tmp_path):
     file = tmp_path / "twin.safetensors"
     for content in (b"", b"nothing", b"\xff" * 100, (2).to_bytes(8, "little") + b"{}"):
         file.write_bytes(content)
-        with pytest.raises(ValueError, match="is no program"):
+        with pytest.raises(ValueError, match="is not an integer program"):
             Program.load(file)
 
 
@@ -181,7 +181,7 @@ def test_it_is_known_which_sums_saturate_without_vnni():
 )
 def test_operations_that_do_not_fit_one_another_are_refused_by_name(program, name, change):
     ops = [replace(op, **change) if op.name == name else op for op in program.ops]
-    with pytest.raises(ValueError, match=f"the operation {name} does not fit what it takes, or is too large"):
+    with pytest.raises(ValueError, match=f"the operation {name} does not fit its inputs, or is too large"):
         IntegerNetwork(Program(tuple(ops), program.image_shape))
 
 

@@ -213,7 +213,7 @@ def test_an_attack_whose_settings_results_could_not_record_is_refused():
             return (x + self._strength * self.eps).clamp(0, 1)
 
     model = network()
-    with pytest.raises(ValueError, match="Unsaid takes strength, which results could not record: keep"):
+    with pytest.raises(ValueError, match="Unsaid takes strength, which results cannot record: store"):
         qra.evaluate(model, *examples(model), Unsaid(0.05, 1))
 
 
@@ -280,7 +280,7 @@ def test_a_quantizer_of_ones_own_is_tried_out_with_the_network(change, reason):
         ({"labels": torch.full((40,), 7)}, "the largest label is 7"),
         ({"attack": "fgsm"}, "attack is 'fgsm'"),
         ({"attack": []}, "attack is empty"),
-        ({"attack": PGD}, "give pgd, autoattack, or attacks, made as"),
+        ({"attack": PGD}, "give pgd, autoattack, or attacks such as"),
         ({"attack": PGD(targeted=True)}, "PGD is targeted"),
         ({"pixels": "bytes", "eps": "0.5/255"}, "a pixel changes by at least 1/255"),
     ],

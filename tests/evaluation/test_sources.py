@@ -55,5 +55,5 @@ def test_true_gradients_of_rounding_make_a_network_look_robust():
 def test_a_surrogate_of_other_classes_is_refused():
     x, _, _ = examples(network())
     check_classes(network(), network(), x)
-    with pytest.raises(ValueError, match="the surrogate has 64 classes, the network 5"):
+    with pytest.raises(ValueError, match="the surrogate has 64 classes, but the network has 5"):
         check_classes(network(), network()[:3], x)

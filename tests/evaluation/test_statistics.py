@@ -15,7 +15,7 @@ def test_wilson_agrees_with_scipy(counts, confidence):
 
 @pytest.mark.parametrize("counts", [(0, 0), (-1, 5), (6, 5)])
 def test_what_is_no_proportion_is_refused(counts):
-    with pytest.raises(ValueError, match="no proportion"):
+    with pytest.raises(ValueError, match="not a proportion"):
         wilson_interval(*counts)
 
 

@@ -70,7 +70,7 @@ def test_another_network_or_other_data_moves_the_old_results_aside_and_says_so(t
     result, _, said = gathered_by(tmp_path, attack("square", [1, 0]), **other)
     assert accuracies(result) == {"square": 0.5}
     assert "masking" not in result
-    assert said == f"{tmp_path}/result.json is of another network or of other data: moved to {tmp_path}/earlier/1"
+    assert said == f"{tmp_path}/result.json is for another network or other data: moved to {tmp_path}/earlier/1"
     moved = read_result(tmp_path / "earlier" / "1" / "result.json")
     assert accuracies(moved) == {"pgd": 1}
     assert store.read_examples(tmp_path / "earlier" / "1", moved).keys() == {"pgd"}
