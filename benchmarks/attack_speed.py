@@ -151,7 +151,7 @@ def check_same_attack(timings: Mapping[str, Timing], x: Tensor, losses: Mapping[
         share = (losses[name] - clean_loss) / (losses[PLAIN_LOOP] - clean_loss)
         if name != APGD and abs(share - 1) > TOLERANCE:
             raise SystemExit(
-                f"{name} is another attack: it raises the loss {share:.3f} times as much as the plain loop"
+                f"{name} is a different attack: it raises the loss {share:.3f} times as much as the plain loop"
             )
 
 

@@ -236,7 +236,7 @@ def notes(trials: dict[str, Trial], network: nn.Module, x: Tensor, y: Tensor) ->
         return [f"{clean} of {len(x)} are correct without attack"]
     differing = (correct[OURS] != correct[THEIRS]).nonzero().flatten().tolist()
     lines = [f"example {place} is broken by {OURS if correct[THEIRS][place] else THEIRS} alone" for place in differing]
-    return [f"{clean} of {len(x)} are correct without attack", *(lines or ["every example ends alike"])]
+    return [f"{clean} of {len(x)} are correct without attack", *(lines or ["outcomes are the same for every example"])]
 
 
 if __name__ == "__main__":

@@ -73,7 +73,7 @@ def record(runs: Sequence[Path]) -> None:
         result = read_result(run / RESULT)
         sha256 = (result.get("checkpoint") or {}).get("sha256")
         if sha256 not in names or result.get("calibration"):
-            raise ValueError(f"{run}: is of none of the published checkpoints")
+            raise ValueError(f"{run}: does not belong to any published checkpoint")
         found[names[sha256]][run] = result
     for name, results in found.items():
         write_json(FOLDER / "results" / f"{name}.json", tested(merged(results)))
@@ -87,7 +87,7 @@ def merged(results: Mapping[Path, Mapping[str, Any]]) -> dict[str, Any]:
     """
     in_order = dict(sorted(results.items(), key=lambda item: str(item[1]["date"])))
     if len({result["data"]["sha256"] for result in in_order.values()}) > 1:
-        raise ValueError(f"{', '.join(map(str, in_order))}: are of other data")
+        raise ValueError(f"{', '.join(map(str, in_order))}: were tested on different data")
     gathered = Gathered()
     for run, result in in_order.items():
         gathered.summaries |= result["outcomes"]

@@ -102,7 +102,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def options() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    made.add_argument("--parts", nargs="*", choices=PARTS, default=list(PARTS), help="what to do, in this order")
+    made.add_argument("--parts", nargs="*", choices=PARTS, default=list(PARTS), help="parts to run, in this order")
     made.add_argument("--images", type=Path, help="CIFAR-10 as test/CLASS/IMAGE; without it, synthetic images")
     made.add_argument("--out", type=Path, required=True, help="directory of figures and logs")
     made.add_argument("--seconds", type=float, default=470, help="time for all parts")

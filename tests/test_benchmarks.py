@@ -81,7 +81,7 @@ def test_autoattack_speed_counts_passes_and_compares_outcomes(script, capsys):
     assert 0 < ours["gradients"] <= theirs["gradients"]
     assert ours["forwards"] <= theirs["forwards"]
     assert ours["floor, as batched (s)"] > 0
-    assert "every example ends alike" in capsys.readouterr().out
+    assert "outcomes are the same for every example" in capsys.readouterr().out
 
 
 def test_an_example_that_ends_otherwise_is_named(script):
@@ -127,7 +127,7 @@ def test_a_ratio_compares_within_rounds(script):
 
 
 @pytest.mark.parametrize(
-    ("steps", "stray", "message"), [(3, 0, None), (1, 0, "another attack"), (3, 0.01, "left the ball")]
+    ("steps", "stray", "message"), [(3, 0, None), (1, 0, "different attack"), (3, 0.01, "left the ball")]
 )
 def test_only_the_same_attack_is_compared(script, steps, stray, message):
     module, common = script("attack_speed"), script("common")
