@@ -25,7 +25,7 @@ def main() -> None:
     if answer(sys.argv[1:]):
         return
     if not _is_somewhere():
-        print("qra: error: the working directory is gone: go to one that is there", file=sys.stderr)
+        print("qra: error: the working directory no longer exists: change to one that does", file=sys.stderr)
         raise SystemExit(2)
     try:
         with Stoppable(_again):

@@ -56,7 +56,7 @@ def state_of(
         weights.check_finite(match.state, unset)
         if lost := fixed - match.state.keys():
             raise ValueError(
-                f"holds no codes of its quantized weights ({min(lost)}), as files of older versions: calibrate the "
+                f"has no codes of its quantized weights ({min(lost)}), like files of older versions: calibrate the "
                 "float checkpoint again (qra test --ckpt_path FLOAT --trainer.callbacks+ callback/pwlq)"
             )
         check_fixed(network, match.state)

@@ -29,7 +29,7 @@ KEY = "qra"
 """Key of a checkpoint's description: ``{"network": description, "scheme": description or None}``."""
 
 _REMEDY = (
-    "where you trust it, save its weights alone, by torch.save(torch.load(FILE, weights_only=False)[KEY], NEW) with "
+    "if you trust it, save only its weights, by torch.save(torch.load(FILE, weights_only=False)[KEY], NEW) with "
     "the KEY of its state_dict"
 )
 _ENTRIES = 500_000
@@ -71,7 +71,7 @@ def read(path: str | Path) -> dict[str, Any]:
         held = f"holds pickled objects ({found[1]}), which could run code when read"
         raise ValueError(f"{path}: {held}: {_REMEDY}") from None
     except (RecursionError, MemoryError):
-        raise ValueError(f"{path}: cannot be read, it is larger or nests deeper than a checkpoint") from None
+        raise ValueError(f"{path}: cannot be read: it is larger or nested deeper than a checkpoint") from None
     except _RefusedError as reason:
         raise ValueError(f"{path}: {reason}") from None
     except PermissionError:
@@ -122,10 +122,10 @@ def _check_archive(file: IO[bytes]) -> None:
         if sum(entry.file_size for entry in entries) > CHECKPOINT_LIMIT or len(entries) > 10**6:
             raise MemoryError
         if any(entry.filename.endswith("/constants.pkl") for entry in entries):
-            remedy = "where you trust it, save its weights, by torch.save(torch.jit.load(FILE).state_dict(), NEW)"
+            remedy = "if you trust it, save its weights, by torch.save(torch.jit.load(FILE).state_dict(), NEW)"
             raise _RefusedError(f"is a TorchScript program: {remedy}")
         if (damaged := archive.testzip()) is not None:  # torch itself does not check this
-            raise _RefusedError(f"is damaged, the checksum of {damaged} in it is wrong")
+            raise _RefusedError(f"is damaged: the checksum of {damaged} in it is wrong")
         for entry in entries:
             if entry.filename.endswith(".pkl"):
                 _check_pickles(archive.read(entry))
@@ -160,7 +160,7 @@ def _checked(content: Any) -> dict[str, Any]:
     about = content.get(KEY)
     if about is not None:
         if not isinstance(about, Mapping):
-            raise ValueError(f"says what it holds by a {type(about).__name__}, not by a mapping")
+            raise ValueError(f"describes its content by a {type(about).__name__}, not a mapping")
         rebuild.check_plain(about)
     return dict(content)
 

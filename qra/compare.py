@@ -111,19 +111,19 @@ def _compare(paths: Sequence[str], seeds: bool) -> None:
     console = Console()
     for run in runs:
         if "training" in run.result and not (training := completion.parse(run.result["training"])).finished:
-            console.print(f"{run.name}: of a training that is {training}", markup=False)
+            console.print(f"{run.name}: from a training that is {training}", markup=False)
     first, *others = runs
     console.print(comparison(runs, worst_seed(runs) if seeds and others else None))
     for other in others:
         if first.data != other.data:
-            said = f"{first.name} and {other.name} are of different data: their examples cannot be paired"
+            said = f"{first.name} and {other.name} used different data: their examples cannot be paired"
             console.print(shown(said))
             continue
         console.print(paired(first, other))
         if (distances := paired_distances(first, other)).row_count:
             console.print(distances)
         for label in attacked_otherwise(first, other):
-            console.print(shown(f"{label} is of other attacks or settings in the two runs: see their result.json"))
+            console.print(shown(f"{label} has different attacks or settings in the two runs: see their result.json"))
 
 
 def shown(name: str) -> str:

@@ -68,8 +68,8 @@ def try_out(network: nn.Module, x: Tensor, num_classes: int, exactly: bool) -> i
         )
     if gradient[1:].nan_to_num().any():  # NaN results from 0 times an infinite slope
         raise ValueError(
-            "the network's logits for an image depend on the one beside it, in eval mode too (batch normalization "
-            "without running statistics does that): attacks and accuracies would depend on the batch"
+            "the network's logits for an image depend on the other images of the batch, even in eval mode (batch "
+            "normalization without running statistics does that): attacks and accuracies would depend on the batch"
         )
     return first.shape[1]
 
@@ -79,7 +79,7 @@ def _gradient(output: Tensor, x: Tensor) -> Tensor | None:
         return torch.autograd.grad(output, x, allow_unused=True)[0] if output.requires_grad else None
     except Exception as reason:  # a network's code may raise anything
         message = " ".join(str(reason).split())[:300] or type(reason).__name__
-        raise ValueError(f"the network cannot be differentiated for the image: {message}") from None
+        raise ValueError(f"the network cannot be differentiated with respect to the image: {message}") from None
 
 
 def _logits(network: nn.Module, x: Tensor, num_classes: int, exactly: bool) -> Tensor:
@@ -88,12 +88,12 @@ def _logits(network: nn.Module, x: Tensor, num_classes: int, exactly: bool) -> T
         logits = network(x)
     except Exception as reason:  # a network's code may raise anything
         message = " ".join(str(reason).split())[:300] or type(reason).__name__
-        raise ValueError(f"the network cannot take images of the data, {shape}: {message}") from None
+        raise ValueError(f"the network cannot process images of the data, {shape}: {message}") from None
     if not isinstance(logits, Tensor) or not logits.is_floating_point() or logits.ndim != 2 or len(logits) != len(x):
         what = f"a {type(logits).__name__}"
         if isinstance(logits, Tensor):
             what = f"{str(logits.dtype).removeprefix('torch.')} of shape {tuple(logits.shape)}"
-        raise ValueError(f"the network returns {what} for {len(x)} images: it must return logits (N, classes) alone")
+        raise ValueError(f"the network returns {what} for {len(x)} images: it must return only logits (N, classes)")
     outputs = logits.shape[1]
     if outputs < num_classes or (exactly and outputs > num_classes):
         raise ValueError(f"the network has {outputs} classes, but the data has {num_classes}: set num_classes")

@@ -35,11 +35,11 @@ _REWORDED = (
     ),
     (
         re.compile(r"Found more than one stateful callback of type `(\w+)`.*"),
-        r"there are two callbacks \1 that a checkpoint could not tell apart: leave one out",
+        r"there are two callbacks \1 that a checkpoint cannot distinguish: leave one out",
     ),
     (
         re.compile(r"(view size is not compatible with input tensor's size and stride) .*"),
-        r"\1: something here takes weights in ordinary memory order: set --model.channels_last false",
+        r"\1: something here needs weights in the usual memory format: set --model.channels_last false",
     ),
     (re.compile(r"No supported gpu backend found!"), "there is no such GPU here: qra doctor shows the devices"),
 )

@@ -50,10 +50,10 @@ def open_regular(path: str | Path, limit: int, follow: bool = True) -> BufferedR
         undo.callback(os.close, descriptor)
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
-            kind = "is a directory: name a file in it" if stat.S_ISDIR(status.st_mode) else "is no regular file"
+            kind = "is a directory: name a file in it" if stat.S_ISDIR(status.st_mode) else "is not a regular file"
             raise ValueError(f"{path}: {kind}")
         if status.st_size > limit:
-            raise ValueError(f"{path}: has {status.st_size} bytes, more than the {limit} that are read")
+            raise ValueError(f"{path}: has {status.st_size} bytes, more than the limit of {limit}")
         undo.pop_all()
     return os.fdopen(descriptor, "rb")
 
@@ -67,14 +67,14 @@ def read_text(path: str | Path, limit: int = TEXT_LIMIT, follow: bool = True) ->
     try:
         return _read_bytes(path, limit, follow).decode("utf-8-sig")
     except UnicodeDecodeError as reason:
-        raise ValueError(f"{path}: is no UTF-8 text (byte {reason.start})") from None
+        raise ValueError(f"{path}: is not UTF-8 text (byte {reason.start})") from None
 
 
 def _read_bytes(path: str | Path, limit: int, follow: bool) -> bytes:
     with open_regular(path, limit, follow) as file:
         content = file.read(limit + 1)
     if len(content) > limit:
-        raise ValueError(f"{path}: has more than the {limit} bytes that are read")
+        raise ValueError(f"{path}: has more than the limit of {limit} bytes")
     return content
 
 
@@ -97,7 +97,7 @@ def read_json(path: str | Path, follow: bool = True) -> Any:
 
 
 def _too_deep(path: str | Path) -> str:
-    return f"{path}: is truncated or not JSON (none nests deeper than {JSON_DEPTH} here)"
+    return f"{path}: is truncated or not JSON (or nested deeper than {JSON_DEPTH})"
 
 
 def read_npz(path: str | Path, limit: int = ARRAY_LIMIT, follow: bool = True) -> dict[str, NDArray[Any]]:
@@ -116,7 +116,7 @@ def read_npz(path: str | Path, limit: int = ARRAY_LIMIT, follow: bool = True) ->
         try:
             with zipfile.ZipFile(file) as archive:
                 if sum(entry.file_size for entry in archive.infolist()) > limit:
-                    raise ValueError(f"holds more than the {limit} bytes that are read")
+                    raise ValueError(f"holds more than the limit of {limit} bytes")
                 return {entry.filename.removesuffix(".npy"): _array(archive, entry) for entry in archive.infolist()}
         except Exception as reason:  # on damaged bytes, readers raise all kinds of exceptions
             raise ValueError(f"{path}: is truncated or damaged ({_short(reason)})") from None
@@ -167,14 +167,14 @@ def read_npy(path: str | Path, limit: int = ARRAY_LIMIT, part: int = 0, parts: i
             if dtype.hasobject or not shape or (columns_first and parts > 1):
                 raise ValueError(f"holds {'Python objects' if dtype.hasobject else 'no rows one after the other'}")
             if shape[0] % parts:
-                raise ValueError(f"has {shape[0]} rows, which do not make {parts} equal parts")
+                raise ValueError(f"has {shape[0]} rows, which do not divide into {parts} equal parts")
             shape = (shape[0] // parts, *shape[1:])
             file.seek(part * dtype.itemsize * math.prod(shape), os.SEEK_CUR)
             array = np.fromfile(file, dtype, math.prod(shape))
             if array.size != math.prod(shape):
                 raise ValueError("is truncated")
         except Exception as reason:
-            raise ValueError(f"{path}: is no .npy file that can be read ({_short(reason)})") from None
+            raise ValueError(f"{path}: is not a readable .npy file ({_short(reason)})") from None
     return array.reshape(shape, order="F" if columns_first else "C")
 
 

@@ -46,7 +46,7 @@ def parse_with_images(parser: ArgumentParser, words: Sequence[str]) -> tuple[Nam
     names = [word.partition("=")[0] for word in words]
     keys = [name for name in names if name.startswith("--data.")]
     if keys and "--data" not in names:
-        raise ValueError(f"nothing says of which images {keys[0]} is: {ABSENT}")
+        raise ValueError(f"{keys[0]} needs a data module: {ABSENT}")
     parser.add_subclass_arguments(ImageDataModule, "data", required=False)
     settings = parse(parser, words)
     return settings, settings.data

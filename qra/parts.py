@@ -37,7 +37,7 @@ class Parts:
             self.limit = -(-rows // 2)
             if tensors[0].device.type == "cuda":
                 torch.cuda.empty_cache()
-            warnings.warn(f"out of memory with {rows} images at a time: going on with {self.limit}", stacklevel=2)
+            warnings.warn(f"out of memory with {rows} images at a time: continuing with {self.limit}", stacklevel=2)
 
     def _in_parts(self, work: Callable[..., tuple[Tensor, ...]], tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         if self.limit is None or len(tensors[0]) <= self.limit:

@@ -193,7 +193,7 @@ def _length(trainer: Trainer, data: ImageDataModule, checkpoint: Mapping[str, An
     left = [(asked - _epochs_done(checkpoint)) * batches] if asked >= 0 else []
     left += [trainer.max_steps - steps_done] if trainer.max_steps >= 0 else []
     if not left:
-        raise UntoldError("trainer.max_epochs is -1: a training without an end takes no time that could be told")
+        raise UntoldError("trainer.max_epochs is -1: the time of a training without an end cannot be estimated")
     steps = min(left)
     return Length(steps, math.ceil(steps / batches), asked) if steps > 0 and batches else None
 

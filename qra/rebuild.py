@@ -100,7 +100,7 @@ def rebuild(description: Any) -> nn.Module:
     remedy = "build it and pass the network yourself"
     network = _made(network_makers(), description, "network", remedy)
     if not isinstance(network, nn.Module):
-        raise ValueError(f"cannot be rebuilt ({description['class_path']} makes no network)")
+        raise ValueError(f"cannot be rebuilt ({description['class_path']} does not make a network)")
     return network
 
 
@@ -130,7 +130,7 @@ def _made(makers: Mapping[str, Maker], description: Any, what: str, remedy: str)
         if not isinstance(name, str) or name not in makers:
             raise ValueError(f"the checkpoint names the {what} {name}, which qra does not know: {remedy}")
         if not isinstance(arguments, Mapping):
-            raise ValueError(f"the arguments of {name} are no mapping")
+            raise ValueError(f"the arguments of {name} are not a mapping")
         return makers[name](**{key: argument(value) for key, value in arguments.items()})
 
     def argument(value: Any) -> Any:
@@ -159,13 +159,13 @@ def check_plain(value: Any) -> None:
     inside = [value]
     for count, item in enumerate(inside):
         if count > 100 * LENGTH or (isinstance(item, dict | list | tuple | str) and len(item) > LENGTH):
-            raise ValueError("cannot be rebuilt (its description is larger than one can be)")
+            raise ValueError("cannot be rebuilt (its description is too large)")
         if isinstance(item, dict):
             inside += [*item.keys(), *item.values()]
         elif isinstance(item, list | tuple):
             inside += item
         elif not (item is None or isinstance(item, str | int | float)):
-            raise ValueError(f"cannot be rebuilt (its description holds a {type(item).__name__}, no plain value)")
+            raise ValueError(f"cannot be rebuilt (its description holds a {type(item).__name__}, not a plain value)")
 
 
 class _Limits(TorchDispatchMode):  # type: ignore[no-untyped-call]

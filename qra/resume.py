@@ -76,12 +76,12 @@ def check_resumable(
         ValueError: If the checkpoint holds only weights or averaged ones, is damaged, belongs to a finished training or
             a later epoch than the last, or was made with other settings.
     """
-    begin = f"begin another run from its weights by --model.init_args.init_from {path}"
+    begin = f"start a new run from its weights by --model.init_args.init_from {path}"
     if not any(key in checkpoint for key in _MORE_STATE[1:3]):
-        raise ValueError(f"{path}: holds weights only: go on from last.ckpt, or {begin}")
+        raise ValueError(f"{path}: holds only weights: resume from last.ckpt, or {begin}")
     if "current_model_state" in checkpoint and not callbacks_of(trainer, WeightAveraging):
         raise ValueError(
-            f"{path}: its weights are averages: go on with the same --trainer.callbacks+ callback/weight-averaging"
+            f"{path}: its weights are averages: resume with the same --trainer.callbacks+ callback/weight-averaging"
         )
     done = completion.read(Path(path).parent)
     elsewhere = Path(path).parent.resolve() != Path(trainer.default_root_dir).resolve()
@@ -97,9 +97,9 @@ def check_resumable(
     different = list(differences(found, settings, shared=True))
     if different:
         more = f" (and {len(different) - 1} more)" if len(different) > 1 else ""
-        raise ValueError(f"{path}: {different[0]}{more}: go on with the settings of config.yaml beside it, or {begin}")
+        raise ValueError(f"{path}: {different[0]}{more}: resume with the settings of config.yaml beside it, or {begin}")
     if damage is not None:
-        raise ValueError(f"{path}: no training can go on from it, for {damage}: {begin}")
+        raise ValueError(f"{path}: training cannot be resumed from it, because {damage}: {begin}")
     if epochs != settings.get(_EPOCHS, epochs) and epochs is not None and module.schedule is not None:
         print(f"the schedule of the learning rate spans {settings[_EPOCHS]} epochs from here on, and spanned {epochs}")
 
@@ -112,9 +112,9 @@ def _damage(checkpoint: Mapping[str, Any], trainer: Trainer, module: ImageClassi
     """Yield what is missing in a checkpoint, or does not belong to this training."""
     for name in ("epoch", "global_step"):
         if type(checkpoint.get(name)) is not int or checkpoint[name] < 0:
-            yield f"{name} is no number of {name.replace('global_', '')}s"
+            yield f"{name} is not a number of {name.replace('global_', '')}s"
     if not re.match(r"([2-9]|[1-9]\d)\.\d", str(checkpoint.get("pytorch-lightning_version"))):
-        yield "it does not say which version of Lightning made it, or one before 2"
+        yield "it names no version of Lightning, or one before 2"
     if not all(isinstance(value, Tensor) for value in checkpoint["state_dict"].values()):
         yield "state_dict holds more than tensors"
     callbacks = checkpoint.get("callbacks")
@@ -123,7 +123,7 @@ def _damage(checkpoint: Mapping[str, Any], trainer: Trainer, module: ImageClassi
     try:
         torch.Generator().set_state(checkpoint.get("rng_state"))  # type: ignore[arg-type]
     except (RuntimeError, TypeError):
-        yield "rng_state is no state of the random generator"
+        yield "rng_state is not a state of the random generator"
     yield from _missing(checkpoint.get("loops"), {"fit_loop": trainer.fit_loop.state_dict()}, "loops")
     yield from _optimizer_damage(checkpoint, module)
 
@@ -165,7 +165,7 @@ def _optimizer_damage(checkpoint: Mapping[str, Any], module: ImageClassifier) ->
     if type(module).configure_optimizers is not ImageClassifier.configure_optimizers:  # needs a trainer to run
         for name, stored in (("optimizer_states", states), ("lr_schedulers", schedules)):
             if not isinstance(stored, list) or not all(isinstance(state, Mapping) for state in stored):
-                yield f"{name} is no list of states"
+                yield f"{name} is not a list of states"
         return
     state = states[0] if isinstance(states, list) and len(states) == 1 else None
     if not (isinstance(state, Mapping) and isinstance(state.get("state"), Mapping) and _has_groups(state)):
@@ -176,9 +176,9 @@ def _optimizer_damage(checkpoint: Mapping[str, Any], module: ImageClassifier) ->
     schedule = None if module.schedule is None else module.schedule(optimizer, 1)
     ours, theirs = optimizer.state_dict()["param_groups"], state["param_groups"]
     if [len(group["params"]) for group in ours] != [len(group["params"]) for group in theirs]:
-        yield "optimizer_states is of another number of parameters"
+        yield "optimizer_states is for another number of parameters"
     elif missing := [key for mine, group in zip(ours, theirs, strict=True) for key in mine if key not in group]:
-        yield f"optimizer_states is of another optimizer, it has no {missing[0]}"
+        yield f"optimizer_states is from another optimizer: it has no {missing[0]}"
     else:
         yield from _unlike(theirs, ours, "optimizer_states: param_groups")
         yield from _buffer_damage(state["state"], remembered, checkpoint.get("global_step"))
@@ -193,7 +193,7 @@ def _schedule_damage(found: Any, schedule: LRScheduler) -> Iterator[str]:
     if missing := [key for key in expected if not isinstance(found, Mapping) or key not in found]:
         yield f"lr_schedulers has no {missing[0]}"
     elif methods := [key for key in found if callable(getattr(schedule, str(key), None))]:  # loading would overwrite it
-        yield f"lr_schedulers has {_short(methods[0])}, which is no state"
+        yield f"lr_schedulers has {_short(methods[0])}, which is not part of its state"
     else:
         yield from _unlike(found, expected, "lr_schedulers")
 
@@ -212,7 +212,7 @@ def _buffer_damage(found: Mapping[Any, Any], expected: Mapping[int, Mapping[str,
     for number, memory in found.items():
         of_this = expected.get(number, {})
         if not isinstance(memory, Mapping) or not of_this.keys() <= memory.keys():
-            yield "optimizer_states is of another optimizer"
+            yield "optimizer_states is from another optimizer"
             return
         for name, value in of_this.items():
             theirs = memory[name]
@@ -222,10 +222,10 @@ def _buffer_damage(found: Mapping[Any, Any], expected: Mapping[int, Mapping[str,
                 yield f"optimizer_states: {name} of parameter {number} has another shape"
                 return
             if not is_plain(theirs) or theirs.untyped_storage().nbytes() < theirs.nbytes:  # one number, many times
-                yield f"optimizer_states: {name} of parameter {number} is no plain tensor"
+                yield f"optimizer_states: {name} of parameter {number} is not a plain tensor"
                 return
             if theirs.is_floating_point() != value.is_floating_point() or not theirs.isfinite().all():
-                yield f"optimizer_states: {name} of parameter {number} holds what are no finite numbers"
+                yield f"optimizer_states: {name} of parameter {number} holds values that are not finite"
                 return
 
 

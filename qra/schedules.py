@@ -60,7 +60,7 @@ class MultiStep(Schedule):
 
     def __post_init__(self) -> None:
         if list(self.milestones) != sorted(self.milestones) or not all(0 < m < 1 for m in self.milestones):
-            raise ValueError(f"milestones are ascending fractions of the run between 0 and 1, not {self.milestones}")
+            raise ValueError(f"milestones must be ascending fractions of the run in (0, 1), not {self.milestones}")
 
     def multiplier(self, done: float) -> float:
         return float(self.gamma ** bisect.bisect_right(self.milestones, done))

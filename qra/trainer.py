@@ -40,7 +40,7 @@ class PipelineTrainer(Trainer):
                 if done.stopped and self.is_global_zero:
                     print(
                         f"a callback ended this training after {done.epochs} of {self.max_epochs} epochs, so nothing "
-                        "is left to train; it goes on with another --trainer.max_epochs"
+                        "is left to train; to continue, change --trainer.max_epochs"
                     )
         before = epochs_done(self)
         result = super()._run_stage()

@@ -163,12 +163,12 @@ def _distinct(matches: list[Match]) -> list[Match]:
 def _wrong(name: str, value: Tensor, expected: Tensor) -> str:
     """Return why a tensor cannot replace another; empty if it can."""
     if not is_plain(value):
-        return f"its {name} is no plain tensor"
+        return f"its {name} is not a plain tensor"
     alike = value.numel() == expected.numel() if _normalizes(name, value) else value.shape == expected.shape
     if not alike:
         return f"its {name} has the shape {tuple(value.shape)}, not {tuple(expected.shape)}"
     if expected.is_floating_point() and not value.is_floating_point():
-        return f"its {name} holds {str(value.dtype).removeprefix('torch.')}, no floating-point weights"
+        return f"its {name} holds {str(value.dtype).removeprefix('torch.')}, not floating-point weights"
     return ""
 
 
@@ -213,7 +213,7 @@ def _otherwise_normalized(name: str, value: Tensor, own: Mapping[str, Tensor]) -
         if fits and any((values / unit - other).abs().max() <= _SAME for unit in (1, 255)):
             return ""
     shown = ", ".join(f"{number:.4g}" for number in values.tolist())
-    return f"it normalizes pixels by {name} = {shown}, as this one does not: give this one the mean and std of the file"
+    return f"it normalizes pixels by {name} = {shown}, unlike this network: give it the mean and std of the file"
 
 
 def check_finite(state: Mapping[str, Tensor], exempt: Iterable[str] = ()) -> None:
@@ -241,9 +241,9 @@ def say(path: object, match: Match) -> None:
     if match.key not in ("", "state_dict"):
         parts.append(f"took the weights under {match.key}")
     if match.prefix not in ("", OWN):
-        parts.append(f"took {match.prefix} off their names")
+        parts.append(f"removed {match.prefix} from their names")
     if match.missing:
-        parts.append(f"it lacks {_some(match.missing)}, which stay as they are")
+        parts.append(f"it lacks {_some(match.missing)}, which stay unchanged")
     if match.extra:
         parts.append(f"left out {_some(match.extra)}")
     if parts:

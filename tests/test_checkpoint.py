@@ -143,7 +143,7 @@ def test_a_weight_of_which_a_bit_is_flipped_is_not_read(path):
     content = bytearray(path.read_bytes())
     content[content.index(torch.arange(9.0).numpy().tobytes()) + 7] ^= 1
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=r"some.ckpt: is damaged, the checksum of some/data/0 in it is wrong"):
+    with pytest.raises(ValueError, match=r"some.ckpt: is damaged: the checksum of some/data/0 in it is wrong"):
         checkpoint.read(path)
 
 
@@ -190,7 +190,7 @@ def test_a_key_that_mentions_itself_over_and_over_is_not_computed(path, archive)
     else:
         torch.save({}, path, _use_new_zipfile_serialization=False)
         path.write_bytes(path.read_bytes().replace(pickle.dumps({}, 2), entry))
-    with pytest.raises(ValueError, match=r"some.ckpt: cannot be read, it is larger or nests deeper than a checkpoint"):
+    with pytest.raises(ValueError, match=r"some.ckpt: cannot be read: it is larger or nested deeper than a checkpoint"):
         checkpoint.read(path)
 
 

@@ -48,17 +48,17 @@ WRONG = {
     "features": (returning(lambda y: y[:, :, None]), r"returns float32 of shape \(2, 4, 1\)"),
     "classes": (returning(lambda y: y.argmax(1)), r"returns int64 of shape \(2,\)"),
     "one image": (returning(lambda y: y[:1]), r"returns float32 of shape \(1, 4\)"),
-    "channels": (lambda: Net(channels=1), r"cannot take images of the data, \(3, 8, 8\): .*1 channels, but got 3"),
+    "channels": (lambda: Net(channels=1), r"cannot process images of the data, \(3, 8, 8\): .*1 channels, but got 3"),
     "half": (lambda: Net().half(), r"conv.weight is float16: make it float32"),
     "bfloat16": (lambda: Net().bfloat16(), r"conv.weight is bfloat16: make it float32"),
     "too few": (lambda: Net(classes=3), "has 3 classes, but the data has 4: set num_classes"),
     "not finite": (returning(lambda y: y / 0), "not finite"),
     "dropout": (returning(lambda y: nn.functional.dropout(y, 0.5, training=True)), "different logits for the same"),
     "noise": (returning(lambda y: y + torch.randn_like(y)), "different logits for the same images"),
-    "batch": (OfTheBatch, "logits for an image depend on the one beside it"),
+    "batch": (OfTheBatch, "logits for an image depend on the other images of the batch"),
     "cut off": (CutOff, "no gradient reaches the network's input"),
     "numpy": (returning(lambda y: torch.from_numpy(y.detach().numpy())), "no gradient reaches the network's input"),
-    "any error": (returning(lambda y: {}[3]), "cannot take images of the data"),
+    "any error": (returning(lambda y: {}[3]), "cannot process images of the data"),
 }
 
 

@@ -14,19 +14,19 @@ from qra.errors import one_line
 def test_a_pipe_is_refused_and_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     start = time.monotonic()
-    with pytest.raises(ValueError, match="pipe: is no regular file"):
+    with pytest.raises(ValueError, match="pipe: is not a regular file"):
         files.read_text(tmp_path / "pipe")
     assert time.monotonic() - start < 1
 
 
 @pytest.mark.parametrize("path", ["/dev/zero", "/"])
 def test_a_device_and_a_directory_are_refused(path):
-    with pytest.raises(ValueError, match=r"is no regular file|is a directory: name a file in it"):
+    with pytest.raises(ValueError, match=r"is not a regular file|is a directory: name a file in it"):
         files.read_text(path)
 
 
 def test_a_file_that_grows_is_read_no_further_than_the_limit():
-    with pytest.raises(ValueError, match="more than the 10 bytes"):
+    with pytest.raises(ValueError, match="more than the limit of 10 bytes"):
         files.read_text("/proc/self/maps", limit=10)  # of size 0, as its status has it
 
 
@@ -49,7 +49,7 @@ def test_a_link_is_followed_only_where_that_is_asked_for(tmp_path):
 @pytest.mark.parametrize("brackets", ["[]", ('{"a":', "}")])
 def test_json_that_nests_too_deep_is_refused(tmp_path, depth, brackets):
     (tmp_path / "deep.json").write_text(brackets[0] * depth + "1" + brackets[1] * depth)
-    with pytest.raises(ValueError, match=r"deep.json: .*nests deeper than 100"):
+    with pytest.raises(ValueError, match=r"deep.json: .*nested deeper than 100"):
         files.read_json(tmp_path / "deep.json")
 
 
@@ -106,7 +106,7 @@ def test_an_array_that_is_none_is_refused(tmp_path, content, reason):
 @pytest.mark.parametrize("said", [b",", b"{'descr': (", b"1", b"\xff"])
 def test_an_array_whose_header_cannot_be_parsed_is_refused(tmp_path, said):
     (tmp_path / "a.npy").write_bytes(b"\x93NUMPY\1\0" + bytes([len(said) + 1, 0]) + said + b"\n")
-    with pytest.raises(ValueError, match=r"a\.npy: is no \.npy file that can be read"):
+    with pytest.raises(ValueError, match=r"a\.npy: is not a readable \.npy file"):
         files.read_npy(tmp_path / "a.npy")
 
 

@@ -354,7 +354,7 @@ def test_a_parameter_that_is_used_otherwise_than_by_its_name_keeps_its_gradient(
     run, made = replays_for()
     network = Sly().train()
     x, y = images(6)
-    with pytest.warns(UserWarning, match="otherwise than by its name"):
+    with pytest.warns(UserWarning, match="in another way than by its name"):
         F.cross_entropy(run(network, x), y).backward()
     eager = Sly().train()
     eager.load_state_dict(network.state_dict())

@@ -34,7 +34,7 @@ def double(x, y):
 def test_work_goes_on_with_half_as_many_rows_and_its_results_stay():
     x, y = torch.arange(10.0), torch.arange(10)
     parts = Parts()
-    with pytest.warns(UserWarning, match="with 10 images at a time: going on with 5"):
+    with pytest.warns(UserWarning, match="with 10 images at a time: continuing with 5"):
         twice, more = parts(double, x, y)
     assert torch.equal(twice, 2 * x)
     assert torch.equal(more, y + 1)

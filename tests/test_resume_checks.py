@@ -47,7 +47,7 @@ def test_a_whole_checkpoint_is_taken(saved):
 
 def test_weights_alone_are_refused(saved):
     content = {key: saved[key] for key in ("state_dict", "epoch", "global_step")}
-    with pytest.raises(ValueError, match=r"last\.ckpt: holds weights only: go on from last\.ckpt, or .*init_from"):
+    with pytest.raises(ValueError, match=r"last\.ckpt: holds only weights: resume from last\.ckpt, or .*init_from"):
         check(content)
 
 
@@ -70,18 +70,18 @@ def replace_memory(content, change):
         (lambda c: c["loops"]["fit_loop"].clear(), "loops.fit_loop.state_dict is missing"),
         (lambda c: c["loops"]["fit_loop"]["epoch_progress"]["current"].update(processed="x"), "processed is x"),
         (lambda c: c["loops"]["fit_loop"]["epoch_progress"]["total"].update(ready=2**70), "total.ready is 11805"),
-        (lambda c: c.update(epoch="x"), "epoch is no number of epochs"),
-        (lambda c: c.update(global_step=-1), "global_step is no number of steps"),
-        (lambda c: c.pop("pytorch-lightning_version"), "which version of Lightning"),
+        (lambda c: c.update(epoch="x"), "epoch is not a number of epochs"),
+        (lambda c: c.update(global_step=-1), "global_step is not a number of steps"),
+        (lambda c: c.pop("pytorch-lightning_version"), "names no version of Lightning"),
         (lambda c: c.update(callbacks=[]), "callbacks is not a mapping of states"),
-        (lambda c: c.update(rng_state=torch.zeros(3, dtype=torch.uint8)), "rng_state is no state"),
+        (lambda c: c.update(rng_state=torch.zeros(3, dtype=torch.uint8)), "rng_state is not a state"),
         (lambda c: c.update(optimizer_states=[]), "optimizer_states is not the state of one optimizer"),
         (lambda c: c.update(optimizer_states=[{}]), "optimizer_states is not the state of one optimizer"),
         (lambda c: memory(c).clear(), "optimizer_states is empty"),
-        (lambda c: memory(c)[0].clear(), "optimizer_states is of another optimizer"),
+        (lambda c: memory(c)[0].clear(), "optimizer_states is from another optimizer"),
         (lambda c: memory(c)[0].update(momentum_buffer=torch.zeros(1)), "momentum_buffer of parameter 0 has another"),
         *(
-            (lambda c, change=change: replace_memory(c, change), "momentum_buffer of parameter 0 is no plain tensor")
+            (lambda c, change=change: replace_memory(c, change), "momentum_buffer of parameter 0 is not a plain tensor")
             for change in (torch.Tensor.to_sparse, lambda v: v.to("meta"), lambda v: v.new_zeros(1).expand(v.shape))
         ),
         (lambda c: group(c)["params"].pop(), "another number of parameters"),
@@ -90,25 +90,31 @@ def replace_memory(content, change):
         (lambda c: c["lr_schedulers"][0].pop("last_epoch"), "lr_schedulers has no last_epoch"),
         (lambda c: c["lr_schedulers"][0].update(last_epoch="x"), "lr_schedulers.last_epoch is x"),
         (lambda c: c["lr_schedulers"][0].update(base_lrs=[math.nan]), "lr_schedulers.base_lrs is nan"),
-        (lambda c: c["lr_schedulers"][0].update(step=3), "lr_schedulers has step, which is no state"),
+        (lambda c: c["lr_schedulers"][0].update(step=3), "lr_schedulers has step, which is not part of its state"),
         (lambda c: group(c).update(lr="x"), "param_groups.lr is x"),
         (lambda c: group(c).update(lr=math.nan), "param_groups.lr is nan"),
-        (lambda c: memory(c)[0]["momentum_buffer"].fill_(math.nan), "momentum_buffer of parameter 0 holds what are no"),
-        (lambda c: c["rng_state"].zero_(), "rng_state is no state"),
-        (lambda c: c.update({"pytorch-lightning_version": "1.9.5"}), "which version of Lightning .* or one before 2"),
+        (
+            lambda c: memory(c)[0]["momentum_buffer"].fill_(math.nan),
+            "momentum_buffer of parameter 0 holds values that are not",
+        ),
+        (lambda c: c["rng_state"].zero_(), "rng_state is not a state"),
+        (
+            lambda c: c.update({"pytorch-lightning_version": "1.9.5"}),
+            "names no version of Lightning, or one before 2",
+        ),
     ],
 )
 def test_a_damaged_state_is_refused_by_name(saved, damage, reason):
     content = copy.deepcopy(saved)
     damage(content)
-    with pytest.raises(ValueError, match=rf"^last\.ckpt: no training can go on from it, for .*{reason}"):
+    with pytest.raises(ValueError, match=rf"^last\.ckpt: training cannot be resumed from it, because .*{reason}"):
         check(content)
 
 
 @pytest.mark.parametrize(
     ("made", "reason"),
     [
-        ({"optimizer": torch.optim.Adam}, "of another optimizer, it has no betas"),
+        ({"optimizer": torch.optim.Adam}, "from another optimizer: it has no betas"),
         ({"schedule": None}, "lr_schedulers is not the state of no schedule"),
         ({"optimizer": lambda parameters: torch.optim.SGD(list(parameters)[:1], lr=0.1)}, "number of parameters"),
     ],

@@ -14,9 +14,9 @@ def written(tmp_path, text):
 @pytest.mark.parametrize(
     ("text", "place"),
     [
-        ("test: {n: 1}\nname: a\ntest: {m: 2}\n", "line 3: the key 'test' is there already, in line 1"),
-        ('stages:\n- {name: a,\n   "name": b}\n', "line 3: the key 'name' is there already, in line 2"),
-        ("1: a\n1: b\n", "line 2: the key '1' is there already, in line 1"),
+        ("test: {n: 1}\nname: a\ntest: {m: 2}\n", "line 3: the key 'test' is already in line 1"),
+        ('stages:\n- {name: a,\n   "name": b}\n', "line 3: the key 'name' is already in line 2"),
+        ("1: a\n1: b\n", "line 2: the key '1' is already in line 1"),
     ],
 )
 def test_a_key_that_a_mapping_has_twice_is_refused_with_file_key_and_line(text, place, tmp_path):

@@ -100,13 +100,13 @@ class QraCLI(LightningCLI):
             "--weights_key",
             type=str | None,
             default=None,
-            help="Where in the file of --ckpt_path or init_from the weights lie, if several places fit.",
+            help="Where in the file of --ckpt_path or init_from the weights are, if several places fit.",
         )
         parser.add_argument(
             "--untrained",
             type=bool,
             default=False,
-            help="Whether a network may be tested that no checkpoint gives weights to.",
+            help="Whether to test a network with random weights, without a checkpoint.",
         )
         parser.add_argument(
             "--dry_run",
@@ -158,8 +158,8 @@ class QraCLI(LightningCLI):
         """Refuse to start a training where it would overwrite another one's checkpoints."""
         goes_on, done = (self.directory / "last.ckpt").exists(), completion.read(self.directory)
         if goes_on or ((self.directory / "best.ckpt").exists() and done is not None and done.finished):
-            way = "go on with it by --ckpt_path last, or " if goes_on else ""
-            raise ValueError(f"{self.directory} holds a run already: {way}write to another directory by --run")
+            way = "resume it by --ckpt_path last, or " if goes_on else ""
+            raise ValueError(f"{self.directory} already holds a run: {way}write to another directory by --run")
 
     def after_instantiate_classes(self) -> None:
         config = self.config[self.subcommand]
@@ -168,15 +168,15 @@ class QraCLI(LightningCLI):
         if (network := config.model.init_args.get("network")) is not None:  # otherwise the checkpoint describes it
             if not isinstance(network, Namespace):
                 raise ValueError(
-                    f"model.network is {network!r}, which {config.model.class_path} says no type of: annotate it there "
+                    f"model.network is {network!r}, but {config.model.class_path} gives it no type: annotate it there "
                     "as torch.nn.Module"
                 )
             self._link(network, content)
             self.model.network.description = without_notes(network.as_dict())
         if self.trainer.precision not in PRECISIONS:
             raise ValueError(
-                f"trainer.precision is {self.trainer.precision}: networks are judged in float32, so their weights must "
-                f"be: choose one of {', '.join(PRECISIONS)}"
+                f"trainer.precision is {self.trainer.precision}: networks are evaluated in float32, so their weights "
+                f"must be: choose one of {', '.join(PRECISIONS)}"
             )
         self.model.weights_key = config.weights_key
         if config.ckpt_path is not None:
@@ -209,7 +209,7 @@ class QraCLI(LightningCLI):
         """Print a line if the checkpoint that a training starts from numbers the data's classes differently."""
         line = start and checkpoint.moved_class(checkpoint.read(start), self.datamodule.class_names)
         if line:
-            print(f"{start}: {line}: training has to learn the classes anew")
+            print(f"{start}: {line}: training has to learn the classes again")
 
     def _link(self, network: Namespace, content: Mapping[str, Any]) -> None:
         """Rebuild the network for the data's classes, channels and normalization, or for the checkpoint's."""

@@ -51,7 +51,7 @@ OWN = (
     Option("--help", "", "show this and stop; --model.help CLASS what a class takes"),
 )
 CKPT_PATH = {
-    "fit": "last, or the last.ckpt of a run: go on with it",
+    "fit": "last, or the last.ckpt of a run to resume",
     "": "the checkpoint; with a config.yaml beside it, or one of a class of qra, nothing but --data need be given",
 }
 
@@ -191,7 +191,7 @@ def advice(name: str, command: str) -> str:
     if plain in own:
         whole = "--trainer.callbacks" if plain.startswith("--trainer.") else whole
         return (
-            f"no class is chosen that has it: qra {command} {whole}.help CLASS lists the keys of one, {whole} CLASS or "
+            f"no chosen class has it: qra {command} {whole}.help CLASS lists the keys of one, {whole} CLASS or "
             "a --config before it chooses one"
         )
     if whole != plain and whole in own and not any(each.startswith(f"{whole}.") for each in own):

@@ -36,7 +36,7 @@ def run_directory(config: Namespace) -> Path:
         if is_run or path.suffix in (".yaml", ".yml", ".json"):
             directory = path.parent if is_run else Path("runs", path.stem)
             if own and (directory / "last.ckpt").exists() and Path(config.ckpt_path).parent != directory:
-                raise ValueError(f"{config.ckpt_path} is not of the run in {directory}: name a directory by --run")
+                raise ValueError(f"{config.ckpt_path} is not from the run in {directory}: give a directory by --run")
             return directory
     if named:  # a checkpoint that describes itself, kept apart from a run of the same name
         path = Path(config.ckpt_path).resolve()
@@ -63,11 +63,11 @@ def check_place(directory: Path) -> None:
 
 
 _OURS = {
-    "default_root_dir": (None, "name the directory by --run"),
+    "default_root_dir": (None, "give the directory by --run"),
     "enable_checkpointing": (None, "qra fit keeps best.ckpt and last.ckpt, other commands none: leave it out"),
     "inference_mode": (False, "attacks need gradients: leave it out"),
-    "overfit_batches": (0, "learn a part of the images by heart by --config debug/overfit"),
-    "barebones": (False, "it would leave out checkpoints and results"),
+    "overfit_batches": (0, "overfit on a few images by --config debug/overfit"),
+    "barebones": (False, "it would write no checkpoints and results"),
 }
 """Settings of the trainer that qra makes itself, with the only value allowed besides None, and what to do instead."""
 _STEPS = ("max_epochs", "max_steps", "limit_train_batches")
@@ -92,11 +92,11 @@ def check_trainer(config: Namespace, command: str) -> None:
         if trainer[name] not in (usual, None):
             raise ValueError(f"trainer.{name} is {_word(trainer[name])}: {instead}")
     if isinstance(trainer.callbacks, Namespace):
-        raise ValueError("trainer.callbacks is one callback, but a list is meant: add it by --trainer.callbacks+")
+        raise ValueError("trainer.callbacks is one callback, but a list is needed: add it by --trainer.callbacks+")
     used = _STEPS if command == "fit" else (f"limit_{command.replace('validate', 'val')}_batches",)
     for name in used:
         if type(trainer[name]) in (int, float) and trainer[name] == 0:
-            raise ValueError(f"trainer.{name} is 0, so that there is nothing to {command}: raise it or leave it out")
+            raise ValueError(f"trainer.{name} is 0, so there is nothing to {command}: raise it or leave it out")
     for name in (*_AT_LEAST_ZERO, *_ABOVE_ZERO):
         value, positive = trainer[name], name in _ABOVE_ZERO
         if type(value) in (int, float) and not (value > 0 if positive else value >= 0):
@@ -141,7 +141,7 @@ def check_dry_run(config: Namespace, command: str) -> None:
     """
     if command not in ("fit", "test"):
         raise ValueError(
-            f"--dry_run is of qra fit, qra test and qra study run: qra {command} takes no time to speak of"
+            f"--dry_run is an option of qra fit, qra test and qra study run: leave it out of qra {command}"
         )
     if config.trainer.fast_dev_run:
         raise ValueError("--dry_run writes and trains nothing, --trainer.fast_dev_run tries a few batches: give one")

@@ -205,7 +205,7 @@ def words(text: str | Sequence[str]) -> list[str]:
     parts = text.strip().strip("[]").split(",") if isinstance(text, str) else text
     found = [word.strip(" '\"") for word in parts]
     if not all(found) or len(set(found)) < len(found):
-        raise ValueError(f"{text!r} is no list such as '[a, b]' of different words")
+        raise ValueError(f"{text!r} is not a list of different words, such as '[a, b]'")
     return found
 
 
@@ -218,7 +218,7 @@ def counts(text: str | Sequence[int]) -> list[int]:
     try:
         return [int(word) for word in (words(text) if isinstance(text, str) else text)]
     except ValueError:
-        raise ValueError(f"{text!r} is no list of different whole numbers, such as '[1, 32]'") from None
+        raise ValueError(f"{text!r} is not a list of different integers, such as '[1, 32]'") from None
 
 
 def truth(text: str | bool) -> bool:

@@ -20,7 +20,7 @@ MISSING = {
 }
 
 HINTS = {
-    "overrides": "give layers by their names with their bits, such as '{fc: W2A2, \"stages.0.*\": W8}'",
+    "overrides": "give layer names with their bits, such as '{fc: W2A2, \"stages.0.*\": W8}'",
     "seed_everything": "give a whole number from 0 to 2**32 - 1",
     "schedule": "give qra.schedules.OneCycle, MultiStep or Cosine, or a model of your own with configure_optimizers",
     "precision": "give 32-true, 16-mixed, bf16-mixed or 64-true",
@@ -71,7 +71,7 @@ def _place(key: str, words: Sequence[str]) -> str:
 
 
 def _age(key: str, words: Sequence[str]) -> str:
-    return "" if _is_option(key, words) else "; a config of another version of qra may have keys that are gone"
+    return "" if _is_option(key, words) else "; a config of another version of qra may have removed keys"
 
 
 def _is_option(key: str, words: Sequence[str]) -> bool:

@@ -33,7 +33,7 @@ class _Loader(yaml.SafeLoader):
             if isinstance(key, yaml.ScalarNode) and key.tag != _MERGE:
                 word, line = (key.tag, key.value), key.start_mark.line + 1
                 if word in lines:
-                    problem = f"the key {key.value!r} is there already, in line {lines[word]}: keep one of the two"
+                    problem = f"the key {key.value!r} is already in line {lines[word]}: keep one of the two"
                     raise _TwiceError(problem=problem, problem_mark=key.start_mark)
                 lines[word] = line
         return node
@@ -55,11 +55,11 @@ def read_yaml(path: str | Path) -> Any:
     """
     file = Path(path)
     if file.is_symlink() and not file.exists():
-        raise ValueError(f"{path} is a link to {file.readlink()}, which is not there")
+        raise ValueError(f"{path} is a link to {file.readlink()}, which does not exist")
     if not file.exists():
         raise ValueError(f"there is no config file {path}{hint(str(path)) if not file.is_absolute() else ''}")
     if not file.is_file():
-        raise ValueError(f"{path} is no file: a config is a YAML file")
+        raise ValueError(f"{path} is not a file: a config is a YAML file")
     if file.stat().st_size > LIMIT:
         raise ValueError(f"{path} has {file.stat().st_size:,} bytes: a config has at most {LIMIT:,}")
     try:
@@ -70,7 +70,7 @@ def read_yaml(path: str | Path) -> Any:
     except PermissionError:
         raise ValueError(f"{path} cannot be read: change its permissions") from None
     except UnicodeDecodeError as reason:
-        raise ValueError(f"{path} is no text in UTF-8 (byte {reason.start}): save it as UTF-8") from None
+        raise ValueError(f"{path} is not UTF-8 text (byte {reason.start}): save it as UTF-8") from None
     except yaml.YAMLError as reason:
         mark = getattr(reason, "problem_mark", None)
         place = f", line {mark.line + 1}" if mark else ""
@@ -102,7 +102,7 @@ def _loaded(text: str) -> Any:
 
 def _problem(reason: yaml.YAMLError) -> str:
     problem = " ".join(str(getattr(reason, "problem", None) or reason).split())
-    return problem if isinstance(reason, _TwiceError) else f"is no YAML: {problem}"
+    return problem if isinstance(reason, _TwiceError) else f"is not YAML: {problem}"
 
 
 def check_config(path: str | Path) -> None:
@@ -126,7 +126,7 @@ def check_part(path: str | Path) -> None:
 
 def _check(path: Path, above: tuple[Path, ...]) -> None:
     if path.resolve() in above:
-        raise ValueError(f"{path}: names itself, directly or through others")
+        raise ValueError(f"{path}: includes itself, directly or through others")
     content = read_yaml(path)
     if content is None:
         raise ValueError(f"{path} is empty: it needs keys, such as model and data; qra configs lists whole ones")

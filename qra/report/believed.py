@@ -14,8 +14,8 @@ from qra.evaluation.store import CORRECT, agreeing_examples
 from qra.files import plain
 
 _NO_ATTACKS = {*get_args(Role)} - {"robust"}
-_LEFT_OUT = "; no robust accuracy of the cell counts, for without it they may be too high"
-_LOST = "; there is no worst case over several attacks without them"
+_LEFT_OUT = "; without it, robust accuracies of the cell may be too high and do not count"
+_LOST = "; without them, there is no worst case over several attacks"
 _AGAIN = "write both again by qra test"
 
 

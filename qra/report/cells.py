@@ -149,7 +149,7 @@ def read_cells(directory: Path) -> tuple[CellResult, ...]:
         raise ValueError(f"{directory}: is one run, not a study: qra compare shows runs; name the study's directory")
     folders = sorted(path for path in directory.iterdir() if _is_cell(path))
     if not folders:
-        raise ValueError(f"{directory}: no cell of a study lies here; qra study run writes one directory a cell")
+        raise ValueError(f"{directory}: no cells of a study are here; qra study run writes one directory per cell")
     return _once(read_cell(folder) for folder in folders)
 
 
@@ -168,8 +168,8 @@ def _once(cells: Iterable[CellResult]) -> tuple[CellResult, ...]:
         place = (cell.data, *sorted(cell.coordinates.items(), key=lambda item: item[0]))
         if cell.state == "done" and first.setdefault(place, cell.name) != cell.name:
             reason = (
-                f"has the coordinates and the seed of {first[place]}, so that it does not count: give its stage "
-                "coordinates of its own, or move one of the two away"
+                f"has the same coordinates and seed as {first[place]} and does not count: give its stage "
+                "different coordinates, or move one of the two away"
             )
             cell = replace(cell, state="repeated", reason=reason)
         found.append(cell)
@@ -193,7 +193,7 @@ def read_cell(directory: Path) -> CellResult:
     state, reason = str(cell.get("state")), str(cell.get("reason") or "")
     if state != "done":
         if state == "running":
-            reason = "it runs, or was interrupted"
+            reason = "it is running or was interrupted"
         elif state != "failed":
             state, reason = "unreadable", f"cell.json: state is {state!r}"
         return CellResult(name, directory, state=state, reason=reason, **known)
@@ -231,7 +231,7 @@ def _read(read: Callable[[Path], Mapping[str, Any]], path: Path) -> Mapping[str,
     """Read a file of a cell; errors name the file without its directory."""
     try:
         if path.parent.is_symlink():
-            raise ValueError(f"{path}: lies behind a symbolic link, which is not followed")
+            raise ValueError(f"{path}: is behind a symbolic link, which is not followed")
         return read(path)
     except FileNotFoundError:
         raise ValueError(f"there is no {path.name}") from None
@@ -244,14 +244,14 @@ def _read(read: Callable[[Path], Mapping[str, Any]], path: Path) -> Mapping[str,
 def _read_cell_json(path: Path) -> Mapping[str, Any]:
     content = read_json(path, follow=False)
     if not isinstance(content, dict) or content.get("schema") != CELL_SCHEMA:
-        raise ValueError(f"{path}: is not of schema {CELL_SCHEMA}")
+        raise ValueError(f"{path}: does not have schema {CELL_SCHEMA}")
     return content
 
 
 def _mapping(content: Mapping[str, Any], key: str) -> Mapping[str, Any]:
     found = content.get(key)
     if not isinstance(found, dict):
-        raise ValueError(f"{key} is missing or no mapping")
+        raise ValueError(f"{key} is missing or not a mapping")
     return found
 
 

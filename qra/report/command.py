@@ -54,7 +54,7 @@ def write_report(study: Path, out: Path, budget_kib: float | None = None) -> Doc
     files["report.html"] = page(document).encode()
     for path in (out / name for name in files):
         if path.is_dir() and not path.is_symlink():
-            raise ValueError(f"{path}: is a directory where a file goes: move it away, or choose another --out")
+            raise ValueError(f"{path}: is a directory in the place of a file: move it away, or choose another --out")
     for folder in _FOLDERS:
         (out / folder).mkdir(parents=True, exist_ok=True)
     _replace(out, files)
@@ -72,7 +72,7 @@ def _check_folders(out: Path) -> None:
             raise ValueError(f"{path}: is a file, and the report {out} needs a directory: choose another --out")
     for path in (out, *folders):
         if path.is_dir() and not os.access(path, os.W_OK | os.X_OK):
-            raise ValueError(f"{path}: nothing can be written there: change its rights, or choose another --out")
+            raise ValueError(f"{path}: nothing can be written there: change its permissions, or choose another --out")
 
 
 def _replace(out: Path, files: Mapping[str, bytes]) -> None:

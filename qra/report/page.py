@@ -91,7 +91,7 @@ def _problems(results: Results) -> str:
     repeated = sum(cell.state == "repeated" for cell in bad)
     damaged = sum(bool(cell.problems) for cell in results.cells)
     title = f"{len(bad) - repeated} cells without a result, {len(suspect)} with suspect gradients"
-    title += f", {repeated} with the coordinates and seed of another" if repeated else ""
+    title += f", {repeated} with the same coordinates and seed as another" if repeated else ""
     title += f", {damaged} with damaged files" if damaged else ""
     opened = " open" if 0 < len(bad) <= 12 else ""  # suspect gradients are also marked in every table
     return f"<details{opened}><summary>{title}</summary><ul class='faint'>{_items(lines)}</ul></details>"

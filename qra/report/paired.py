@@ -161,10 +161,10 @@ class Comparison:
 class Gap(StrEnum):
     """Reasons, in words, why two pipelines cannot be compared."""
 
-    ATTACKS = "no attack at this budget that both have met and that stands alone"
-    SEEDS = "no seeds that match"
+    ATTACKS = "no attack at this budget that both have met and that counts on its own"
+    SEEDS = "no matching seeds"
     DATA = "they were tested on other images"
-    FILES = "what became of single examples is not known"
+    FILES = "results of single examples are not known"
     EXAMPLES = "no shared examples: they were attacked on other images"
 
 

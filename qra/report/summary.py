@@ -149,7 +149,7 @@ def _doubts(results: Results) -> tuple[str, ...]:
         (results.on_other_examples, "attacked on other test images, not compared with the rest"),
         (
             [cell for cell in results.cells if cell.state == "repeated"],
-            "with the coordinates and seed of another, not counted",
+            "with the same coordinates and seed as another, not counted",
         ),
         (
             [cell for cell in done if cell.problems],

@@ -73,7 +73,7 @@ class RunningCommand:
         self._end_others()
         self._watch.stop()
         if value is not None and lost_rank(value):
-            gone = "another rank is gone, or cannot be reached, so this one ends too"
+            gone = "another rank has ended or cannot be reached, so this one ends too"
             raise ConnectionError(f"{gone}; {self.how_to_go_on()}") from None
         if isinstance(value, OSError) and value.errno in (errno.ENOSPC, errno.EDQUOT):
             where = f"{value.filename or self._directory}: no space left on the disk"

@@ -117,7 +117,7 @@ class Watch:
         while not self._over.wait(_POLL):
             if self._first is not None and os.getppid() != self._first:
                 if os.environ.get("LOCAL_RANK", "1") == "1":
-                    _print(f"rank 0 (process {self._first}) is gone, so the other ranks end too", self._go_on())
+                    _print(f"rank 0 (process {self._first}) has ended, so the other ranks end too", self._go_on())
                 os._exit(1)
             for rank, process in enumerate(self._others(), 1):
                 if process.poll():

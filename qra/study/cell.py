@@ -83,7 +83,7 @@ def _run_commands(task: Task, lock: IO[bytes], stopped: Callable[[], bool]) -> S
         seconds = {**seconds, command[0]: round(time.monotonic() - began, 1)}
         write_record(task, State("running", None, seconds))
     if not has_result(task.directory):
-        return write_record(task, State("failed", "test: wrote no whole result.json", seconds))
+        return write_record(task, State("failed", "test: wrote no complete result.json", seconds))
     return write_record(task, State("done", None, seconds))
 
 

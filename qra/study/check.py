@@ -75,8 +75,8 @@ def check_checkpoints(study: Study, cells: Sequence[Cell]) -> None:
                 if path not in made:
                     key = sources.get(path, name.removeprefix("--"))
                     raise ValueError(
-                        f"{key}: there is no checkpoint {path}, which cell {cell.name} needs: correct its path, or put "
-                        "it there"
+                        f"{key}: there is no checkpoint {path}, which cell {cell.name} needs: correct its path, "
+                        "or put the file there"
                     )
 
 

@@ -69,7 +69,7 @@ def _parsed(kind: type, content: Any, where: str) -> dict[str, Any]:
             raise ValueError(f"{where}: unknown key {key!r}; the keys are {', '.join(known)}")
         for name in _keys(value):
             if not isinstance(name, str):
-                raise ValueError(f"{where}: {key}: its key {name!r} is no text: write it in quotes")
+                raise ValueError(f"{where}: {key}: its key {name!r} is not text: write it in quotes")
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(kind)
     given = {key: _worded(value) if key == "coordinates" else value for key, value in content.items()}
@@ -163,4 +163,4 @@ def _definition(command: Sequence[str], cell: Cell, made: Mapping[str, str]) -> 
 
 @cache
 def _file_digest(path: str) -> str:
-    return sha256(path) if Path(path).exists() else f"{path}, which is not there"
+    return sha256(path) if Path(path).exists() else f"{path}, which does not exist"

@@ -89,7 +89,7 @@ def _state(task: Task) -> State:
         return State("changed", str(reason))
     if record is None:
         left = [name for name in ("last.ckpt", "result.json") if (task.directory / name).exists()]
-        return State("foreign", f"{left[0]} is of no study") if left else State("missing")
+        return State("foreign", f"{left[0]} does not belong to a study") if left else State("missing")
     seconds = record.get("seconds", {})
     if record.get("hash") != task.hash and record.get("state") == "failed" and not seconds:
         return State("missing", "another version of it failed")
@@ -115,7 +115,7 @@ def unfinished(task: Task) -> str | None:
 
 def _lack(task: Task) -> str | None:
     """Return why a cell that ran to its end is not done; None if it is."""
-    return unfinished(task) or (None if has_result(task.directory) else "its result.json is not whole")
+    return unfinished(task) or (None if has_result(task.directory) else "its result.json is incomplete")
 
 
 def has_result(directory: Path) -> bool:
@@ -153,10 +153,10 @@ def read_record(directory: Path) -> dict[str, Any] | None:
     for step, seconds in record["seconds"].items():
         if type(seconds) not in (int, float) or not 0 <= seconds < _LONGEST:
             raise ValueError(
-                f"its cell.json: seconds of {plain(step)[:40]} are {plain(seconds)[:40]}, which is no time"
+                f"its cell.json: seconds of {plain(step)[:40]} are {plain(seconds)[:40]}, which is not a time"
             )
     if not isinstance(record.get("reason"), str | None):
-        raise ValueError("its cell.json: reason is no text")
+        raise ValueError("its cell.json: reason is not text")
     definition = without_empty(present(record["definition"], lambda old, new: None))
     same = definition == record["definition"]
     return record if same else {**record, "definition": definition, "hash": digest(definition)}

@@ -96,7 +96,7 @@ def expand(study: Study, runs: str = "runs") -> list[Cell]:
             if place in places:
                 raise ValueError(
                     f"stage {stage.name}: cell {cell.name} has the same coordinates as {places[place]}, so "
-                    "reports would take the two for one pipeline: vary them by axes, or tell them apart by coordinates"
+                    "reports would treat the two as one pipeline: vary them by axes, or give them different coordinates"
                 )
             cells[cell.name], places[place] = cell, cell.name
     return list(cells.values())
@@ -110,7 +110,7 @@ def _of_one_name(first: Cell, second: Cell) -> str:
     twice = f"stage {second.stage}: two cells are named {second.name}: "
     if not differing:
         return f"{twice}an axis has a value twice"
-    return f"{twice}values of {', '.join(differing)} differ only in signs that names of cells lack"
+    return f"{twice}values of {', '.join(differing)} differ only in characters that cell names drop"
 
 
 def select(cells: Sequence[Cell], only: str = "*", shard: tuple[int, int] = (0, 1)) -> list[Cell]:
@@ -178,7 +178,7 @@ def _points(study: Study, stage: Stage) -> Iterator[dict[str, Any]]:
     ):
         for value in values:
             if value not in known:
-                raise ValueError(f"stage {stage.name}: {name} {value!r} is none of {', '.join(known) or 'sources'}")
+                raise ValueError(f"stage {stage.name}: {name} {value!r} is not one of {', '.join(known) or 'sources'}")
     for point in itertools.product(*axes.values()):
         found = dict(zip(axes, point, strict=True))
         bits, overrides = found.pop("bits"), found.pop("overrides")
@@ -225,7 +225,7 @@ def _layers(stage: Stage, overrides: Mapping[str, str]) -> str:
     """Return the bit widths of single layers as one word, such as ``stages.0.*=W8,fc=W8``."""
     for pattern in overrides:
         if set(pattern) & set(",="):
-            raise ValueError(f"stage {stage.name}: overrides: {pattern!r}: a pattern in a study has neither , nor =")
+            raise ValueError(f"stage {stage.name}: overrides: {pattern!r}: a pattern in a study has no , or =")
         try:
             widths = parse_bits(overrides[pattern])
         except ValueError as reason:

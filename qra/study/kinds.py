@@ -57,8 +57,8 @@ def with_kind(study: Study, stage: Stage) -> Stage:
         return stage
     if len({kind.adversarial for kind in kinds.values()}) > 1:
         raise ValueError(
-            f"stage {stage.name}: of {', '.join(kinds)} some are adversarial and some are not: write a stage for each, "
-            f"or say by coordinates what reports shall take all for: {Axis.ADVERSARIAL}: true or false"
+            f"stage {stage.name}: some of {', '.join(kinds)} are adversarial and some are not: write a stage for each, "
+            f"or set {Axis.ADVERSARIAL} to true or false in its coordinates, for reports"
         )
     said = str(any(kind.adversarial for kind in kinds.values())).lower()
     return dataclasses.replace(stage, coordinates={**stage.coordinates, Axis.ADVERSARIAL: said})
@@ -98,7 +98,7 @@ def _kind(stage: Stage, path: str) -> Kind:
         found = getattr(import_module(module or "qra.modules"), name)
     except (ImportError, AttributeError, ValueError):
         raise ValueError(
-            f"stage {stage.name}: the class of its model, {path}, is not there, so nothing says whether training "
+            f"stage {stage.name}: the class of its model, {path}, does not exist, so it is unknown whether training "
             f"{stage.training!r} is adversarial"
         ) from None
     return Kind(bool(getattr(found, Axis.ADVERSARIAL, False)), hasattr(found, "learn_from"))

@@ -71,13 +71,13 @@ def _connect(ray: Any, address: str) -> None:
         try:  # Ray itself ends the process if nobody answers
             socket.create_connection((host, int(port)), timeout=_PATIENCE).close()
         except OSError as reason:
-            raise ValueError(f"no Ray cluster answers at {address} ({reason}): ray start --head begins one") from None
+            raise ValueError(f"no Ray cluster answers at {address} ({reason}): ray start --head starts one") from None
     settings = {"include_dashboard": False} if address == "local" else {}
     try:
         ray.init(address=address, log_to_driver=False, logging_level="ERROR", **settings)
     except (ConnectionError, RuntimeError) as reason:
         first = str(reason).strip().splitlines()[0]
-        raise ValueError(f"no Ray cluster at {address}: {first}; ray start --head begins one") from None
+        raise ValueError(f"no Ray cluster at {address}: {first}; ray start --head starts one") from None
 
 
 def _slots(ray: Any, cpus: int, gpus: float) -> int:
@@ -89,5 +89,5 @@ def _slots(ray: Any, cpus: int, gpus: float) -> int:
         room += int(min(by_cpu, has.get("GPU", 0) // gpus) if gpus else by_cpu)
     if room == 0:
         takes = f"{cpus} cores" + (f" and {gpus:g} of a GPU" if gpus else "")
-        raise ValueError(f"no node of the cluster has the {takes} that a cell takes: lower threads, or set --gpus")
+        raise ValueError(f"no node of the cluster has the {takes} that a cell needs: lower threads, or set --gpus")
     return room

@@ -186,7 +186,7 @@ class _Report:
     def __enter__(self) -> _Report:
         self._bar.start()
         if done := len(self._work) - len(self._left):
-            self._console.print(f"{done} of {len(self._work)} cells are done already", highlight=False)
+            self._console.print(f"{done} of {len(self._work)} cells are already done", highlight=False)
         return self
 
     def __exit__(
@@ -204,7 +204,7 @@ class _Report:
         elif ended.name == "failed":
             news = f"failed   {name}: {ended.reason} (log: {task.cell.directory}/log.txt)"
         elif ended.name == "stopped":
-            news = f"stopped  {name}: {ended.reason}; the next run goes on from there"
+            news = f"stopped  {name}: {ended.reason}; the next run continues from there"
         else:
             news = f"not run  {name}: {ended.reason}"
         place = f"[{len(self._work) - len(self._left)}/{len(self._work)}]"

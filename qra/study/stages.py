@@ -175,7 +175,7 @@ def _check_name(what: str, name: str) -> None:
     """Reject a name that no directory could have, or that would lead elsewhere."""
     plain = name.isprintable() and not set(name) & set("/\\") and name.strip(" .")
     if not plain or len(name.encode()) > LONGEST:
-        raise ValueError(f"{what} {name!r:.60} is no plain name of a directory: take letters, digits, - and _")
+        raise ValueError(f"{what} {name!r:.60} is not a plain directory name: use letters, digits, - and _")
 
 
 def _check_spelling(where: str, word: str, known: Sequence[str], closeness: float) -> None:

@@ -85,7 +85,7 @@ def test_other_data_is_not_paired():
 def test_other_settings_under_one_name_are_pointed_out():
     write_run("a", [True])
     write_run("b", [True], settings="FGSM")
-    assert f"{LABEL} is of other attacks or settings" in qra("compare", "a", "b")[0]
+    assert f"{LABEL} has different attacks or settings" in qra("compare", "a", "b")[0]
 
 
 def test_names_do_not_matter_but_fields_do():

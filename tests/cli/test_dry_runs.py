@@ -71,7 +71,10 @@ def test_a_resumed_fit_tells_what_is_left(plain_run):
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        (["validate", "--untrained", "true", "--dry_run"], "--dry_run is of qra fit, qra test and qra study run"),
+        (
+            ["validate", "--untrained", "true", "--dry_run"],
+            "--dry_run is an option of qra fit, qra test and qra study run",
+        ),
         (
             ["fit", "--trainer.fast_dev_run", "true", "--dry_run"],
             "--trainer.fast_dev_run tries a few batches: give one",

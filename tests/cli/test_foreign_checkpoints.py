@@ -35,7 +35,7 @@ def public():
 def test_a_public_checkpoint_is_tested(public, caplog):
     output, code = qra("test", *TEST, *LOGGED, "--ckpt_path", "one.pth", "--run", "here")
     assert code == 0, output
-    assert "took the weights under net; took module. off their names" in caplog.text
+    assert "took the weights under net; removed module. from their names" in caplog.text
     result = json.loads(Path("here/result.json").read_text())
     assert result["outputs"] == 10
     assert result["attack_copy"]["kind"] == "folded"
@@ -130,10 +130,10 @@ def test_states_of_callbacks_that_are_none_are_refused(plain_run, states):
 
 def test_pipes_in_the_place_of_files_are_refused():
     os.mkfifo("pipe")
-    assert "pipe: is no regular file" in refused("test", *TEST, "--ckpt_path", "pipe", "--run", "here")
+    assert "pipe: is not a regular file" in refused("test", *TEST, "--ckpt_path", "pipe", "--run", "here")
     Path("run").mkdir()
     os.mkfifo("run/result.json")
-    assert "result.json: is no regular file" in refused("compare", "run")
+    assert "result.json: is not a regular file" in refused("compare", "run")
 
 
 RESULT = {"schema": 1, "data": {"sha256": "a"}, "checkpoint": None}

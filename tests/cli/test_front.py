@@ -253,7 +253,7 @@ def test_a_working_directory_that_is_gone_is_one_line(tmp_path):
     environment = {**os.environ, "PYTHONPATH": str(Path(package.__file__).parents[1])}
     ended = subprocess.run(leave, shell=True, capture_output=True, text=True, cwd=tmp_path / "gone", env=environment)
     assert (ended.returncode, ended.stderr.count("\n")) == (2, 1)
-    assert "the working directory is gone" in ended.stderr
+    assert "the working directory no longer exists" in ended.stderr
 
 
 def test_the_version_is_one():

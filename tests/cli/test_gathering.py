@@ -53,7 +53,7 @@ def test_another_checkpoint_moves_the_results_aside_and_says_so(run):
     shutil.copy(run / "last.ckpt", run / "best.ckpt")
     after, output = after_testing(run, "--evaluation.steps", 1)
     assert set(after["outcomes"]) == {"clean", "pgd1_8"}
-    assert "is of another network or of other data: moved to run/earlier/1" in output
+    assert "is for another network or other data: moved to run/earlier/1" in output
     assert json.loads(Path("run/earlier/1/result.json").read_text())["network"] == before["network"]
     output, code = qra("compare", "run", "run/earlier/1")
     assert code == 0, output

@@ -367,7 +367,7 @@ def test_when_one_rank_ends_all_end_within_seconds_with_one_line(float_run, tmp_
         assert f"stopped by {number.name}" in said[0]
     elif victim == 0:
         assert process.returncode == -number
-        assert f"rank 0 (process {process.pid}) is gone" in said[0]
+        assert f"rank 0 (process {process.pid}) has ended" in said[0]
     else:
         assert process.returncode == 1
         assert f"rank 1 (process {other}) was killed by SIGKILL" in said[0]

@@ -60,7 +60,7 @@ def test_its_trained_checkpoints_are_the_same_networks():
 
 def test_its_calibrated_checkpoints_have_no_codes_and_are_refused_with_the_way_out():
     for path in sorted(CELLS.glob("*/calibrated.ckpt")):
-        with pytest.raises(ValueError, match=r"holds no codes .*: calibrate the float checkpoint again \(qra test"):
+        with pytest.raises(ValueError, match=r"has no codes .*: calibrate the float checkpoint again \(qra test"):
             load(path)
 
 

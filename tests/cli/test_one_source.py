@@ -83,12 +83,12 @@ def test_untrained_means_true_without_a_value(words):
 @pytest.mark.parametrize(
     ("setting", "command", "reason"),
     [
-        ({"default_root_dir": "here"}, "fit", "trainer.default_root_dir is here: name the directory by --run"),
+        ({"default_root_dir": "here"}, "fit", "trainer.default_root_dir is here: give the directory by --run"),
         ({"enable_checkpointing": False}, "fit", "trainer.enable_checkpointing is false: qra fit keeps best.ckpt"),
         ({"inference_mode": True}, "test", "trainer.inference_mode is true: attacks need gradients"),
         ({"overfit_batches": 1}, "fit", "by --config debug/overfit"),
-        ({"callbacks": Namespace(class_path="x")}, "fit", "a list is meant: add it by --trainer.callbacks\\+"),
-        ({"max_epochs": 0}, "fit", "trainer.max_epochs is 0, so that there is nothing to fit"),
+        ({"callbacks": Namespace(class_path="x")}, "fit", "a list is needed: add it by --trainer.callbacks\\+"),
+        ({"max_epochs": 0}, "fit", "trainer.max_epochs is 0, so there is nothing to fit"),
         ({"limit_train_batches": 0.0}, "fit", "trainer.limit_train_batches is 0"),
         ({"limit_test_batches": 0}, "test", "nothing to test"),
         ({"limit_val_batches": 0}, "validate", "nothing to validate"),

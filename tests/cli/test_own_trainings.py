@@ -95,9 +95,9 @@ def test_a_method_with_an_optimizer_and_a_schedule_of_its_own_goes_on():
     ("options", "reason"),
     [
         (["--trainer.callbacks+", f"{LIGHTNING}.StochasticWeightAveraging", "--trainer.callbacks.swa_lrs", "0.1"],
-         "StochasticWeightAveraging makes its average when the last checkpoint is written"),
+         "StochasticWeightAveraging computes its average after the last checkpoint is written"),
         (["--trainer.max_epochs", "-1", "--trainer.max_time", "00:00:01:00"],
-         "model.schedule spans the training, of which neither trainer.max_epochs nor trainer.max_steps says"),
+         "model.schedule spans the training, but neither trainer.max_epochs nor trainer.max_steps says"),
         (["--model.schedule", "torch.optim.lr_scheduler.CosineAnnealingLR"], "give qra.schedules.OneCycle"),
     ],
     ids=["averaging too late", "no end", "schedule"],
@@ -108,4 +108,4 @@ def test_what_cannot_work_is_refused_with_the_way_out(options, reason):
 
 
 def test_a_method_that_does_not_say_what_its_network_is_is_named():
-    assert "which own.Untyped says no type of: annotate it there as torch.nn.Module" in refused(*own("own.Untyped"))
+    assert "but own.Untyped gives it no type: annotate it there as torch.nn.Module" in refused(*own("own.Untyped"))

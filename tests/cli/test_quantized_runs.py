@@ -174,7 +174,7 @@ def test_calibrating_again_with_other_settings_is_refused(float_checkpoint):
     output, code = qra("test", *pipeline("ptq-pwlq"), *TEST, "--ckpt_path", float_checkpoint, "--run", "here")
     assert code == 0, output
     again = ["test", *pipeline("ptq-pwlq"), *TEST, "--ckpt_path", "here/calibrated.ckpt", BITS, 2]
-    assert "calibrated already, with other settings (scheme.weight_bit_width was 4 and is 2)" in refused(*again)
+    assert "already calibrated with other settings (scheme.weight_bit_width was 4 and is 2)" in refused(*again)
 
 
 def test_a_requantized_network_is_a_checkpoint_to_go_on_from(quantized_run, float_checkpoint):

@@ -239,7 +239,7 @@ def test_a_foreign_checkpoint_takes_no_run_of_another_for_its_own(plain_run):
     Path("elsewhere").mkdir()
     shutil.copy(run / "best.ckpt", "elsewhere/weights.ckpt")
     line = refused("test", "--config", run / "config.yaml", "--ckpt_path", "elsewhere/weights.ckpt")
-    assert "name a directory by --run" in line
+    assert "give a directory by --run" in line
 
 
 def test_a_test_stands_at_the_step_of_its_checkpoint_beside_the_hyperparameters(tested):

@@ -165,7 +165,7 @@ def test_a_test_of_an_unfinished_training_says_so_in_table_json_and_comparison(u
     result = json.loads(Path(unfinished, "result.json").read_text())
     assert result["training"] == Training(False, 3, 40).summary()
     output, code = qra("compare", unfinished)
-    assert f"{unfinished}: of a training that is unfinished, 3 of 40 epochs done" in output
+    assert f"{unfinished}: from a training that is unfinished, 3 of 40 epochs done" in output
 
 
 def test_a_test_of_a_finished_training_says_so_in_json_alone(whole):

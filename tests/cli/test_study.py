@@ -84,7 +84,7 @@ def test_a_failed_cell_is_named_and_the_exit_code_says_so(tmp_path, monkeypatch)
     [
         ({"seeds": [0]}, ["list"], "tiny.yaml: unknown key 'seeds'"),
         ({"stages": {2: {"bits": []}}}, ["list"], "stage qat: the axis bits is empty"),
-        ({"stages": {2: {"init": ["robust"]}}}, ["run"], "stage qat: init 'robust' is none of random, plain"),
+        ({"stages": {2: {"init": ["robust"]}}}, ["run"], "stage qat: init 'robust' is not one of random, plain"),
         ({"sources": {"plain": "float-plain"}}, ["run"], "sources.plain: no stage makes 'float-plain'"),
         ({}, ["run", "--only", "nothing"], "no cell matches 'nothing'"),
         ({}, ["run", "--shard", "2/2"], "shard 2/2: shards are numbered from 0 to 1"),

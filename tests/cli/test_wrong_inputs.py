@@ -55,17 +55,17 @@ WRONG = {
     "fit --config configs/pipeline/float-at.yaml": "did you mean pipeline/float-at?",
     "fit --config nowhere.yaml": "there is no config file nowhere.yaml",
     "fit --config empty.yaml": "empty.yaml is empty",
-    "fit --config syntax.yaml": "syntax.yaml, line 2: is no YAML",
-    "fit --config bytes.yaml": "bytes.yaml is no text in UTF-8 (byte 6)",
+    "fit --config syntax.yaml": "syntax.yaml, line 2: is not YAML",
+    "fit --config bytes.yaml": "bytes.yaml is not UTF-8 text (byte 6)",
     "fit --config list.yaml": "list.yaml is not a mapping of keys",
     "fit --config huge.yaml": "huge.yaml has 2,097,152 bytes",
     "fit --config deep.yaml": "deep.yaml: is nested too deeply",
-    "fit --config tag.yaml": "tag.yaml, line 1: is no YAML",
-    "fit --config self.yaml": "self.yaml: names itself",
+    "fit --config tag.yaml": "tag.yaml, line 1: is not YAML",
+    "fit --config self.yaml": "self.yaml: includes itself",
     "fit --config own/a.yaml": "own/a.yaml: data: there is no config file ../own/none.yaml",
-    "fit --config link.yaml": "link.yaml is a link to gone.yaml, which is not there",
-    "fit --config images": "images is no file",
-    "fit --config fifo.yaml": "fifo.yaml is no file",
+    "fit --config link.yaml": "link.yaml is a link to gone.yaml, which does not exist",
+    "fit --config images": "images is not a file",
+    "fit --config fifo.yaml": "fifo.yaml is not a file",
     "fit --config twice": "twice: there is both twice.yaml and twice.yml",
     f"fit {AT} --config top.yaml": "top.yaml: unknown key 'modle.a'",
     f"fit {AT} --config of-old.yaml": "of-old.yaml: unknown key 'evaluation.epsilons': did you mean --evaluation.eps?",
@@ -88,7 +88,7 @@ WRONG = {
     f"fit {AT} --model.init_args.nonsense 3": "unknown key 'model.nonsense'",
     f"fit {AT} --model.class_path qra.modules.Nonsense": "has no attribute 'Nonsense'",
     f"fit {AT} {ATTACK} attack/none": "there is no config attack/none",
-    f"fit {AT} {ATTACK} syntax.yaml": "syntax.yaml, line 2: is no YAML",
+    f"fit {AT} {ATTACK} syntax.yaml": "syntax.yaml, line 2: is not YAML",
     f"fit {AT} {ATTACK} link.yaml": "link.yaml is a link to gone.yaml",
     f"fit {AT} {ATTACK} empty.yaml": "empty.yaml is empty",
     f"fit {AT} {ATTACK}.eps 8": "eps is 8, but pixels are in [0, 1]: did you mean 8/255?",
@@ -110,7 +110,7 @@ WRONG = {
     f"fit {AT} --model.network nowhere.Net": "model.network: no module nowhere is installed",
     f"fit {AT} --model.optimizer.lr fast": "model.optimizer.lr: expected float, got fast",
     f"fit {AT} --evaluation.eps 8/255": "evaluation.eps: expected a list, such as '[8/255]'",
-    f"fit {AT} --model.scheme quant/pact --model.scheme.overrides '{{fc: 2}}'": "expected str, got 2: give layers by",
+    f"fit {AT} --model.scheme quant/pact --model.scheme.overrides '{{fc: 2}}'": "expected str, got 2: give layer names",
     f"fit {AT} --model.scheme W4A4": "model.scheme: expected a config (qra configs quant) or",
     f"fit {AT} --model.optimizer optim/onecycle": "model.optimizer: qra.schedules.OneCycle is no Optimizer",
     f"fit {AT} --model.val_attack.targeted true": "the attack is targeted, but validation needs an untargeted",
@@ -131,7 +131,7 @@ WRONG = {
     f"fit {SYNTHETIC} --ckpt_path last": "runs/float-at/last.ckpt: there is no such checkpoint",
     f"fit {SYNTHETIC} --ckpt_path text.ckpt": "text.ckpt: ",
     f"fit {SYNTHETIC} --model.init_from none.ckpt": "none.ckpt: there is no such checkpoint",
-    "fit --ckpt_path checkpoints/float-at --data data/synthetic": "FromCheckpoint does not say how to train",
+    "fit --ckpt_path checkpoints/float-at --data data/synthetic": "FromCheckpoint cannot be trained",
     "test --ckpt_path images": "images is a directory: name a checkpoint in it, such as images/best.ckpt",
     "test --ckpt_path none.ckpt --data data/synthetic": "none.ckpt: there is no such checkpoint",
     f"test {SYNTHETIC}": "the network has no trained weights: test a checkpoint by --ckpt_path FILE",
@@ -140,13 +140,13 @@ WRONG = {
     f"test {SYNTHETIC} --config starts.yaml": "to test a checkpoint, use --ckpt_path plain.ckpt",
     f"test {SYNTHETIC} --ckpt_path a --model.init_from b.ckpt": "to test a checkpoint, use --ckpt_path b.ckpt",
     # tools
-    "compare nowhere": "nowhere: there is no result here",
+    "compare nowhere": "nowhere: there is no result;",
     "compare result.json": "result.json: ",
     "compare run": "run/result.json: ",
     "doctor --data data/image_folder --data.root x": "doctor has no option --data.root: --data takes one value here",
     "compare --ckpt_path x": "compare has no option --ckpt_path: it is one of qra fit",
     "compare": "compare has no run: give it after qra compare",
-    "compare a b --data.root x": "nothing says of which images --data.root is: give the test images by --data",
+    "compare a b --data.root x": "--data.root needs a data module: give the test images by --data",
     "compare a b --data quant/pact": "--data takes configs of data: quant/pact is for --model.scheme",
     "compare a b --data=data/cifar10 --data.rot x": "unknown key 'data.rot': did you mean --data.root?",
     "deploy test": "deploy test has no directory: give it after qra deploy test",
@@ -160,7 +160,7 @@ WRONG = {
     "study run study/quickstart --jobs many": "argument --jobs: invalid int value: 'many'",
     "study bogus study/quickstart": "invalid choice: 'bogus'",
     "report nowhere": "nowhere: there is no study here",
-    "report images": "images: no cell of a study lies here",
+    "report images": "images: no cells of a study are here",
     "report images --budget-kib much": "argument --budget-kib: invalid float value: 'much'",
 }
 
@@ -216,9 +216,7 @@ def test_a_run_without_a_name_is_refused():
 
 def test_a_taken_run_directory_is_refused_and_kept(plain_run):
     before = (plain_run / "last.ckpt").stat().st_mtime_ns
-    assert "go on with it by --ckpt_path last" in refused(
-        "fit", *pipeline("float-plain"), *TINY_FIT, "--run", plain_run
-    )
+    assert "resume it by --ckpt_path last" in refused("fit", *pipeline("float-plain"), *TINY_FIT, "--run", plain_run)
     assert (plain_run / "last.ckpt").stat().st_mtime_ns == before
 
 
@@ -268,7 +266,7 @@ def test_a_start_that_numbers_the_classes_otherwise_is_named(copied):
     output, code = qra("fit", *pipeline("float-plain"), *TINY_FIT, *NETWORK, *start)
     assert code == 0, output
     assert "copied.ckpt: was trained with the class " in output
-    assert "training has to learn the classes anew" in output
+    assert "training has to learn the classes again" in output
 
 
 def test_weights_of_another_network_are_no_start(copied):
@@ -281,7 +279,7 @@ def test_weights_of_another_network_are_no_start(copied):
 @pytest.mark.parametrize(
     ("command", "reason"),
     [
-        ("fit --config pipeline/quickstart-plain --model.attack attack/pgd3", "no class is chosen that has it"),
+        ("fit --config pipeline/quickstart-plain --model.attack attack/pgd3", "no chosen class has it"),
         ("test --ckpt_path runs/nothere/best.ckpt", "runs/nothere/best.ckpt: there is no such checkpoint"),
         ("test --ckpt_path . --data data/synthetic --config pipeline/float-plain", "is a directory: name a file in it"),
     ],

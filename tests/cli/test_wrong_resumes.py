@@ -63,7 +63,7 @@ def test_more_epochs_may_follow(run):
 def test_a_finished_training_whose_last_checkpoint_is_gone_is_not_begun_anew_in_its_place(run):
     (run / "last.ckpt").unlink()
     before = (run / "best.ckpt").read_bytes()
-    assert refused(*FIT, "--run", run) == "run holds a run already: write to another directory by --run"
+    assert refused(*FIT, "--run", run) == "run already holds a run: write to another directory by --run"
     assert (run / "best.ckpt").read_bytes() == before
 
 
@@ -80,7 +80,7 @@ def test_the_score_of_a_best_checkpoint_that_is_gone_is_not_that_of_the_one_writ
 def test_weights_alone_are_no_place_to_go_on_from(run):
     shutil.copy(run / "best.ckpt", run / "last.ckpt")
     told = resume(run)
-    assert told.startswith("run/last.ckpt: holds weights only: go on from last.ckpt, or begin another run")
+    assert told.startswith("run/last.ckpt: holds only weights: resume from last.ckpt, or start a new run")
     assert "--model.init_args.init_from run/last.ckpt" in told
 
 

@@ -75,7 +75,7 @@ def test_classes_may_be_named(pair):
         (PIXELS[..., :2].copy(), "of shape (6, 4, 5, 2)"),
         (PIXELS.reshape(6, -1), "of shape (6, 60)"),
         (PIXELS[:5], "labels.npy has 6 labels, but"),
-        (np.array([None, 1], object), "images.npy: is no .npy file that can be read (holds Python objects)"),
+        (np.array([None, 1], object), "images.npy: is not a readable .npy file (holds Python objects)"),
         (PIXELS >> 7, "images.npy: its pixel values are only 0 and 1, of 255: multiply them by 255"),
         (PIXELS[:, :0].copy(), "of shape (6, 0, 5, 3)"),
     ],
@@ -113,7 +113,7 @@ def test_absent_and_superfluous_files_are_named(pair, tmp_path):
 def test_a_truncated_array_is_named(pair, kept):
     whole = pair[0].read_bytes()
     pair[0].write_bytes(whole[: kept if isinstance(kept, int) else int(kept * len(whole))])
-    assert error_of(ArrayDataModule(*pair)).startswith(f"{pair[0]}: is no .npy file that can be read")
+    assert error_of(ArrayDataModule(*pair)).startswith(f"{pair[0]}: is not a readable .npy file")
 
 
 @pytest.mark.parametrize("severity", [1, 2, 3])
@@ -146,5 +146,7 @@ def test_wrong_corruptions_and_severities_are_named(corrupted, tmp_path):
         CorruptedDataModule(str(corrupted), "fog", 6)
     assert "corruption is 'frost': " in (text := error_of(CorruptedDataModule(str(corrupted), "frost", 1, 3)))
     assert text.endswith("has blur, fog")
-    assert "has 6 rows, which do not make 5 equal parts" in error_of(CorruptedDataModule(str(corrupted), "fog", 1))
+    assert "has 6 rows, which do not divide into 5 equal parts" in error_of(
+        CorruptedDataModule(str(corrupted), "fog", 1)
+    )
     assert "has no corrupted images" in error_of(CorruptedDataModule(str(tmp_path / "none"), "fog", 1))

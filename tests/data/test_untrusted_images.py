@@ -28,7 +28,7 @@ def load(folder):
 def test_a_pipe_among_the_images_is_named_and_not_waited_for(folder):
     os.mkfifo(folder / "train/a/pipe.png")
     start = time.monotonic()
-    with pytest.raises(ValueError, match=r"pipe\.png.*is no regular file"):
+    with pytest.raises(ValueError, match=r"pipe\.png.*is not a regular file"):
         load(folder)
     assert time.monotonic() - start < 5
 

@@ -188,7 +188,7 @@ def forward(network, x):
 CHANGES = {
     "sigmoid": (lambda n, x: torch.sigmoid(forward(n, x)), "sigmoid in the network itself has no integer form"),
     "two outputs": (lambda n, x: (forward(n, x), x), "several outputs"),
-    "a product": (lambda n, x: forward(n, x) * forward(n, x), "more than one place|products of two values"),
+    "a product": (lambda n, x: forward(n, x) * forward(n, x), "more than one place|multiplying two values"),
     "a tensor made on the way": (lambda n, x: forward(n, x + torch.ones(3, 16, 16)), "make it a buffer"),
     "dropout that is always on": (lambda n, x: F.dropout(forward(n, x)), "in eval mode too"),
     "values in a list": (lambda n, x: torch.cat([forward(n, x), x.flatten(1)], 1), "cat in the network itself has no"),

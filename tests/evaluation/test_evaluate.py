@@ -259,8 +259,8 @@ class OfOnesOwn(ActivationQuantizer):
         (lambda x: x + 0.1 * torch.rand_like(x), "different logits for the same images"),
         (lambda x: x * torch.nan, "logits for two images of the data are not finite"),
         (lambda x: x.detach(), "no gradient reaches the network's input"),
-        (lambda x: x.half(), "the network cannot take images of the data"),
-        (lambda x: x.mul_(2), "the network cannot be differentiated for the image"),
+        (lambda x: x.half(), "the network cannot process images of the data"),
+        (lambda x: x.mul_(2), "the network cannot be differentiated with respect to the image"),
     ],
 )
 def test_a_quantizer_of_ones_own_is_tried_out_with_the_network(change, reason):

@@ -228,7 +228,7 @@ def test_a_calibrated_checkpoint_of_an_older_version_says_what_to_do(tmp_path):
             {"state_dict": {f"network.{key}": value for key, value in kept.items()}, KEY: about}, tmp_path / name
         )
     assert torch.equal(load(tmp_path / "new")(images()), network(images()))
-    with pytest.raises(ValueError, match=r"holds no codes of its quantized weights .*: calibrate the float checkpoint"):
+    with pytest.raises(ValueError, match=r"has no codes of its quantized weights .*: calibrate the float checkpoint"):
         load(tmp_path / "old")
     with pytest.raises(ValueError, match="its fc has codes out of the range of 4 bits"):
         load(tmp_path / "bad")

@@ -38,14 +38,14 @@ def test_examples_are_those_of_the_accuracy(tmp_path):
     [
         ("cell.json", '{"schema": 1, "na', "cell.json is truncated or not JSON"),
         ("cell.json", "[" * 100_000, "cell.json is truncated or not JSON"),
-        ("cell.json", "[]", "cell.json is not of schema 1"),
-        ("cell.json", '{"schema": 2}', "cell.json is not of schema 1"),
-        ("cell.json", '{"schema": 1, "coordinates": 3}', "coordinates is missing or no mapping"),
+        ("cell.json", "[]", "cell.json does not have schema 1"),
+        ("cell.json", '{"schema": 2}', "cell.json does not have schema 1"),
+        ("cell.json", '{"schema": 1, "coordinates": 3}', "coordinates is missing or not a mapping"),
         ("cell.json", '{"schema": 1, "coordinates": {}, "state": "dreaming"}', "state is 'dreaming'"),
         ("cell.json", "\xff\xfe", "cell.json is truncated or not JSON"),
         ("result.json", '{"schema": 1, "outc', "result.json is truncated or not JSON"),
-        ("result.json", '{"schema": 1}', "outcomes is missing or no mapping"),
-        ("result.json", '{"schema": 3, "outcomes": {}}', "result.json is of schema 3, of a newer version of qra"),
+        ("result.json", '{"schema": 1}', "outcomes is missing or not a mapping"),
+        ("result.json", '{"schema": 3, "outcomes": {}}', "result.json has schema 3, of a newer version of qra"),
         ("result.json", '{"schema": true, "outcomes": {}}', "result.json is not a result of schema 2 or 1"),
         ("result.json", None, "there is no result.json"),
     ],
@@ -88,13 +88,13 @@ def test_a_failed_cell_keeps_its_reason_and_has_no_outcomes(tmp_path):
     [
         ({"accuracy": 1.7, "n": 100}, "accuracy is 1.7 of 100 examples"),
         ({"accuracy": 0.5, "n": 0}, "of 0 examples"),
-        ({"accuracy": float("nan"), "n": 100}, "accuracy or n is no number"),
-        ({"accuracy": 10**400, "n": 100}, "accuracy or n is no number"),
-        ({"accuracy": True, "n": 100}, "accuracy or n is no number"),
+        ({"accuracy": float("nan"), "n": 100}, "accuracy, n or eps is not a number"),
+        ({"accuracy": 10**400, "n": 100}, "accuracy, n or eps is not a number"),
+        ({"accuracy": True, "n": 100}, "accuracy, n or eps is not a number"),
         ({"accuracy": 0.5, "n": 100, "eps": -0.5}, "eps is -0.5"),
-        ({"accuracy": 0.5, "n": 100, "role": "hero"}, "role is 'hero', which is none of clean, robust"),
-        ({"accuracy": 0.5, "n": 100, "role": ["robust"]}, "role is ['robust'], which is none of"),
-        ("half", "accuracy or n is no number"),
+        ({"accuracy": 0.5, "n": 100, "role": "hero"}, "role is 'hero', not one of clean, robust"),
+        ({"accuracy": 0.5, "n": 100, "role": ["robust"]}, "role is ['robust'], not one of"),
+        ("half", "accuracy, n or eps is not a number"),
     ],
 )
 def test_an_outcome_that_cannot_be_is_named_and_left_out_with_all_that_it_might_have_lowered(tmp_path, summary, reason):
@@ -103,7 +103,7 @@ def test_an_outcome_that_cannot_be_is_named_and_left_out_with_all_that_it_might_
     found = read_cell(directory)
     assert found.outcomes.keys() == {"clean"}
     assert len(found.problems) == 1
-    assert "no robust accuracy of the cell counts" in found.problems[0]
+    assert "robust accuracies of the cell may be too high" in found.problems[0]
     assert "pgd20_2" in found.problems[0]
     assert reason in found.problems[0]
 
@@ -222,7 +222,7 @@ def test_examples_that_cannot_be_trusted_are_none(tmp_path, kind):
 def test_a_study_that_is_not_there_is_refused(tmp_path):
     with pytest.raises(ValueError, match="no study here"):
         read_cells(tmp_path / "nowhere")
-    with pytest.raises(ValueError, match="no cell of a study"):
+    with pytest.raises(ValueError, match="no cells of a study"):
         read_cells(tmp_path)
 
 
@@ -256,7 +256,7 @@ def test_two_cells_of_one_place_in_the_grid_are_no_two_seeds_and_the_second_says
     assert [each.name for each in pipeline.cells] == ["a"]
     assert pipeline.robust(AT_8).value == 0.4
     assert results.cells[1].state == "repeated"
-    assert results.cells[1].reason.startswith("has the coordinates and the seed of a, so that it does not count")
+    assert results.cells[1].reason.startswith("has the same coordinates and seed as a and does not count")
     assert "1 done, 1 repeated" in state_counts(results)
 
 

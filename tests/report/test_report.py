@@ -153,7 +153,7 @@ def test_a_result_of_the_last_schema_is_shown_beside_new_ones_and_one_of_the_nex
     old = {name: {"accuracy": accuracy, "n": 1000} for name, accuracy in {**ROBUST, "pgd20_8": 0.39}.items()}
     edit(study / "w4" / "result.json", lambda content: content.update(schema=1, outcomes=old))
     table = rows(report(study) / "tables/outcomes.csv")
-    assert "w2: unreadable, result.json is of schema 3" in capsys.readouterr().out
+    assert "w2: unreadable, result.json has schema 3" in capsys.readouterr().out
     found = {(row["cell"], row["outcome"]): float(row["accuracy"]) for row in table}
     assert (found["float-at", "pgd20_8"], found["w4", "pgd20_8"]) == (40, 39)
     assert not any(name == "w2" for name, _ in found)
@@ -213,7 +213,7 @@ def test_a_label_without_end_leaves_figures_whole(study):
     assert max(len(results.label(pipeline)) for pipeline in results.pipelines) == 90
 
 
-@pytest.mark.parametrize(("content", "reason"), [(None, "no study here"), ({}, "no cell of a study")])
+@pytest.mark.parametrize(("content", "reason"), [(None, "no study here"), ({}, "no cells of a study")])
 def test_a_directory_without_a_study_is_one_line(tmp_path, content, reason, capsys):
     if content is not None:
         (tmp_path / "study").mkdir()
@@ -259,7 +259,11 @@ def test_a_budget_that_is_no_size_is_refused(study, kib, capsys):
     [
         ("report", True, "report: is a file, and the report"),
         ("report/tables", True, "tables: is a file, and the report"),
-        ("report/report.html", False, "report.html: is a directory where a file goes: move it away, or choose another"),
+        (
+            "report/report.html",
+            False,
+            "report.html: is a directory in the place of a file: move it away, or choose another",
+        ),
     ],
 )
 def test_a_report_that_something_is_in_the_way_of_writes_nothing(study, blocked, is_file, reason, capsys):

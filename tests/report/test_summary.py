@@ -170,7 +170,7 @@ def test_cells_that_do_not_count_or_lack_numbers_are_said(tmp_path):
     cell(tmp_path, "x-again", {"clean": 0.8, "pgd20_8": 0.9}, bits=(4, 4), **PACT)
     edit(tmp_path / "w8/result.json", lambda result: result["outcomes"]["pgd20_8"].update(accuracy=0.95))
     said = words(tmp_path)
-    assert "1 cell with the coordinates and seed of another, not counted: x-again." in said
+    assert "1 cell with the same coordinates and seed as another, not counted: x-again." in said
     assert "1 cell with damaged or contradictory files, so that numbers are missing: w8." in said
     assert "One seed per pipeline" in said
     assert "90.0 %" not in said

@@ -149,7 +149,7 @@ def test_a_shard_that_is_none_says_how_one_is_written(shard, capsys):
     assert f"--shard {shard}: write I/N" in refused(capsys, "list", f"--shard={shard}")
 
 
-@pytest.mark.parametrize(("eps", "said"), [("[1/255", "is no YAML"), ("[foo]", "'foo' is not a length in pixels")])
+@pytest.mark.parametrize(("eps", "said"), [("[1/255", "is not YAML"), ("[foo]", "'foo' is not a length in pixels")])
 def test_a_budget_that_is_none_is_told_with_cell_and_key_where_claims_are_listed(eps, said, capsys):
     tiny.write(test={"evaluation.eps": eps})
     line = refused(capsys, "list", "--claims")

@@ -111,11 +111,11 @@ def test_options_can_be_added_from_the_command_line():
         ({"stages": {1: {"name": "float"}}}, "2 stages are named float"),
         ({"sources": {"plain": "flaot"}}, "sources.plain: no stage makes 'flaot'"),
         ({"threads": 0}, "threads is 0: it must be at least 1"),
-        ({"name": "../../x"}, "name '../../x' is no plain name of a directory"),
-        ({"stages": {1: {"options": {1: 2}}}}, "stage 2 (ptq): options: its key 1 is no text: write it in quotes"),
-        ({"stages": {1: {"axes": {8: [1]}}}}, "stage 2 (ptq): axes: its key 8 is no text"),
-        ({"stages": {1: {"overrides": [{8: "W8"}]}}}, "stage 2 (ptq): overrides: its key 8 is no text"),
-        ({"sources": {"plain": "float", False: "x.ckpt"}}, "sources: its key False is no text"),
+        ({"name": "../../x"}, "name '../../x' is not a plain directory name"),
+        ({"stages": {1: {"options": {1: 2}}}}, "stage 2 (ptq): options: its key 1 is not text: write it in quotes"),
+        ({"stages": {1: {"axes": {8: [1]}}}}, "stage 2 (ptq): axes: its key 8 is not text"),
+        ({"stages": {1: {"overrides": [{8: "W8"}]}}}, "stage 2 (ptq): overrides: its key 8 is not text"),
+        ({"sources": {"plain": "float", False: "x.ckpt"}}, "sources: its key False is not text"),
     ],
     ids=str,
 )
@@ -129,7 +129,7 @@ def test_a_wrong_study_is_named(changed, reason):
 
 @pytest.mark.parametrize("training", ["plain", "mine", "none"])
 @pytest.mark.parametrize(("content", "reason"), [("[a, b]", "is not a mapping of keys, but list"), ("", "is empty"),
-                                                 ("model: own.yaml", "names itself")])  # fmt: skip
+                                                 ("model: own.yaml", "includes itself")])  # fmt: skip
 def test_a_pipeline_that_is_no_config_is_named(training, content, reason, tmp_path):
     (tmp_path / "own.yaml").write_text(content)
     tiny.write(stages={2: {"pipeline": "own.yaml", "training": training}})
@@ -152,7 +152,7 @@ def test_a_key_without_a_value_is_as_if_it_were_not_there():
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        ("a: [", "is no YAML"),
+        ("a: [", "is not YAML"),
         ("a: 1", "no list of"),
         ("", "no list of"),
         pytest.param(f"seed: [{'9' * 5000}]", "study.yaml: a value in it cannot be read: Exceeds", id="digits"),

@@ -140,8 +140,8 @@ def test_shards_together_are_the_study():
 @pytest.mark.parametrize(
     ("stage", "reason"),
     [
-        ({"init": ["robst"]}, "init 'robst' is none of random, plain, robust"),
-        ({"quantizer": ["lqs"]}, "quantizer 'lqs' is none of float, pact, pwlq"),
+        ({"init": ["robst"]}, "init 'robst' is not one of random, plain, robust"),
+        ({"quantizer": ["lqs"]}, "quantizer 'lqs' is not one of float, pact, pwlq"),
         ({"bits": ["4/4"]}, "bits '4/4': write W4A8"),
         ({"bits": []}, "the axis bits is empty"),
         ({"seed": []}, "the axis seed is empty"),
@@ -159,10 +159,10 @@ def test_shards_together_are_the_study():
         ({"coordinates": {"is_adversarial": "maybe"}}, "is_adversarial is 'maybe': write true or false"),
         (
             {"axes": {"model.init_args.optimizer": ["a/b.X", "a_b.X"]}},
-            "values of model.init_args.optimizer differ only in signs that names of cells lack",
+            "values of model.init_args.optimizer differ only in characters that cell names drop",
         ),
         ({"training": "none", "init": ["random"]}, "it needs a trained network: set init"),
-        ({"teacher": "nobody"}, "teacher 'nobody' is none of"),
+        ({"teacher": "nobody"}, "teacher 'nobody' is not one of"),
         ({"options": {"data.fraction": 0.5}}, "data.fraction is set by options and by fraction"),
         ({"options": {"model.init_args.scheme.act_bit_width": 2}}, "act_bit_width is set by options and by bits"),
         ({"axes": {"seed_everything": [1]}}, "seed_everything is set by axes and by seed"),
@@ -240,9 +240,9 @@ def test_names_that_a_directory_can_have_are_never_cut():
 
 @pytest.mark.parametrize("name", ["../../x", "/tmp/elsewhere", "..", ".", "", " ", "a\nb", "a\\b", "n" * 300])
 def test_a_study_and_a_stage_are_named_by_what_can_be_a_directory(name):
-    with pytest.raises(ValueError, match=r"^name .* is no plain name of a directory"):
+    with pytest.raises(ValueError, match=r"^name .* is not a plain directory name"):
         Study(name, [PLAIN])
-    with pytest.raises(ValueError, match=r"^stage .* is no plain name of a directory"):
+    with pytest.raises(ValueError, match=r"^stage .* is not a plain directory name"):
         Study("s", [dataclasses.replace(PLAIN, name=name)])
 
 

@@ -81,7 +81,7 @@ def test_the_model_of_a_stage_goes_before_that_of_the_study():
 def test_models_on_an_axis_are_refused_where_they_train_in_different_ways_unless_coordinates_say_the_kind():
     axes = {"model": [TRADES, PLAIN]}
     with pytest.raises(
-        ValueError, match=r"stage qat: of qra.modules.Trades, qra.* some are adversarial and some are not"
+        ValueError, match=r"stage qat: some of qra.modules.Trades, qra.* are adversarial and some are not"
     ):
         qat(training="mine", axes=axes)
     with pytest.raises(ValueError, match=f"stage qat: training is plain, but {TRADES} trains on adversarial examples"):
@@ -93,5 +93,5 @@ def test_models_on_an_axis_are_refused_where_they_train_in_different_ways_unless
 
 
 def test_a_class_that_is_not_there_is_named():
-    with pytest.raises(ValueError, match=r"stage qat: the class of its model, qra\.modules\.Nothing, is not there"):
+    with pytest.raises(ValueError, match=r"stage qat: the class of its model, qra\.modules\.Nothing, does not exist"):
         qat(axes={"model": ["qra.modules.Nothing"]}, training="adversarial")

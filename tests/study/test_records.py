@@ -32,11 +32,11 @@ def task(root, name="a", **record):
 @pytest.mark.parametrize(
     ("record", "reason"),
     [
-        ({"seconds": {"fit": "x"}}, "its cell.json: seconds of fit are x, which is no time"),
-        ({"seconds": {"fit": float("nan")}}, "its cell.json: seconds of fit are nan, which is no time"),
-        ({"seconds": {"fit": [1]}}, "its cell.json: seconds of fit are [1], which is no time"),
-        ({"seconds": {"fit": -1}}, "its cell.json: seconds of fit are -1, which is no time"),
-        ({"state": "failed", "reason": ["a"]}, "its cell.json: reason is no text"),
+        ({"seconds": {"fit": "x"}}, "its cell.json: seconds of fit are x, which is not a time"),
+        ({"seconds": {"fit": float("nan")}}, "its cell.json: seconds of fit are nan, which is not a time"),
+        ({"seconds": {"fit": [1]}}, "its cell.json: seconds of fit are [1], which is not a time"),
+        ({"seconds": {"fit": -1}}, "its cell.json: seconds of fit are -1, which is not a time"),
+        ({"state": "failed", "reason": ["a"]}, "its cell.json: reason is not text"),
     ],
 )
 def test_a_record_with_broken_parts_says_so_and_hides_no_other_cell(tmp_path, record, reason):

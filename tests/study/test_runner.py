@@ -99,7 +99,7 @@ def test_what_was_stopped_stops_what_needs_it_and_is_told_apart_from_a_failure()
     ended = run(work(), workers, console)
     assert workers.ran == ["float-calibration20"]
     assert ended["qat-plain-pact-w4a4-calibration20"].reason == "it needs float-calibration20, which was stopped"
-    assert "stopped  float-calibration20: fit was stopped by SIGTERM; the next run goes on" in console.file.getvalue()
+    assert "stopped  float-calibration20: fit was stopped by SIGTERM; the next run continues" in console.file.getvalue()
 
 
 def test_the_time_left_is_told_from_measured_cells():
@@ -179,7 +179,7 @@ def interpreter(tmp_path, monkeypatch):
 
 def cut_short(cell):
     (cell / "result.json").write_text('{"schema": 1, "outc')
-    assert state(only_task()).reason == "its result.json is not whole"
+    assert state(only_task()).reason == "its result.json is incomplete"
 
 
 def test_a_result_that_is_cut_short_is_made_again(cell, interpreter):
@@ -226,10 +226,10 @@ def test_a_cell_of_another_version_is_made_anew_on_request_and_what_was_measured
 def test_a_run_that_is_of_no_study_is_left_alone(cell, redo):
     (cell / "cell.json").unlink()
     task = only_task(redo=redo)
-    assert state(task) == State("foreign", "result.json is of no study")
-    with pytest.raises(ValueError, match=r"result\.json is of no study; move it away"):
+    assert state(task) == State("foreign", "result.json does not belong to a study")
+    with pytest.raises(ValueError, match=r"result\.json does not belong to a study; move it away"):
         check_versions({NAME: state(task)}, {NAME: task}, redo)
-    with pytest.raises(ValueError, match=r"result\.json is of no study"):
+    with pytest.raises(ValueError, match=r"result\.json does not belong to a study"):
         run_cell(task)
     assert (cell / "result.json").exists()
 
