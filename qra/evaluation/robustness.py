@@ -156,7 +156,7 @@ def check_ball(attack: Attack, batch: Batch, x_adv: Tensor) -> None:
         worst = int(beyond.nan_to_num(torch.inf).argmax())
         raise ValueError(
             f"{name} leaves the pixel range: image {int(batch.indices[worst])} has a pixel {float(beyond[worst]):.4g} "
-            "outside of [0, 1]: clamp what it returns"
+            "outside [0, 1]: clamp what it returns"
         )
     if eps is None:
         return

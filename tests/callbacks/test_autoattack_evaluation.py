@@ -242,5 +242,5 @@ def test_a_faster_search_has_a_name_of_its_own_and_can_only_miss(whole, tmp_path
 
 
 def test_the_authors_code_searches_in_float32():
-    with pytest.raises(ValueError, match="mode upstream needs search_precision float32 .* not tf32"):
+    with pytest.raises(ValueError, match=r"mode upstream needs search_precision float32 .* not tf32"):
         evaluation(mode="upstream", search_precision="tf32")

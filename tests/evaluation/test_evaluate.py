@@ -296,7 +296,7 @@ def test_what_does_not_fit_is_named(change, reason):
     ("change", "reason"),
     [
         (lambda model: model.half(), "is float16: make it float32"),
-        (lambda model: nn.Sequential(model, nn.Flatten(0)), r"of shape \(10,\).*must return logits"),
+        (lambda model: nn.Sequential(model, nn.Flatten(0)), r"of shape \(10,\).*must return only logits"),
         (lambda model: nn.Sequential(model, nn.Linear(5, 1)), "has 1 classes"),
     ],
 )
