@@ -62,8 +62,10 @@ def run_whole(arguments, **more):
 
 
 def wait_for(path, process):
+    end = time.monotonic() + 300
     while not list(Path().glob(str(path))):
         assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < end, f"{path} does not come"
         time.sleep(0.005)
 
 
@@ -348,7 +350,7 @@ def test_when_one_rank_ends_all_end_within_seconds_with_one_line(float_run, tmp_
     fit = ["fit", *pipeline("float-plain"), *FIT, "--trainer.max_epochs", "5000"]
     test = ["test", "--ckpt_path", float_run / "best.ckpt", *AUTOATTACK, "--trainer.callbacks.attack.steps", "3000"]
     process = start([*(fit if work == "fit" else test), *TWO, "--run", run])
-    wait_for("run/last.ckpt" if work == "fit" else "run/autoattack_*/settings.json", process)
+    wait_for("run/last.ckpt" if work == "fit" else "run/chunks/autoattack_*/settings.json", process)
     time.sleep(1)
     (other,) = set(ranks(run)) - {process.pid}
     os.kill(process.pid if victim == 0 else other, number)
