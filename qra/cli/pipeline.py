@@ -163,16 +163,9 @@ class QraCLI(LightningCLI):
 
     def after_instantiate_classes(self) -> None:
         config = self.config[self.subcommand]
-        self.content = content = {} if config.ckpt_path is None else checkpoint.read(config.ckpt_path)
+        self.content = {} if config.ckpt_path is None else checkpoint.read(config.ckpt_path)
         averaging.check(self.trainer)
-        if (network := config.model.init_args.get("network")) is not None:  # otherwise the checkpoint describes it
-            if not isinstance(network, Namespace):
-                raise ValueError(
-                    f"model.network is {network!r}, but {config.model.class_path} gives it no type: annotate it there "
-                    "as torch.nn.Module"
-                )
-            self._link(network, content)
-            self.model.network.description = without_notes(network.as_dict())
+        self._fit_network(config)
         if self.trainer.precision not in PRECISIONS:
             raise ValueError(
                 f"trainer.precision is {self.trainer.precision}: networks are evaluated in float32, so their weights "
@@ -180,30 +173,54 @@ class QraCLI(LightningCLI):
             )
         self.model.weights_key = config.weights_key
         if config.ckpt_path is not None:
-            self.model.adopt(content, config.ckpt_path)
-            self.model.load_state_dict(content["state_dict"])  # so that the dry run is of what is measured
-            steps = content.get("global_step")
-            self.model.trained_steps = steps if type(steps) is int and 0 <= steps < LARGEST_STEP else 0
+            self._load(config.ckpt_path)
         if _is_first_process():  # check now, as Lightning writes to the run directory before it would find errors
-            self.datamodule.prepare_data()
-            self.datamodule.setup(self.subcommand)
-            checkpoint.check_classes(content, self.datamodule.class_names, config.ckpt_path)
-            if line := checkpoint.other_class_names(content, self.datamodule.class_names):
-                print(f"{config.ckpt_path}: {line}")
-            self._dry_run()
-            check_names(callbacks_of(self.trainer, Callback), str(self.subcommand))
-            for callback in callbacks_of(self.trainer, PipelineCallback):
-                if self.subcommand in callback.stages:
-                    callback.check(self.model, self.datamodule, self.trainer.world_size)
+            self._check(config)
             if self.subcommand == "fit":
-                self.model.check_fit()
-                self.model.check_data(self.datamodule)
-                self.record.settings = settings = resume_settings(without_notes(config.as_dict()), self.datamodule)
-                if config.ckpt_path is None:
-                    self.model.initialize()
-                    self._compare_classes(self.model.init_from)
-                else:
-                    check_resumable(content, config.ckpt_path, self.trainer, self.model, settings)
+                self._check_fit(config)
+
+    def _fit_network(self, config: Namespace) -> None:
+        """Fit the network of the config, if there is one, to the data; otherwise the checkpoint describes it."""
+        if (network := config.model.init_args.get("network")) is None:
+            return
+        if not isinstance(network, Namespace):
+            raise ValueError(
+                f"model.network is {network!r}, but {config.model.class_path} gives it no type: annotate it there "
+                "as torch.nn.Module"
+            )
+        self._link(network, self.content)
+        self.model.network.description = without_notes(network.as_dict())
+
+    def _load(self, path: str) -> None:
+        """Load the checkpoint, so that the dry run is of the network that is measured."""
+        self.model.adopt(self.content, path)
+        self.model.load_state_dict(self.content["state_dict"])
+        steps = self.content.get("global_step")
+        self.model.trained_steps = steps if type(steps) is int and 0 <= steps < LARGEST_STEP else 0
+
+    def _check(self, config: Namespace) -> None:
+        """Reject what does not fit together, in any command."""
+        self.datamodule.prepare_data()
+        self.datamodule.setup(self.subcommand)
+        checkpoint.check_classes(self.content, self.datamodule.class_names, config.ckpt_path)
+        if line := checkpoint.other_class_names(self.content, self.datamodule.class_names):
+            print(f"{config.ckpt_path}: {line}")
+        self._dry_run()
+        check_names(callbacks_of(self.trainer, Callback), str(self.subcommand))
+        for callback in callbacks_of(self.trainer, PipelineCallback):
+            if self.subcommand in callback.stages:
+                callback.check(self.model, self.datamodule, self.trainer.world_size)
+
+    def _check_fit(self, config: Namespace) -> None:
+        """Reject a training that could not run, start or resume."""
+        self.model.check_fit()
+        self.model.check_data(self.datamodule)
+        self.record.settings = settings = resume_settings(without_notes(config.as_dict()), self.datamodule)
+        if config.ckpt_path is None:
+            self.model.initialize()
+            self._compare_classes(self.model.init_from)
+        else:
+            check_resumable(self.content, config.ckpt_path, self.trainer, self.model, settings)
 
     def _compare_classes(self, start: str | None) -> None:
         """Print a line if the checkpoint that a training starts from numbers the data's classes differently."""
