@@ -185,6 +185,7 @@ def test_constants_of_quantizers_are_forgotten_by_each_form():
 
 @pytest.mark.usefixtures("_as_on_a_gpu")
 @pytest.mark.filterwarnings("ignore:The .grad attribute")
+@pytest.mark.filterwarnings("ignore:<class 'torch.autograd.function.Function'> should not be instantiated")
 def test_compiled_code_of_each_form_is_one_graph():
     torch.compiler.reset()
     counts = {}
