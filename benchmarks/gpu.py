@@ -6,12 +6,15 @@ import argparse
 import os
 import shlex
 import signal
+import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from importlib import import_module
 from multiprocessing import get_context
+from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import NamedTuple
@@ -86,7 +89,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = options().parse_args(argv)
     bench = Bench(args)
     for script in sorted({job.script for jobs in PARTS.values() for job in jobs}):
-        import_module(script)
+        with suppress(ImportError):  # a part whose packages are missing fails by itself
+            import_module(script)
     warnings.filterwarnings("ignore", ".*multi-threaded", DeprecationWarning)  # libraries whose threads handle forks
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     args.out.mkdir(parents=True, exist_ok=True)
@@ -127,16 +131,13 @@ class Bench:
         if self.left() < LEAST:
             print(f"{job.name}: no time left", flush=True)
         else:
-            self.end(job.name, self.start(job), job.limit)
+            self.end({job.name: self.start(job)}, job.limit)
 
     def test(self) -> None:
         """Run the tests, and meanwhile compile the code that is timed later."""
-        compiling = [(job, self.start(job, threads=2)) for job in COMPILED]
-        tests = self.fork(_test, self.log(TESTS))
-        until = self.left() - TESTS_LIMIT
-        self.end(TESTS, tests, TESTS_LIMIT)
-        for job, process in compiling:
-            self.end(job.name, process, self.left() - until)
+        started = {job.name: self.start(job, threads=2) for job in COMPILED}
+        started[TESTS] = self.fork(_test, self.log(TESTS))
+        self.end(started, TESTS_LIMIT)
 
     def start(self, job: Job, threads: int | None = None) -> BaseProcess:
         """Start a job.
@@ -156,22 +157,28 @@ class Bench:
         self.running.append(process)
         return process
 
-    def end(self, name: str, process: BaseProcess, seconds: float) -> None:
-        """Wait for a process, and stop it when its time is up."""
-        process.join(max(min(seconds, self.left()), 0))
-        self._stop(process)
-        self.say(name, process.exitcode)
+    def end(self, started: Mapping[str, BaseProcess], seconds: float) -> None:
+        """Wait for processes, by name, say how each ended, and stop those that are still running when time is up."""
+        until = time.monotonic() + min(seconds, self.left())
+        running = dict(started)
+        while running and (left := until - time.monotonic()) > 0:
+            wait([process.sentinel for process in running.values()], left)
+            for name in [name for name, process in running.items() if not process.is_alive()]:
+                self.say(name, running.pop(name).exitcode)
+        self.stop()
+        for name, process in running.items():
+            self.say(name, process.exitcode)
 
     def stop(self) -> None:
-        """Stop all running processes."""
-        for process in self.running:
-            self._stop(process)
-
-    def _stop(self, process: BaseProcess) -> None:
+        """Stop all running processes, and those that they started."""
         for how in (signal.SIGTERM, signal.SIGKILL):
-            if process.is_alive() and process.pid is not None:
+            until = time.monotonic() + GRACE
+            self.running = [process for process in self.running if process.is_alive()]
+            for process in self.running:
+                assert process.pid is not None  # it was started
                 os.killpg(process.pid, how)
-                process.join(GRACE)
+            for process in self.running:
+                process.join(max(until - time.monotonic(), 0))
 
     def log(self, name: str) -> Path:
         return Path(self.args.out) / f"{name}.log"
@@ -194,7 +201,7 @@ def _run(log: Path, script: str, words: list[str], threads: int | None) -> None:
 def _test(log: Path) -> None:
     _begin(log)
     os.environ["OMP_NUM_THREADS"] = "2"
-    os.execvp("make", ["make", "-C", str(ROOT), "test-gpu", "JOBS=8", f"PYTHON={sys.executable}"])
+    sys.exit(subprocess.call(["make", "-C", str(ROOT), "test-gpu", "JOBS=8", f"PYTHON={sys.executable}"]))
 
 
 def _begin(log: Path) -> None:

@@ -15,12 +15,6 @@ OUT=${OUT:-$(mktemp -d)}
 export IMAGES=${IMAGES:-} PACKAGES=${PACKAGES:-}  # for make test-gpu
 export PYTHONPATH="$PWD${PACKAGES:+:$PACKAGES}" PYTHONUNBUFFERED=1
 export PYTORCH_NVML_BASED_CUDA_CHECK=1  # a process that has asked for its GPUs otherwise has no forks that use them
-if ! "$PYTHON" -c 'from importlib.metadata import version; version("qra")' 2>/dev/null; then  # run without an install
-    mkdir -p "$OUT/qra-0.dist-info"
-    printf 'Metadata-Version: 2.1\nName: qra\nVersion: %s\n' "$(sed -n 's/^version = //p' setup.cfg)" \
-        >"$OUT/qra-0.dist-info/METADATA"
-    PYTHONPATH="$PYTHONPATH:$OUT"
-fi
 "$PYTHON" benchmarks/gpu.py --out "$OUT" ${PARTS:+--parts $PARTS} ${IMAGES:+--images "$IMAGES"} \
     --seconds "${SECONDS_MAX:-470}" || exit
 "$PYTHON" benchmarks/gpu_table.py "$OUT" | tee "$OUT/table.txt"
