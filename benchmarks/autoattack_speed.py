@@ -198,12 +198,18 @@ def floors(trial: Trial, x: Tensor, device: torch.device) -> tuple[float, float]
     full = batched = 0.0
     for counted in trial.networks:
         for kind, calls in counted.calls.items():
-            largest = max([len(x), *calls])
-            sizes = [2**power for power in range(largest.bit_length() + 1)]
+            if not calls:
+                continue
+            sizes = sorted({power for size in (len(x), *calls) for power in powers_around(size)})
             seconds = [cost(counted.network, x[torch.arange(size) % len(x)], kind, device) for size in sizes]
             full += counted.images(kind) * float(np.interp(len(x), sizes, seconds)) / len(x)
             batched += sum(float(np.interp(size, sizes, seconds)) * count for size, count in calls.items())
     return full, batched
+
+
+def powers_around(size: int) -> tuple[int, int]:
+    """Return the largest power of two that is at most ``size``, and the smallest that is at least ``size``."""
+    return 1 << (size.bit_length() - 1), 1 << (size - 1).bit_length()
 
 
 def cost(network: nn.Module, x: Tensor, kind: str, device: torch.device) -> float:

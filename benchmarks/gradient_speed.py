@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from qra.attacks import PGD
+from qra.graphs import InputReplays
 from qra.memory import keep_memory
 from qra.precision import Precision, float32, searching
 from qra.quant import PACT, DoReFa, FrozenNetwork, QuantScheme, convert, freeze
@@ -50,7 +51,7 @@ def row(
     attack = PGD()
     with float32(device):
         ms, host = milliseconds(lambda: gradient(copy, x, y), rounds, device)
-        whole, _ = milliseconds(lambda: attack(copy, x, y), rounds, device)
+        whole, _ = milliseconds(lambda: attack(copy, x, y), -(-rounds // 4), device)
     with searching(precision, device):
         eager, _ = milliseconds(lambda: gradient(network, x, y), rounds, device)
     figures = {"ms": ms, "host": host, "PGD-10": whole / attack.steps, "eager": eager, "ratio": eager / ms}
@@ -73,13 +74,17 @@ def gradient(network: nn.Module, x: Tensor, y: Tensor) -> Tensor:
 
 
 def milliseconds(work: Any, rounds: int, device: torch.device) -> tuple[float, float]:
-    """Return the mean time per call of ``rounds`` calls without waiting between them, and the host's part of it."""
+    """Return the mean time per call of ``rounds`` calls without waiting between them, and the host's part of it.
+
+    Calls from before that are not timed: as many as it takes until the work is recorded.
+    """
 
     def wait() -> None:
         if device.type == "cuda":
             torch.cuda.synchronize(device)
 
-    work()
+    for _ in range(InputReplays.worth):
+        work()
     wait()
     start = time.perf_counter()
     for _ in range(rounds):

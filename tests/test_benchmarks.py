@@ -2,10 +2,13 @@
 
 import importlib
 import json
+import time
 from pathlib import Path
 
 import pytest
 import torch
+
+from qra.graphs import InputReplays
 
 DIRECTORY = Path(__file__).parents[1] / "benchmarks"
 
@@ -42,6 +45,32 @@ def test_training_speed_has_a_row_for_each_step_and_setting(script, capsys):
     assert [(row["step"], row["setting"]) for row in rows] == [*steps, ("loading and augmenting", "float32")]
     assert rows[0]["ratio"] == rows[4]["to own float32"] == 1
     assert "of a plain step in float32" in capsys.readouterr().out
+
+
+def test_recording_is_not_timed(script):
+    calls = iter(range(1, 100))
+
+    def work():
+        if next(calls) == InputReplays.worth:
+            time.sleep(0.3)
+
+    ms, _ = script("gradient_speed").milliseconds(work, 3, torch.device("cpu"))
+    assert ms < 50
+
+
+def test_floors_are_of_the_sizes_and_kinds_of_passes_that_ran(script, monkeypatch):
+    module, measured = script("autoattack_speed"), []
+
+    def cost(network, x, kind, device):
+        measured.append((kind, len(x)))
+        return float(len(x))
+
+    monkeypatch.setattr(module, "cost", cost)
+    counted = module.Counted(torch.nn.Identity())
+    counted.calls["forwards"].update({3: 2, 250: 1})
+    floors = module.floors(module.Trial([], torch.empty(0), [counted]), torch.zeros(250, 3, 8, 8), torch.device("cpu"))
+    assert floors == (256, 256)
+    assert measured == [("forwards", size) for size in (2, 4, 128, 256)]
 
 
 @pytest.mark.slow
