@@ -215,6 +215,7 @@ class QraCLI(LightningCLI):
         """Reject a training that could not run, start or resume."""
         self.model.check_fit()
         self.model.check_data(self.datamodule)
+        check_monitored(self.trainer, self.model)
         self.record.settings = settings = resume_settings(without_notes(config.as_dict()), self.datamodule)
         if config.ckpt_path is None:
             self.model.initialize()
@@ -314,6 +315,18 @@ class QraCLI(LightningCLI):
         if trainer["logger"] is not False:
             callbacks.append(LearningRateMonitor("step"))
         return [*callbacks, BestFigures(), best, last]
+
+
+def check_monitored(trainer: Trainer, model: ImageClassifier) -> None:
+    """Reject a callback that waits for a metric of the validation that it does not have, where all are known."""
+    callbacks = callbacks_of(trainer, Callback)
+    if any(type(each).__module__.partition(".")[0] not in ("qra", "lightning") for each in (model, *callbacks)):
+        return  # code of one's own may log anything
+    known = [f"val/{kind}_{what}" for kind in model.val_acc for what in ("acc", "loss")]
+    for callback in callbacks:
+        monitor = getattr(callback, "monitor", None)
+        if monitor is not None and monitor not in known and not monitor.startswith("train/"):
+            raise ValueError(f"{type(callback).__name__} monitors {monitor}: validation has only {', '.join(known)}")
 
 
 def _with_checkpoint_files(plugins: Any, resume: bool) -> list[Any]:

@@ -8,6 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 from commands import CONFIGS, NETWORK, TINY, TINY_FIT, pipeline, qra, refused
+from lightning import Trainer
+from lightning.pytorch.callbacks import Callback, EarlyStopping
+
+from qra.cli.pipeline import check_monitored
+from qra.modules import VanillaTraining
 
 AT = "--config pipeline/float-at "
 SYNTHETIC = AT + "--data data/synthetic --data.train_size 600 --data.test_size 20 --data.val_size 20 "
@@ -181,6 +186,27 @@ def test_a_wrong_input_is_one_line_and_nothing_is_written(command, reason):
     before = {path: path.lstat().st_mtime_ns for path in Path().rglob("*")}
     assert reason in refused(*shlex.split(command))
     assert {path: path.lstat().st_mtime_ns for path in Path().rglob("*")} == before
+
+
+def test_a_monitored_metric_that_no_validation_has_is_refused_before_training():
+    def check(monitor, *callbacks, module=VanillaTraining):
+        trainer = Trainer(accelerator="cpu", logger=False, callbacks=[EarlyStopping(monitor), *callbacks])
+        check_monitored(trainer, module(torch.nn.Flatten()))
+
+    class Own(VanillaTraining):
+        pass
+
+    class OwnCallback(Callback):
+        pass
+
+    with pytest.raises(
+        ValueError, match=r"EarlyStopping monitors val_loss: validation has only val/clean_acc, .*_loss"
+    ):
+        check("val_loss")
+    check("val/robust_loss")
+    check("train/loss")
+    check("mine", module=Own)
+    check("mine", OwnCallback())
 
 
 def test_an_error_that_nobody_foresaw_is_one_line_too(monkeypatch):
