@@ -10,11 +10,16 @@ import functools
 import hashlib
 import inspect
 import json
+import marshal
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping
+from enum import Enum
+from pathlib import PurePath
 from typing import Any, TypeVar
 
-from torch import nn
+import numpy as np
+import torch
+from torch import Tensor, nn
 
 __all__ = ["describe"]
 
@@ -32,9 +37,9 @@ def described(cls: type[Network]) -> type[Network]:
         bound = signature.bind(self, *args, **kwargs)
         bound.apply_defaults()
         values = dict(list(bound.arguments.items())[1:])
-        init_args = {name: describe(value) for name, value in values.items()}
-        if any(isinstance(value, nn.Module) and init_args[name] is None for name, value in values.items()):
+        if not all(is_rebuilt(value) for value in values.values()):
             return  # if a part cannot be described, neither can the whole
+        init_args = {name: describe(value) for name, value in values.items()}
         vars(self)["description"] = {"class_path": class_path(cls), "init_args": init_args}
 
     cls.__init__ = describing_init  # type: ignore[method-assign]
@@ -42,25 +47,117 @@ def described(cls: type[Network]) -> type[Network]:
 
 
 def describe(value: Any) -> Any:
-    """Convert a described network, a dataclass object or a plain value to what JSON and YAML can represent.
+    """Convert a network, a dataclass object, an attack or a plain value to what JSON and YAML can represent.
+
+    Different values have different descriptions: inside an object, a tensor is described by its shape, type and hash, a
+    network by its class and a hash of its weights, a function or class by its path, and a lambda by a hash of its code.
 
     Returns:
         ``{"class_path": ..., "init_args": {...}}`` for objects, a list for a tuple or list, plain values unchanged, and
         None for a network without a description.
+
+    Raises:
+        ValueError: If a value cannot be told from others, such as an object with attributes besides its arguments.
     """
+    return getattr(value, "description", None) if isinstance(value, nn.Module) else _described(value)
+
+
+def _described(value: Any) -> Any:
+    if value is None or isinstance(value, str | int | float):
+        return value
+    if isinstance(value, tuple | list):
+        return [_described(item) for item in value]
+    if isinstance(value, Mapping) and all(key is None or isinstance(key, str | int | float) for key in value):
+        return {key: _described(item) for key, item in value.items()}
+    if isinstance(value, Tensor | np.ndarray):
+        tensor = torch.as_tensor(value)
+        return {"shape": list(tensor.shape), "dtype": str(tensor.dtype), "sha256": _hash({"": tensor})}
     if isinstance(value, nn.Module):
-        return getattr(value, "description", None)
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        arguments = {field.name: describe(getattr(value, field.name)) for field in dataclasses.fields(value)}
-        return {"class_path": class_path(type(value)), "init_args": arguments}
-    return [describe(item) for item in value] if isinstance(value, tuple | list) else value
+        return {"class_path": class_path(type(value)), "text": str(value), "sha256": contents_hash(value)}
+    if isinstance(value, functools.partial):
+        arguments = {"func": value.func, "args": value.args, "keywords": value.keywords}
+        return {"class_path": "functools.partial", "init_args": _described(arguments)}
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, torch.dtype | torch.device | PurePath | Enum):
+        return str(value)
+    if (path := _import_path(value)) is not None:
+        return path
+    if inspect.isfunction(value):
+        return _described_function(value)
+    if _is_told_by_arguments(value):
+        return {"class_path": class_path(type(value)), "init_args": kept_arguments(value)}
+    raise ValueError(f"results cannot describe {_brief(value)}: give a function, or an object of a dataclass")
+
+
+def _import_path(value: Any) -> str | None:
+    """Return the path from which a function or class is imported; None if that is none, or leads to another."""
+    module = getattr(value, "__module__", None)
+    for name in (getattr(value, "__qualname__", ""), getattr(value, "__name__", "")):
+        found = sys.modules.get(str(module))
+        for part in name.split("."):
+            found = getattr(found, part, None)
+        if found is value:
+            return f"{module}.{name}"
+    return None
+
+
+def _described_function(value: Any) -> dict[str, Any]:
+    """Describe a lambda or a function made by another, whose name others may share: by its code and what it keeps."""
+    kept = [value.__defaults__, value.__kwdefaults__, [cell.cell_contents for cell in value.__closure__ or ()]]
+    code = hashlib.sha256(marshal.dumps(value.__code__, 2)).hexdigest()  # later versions depend on reference counts
+    return {"function": f"{value.__module__}.{value.__qualname__}", "code": code, "kept": _described(kept)}
+
+
+def _is_told_by_arguments(value: Any) -> bool:
+    """Return whether an object consists of its fields, or of its constructor's arguments."""
+    if dataclasses.is_dataclass(value):
+        return not isinstance(value, type)
+    kept = set(getattr(value, "__dict__", ()))
+    return bool(kept) and kept == set(inspect.signature(type(value)).parameters)
 
 
 def kept_arguments(value: Any) -> dict[str, Any]:
-    """Return the fields of a dataclass object and the constructor arguments kept as attributes, described."""
+    """Return the fields of a dataclass object and the constructor arguments kept as attributes, described.
+
+    Raises:
+        ValueError: As for :func:`describe`; the message begins with the name of the argument.
+    """
     fields = [field.name for field in dataclasses.fields(value)] if dataclasses.is_dataclass(value) else []
     kept = [name for name in inspect.signature(type(value)).parameters if name in vars(value)]
-    return {name: describe(getattr(value, name)) for name in dict.fromkeys([*fields, *kept])}
+    found = {}
+    for name in dict.fromkeys([*fields, *kept]):
+        try:
+            found[name] = _described(getattr(value, name))
+        except ValueError as reason:
+            raise ValueError(f"{name}: {reason}") from None
+    return found
+
+
+def is_rebuilt(value: Any) -> bool:
+    """Return whether an object can be made again from its description, as those of a checkpoint are."""
+    if isinstance(value, nn.Module):
+        return describe(value) is not None
+    if isinstance(value, tuple | list):
+        return all(map(is_rebuilt, value))
+    if isinstance(value, dict):
+        return all(isinstance(key, str) and is_rebuilt(item) for key, item in value.items())
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return all(is_rebuilt(getattr(value, field.name)) for field in dataclasses.fields(value))
+    return value is None or isinstance(value, str | int | float)
+
+
+def contents_hash(network: nn.Module) -> str:
+    """Return a hash of the weights and buffers of a network, including those that its ``state_dict`` omits."""
+    return _hash({**network.state_dict(), **dict(network.named_buffers())})
+
+
+def _hash(tensors: Mapping[str, Tensor]) -> str:
+    found = hashlib.sha256()
+    for name, value in tensors.items():
+        found.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        found.update(value.detach().cpu().flatten().view(torch.uint8).numpy().data)
+    return found.hexdigest()
 
 
 def unrecorded(kind: type, recorded: Collection[str]) -> list[str]:

@@ -1,4 +1,14 @@
+import json
+from copy import deepcopy
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
 from torch import nn
+from torch.nn import functional
 
 from qra import models
 from qra.attacks import PGD, GaussianStart
@@ -17,3 +27,64 @@ def test_settings_are_described_with_what_they_hold():
 
 def test_a_network_around_one_that_is_not_described_is_not_described_either():
     assert describe(models.Normalized(nn.Flatten())) is None
+
+
+@dataclass(frozen=True)
+class Holding:
+    value: Any
+
+
+class Kept:
+    def __init__(self, size):
+        self.size = size
+
+
+def scaled(factor):
+    return lambda x: factor * x
+
+
+def network(weight):
+    made = nn.Linear(1, 1)
+    nn.init.constant_(made.weight, weight)
+    nn.init.zeros_(made.bias)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("value", "other"),
+    [
+        (functional.relu, functional.gelu),
+        (torch.sign, torch.tanh),
+        (np.sign, np.tanh),
+        (nn.ReLU, nn.GELU),
+        (lambda x: x + 1, lambda x: x + 2),
+        (scaled(1), scaled(2)),
+        (partial(scaled, 1), partial(scaled, 2)),
+        (torch.zeros(2), torch.zeros(2, 1)),
+        (torch.zeros(2), torch.zeros(2, dtype=torch.float64)),
+        (torch.zeros(2), torch.tensor([0.0, 1.0])),
+        (np.zeros(2), np.ones(2)),
+        (np.float32(1), np.float32(2)),
+        (torch.float32, torch.float64),
+        (network(1.0), network(2.0)),
+        ({"steps": (1, PGD())}, {"steps": (1, PGD(steps=3))}),
+        (Kept(1), Kept(2)),
+    ],
+)
+def test_whatever_an_object_holds_is_told_from_others_in_json(value, other):
+    described = json.dumps(describe(Holding(value)))
+    assert described == json.dumps(describe(Holding(deepcopy(value))))
+    assert described != json.dumps(describe(Holding(other)))
+
+
+def test_a_function_is_described_by_its_path():
+    assert describe({"step": torch.sign, "of": [functional.relu]}) == {
+        "step": "torch.sign",
+        "of": ["torch.nn.functional.relu"],
+    }
+
+
+@pytest.mark.parametrize("value", [{1, 2}, object(), Kept(1).__init__, torch.Generator()])
+def test_what_cannot_be_told_from_others_is_refused_by_the_name_of_its_argument(value):
+    with pytest.raises(ValueError, match=r"^value: results cannot describe .*: give a function, or an object of"):
+        describe(Holding(value))

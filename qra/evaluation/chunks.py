@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +16,15 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from qra import noise
-from qra.describe import describe, digest, without_empty
-from qra.evaluation.identity import contents_hash
+from qra.describe import contents_hash, describe, digest, without_empty
 from qra.files import read_npz
 from qra.quant.network import activation_quantizers
 from qra.writing import write_arrays, write_json
 
 CHUNKS = "chunks"
 """Folder of a run directory that holds the results of attacks, chunk by chunk."""
+
+_LIBRARIES = {*sys.stdlib_module_names, "torch", "torchvision", "numpy", "qra"}
 
 
 def shuffled(indices: Tensor, seed: int) -> Tensor:
@@ -42,20 +45,48 @@ def fingerprint(network: nn.Module, *descriptions: Any) -> str:
 
 
 def code_of(*objects: object) -> str:
-    """Return a hash of the source files of the classes of objects, or "" if all belong to qra, torch or torchvision.
+    """Return a hash of the source files of objects and of what is in them, or "" if all are of qra and its libraries.
 
-    Settings and weights do not reveal changes in the code of a user's own class. Classes without a source file are
-    ignored.
+    Settings and weights do not reveal changes in the code of a user's own classes and functions. Those without a source
+    file are ignored.
     """
     files = set()
-    for kind in {kind for each in objects for kind in type(each).__mro__}:
-        if kind.__module__.partition(".")[0] not in ("builtins", "abc", "torch", "torchvision", "qra"):
+    for code in {code for each in _inside(objects) for code in _code(each)}:
+        if (code.__module__ or "builtins").partition(".")[0] not in _LIBRARIES:
             try:
-                files.add(inspect.getsourcefile(kind))
+                files.add(inspect.getsourcefile(code))
             except (TypeError, OSError):  # defined in a shell
                 continue
     contents = sorted(Path(file).read_bytes() for file in files if file is not None and Path(file).is_file())
     return hashlib.sha256(b"\0".join(contents)).hexdigest() if contents else ""
+
+
+def _inside(objects: Sequence[object]) -> list[Any]:
+    """Return objects and what they hold in fields, lists, mappings and partial functions."""
+    found: dict[int, Any] = {}
+    left: list[Any] = list(objects)
+    while left:
+        each = left.pop()
+        if id(each) not in found:
+            found[id(each)] = each
+            left += _held(each)
+    return list(found.values())
+
+
+def _held(each: Any) -> list[Any]:
+    if isinstance(each, list | tuple):
+        return list(each)
+    if isinstance(each, partial):
+        return [each.func, each.args, each.keywords]
+    fields = each if isinstance(each, Mapping) else getattr(each, "__dict__", {})
+    return [] if isinstance(each, type | nn.Module) else list(fields.values())
+
+
+def _code(each: Any) -> Sequence[Any]:
+    """Return what defines an object: a function itself, or its class and those that it derives from."""
+    if inspect.isfunction(each):
+        return [each]
+    return (each if isinstance(each, type) else type(each)).__mro__
 
 
 class ChunkFiles:

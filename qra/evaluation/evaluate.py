@@ -20,10 +20,10 @@ from qra.attacks.base import untouched
 from qra.attacks.inputs import check_images
 from qra.attacks.pixels import PixelType
 from qra.checks import check_choice, check_count
-from qra.describe import describe
+from qra.describe import contents_hash, describe
 from qra.dryrun import try_out
 from qra.evaluation.chunks import shuffled
-from qra.evaluation.identity import contents_hash, network_id
+from qra.evaluation.identity import network_id
 from qra.evaluation.outcome import SCHEMA, Outcome
 from qra.evaluation.protocol import Protocol
 from qra.evaluation.robustness import is_correct

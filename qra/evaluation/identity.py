@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import nn
 
-from qra.describe import describe, digest, without_empty
+from qra.describe import contents_hash, describe, digest, without_empty
 
 
 def network_id(checkpoint: str | None, scheme: Any, calibration: Any, *further: Any) -> str:
@@ -20,18 +18,9 @@ def network_id(checkpoint: str | None, scheme: Any, calibration: Any, *further: 
         scheme: Description of the quantization, ready for JSON; None for a float network.
         calibration: Everything that post-training quantization depended on, ready for JSON; None if there was none.
         further: Anything else that determines the network, ready for JSON, such as its architecture or
-            :func:`contents_hash`.
+            :func:`qra.describe.contents_hash`.
     """
     return digest(without_empty([checkpoint, scheme, calibration, *further]))
-
-
-def contents_hash(network: nn.Module) -> str:
-    """Return a hash of the weights and buffers of a network, including those that its ``state_dict`` omits."""
-    digest = hashlib.sha256()
-    for name, value in {**network.state_dict(), **dict(network.named_buffers())}.items():
-        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        digest.update(value.detach().cpu().flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()
 
 
 def tested(network: nn.Module, checkpoint: str | None, scheme: Any, calibration: Any, changed: bool) -> str:

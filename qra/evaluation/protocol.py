@@ -70,7 +70,11 @@ class Protocol:
             raise ValueError(f"{name} has the norm {self.attack.norm!r}: evaluations support linf and l2")
         if self.attack.aim == "targets":
             raise ValueError(f"{name} is targeted: evaluations support only untargeted attacks")
-        if names := unrecorded(type(self.attack), kept_arguments(self.attack)):
+        try:
+            kept = kept_arguments(self.attack)
+        except ValueError as reason:
+            raise ValueError(f"{name}: {reason}") from None
+        if names := unrecorded(type(self.attack), kept):
             raise ValueError(
                 f"{name} takes {names[0]}, which results cannot record: store it as an attribute of that name"
             )
@@ -126,7 +130,7 @@ class Protocol:
 
     def settings(self) -> dict[str, Any]:
         """Return a description of the attack, ready for JSON."""
-        return _settings(self.attack)
+        return {"class_path": class_path(type(self.attack)), "init_args": kept_arguments(self.attack)}
 
     def prefixes(self) -> list[Protocol]:
         """Return the same protocol with each of the attack's prefixes, see :meth:`qra.attacks.Attack.prefixes`.
@@ -228,12 +232,6 @@ class Protocol:
             part = {**fields, "standard": "", "role": "part"}
             correct = first_broken_by > number
             yield Outcome(f"{name}.{key}", f"after {member.title}", so_far, indices, correct, **part)
-
-
-def _settings(attack: Attack) -> dict[str, Any]:
-    kept = kept_arguments(attack)  # where an attack that is no dataclass stays as it is
-    init_args = {name: _settings(value) if isinstance(value, Attack) else value for name, value in kept.items()}
-    return {"class_path": class_path(type(attack)), "init_args": init_args}
 
 
 def changed_radius(attack: Attack, protocol: Protocol) -> str | None:

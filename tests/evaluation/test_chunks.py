@@ -1,5 +1,7 @@
 """The files that keep what became of chunks, and what they are known by."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
@@ -94,8 +96,10 @@ def test_a_class_of_ones_own_is_known_by_its_code(tmp_path, monkeypatch):
     before = code_of(Mine())
     assert code_of(nn.Linear(1, 1), PGD()) == ""
     assert code_of(nn.Linear(1, 1), Mine()) == before != ""
+    holder = partial(max, {"key": [Mine]})
+    assert code_of(holder) == before
     source.write_text("class Mine:\n    value = 2\n")
-    assert code_of(Mine()) != before
+    assert code_of(Mine()) == code_of(holder) != before
 
 
 def test_a_fingerprint_is_that_of_weights_statistics_and_gradients(network):
