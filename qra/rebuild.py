@@ -135,8 +135,7 @@ def _made(makers: Mapping[str, Maker], description: Any, what: str, remedy: str)
 
     def argument(value: Any) -> Any:
         if isinstance(value, Mapping):
-            plain = "class_path" not in value and all(isinstance(item, str) for item in value.values())
-            return dict(value) if plain else make(value)  # bit widths by layer name, or an object
+            return make(value) if "class_path" in value else {key: argument(item) for key, item in value.items()}
         if type(value) is int and abs(value) > LARGEST:
             raise ValueError(f"it holds a number beyond {LARGEST:,}")
         return [argument(item) for item in value] if isinstance(value, list | tuple) else value

@@ -74,6 +74,7 @@ class PWLQCalibration(Measurement):
         if scheme.quantizes_activations and scheme.activation.learned:
             kind = type(scheme.activation).__name__
             raise ValueError(f"{kind} must be trained: calibrate CalibratedUniform activations instead")
+        scheme.check_stored()
         self.scheme = scheme
         self.bias_correction = bias_correction
         self.batch_size = batch_size

@@ -119,6 +119,7 @@ class ImageClassifier(LightningModule):
         self.network = network
         self.scheme = scheme
         if scheme is not None:
+            scheme.check_stored()
             convert(network, scheme)
         self.init_from = init_from
         self.trained_steps = 0  # training steps of the checkpoint being tested
@@ -176,15 +177,17 @@ class ImageClassifier(LightningModule):
         """
 
     def check_data(self, data: ImageDataModule) -> None:
-        """Check that the data module has enough calibration images to initialize the quantizers.
+        """Check that the quantizers can be trained, and initialized from the data module's calibration images.
 
         Args:
             data: Data module that has been set up.
 
         Raises:
-            ValueError: If a scheme is set and there are fewer calibration images than requested.
+            ValueError: If a scheme is set and there are fewer calibration images than requested, or it has learned
+                weight quantizers that no gradient would reach.
         """
         if self.scheme is not None:
+            self.scheme.weight.check_trained()
             data.check_calibration()
 
     def setup(self, stage: str) -> None:

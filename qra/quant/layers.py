@@ -19,6 +19,16 @@ from qra.quant.rounding import GradientMode
 from qra.quant.weights import WeightQuantizer
 
 
+def _register(module: nn.Module, name: str, value: Tensor, settings: WeightQuantizer | ActivationQuantizer) -> None:
+    """Register a value of a quantizer's state, as a parameter if it is learned, else as a buffer."""
+    if hasattr(module, name):
+        raise ValueError(f"{type(settings).__name__} cannot name a value of its state {name}: use another name")
+    if settings.learned:
+        module.register_parameter(name, nn.Parameter(value))
+    else:
+        module.register_buffer(name, value)
+
+
 class WeightFakeQuantizer(nn.Module):
     """Quantizer of the weights of one layer. Its parameters are learned values; its buffers are constants.
 
@@ -34,10 +44,7 @@ class WeightFakeQuantizer(nn.Module):
         self.bit_width = bit_width
         self.enabled = True
         for name, value in settings.start(weight, bit_width).items():
-            if settings.learned:
-                self.register_parameter(name, nn.Parameter(value.detach().clone()))
-            else:
-                self.register_buffer(name, value.detach())
+            _register(self, name, value.detach().clone(), settings)
 
     def forward(self, weight: Tensor) -> Tensor:
         return self.settings.quantize(weight, self.bit_width, self._state()) if self.enabled else weight
@@ -109,10 +116,7 @@ class ActivationFakeQuantizer(nn.Module):
         self._read_at: list[tuple[int, int]] | None = None
         start = settings.start(bit_width) if clip is None else settings.start_below(bit_width, clip)
         for name, value in start.items():
-            if settings.learned:
-                self.register_parameter(name, nn.Parameter(torch.tensor(float(value))))
-            else:
-                self.register_buffer(name, torch.tensor(float(value)))
+            _register(self, name, torch.tensor(float(value)), settings)
 
     def forward(self, input: Tensor) -> Tensor:
         if not self.enabled:

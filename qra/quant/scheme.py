@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass, field, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
-from qra.describe import describe, unrecorded
+from qra.describe import is_rebuilt, unrecorded
 from qra.quant.activations import PACT, ActivationQuantizer
 from qra.quant.bits import check_overrides, override, parse_bits
 from qra.quant.fixed import Fixed
@@ -72,7 +72,7 @@ class QuantScheme:
 
     @staticmethod
     def _check_recorded(quantizer: Any) -> None:
-        if not is_dataclass(quantizer) or unrecorded(type(quantizer), describe(quantizer)["init_args"]):
+        if not is_dataclass(quantizer) or unrecorded(type(quantizer), [field.name for field in fields(quantizer)]):
             raise ValueError(
                 f"{type(quantizer).__name__} is not a dataclass, or takes arguments that are not its fields: decorate "
                 "it with @dataclass(frozen=True), so that checkpoints can describe it"
@@ -131,6 +131,21 @@ class QuantScheme:
         """
         own = override(self.overrides, "activation", name)
         return self.act_bit_width if own is None else own
+
+    def check_stored(self) -> None:
+        """Check that a checkpoint can describe the quantizers.
+
+        Raises:
+            ValueError: If one has a field that is not a plain value, or such a value within lists and dataclasses.
+        """
+        quantizers: Any = (self.weight, self.activation)  # that they are dataclasses was checked
+        for quantizer in quantizers:
+            for name, value in ((each.name, getattr(quantizer, each.name)) for each in fields(quantizer)):
+                if not is_rebuilt(value):
+                    raise ValueError(
+                        f"{name} of {type(quantizer).__name__} is a {type(value).__name__}, which checkpoints cannot "
+                        "describe: make it a number, text, a list, a mapping or a dataclass of these"
+                    )
 
     def check_names(self, weights: Collection[str], activations: Collection[str]) -> None:
         """Reject overrides that match nothing in a network.

@@ -96,6 +96,20 @@ class WeightQuantizer:
         owners = [next(kind for kind in type(self).__mro__ if name in vars(kind)) for name in ("grid", "quantize")]
         return owners[0] is not WeightQuantizer and owners[1] in (WeightQuantizer, owners[0])
 
+    def check_trained(self) -> None:
+        """Check that training reaches the tensors from :meth:`start`, if they are learned.
+
+        Raises:
+            ValueError: If :meth:`quantize` is inherited, whose gradient is that of the weights alone.
+        """
+        kind = type(self)
+        starts, quantizes = kind.start is not WeightQuantizer.start, kind.quantize is not WeightQuantizer.quantize
+        if self.learned and starts and not quantizes:
+            raise ValueError(
+                f"{kind.__name__} learns what its start returns, but no gradient reaches that through its grid: define "
+                "quantize, which differentiates it, or set learned: ClassVar[bool] = False"
+            )
+
     def layout(self, w: Tensor, bit_width: int) -> WeightGrid | None:
         """Return a grid with the terms, levels and scale shapes of that of ``w``, but other values; None without grids.
 

@@ -1,5 +1,7 @@
 """Training through quantization: what a scheme adds to a module."""
 
+from dataclasses import dataclass
+
 import pytest
 import torch
 from torch import nn
@@ -8,7 +10,7 @@ from trivial import convolutional, data, trainer
 from qra import checkpoint
 from qra.attacks import PGD
 from qra.modules import AdversarialTraining, VanillaTraining
-from qra.quant import LSQ, PACT, CalibratedUniform, DoReFa, LSQActivation, QuantScheme, Uniform
+from qra.quant import LSQ, PACT, CalibratedUniform, DoReFa, LSQActivation, QuantScheme, Uniform, WeightQuantizer
 from qra.quant.network import quantizer_parameters
 
 pytestmark = pytest.mark.filterwarnings(
@@ -199,3 +201,17 @@ def test_resuming_keeps_what_was_learned(tmp_path):
     again = module(QuantScheme(DoReFa(), PACT(percentile=99.0), 4, 4))
     trainer(max_epochs=1).fit(again, data(), ckpt_path=tmp_path / "last.ckpt", weights_only=True)
     assert again.network[2].alpha.item() == alpha
+
+
+@dataclass(frozen=True)
+class OfAGrid(LSQ):
+    """Learns a step, of which the gradient of the weights alone knows nothing."""
+
+    quantize = WeightQuantizer.quantize
+
+
+def test_learned_weight_quantizers_that_no_gradient_reaches_are_not_trained():
+    with pytest.raises(
+        ValueError, match=r"^OfAGrid learns what its start returns, but no gradient .*: define quantize"
+    ):
+        module(QuantScheme(OfAGrid(), PACT())).check_data(None)

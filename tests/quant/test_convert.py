@@ -1,6 +1,8 @@
 """Conversion, and back."""
 
 import copy
+from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import torch
@@ -183,6 +185,32 @@ class OwnConstructor(DoReFa):
 def test_a_quantizer_that_checkpoints_could_not_describe_is_refused_before_any_training(quantizer):
     with pytest.raises(ValueError, match=rf"^{type(quantizer).__name__} is not a dataclass, .* @dataclass"):
         QuantScheme(quantizer)
+
+
+@dataclass(frozen=True)
+class Holding(DoReFa):
+    held: Any = None
+
+
+@pytest.mark.parametrize("held", [torch.ones(1), torch.sign, [nn.ReLU], {1: 2}, Holding(held=torch.ones(1))])
+def test_a_field_that_a_checkpoint_cannot_describe_is_named(held):
+    with pytest.raises(ValueError, match=r"held of Holding is a .*, which checkpoints cannot describe"):
+        QuantScheme(Holding(held=held)).check_stored()
+
+
+def test_plain_fields_can_be_stored():
+    QuantScheme(Holding(held={"a": [(1, 2.0), None, Holding(held="b")]})).check_stored()
+
+
+@dataclass(frozen=True)
+class NamedLikeTheModule(PACT):
+    def start(self, bit_width):
+        return {"clip": 1.0}
+
+
+def test_a_value_of_a_state_cannot_be_named_like_what_holds_it():
+    with pytest.raises(ValueError, match="NamedLikeTheModule cannot name a value of its state clip: use another"):
+        convert(small_resnet(), QuantScheme(activation=NamedLikeTheModule()))
 
 
 @pytest.mark.parametrize("alpha", [0.0, -1.0, float("nan"), float("inf")])
