@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, get_args
 
 from qra.types import Norm, parse_pixels
 
@@ -69,3 +69,19 @@ def pixel_length(name: str, value: float, norm: Norm) -> float:
         meant = f"did you mean {value:g}/255?" if grey_levels else "choose at most 1"
         raise ValueError(f"{name} is {value:g}, but pixels are in [0, 1]: {meant}")
     return value
+
+
+def check_attack(attack: Any, *counts: str) -> None:
+    """Check the norm, the counts and the radius of an attack, and replace a radius given as a fraction by a number.
+
+    Args:
+        attack: A frozen dataclass with fields or attributes ``norm`` and ``eps``.
+        counts: Names of the fields that must be whole numbers of at least 1.
+
+    Raises:
+        ValueError: If a setting is out of range.
+    """
+    check_choice("norm", attack.norm, get_args(Norm))
+    for name in counts:
+        check_count(name, getattr(attack, name))
+    object.__setattr__(attack, "eps", pixel_length("eps", attack.eps, attack.norm))

@@ -12,7 +12,7 @@ from qra import losses
 from qra.attacks.base import EvaluationAttack, replayed
 from qra.attacks.pass_count import GRADIENT, PassCount
 from qra.attacks.state import AttackState, finite, length, margin_of, unit
-from qra.checks import check_choice, check_count, pixel_length
+from qra.checks import check_attack, check_choice
 from qra.losses import prediction
 from qra.types import Norm, Pixels
 
@@ -52,11 +52,8 @@ class APGD(EvaluationAttack):
     needs_fixed_chunks = True
 
     def __post_init__(self) -> None:
-        check_choice("norm", self.norm, get_args(Norm))
         check_choice("loss", self.loss, get_args(APGDLoss))
-        check_count("steps", self.steps, 1)
-        check_count("targets", self.targets, 1)
-        object.__setattr__(self, "eps", pixel_length("eps", self.eps, self.norm))
+        check_attack(self, "steps", "targets")
 
     @property
     def title(self) -> str:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import reduce
-from typing import Any, get_args
+from typing import Any
 
 from qra.attacks.apgd import APGD
 from qra.attacks.base import Attack, EvaluationAttack
@@ -13,8 +14,25 @@ from qra.attacks.fab import FAB
 from qra.attacks.pass_count import PassCount
 from qra.attacks.square import Square
 from qra.attacks.state import AttackState
-from qra.checks import check_choice, check_count, pixel_length
+from qra.checks import check_attack
 from qra.types import Norm, Pixels
+
+AUTOATTACK = "AutoAttack"
+"""Name of the published protocol, which only the standard version may carry."""
+STANDARD = {"steps": 100, "targets": 9, "queries": 5000}
+"""Settings of the standard version, which leaves the ball and the seed open."""
+
+
+def shortened(name: str, settings: Mapping[str, Any], usual: Mapping[str, Any]) -> str:
+    """Return the title of a cascade: its name, or for example ``shortened AutoAttack (20 steps)``.
+
+    Args:
+        name: Name of the cascade with the usual settings.
+        settings: Its settings; missing ones are the usual ones.
+        usual: The usual settings that matter.
+    """
+    changes = [f"{settings[key]} {key}" for key, value in usual.items() if settings.get(key, value) != value]
+    return f"shortened {name} ({', '.join(changes)})" if changes else name
 
 
 class Cascade(EvaluationAttack):
@@ -68,21 +86,15 @@ class AutoAttack(Cascade):
     queries: int = 5000
 
     def __post_init__(self) -> None:
-        _check(self)
-        check_count("queries", self.queries, 1)
+        check_attack(self, "steps", "targets", "queries")
 
     @property
     def standard(self) -> str:
-        return "" if self._changes() else "AutoAttack"
+        return AUTOATTACK if self.title == AUTOATTACK else ""
 
     @property
     def title(self) -> str:
-        changes = self._changes()
-        return f"shortened AutoAttack ({', '.join(changes)})" if changes else "AutoAttack"
-
-    def _changes(self) -> list[str]:
-        usual = {"steps": 100, "targets": 9, "queries": 5000}
-        return [f"{getattr(self, name)} {name}" for name, value in usual.items() if getattr(self, name) != value]
+        return shortened(AUTOATTACK, vars(self), STANDARD)
 
     @property
     def key(self) -> str:
@@ -121,7 +133,7 @@ class WhiteBoxAttacks(Cascade):
     targets: int = 9
 
     def __post_init__(self) -> None:
-        _check(self)
+        check_attack(self, "steps", "targets")
 
     @property
     def title(self) -> str:
@@ -139,13 +151,6 @@ class WhiteBoxAttacks(Cascade):
 
     def unsuited(self, state: AttackState) -> str | None:
         return unsuited(state)
-
-
-def _check(attack: Any) -> None:
-    check_choice("norm", attack.norm, get_args(Norm))
-    for name in ("steps", "targets"):
-        check_count(name, getattr(attack, name), 1)
-    object.__setattr__(attack, "eps", pixel_length("eps", attack.eps, attack.norm))
 
 
 def _with_gradients(attack: AutoAttack | WhiteBoxAttacks) -> dict[str, Attack]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import get_args
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +11,7 @@ from qra.attacks.base import EvaluationAttack, replayed
 from qra.attacks.pass_count import PassCount
 from qra.attacks.planes import project_onto_plane
 from qra.attacks.state import AttackState, finite, length
-from qra.checks import check_choice, check_count, pixel_length
+from qra.checks import check_attack
 from qra.losses import prediction
 from qra.types import Norm, Pixels
 
@@ -46,10 +45,7 @@ class FAB(EvaluationAttack):
     targets: int = 9
 
     def __post_init__(self) -> None:
-        check_choice("norm", self.norm, get_args(Norm))
-        check_count("steps", self.steps, 1)
-        check_count("targets", self.targets, 1)
-        object.__setattr__(self, "eps", pixel_length("eps", self.eps, self.norm))
+        check_attack(self, "steps", "targets")
 
     @property
     def title(self) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import get_args
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 from qra.attacks.base import EvaluationAttack, replayed
 from qra.attacks.pass_count import PassCount
 from qra.attacks.state import AttackState, finite, length, margin_of, unit
-from qra.checks import check_choice, check_count, check_in, pixel_length
+from qra.checks import check_attack, check_in
 from qra.types import Norm, Pixels
 
 _LAST_STEP = 0.01
@@ -55,11 +54,9 @@ class FMN(EvaluationAttack):
     finds_nearest = True
 
     def __post_init__(self) -> None:
-        check_choice("norm", self.norm, get_args(Norm))
-        check_count("steps", self.steps, 1)
         check_in("step_size", self.step_size, "(0, inf)")
         check_in("gamma", self.gamma, "(0, 1)")
-        object.__setattr__(self, "eps", pixel_length("eps", self.eps, self.norm))
+        check_attack(self, "steps")
 
     @property
     def title(self) -> str:

@@ -12,7 +12,7 @@ from qra.attacks.base import EvaluationAttack
 from qra.attacks.pass_count import PassCount
 from qra.attacks.search import SearchInSquares, squares
 from qra.attacks.state import AttackState
-from qra.checks import check_count, pixel_length
+from qra.checks import check_attack
 from qra.types import Pixels
 
 _SIDES = (6, 4, 3, 2, 1)
@@ -44,8 +44,7 @@ class Polish(EvaluationAttack):
     takes_gradients = False
 
     def __post_init__(self) -> None:
-        check_count("queries", self.queries, 1)
-        object.__setattr__(self, "eps", pixel_length("eps", self.eps, self.norm))
+        check_attack(self, "queries")
 
     @property
     def title(self) -> str:

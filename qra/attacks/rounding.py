@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from qra.attacks.apgd import APGD
-from qra.attacks.autoattack import AutoAttack, Cascade, unsuited
+from qra.attacks.autoattack import STANDARD, AutoAttack, Cascade, shortened, unsuited
 from qra.attacks.base import Attack, EvaluationAttack
 from qra.attacks.pass_count import PassCount
 from qra.attacks.polish import Polish
 from qra.attacks.state import AttackState
-from qra.checks import check_count, pixel_length
+from qra.checks import check_attack
 from qra.types import Pixels
 
 
@@ -41,9 +41,7 @@ class UnroundedAPGD(EvaluationAttack):
     searches_unrounded = True
 
     def __post_init__(self) -> None:
-        for name in ("steps", "starts"):
-            check_count(name, getattr(self, name), 1)
-        object.__setattr__(self, "eps", pixel_length("eps", self.eps, self.norm))
+        check_attack(self, "steps", "starts")
 
     @property
     def title(self) -> str:
@@ -100,16 +98,14 @@ class RoundingCascade(Cascade):
     searches_unrounded = True
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "eps", pixel_length("eps", self.eps, self.norm))
-        check_count("polish", self.polish, 1)
+        check_attack(self, "polish")
         self.members()
 
     @property
     def title(self) -> str:
-        usual = type(self)()
-        names = ("steps", "targets", "queries", "starts", "polish")
-        changes = [f"{getattr(self, name)} {name}" for name in names if getattr(self, name) != getattr(usual, name)]
-        return f"shortened rounding cascade ({', '.join(changes)})" if changes else "rounding cascade"
+        usual = vars(type(self)())
+        names = (*STANDARD, "starts", "polish")
+        return shortened("rounding cascade", vars(self), {name: usual[name] for name in names})
 
     def in_chunk(self, number: int) -> RoundingCascade:
         return replace(self, seed=self.seed + number)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import get_args
 
 import torch
 from torch import Tensor
@@ -14,7 +13,7 @@ from qra.attacks.base import EvaluationAttack
 from qra.attacks.pass_count import PassCount
 from qra.attacks.search import Search, SearchInSquares, squares
 from qra.attacks.state import AttackState, length, margin_of, unit
-from qra.checks import check_choice, check_count, pixel_length
+from qra.checks import check_attack
 from qra.types import Norm, Pixels
 
 _TINY = 1e-12
@@ -52,9 +51,7 @@ class Square(EvaluationAttack):
     needs_fixed_chunks = True
 
     def __post_init__(self) -> None:
-        check_choice("norm", self.norm, get_args(Norm))
-        check_count("queries", self.queries, 1)
-        object.__setattr__(self, "eps", pixel_length("eps", self.eps, self.norm))
+        check_attack(self, "queries")
 
     @property
     def title(self) -> str:

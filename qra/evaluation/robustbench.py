@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from qra.attacks.autoattack import AUTOATTACK
 from qra.evaluation.doubt import doubt_of
 from qra.evaluation.measured import Measured, PixelContract, ThreatModel, read_measured
-from qra.evaluation.standard import AUTOATTACK
 from qra.evaluation.worst import robust_accuracies
 from qra.types import Norm, format_pixels
 

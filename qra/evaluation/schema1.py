@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from qra.evaluation.standard import autoattack_names
+from qra.attacks.autoattack import AUTOATTACK, STANDARD, shortened
 
 _NAME = re.compile(r"(?P<attack>[a-z]+\d*)_(?P<levels>\d+(?:\.\d+)?)(?:_(?P<mode>[a-z0-9_]+))?")
 _TRANSFERRED = "surrogate"
@@ -91,8 +91,10 @@ def _role(name: str, settings: Mapping[str, Any], norm: Any, is_named: bool, eps
 
 
 def _names(kind: str, arguments: Mapping[str, Any], precision: str) -> tuple[str, str]:
+    """Return the published protocol, empty if there is none, and the display name of an attack."""
     if kind == "autoattack":
-        return autoattack_names(arguments, precision)
+        title = shortened(AUTOATTACK, arguments, STANDARD)
+        return title if title == AUTOATTACK and precision == "float32" else "", title
     steps = kind.removeprefix("pgd")
     if kind.startswith("pgd") and steps.isdigit():
         restarts = arguments.get("restarts", 1)
