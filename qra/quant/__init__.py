@@ -5,27 +5,14 @@ from qra.quant.batchnorm import RemainingBN, fold_batch_norm, fold_remain_bn
 from qra.quant.calibrate import calibrate, fold, quantize_after_training, reestimate_batch_norm
 from qra.quant.convert import Site, convert, revert
 from qra.quant.cost import Cost, LayerCost, cost
+from qra.quant.dorefa import DoReFaGradient, dorefa_weight
 from qra.quant.fixed import Fixed
 from qra.quant.freeze import FrozenNetwork, freeze
-from qra.quant.functional import (
-    DoReFaGradient,
-    GradientMode,
-    check_bit_width,
-    check_positive,
-    dorefa_weight,
-    lsq,
-    lsq_initial_step,
-    pact,
-    sawb_clip,
-    sawb_weight,
-    straight_through,
-    uniform_affine,
-    uniform_symmetric,
-    uniform_unsigned,
-)
 from qra.quant.grid import Grid, Term, WeightGrid
+from qra.quant.lsq import lsq, lsq_initial_step
 from qra.quant.lsq_plus import LSQPlus, lsq_plus
 from qra.quant.network import float_mode, gradient_mode
+from qra.quant.pact import pact
 from qra.quant.pwlq import (
     bias_correction,
     optimal_breakpoint,
@@ -35,8 +22,10 @@ from qra.quant.pwlq import (
 )
 from qra.quant.ranges import LeastSquares, MinMax, Percentile, Range, RangeEstimator, RangeSettings, TopK
 from qra.quant.requantize import requantize
-from qra.quant.rounding import at_least_float32
+from qra.quant.rounding import GradientMode, at_least_float32, check_bit_width, check_positive, straight_through
+from qra.quant.sawb import sawb_clip, sawb_weight
 from qra.quant.scheme import QuantScheme
+from qra.quant.uniform import uniform_affine, uniform_symmetric, uniform_unsigned
 from qra.quant.unrounded import unrounded
 from qra.quant.watch import check_run
 from qra.quant.weights import LSQ, PWLQ, SAWB, DoReFa, Uniform, WeightQuantizer

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from qra.precision import float32
-from qra.quant.network import activation_quantizers, evaluating, float_mode, rounding_off
+from qra.quant.network import activation_quantizers, disabled, evaluating, float_mode
 
 EXAMPLES = 8
 """Number of images of the first batch on which logits are compared."""
@@ -85,7 +85,7 @@ def _logits(network: nn.Module, values: Values, x: Tensor, dtype: torch.dtype | 
     try:
         with torch.inference_mode(False), _undisturbed(network, x.device):
             if dtype is None:
-                with rounding_off(activation_quantizers(network).values()):
+                with disabled(activation_quantizers(network).values()):
                     logits = network(x.clone())
             else:
                 stored = _places(network, values(dtype))  # weights as they are rounded in the network's own precision

@@ -31,29 +31,29 @@ def calibrate(network: nn.Module, batches: Iterable[Tensor]) -> None:
     Raises:
         ValueError: If there are no images, a quantizer never runs, or activations are not finite.
     """
-    observers = {
-        quantizer: estimator
-        for quantizer in activation_quantizers(network).values()
+    quantizers = activation_quantizers(network)
+    estimators = {
+        name: estimator
+        for name, quantizer in quantizers.items()
         if (estimator := quantizer.settings.estimator(quantizer.bit_width)) is not None
     }
-    if not observers:
+    if not estimators:
         return
     with evaluating(network), float_mode(network):
-        for quantizer, estimator in observers.items():
-            quantizer.observer = estimator
         try:
+            for name, estimator in estimators.items():
+                quantizers[name].observer = estimator
             for x in batches:
                 network(x)
         finally:
-            for quantizer in observers:
+            for quantizer in quantizers.values():
                 quantizer.observer = None
-    names = {quantizer: name for name, quantizer in activation_quantizers(network).items()}
-    for quantizer, estimator in observers.items():
+    for name, estimator in estimators.items():
         try:
             found = estimator.range()
         except ValueError as reason:
-            raise ValueError(f"{names[quantizer]}: {reason}, or remove modules that the network never runs") from None
-        quantizer.set_state(quantizer.settings.from_range(found, quantizer.bit_width))
+            raise ValueError(f"{name}: {reason}, or remove modules that the network never runs") from None
+        quantizers[name].set_state(quantizers[name].settings.from_range(found, quantizers[name].bit_width))
 
 
 def reestimate_batch_norm(network: nn.Module, batches: Iterable[Tensor]) -> None:

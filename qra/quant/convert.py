@@ -9,6 +9,7 @@ from torch import Tensor, fx, nn
 
 from qra.quant.activations import ActivationQuantizer
 from qra.quant.attention import join_attention, split_attention
+from qra.quant.bits import check_overrides
 from qra.quant.follow import Flow, follow
 from qra.quant.gaps import check_gaps, check_patterns, find_gaps, is_allowed
 from qra.quant.layers import (
@@ -16,9 +17,9 @@ from qra.quant.layers import (
     QuantLayer,
     QuantPool,
     WeightFakeQuantizer,
+    address,
     is_changed,
     is_plain,
-    place,
     quant_layer,
     uses_of_parameters,
 )
@@ -90,9 +91,9 @@ def convert(network: nn.Module, scheme: QuantScheme) -> list[Site]:
         if at_relus and graph is not None:
             _check_called(graph)
         names = _activation_names(network, scheme, graph)
-        scheme.check_names([*_layers(network)], names)
-        sites = [*_weight_sites(network, scheme, {first, last}), *_activation_sites(names, scheme)]
+        check_overrides(scheme.overrides, {"weight": _layers(network), "activation": names})
         bits = {name: scheme.activation_bits(name) for name in names}
+        sites = [*_weight_sites(network, scheme, {first, last}), *_activation_sites(scheme, bits)]
         flow = None if graph is None else follow(network, graph, bits)
         sites = _without_allowed(network, scheme, sites, flow)
         _check_reachable(network, graph, sites)
@@ -165,15 +166,14 @@ def _activation_names(network: nn.Module, scheme: QuantScheme, graph: fx.Graph |
     return [name for name, module in network.named_modules() if isinstance(module, kinds) and name not in images]
 
 
-def _activation_sites(names: list[str], scheme: QuantScheme) -> list[Site]:
+def _activation_sites(scheme: QuantScheme, bits: dict[str, int]) -> list[Site]:
     settings = scheme.activation
-    if not names and scheme.act_bit_width != OFF:
+    if not bits and scheme.act_bit_width != OFF:
         missing = " and no ".join(f"nn.{kind.__name__}" for kind in settings.inputs_of)
         if settings.replaces_relu:
             missing = "nn.ReLU: quantize at the inputs of layers, by LSQPlus in training or CalibratedUniform after it"
         raise ValueError(f"the scheme quantizes activations, but the network has no {missing}")
     kind: Literal["activation", "input"] = "activation" if settings.replaces_relu else "input"
-    bits = {name: scheme.activation_bits(name) for name in names}
     return [Site(name, kind, bit_width) for name, bit_width in bits.items() if bit_width != OFF]
 
 
@@ -245,7 +245,7 @@ def _check_own_weights(network: nn.Module, sites: dict[str, nn.Module]) -> None:
             "norm, spectral norm or pruning into the weights and remove hooks before quantization"
         )
     uses = uses_of_parameters(network)
-    if tied := [name for name, layer in layers.items() if uses[place(layer.weight)] > 1]:
+    if tied := [name for name, layer in layers.items() if uses[address(layer.weight)] > 1]:
         raise ValueError(f"{', '.join(tied)} share their weights with others: give each layer its own weights")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,7 @@ from torch.nn.modules.conv import _ConvTransposeNd
 from qra.quant.follow import LAYERS, Flow, follow
 from qra.quant.gaps import float_kinds
 from qra.quant.layers import QuantLayer
-from qra.quant.network import activation_quantizers, evaluating, float_mode, quantizer_parameters
+from qra.quant.network import activation_quantizers, evaluating, float_mode, quantizer_parameters, seeing
 from qra.quant.scheme import OFF, QuantScheme
 from qra.quant.trace import find_graph
 from qra.quant.watch import watch
@@ -146,22 +146,13 @@ def _multiply_adds(network: nn.Module, x: Tensor) -> dict[str, int]:
     """Return the multiply-adds of each layer for one image."""
     found = dict.fromkeys(_layers(network), 0)
 
-    def count(name: str) -> Any:
-        def hook(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
-            weight = cast(Tensor, layer.weight)
-            taken = next(iter((*args, *kwargs.values())))
-            values = taken if isinstance(layer, _ConvTransposeNd) else output  # channels match dim 0 of weight
-            found[name] += weight.numel() * values.numel() // len(weight)
+    def count(name: str, layer: nn.Module, taken: Tensor, output: Tensor) -> None:
+        weight = cast(Tensor, layer.weight)
+        values = taken if isinstance(layer, _ConvTransposeNd) else output  # channels match dim 0 of weight
+        found[name] += weight.numel() * values.numel() // len(weight)
 
-        return hook
-
-    handles = [layer.register_forward_hook(count(name), with_kwargs=True) for name, layer in _layers(network).items()]
-    try:
-        with evaluating(network), float_mode(network):
-            network(x)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with evaluating(network), float_mode(network), seeing(_layers(network), count):
+        network(x)
     return found
 
 

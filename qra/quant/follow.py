@@ -11,6 +11,7 @@ from torch import fx, nn
 from torch.nn.modules.conv import _ConvNd
 
 from qra.quant.layers import ActivationFakeQuantizer, QuantLayer
+from qra.quant.trace import call_name, caller
 
 LAYERS = (_ConvNd, nn.Linear, nn.Bilinear)
 """Layers that multiply by weights."""
@@ -148,7 +149,7 @@ def follow(network: nn.Module, graph: fx.Graph, sites: Mapping[str, int] | None 
             flow.enter(name, module, before_module(name, sites, sources))
             values[node] = after_module(name, module, sites, sources)
         else:
-            values[node] = None if _is_plain_call(node) else flow.call(_caller(node), _call_name(node), sources)
+            values[node] = None if _is_plain_call(node) else flow.call(caller(node), call_name(node), sources)
     return flow
 
 
@@ -196,7 +197,7 @@ def merged(sources: Iterable[Source | None], made: str) -> Source | None:
 
 def _is_plain_call(node: fx.Node) -> bool:
     """Whether a node asks a tensor for something that is not a tensor, such as its shape."""
-    call = _call_name(node)
+    call = call_name(node)
     return call in _PLAIN_CALLS or (call == "getattr" and str(node.args[1]) in _PLAIN_CALLS)
 
 
@@ -210,13 +211,3 @@ def _quantized(bits: int, name: str) -> Source:
 
 def _float(name: str) -> Source:
     return Source("float", FLOAT_BITS, name)
-
-
-def _call_name(node: fx.Node) -> str:
-    return node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
-
-
-def _caller(node: fx.Node) -> str:
-    """Return the name of the module in whose forward pass a node was created."""
-    stack = list(node.meta.get("nn_module_stack", {}).values())
-    return str(stack[-1][0]) if stack else ""

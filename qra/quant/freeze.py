@@ -20,8 +20,8 @@ from qra.quant.layers import (
     ActivationFakeQuantizer,
     QuantConv2d,
     WeightFakeQuantizer,
+    address,
     is_plain,
-    place,
     quantized_weight,
     uses_of_parameters,
 )
@@ -312,7 +312,7 @@ def _candidates(network: nn.Module, graph: fx.Graph) -> dict[ConvBN, Folding]:
 
 
 def _are_own(module: nn.Module, uses: Counter[int]) -> bool:
-    return all(uses[place(value)] == 1 for value in module.parameters())
+    return all(uses[address(value)] == 1 for value in module.parameters())
 
 
 def _folded(values: dict[str, Tensor], conv: str, bn: str, eps: float) -> tuple[Tensor, Tensor]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import reduce
+from operator import add
 from typing import NamedTuple
 
 import torch
@@ -72,9 +74,7 @@ class Grid(NamedTuple):
         if self.table is not None:
             return self.table.to(self.scale)[codes.long()] * self.scale
         steps = codes.to(self.scale.dtype)
-        return (
-            steps if isinstance(self.zero_point, int) and not self.zero_point else steps - self.zero_point
-        ) * self.scale
+        return (steps - self.zero_point if self._is_moved else steps) * self.scale
 
     def pack(self, codes: Tensor) -> Tensor:
         """Return the indices of codes among the levels, from 0, for storage: uint8, for at most 256 levels."""
@@ -129,10 +129,7 @@ class WeightGrid(NamedTuple):
     def _sum(self, codes: Sequence[Tensor], scales: Sequence[Tensor]) -> Tensor:
         """Return the sum of all terms for some of the rows."""
         parts = zip(self.terms, codes, scales, strict=True)
-        first, *others = (term.grid._replace(scale=scale).dequantize(code) for term, code, scale in parts)
-        for other in others:
-            first = first + other
-        return first
+        return reduce(add, (term.grid._replace(scale=scale).dequantize(code) for term, code, scale in parts))
 
     @property
     def scales(self) -> int:

@@ -120,7 +120,10 @@ class ActivationFakeQuantizer(nn.Module):
 
     def forward(self, input: Tensor) -> Tensor:
         if not self.enabled:
-            return self._observe(self.float_activation(input))
+            activation = self.float_activation(input)
+            if self.observer is not None:
+                self.observer.update(activation)
+            return activation
         x = input if self.clip is None else input.clamp(max=self.clip)
         return self.settings.quantize(x, self.bit_width, self._state(), self.gradient)
 
@@ -156,11 +159,6 @@ class ActivationFakeQuantizer(nn.Module):
             return None
         numbers = {} if self.settings.learned else self._numbers()
         return self.gradient, self.enabled, *numbers.values()
-
-    def _observe(self, x: Tensor) -> Tensor:
-        if self.observer is not None:
-            self.observer.update(x)
-        return x
 
     def extra_repr(self) -> str:
         return f"{self.settings}, {self.bit_width} bits"
@@ -326,12 +324,12 @@ def quantized_weight(layer: QuantLayer) -> Tensor:
 
 
 def uses_of_parameters(network: nn.Module) -> Counter[int]:
-    """Count the uses of each parameter in a network, keyed by :func:`place`."""
-    return Counter(place(value) for _, value in network.named_parameters(remove_duplicate=False))
+    """Count the uses of each parameter in a network, keyed by :func:`address`."""
+    return Counter(address(value) for _, value in network.named_parameters(remove_duplicate=False))
 
 
-def place(value: Tensor) -> int:
-    """Return what identifies a parameter: its address, because two parameters can share their memory."""
+def address(value: Tensor) -> int:
+    """Return what identifies a parameter, even if two parameters share their memory: its address."""
     return value.data_ptr() or id(value)
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import cast, get_args
+from typing import Any, TypeVar, cast, get_args
 
 from torch import Tensor, nn, no_grad
 
@@ -12,6 +12,8 @@ from qra.checks import check_choice
 from qra.quant.fixed import Fixed
 from qra.quant.layers import ActivationFakeQuantizer, FakeQuantizer, QuantLayer, WeightFakeQuantizer
 from qra.quant.rounding import GradientMode
+
+Module = TypeVar("Module", bound=nn.Module)
 
 
 def activation_quantizers(network: nn.Module) -> dict[str, ActivationFakeQuantizer]:
@@ -110,14 +112,34 @@ def evaluating(network: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
+def seeing(modules: Mapping[str, Module], see: Callable[[str, Module, Tensor, Tensor], None]) -> Iterator[None]:
+    """Call a function with each call of some modules inside the block.
+
+    Args:
+        modules: Modules by name.
+        see: Receives the name, the module, its first argument and its output.
+    """
+
+    def hook_of(name: str) -> Callable[[Module, tuple[Any, ...], dict[str, Any], Tensor], None]:
+        return lambda module, args, kwargs, output: see(name, module, next(iter((*args, *kwargs.values()))), output)
+
+    handles = [module.register_forward_hook(hook_of(name), with_kwargs=True) for name, module in modules.items()]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
 def float_mode(network: nn.Module) -> Iterator[None]:
     """Disable all quantizers of a network inside the block, so that it computes in float."""
-    with rounding_off(fake_quantizers(network).values()):
+    with disabled(fake_quantizers(network).values()):
         yield
 
 
 @contextmanager
-def rounding_off(quantizers: Iterable[FakeQuantizer]) -> Iterator[None]:
+def disabled(quantizers: Iterable[FakeQuantizer]) -> Iterator[None]:
     """Disable quantizers inside the block."""
     quantizers = list(quantizers)
     before = [quantizer.enabled for quantizer in quantizers]

@@ -13,7 +13,7 @@ from typing import Any, cast
 
 from torch import fx, nn
 
-from qra.quant.trace import defaults_of, traced
+from qra.quant.trace import call_name, defaults_of, traced
 
 ReLU = nn.ReLU | nn.Hardtanh  # nn.ReLU6 is one of the latter
 
@@ -219,13 +219,12 @@ def _calls(module: nn.Module, graph: fx.Graph) -> Iterator[tuple[fx.Node, ReLU]]
 
 def relu_called(node: fx.Node) -> ReLU | None:
     """Return the ReLU that a called function or method computes; None if it is not a ReLU."""
-    call = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
     if len(node.args) < 1 or not isinstance(node.args[0], fx.Node):
         return None
     more: list[Any] = [*node.args[1:], None, None]
     low = node.kwargs.get("min", node.kwargs.get("min_val", more[0]))
     high = node.kwargs.get("max", node.kwargs.get("max_val", more[1]))
-    base = call.removesuffix("_")
+    base = call_name(node).removesuffix("_")
     if base in ("relu", "relu6"):
         return relu_module(6 if base == "relu6" else None)
     limits = {"clamp": (low, high), "clip": (low, high), "hardtanh": (low, high), "clamp_min": (low, None)}
@@ -244,8 +243,7 @@ def is_inplace(node: fx.Node, module: nn.Module) -> bool:
     """
     if node.op == "call_module":
         return bool(getattr(module.get_submodule(str(node.target)), "inplace", False))
-    call = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
-    return bool(call.endswith("_") or node.kwargs.get("inplace", node.args[1:2] == (True,)))
+    return bool(call_name(node).endswith("_") or node.kwargs.get("inplace", node.args[1:2] == (True,)))
 
 
 def readers_after(node: fx.Node) -> list[fx.Node]:

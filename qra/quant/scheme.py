@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
 from qra.describe import is_rebuilt, unrecorded
 from qra.quant.activations import PACT, ActivationQuantizer
-from qra.quant.bits import check_overrides, override, parse_bits
+from qra.quant.bits import Kind, override, parse_bits
 from qra.quant.fixed import Fixed
 from qra.quant.rounding import check_bit_width
 from qra.quant.weights import DoReFa, WeightQuantizer
@@ -98,16 +97,16 @@ class QuantScheme:
     @property
     def quantizes_activations(self) -> bool:
         """Whether activations are quantized anywhere."""
-        overrides = (parse_bits(text).activation for text in self.overrides.values())
-        return any(bits not in (OFF, None) for bits in (self.act_bit_width, *overrides))
+        return self._quantizes("activation", self.act_bit_width)
 
     @property
     def quantizes_anything(self) -> bool:
         """Whether weights or activations are quantized anywhere."""
-        overrides = (parse_bits(text).weight for text in self.overrides.values())
-        return self.quantizes_activations or any(
-            bits not in (OFF, None) for bits in (self.weight_bit_width, *overrides)
-        )
+        return self.quantizes_activations or self._quantizes("weight", self.weight_bit_width)
+
+    def _quantizes(self, kind: Kind, usual: int) -> bool:
+        overrides = (getattr(parse_bits(text), kind) for text in self.overrides.values())
+        return any(bits not in (OFF, None) for bits in (usual, *overrides))
 
     def weight_bits(self, name: str, is_end: bool) -> int:
         """Return the bits of a layer's weights.
@@ -146,18 +145,6 @@ class QuantScheme:
                         f"{name} of {type(quantizer).__name__} is a {type(value).__name__}, which checkpoints cannot "
                         "describe: make it a number, text, a list, a mapping or a dataclass of these"
                     )
-
-    def check_names(self, weights: Collection[str], activations: Collection[str]) -> None:
-        """Reject overrides that match nothing in a network.
-
-        Args:
-            weights: Names of all layers whose weights can be quantized.
-            activations: Names of all activation sites.
-
-        Raises:
-            ValueError: If a pattern matches nothing. The message names the first one.
-        """
-        check_overrides(self.overrides, {"weight": weights, "activation": activations})
 
     @property
     def bits_text(self) -> str:

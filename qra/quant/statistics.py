@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from qra.quant.layers import ActivationFakeQuantizer, quantized_weight
-from qra.quant.network import activation_quantizers, evaluating, quant_layers
+from qra.quant.network import activation_quantizers, evaluating, quant_layers, seeing
 
 
 class SiteStatistics(NamedTuple):
@@ -57,28 +57,14 @@ def activation_statistics(network: nn.Module, x: Tensor) -> dict[str, SiteStatis
     """
     found: dict[str, SiteStatistics] = {}
 
-    def look(name: str) -> Any:
-        def hook(
-            quantizer: ActivationFakeQuantizer, args: tuple[Tensor], kwargs: dict[str, Tensor], output: Tensor
-        ) -> None:
-            x = next(iter((*args, *kwargs.values())))
-            with torch.enable_grad():
-                values = x.detach().requires_grad_()
-                (gradient,) = torch.autograd.grad(quantizer.forward(values).sum(), values)
-            values = quantizer.float_activation(values).detach()
-            clipped = ((gradient == 0) & (values != 0)).float().mean()
-            found[name] = SiteStatistics(values.flatten(), output.flatten(), float(clipped))
+    def look(name: str, quantizer: ActivationFakeQuantizer, taken: Tensor, output: Tensor) -> None:
+        with torch.enable_grad():
+            values = taken.detach().requires_grad_()
+            (gradient,) = torch.autograd.grad(quantizer.forward(values).sum(), values)
+        values = quantizer.float_activation(values).detach()
+        clipped = ((gradient == 0) & (values != 0)).float().mean()
+        found[name] = SiteStatistics(values.flatten(), output.flatten(), float(clipped))
 
-        return hook
-
-    handles = [
-        quantizer.register_forward_hook(look(name), with_kwargs=True)
-        for name, quantizer in activation_quantizers(network).items()
-    ]
-    try:
-        with evaluating(network):
-            network(x)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with evaluating(network), seeing(activation_quantizers(network), look):
+        network(x)
     return found

@@ -106,7 +106,17 @@ def calls(graph: fx.Graph) -> Counter[str]:
     return Counter(str(node.target) for node in graph.nodes if node.op == "call_module")
 
 
-def enclosing_module(node: fx.Node) -> str:
-    """Return the name of the module in whose forward pass a node was created."""
+def caller(node: fx.Node) -> str:
+    """Return the name of the module in whose forward pass a node was created, empty for the network itself."""
     stack = list(node.meta.get("nn_module_stack", {}).values())
-    return str(stack[-1][0]) if stack else "the network itself"
+    return str(stack[-1][0]) if stack else ""
+
+
+def enclosing_module(node: fx.Node) -> str:
+    """Return :func:`caller` for a message."""
+    return caller(node) or "the network itself"
+
+
+def call_name(node: fx.Node) -> str:
+    """Return the name of the function, method or module that a node calls."""
+    return node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
