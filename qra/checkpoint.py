@@ -109,9 +109,14 @@ def load_weights(
     return changed
 
 
+def _about(checkpoint: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the description in a checkpoint; empty if there is none."""
+    return checkpoint.get(KEY) or {}
+
+
 def scheme_description(checkpoint: Mapping[str, Any]) -> Any:
     """Return the description of the scheme in a checkpoint; None for a float network."""
-    return (checkpoint.get(KEY) or {}).get("scheme")
+    return _about(checkpoint).get("scheme")
 
 
 def rebuild_scheme(checkpoint: Mapping[str, Any]) -> QuantScheme | None:
@@ -183,7 +188,7 @@ def other_class_names(checkpoint: Mapping[str, Any], class_names: Sequence[str])
 
 def _class_numbers(checkpoint: Mapping[str, Any]) -> dict[str, int]:
     """Return the number of each class name in a checkpoint, as far as it has names."""
-    stored = (checkpoint.get(KEY) or {}).get("classes")
+    stored = _about(checkpoint).get("classes")
     names = enumerate(stored if isinstance(stored, list) else [])
     return {name: number for number, name in names if isinstance(name, str)}
 
@@ -207,7 +212,7 @@ def load(path: str | Path, network: nn.Module | None = None, weights_key: str | 
     content = read(path)
     try:
         if network is None:
-            network = rebuild.rebuild((content.get(KEY) or {}).get("network"))
+            network = rebuild.rebuild(_about(content).get("network"))
         scheme = None if fake_quantizers(network) else rebuild_scheme(content)
     except ValueError as reason:
         raise ValueError(f"{path}: {reason}") from None
@@ -235,7 +240,7 @@ def with_versions(module: nn.Module, state: Mapping[str, Tensor]) -> dict[str, T
 
 def normalization(checkpoint: Mapping[str, Any]) -> tuple[list[float], list[float]] | None:
     """Return the per-channel mean and standard deviation in the description of a checkpoint's network, or None."""
-    description = (checkpoint.get(KEY) or {}).get("network")
+    description = _about(checkpoint).get("network")
     arguments = description.get("init_args") if isinstance(description, Mapping) else None
     mean, std = (arguments.get(name) if isinstance(arguments, Mapping) else None for name in ("mean", "std"))
     if not (isinstance(mean, list | tuple) and isinstance(std, list | tuple)):

@@ -20,10 +20,9 @@ from qra.attacks.base import untouched
 from qra.attacks.inputs import check_images
 from qra.attacks.pixels import PixelType
 from qra.checks import check_choice, check_count
-from qra.describe import contents_hash, describe
 from qra.dryrun import try_out
 from qra.evaluation.chunks import shuffled
-from qra.evaluation.identity import network_id
+from qra.evaluation.identity import tested
 from qra.evaluation.outcome import SCHEMA, Outcome
 from qra.evaluation.protocol import Protocol
 from qra.evaluation.robustness import is_correct
@@ -144,8 +143,8 @@ def evaluate(
         found += worst_cases([each.measured for each in found], {o.name: (o.indices, o.correct) for o in found})
         signs = look(network, search, batch(chunks[0]), [*found, *_large(network, search, batch(chunks[0]), protocols)])
     with float32(device):
-        about = {"network": network_id(None, None, None, describe(network), contents_hash(network))}
-        return Robustness({each.name: each for each in found}, signs, {**about, **environment.sheet(device)})
+        about = {"network": tested(network, None, None, None, changed=True), **environment.sheet(device)}
+    return Robustness({each.name: each for each in found}, signs, about)
 
 
 def _add(found: list[Outcome], outcomes: Iterable[Outcome]) -> None:

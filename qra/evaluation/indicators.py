@@ -15,11 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from qra.evaluation.detection import CONFIDENCE, noticed_from
 from qra.evaluation.masking import MaskingSettings
 from qra.evaluation.statistics import mcnemar, wilson_interval
 from qra.types import format_pixels
 
+CONFIDENCE = 0.99
+"""Coverage of the intervals that are compared with thresholds."""
 ORIGIN = (
     "what is looked for follows Athalye et al. 2018, Carlini et al. 2019 and Pintor et al. 2022; how each indicator is "
     "measured, its name and its threshold are qra's own"
@@ -31,6 +32,23 @@ _STRONGER = {
     "transfer": "transfer",
 }  # fmt: skip
 """Indicators whose value is an overstatement of robust accuracy, in words."""
+
+
+def noticed_from(threshold: float, n: int) -> float:
+    """Return the smallest share of examples whose confidence interval lies entirely above a threshold.
+
+    Args:
+        threshold: Share in [0, 1).
+        n: Number of examples, at least 1.
+
+    Returns:
+        A share in (0, 1]; 1 also if not even all examples would suffice.
+    """
+    low, high = 0, n  # the lower end of the interval rises with the count
+    while low < high:
+        count = (low + high) // 2
+        low, high = (low, count) if wilson_interval(count, n, CONFIDENCE)[0] > threshold else (count + 1, high)
+    return low / n
 
 
 @dataclass(frozen=True)

@@ -171,20 +171,6 @@ def check_ball(attack: Attack, batch: Batch, x_adv: Tensor) -> None:
         )
 
 
-def attacked(
-    network: nn.Module,
-    attack: Attack,
-    x: Tensor,
-    y: Tensor,
-    indices: Tensor,
-    *,
-    attack_network: nn.Module | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Attack examples; return whether each stays correct, bool (N,), and the images of :func:`attack_examples`."""
-    found = attack_examples(network, attack, Batch(x, y, indices), attack_network)
-    return found.correct, found.x_adv
-
-
 def robust(
     network: nn.Module,
     attack: Attack,

@@ -10,8 +10,7 @@ from torch import nn
 from qra import losses
 from qra.attacks import PGD
 from qra.callbacks.masking import table, words
-from qra.evaluation.detection import CONFIDENCE, noticed_from
-from qra.evaluation.indicators import judge
+from qra.evaluation.indicators import CONFIDENCE, judge, noticed_from
 from qra.evaluation.masking import MaskingSettings, ScaledLogits, measure, why_no_unrounded
 from qra.evaluation.sources import attack_networks
 from qra.evaluation.statistics import wilson_interval

@@ -3,7 +3,8 @@ import torch
 from torch import nn
 
 from qra.attacks import APGD, PGD, Square, ZeroStart
-from qra.evaluation.robustness import attacked, is_correct, robust
+from qra.evaluation.robustness import attack_examples, is_correct, robust
+from qra.types import Batch
 
 
 class Sloped(nn.Module):
@@ -83,9 +84,9 @@ def test_examples_that_are_wrong_anyway_are_not_attacked():
 
 def test_the_images_of_an_attack_are_scored_by_the_network_itself():
     attack = PGD(eps=0.07, step_size=0.02, steps=10, early_stop=True)
-    correct, x_adv = attacked(Sloped(), attack, X, Y, torch.arange(4))
-    assert torch.equal(correct, is_correct(Sloped(), x_adv, Y))
-    assert torch.equal(x_adv[3], X[3])
+    found = attack_examples(Sloped(), attack, Batch(X, Y, torch.arange(4)))
+    assert torch.equal(found.correct, is_correct(Sloped(), found.x_adv, Y))
+    assert torch.equal(found.x_adv[3], X[3])
 
 
 class Hasty(nn.Module):
@@ -109,9 +110,9 @@ SLOW_PGD = PGD(eps=0.07, step_size=0.005, steps=16, start=ZeroStart(), early_sto
 )
 def test_an_example_that_only_the_copy_gets_wrong_is_attacked_on(attack, precision):
     target = Hasty(precision)
-    correct, x_adv = attacked(Sloped(), attack, X, Y, torch.arange(4), attack_network=target)
-    assert correct.tolist() == [True, False, True, False]
-    assert torch.equal(correct, is_correct(Sloped(), x_adv, Y))
+    found = attack_examples(Sloped(), attack, Batch(X, Y, torch.arange(4)), target)
+    assert found.correct.tolist() == [True, False, True, False]
+    assert torch.equal(found.correct, is_correct(Sloped(), found.x_adv, Y))
     assert target.precision == precision
 
 
