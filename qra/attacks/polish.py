@@ -68,12 +68,8 @@ class _Polishing(SearchInSquares):
     """Search in squares that are drawn independently for each image."""
 
     def __init__(self, attack: Polish, state: AttackState, left: Tensor) -> None:
-        self.attack, self._first = attack, state.received_closest(left)
-        self.index, self._block = state.index[left], -1
-        super().__init__(attack.eps, state, left)
-
-    def start(self) -> Tensor:
-        return self._first
+        super().__init__(attack.eps, state, left, state.received_closest(left))
+        self.attack, self.index, self._block = attack, state.index[left], -1
 
     def draw(self, queries: range) -> tuple[Tensor, Tensor]:
         channels, height, width = self.x.shape[1:]

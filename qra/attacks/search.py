@@ -19,20 +19,21 @@ class Search(ABC):
     Attributes:
         at_a_time: Number of queries between two checks of which examples are left. It is 1 where the random draws
             depend on how many are left.
+
+    Args:
+        state: The examples under attack.
+        left: Positions of the examples to work on.
+        start: Their initial perturbed images.
     """
 
     at_a_time = 1
 
-    def __init__(self, state: AttackState, left: Tensor) -> None:
+    def __init__(self, state: AttackState, left: Tensor, start: Tensor) -> None:
         self.network = state.search
         self.left, self.x, self.y = left, state.x[left], state.y[left]
-        self.x_adv = self.start()
+        self.x_adv = start
         self.margin = margin_of(self.network(self.x_adv), self.y)
         self.fooled = self.margin <= 0
-
-    @abstractmethod
-    def start(self) -> Tensor:
-        """Return the initial perturbed images."""
 
     @abstractmethod
     def try_changes(self, queries: range) -> Iterator[tuple[Tensor, Tensor]]:
@@ -72,11 +73,12 @@ class SearchInSquares(Search):
         eps: Radius of the ball, in pixel units.
         state: The examples under attack.
         left: Positions of the examples to work on.
+        start: Their initial perturbed images.
     """
 
-    def __init__(self, eps: float, state: AttackState, left: Tensor) -> None:
+    def __init__(self, eps: float, state: AttackState, left: Tensor, start: Tensor) -> None:
+        super().__init__(state, left, start)
         self.eps = eps
-        super().__init__(state, left)
         self.at_a_time = state.patience
         self.low, self.high = (self.x - eps).clamp_(min=0), (self.x + eps).clamp_(max=1)
 

@@ -101,18 +101,22 @@ class _Draws:
         top, left = (int(extent * self.rand(1)) for extent in (height - side, width - side))
         return slice(top, top + side), slice(left, left + side)
 
+    def bumps(self, side: int) -> Tensor:
+        """Draw a positive and a negative bump, side by side or one above the other, of L2 norm 1, (side, side)."""
+        pair = torch.cat([_bump(side // 2, side), -_bump(side - side // 2, side)])
+        pair = pair / (pair**2).sum().sqrt()
+        return pair.T if self.rand(1) > 0.5 else pair
+
 
 class _Squares(SearchInSquares):
     """L-inf search with squares of one colour, the same for all images."""
 
     def __init__(self, attack: Square, state: AttackState, left: Tensor) -> None:
-        self.attack, self.draws = attack, _Draws(attack.seed)
-        self.drawn = range(0)
-        super().__init__(attack.eps, state, left)
-
-    def start(self) -> Tensor:
-        n, channels, _, width = self.x.shape
-        return (self.x + self.eps * self.draws.signs(n, channels, 1, width).to(self.x)).clamp_(0, 1)
+        self.attack, self.draws, self.drawn = attack, _Draws(attack.seed), range(0)
+        x = state.x[left]
+        n, channels, _, width = x.shape
+        stripes = attack.eps * self.draws.signs(n, channels, 1, width).to(x)
+        super().__init__(attack.eps, state, left, (x + stripes).clamp_(0, 1))
 
     def draw(self, queries: range) -> tuple[Tensor, Tensor]:
         if queries.start not in self.drawn:
@@ -139,22 +143,23 @@ class _Bumps(Search):
 
     def __init__(self, attack: Square, state: AttackState, left: Tensor) -> None:
         self.attack, self.draws = attack, _Draws(attack.seed)
-        super().__init__(state, left)
+        super().__init__(state, left, self._start(state.x[left]))
 
-    def start(self) -> Tensor:
-        n, channels, height, width = self.x.shape
+    def _start(self, x: Tensor) -> Tensor:
+        """Return the images with tiles of bumps."""
+        n, channels, height, width = x.shape
         side = height // 5
         if side == 0:
             raise ValueError(f"images are {height} pixels high: Square in L2 needs at least 5")
-        delta = torch.zeros_like(self.x)
+        delta = torch.zeros_like(x)
         first = (height - side * 5) // 2
         for row in range(height // side):
             for column in range(width // side):
                 top, left = first + row * side, first + column * side
                 tile = delta[:, :, top : top + side, left : left + side]
-                bumps = self.bumps(side) * self.draws.signs(n, channels, 1, 1).to(self.x)
+                bumps = self.draws.bumps(side).to(x) * self.draws.signs(n, channels, 1, 1).to(x)
                 tile += bumps[:, :, : tile.shape[2], : tile.shape[3]]
-        return (self.x + unit(delta, "l2") * self.attack.eps).clamp_(0, 1)
+        return (x + unit(delta, "l2") * self.attack.eps).clamp_(0, 1)
 
     def try_changes(self, queries: range) -> Iterator[tuple[Tensor, Tensor]]:
         for query in queries:
@@ -174,7 +179,7 @@ class _Bumps(Search):
         mask[:, :, rows_2, columns_2] = 1
         freed = ((delta * mask) ** 2).sum((2, 3), keepdim=True).sqrt()
         unused = (torch.full_like(freed, self.attack.eps) ** 2 - length(delta, "l2") ** 2).clamp_(min=0)
-        bumps = self.bumps(side) * self.draws.signs(n, channels, 1, 1).to(self.x)
+        bumps = self.draws.bumps(side).to(self.x) * self.draws.signs(n, channels, 1, 1).to(self.x)
         bumps = bumps + here / (_TINY + (here**2).sum((2, 3), keepdim=True).sqrt())
         bumps = bumps / (_TINY + (bumps**2).sum((2, 3), keepdim=True).sqrt()) * (unused / channels + freed**2).sqrt()
         delta[:, :, rows_2, columns_2] = 0
@@ -185,12 +190,6 @@ class _Bumps(Search):
         improved = (margin < self.margin) | self.fooled
         self.x_adv = torch.where(improved[:, None, None, None], x_new, self.x_adv)
         self.margin = torch.where(improved, margin, self.margin)
-
-    def bumps(self, side: int) -> Tensor:
-        """Return a positive and a negative bump, side by side or one above the other, of L2 norm 1, (side, side)."""
-        pair = torch.cat([_bump(side // 2, side), -_bump(side - side // 2, side)])
-        pair = pair / (pair**2).sum().sqrt()
-        return (pair.T if self.draws.rand(1) > 0.5 else pair).to(self.x)
 
 
 def _bump(height: int, width: int) -> Tensor:
