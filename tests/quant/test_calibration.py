@@ -86,8 +86,9 @@ def test_calibrated_ranges_are_the_official_ones(golden):
 
 
 @pytest.mark.parametrize("tag", ["u8a8", "p8a8", "u4a8", "p4a8", "p4a8bc", "p4a4", "p3a3bc", "p2a2"])
-def test_quantized_logits_are_the_official_ones(golden, tag):
-    network = tiny_network(golden)
+def test_quantized_weights_and_logits_are_the_official_ones(golden, tag):
+    network, folded = tiny_network(golden), tiny_network(golden)
+    fold(folded)
     weight = PWLQ() if tag[0] == "p" else Uniform()
     scheme = QuantScheme(weight, CalibratedUniform(TopK(10)), int(tag[1]), int(tag[3]), None)
     corrected = tag.endswith("bc")
@@ -95,6 +96,9 @@ def test_quantized_logits_are_the_official_ones(golden, tag):
     assert quantize_after_training(network, scheme, batches, corrected).weight == Fixed(weight, corrected)
     logits = network(normalized(golden, "net.test_u8"))
     torch.testing.assert_close(logits, golden[f"net.{tag}.logits"], rtol=0, atol=1e-3)
+    layers = [(network.get_submodule(name), folded.get_submodule(name)) for name in ("conv1", "conv2", "fc")]
+    errors = torch.cat([(quantized.weight - original.weight).flatten() for quantized, original in layers])
+    assert errors.double().square().mean().sqrt().item() == pytest.approx(float(golden[f"net.{tag}.rmse"]), rel=1e-4)
 
 
 # ----- properties -----
