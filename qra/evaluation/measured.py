@@ -139,22 +139,15 @@ class Measured:
     @property
     def kind(self) -> str:
         """The attack in words, without its threat model; equal for the same attack on several networks."""
-        gradient = self.gradient if self.gradient not in ("", "ste") else ""
+        gradient = "" if self.gradient == "ste" else self.gradient
+        source = str(self.source.get("name") or "transferred") if self.source else ""
         precision = "" if self.search_precision == "float32" else f"searched in {self.search_precision}"
-        return ", ".join(filter(None, (self.title, gradient, source_title(self.source), precision)))
+        return ", ".join(filter(None, (self.title, gradient, source, precision)))
 
     @property
     def is_modified(self) -> bool:
         """Whether the attack uses gradients other than straight-through ones, or another network."""
         return self.gradient not in ("", "ste") or bool(self.source)
-
-
-def source_title(source: Mapping[str, Any]) -> str:
-    """Return the source network in words; empty if it is the attacked network."""
-    if not source:
-        return ""
-    name = source.get("name")
-    return str(name) if name else "transferred"
 
 
 def read_measured(name: str, summary: object) -> Measured:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -121,16 +121,12 @@ class Gathered:
     def forget_tests(self) -> None:
         """Remove tests from which no outcome is left."""
         tests = self.content["tests"]
-        used = sorted({summary["test"] for summary in self.summaries.values() if _is_place(summary.get("test"), tests)})
+        numbers = {name: summary.pop("test", None) for name, summary in self.summaries.items()}
+        numbers = {name: n for name, n in numbers.items() if type(n) is int and 0 <= n < len(tests)}
+        used = sorted(set(numbers.values()))
         self.content["tests"] = [tests[number] for number in used]
-        places = {number: place for place, number in enumerate(used)}
-        for summary in self.summaries.values():
-            number = summary.pop("test", None)
-            summary |= {"test": places[number]} if type(number) is int and number in places else {}
-
-
-def _is_place(number: Any, items: Sequence[Any]) -> bool:
-    return type(number) is int and 0 <= number < len(items)
+        for name, number in numbers.items():
+            self.summaries[name]["test"] = used.index(number)
 
 
 def _key(name: str, summary: Mapping[str, Any]) -> str:

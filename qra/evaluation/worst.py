@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 import torch
-from torch import Tensor
 
 from qra.evaluation.measured import Measured, ThreatModel
 from qra.evaluation.outcome import Examples, Outcome
@@ -79,24 +78,11 @@ def worst_cases(outcomes: Iterable[Measured], examples: Mapping[str, Examples]) 
         outcomes: Outcomes of one network on one data set.
         examples: Indices and correctness of each outcome, by name; outcomes without them are ignored.
     """
-    made = []
-    for bounds, members in by_threat_model(each for each in outcomes if each.name in examples).items():
-        if len(members) > 1:
-            names, (indices, correct) = worst_of([(each, examples[each.name]) for each in members])
-            made.append(worst_outcome(bounds, [each.name for each in names], indices, correct))
-    return made
-
-
-def worst_outcome(bounds: ThreatModel, members: Sequence[str], indices: Tensor, correct: Tensor) -> Outcome:
-    """Return the outcome of a worst case.
-
-    Args:
-        bounds: Threat model of the attacks.
-        members: Names of the attacks.
-        indices: Positions in the test set, ascending, int64 (n,).
-        correct: Whether the network is correct under all of them, bool (n,).
-    """
-    return Outcome(
-        f"worst_{bounds.key}", f"worst of {len(members)} attacks", {}, indices, correct, bounds.eps, role="worst",
-        norm=bounds.norm, pixels=bounds.pixels, members=members,
-    )  # fmt: skip
+    found = []
+    for bounds, attacks in by_threat_model(each for each in outcomes if each.name in examples).items():
+        if len(attacks) > 1:
+            kept, (indices, correct) = worst_of([(each, examples[each.name]) for each in attacks])
+            about = {"role": "worst", "members": [each.name for each in kept], **bounds._asdict()}
+            title = f"worst of {len(kept)} attacks"
+            found.append(Outcome(f"worst_{bounds.key}", title, {}, indices, correct, **about))
+    return found
