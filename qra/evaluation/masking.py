@@ -93,7 +93,8 @@ def measure(
         with torch.no_grad():
             classes = network(x[:1]).shape[1]
         found["classes"] = torch.full_like(y, classes)
-        found |= _gradients(target, x, y, _other_loss(classes))
+        found["zero_cross_entropy"] = zero_gradients(target, x, y)
+        found["zero_other_loss"] = zero_gradients(target, x, y, _other_loss(classes))
         found |= _trace(network, target, batch, settings)
 
     def survive(trial: Trial, attacked: nn.Module = target) -> None:
@@ -209,35 +210,32 @@ def _other_loss(classes: int) -> AttackLoss:
 
 
 @torch.no_grad()
-def _randomness(network: nn.Module, x: Tensor, repetitions: int = 3) -> Tensor:
+def _randomness(network: nn.Module, x: Tensor) -> Tensor:
     """Return the largest L2 distance of repeated forward passes' logits to the first, relative to its norm, (N,)."""
     first = network(x)
     length = first.norm(dim=1).clamp_min(torch.finfo(first.dtype).tiny)
-    again = [(network(x) - first).norm(dim=1) / length for _ in range(repetitions)]
+    again = [(network(x) - first).norm(dim=1) / length for _ in range(3)]
     return torch.stack(again).amax(0)
 
 
 @torch.no_grad()
-def _instability(network: nn.Module, batch: Batch, radius: float = 1e-3, draws: int = 5) -> dict[str, Tensor]:
-    """Return the absolute margin, and its mean absolute change under uniform noise of +-``radius``, (N,) each."""
+def _instability(network: nn.Module, batch: Batch) -> dict[str, Tensor]:
+    """Return the absolute margin, and its mean absolute change under uniform noise of +-0.001, (N,) each."""
     x, y, indices = batch
     margin = losses.cw_margin(network(x), y)
     changes = []
-    for draw in range(draws):
-        delta = noise.uniform(x.shape[1:], indices, noise.Stream.SURROUNDINGS, draw).mul_(2 * radius).sub_(radius)
+    for draw in range(5):
+        delta = noise.uniform(x.shape[1:], indices, noise.Stream.SURROUNDINGS, draw).mul_(2e-3).sub_(1e-3)
         changes.append((losses.cw_margin(network((x + delta).clamp_(0, 1)), y) - margin).abs())
     return {"margin": margin.abs(), "margin_change": torch.stack(changes).mean(0)}
 
 
-def _gradients(target: nn.Module, x: Tensor, y: Tensor, other_loss: AttackLoss) -> dict[str, Tensor]:
-    """Return whether the gradient of two losses at the clean image is zero everywhere or not finite, bool (N,)."""
-    found = {}
-    for name, attack in (("cross_entropy", PGD()), ("other_loss", PGD(loss=other_loss))):
-        with torch.inference_mode(False), torch.enable_grad():
-            gradient, _ = attack.gradient(target, x.clone(), y.clone())
-        size = gradient.flatten(1).abs().sum(1)
-        found[f"zero_{name}"] = (size == 0) | ~size.isfinite()
-    return found
+def zero_gradients(target: nn.Module, x: Tensor, y: Tensor, loss: AttackLoss = "cross_entropy") -> Tensor:
+    """Return whether the gradient of a loss at the clean image is zero everywhere or not finite, bool (N,)."""
+    with torch.inference_mode(False), torch.enable_grad():
+        gradient, _ = PGD(loss=loss).gradient(target, x.clone(), y.clone())
+    size = gradient.flatten(1).abs().sum(1)
+    return (size == 0) | ~size.isfinite()
 
 
 def _trace(network: nn.Module, target: nn.Module, batch: Batch, settings: MaskingSettings) -> dict[str, Tensor]:

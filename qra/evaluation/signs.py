@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from qra.attacks import PGD
 from qra.evaluation.indicators import Indicator, share_of
+from qra.evaluation.masking import zero_gradients
 from qra.evaluation.outcome import Outcome
 from qra.losses import prediction
 from qra.precision import float32
@@ -86,11 +86,8 @@ def look(network: nn.Module, search: nn.Module, batch: Batch, outcomes: Iterable
         with torch.no_grad():
             logits = network(x)
             changes = _changes(network, x[:_TWICE]).cpu()
-        with torch.inference_mode(False), torch.enable_grad():
-            gradient, _ = PGD().gradient(search, x.clone(), y.clone())
+        zero = zero_gradients(search, x, y).cpu()
     correct = (prediction(logits) == y).cpu()
-    size = gradient.flatten(1).abs().sum(1)
-    zero = ((size == 0) | ~size.isfinite()).cpu()
     top = logits.topk(2).values
     saturated = (top[:, 0] - top[:, 1] > _GAP).cpu()
     indicators = [

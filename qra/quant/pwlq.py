@@ -58,13 +58,7 @@ def piecewise_linear_quantize(
 
 
 def piecewise_linear_grid(
-    w: Tensor,
-    bit_width: int,
-    breakpoint: Tensor | float,
-    *,
-    max_abs: Tensor | float | None = None,
-    overlapping: bool = False,
-    convention: Convention = "code",
+    w: Tensor, bit_width: int, breakpoint: Tensor, *, overlapping: bool, convention: Convention
 ) -> WeightGrid:
     """Return the float64 grid of :func:`piecewise_linear_quantize`, with the same arguments.
 
@@ -78,7 +72,7 @@ def piecewise_linear_grid(
     check_bit_width(bit_width)
     x = w.detach().double()
     p = like(breakpoint, x)
-    return _grid(x, bit_width, p, _end(x, p) if max_abs is None else like(max_abs, x), overlapping, convention)
+    return _grid(x, bit_width, p, _end(x, p), overlapping, convention)
 
 
 def _end(x: Tensor, p: Tensor) -> Tensor:
