@@ -13,7 +13,7 @@ from qra.attacks.base import EvaluationAttack
 from qra.attacks.pass_count import PassCount
 from qra.attacks.search import Search, SearchInSquares, squares
 from qra.attacks.state import AttackState, length, margin_of, unit
-from qra.checks import check_attack
+from qra.checks import check_attack, check_in
 from qra.types import Norm, Pixels
 
 _TINY = 1e-12
@@ -37,8 +37,7 @@ class Square(EvaluationAttack):
         seed: Seed of the squares and their colours.
 
     Raises:
-        ValueError: If ``norm``, ``queries`` or ``eps`` is out of range; when called in L2, if images are less than 5
-            pixels high.
+        ValueError: If a setting is out of range; when called in L2, if images are less than 5 pixels high.
     """
 
     eps: Pixels = 8 / 255
@@ -51,6 +50,7 @@ class Square(EvaluationAttack):
     needs_fixed_chunks = True
 
     def __post_init__(self) -> None:
+        check_in("p_init", self.p_init, "(0, 1]")
         check_attack(self, "queries")
 
     @property

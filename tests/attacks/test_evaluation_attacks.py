@@ -189,6 +189,7 @@ def test_square_in_l2_refuses_images_without_room_for_its_tiles():
         (lambda: APGD(eps=-1), "eps is -1"),
         (lambda: FAB(targets=0), "targets is 0"),
         (lambda: Square(queries=0), "queries is 0"),
+        (lambda: Square(p_init=-0.1), "p_init is -0.1: it must be above 0 and at most 1"),
     ],
 )
 def test_a_wrong_setting_is_refused_by_name(make, message):
