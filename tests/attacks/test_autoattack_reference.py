@@ -57,12 +57,13 @@ def test_fewer_classes_than_targets_end_like_the_authors_call(classes):
 
 @both_norms
 @pytest.mark.parametrize("steps", [1, 5, 40])
-@pytest.mark.parametrize("loss", ["cross_entropy", "targeted_dlr"])
+@pytest.mark.parametrize("loss", ["cross_entropy", "dlr", "targeted_dlr"])
 def test_the_best_points_of_apgd_are_the_authors_to_the_last_bit(norm, steps, loss):
     model, x = network("conv"), images()
     y = labels(model, x, wrong=0)
-    member = "apgd_ce" if loss == "cross_entropy" else "apgd_t"
+    member = "apgd_t" if loss == "targeted_dlr" else "apgd_ce"
     theirs = authors_attack(member, model, norm, eps("conv", norm), steps)
+    theirs.loss = {"cross_entropy": "ce", "dlr": "dlr", "targeted_dlr": "dlr-targeted"}[loss]
     theirs.init_hyperparam(x)
     ours = APGD(eps("conv", norm), norm, loss, steps)
     state = AttackState(model, x, y)
