@@ -10,9 +10,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-_BLOCK = 2**14
-"""Number of values that fits a CPU cache several times over in float64."""
-
 
 class Grid(NamedTuple):
     """The values of a quantizer: ``(code - zero_point) * scale``, or ``table[code] * scale``.
@@ -147,16 +144,22 @@ def most_exact(device: torch.device) -> torch.dtype:
     return torch.float32 if device.type == "mps" else torch.float64
 
 
-def in_blocks(x: Tensor, *others: Tensor) -> Iterator[tuple[Tensor, ...]]:
+def is_one_block(x: Tensor, size: int) -> bool:
+    """Whether :func:`in_blocks` leaves a tensor whole: elsewhere than on a CPU, and in compiled code, which fuses."""
+    return x.device.type != "cpu" or x.numel() <= size or len(x) < 2 or torch.compiler.is_compiling()
+
+
+def in_blocks(x: Tensor, *others: Tensor, size: int = 2**14) -> Iterator[tuple[Tensor, ...]]:
     """Split tensors along the first axis into blocks that stay in a CPU's cache during several passes over them.
 
     Args:
         x: Any shape, (C, ...).
         others: Tensors that broadcast over ``x``. Those of a single row are part of every block.
+        size: Values of ``x`` in a block; by default a number that fits the cache several times over in float64.
     """
-    if x.device.type != "cpu" or x.numel() <= _BLOCK or len(x) < 2 or torch.compiler.is_compiling():
+    if is_one_block(x, size):
         return iter([(x, *others)])
-    rows = max(1, _BLOCK * len(x) // x.numel())
+    rows = max(1, size * len(x) // x.numel())
     count = -(-len(x) // rows)
     parts = (
         torch.split(each, rows) if each.ndim == x.ndim and len(each) == len(x) else (each,) * count

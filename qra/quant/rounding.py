@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from qra.quant import fused
-from qra.quant.grid import Grid
+from qra.quant.grid import Grid, in_blocks, is_one_block
 
 GradientMode = Literal["ste", "ste_soft", "hard"]
 """How rounding and clipping are differentiated.
@@ -93,21 +93,8 @@ _BLOCK = 2**17
 
 
 def blocks(scale: Tensor, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Split tensors of one shape along the batch into blocks that stay in the CPU cache during several passes.
-
-    On a CPU, all passes but the first are then cheap. There is only one block on other devices, in compiled code, which
-    fuses the passes, and if ``scale`` has several values, which belong to channels.
-    """
-    if _is_one_block(scale, tensors[0]):
-        return iter([tensors])
-    rows = max(1, _BLOCK * len(tensors[0]) // tensors[0].numel())
-    return zip(*(torch.split(tensor, rows) for tensor in tensors), strict=True)
-
-
-def _is_one_block(scale: Tensor, x: Tensor) -> bool:
-    if x.device.type != "cpu" or scale.numel() > 1 or torch.compiler.is_compiling():
-        return True
-    return x.ndim == 0 or x.numel() <= _BLOCK
+    """Split tensors of one shape by :func:`qra.quant.grid.in_blocks`, unless ``scale`` has a value for each channel."""
+    return iter([tensors]) if scale.numel() > 1 else in_blocks(*tensors, size=_BLOCK)
 
 
 def to_grid(x: Tensor, grid: Grid) -> Tensor:
@@ -121,7 +108,7 @@ def to_grid(x: Tensor, grid: Grid) -> Tensor:
     """
     if fused.applies(x, grid.scale):
         return fused.quantize(x, grid.scale, grid.ends, grid.per_unit)
-    if _is_one_block(grid.scale, x):
+    if grid.scale.numel() > 1 or is_one_block(x, _BLOCK):
         return _to_grid(x, grid)
     result = torch.empty_like(x)
     for part, out in blocks(grid.scale, x, result):
