@@ -7,6 +7,15 @@ from contextlib import contextmanager
 from typing import Literal
 
 import torch
+from torch import Tensor
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """Return a tensor in float32, or unchanged if it is float32 or float64.
+
+    Half precision would move values to other levels of a quantizer, and is too coarse for losses.
+    """
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 @contextmanager

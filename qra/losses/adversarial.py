@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from qra.losses.attack import at_least_float32, kl
+from qra.losses.attack import kl
+from qra.precision import at_least_float32
 
 
 def trades(logits: Tensor, logits_adv: Tensor, y: Tensor, beta: float = 6.0) -> Tensor:

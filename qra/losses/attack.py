@@ -13,11 +13,6 @@ from torch import Tensor
 _TINY = 1e-12
 
 
-def at_least_float32(logits: Tensor) -> Tensor:
-    """Convert half precision to float32, and leave float32 and float64 unchanged."""
-    return logits.to(torch.promote_types(logits.dtype, torch.float32))
-
-
 def prediction(logits: Tensor) -> Tensor:
     """Return the class of the largest logit, (N, C) to (N,), or -1 where not all logits are finite."""
     return torch.where(logits.isfinite().all(1), logits.argmax(1), -1)

@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from qra.checks import check_in
-from qra.losses.attack import at_least_float32, kl
+from qra.losses.attack import kl
+from qra.precision import at_least_float32
 
 Reduction = Literal["batchmean", "mean"]
 """Reduction as in torch's ``KLDivLoss``, the mean over images, or over images and classes (C times smaller)."""

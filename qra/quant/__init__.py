@@ -1,5 +1,6 @@
 """Quantization schemes, conversion and calibration of networks, and the pure functions they are built from."""
 
+from qra.precision import at_least_float32
 from qra.quant.activations import PACT, ActivationQuantizer, CalibratedUniform, LSQActivation, State
 from qra.quant.batchnorm import RemainingBN, fold_batch_norm, fold_remain_bn
 from qra.quant.calibrate import calibrate, fold, quantize_after_training, reestimate_batch_norm
@@ -22,7 +23,7 @@ from qra.quant.pwlq import (
 )
 from qra.quant.ranges import LeastSquares, MinMax, Percentile, Range, RangeEstimator, RangeSettings, TopK
 from qra.quant.requantize import requantize
-from qra.quant.rounding import GradientMode, at_least_float32, check_bit_width, check_positive, straight_through
+from qra.quant.rounding import GradientMode, check_bit_width, check_positive, straight_through
 from qra.quant.sawb import sawb_clip, sawb_weight
 from qra.quant.scheme import QuantScheme
 from qra.quant.uniform import uniform_affine, uniform_symmetric, uniform_unsigned

@@ -7,8 +7,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from qra.precision import at_least_float32
 from qra.quant.grid import WeightGrid, most_exact, one_grid
-from qra.quant.rounding import at_least_float32, check_bit_width, straight_through
+from qra.quant.rounding import check_bit_width, straight_through
 
 DoReFaGradient = Literal["through_tanh", "identity"]
 """How DoReFa's tanh is differentiated: exactly, as in the definition, or as the identity."""

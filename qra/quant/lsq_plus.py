@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from torch.autograd import Function
 
 from qra.checks import check_in
+from qra.precision import at_least_float32
 from qra.quant.activations import ActivationQuantizer, State
 from qra.quant.grid import Grid
 from qra.quant.ranges import Percentile, Range, RangeEstimator
-from qra.quant.rounding import GradientMode, at_least_float32, check_bit_width, check_positive, like
+from qra.quant.rounding import GradientMode, check_bit_width, check_positive, like
 
 
 class _LsqPlus(Function):

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from qra.precision import at_least_float32
 from qra.quant import fused
 from qra.quant.grid import Grid
 from qra.quant.rounding import (
     GradientMode,
-    at_least_float32,
     blocks,
     check_bit_width,
     check_positive,

@@ -57,11 +57,6 @@ def check_positive(name: str, value: Tensor | float) -> None:
         raise ValueError(f"{name} is {bad[0]}, but must be finite and above 0: restart it, or lower its step size")
 
 
-def at_least_float32(x: Tensor) -> Tensor:
-    """Return ``x``, or its float32 copy if ``x`` is half precision, which would move values to other codes."""
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
-
-
 def like(value: Tensor | float, x: Tensor) -> Tensor:
     """Bring a scale, range or breakpoint to the device and dtype of ``x``, in a shape that broadcasts over ``x``.
 

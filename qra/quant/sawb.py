@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from qra.precision import at_least_float32
 from qra.quant.dorefa import odd_codes
 from qra.quant.grid import WeightGrid, one_grid
-from qra.quant.rounding import at_least_float32, check_bit_width, straight_through
+from qra.quant.rounding import check_bit_width, straight_through
 
 _COEFFICIENTS = {2: (3.12, -2.064), 3: (7.509, -6.892), 4: (12.68, -12.80), 5: (17.74, -18.64), 8: (31.76, -35.04)}
 

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from qra.precision import at_least_float32
 from qra.quant.grid import Grid
 from qra.quant.rounding import (
     GradientMode,
-    at_least_float32,
     check_bit_width,
     code_range,
     like,

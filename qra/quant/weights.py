@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from qra.checks import check_choice
+from qra.precision import at_least_float32
 from qra.quant.dorefa import DoReFaGradient, dorefa_grid, dorefa_weight
 from qra.quant.grid import WeightGrid, one_grid
 from qra.quant.lsq import lsq, lsq_grid, lsq_initial_step
@@ -22,7 +23,7 @@ from qra.quant.pwlq import (
     search_breakpoint,
     weight_breakpoint,
 )
-from qra.quant.rounding import at_least_float32, like, straight_through
+from qra.quant.rounding import like, straight_through
 from qra.quant.sawb import sawb_grid, sawb_weight
 from qra.quant.uniform import symmetric_grid
 
