@@ -11,7 +11,7 @@ from qra.quant.activations import ActivationQuantizer
 from qra.quant.attention import join_attention, split_attention
 from qra.quant.bits import check_overrides
 from qra.quant.follow import Flow, follow
-from qra.quant.gaps import check_gaps, check_patterns, find_gaps, is_allowed
+from qra.quant.gaps import check_gaps, check_patterns, check_used_once, find_gaps, is_allowed
 from qra.quant.layers import (
     ActivationFakeQuantizer,
     QuantLayer,
@@ -205,11 +205,7 @@ def _check_reachable(network: nn.Module, graph: fx.Graph | None, sites: list[Sit
     _check_own_weights(network, names)
     every_name = Counter(id(module) for _, module in network.named_modules(remove_duplicate=False))
     count = calls(graph) if graph else Counter()
-    shared = [name for name, module in names.items() if count[name] > 1 or every_name[id(module)] > 1]
-    if shared:
-        raise ValueError(
-            f"the network uses modules in more than one place: {', '.join(shared)}; use one module per place"
-        )
+    check_used_once(names, {name: max(count[name], every_name[id(module)]) for name, module in names.items()})
     _check_replaced(network, graph, {site.name: names[site.name] for site in sites if site.kind == "activation"})
 
 

@@ -84,6 +84,18 @@ def check_gaps(gaps: Iterable[Gap], scheme: QuantScheme) -> None:
     )
 
 
+def check_used_once(names: Iterable[str], uses: Mapping[str, int]) -> None:
+    """Reject modules that are used more than once, which would share a quantizer.
+
+    Raises:
+        ValueError: If there are any. The message names them.
+    """
+    if shared := [name for name in names if uses[name] > 1]:
+        raise ValueError(
+            f"the network uses modules in more than one place: {', '.join(shared)}; use one module per place"
+        )
+
+
 def is_allowed(name: str, scheme: QuantScheme) -> bool:
     """Whether a scheme allows a module to stay float."""
     return any(fnmatch.fnmatchcase(name, pattern) for pattern in scheme.allow_float)

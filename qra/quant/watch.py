@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from qra.quant.follow import CONSTANT, IMAGE, Flow, Source, after_module, before_module, quantizer_sites
-from qra.quant.gaps import check_gaps, find_gaps
+from qra.quant.gaps import check_gaps, check_used_once, find_gaps
 from qra.quant.network import evaluating, float_mode, quant_layers
 from qra.quant.scheme import QuantScheme
 from qra.quant.trace import find_graph, is_leaf
@@ -32,10 +32,7 @@ def check_run(network: nn.Module, scheme: QuantScheme, x: Tensor) -> None:
         flow = watch(network, x)
         sites = {**quantizer_sites(network), **quant_layers(network)}
         kinds = {name: type(network.get_submodule(name)).__name__.removeprefix("Quant") for name in sites}
-        if shared := [name for name in kinds if flow.calls[name] > 1]:
-            raise ValueError(
-                f"the network uses modules in more than one place: {', '.join(shared)}; use one module per place"
-            ) from None
+        check_used_once(kinds, flow.calls)
         check_gaps(find_gaps(network, scheme, kinds, flow), scheme)
 
 
