@@ -21,7 +21,7 @@ from qra.data import data_of
 from qra.describe import describe
 from qra.evaluation import store
 from qra.evaluation.doubt import doubt_of
-from qra.evaluation.identity import tested
+from qra.evaluation.identity import network_id
 from qra.evaluation.measured import Measured
 from qra.evaluation.outcome import Outcome
 from qra.evaluation.robustbench import model_info
@@ -94,7 +94,7 @@ class ResultWriter(PipelineCallback):
         changes = any(callback.makes_another_network for callback in callbacks_of(trainer, PipelineCallback))
         changed = calibration is None and changes
         about = {
-            "network": tested(pl_module.network, sha256, scheme, calibration, changed),
+            "network": network_id(pl_module.network, sha256, scheme, calibration, changed),
             "architecture": describe(pl_module.network),
             "checkpoint": {"path": path, "sha256": sha256} if path else None,
             "scheme": scheme,

@@ -13,7 +13,7 @@ from qra import checkpoint
 from qra.deploy.card import Card
 from qra.describe import describe
 from qra.evaluation.doubt import CHECK, doubt_of
-from qra.evaluation.identity import tested as network_id
+from qra.evaluation.identity import network_id
 from qra.evaluation.measured import read_measured
 from qra.evaluation.outcome import read_result
 from qra.evaluation.store import RESULT, read_examples

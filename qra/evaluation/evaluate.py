@@ -22,7 +22,7 @@ from qra.attacks.pixels import PixelType
 from qra.checks import check_choice, check_count
 from qra.dryrun import try_out
 from qra.evaluation.chunks import shuffled
-from qra.evaluation.identity import tested
+from qra.evaluation.identity import network_id
 from qra.evaluation.outcome import SCHEMA, Outcome
 from qra.evaluation.protocol import Protocol
 from qra.evaluation.robustness import is_correct
@@ -143,7 +143,7 @@ def evaluate(
         found += worst_cases([each.measured for each in found], {o.name: (o.indices, o.correct) for o in found})
         signs = look(network, search, batch(chunks[0]), [*found, *_large(network, search, batch(chunks[0]), protocols)])
     with float32(device):
-        about = {"network": tested(network, None, None, None, changed=True), **environment.sheet(device)}
+        about = {"network": network_id(network, None, None, None, changed=True), **environment.sheet(device)}
     return Robustness({each.name: each for each in found}, signs, about)
 
 

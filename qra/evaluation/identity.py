@@ -10,31 +10,18 @@ from torch import nn
 from qra.describe import contents_hash, describe, digest, without_empty
 
 
-def network_id(checkpoint: str | None, scheme: Any, calibration: Any, *further: Any) -> str:
-    """Return a hash that two networks share only if they compute the same function.
-
-    Args:
-        checkpoint: sha256 of the checkpoint file with the weights; None if there is none.
-        scheme: Description of the quantization, ready for JSON; None for a float network.
-        calibration: Everything that post-training quantization depended on, ready for JSON; None if there was none.
-        further: Anything else that determines the network, ready for JSON, such as its architecture or
-            :func:`qra.describe.contents_hash`.
-    """
-    return digest(without_empty([checkpoint, scheme, calibration, *further]))
-
-
-def tested(network: nn.Module, checkpoint: str | None, scheme: Any, calibration: Any, changed: bool) -> str:
-    """Return the id of a network as it is tested.
+def network_id(network: nn.Module, checkpoint: str | None, scheme: Any, calibration: Any, changed: bool) -> str:
+    """Return a hash that two tested networks share only if they compute the same function.
 
     Args:
         network: The network. Its architecture is included, since a checkpoint need not describe it.
-        checkpoint: sha256 of the checkpoint; None if there was none.
-        scheme: Description of the quantization scheme; None for a float network.
-        calibration: Everything that post-training quantization depended on; None if there was none.
+        checkpoint: sha256 of the checkpoint file with the weights; None if there is none.
+        scheme: Description of the quantization, ready for JSON; None for a float network.
+        calibration: Everything that post-training quantization depended on, ready for JSON; None if there was none.
         changed: Whether the network was changed after loading, in a way that ``calibration`` does not describe.
     """
     contents = [contents_hash(network)] if changed or checkpoint is None else []
-    return network_id(checkpoint, scheme, calibration, describe(network), *contents)
+    return digest(without_empty([checkpoint, scheme, calibration, describe(network), *contents]))
 
 
 def is_same(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
@@ -54,7 +41,7 @@ def is_same(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
 
 
 def _origin(result: Mapping[str, Any]) -> str:
-    return network_id(_sha256(result, "checkpoint"), result.get("scheme"), result.get("calibration"))
+    return digest(without_empty([_sha256(result, "checkpoint"), result.get("scheme"), result.get("calibration")]))
 
 
 def _sha256(result: Mapping[str, Any], part: str) -> str | None:

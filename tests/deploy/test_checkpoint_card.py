@@ -15,7 +15,7 @@ from qra.deploy.card_text import markdown
 from qra.deploy.checkpoint_card import card_of_checkpoint
 from qra.describe import describe
 from qra.evaluation import store
-from qra.evaluation.identity import tested as network_id
+from qra.evaluation.identity import network_id
 from qra.evaluation.outcome import Outcome
 
 ROOT = Path(__file__).parents[2]

@@ -1,4 +1,4 @@
-"""Attacks on chunks of a test set, and the files that keep what was found."""
+"""AutoAttack in an evaluation, by qra's code and by the authors'."""
 
 import sys
 
