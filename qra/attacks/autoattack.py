@@ -28,7 +28,7 @@ def shortened(name: str, settings: Mapping[str, Any], usual: Mapping[str, Any]) 
 
     Args:
         name: Name of the cascade with the usual settings.
-        settings: Its settings; missing ones are the usual ones.
+        settings: Settings of the attack; missing ones are the usual ones.
         usual: The usual settings that matter.
     """
     changes = [f"{settings[key]} {key}" for key, value in usual.items() if settings.get(key, value) != value]
