@@ -168,12 +168,3 @@ def test_the_image_of_lowest_margin_is_given_as_the_network_receives_it():
     place = torch.tensor([0])
     state.record_success(place, torch.tensor([False]), torch.full((1, 1, 2, 2), 0.7), margin=torch.tensor([-1.0]))
     assert state.received_closest(place).unique().tolist() == [0.75]
-
-
-def test_no_target_is_the_label_among_classes_that_are_equally_likely():
-    network, x = nn.Sequential(nn.Flatten(), nn.Linear(4, 5)), torch.zeros(5, 1, 2, 2)
-    nn.init.zeros_(network[1].bias)
-    state = AttackState(network, x, torch.arange(5))
-    targets = torch.stack([state.targets(torch.arange(5), rank) for rank in range(1, 6)])
-    assert torch.equal(targets[0], state.y)
-    assert torch.equal(targets.sort(0).values, torch.arange(5)[:, None].expand(5, 5))

@@ -135,22 +135,6 @@ class Returning(Attack):
         return self.made(x)
 
 
-@dataclass(frozen=True)
-class TooFar(Attack):
-    """An attack of one's own that forgets to project."""
-
-    eps: float = 8 / 255
-
-    def perturb(self, model, x, y, index, epoch):
-        return (x + 2 * self.eps).clamp(0, 1)
-
-
-def test_an_attack_that_leaves_its_ball_is_refused_with_the_example_and_the_distance():
-    model = network()
-    with pytest.raises(ValueError, match=r"TooFar leaves its ball: it moves image \d+ by 0.0627.* \(16/255\).*8/255"):
-        qra.evaluate(model, *examples(model), TooFar())
-
-
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
 def test_images_of_another_precision_are_taken_as_float32(dtype):
     model = network()

@@ -7,7 +7,7 @@ import torch
 from qra.evaluation.measured import Accuracy
 from qra.evaluation.outcome import Outcome, correct_arrays, read_correct
 from qra.evaluation.statistics import wilson_interval
-from qra.writing import write_arrays, write_json
+from qra.writing import write_arrays
 
 
 def outcome(correct, name="pgd20_8", eps=8 / 255):
@@ -52,11 +52,3 @@ def test_outcomes_are_stored_without_pickle(tmp_path):
     write_correct(tmp_path / "correct.npz", {"a": outcome([True])})
     with np.load(tmp_path / "correct.npz", allow_pickle=False) as arrays:
         assert {str(array.dtype) for array in arrays.values()} == {"int64", "bool"}
-
-
-def test_a_json_that_cannot_be_written_leaves_the_old_one(tmp_path):
-    target = tmp_path / "result.json"
-    write_json(target, {"accuracy": 0.5})
-    with pytest.raises(TypeError):
-        write_json(target, {"accuracy": object()})
-    assert json.loads(target.read_text()) == {"accuracy": 0.5}

@@ -4,12 +4,15 @@ import copy
 import types
 import warnings
 
+import batch_norms
 import pytest
 import torch
+import torchvision
 from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations, prune
 
+from qra import models
 from qra.attacks import PGD, UniformStart
 from qra.evaluation.robustness import robust
 from qra.quant import (
@@ -197,6 +200,39 @@ def test_attacks_on_the_copy_break_the_examples_that_attacks_on_the_network_brea
     assert all(torch.equal(now, then) for now, then in zip(network.state_dict().values(), before, strict=True))
 
 
+PUBLISHED = {
+    "resnet20": models.resnet20,
+    "resnet18": models.resnet18,
+    "torchvision": lambda: models.Normalized(torchvision.models.resnet18(num_classes=10)),
+}
+
+
+@pytest.mark.parametrize("make", PUBLISHED.values(), ids=PUBLISHED)
+def test_logits_and_input_gradients_agree_with_the_source(make):
+    torch.manual_seed(0)
+    network = batch_norms.trained_like(make()).eval()
+    frozen = freeze(network)
+    x = torch.rand(4, 3, 32, 32, requires_grad=True)
+    expected, found = network(x), frozen(x)
+    scale = expected.abs().max()
+    assert (expected - found).abs().max() < 1e-4 * max(1.0, scale / 10)
+    upstream = torch.randn_like(expected)
+    (expected_gradient,) = torch.autograd.grad(expected, x, upstream)
+    (gradient,) = torch.autograd.grad(found, x, upstream)
+    # rounding flips single ReLUs, so single pixels may differ: compare directions
+    cosine = torch.cosine_similarity(expected_gradient.flatten(1), gradient.flatten(1))
+    assert cosine.min() > 0.9999
+    assert gradient.is_contiguous()
+
+
+def test_a_network_that_cannot_be_traced_keeps_its_batch_normalization_and_says_so():
+    network = trained_like(Branching())
+    with pytest.warns(UserWarning, match="not folded"):
+        frozen = freeze(network)
+    assert frozen.folded == []
+    torch.testing.assert_close(frozen(X), network(X))
+
+
 @pytest.mark.parametrize(("make", "words"), [(OtherWhenTraced, "without folded"), (Unregistered, "network itself")])
 def test_a_copy_that_is_another_function_gives_way_with_one_warning(make, words):
     network = trained_like(make())
@@ -297,6 +333,13 @@ class Shortcut(nn.Module):
     def forward(self, x):
         x = self.stem(x)
         return self.fc((x + self.conv(self.norm(x).relu())).mean((2, 3)))
+
+
+def test_a_convolution_whose_output_goes_elsewhere_too_is_not_folded():
+    network = trained_like(Shortcut())
+    frozen = freeze(network)
+    assert frozen.folded == []
+    torch.testing.assert_close(frozen(X), network(X))
 
 
 def test_quantization_after_training_leaves_a_norm_alone_that_cannot_be_folded(caplog):

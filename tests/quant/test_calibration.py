@@ -104,23 +104,6 @@ def test_quantized_weights_and_logits_are_the_official_ones(golden, tag):
 # ----- properties -----
 
 
-def test_weights_hold_their_quantized_values_for_good():
-    network = small_resnet()
-    quantize_after_training(network, SCHEMES["pwlq"], images().split(4))
-    conv = network.stages[1][0].conv1
-    assert all(len(channel.unique()) <= 2**5 - 1 for channel in conv.weight)
-    assert torch.equal(conv.weight_quantizer(conv.weight), conv.weight)
-
-
-def test_a_fixed_scheme_rebuilds_the_network():
-    network = small_resnet()
-    fixed = quantize_after_training(network, SCHEMES["pwlq"], images().split(4), bias_corrected=True)
-    again = small_resnet()
-    convert(again, fixed)
-    again.load_state_dict(network.state_dict())
-    assert torch.equal(again(images()), network(images()))
-
-
 def test_bias_correction_is_that_of_the_folded_weights():
     network, folded = small_resnet(), small_resnet()
     fold(folded)

@@ -133,13 +133,6 @@ def test_clip_levels_stay_above_zero():
     network(images())
 
 
-def test_half_precision_moves_no_code():
-    relu = quantized(SCHEMES["pact"]).relu1
-    x = images().to(torch.bfloat16)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert torch.equal(relu(x), relu(x.float()))
-
-
 @pytest.mark.parametrize("scheme", [SCHEMES["pact"], SCHEMES["pwlq"], SCHEMES["uniform"]])
 def test_dead_channels_give_no_nan(scheme):
     network = small_resnet()
@@ -212,6 +205,8 @@ def input_gradient_as_is(network, x):
 def test_the_source_of_a_frozen_copy_is_untouched():
     network = quantized(QuantScheme(Uniform(), PACT(), 4, 4)).train()
     described, before = str(network), copy.deepcopy(network.state_dict())
-    freeze(network)
+    assert not freeze(network).network.training
     assert str(network) == described
+    assert network.training
+    assert all(parameter.requires_grad for parameter in network.parameters())
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
