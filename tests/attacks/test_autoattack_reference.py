@@ -56,7 +56,7 @@ def test_fewer_classes_than_targets_end_like_the_authors_call(classes):
 
 
 @both_norms
-@pytest.mark.parametrize("steps", [1, 5, 40])
+@pytest.mark.parametrize("steps", [1, 5, 100])
 @pytest.mark.parametrize("loss", ["cross_entropy", "dlr", "targeted_dlr"])
 def test_the_best_points_of_apgd_are_the_authors_to_the_last_bit(norm, steps, loss):
     model, x = network("conv"), images()
