@@ -26,6 +26,8 @@ CELL_SCHEMA = 1
 """Version of ``cell.json`` that can be read."""
 
 Value = str | int | float | bool | None
+Correctness = tuple[NDArray[np.int64], NDArray[np.bool_]]
+"""Ascending indices of examples, (n,), and whether the network is correct on each, (n,)."""
 
 _FILES = ("cell.json", "result.json", "config.yaml", "run.json")
 LARGEST_NUMBER = 1e100
@@ -97,11 +99,15 @@ class CellResult:
             found[bounds] = {each.kind: each for each in members}
         return found
 
+    def about(self, key: str) -> Mapping[str, Any]:
+        """Return the mapping that ``result.json`` has under a key; empty if it has none."""
+        found = self.sheet.get(key)
+        return found if isinstance(found, dict) else {}
+
     @property
     def data(self) -> str:
         """Hash of the test images; empty if unknown."""
-        data = self.sheet.get("data")
-        return plain(str(data.get("sha256", ""))) if isinstance(data, dict) else ""
+        return plain(str(self.about("data").get("sha256", "")))
 
     @property
     def clean(self) -> Measured | None:
@@ -109,23 +115,23 @@ class CellResult:
         found = (each for each in self.outcomes.values() if each.role == "clean")
         return max(found, key=lambda each: each.accuracy.n, default=None)
 
-    def examples(self, name: str) -> tuple[NDArray[np.int64], NDArray[np.bool_]] | None:
-        """Return indices and correctness of an outcome's examples, by ascending index; None if they are unknown.
+    def examples(self, name: str) -> Correctness | None:
+        """Return which examples of an outcome are correct; None if they are unknown.
 
         They count only if they give the accuracy that ``result.json`` has.
         """
         found = self.per_example.get(name)
         return None if found is None or name not in self.outcomes else (found[0].numpy(), found[1].numpy())
 
-    def worst(self, bounds: ThreatModel, kinds: Iterable[str]) -> tuple[NDArray[np.int64], NDArray[np.bool_]] | None:
-        """Return the ascending indices of the examples that attacks share, and which are correct under all of them.
+    def worst(self, bounds: ThreatModel, kinds: Iterable[str]) -> Correctness | None:
+        """Return which of the examples that attacks share are correct under all of them.
 
         Args:
             bounds: Threat model of the attacks.
             kinds: Kinds of the attacks.
 
         Returns:
-            Indices and correctness, (n,) both; None if the examples of an attack are unknown.
+            The examples; None if those of an attack are unknown.
         """
         members = [self.attacks[bounds][kind] for kind in kinds]
         if any(member.name not in self.per_example for member in members):

@@ -168,7 +168,7 @@ def attacks(results: Results) -> tuple[Drawing, ...]:
     """Draw the accuracy of each quantized network under each kind of attack, at a weak and at the usual budget."""
     shown_bounds = [bounds for bounds in dict.fromkeys((results.at(WEAK), results.headline)) if bounds is not None]
     kinds = attack_kinds(results)
-    rows = [p for p in results.main if not p.is_float and any(len(p.kinds(bounds)) > 1 for bounds in results.bounds)]
+    rows = [p for p in results.quantized if any(len(p.kinds(bounds)) > 1 for bounds in results.bounds)]
     if not rows or not shown_bounds:
         return ()
     shown = rows[:ROWS]

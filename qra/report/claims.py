@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from qra.coordinates import Axis
 from qra.evaluation.measured import ThreatModel
 from qra.quant.scheme import OFF
 from qra.report import radii, shifts
 from qra.report.judging import Check, Claim, Finding, Judge, meets
-from qra.report.paired import CLEAN, Comparison, Effect, Gap, Measure, paired, strongest
-from qra.report.pipelines import Pipeline
+from qra.report.paired import CLEAN, Comparison, Effect, Gap, Measure, paired, paired_at, strongest
+from qra.report.pipelines import Pipeline, grouped
 from qra.report.results import FLOOR, STRONG, Results
 
 WEAK = 2.0
@@ -23,23 +23,12 @@ PARTIAL = 0.5
 
 def versus(results: Results, first: Pipeline, second: Pipeline, level: float) -> Comparison | Gap:
     """Compare two pipelines under the worst case of the attacks that both have at a budget; else return why not."""
-    bounds = results.at(level)
-    measure = None if bounds is None else strongest(first, second, bounds)
-    titles = results.label(first), results.label(second)
-    return Gap.ATTACKS if measure is None else paired(first, second, titles, (measure, measure))
+    return paired_at(results.at(level), first, second, (results.label(first), results.label(second)))
 
 
 def _is_at_floor(found: Comparison | Gap) -> bool:
     """Return whether neither side has robust accuracy left, so that a comparison would say nothing."""
     return isinstance(found, Comparison) and max(found.accuracies) < FLOOR
-
-
-def _groups(pipelines: Iterable[Pipeline], *free: str) -> list[list[Pipeline]]:
-    """Group pipelines that differ only in the free axes."""
-    groups: dict[object, list[Pipeline]] = {}
-    for pipeline in pipelines:
-        groups.setdefault(pipeline.apart_from(*free), []).append(pipeline)
-    return list(groups.values())
 
 
 def quantization_alone(results: Results) -> Iterator[Check]:
@@ -49,7 +38,7 @@ def quantization_alone(results: Results) -> Iterator[Check]:
     the usual one it should keep less than half.
     """
     weak = max((level for level in results.levels if level <= WEAK), default=None)
-    for pipeline in _quantized(results):
+    for pipeline in results.quantized:
         if weak is None or STRONG not in results.levels or pipeline.text(Axis.INIT) == "robust":
             continue
         if pipeline.text(Axis.TRAINING) in ("none", "plain"):
@@ -59,20 +48,15 @@ def quantization_alone(results: Results) -> Iterator[Check]:
             yield Check.of(label, meets("higher", "higher", "lower"), kept[0], over_float, kept[1])
 
 
-def _quantized(results: Results) -> Iterator[Pipeline]:
-    return (pipeline for pipeline in results.main if not pipeline.is_float)
-
-
 def _kept(results: Results, pipeline: Pipeline, label: str, level: float) -> Comparison | Gap:
-    bounds = results.at(level)
-    measure = None if bounds is None else strongest(pipeline, pipeline, bounds)
+    measure = strongest(pipeline, pipeline, results.at(level))
     titles = (label, f"{RESISTS:.0%} of its clean accuracy")
     return Gap.ATTACKS if measure is None else paired(pipeline, pipeline, titles, (measure, CLEAN), RESISTS)
 
 
 def activations_more(results: Results) -> Iterator[Check]:
     """Check networks with only activations quantized against those with only weights quantized to the same bits."""
-    for group in _groups(_quantized(results), Axis.WEIGHT_BITS, Axis.ACT_BITS):
+    for group in grouped(results.quantized, Axis.WEIGHT_BITS, Axis.ACT_BITS):
         by_bits = {pipeline.bits: pipeline for pipeline in group}
         for weight_bits, act_bits in sorted(by_bits):
             other = by_bits.get((act_bits, weight_bits))
@@ -86,7 +70,7 @@ def activations_more(results: Results) -> Iterator[Check]:
 
 def adversarial_keeps(results: Results) -> Iterator[Check]:
     """Check each adversarially trained quantized network from a robust start against the float one."""
-    for pipeline in _quantized(results):
+    for pipeline in results.quantized:
         is_trained = pipeline.text(Axis.TRAINING) not in ("", "none", "plain", "transfer")
         if pipeline.text(Axis.INIT) == "robust" and is_trained and pipeline.treatment == "adversarial":
             original = results.float_of("adversarial", pipeline)
@@ -96,7 +80,7 @@ def adversarial_keeps(results: Results) -> Iterator[Check]:
 
 def lower_bits_cost(results: Results) -> Iterator[Check]:
     """Check the lowest bit width of each pipeline against the highest."""
-    for group in _groups(_quantized(results), Axis.WEIGHT_BITS, Axis.ACT_BITS):
+    for group in grouped(results.quantized, Axis.WEIGHT_BITS, Axis.ACT_BITS):
         both = [pipeline for pipeline in group if OFF not in pipeline.bits]
         lowest, highest = min(both, key=_total_bits, default=None), max(both, key=_total_bits, default=None)
         if lowest and highest and lowest.bits[0] < highest.bits[0] and lowest.bits[1] <= highest.bits[1]:
@@ -111,8 +95,8 @@ def _total_bits(pipeline: Pipeline) -> tuple[int, tuple[int, int]]:
 
 def transfer_beats_float(results: Results) -> Iterator[Check]:
     """Check the student of the highest bit width against the robust float network and the 32-bit student."""
-    students = [p for p in _quantized(results) if p.text(Axis.TRAINING) == "transfer" and OFF not in p.bits]
-    for group in _groups(students, Axis.WEIGHT_BITS, Axis.ACT_BITS):
+    students = [p for p in results.quantized if p.text(Axis.TRAINING) == "transfer" and OFF not in p.bits]
+    for group in grouped(students, Axis.WEIGHT_BITS, Axis.ACT_BITS):
         highest = max(group, key=_total_bits)
         rivals = [results.float_of(training, highest) for training in ("adversarial", "transfer")]
         found = [versus(results, highest, rival, STRONG) if rival else None for rival in rivals]
@@ -122,7 +106,7 @@ def transfer_beats_float(results: Results) -> Iterator[Check]:
 def partial_data_suffices(results: Results) -> Iterator[Check]:
     """Check the student of part of the training data against that of all."""
     students = [pipeline for pipeline in results.pipelines if pipeline.text(Axis.TRAINING) == "transfer"]
-    for group in _groups(students, Axis.FRACTION):
+    for group in grouped(students, Axis.FRACTION):
         by_share = {share: pipeline for pipeline in group if (share := pipeline.number(Axis.FRACTION)) is not None}
         partial = max((share for share in by_share if share <= PARTIAL), default=None)
         if partial is not None and 1.0 in by_share:
@@ -134,7 +118,7 @@ def pipelines_disagree(results: Results) -> Iterator[Check]:
     """Check whether the pipelines' differences from their float counterparts disagree."""
     found: list[tuple[str, Comparison]] = []
     for level in (WEAK, STRONG):
-        for pipeline in _quantized(results):
+        for pipeline in results.quantized:
             original = results.reference(pipeline)
             comparison = versus(results, pipeline, original, level) if original else None
             if isinstance(comparison, Comparison) and not _is_at_floor(comparison):
@@ -165,7 +149,7 @@ def _disagree(places: Sequence[str]) -> Judge:
 
 def true_gradients_mask(results: Results) -> Iterator[Check]:
     """Check hard against straight-through gradients, where activations are rounded."""
-    for pipeline in _quantized(results):
+    for pipeline in results.quantized:
         label = results.label(pipeline)
         for bounds in filter(None, map(results.at, (WEAK, STRONG))):
             for hard, ste in _hard_and_ste(pipeline, bounds) if pipeline.bits[1] != OFF else ():

@@ -15,7 +15,7 @@ from qra.checks import check_in
 from qra.files import plain
 from qra.front.tool_arguments import report as arguments_of_report
 from qra.report.claims import CLAIMS
-from qra.report.contents import state_counts
+from qra.report.contents import fate, state_counts
 from qra.report.document import Document, gather, markdown
 from qra.report.page import page
 from qra.report.verdicts import claims_markdown
@@ -96,11 +96,7 @@ def main(arguments: Sequence[str]) -> None:
     console = Console()
     _print_verdicts(console, document)
     lines = [state_counts(document.results)]
-    lines += [
-        f"{cell.name}: {cell.state}{f', {cell.reason}' if cell.reason else ''}"
-        for cell in document.results.cells
-        if cell.state != "done"
-    ]
+    lines += [fate(cell) for cell in document.results.cells if cell.state != "done"]
     lines += ["", *document.summary.lines]
     lines += [document.advice] if document.advice else []
     for line in (*lines, f"written to {out / 'report.html'}"):

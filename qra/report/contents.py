@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import statistics
 from collections import Counter
 from collections.abc import Sequence
 from itertools import zip_longest
-from typing import Any
 
 from qra.coordinates import Axis
 from qra.evaluation.measured import Measured
@@ -148,7 +148,11 @@ def costs(results: Results) -> Table:
     for pipeline in results.main:
         if pipeline.seconds("fit") or pipeline.seconds("test"):
             groups.setdefault(pipeline.strategy, []).append(pipeline)
-    plain = {group[0].text(Axis.QUANTIZER): fit for group in groups.values() if (fit := _fit(group, "plain"))}
+    plain = {
+        group[0].text(Axis.QUANTIZER): fit
+        for group in groups.values()
+        if group[0].text(Axis.TRAINING) == "plain" and (fit := _median(group, "fit"))
+    }
     rows = []
     for strategy, group in groups.items():
         fit, test = _median(group, "fit"), _median(group, "test")
@@ -162,13 +166,8 @@ def costs(results: Results) -> Table:
 
 
 def _median(group: Sequence[Pipeline], step: str) -> float | None:
-    found = sorted(seconds for pipeline in group if (seconds := pipeline.seconds(step)) is not None)
-    middle = len(found) // 2
-    return None if not found else found[middle] if len(found) % 2 else (found[middle - 1] + found[middle]) / 2
-
-
-def _fit(group: Sequence[Pipeline], training: str) -> float | None:
-    return _median(group, "fit") if group[0].text(Axis.TRAINING) == training else None
+    found = [seconds for pipeline in group if (seconds := pipeline.seconds(step)) is not None]
+    return statistics.median(found) if found else None
 
 
 def outcomes(results: Results) -> Table:
@@ -210,6 +209,11 @@ def _remark(cell: CellResult) -> str:
     return "; ".join(filter(None, (cell.reason, *cell.problems, *doubts)))
 
 
+def fate(cell: CellResult) -> str:
+    """Return the name and state of a cell, and why it is in that state."""
+    return f"{cell.name}: {cell.state}{f', {cell.reason}' if cell.reason else ''}"
+
+
 def doubts_of(cell: CellResult) -> str:
     """Return why the gradients of a cell are suspect."""
     return "; ".join(cell.doubt.reasons) or "no reason given"
@@ -218,23 +222,18 @@ def doubts_of(cell: CellResult) -> str:
 def runs(results: Results) -> Table:
     """Return a table of the environments that cells ran in; cells that agree share a row."""
     groups: dict[tuple[str, ...], list[str]] = {}
-    for cell in results.cells:
-        if cell.state == "done":
-            groups.setdefault(_environment(cell), []).append(cell.name)
+    for cell in results.done:
+        groups.setdefault(_environment(cell), []).append(cell.name)
     rows = tuple((str(len(names)), *environment, ", ".join(names)) for environment, names in groups.items())
     columns = ("cells", "commit", "device", "threads", "data", "versions", "names")
     return Table("runs", "What the cells were run with", columns, rows)
 
 
 def _environment(cell: CellResult) -> tuple[str, ...]:
-    data, versions = (_mapping(cell.sheet.get(key)) for key in ("data", "versions"))
+    data, versions = cell.about("data"), cell.about("versions")
     known = (str(cell.sheet.get(key) or "unknown") for key in ("commit", "device", "threads"))
     images = f"{data.get('class', 'unknown')} {str(data.get('sha256', ''))[:12]}".strip()
     return (*known, images, ", ".join(f"{name} {version}" for name, version in sorted(versions.items())))
-
-
-def _mapping(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
 
 
 def commands(results: Results) -> Table:

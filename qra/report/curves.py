@@ -32,8 +32,8 @@ def robustness_curves(results: Results) -> tuple[Drawing, ...]:
     if attack is None:
         return ()
     panels: dict[_Row, list[Pipeline]] = {}
-    for pipeline in results.main:
-        if not pipeline.is_float and len(_curve(results, pipeline, attack)) > 1:
+    for pipeline in results.quantized:
+        if len(_curve(results, pipeline, attack)) > 1:
             panels.setdefault(_panel(results, pipeline), []).append(pipeline)
     if not panels:
         panels = {("float", ""): [pipeline for pipeline in results.main if len(_curve(results, pipeline, attack)) > 1]}
@@ -159,7 +159,7 @@ def _by_width(label: str) -> tuple[object, ...]:
 
 def heat_map(results: Results) -> tuple[Drawing, ...]:
     """Draw robust accuracy with start, training and quantizer in rows and bit widths in columns."""
-    chosen = [p for p in results.main if not p.is_float and p.robust(results.headline) is not None]
+    chosen = [pipeline for pipeline in results.quantized if pipeline.robust(results.headline) is not None]
     if not chosen:
         return ()
     columns = sorted({pipeline.bits for pipeline in chosen}, reverse=True, key=lambda bits: (OFF not in bits, bits))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -100,13 +100,13 @@ def markdown(document: Document) -> str:
     said = document.summary
     parts = [
         f"# {markdown_text(document.results.name)}: quantization and robust accuracy",
-        "".join(f"- {fact.name}: {markdown_text(fact.text)}\n" for fact in document.facts).strip(),
+        _bullets(f"{fact.name}: {fact.text}" for fact in document.facts),
         f"**{markdown_text(document.band)}**" if document.band else "",
         "## Summary",
         f"**{markdown_text(said.question)}**",
-        "".join(f"- {markdown_text(line)}\n" for line in said.answers).strip(),
+        _bullets(said.answers),
         "How certain this is:",
-        "".join(f"- {markdown_text(line)}\n" for line in said.doubts).strip(),
+        _bullets(said.doubts),
         markdown_text(document.advice),
         f"{state_counts(document.results)} The evidence for the verdicts is in [claims.md](claims.md), and every "
         "single number in `tables/outcomes.csv`.",
@@ -121,5 +121,9 @@ def markdown(document: Document) -> str:
             markdown_text(drawing.caption),
         ]
     if document.missing:
-        parts += ["Not drawn:", "".join(f"- {markdown_text(reason)}\n" for reason in document.missing).strip()]
+        parts += ["Not drawn:", _bullets(document.missing)]
     return "\n\n".join(filter(None, parts)) + "\n"
+
+
+def _bullets(lines: Iterable[str]) -> str:
+    return "\n".join(f"- {markdown_text(line)}" for line in lines)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from qra.coordinates import Axis
@@ -32,14 +32,14 @@ class Fact(NamedTuple):
 
 def header(results: Results) -> tuple[Fact, ...]:
     """Return data, network, examples, seeds and dates of the cells that are done, as far as files tell."""
-    done = [cell for cell in results.cells if cell.state == "done"]
     seeds = sorted(
-        {str(cell.coordinates[Axis.SEED])[:_LONGEST] for cell in done if Axis.SEED in cell.coordinates}, key=_natural
+        {str(cell.coordinates[Axis.SEED])[:_LONGEST] for cell in results.done if Axis.SEED in cell.coordinates},
+        key=_natural,
     )
-    dates = sorted({str(cell.sheet["date"])[:10] for cell in done if "date" in cell.sheet})
+    dates = sorted({str(cell.sheet["date"])[:10] for cell in results.done if "date" in cell.sheet})
     facts = (
-        Fact("data", _listed(map(_data, done))),
-        Fact("network", _listed(map(_network, done))),
+        Fact("data", _listed(map(_data, results.done))),
+        Fact("network", _listed(map(_network, results.done))),
         Fact("test images", _examples(results)),
         Fact("seeds", f"{len(seeds)} ({', '.join(seeds[:8])}{', …' if len(seeds) > 8 else ''})" if seeds else ""),
         Fact("date", " to ".join(dict.fromkeys((dates[0], dates[-1]))) if dates else ""),
@@ -49,16 +49,16 @@ def header(results: Results) -> tuple[Fact, ...]:
 
 def is_made_up(results: Results) -> bool:
     """Return whether any cell used synthetic images."""
-    return any(_says_made_up(_mapping(cell.sheet.get("data"))) for cell in results.cells)
+    return any(_says_made_up(cell.about("data")) for cell in results.cells)
 
 
-def _says_made_up(data: dict[str, Any]) -> bool:
+def _says_made_up(data: Mapping[str, Any]) -> bool:
     known = data.get("made_up")
     return known is True or (known is None and data.get("class") == "SyntheticDataModule")  # in earlier versions
 
 
 def _data(cell: CellResult) -> str:
-    data = _mapping(cell.sheet.get("data"))
+    data = cell.about("data")
     if "class" not in data:
         return ""
     name = str(data["class"]).removesuffix("DataModule")[:_LONGEST]
@@ -68,28 +68,28 @@ def _data(cell: CellResult) -> str:
 
 def _network(cell: CellResult) -> str:
     """Return the class of the network with its scalar arguments and size, such as ``ResNet20``."""
-    found = cell.sheet.get("architecture")
-    if not isinstance(found, dict):
+    found = cell.about("architecture")
+    if not found:
         return ""
     name = str(found.get("class_path", "")).rpartition(".")[2]
-    given = _mapping(found.get("init_args"))
-    words = [f"{key} {value}" for key, value in given.items() if type(value) in (int, float, str)]
+    given = found.get("init_args")
+    pairs = given.items() if isinstance(given, dict) else ()
+    words = [f"{key} {value}" for key, value in pairs if type(value) in (int, float, str)]
     parameters = cell.cost.get("parameters")
     size = f", {parameters:,.0f} parameters" if parameters else ""
     return f"{name} ({', '.join(words)})"[:_LONGEST].replace(" ()", "") + size
 
 
 def _examples(results: Results) -> str:
-    done = [cell for cell in results.cells if cell.state == "done"]
-    clean = [cell.clean.accuracy.n for cell in done if cell.clean is not None]
-    attacked = [each.accuracy.n for cell in done for each in cell.robust.values()]
+    clean = [cell.clean.accuracy.n for cell in results.done if cell.clean is not None]
+    attacked = [each.accuracy.n for cell in results.done for each in cell.robust.values()]
     parts = [(clean, "clean"), (attacked, "attacked")]
-    return ", ".join(f"{_range(counts)} {word}" for counts, word in parts if counts)
+    return ", ".join(f"{span(counts)} {word}" for counts, word in parts if counts)
 
 
-def _range(counts: Iterable[int]) -> str:
-    found = sorted(set(counts))
-    return " to ".join(f"{n:,}" for n in dict.fromkeys((found[0], found[-1])))
+def span(counts: Collection[int]) -> str:
+    """Return the smallest and the largest of some numbers, such as ``200 to 1,000``."""
+    return " to ".join(f"{count:,}" for count in dict.fromkeys((min(counts), max(counts))))
 
 
 def _listed(texts: Iterable[str]) -> str:
@@ -101,7 +101,3 @@ def _listed(texts: Iterable[str]) -> str:
 
 def _natural(text: str) -> tuple[int, str]:
     return (int(text) if text.isdigit() else 0, text)
-
-
-def _mapping(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from qra.report import markup
 from qra.report.claims import CLAIMS
-from qra.report.contents import doubts_of, state_counts
+from qra.report.contents import doubts_of, fate, state_counts
 from qra.report.document import Document
 from qra.report.judging import Claim, Finding
 from qra.report.results import Results
@@ -83,7 +83,7 @@ def _claims(document: Document) -> list[str]:
 def _problems(results: Results) -> str:
     bad = [cell for cell in results.cells if cell.state != "done"]
     suspect = [cell for cell in results.cells if cell.doubt.state == "suspect"]
-    lines = [f"{cell.name}: {cell.state}{f', {cell.reason}' if cell.reason else ''}" for cell in bad]
+    lines = [fate(cell) for cell in bad]
     lines += [f"{cell.name}: gradients are suspect: {doubts_of(cell)}" for cell in suspect]
     lines += [f"{cell.name}: {problem}" for cell in results.cells for problem in cell.problems]
     if not lines:

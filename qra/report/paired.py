@@ -18,7 +18,7 @@ from qra.evaluation.doubt import State
 from qra.evaluation.measured import ThreatModel
 from qra.evaluation.seeds import MANY, bootstrap_error
 from qra.evaluation.statistics import mcnemar
-from qra.report.cells import CellResult
+from qra.report.cells import CellResult, Correctness
 from qra.report.pipelines import Pipeline
 
 MARGIN = 0.02
@@ -61,10 +61,6 @@ class Effect(NamedTuple):
         return "higher" if self.is_higher else "lower" if self.is_lower else "none" if self.is_none else "unclear"
 
 
-Examples = tuple[NDArray[np.int64], NDArray[np.bool_]]
-"""Ascending positions of examples, (n,), and whether the network is correct on each, (n,)."""
-
-
 class Measure(NamedTuple):
     """What networks are compared by: clean accuracy, or that under the worst case of some attacks.
 
@@ -83,7 +79,7 @@ class Measure(NamedTuple):
         """Name of the measure, for people."""
         return "clean" if self.bounds is None else f"{' + '.join(self.kinds)}, {self.bounds.title}"
 
-    def examples(self, cell: CellResult) -> Examples | None:
+    def examples(self, cell: CellResult) -> Correctness | None:
         """Return a cell's examples under this measure; None if they are unknown."""
         if self.bounds is None:
             return None if cell.clean is None else cell.examples(cell.clean.name)
@@ -168,15 +164,32 @@ class Gap(StrEnum):
     EXAMPLES = "no shared examples: they were attacked on other images"
 
 
-def strongest(first: Pipeline, second: Pipeline, bounds: ThreatModel) -> Measure | None:
+def strongest(first: Pipeline, second: Pipeline, bounds: ThreatModel | None) -> Measure | None:
     """Return the worst case over the attacks of a threat model that all cells of both pipelines have.
 
     Returns:
         The measure; None if there are no such attacks or none of them stands alone.
     """
+    if bounds is None:
+        return None
     kinds = tuple(sorted({*first.kinds(bounds)} & {*second.kinds(bounds)}))
     attacks = [first.cells[0].attacks[bounds][kind] for kind in kinds]
     return Measure(bounds, kinds, True) if any(attack.stands_alone for attack in attacks) else None
+
+
+def paired_at(
+    bounds: ThreatModel | None, first: Pipeline, second: Pipeline, titles: tuple[str, str] = ("", "")
+) -> Comparison | Gap:
+    """Compare two pipelines under the worst case over the attacks of a threat model that both have.
+
+    Args:
+        bounds: Threat model; None if there is none, and so no comparison.
+        first: A pipeline.
+        second: Another.
+        titles: Titles of the two.
+    """
+    measure = strongest(first, second, bounds)
+    return Gap.ATTACKS if measure is None else paired(first, second, titles, (measure, measure))
 
 
 def paired(

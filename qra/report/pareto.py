@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from qra.evaluation.measured import ThreatModel
-from qra.report.paired import Comparison, Gap, paired, strongest
+from qra.report.paired import Comparison, Gap, paired_at
 from qra.report.pipelines import Pipeline
 from qra.report.results import FLOOR, Results
 
@@ -89,8 +89,7 @@ def _is_tie(offer: Offer, other: Offer, bounds: ThreatModel | None) -> bool:
 
 def _is_better(offer: Offer, other: Offer, bounds: ThreatModel | None) -> bool:
     """Return whether an offer is more robust than another beyond chance, on the same examples if both have them."""
-    measure = None if bounds is None else strongest(offer.pipeline, other.pipeline, bounds)
-    compared = Gap.ATTACKS if measure is None else paired(offer.pipeline, other.pipeline, ("", ""), (measure, measure))
+    compared = paired_at(bounds, offer.pipeline, other.pipeline)
     if compared in (Gap.EXAMPLES, Gap.DATA):
         return False
     if isinstance(compared, Comparison):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from qra.coordinates import Axis
@@ -173,6 +173,14 @@ class Pipeline:
         """Return the median wall time of a step, in seconds."""
         found = [cell.seconds[step] for cell in self.cells if step in cell.seconds]
         return statistics.median(found) if found else None
+
+
+def grouped(pipelines: Iterable[Pipeline], *free: str) -> list[list[Pipeline]]:
+    """Group pipelines that differ only on the free axes."""
+    groups: dict[object, list[Pipeline]] = {}
+    for pipeline in pipelines:
+        groups.setdefault(pipeline.apart_from(*free), []).append(pipeline)
+    return list(groups.values())
 
 
 def training_title(training: str) -> str:

@@ -99,8 +99,8 @@ def _curves(results: Results, found: list[tuple[Pipeline, tuple[Radii, ...]]], i
 
 def quantization_brings_nearer(results: Results) -> Iterator[Check]:
     """Check whether adversarial images of quantized pipelines are nearer than those of their float counterparts."""
-    for pipeline in results.main:
-        original = None if pipeline.is_float else results.reference(pipeline)
+    for pipeline in results.quantized:
+        original = results.reference(pipeline)
         if original is not None:
             for comparison in _compared(results, pipeline, original):
                 yield Check.of(results.label(pipeline), meets("lower"), comparison)

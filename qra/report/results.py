@@ -11,9 +11,9 @@ import numpy as np
 
 from qra.coordinates import Axis
 from qra.evaluation.measured import Measured, ThreatModel
-from qra.report.cells import CellResult, Value
+from qra.report.cells import CellResult, Correctness, Value
 from qra.report.labels import shortened
-from qra.report.paired import LEAST_SHARED, Examples
+from qra.report.paired import LEAST_SHARED
 from qra.report.pipelines import AXES, KIND, Pipeline
 
 STRONG = 8.0
@@ -37,6 +37,11 @@ class Results:
     cells: tuple[CellResult, ...]
 
     @cached_property
+    def done(self) -> tuple[CellResult, ...]:
+        """Cells that are done."""
+        return tuple(cell for cell in self.cells if cell.state == "done")
+
+    @cached_property
     def pipelines(self) -> tuple[Pipeline, ...]:
         """Pipelines of the cells that are done; float ones first, then by their coordinates."""
         groups: dict[tuple[tuple[str, Value], ...], list[CellResult]] = {}
@@ -53,13 +58,13 @@ class Results:
     @cached_property
     def data(self) -> str:
         """Hash of the images that most cells were tested on."""
-        counts = Counter(cell.data for cell in self.cells if cell.state == "done")
+        counts = Counter(cell.data for cell in self.done)
         return max(counts, key=lambda each: (counts[each], each), default="")
 
     @property
     def on_other_data(self) -> tuple[CellResult, ...]:
         """Cells that were tested on other images than most, and so cannot be compared with those."""
-        return tuple(cell for cell in self.cells if cell.state == "done" and cell.data != self.data)
+        return tuple(cell for cell in self.done if cell.data != self.data)
 
     @cached_property
     def comparable(self) -> tuple[Pipeline, ...]:
@@ -70,7 +75,7 @@ class Results:
     @cached_property
     def on_other_examples(self) -> tuple[CellResult, ...]:
         """Cells that were attacked on other images than most, and so cannot be compared with those."""
-        same_data = [cell for cell in self.cells if cell.state == "done" and cell.data == self.data]
+        same_data = [cell for cell in self.done if cell.data == self.data]
         known = [(cell, found[0]) for cell in same_data if (found := _attacked(cell, self.headline)) is not None]
         counts = Counter(places.tobytes() for _, places in known)
         most = max(counts, key=lambda each: (counts[each], each), default=b"")
@@ -141,6 +146,11 @@ class Results:
             and pipeline.number(Axis.CALIBRATION_SIZE) in (None, size)
         )
 
+    @cached_property
+    def quantized(self) -> tuple[Pipeline, ...]:
+        """Pipelines of ``main`` that are quantized."""
+        return tuple(pipeline for pipeline in self.main if not pipeline.is_float)
+
     def reference(self, pipeline: Pipeline) -> Pipeline | None:
         """Return the float counterpart of a quantized pipeline, which was treated alike; None if there is none."""
         return self.float_of(pipeline.treatment, pipeline)
@@ -204,7 +214,7 @@ class Results:
         return tuple(filter(None, words))
 
 
-def _attacked(cell: CellResult, bounds: ThreatModel | None) -> Examples | None:
+def _attacked(cell: CellResult, bounds: ThreatModel | None) -> Correctness | None:
     """Return the examples that a cell was attacked on under a threat model; None if they are unknown."""
     return cell.worst(bounds, cell.attacks[bounds]) if bounds is not None and bounds in cell.attacks else None
 

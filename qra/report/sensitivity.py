@@ -9,8 +9,8 @@ from matplotlib.figure import Figure
 
 from qra.evaluation.measured import Accuracy, ThreatModel
 from qra.palette import BLACK, GREY
-from qra.report.paired import CLEAN, Comparison, Gap, paired, strongest
-from qra.report.pipelines import Pipeline
+from qra.report.paired import CLEAN, Comparison, Gap, paired, paired_at
+from qra.report.pipelines import Pipeline, grouped
 from qra.report.results import Results
 from qra.report.style import Drawing, label_width
 
@@ -33,11 +33,8 @@ class Loss(NamedTuple):
 
 def sensitivity(results: Results) -> tuple[Drawing, ...]:
     """Draw bars of clean and robust loss for each set of layers, with the largest robust loss on top."""
-    groups: dict[object, list[Pipeline]] = {}
-    for pipeline in results.pipelines:
-        groups.setdefault(pipeline.apart_from(AXIS), []).append(pipeline)
     made: list[Drawing] = []
-    for group in groups.values():
+    for group in grouped(results.pipelines, AXIS):
         whole = [pipeline for pipeline in group if not pipeline.text(AXIS)]
         changed = [pipeline for pipeline in group if pipeline.text(AXIS)]
         if results.headline is not None and len(whole) == 1 and len(changed) > 1:
@@ -80,8 +77,8 @@ def _accuracy(pipeline: Pipeline, bounds: ThreatModel | None) -> Accuracy | None
 
 
 def _loss(whole: Pipeline, changed: Pipeline, bounds: ThreatModel | None) -> Loss | None:
-    measure = CLEAN if bounds is None else strongest(whole, changed, bounds)
-    compared = Gap.ATTACKS if measure is None else paired(whole, changed, ("", ""), (measure, measure))
+    clean = bounds is None
+    compared = paired(whole, changed, ("", ""), (CLEAN, CLEAN)) if clean else paired_at(bounds, whole, changed)
     if compared is Gap.EXAMPLES:
         return None
     if isinstance(compared, Comparison):

@@ -52,8 +52,8 @@ def corrupted(results: Results) -> Table:
 
 def quantization_costs(results: Results) -> Iterator[Check]:
     """Check each quantized pipeline against its float counterpart, on corrupted images."""
-    for pipeline in results.main:
-        original = None if pipeline.is_float else results.reference(pipeline)
+    for pipeline in results.quantized:
+        original = results.reference(pipeline)
         if original is not None and _accuracies(pipeline) and _accuracies(original):
             yield Check.of(results.label(pipeline), meets("lower"), _compared(results, pipeline, original))
 

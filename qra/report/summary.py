@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from qra.evaluation.doubt import State
 from qra.evaluation.statistics import wilson_interval
 from qra.report.cells import CellResult
 from qra.report.claims import CLAIMS, versus
-from qra.report.header import MADE_UP, is_made_up
+from qra.report.header import MADE_UP, is_made_up, span
 from qra.report.judging import Finding
 from qra.report.paired import Comparison, Effect
 from qra.report.pareto import Choice
@@ -56,7 +56,7 @@ def summary(results: Results, findings: Mapping[str, Finding], best: Sequence[Ch
         findings: Findings by key of the claim.
         best: Recommendations, by ascending model size.
     """
-    quantized = [pipeline for pipeline in results.main if not pipeline.is_float]
+    quantized = results.quantized
     measure = results.headline_title
     question = (
         f"What does quantization do to robust accuracy ({measure})? "
@@ -66,8 +66,8 @@ def summary(results: Results, findings: Mapping[str, Finding], best: Sequence[Ch
     )
     if results.headline is None:
         return Summary(question, ("No network has been attacked yet, so there is no robust accuracy.",), ())
-    answers = (_effects(results, quantized), *_by_treatment(results), _best(results, best), _verdicts(findings))
-    return Summary(question, tuple(filter(None, answers)), _doubts(results))
+    answers = (_effects(results), *_by_treatment(results), _best(results, best), _verdicts(findings))
+    return Summary(question, tuple(filter(None, answers)), tuple(_doubts(results)))
 
 
 def _by_treatment(results: Results) -> list[str]:
@@ -87,11 +87,11 @@ def _by_treatment(results: Results) -> list[str]:
     return said
 
 
-def _effects(results: Results, quantized: Sequence[Pipeline]) -> str:
+def _effects(results: Results) -> str:
     """Return how many quantized networks are more or less robust than their float networks, with the extremes."""
     assert results.headline is not None
     found: list[tuple[Pipeline, Comparison]] = []
-    for pipeline in quantized:
+    for pipeline in results.quantized:
         original = results.reference(pipeline)
         compared = versus(results, pipeline, original, results.headline.levels) if original else None
         if isinstance(compared, Comparison) and max(compared.accuracies) > FLOOR:
@@ -137,53 +137,59 @@ def _verdicts(findings: Mapping[str, Finding]) -> str:
     return f"Claims from the literature: {', '.join(filter(None, (told, left)))}."
 
 
-def _doubts(results: Results) -> tuple[str, ...]:
-    done = [cell for cell in results.cells if cell.state == "done"]
-    counts = [each.accuracy.n for cell in done for bounds, each in cell.robust.items() if bounds == results.headline]
-    seeds = {len(pipeline.cells) for pipeline in results.pipelines}
-    states: Counter[State] = Counter(pipeline.state for pipeline in results.pipelines)
-    limits = [cell.doubt.detection_limit for cell in done if cell.doubt.detection_limit is not None]
-    said = [MADE_UP] if is_made_up(results) else []
-    unlike = (
+def _doubts(results: Results) -> Iterator[str]:
+    if is_made_up(results):
+        yield MADE_UP
+    yield from _not_comparable(results)
+    yield from _uncertainty(results)
+    yield from _masking(results)
+
+
+def _not_comparable(results: Results) -> Iterator[str]:
+    """Yield sentences on cells and pipelines that are not, or only partly, compared with the rest."""
+    repeated = [cell for cell in results.cells if cell.state == "repeated"]
+    damaged = [cell for cell in results.done if cell.problems]
+    for cells, what in (
         (results.on_other_data, "with other test images, not compared with the rest"),
         (results.on_other_examples, "attacked on other test images, not compared with the rest"),
-        (
-            [cell for cell in results.cells if cell.state == "repeated"],
-            "with the same coordinates and seed as another, not counted",
-        ),
-        (
-            [cell for cell in done if cell.problems],
-            "with damaged or contradictory files, so that numbers are missing",
-        ),
-    )
-    said += [f"{_count(len(found), 'cell')} {what}: {_named(found)}." for found, what in unlike if found]
+        (repeated, "with the same coordinates and seed as another, not counted"),
+        (damaged, "with damaged or contradictory files, so that numbers are missing"),
+    ):
+        if cells:
+            yield f"{_count(len(cells), 'cell')} {what}: {_named(cells)}."
     if weaker := _attacked_less(results):
-        said.append(
+        yield (
             f"{_count(len(weaker), 'pipeline')} met fewer attacks than others, which makes their numbers higher: "
             "compare them by verdicts and recommendations, which use the attacks that both have met."
         )
-    if counts:
+
+
+def _uncertainty(results: Results) -> Iterator[str]:
+    """Yield sentences on the numbers of images and seeds."""
+    seeds = {len(pipeline.cells) for pipeline in results.pipelines}
+    robust = [each for cell in results.done for bounds, each in cell.robust.items() if bounds == results.headline]
+    if counts := [each.accuracy.n for each in robust]:
         low, high = wilson_interval(min(counts) // 2, min(counts))
         few = f", so each number is uncertain by up to {50 * (high - low):.0f} points" if min(counts) < FEW else ""
-        said.append(f"Robust accuracy is measured on n = {_span(counts)} images{few}.")
-    if seeds:
-        said.append(
-            "One seed per pipeline: other seeds may give other results."
-            if seeds == {1}
-            else f"{_span(seeds)} seeds per pipeline."
-        )
+        yield f"Robust accuracy is measured on n = {span(counts)} images{few}."
+    if seeds == {1}:
+        yield "One seed per pipeline: other seeds may give other results."
+    elif seeds:
+        yield f"{span(seeds)} seeds per pipeline."
     if lacking := [pipeline for pipeline in results.pipelines if pipeline.missing]:
-        said.append(f"The means of {_count(len(lacking), 'pipeline')} lack seeds whose cells failed or are not done.")
-    if states["suspect"]:
-        said.append(
-            f"{_count(states['suspect'], 'pipeline')} may mask their gradients: their numbers are upper bounds."
-        )
+        yield f"The means of {_count(len(lacking), 'pipeline')} lack seeds whose cells failed or are not done."
+
+
+def _masking(results: Results) -> Iterator[str]:
+    """Yield sentences on gradient masking and on the check for it."""
+    states: Counter[State] = Counter(pipeline.state for pipeline in results.pipelines)
+    limits = [cell.doubt.detection_limit for cell in results.done if cell.doubt.detection_limit is not None]
+    if suspect := states["suspect"]:
+        yield f"{_count(suspect, 'pipeline')} may mask their gradients: their numbers are upper bounds."
     if unknown := states["not judged"]:
-        whole = _count(len(results.pipelines), "pipeline")
-        said.append(f"Masking of gradients was not checked for {unknown} of {whole}.")
+        yield f"Masking of gradients was not checked for {unknown} of {_count(len(results.pipelines), 'pipeline')}."
     if limits:
-        said.append(f"The masking check would not have noticed an overstatement below {100 * max(limits):.1f} points.")
-    return tuple(said)
+        yield f"The masking check would not have noticed an overstatement below {100 * max(limits):.1f} points."
 
 
 def _named(cells: Sequence[CellResult]) -> str:
@@ -198,10 +204,6 @@ def _attacked_less(results: Results) -> list[Pipeline]:
         return []
     alone = {kind for kind in results.kinds(bounds) if results.attacks(bounds, kind)[0].stands_alone}
     return [each for each in results.comparable if each.robust(bounds) and not alone <= set(each.kinds(bounds))]
-
-
-def _span(values: Sequence[int] | set[int]) -> str:
-    return " to ".join(f"{value:,}" for value in dict.fromkeys((min(values), max(values))))
 
 
 def _count(number: int, word: str) -> str:

@@ -84,16 +84,19 @@ class Table:
         assert all(len(row) == len(self.columns) for row in self.rows), f"{self.name}: a row has other columns"
 
     @property
+    def entries(self) -> list[tuple[Entry, ...]]:
+        """The entries of each column."""
+        return list(zip(*self.rows, strict=True)) if self.rows else [()] * len(self.columns)
+
+    @property
     def numeric(self) -> tuple[bool, ...]:
         """Whether each column holds numbers."""
-        columns = zip(*self.rows, strict=True) if self.rows else [()] * len(self.columns)
-        return tuple(any(not isinstance(entry, str) for entry in column) for column in columns)
+        return tuple(any(not isinstance(entry, str) for entry in column) for column in self.entries)
 
     def _written(self, escape: Callable[[str], str]) -> tuple[list[str], list[list[str]]]:
         """Return titles and rows as text; if all accuracies in a column have the same n, only the title says it."""
-        columns = list(zip(*self.rows, strict=True)) if self.rows else [()] * len(self.columns)
-        sizes = [{entry.n for entry in column if isinstance(entry, Accuracy)} for column in columns]
-        shared = [sorted(found)[0] if len(found) == 1 else None for found in sizes]
+        sizes = [{entry.n for entry in column if isinstance(entry, Accuracy)} for column in self.entries]
+        shared = [found.pop() if len(found) == 1 else None for found in sizes]
         titles = zip(self.columns, shared, strict=True)
         return (
             [escape(title if n is None else f"{title} (n={n})") for title, n in titles],
@@ -114,8 +117,7 @@ class Table:
         """
         file = io.StringIO()
         writer = csv.writer(file, lineterminator="\n")
-        columns = list(zip(*self.rows, strict=True)) if self.rows else [()] * len(self.columns)
-        spread = [_spread(title, column) for title, column in zip(self.columns, columns, strict=True)]
+        spread = [_spread(title, column) for title, column in zip(self.columns, self.entries, strict=True)]
         writer.writerow(no_formula(plain(title)) for titles, _ in spread for title in titles)
         for row in zip(*(values for _, values in spread), strict=True):
             writer.writerow(value for values in row for value in values)

@@ -64,20 +64,8 @@ def claims_markdown(findings: Mapping[str, Finding], name: str) -> str:
             f"## {claim.key}: {finding.verdict}\n\n{claim.statement} ({claim.source})\n\n"
             f"A check holds if {claim.criterion}. {markdown_text(finding.because)} {rests_on(finding)}\n"
         )
-        rows = [row for judged in finding.judged for row in _short(judged)]
-        if rows:
-            columns = (
-                "check",
-                "result",
-                "compared",
-                "first - second (points)",
-                "lost / gained",
-                "p",
-                "n",
-                "seeds",
-                "cells",
-            )
-            parts.append(Table(claim.key, claim.statement, columns, tuple(rows)).markdown())
+        if finding.judged:
+            parts.append(short_evidence(claim.key, finding).markdown())
         if doubt := doubts(finding):
             parts.append(f"{markdown_text(doubt)}\n")
     return "\n".join(parts)
@@ -164,11 +152,8 @@ def difference(effect: Effect) -> str:
 def _compared(each: Comparison) -> str:
     first, second = (f"{100 * value:.2f}" for value in each.accuracies)
     outcomes = " / ".join(dict.fromkeys(each.outcomes))
-    return f"{each.titles[0]} {first} against {each.titles[1]} {second} ({outcomes}){_bracketed(_doubts(each))}"
-
-
-def _bracketed(doubts: str) -> str:
-    return f", {doubts}" if doubts else ""
+    doubts = f", {_doubts(each)}" if _doubts(each) else ""
+    return f"{each.titles[0]} {first} against {each.titles[1]} {second} ({outcomes}){doubts}"
 
 
 def _doubts(each: Comparison) -> str:
