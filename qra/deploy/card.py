@@ -80,12 +80,7 @@ class Card:
 
 
 def write(directory: Path, card: Card) -> None:
-    """Write ``card.json`` and ``README.md`` of an export, with the sizes and hashes of its files.
-
-    Args:
-        directory: Directory of the export, which holds its other files.
-        card: The card.
-    """
+    """Write ``card.json`` and ``README.md`` of an export, with the sizes and hashes of its files."""
     content = card.content(files(directory))
     write_json(directory / FILE, content)
     write_bytes(directory / TEXT, card_text.markdown(content).encode())

@@ -25,12 +25,13 @@ from qra.deploy.evaluation import Evaluation, FakeQuantized
 from qra.deploy.folder import Folder, options_of
 from qra.deploy.page import page
 from qra.deploy.program import Program
-from qra.deploy.robustness import ImageChunks, attack_program, count_of, threat, white_box_images
+from qra.deploy.robustness import ImageChunks, attack_program, threat, white_box_images
 from qra.deploy.speed import bench
 from qra.deploy.twin import IntegerNetwork
 from qra.evaluation.chunks import CHUNKS, shuffled
 from qra.evaluation.outcome import examples_id
 from qra.evaluation.protocol import Protocol
+from qra.evaluation.robustness import members
 from qra.files import plain
 from qra.front.shipped import checkpoint_file
 from qra.front.tool_arguments import add_deploy_bench, add_deploy_test
@@ -149,7 +150,7 @@ def _attack(evaluation: Evaluation, program: Program, data: ImageDataModule, n: 
         "program": program.sha256,
         "version": __version__,
     }
-    files = ImageChunks(directory / CHUNKS, protocol.name, depends, chunks, count_of(protocol))
+    files = ImageChunks(directory / CHUNKS, protocol.name, depends, chunks, len(members(protocol.attack)))
     with float32(torch.device("cpu")), ChunkProgress(protocol.words, len(chunks), shown=True) as progress:
         for number, positions in enumerate(chunks):
             batch = data.batch("test", positions, torch.device("cpu"))

@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from qra import version
 from qra.attacks.pixels import LEVELS
 from qra.checks import check_count
 from qra.files import CHECKPOINT_LIMIT, open_regular, plain
@@ -172,7 +173,8 @@ class Engine(nn.Module):
         check_threads(threads)
         kind, options = kind_of(runtime), dict(options or {})
         if not engine_defaults:
-            options = {**_checked(kind, options), **kind.faithful}
+            _check_faithful(kind, options)
+            options = {**options, **kind.faithful}
         needed(kind.name, kind.extra)
         content = model if isinstance(model, bytes) else read_model(model)
         self.threads, self.engine_defaults = threads, engine_defaults
@@ -268,10 +270,6 @@ def _check_own(shape: Sequence[Any], is_image: bool, outputs: Container[str]) ->
 def needed(package: str, extra: str) -> Any:
     """Import an optional package.
 
-    Args:
-        package: Name of the package.
-        extra: Extra of this distribution that installs it.
-
     Raises:
         ValueError: If it is not installed. The message gives the command that installs it.
     """
@@ -279,7 +277,7 @@ def needed(package: str, extra: str) -> Any:
         return import_module(package)
     except ImportError:
         other = ", or name other --engines" if package in RUNTIMES else ""
-        raise ValueError(f"{package} is not installed: pip install 'quantization-robustness[{extra}]'{other}") from None
+        raise ValueError(f"{package} is not installed: {version.extra(extra)}{other}") from None
 
 
 def read_model(path: str | Path) -> bytes:
@@ -306,14 +304,13 @@ def kind_of(name: str) -> type[Runtime]:
     return RUNTIMES[name]
 
 
-def _checked(kind: type[Runtime], options: Mapping[str, str]) -> Mapping[str, str]:
+def _check_faithful(kind: type[Runtime], options: Mapping[str, str]) -> None:
     for name, value in kind.faithful.items():
         if options.get(name, value) != value:
             raise ValueError(
                 f"{kind.name}: {name}={options[name]} changes decisions: it must be {value}; the engine's own "
                 "defaults are measured by --engine_defaults true"
             )
-    return options
 
 
 def _refusal(runtime: Runtime, reason: Exception) -> str:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from qra.deploy.engine import Engine
 from qra.deploy.ops import Requantize
-from qra.deploy.parity import Changes, CodeDifferences, Images, add_codes, changes, judge
+from qra.deploy.parity import Changes, CodeDifferences, Images, add_codes, changes, judge, total
 from qra.deploy.program import Program
 from qra.deploy.robustness import Replayed, Threat, Tried, decide, replay, together
 from qra.deploy.twin import IntegerNetwork
@@ -91,11 +91,7 @@ class FakeQuantized:
 
 
 def in_float64(network: nn.Module) -> nn.Module:
-    """Return a copy of a quantized network in float64, with the quantized weights that it has in float32.
-
-    Args:
-        network: The network; it is not changed.
-    """
+    """Return a copy of a quantized network in float64, with the quantized weights that it has in float32."""
     network = copy.deepcopy(network)
     for layer in quant_layers(network).values():
         if (quantizer := layer.weight_quantizer) is not None and (grid := quantizer.grid(layer.weight)) is not None:
@@ -153,46 +149,48 @@ class Evaluation:
         """Positions of all examples in the test set, in the order of the chunks, (n,)."""
         return torch.cat([tried.batch.indices for tried in self._tried])
 
+    @property
+    def _clean(self) -> Tensor:
+        """Whether the program is correct on each clean image, bool (n,)."""
+        return torch.cat([tried.decisions["clean"] == tried.batch.y for tried in self._tried])
+
+    @property
+    def _robust(self) -> Tensor:
+        """Whether the program is correct on each example under all attacks with gradients, bool (n,)."""
+        return torch.cat([tried.correct for tried in self._tried])
+
     def content(self) -> dict[str, Any]:
         """Return the findings, ready for JSON."""
-        clean = torch.cat([tried.decisions["clean"] == tried.batch.y for tried in self._tried])
-        robust = torch.cat([tried.correct for tried in self._tried])
+        bounds = self.what.white_box.bounds
         fake = {
             "layers": _layers(self.fake_layers),
-            "decisions": {kind: _sum(part[kind] for part in self._fake).summary() for kind in self._fake[0]},
+            "decisions": {kind: total(part[kind] for part in self._fake).summary() for kind in self._fake[0]},
         } if self._fake else None  # fmt: skip
         return {
-            "threat_model": {**self._bounds()},
+            "threat_model": {key: getattr(bounds, key) for key in ("title", "norm", "eps", "pixels")},
             "white_box": {"title": self.what.white_box.attack.title, "attack": self.what.white_box.settings()},
             "full_length": {"title": self.what.full_length.title},
             "square": {"title": self.what.square.title, "queries": self.what.square.queries},
             "fake_quantized": fake,
-            "program": {"clean": accuracy(clean), "robust": accuracy(robust)},
+            "program": {"clean": accuracy(self._clean), "robust": accuracy(self._robust)},
             "runs": [_found(run) for run in self.runs],
             "outcomes": {outcome.name: outcome.summary() for outcome in self.outcomes()},
         }
-
-    def _bounds(self) -> dict[str, Any]:
-        bounds = self.what.white_box.bounds
-        return {"title": bounds.title, "norm": bounds.norm, "eps": bounds.eps, "pixels": bounds.pixels}
 
     def outcomes(self) -> Iterator[Outcome]:
         """Yield the outcomes: clean, robust on the program, and the worst case over it and all attacked engines."""
         order = self.indices.argsort()
         indices = self.indices[order]
         deployed = [run for run in self.runs if run.attacked and not run.engine.engine_defaults]
-        runs = [together(run.parts) for run in deployed]
-        clean = torch.cat([tried.decisions["clean"] == tried.batch.y for tried in self._tried])[order]
-        robust = torch.cat([tried.correct for tried in self._tried])[order]
+        clean, robust = self._clean[order], self._robust[order]
+        worst = robust.clone()
+        for whole in (together(run.parts) for run in deployed):
+            clean &= whole.clean[order]
+            worst &= whole.correct[order]
         protocol = self.what.white_box
         name, fields = protocol.name, protocol.fields()
-        for run in runs:
-            clean &= run.clean[order]
         yield Outcome("clean", "clean images", {}, indices, clean)
         yield Outcome(name, protocol.attack.title, protocol.settings(), indices, robust, **fields)
-        worst = robust.clone()
-        for run in runs:
-            worst &= run.correct[order]
         about = {**fields, "standard": "", "gradient": "", "role": "worst"}
         members = (name, *(f"{run.name}: replayed, Square" for run in deployed))
         yield Outcome("deployed", "worst case as deployed", {}, indices, worst, members=members, **about)
@@ -223,10 +221,6 @@ def accuracy_of(found: Mapping[str, Any]) -> Accuracy:
 
 def _layers(found: Mapping[str, CodeDifferences]) -> dict[str, Any]:
     return {name: each.summary() for name, each in found.items()}
-
-
-def _sum(parts: Iterator[Changes]) -> Changes:
-    return Changes(*map(sum, zip(*parts, strict=True)))
 
 
 def _found(run: Run) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -146,9 +147,8 @@ def _card(network: nn.Module, program: Program, path: Path, choices: Choices) ->
 
 def _has_pieces(network: nn.Module) -> bool:
     """Whether any weights are a sum of several terms."""
-    quantizers = [layer.weight_quantizer for layer in quant_layers(network).values()]
-    layers = zip(quantizers, quant_layers(network).values(), strict=True)
-    return any(quantizer is not None and len(quantizer.grid(layer.weight).terms) > 1 for quantizer, layer in layers)
+    layers = ((layer.weight_quantizer, layer.weight) for layer in quant_layers(network).values())
+    return any(quantizer is not None and len(quantizer.grid(weight).terms) > 1 for quantizer, weight in layers)
 
 
 def _limits(network: nn.Module, program: Program, choices: Choices) -> list[str]:
@@ -177,11 +177,9 @@ def multiply_adds(program: Program) -> dict[str, int]:
         if isinstance(op, Convolution | Linear):
             low, high = codes[op.source]
             taken = "int8" if low < 0 else "uint8" if high <= 255 else "int32"
-            count = 1
-            for length in places[op.name][1:]:
-                count *= length
-            name = f"{taken} x {str(op.weight.dtype).removeprefix('torch.')}"
-            found[name + (" (the image)" if op.source == IMAGE else "")] += op.weight.numel() * count
+            image = " (the image)" if op.source == IMAGE else ""
+            name = f"{taken} x {str(op.weight.dtype).removeprefix('torch.')}{image}"
+            found[name] += op.weight.numel() * math.prod(places[op.name][1:])
     return dict(found)
 
 
@@ -198,6 +196,3 @@ def main(arguments: Sequence[str]) -> None:
         shown = ", ".join(layers[:3]) + (f" and {len(layers) - 3} more" if len(layers) > 3 else "")
         print(f"without VNNI, x86 processors may saturate sums of {shown}")
     print(f"model card: {out / card.TEXT}; next, test it on engines: qra deploy test {out} --data CONFIG")
-
-
-__all__ = ["Choices", "export", "main", "multiply_adds"]

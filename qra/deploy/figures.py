@@ -11,7 +11,6 @@ from matplotlib.ticker import MaxNLocator
 from qra.palette import BLUE, GREY, ORANGE
 from qra.report.style import SERIES, Drawing, label_width
 
-KINDS = ("clean", "full-length", "early-stopped", "inside", "outside")
 TITLES = {
     "clean": "clean",
     "full-length": "adversarial,\nfull-length",
@@ -19,6 +18,7 @@ TITLES = {
     "inside": "boundary,\nclean side",
     "outside": "boundary,\nother side",
 }
+KINDS = tuple(TITLES)
 _FLOOR = 1e-8
 
 

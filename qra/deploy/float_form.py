@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from qra.deploy.form import Floats
+from qra.deploy.form import Floats, per_channel
 from qra.deploy.graph import FLOAT
 from qra.deploy.ops import Combine, Part, Requantize, WindowSum
 from qra.deploy.qdq_form import QDQForm
@@ -33,5 +33,4 @@ class FloatForm(QDQForm):
         return np.float32
 
     def _weights(self, weight: NDArray[np.int64], scales: Floats, part: Part) -> str:
-        steps = scales.reshape(-1, *[1] * (weight.ndim - 1))
-        return self.graph.constant(weight * steps)
+        return self.graph.constant(weight * per_channel(scales, weight))

@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from onnx import helper
 
 from qra.deploy.bounds import are_bytes, ranges, shapes, sums
-from qra.deploy.graph import INT8, UINT8, Graph
+from qra.deploy.graph import Graph
 from qra.deploy.ops import (
     IMAGE,
     Combine,
@@ -116,6 +117,10 @@ class Form(ABC):
         low, high = self.codes.get(name, (0, 256))
         return np.float32 if not are_bytes(low, high) else np.uint8 if low >= 0 else np.int8
 
+    def tensor_type_of(self, name: str) -> int:
+        """Return the same type as ONNX numbers it."""
+        return helper.np_dtype_to_tensor_dtype(np.dtype(self.type_of(name)))
+
     def flatten(self, op: Flatten) -> None:
         """Write a flattening of each image."""
         self.names[op.name] = self.graph.add("Flatten", [self.names[op.source]], op.name, axis=1)
@@ -182,10 +187,6 @@ class Form(ABC):
         """Whether there is a single window that covers all rows and columns."""
         return op.kernel == self.shapes[op.source][1:] and not any(op.padding)
 
-    def tap_type(self, op: Requantize) -> int:
-        """Return the type of the codes in the graph."""
-        return UINT8 if op.low >= 0 else INT8
-
 
 def fits(weight: NDArray[np.int64]) -> bool:
     """Whether weights fit int8."""
@@ -204,6 +205,11 @@ def halves(weight: NDArray[np.int64], name: str) -> NDArray[np.int64]:
             "quantize it to fewer bits, or symmetrically"
         )
     return (weight - 1) // 2
+
+
+def per_channel(values: NDArray[Any], weight: NDArray[Any]) -> NDArray[Any]:
+    """Return one value per output channel in a shape that broadcasts with a layer's weights."""
+    return values.reshape(-1, *[1] * (weight.ndim - 1))
 
 
 def spread_of(op: Convolution) -> dict[str, Any]:

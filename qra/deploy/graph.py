@@ -86,13 +86,7 @@ class Graph:
     def model(
         self, inputs: Sequence[onnx.ValueInfoProto], outputs: Sequence[onnx.ValueInfoProto], about: dict[str, str]
     ) -> onnx.ModelProto:
-        """Return the graph as a model, after ONNX's checker has accepted it.
-
-        Args:
-            inputs: Inputs of the model.
-            outputs: Outputs of the model.
-            about: Text metadata.
-        """
+        """Return the graph as a model, after ONNX's checker has accepted it."""
         graph = helper.make_graph(self.nodes, "qra", list(inputs), list(outputs), self.constants)
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", self.opset)], producer_name="qra")
         model.ir_version = min(helper.find_min_ir_version_for(model.opset_import), onnx.IR_VERSION)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import helper
 
 from qra.deploy.form import Form, fits, halves, spread_of
 from qra.deploy.graph import DOUBLE, FLOAT
@@ -68,8 +67,7 @@ class IntegerForm(Form):
             ones = self.graph.constant(np.ones((channels, 1, *op.kernel)), np.int8)
             pads = [*op.padding, *op.padding]
             made = self.graph.add("ConvInteger", [x, ones], strides=op.stride, pads=pads, group=channels)
-        kind = helper.np_dtype_to_tensor_dtype(np.dtype(self.type_of(op.name)))
-        self.names[op.name] = self.graph.add("Cast", [made], op.name, to=kind)
+        self.names[op.name] = self.graph.add("Cast", [made], op.name, to=self.tensor_type_of(op.name))
 
     def combine(self, op: Combine) -> None:
         u = self._term(op, 0)

@@ -14,6 +14,7 @@ from qra.deploy.symbolic import OTHER_SIZE, Builder, Value, number
 from qra.quant.grid import Term
 from qra.quant.layers import QuantConv2d, QuantLayer, QuantLinear
 
+FLOAT_WEIGHTS = "has float weights, which have no integer form: quantize them (8 bits are enough)"
 _LARGEST = 2**15 - 1
 
 
@@ -43,7 +44,7 @@ def integer_weights(layer: QuantLayer, name: str, exactly: bool) -> list[Integer
             of one step per channel that fit 16 bits.
     """
     if layer.weight_quantizer is None:
-        raise ValueError(f"{name} has float weights, which have no integer form: quantize them (8 bits are enough)")
+        raise ValueError(f"{name} {FLOAT_WEIGHTS}")
     try:
         grid = layer.weight_quantizer.grid(layer.weight)
     except ValueError as reason:
@@ -194,14 +195,12 @@ def integers(codes: Tensor) -> Tensor:
 
 def _codes(builder: Builder, value: Value, name: str) -> tuple[str, Tensor]:
     """Return the name of a layer's input codes and their scale: one, or one per channel if they differ."""
-    part, factor = value.parts[0], value.factors[0]
-    made = builder.made[part.source]
-    whole = part == Part(part.source, 0, made.shape[0])
-    if len(value.parts) > 1 or not whole or made.kind != "codes":
+    if builder.kind_of(value) != "codes":
         raise ValueError(f"{name} has float inputs: quantize its input, or the ReLU before it")
+    factor = value.factors[0]
     if factor.ndim and bool((factor == factor[0]).all()):
         factor = factor[0]
-    return part.source, factor
+    return value.parts[0].source, factor
 
 
 def _result_shape(layer: QuantConv2d, shape: Sequence[int], name: str) -> tuple[int, int, int]:

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from qra.deploy.bounds import places
-from qra.deploy.layers import convolve, multiply
+from qra.deploy.layers import FLOAT_WEIGHTS, convolve, multiply
 from qra.deploy.ops import Flatten, WindowMax, WindowSum
 from qra.deploy.symbolic import Builder, Value, number
 from qra.quant.layers import ActivationFakeQuantizer, QuantConv2d, QuantLinear, QuantPool
@@ -47,7 +47,7 @@ def _linear(builder: Builder, module: QuantLinear, name: str, value: Value) -> V
 
 
 def _float_layer(builder: Builder, module: nn.Module, name: str, value: Value) -> Value:
-    raise ValueError(f"{name} has float weights: which have no integer form: quantize them (8 bits are enough)")
+    raise ValueError(f"{name} {FLOAT_WEIGHTS}")
 
 
 def _batch_norm(builder: Builder, module: nn.BatchNorm1d | nn.BatchNorm2d, name: str, value: Value) -> Value:

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from typing import Literal, get_args
 
 import onnx
-from onnx import TensorProto, helper
+from onnx import helper
 
 from qra.checks import check_choice
 from qra.deploy.float_form import FloatForm
 from qra.deploy.form import Form as Writer
-from qra.deploy.graph import FLOAT, Graph
+from qra.deploy.graph import FLOAT, UINT8, Graph
 from qra.deploy.integer_form import IntegerForm
 from qra.deploy.ops import IMAGE, LOGITS, Requantize
 from qra.deploy.program import Program
@@ -67,7 +67,7 @@ def to_onnx(
     graph = Graph(opset, pack)
     writer = FORMS[form](graph, program)
     writer.write(IMAGE if input == "bytes" else _bytes(graph))
-    image = TensorProto.UINT8 if input == "bytes" else FLOAT
+    image = UINT8 if input == "bytes" else FLOAT
     last = program[LOGITS]
     classes = int(vars(last)["factors"].shape[1])
     outputs = [helper.make_tensor_value_info(LOGITS, FLOAT, ["n", classes])]
@@ -81,10 +81,10 @@ def _bytes(graph: Graph) -> str:
     """Round pixels in [0, 1] to bytes."""
     scaled = graph.add("Round", [graph.add("Mul", [IMAGE, graph.constant(255)])])
     limited = graph.add("Clip", [scaled, graph.constant(0), graph.constant(255)])
-    return graph.add("Cast", [limited], to=TensorProto.UINT8)
+    return graph.add("Cast", [limited], to=UINT8)
 
 
 def _tap(graph: Graph, writer: Writer, op: Requantize) -> onnx.ValueInfoProto:
     """Add the codes of a requantization as an output."""
     name = graph.add("Identity", [writer.names[op.name]], f"codes:{op.name}")
-    return helper.make_tensor_value_info(name, writer.tap_type(op), ["n", *writer.shapes[op.name]])
+    return helper.make_tensor_value_info(name, writer.tensor_type_of(op.name), ["n", *writer.shapes[op.name]])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -72,6 +72,11 @@ class Changes(NamedTuple):
         return f"{self.differ:,} of {self.n:,} decisions differ [{low:.1f}, {high:.1f} %] (-{self.lost}/+{self.gained})"
 
 
+def total(parts: Iterable[Changes]) -> Changes:
+    """Return the changes on all images of several parts."""
+    return Changes(*map(sum, zip(*parts, strict=True)))
+
+
 def changes(program: Tensor, other: Tensor, y: Tensor) -> Changes:
     """Compare decisions, image by image.
 
@@ -115,13 +120,7 @@ class CodeDifferences:
 def add_codes(
     totals: dict[str, CodeDifferences], ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]
 ) -> dict[str, CodeDifferences]:
-    """Count the codes of one batch in all layers that both executors have, in the order of the first.
-
-    Args:
-        totals: Differences so far, by layer; it is updated and returned.
-        ours: Codes of one executor by layer.
-        theirs: Codes of another.
-    """
+    """Count the codes of one batch in all layers that both executors have, in the order of the first."""
     for name, codes in ours.items():
         if name in theirs:
             totals.setdefault(name, CodeDifferences()).add(codes, theirs[name])
@@ -228,7 +227,7 @@ def judge(decisions: Mapping[Images, Changes], square: SquareFinding | None) -> 
     masked = square is not None and square.gain > MASKED
     reasons = wrong + ([square.words] if square is not None else [])
     if not wrong:
-        whole = Changes(*map(sum, zip(*(decisions[kind] for kind in TOLERATED), strict=True)))
+        whole = total(decisions[kind] for kind in TOLERATED)
         few = f", but {whole.n} decisions are too few to be sure" if whole.interval[1] > _LITTLE else ""
         reasons.insert(0, f"{whole}, within the tolerance{few}")
     return Judgement("unfaithful" if wrong else "masked" if masked else "faithful", tuple(reasons))

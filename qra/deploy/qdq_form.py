@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from qra.deploy.form import Floats, Form, fits, halves, spread_of
+from qra.deploy.form import Floats, Form, fits, halves, per_channel, spread_of
 from qra.deploy.graph import FLOAT, Graph
 from qra.deploy.ops import IMAGE, Combine, Convolution, Linear, Op, Part, Requantize, WindowSum
 from qra.deploy.program import Program
@@ -138,14 +138,12 @@ class QDQForm(Form):
     def _weights(self, weight: Weight, scales: Floats, part: Part) -> str:
         """Write weights as float, dequantized from 8 bits. A negative scale flips the signs of the codes."""
         name = f"{part.source}.{part.start}"
-        signs = np.where(scales < 0, -1, 1).reshape(-1, *[1] * (weight.ndim - 1))
-        codes, steps = weight * signs, np.abs(scales)
+        codes, steps = weight * per_channel(np.where(scales < 0, -1, 1), weight), np.abs(scales)
         steps = np.maximum(steps, np.float32(_TINY)).astype(np.float32)
         if fits(codes):
             return self._dequantized(codes, steps, name)
         made = self._dequantized(halves(codes, name), 2 * steps, name)
-        one = steps.reshape(-1, *[1] * (weight.ndim - 1))
-        return self.graph.add("Add", [made, self.graph.constant(one)])
+        return self.graph.add("Add", [made, self.graph.constant(per_channel(steps, weight))])
 
     def _dequantized(self, codes: Weight, steps: Floats, name: str) -> str:
         zeros = self.graph.constant(np.zeros(len(steps)), np.int8)
@@ -173,7 +171,6 @@ def _split(weight: Weight, scales: Floats) -> tuple[Floats, Floats | None]:
     if len(weight) < len(scales):
         return np.ones(1, np.float32), scales
     signs = np.where(scales < 0, -1, 1)
-    turned = weight * signs.reshape(-1, *[1] * (weight.ndim - 1))
-    if fits(weight) and not fits(turned):
+    if fits(weight) and not fits(weight * per_channel(signs, weight)):
         return np.abs(scales), signs.astype(np.float32)
     return scales, None

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from qra.attacks import PGD, Square
 from qra.attacks.pixels import LEVELS, OnBytes, on_bytes, to_bytes
 from qra.attacks.state import length
-from qra.deploy.parity import Changes, Images, SquareFinding, boundary, changes
+from qra.deploy.parity import Changes, Images, SquareFinding, boundary, changes, total
 from qra.evaluation.chunks import ChunkFiles
 from qra.evaluation.protocol import Protocol
-from qra.evaluation.robustness import Watch, attack_examples, members
+from qra.evaluation.robustness import Watch, attack_examples
 from qra.files import read_npz
 from qra.losses import prediction
 from qra.types import Batch
@@ -219,7 +219,7 @@ def replay(engine: nn.Module, program: nn.Module, tried: Tried, square: Square |
 def together(parts: Sequence[Replayed]) -> Replayed:
     """Combine the results of one engine on all chunks."""
     kinds = parts[0].changes.keys()
-    counts = {kind: Changes(*map(sum, zip(*(part.changes[kind] for part in parts), strict=True))) for kind in kinds}
+    counts = {kind: total(part.changes[kind] for part in parts) for kind in kinds}
     decisions = {kind: torch.cat([part.decisions[kind] for part in parts]) for kind in kinds}
     clean, correct = (torch.cat([getattr(part, name) for part in parts]) for name in ("clean", "correct"))
     squares = [part.square for part in parts if part.square is not None]
@@ -228,8 +228,3 @@ def together(parts: Sequence[Replayed]) -> Replayed:
     n, attacked, broken, fooled, _ = map(sum, zip(*squares, strict=True))
     found = SquareFinding(n, attacked, broken, fooled, squares[0].queries)
     return Replayed(counts, decisions, clean, correct, found)
-
-
-def count_of(protocol: Protocol) -> int:
-    """Return the number of attacks that may have broken an example."""
-    return len(members(protocol.attack))

@@ -167,12 +167,16 @@ class Builder:
             name: Name of that operation.
             rising: Whether the factors must be positive, as for comparisons.
         """
-        part, factor = value.parts[0], value.factors[0]
-        made = self.made[part.source]
-        whole = len(value.parts) == 1 and part == Part(part.source, 0, made.shape[0]) and made.kind != "sums"
-        if whole and value.offset.ndim < 2 and (not rising or bool((factor > 0).all())):
+        rises = bool((value.factors[0] > 0).all())
+        if self.kind_of(value) in ("codes", "float") and value.offset.ndim < 2 and (rises or not rising):
             return value
         return self.real(value, self.name(f"{name}.sum"))
+
+    def kind_of(self, value: Value) -> Kind | None:
+        """Return the kind of the operation result that a value is a multiple of; None if it is a part or a sum."""
+        source = value.parts[0].source
+        made = self.made[source]
+        return made.kind if value.parts == (Part(source, 0, made.shape[0]),) else None
 
     def take(self, value: Value) -> tuple[str, Kind]:
         """Return the name and kind of the operation result that a value consists of."""

@@ -9,7 +9,7 @@ from qra.attacks import PGD
 from qra.deploy import folder
 from qra.deploy.evaluation import Evaluation, FakeQuantized
 from qra.deploy.parity import add_codes
-from qra.deploy.robustness import ImageChunks, Tried, attack_program, count_of, replay, threat, white_box_images
+from qra.deploy.robustness import ImageChunks, Tried, attack_program, replay, threat, white_box_images
 from qra.deploy.robustness import _correct as correct_of
 from qra.evaluation.protocol import Protocol
 from qra.types import Batch
@@ -27,7 +27,7 @@ def evaluated(directory, network, engines=("onnxruntime",), defaults=False, n=60
     batch = Batch(x, twin(x).argmax(1), torch.arange(n).flip(0))
     what = threat(PROTOCOL, queries, steps=5)
     evaluation = Evaluation(twin, runs, what, FakeQuantized(network, exported.program))
-    files = ImageChunks(directory / "chunks", "pgd", {}, [batch.indices], count_of(PROTOCOL))
+    files = ImageChunks(directory / "chunks", "pgd", {}, [batch.indices], 1)
     x_adv = white_box_images(twin, PROTOCOL, files, batch, 0)
     evaluation.add(0, attack_program(twin, what, batch, x_adv))
     return evaluation, files, batch, x_adv
