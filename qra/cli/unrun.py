@@ -84,12 +84,7 @@ _test_images: dict[str, int | None] = {}
 
 
 def _check_sizes(made: Namespace, data: str) -> None:
-    """Reject evaluations of more test images than there are.
-
-    Args:
-        made: Objects of a command.
-        data: Description of its data, which are read only once.
-    """
+    """Reject evaluations of more test images than there are."""
     if data not in _test_images:
         try:
             made.data.prepare_data()

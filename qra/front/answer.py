@@ -62,9 +62,8 @@ def _answer(command: str, words: Sequence[str]) -> bool:
 
 def _asked_for_help(command: str, words: Sequence[str]) -> bool:
     if command in PARSERS:
-        if command not in TAKE_DATA or {"-h", "--help"} & set(
-            words
-        ):  # the options of its data are read by its own parser
+        wants_help = "-h" in words or "--help" in words
+        if wants_help or command not in TAKE_DATA:
             PARSERS[command]().parse_args(list(words))  # exits if help is requested
         return False
     for place, word in enumerate(words):

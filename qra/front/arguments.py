@@ -25,7 +25,7 @@ FROM_CHECKPOINT = "qra.modules.FromCheckpoint"
 _OPTION = re.compile(r"--?[A-Za-z]")
 
 
-class Option(NamedTuple):
+class Given(NamedTuple):
     """An option and its value; the value is None for a flag."""
 
     name: str
@@ -34,7 +34,7 @@ class Option(NamedTuple):
     @property
     def key(self) -> str:
         """Last part of the option's name."""
-        return self.name.lstrip("-").rstrip("+").rpartition(".")[2]
+        return shipped.last_key(self.name)
 
     def words(self) -> list[str]:
         """Return the words for the parser; a value that begins with a minus is joined, so as not to look like one."""
@@ -78,7 +78,7 @@ def config_files(words: Sequence[str]) -> list[str]:
     return [value for name, value in pairwise(words) if name in CONFIG]
 
 
-def _options(command: str, words: Sequence[str]) -> Iterator[Option]:
+def _options(command: str, words: Sequence[str]) -> Iterator[Given]:
     left = list(words)
     while left:
         word = left.pop(0)
@@ -87,7 +87,7 @@ def _options(command: str, words: Sequence[str]) -> Iterator[Option]:
             raise ValueError(f"{word!r} belongs to no option: write {close}")
         name, equals, value = word.partition("=")
         if name in FLAGS or name.endswith(".help"):
-            yield Option(word, left.pop(0) if name.endswith(".help") and left and not _OPTION.match(left[0]) else None)
+            yield Given(word, left.pop(0) if name.endswith(".help") and left and not _OPTION.match(left[0]) else None)
             continue
         if name in ALONE and not equals and (not left or _OPTION.match(left[0])):
             value = "true"
@@ -99,16 +99,16 @@ def _options(command: str, words: Sequence[str]) -> Iterator[Option]:
             value = left.pop(0)
         if not value.strip():
             raise ValueError(f"{name}: its value is empty: give one or leave the option out")
-        yield Option(name, value)
+        yield Given(name, value)
 
 
 def _is_config_name(word: str) -> bool:
     return word in shipped.configs() or word.endswith(shipped.SUFFIXES)
 
 
-def _wholes_first(options: Iterable[Option]) -> list[Option]:
+def _wholes_first(options: Iterable[Given]) -> list[Given]:
     """Keep options in order, but put each config of a subtree before the options that set a part of it."""
-    ordered: list[Option] = []
+    ordered: list[Given] = []
     for option in options:
         whole = f"{option.name}." if is_config(option.value) else None
         parts = (place for place, other in enumerate(ordered) if whole and other.name.startswith(whole))
@@ -116,7 +116,7 @@ def _wholes_first(options: Iterable[Option]) -> list[Option]:
     return ordered
 
 
-def _located(option: Option) -> Option:
+def _located(option: Given) -> Given:
     if option.value is None:
         return option
     name = option.name.removeprefix("--")
@@ -127,10 +127,10 @@ def _located(option: Option) -> Option:
         shipped.check_folder(name, value)
         if shipped.takes_config(name, value):
             value = shipped.located(value)
-    return Option(name, value)
+    return Given(name, value)
 
 
-def _refuse_init_from(command: str, options: Sequence[Option]) -> None:
+def _refuse_init_from(command: str, options: Sequence[Given]) -> None:
     for option in options:
         inside = option.name.startswith("--model") and "init_from" in re.findall(r"\w+(?=['\"]?:)", option.value or "")
         if option.key == "init_from" or inside:
@@ -138,7 +138,7 @@ def _refuse_init_from(command: str, options: Sequence[Option]) -> None:
             raise ValueError(f"init_from only starts a training: to {command} a checkpoint, use --ckpt_path {file}")
 
 
-def _of_checkpoint(options: Sequence[Option]) -> list[Option]:
+def _of_checkpoint(options: Sequence[Given]) -> list[Given]:
     """Return options that stand for the checkpoint's own config, if nothing else says what the model is."""
     given = [option.value or "" for option in options if option.name == "--ckpt_path"]
     path = Path(given[-1]) if given else None  # if an option is repeated, the last one counts
@@ -151,11 +151,11 @@ def _of_checkpoint(options: Sequence[Option]) -> list[Option]:
     beside = path.parent / "config.yaml"
     if beside.exists():
         check_config(beside)
-        return [Option("--config", str(beside))]
-    return [Option("--model", FROM_CHECKPOINT), Option("--model.checkpoint", str(path))]
+        return [Given("--config", str(beside))]
+    return [Given("--model", FROM_CHECKPOINT), Given("--model.checkpoint", str(path))]
 
 
-def _names_model(option: Option) -> bool:
+def _names_model(option: Given) -> bool:
     if option.name in CONFIG:
         content = read_yaml(option.value or "")
         return isinstance(content, dict) and "model" in content

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from qra.front import shipped
 from qra.front.help import COMMANDS
@@ -16,12 +16,6 @@ def _names(*folders: str) -> str:
     return " ".join(name for name in shipped.configs() if name.partition("/")[0] in folders)
 
 
-def _words() -> Iterator[tuple[str, str]]:
-    """Yield each command with the options that may follow it, separated by spaces."""
-    for name, options in commands().items():
-        yield name, " ".join(options)
-
-
 def _nested() -> Mapping[str, Sequence[str]]:
     """Return the commands that have subcommands, with these."""
     below = {name: list(commands_of(make())) for name, make in PARSERS.items()}
@@ -32,7 +26,7 @@ def bash() -> str:
     """Return the script for bash. Where it offers nothing, for example after an option for a file, it offers files."""
     folders_of = shipped.FOLDERS.items()
     values = "\n".join(f"    *.{key}|--{key}) words='{_names(*folders)}' ;;" for key, folders in folders_of)
-    options = "\n".join(f"    '{name}') words='{words}' ;;" for name, words in _words())
+    options = "\n".join(f"    '{name}') words='{' '.join(words)}' ;;" for name, words in commands().items())
     nested = "\n".join(f"    '{name} {name}') words='{' '.join(below)}' ;;" for name, below in _nested().items())
     folders = " ".join(dict.fromkeys(name.partition("/")[0] for name in shipped.configs()))
     return f"""\

@@ -96,13 +96,7 @@ def _union(key: str, classes: list[Signature], group: str) -> list[Option]:
 
 
 def option(key: str, parameter: Parameter, group: str = "") -> Option:
-    """Return the option that sets a parameter.
-
-    Args:
-        key: Key of the object that takes the parameter, such as ``model.attack``.
-        parameter: The parameter.
-        group: Group in which help shows it.
-    """
+    """Return the option that sets a parameter."""
     default = None if parameter.default is None or parameter.default.startswith("_") else parameter.default
     return Option(f"--{key}.{parameter.name}", metavar(parameter), parameter.text, default, group)
 

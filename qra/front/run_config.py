@@ -80,10 +80,6 @@ _ABOVE_ZERO = ("accumulate_grad_batches", "check_val_every_n_epoch", "val_check_
 def check_trainer(config: Namespace, command: str) -> None:
     """Reject settings of Lightning's trainer that would be silently overruled, or leave nothing to do.
 
-    Args:
-        config: Config of the command.
-        command: ``fit``, ``test``, ``validate`` or ``predict``.
-
     Raises:
         ValueError: If there are any; the message has the first one and what to do.
     """

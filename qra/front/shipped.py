@@ -103,6 +103,11 @@ def hint(name: str) -> str:
     return f": did you mean {' or '.join(close)}? " * bool(close) + "; " * (not close) + "qra configs lists them"
 
 
+def last_key(option: str) -> str:
+    """Return the last part of an option's name, such as ``eps`` of ``--model.attack.eps``."""
+    return option.lstrip("-").rstrip("+").rpartition(".")[2]
+
+
 def takes_config(option: str, value: str) -> bool:
     """Return whether the value of an option may be the name of a config.
 
@@ -110,8 +115,7 @@ def takes_config(option: str, value: str) -> bool:
         option: Name of the option with its dashes.
         value: Value of the option; except after ``--data``, a name like ``data/cifar10`` is that of a directory.
     """
-    key = option.lstrip("-").rstrip("+").rpartition(".")[2]
-    folder = value.partition("/")[0]
+    key, folder = last_key(option), value.partition("/")[0]
     return key not in _PLACES and folder not in ELSEWHERE and (folder != "data" or key == "data")
 
 
@@ -125,7 +129,7 @@ def check_folder(option: str, name: str) -> None:
     Raises:
         ValueError: If it is of another kind; the message says what takes it.
     """
-    taken, folder = FOLDERS.get(option.lstrip("-").rpartition(".")[2]), name.partition("/")[0]
+    taken, folder = FOLDERS.get(last_key(option)), name.partition("/")[0]
     if taken and name in configs() and folder not in taken and not Path(name).exists():
         use = _USES.get(folder, "--config")
         raise ValueError(f"{option} takes configs of {' or '.join(taken)}: {name} is for {use}")

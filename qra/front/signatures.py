@@ -57,11 +57,7 @@ def signatures() -> Mapping[str, Signature]:
 
 @cache
 def exported(part: str) -> tuple[str, ...]:
-    """Return the classes that a part of the package exports.
-
-    Args:
-        part: Name of the part, such as ``callbacks``.
-    """
+    """Return the classes that a part of the package, such as ``callbacks``, exports."""
     words = re.findall(r'^    "(\w+)",$', (PACKAGE / part / "__init__.py").read_text(), re.MULTILINE)
     return tuple(word for word in words if word in signatures())
 

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from qra.front.export_arguments import add_export
 from qra.front.shipped import configs
 
 
@@ -101,12 +100,7 @@ def compare() -> Parser:
 
 
 def add_compare(parser: Parser, pixels: Callable[[str], float] = float) -> None:
-    """Add the options of ``qra compare`` except ``--data``.
-
-    Args:
-        parser: Parser to add them to.
-        pixels: Type of lengths in pixel units.
-    """
+    """Add the options of ``qra compare`` except ``--data``."""
     parser.add_argument("run", type=str, nargs="+", help="run directory or result.json; with --transfer, checkpoint")
     parser.add_argument("--seeds", action="store_true", help="the runs differ in their seeds: show the worst case too")
     parser.add_argument("--transfer", action="store_true", help="make a transfer matrix of checkpoints")
@@ -142,12 +136,7 @@ def deploy() -> Parser:
 
 
 def add_deploy_test(parser: Parser, pixels: Callable[[str], float] = float) -> None:
-    """Add the options of ``qra deploy test`` except ``--data``.
-
-    Args:
-        parser: Parser to add them to.
-        pixels: Type of lengths in pixel units.
-    """
+    """Add the options of ``qra deploy test`` except ``--data``."""
     parser.add_argument("directory", type=str, help="directory of an export")
     parser.add_argument("--ckpt_path", type=str, metavar="FILE", help="the exported checkpoint, to compare with it too")
     parser.add_argument("--n", type=int, default=1000, metavar="N", help="number of class-balanced test images")
@@ -173,11 +162,7 @@ def add_deploy_test(parser: Parser, pixels: Callable[[str], float] = float) -> N
 
 
 def add_deploy_bench(parser: Parser) -> None:
-    """Add the options of ``qra deploy bench``.
-
-    Args:
-        parser: Parser to add them to.
-    """
+    """Add the options of ``qra deploy bench``."""
     parser.add_argument("directory", type=str, help="directory of an export")
     _add_engines(parser)
     for name, default, text in (
@@ -237,8 +222,41 @@ def export() -> Parser:
     parser = OneLineArguments(
         "qra export", description="Export a quantized network for inference engines: ONNX models, twin and model card."
     )
-    add_export(parser)
+    parser.add_argument("--ckpt_path", required=True, metavar="FILE", help="checkpoint of a quantized network")
+    parser.add_argument("--out", required=True, metavar="DIR", help="directory to write to, new or empty")
+    parser.add_argument(
+        "--resolution", type=resolution, default=(32, 32), metavar="N", help="rows and columns, as 32 or 96x128"
+    )
+    parser.add_argument(
+        "--form",
+        choices=("qdq", "integer", "both"),
+        default="both",
+        help="model.onnx, which engines are fast on; model.integer.onnx, which is exact; or both",
+    )
+    parser.add_argument(
+        "--pwlq",
+        choices=("int8", "exact"),
+        default="int8",
+        help="piecewise linear weights requantized to 8 bits, or as three convolutions on their own grids",
+    )
+    parser.add_argument("--pack", choices=("true", "false"), default="true", help="few bits for few levels in the file")
+    parser.add_argument("--opset", type=int, default=21, metavar="N", help="version of ONNX's operators")
+    parser.add_argument(
+        "--input", choices=("bytes", "float"), default="bytes", help="uint8, or float32 in [0, 1], rounded to bytes"
+    )
     return parser
+
+
+def resolution(text: str) -> tuple[int, int]:
+    """Return height and width given as ``32`` or ``96x128``.
+
+    Raises:
+        ValueError: If it is neither.
+    """
+    lengths = [int(part) for part in text.split("x")]
+    if len(lengths) > 2 or min(lengths) < 1:
+        raise ValueError
+    return lengths[0], lengths[-1]
 
 
 def configs_() -> Parser:

@@ -34,12 +34,7 @@ class UsageError(ValueError):
 
 
 def explained(error: BaseException, words: Sequence[str]) -> UsageError:
-    """Return an error that explains what is wrong with a command line, and where.
-
-    Args:
-        error: Error that the parser raised.
-        words: The command line, as prepared.
-    """
+    """Return an error that explains what is wrong with a command line, and where."""
     command, reason = words[0], one_line(error)
     if unknown := _UNKNOWN.search(reason):
         return UsageError(f"{command} has no option {unknown[1].partition('=')[0]}: {advice(unknown[1], command)}")

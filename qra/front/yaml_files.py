@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from qra.front.shipped import hint
+from qra.front.shipped import SUFFIXES, hint
 from qra.nesting import is_larger
 from qra.renamed import present
 
@@ -41,7 +41,7 @@ class _Loader(yaml.SafeLoader):
 
 def is_config(value: Any) -> bool:
     """Return whether a value is the path of a config file."""
-    return isinstance(value, str) and value.endswith((".yaml", ".yml")) and "\n" not in value
+    return isinstance(value, str) and value.endswith(SUFFIXES) and "\n" not in value
 
 
 def read_yaml(path: str | Path) -> Any:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from qra.coordinates import Axis
 from qra.front.shipped import checkpoint_file
 from qra.front.yaml_files import leaves, read_value
+from qra.study.commands import options_of
 from qra.study.fragments import contents
 from qra.study.grid import Cell
 from qra.study.stages import Stage, Study, owned_options, same_option
@@ -36,11 +37,6 @@ class Parsable(NamedTuple):
 def check_commands(study: Study, cells: Iterable[Cell], parse: Parse) -> None:
     """Parse the commands of cells; of commands that differ only in values that were checked already, only the first.
 
-    Args:
-        study: The study.
-        cells: Cells of the study that are to be run.
-        parse: Function that parses the words of a command and rejects wrong ones.
-
     Raises:
         ValueError: If a command cannot be parsed; the message names the cell and says what is wrong.
     """
@@ -59,10 +55,6 @@ def check_commands(study: Study, cells: Iterable[Cell], parse: Parse) -> None:
 
 def check_checkpoints(study: Study, cells: Sequence[Cell]) -> None:
     """Check that every checkpoint exists or is made by one of the cells.
-
-    Args:
-        study: The study.
-        cells: Cells of the study that are to be run.
 
     Raises:
         ValueError: If one does not and is not; the message has the key that names it.
@@ -108,11 +100,6 @@ def _absent(value: str) -> list[str]:
 
 def _is_object(value: str) -> bool:
     return value.startswith(("{", "["))
-
-
-def options_of(words: Sequence[str]) -> list[tuple[str, str]]:
-    """Return the options of a command with their values."""
-    return list(zip(words[1::2], words[2::2], strict=True))
 
 
 def _checked(study: Study, stage: Stage) -> set[str]:

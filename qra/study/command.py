@@ -46,18 +46,23 @@ def main(
     if options.command == "run":
         _run(study, options, parse, foresee)
         return
-    cells = expand(study, options.runs)
-    chosen = {cell.name for cell in select(cells, options.only, _shard(options.shard))}
-    work = {name: task for name, task in tasks(study, cells).items() if name in chosen}
-    if options.command == "list" and options.claims:
+    work = _chosen(study, options)
+    if options.command == "status":
+        _print_status(work, states(work))
+    elif options.claims:
         print(*decidable([task.cell for task in work.values()]), sep="\n")
-    elif options.command == "list":
+    else:
         for task in work.values():
             print(f"# {task.cell.name}")
             for command in task.cell.commands:
                 print(shlex.join(["qra", *command]))
-    else:
-        _print_status(work, states(work))
+
+
+def _chosen(study: Study, options: argparse.Namespace, redo: bool = False) -> dict[str, Task]:
+    """Return the tasks of the cells that the options choose, by name."""
+    cells = expand(study, options.runs)
+    names = {cell.name for cell in select(cells, options.only, _shard(options.shard))}
+    return {name: task for name, task in tasks(study, cells, redo).items() if name in names}
 
 
 def _shard(text: str) -> tuple[int, int]:
@@ -70,16 +75,14 @@ def _shard(text: str) -> tuple[int, int]:
 def _run(study: Study, options: argparse.Namespace, parse: Parse, foresee: Foresee) -> None:
     if options.gpus is not None:
         study = dataclasses.replace(study, gpus=options.gpus)
-    cells = expand(study, options.runs)
-    chosen = {cell.name for cell in select(cells, options.only, _shard(options.shard))}
-    work = {name: task for name, task in tasks(study, cells, options.redo).items() if name in chosen}
+    work = _chosen(study, options, options.redo)
     found = states(work)
     check_versions(found, work, options.redo)
     left = [task.cell for name, task in work.items() if found[name].name != "done"]
     check_checkpoints(study, left)
     check_commands(study, left, parse)
     if options.dry_run:
-        _print_plan(work, found, Forecaster(foresee, study.threads))
+        _print_plan(left, len(work), Forecaster(foresee, study.threads))
         return
     console = Console()
     with Stoppable(_stopped, grace=_GRACE), _workers(study, options) as workers:
@@ -90,9 +93,8 @@ def _run(study: Study, options: argparse.Namespace, parse: Parse, foresee: Fores
         raise SystemExit(1)
 
 
-def _print_plan(work: Mapping[str, Task], found: Mapping[str, State], forecaster: Forecaster) -> None:
-    """Print what a run would do: each remaining cell, the directory it writes to, and its time."""
-    left = [task.cell for name, task in work.items() if found[name].name != "done"]
+def _print_plan(left: Sequence[Cell], total: int, forecaster: Forecaster) -> None:
+    """Print what a run would do: each of the cells left of all, the directory it writes to, and its time."""
     forecasts = [forecaster.of(cell) for cell in left]
     whole = Forecast()
     for cell, forecast in zip(left, forecasts, strict=True):
@@ -103,7 +105,7 @@ def _print_plan(work: Mapping[str, Task], found: Mapping[str, State], forecaster
     for reason in whole.unknown:
         print(f"not counted: {reason}")
     commands = sum(len(cell.commands) for cell in left)
-    print(f"{len(left)} of {len(work)} cells, {commands} commands, all of which can be parsed; nothing was written")
+    print(f"{len(left)} of {total} cells, {commands} commands, all of which can be parsed; nothing was written")
     if left:
         passes = f"{whole.forward:,.0f} forward and {whole.backward:,.0f} backward passes of an image"
         print(f"{whole.images:,} images, counted once per epoch and attack; {passes}: one cell at a time")

@@ -51,6 +51,11 @@ def commands(
     return _argv("fit", pipeline, checkpoints), _argv("test", [best, test], checkpoints)
 
 
+def options_of(words: Sequence[str]) -> list[tuple[str, str]]:
+    """Return the options of a command with their values."""
+    return list(zip(words[1::2], words[2::2], strict=True))
+
+
 def _quantization(study: Study, stage: Stage, coordinates: Mapping[str, Any]) -> dict[str, Any]:
     scheme = scheme_option(stage)
     if coordinates[Axis.QUANTIZER] == FLOAT:

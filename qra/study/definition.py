@@ -16,6 +16,7 @@ from qra.describe import digest, without_empty
 from qra.errors import one_line
 from qra.front.shipped import bare_name, configs, located
 from qra.front.yaml_files import check_config, is_config, read_yaml
+from qra.study.commands import options_of
 from qra.study.fragments import contents, short
 from qra.study.grid import Cell
 from qra.study.kinds import with_kind
@@ -146,7 +147,7 @@ def define(cells: Sequence[Cell]) -> dict[str, dict[str, Any]]:
 
 def _definition(command: Sequence[str], cell: Cell, made: Mapping[str, str]) -> dict[str, Any]:
     options: dict[str, Any] = {}
-    for name, value in zip(command[1::2], command[2::2], strict=True):
+    for name, value in options_of(command):
         key = name.removeprefix("--")
         if key == "run" or value == cell.checkpoint:
             continue

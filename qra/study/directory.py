@@ -6,7 +6,7 @@ import fcntl
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
@@ -71,7 +71,7 @@ class State:
 
     name: str
     reason: str | None = None
-    seconds: Mapping[str, float] | None = None
+    seconds: Mapping[str, float] = field(default_factory=dict)
 
 
 def state(task: Task) -> State:
@@ -90,17 +90,17 @@ def _state(task: Task) -> State:
     if record is None:
         left = [name for name in ("last.ckpt", "result.json") if (task.directory / name).exists()]
         return State("foreign", f"{left[0]} does not belong to a study") if left else State("missing")
-    seconds = record.get("seconds", {})
-    if record.get("hash") != task.hash and record.get("state") == "failed" and not seconds:
+    seconds = record["seconds"]
+    if record["hash"] != task.hash and record["state"] == "failed" and not seconds:
         return State("missing", "another version of it failed")
-    if record.get("hash") != task.hash:
-        changed = list(differences(record.get("definition"), task.definition))
+    if record["hash"] != task.hash:
+        changed = list(differences(record["definition"], task.definition))
         more = f" (and {len(changed) - 1} more)" if len(changed) > 1 else ""
         return State("changed", f"{changed[0]}{more}" if changed else "it is of another version of qra")
     if record["state"] == "failed":
         return State("failed", record.get("reason"), seconds)
     if record["state"] == "done":
-        lack = _lack(task)
+        lack = unfinished(task) or (None if has_result(task.directory) else "its result.json is incomplete")
         return State("missing", lack, seconds) if lack else State("done", None, seconds)
     if _is_locked(task.directory):
         return State("running", None, seconds)
@@ -111,11 +111,6 @@ def unfinished(task: Task) -> str | None:
     """Return what the cell's own training lacks, as far as its directory tells; None if nothing."""
     training = completion.read(task.directory) if task.cell.trains else None
     return None if training is None or training.finished else f"its training is {training}"
-
-
-def _lack(task: Task) -> str | None:
-    """Return why a cell that ran to its end is not done; None if it is."""
-    return unfinished(task) or (None if has_result(task.directory) else "its result.json is incomplete")
 
 
 def has_result(directory: Path) -> bool:
@@ -180,7 +175,7 @@ def write_record(task: Task, found: State) -> State:
         "hash": task.hash,
         "state": found.name,
         "reason": found.reason,
-        "seconds": dict(found.seconds or {}),
+        "seconds": dict(found.seconds),
         "threads": task.threads,
         "definition": task.definition,
     }

@@ -9,7 +9,8 @@ from qra.coordinates import Axis
 from qra.durations import UntoldError
 from qra.errors import is_expected, one_line
 from qra.quant.scheme import OFF
-from qra.study.check import Parsable, options_of, parsable
+from qra.study.check import Parsable, parsable
+from qra.study.commands import options_of
 from qra.study.grid import Cell
 
 _SAME = (Axis.SEED, "split_seed", "seed_everything", "run")

@@ -11,11 +11,7 @@ from qra.front.yaml_files import is_config, read_yaml
 
 
 def short(path: Path) -> str:
-    """Return a path without redundant ``..``, for example ``configs/data`` for ``configs/study/../data``.
-
-    Args:
-        path: The path, relative or absolute.
-    """
+    """Return a path without redundant ``..``, for example ``configs/data`` for ``configs/study/../data``."""
     parts: list[str] = []
     for part in path.parts:
         if part == ".." and parts and parts[-1] != "..":

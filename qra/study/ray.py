@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 from concurrent.futures import Future
-from types import TracebackType
 from typing import Any
 
 from qra.study.cell import run_cell
@@ -49,9 +48,7 @@ class RayWorkers:
     def __enter__(self) -> RayWorkers:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._ray.shutdown()
 
 

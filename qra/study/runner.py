@@ -6,7 +6,6 @@ import os
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from types import TracebackType
 from typing import Protocol
 
 from rich.console import Console
@@ -92,7 +91,7 @@ class Estimate:
 
     def measured(self, stage: str, found: State) -> None:
         """Record the durations of a finished cell."""
-        self._seconds.setdefault(stage, []).append(sum((found.seconds or {}).values()))
+        self._seconds.setdefault(stage, []).append(sum(found.seconds.values()))
 
     def of(self, stage: str) -> float | None:
         """Return the seconds that a cell of a stage takes; None if nothing was measured yet."""
@@ -161,9 +160,7 @@ class LocalWorkers:
     def __enter__(self) -> LocalWorkers:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._stop.set()
         self._pool.shutdown(cancel_futures=True)
 
@@ -189,9 +186,7 @@ class _Report:
             self._console.print(f"{done} of {len(self._work)} cells are already done", highlight=False)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._bar.stop()
 
     def end(self, name: str, ended: State) -> State:
@@ -220,4 +215,4 @@ class _Report:
 
 def times(found: State) -> str:
     """Return the measured durations of a cell, in words."""
-    return ", ".join(f"{command} {duration(seconds)}" for command, seconds in (found.seconds or {}).items())
+    return ", ".join(f"{command} {duration(seconds)}" for command, seconds in found.seconds.items())
