@@ -11,6 +11,7 @@ from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from torch import nn
 
 from qra import checkpoint
 from qra.attacks import PGD
@@ -31,7 +32,7 @@ from qra.front.tool_arguments import add_compare
 from qra.parsing import ABSENT, parse_with_images
 from qra.progress import EvaluationProgress
 from qra.runs import completion
-from qra.types import format_pixels, parse_pixels
+from qra.types import Batch, format_pixels, parse_pixels
 from qra.writing import replacing, write_bytes, write_json
 
 
@@ -64,12 +65,7 @@ def _cell(accuracy: Accuracy | None) -> str:
 
 
 def paired(first: Run, second: Run) -> Table:
-    """Return a table of what the second of two runs loses and gains, per outcome, on the examples that both share.
-
-    Args:
-        first: The first run.
-        second: Another run on the same data.
-    """
+    """Return a table of what the second of two runs loses and gains, per outcome, on the examples that both share."""
     title = f"{second.name} (second) against {first.name} (first)"
     table = Table("outcome", title=shown(title), title_justify="left")
     for header in ("shared n", "first", "second", "lost", "gained", "p (McNemar)"):
@@ -84,12 +80,7 @@ def paired(first: Run, second: Run) -> Table:
 
 
 def paired_distances(first: Run, second: Run) -> Table:
-    """Return a table of two runs' distances to the nearest adversarial image, per attack, on the examples they share.
-
-    Args:
-        first: The first run.
-        second: Another run on the same data.
-    """
+    """Return a table of two runs' distances to the nearest adversarial image, per attack, on shared examples."""
     title = f"median smallest perturbations, {second.name} (second) against {first.name} (first)"
     table = Table("attack", title=shown(title), title_justify="left")
     for header in ("n", "first", "second", "nearer", "farther", "p (Wilcoxon)"):
@@ -166,17 +157,7 @@ def _transfer(settings: Namespace, data: ImageDataModule) -> None:
         for path, network in zip(settings.run, networks, strict=True):
             if (classes := network(batches[0].x[:1]).shape[1]) != data.num_classes:
                 raise ValueError(f"{path}: has {classes} classes, but the data has {data.num_classes}")
-    clean = torch.stack([torch.cat([is_correct(network, x, y) for x, y, _ in batches]) for network in networks]).cpu()
-    rows = []
-    with EvaluationProgress(shown=True) as progress:
-        for row, name in enumerate(names):
-            progress.start(f"{title} on {name}", len(batches))
-            parts = []
-            for part in transfer(networks[row], networks, attack, batches):
-                progress.advance(part[row])
-                parts.append(part.cpu())
-            rows.append(clean & torch.cat(parts, 1))
-    matrix = TransferMatrix(names, clean, torch.stack(rows))
+    matrix = _crossed(names, networks, attack, batches, title)
     sources = [
         {
             "path": path,
@@ -187,6 +168,23 @@ def _transfer(settings: Namespace, data: ImageDataModule) -> None:
     ]
     about = {"schema": SCHEMA, "attack": describe(attack), "data": {"sha256": data.data_hash}, "checkpoints": sources}
     _write_transfer(out, {**about, **matrix.summary()}, matrix, title)
+
+
+def _crossed(
+    names: Sequence[str], networks: Sequence[nn.Module], attack: PGD, batches: Sequence[Batch], title: str
+) -> TransferMatrix:
+    """Attack each network, and try its adversarial images on all of them."""
+    clean = torch.stack([torch.cat([is_correct(network, x, y) for x, y, _ in batches]) for network in networks]).cpu()
+    rows = []
+    with EvaluationProgress(shown=True) as progress:
+        for row, name in enumerate(names):
+            progress.start(f"{title} on {name}", len(batches))
+            parts = []
+            for part in transfer(networks[row], networks, attack, batches):
+                progress.advance(part[row])
+                parts.append(part.cpu())
+            rows.append(clean & torch.cat(parts, 1))
+    return TransferMatrix(names, clean, torch.stack(rows))
 
 
 def _write_transfer(directory: Path, content: Mapping[str, Any], matrix: TransferMatrix, title: str) -> None:

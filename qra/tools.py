@@ -34,13 +34,7 @@ def _decidable(cells: Sequence[Cell]) -> list[str]:
 
 
 def run(arguments: Sequence[str], parse: Parse, foresee: Foresee) -> bool:
-    """Run a command if it is a tool, and return whether it was one.
-
-    Args:
-        arguments: The command and its options.
-        parse: Function that parses a command of a study without running it.
-        foresee: Function that returns the plan of a command of a study.
-    """
+    """Run a command if it is a tool, and return whether it was one."""
     if not arguments or arguments[0] not in TOOLS:
         return False
     try:

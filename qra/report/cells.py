@@ -126,10 +126,6 @@ class CellResult:
     def worst(self, bounds: ThreatModel, kinds: Iterable[str]) -> Correctness | None:
         """Return which of the examples that attacks share are correct under all of them.
 
-        Args:
-            bounds: Threat model of the attacks.
-            kinds: Kinds of the attacks.
-
         Returns:
             The examples; None if those of an attack are unknown.
         """
@@ -141,10 +137,7 @@ class CellResult:
 
 
 def read_cells(directory: Path) -> tuple[CellResult, ...]:
-    """Read all cells of a study, in the order of their names.
-
-    Args:
-        directory: Directory of the study, with one directory per cell.
+    """Read all cells of a study, each from a directory of its own, in the order of their names.
 
     Raises:
         ValueError: If the directory does not exist, is that of a single run, or has no cells.
@@ -186,33 +179,34 @@ def read_cell(directory: Path) -> CellResult:
     """Read one cell; problems with its files are recorded in the result, never raised."""
     name = directory.name
     try:
-        cell = _read(_read_cell_json, directory / "cell.json")
-        coordinates = {plain(axis): _value(value) for axis, value in _mapping(cell, "coordinates").items()}
+        content = _read(_read_cell_json, directory / "cell.json")
+        coordinates = {plain(axis): _value(value) for axis, value in _mapping(content, "coordinates").items()}
     except ValueError as error:
         return CellResult(name, directory, reason=str(error))
-    known: dict[str, Any] = {
-        "stage": str(cell.get("stage", "")),
-        "coordinates": coordinates,
-        "commands": tuple(_command(line) for line in _list(cell.get("commands"))),
-        "seconds": _numbers(cell.get("seconds")),
-    }
-    state, reason = str(cell.get("state")), str(cell.get("reason") or "")
-    if state != "done":
-        if state == "running":
-            reason = "it is running or was interrupted"
-        elif state != "failed":
-            state, reason = "unreadable", f"cell.json: state is {state!r}"
-        return CellResult(name, directory, state=state, reason=reason, **known)
+    commands = tuple(_command(line) for line in _list(content.get("commands")))
+    seconds = _numbers(content.get("seconds"))
+    cell = CellResult(name, directory, str(content.get("stage", "")), coordinates, commands=commands, seconds=seconds)
+    state = str(content.get("state"))
+    if state == "done":
+        return _with_result(cell)
+    if state == "running":
+        return replace(cell, state=state, reason="it is running or was interrupted")
+    if state == "failed":
+        return replace(cell, state=state, reason=str(content.get("reason") or ""))
+    return replace(cell, reason=f"cell.json: state is {state!r}")
+
+
+def _with_result(cell: CellResult) -> CellResult:
+    """Return a cell whose commands are done, with what its other files say as far as they can be trusted."""
     try:
-        result = _read(read_result, directory / "result.json")
+        result = _read(read_result, cell.directory / "result.json")
     except ValueError as error:
-        return CellResult(name, directory, reason=str(error), **known)
-    if lack := _unfinished(directory, result):
-        return CellResult(name, directory, state="unfinished", reason=lack, **known)
-    found = believed(directory, result)
-    return CellResult(
-        name,
-        directory,
+        return replace(cell, reason=str(error))
+    if lack := _unfinished(cell.directory, result):
+        return replace(cell, state="unfinished", reason=lack)
+    found = believed(cell.directory, result)
+    return replace(
+        cell,
         state="done",
         problems=found.problems,
         outcomes=found.outcomes,
@@ -222,7 +216,6 @@ def read_cell(directory: Path) -> CellResult:
         cost=_numbers(result.get("cost")),
         doubt=doubt_of(result),
         sheet=result,
-        **known,
     )
 
 

@@ -28,7 +28,6 @@ from qra.report.style import (
     bits_color,
     face,
     label_width,
-    narrowest,
     training_marker,
 )
 from qra.report.tables import Time
@@ -91,7 +90,7 @@ def _point(axes: Axes, pipeline: Pipeline, x: float, y: float) -> None:
 
 def _legend(pipelines: Sequence[Pipeline]) -> list[Line2D]:
     """Return the legend: colours of bit widths, markers of trainings, and fillings for doubtful gradients."""
-    widths = {narrowest(pipeline.bits): bits_color(pipeline.bits) for pipeline in pipelines}
+    widths = {min(pipeline.bits): bits_color(pipeline.bits) for pipeline in pipelines}
     trainings = {pipeline.text(Axis.TRAINING): training_marker(pipeline) for pipeline in pipelines}
     in_doubt = sorted({pipeline.state for pipeline in pipelines if pipeline.state != "sound"}, reverse=True)
     return [

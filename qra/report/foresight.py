@@ -32,11 +32,7 @@ Planned = tuple[str, Mapping[str, Any], Sequence[Sequence[str]]]
 
 
 def decidable(cells: Iterable[Planned]) -> list[str]:
-    """Return what a study can say about each claim, one line each.
-
-    Args:
-        cells: Cells of the study.
-    """
+    """Return what a study can say about each claim, one line each."""
     results = Results("study", tuple(_imagined(*cell) for cell in cells))
     lines = []
     for claim in CLAIMS:

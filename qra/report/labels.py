@@ -14,9 +14,6 @@ def shortened(labels: Sequence[str]) -> list[str]:
     """Shorten labels to at most ``LONGEST`` characters while keeping them distinct.
 
     Long ones are cut at the end or, if that makes two alike, in the middle; any that are still alike are numbered.
-
-    Args:
-        labels: The labels.
     """
     for start in (LONGEST - 1, LONGEST // 2):
         found = [_cut(label, start, LONGEST) for label in labels]

@@ -180,14 +180,7 @@ def strongest(first: Pipeline, second: Pipeline, bounds: ThreatModel | None) -> 
 def paired_at(
     bounds: ThreatModel | None, first: Pipeline, second: Pipeline, titles: tuple[str, str] = ("", "")
 ) -> Comparison | Gap:
-    """Compare two pipelines under the worst case over the attacks of a threat model that both have.
-
-    Args:
-        bounds: Threat model; None if there is none, and so no comparison.
-        first: A pipeline.
-        second: Another.
-        titles: Titles of the two.
-    """
+    """Compare two pipelines under the worst case over the attacks of a threat model that both have."""
     measure = strongest(first, second, bounds)
     return Gap.ATTACKS if measure is None else paired(first, second, titles, (measure, measure))
 

@@ -58,10 +58,6 @@ def choices(results: Results, found: Sequence[Offer]) -> tuple[Choice, ...]:
 
     Pipelines with suspect gradients are left out, because their robust accuracy may be too high, and so are those
     without robust accuracy. Pipelines that were not judged are included; whoever shows them must say so.
-
-    Args:
-        results: Results of the study.
-        found: Offers of the study.
     """
     usable = [offer for offer in found if offer.pipeline.state != "suspect" and offer.robust > FLOOR]
     usable.sort(key=lambda offer: (offer.cost, -offer.robust))

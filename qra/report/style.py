@@ -103,20 +103,15 @@ def training_marker(pipeline: Pipeline) -> str:
     return TRAININGS.get(pipeline.text(Axis.TRAINING), "P")
 
 
-def narrowest(bits: tuple[int, int]) -> int:
-    """Return the bit width that determines the colour: the smaller one of weights and activations."""
-    return min(bits)
-
-
 def bits_style(bits: tuple[int, int]) -> tuple[str, str, str]:
     """Return colour, marker and line for bit widths; dash-dotted if both sides are quantized, to different widths."""
-    color, marker = WIDTHS.get(narrowest(bits), (GREY, "X"))
+    color, marker = WIDTHS.get(min(bits), (GREY, "X"))
     weights, activations = bits
     return color, marker, "-" if weights == activations or OFF in bits else "-."
 
 
 def bits_color(bits: tuple[int, int]) -> str:
-    """Return the colour for the bit widths of weights and activations."""
+    """Return the colour for the bit widths of weights and activations: that of the smaller one."""
     return bits_style(bits)[0]
 
 
@@ -141,12 +136,7 @@ def budget_axis(axes: Axes, levels: Sequence[float]) -> None:
 
 
 def value_axis(axes: Axes, values: Mapping[float, str]) -> None:
-    """Set up an axis with a tick at each value: logarithmic if they span more than a decade, otherwise linear.
-
-    Args:
-        axes: The axes.
-        values: Tick labels by value.
-    """
+    """Set up an axis with a tick at each value: logarithmic if they span more than a decade, otherwise linear."""
     ticks = sorted(values)
     if ticks[0] > 0 and ticks[-1] > 10 * ticks[0]:
         axes.set_xscale("log")

@@ -49,13 +49,7 @@ class Summary(NamedTuple):
 
 
 def summary(results: Results, findings: Mapping[str, Finding], best: Sequence[Choice]) -> Summary:
-    """Summarize in words what a study shows.
-
-    Args:
-        results: Results of the study.
-        findings: Findings by key of the claim.
-        best: Recommendations, by ascending model size.
-    """
+    """Summarize in words what a study shows."""
     quantized = results.quantized
     measure = results.headline_title
     question = (

@@ -1,20 +1,18 @@
 """Distances of adversarial examples in a report: their table, their curves and the claim about them."""
 
-import json
-
 import numpy as np
 import pytest
 import torch
-from made_up import cell
+from made_up import add, cell
 from matplotlib.image import imread
 
-from qra.evaluation.outcome import Outcome, correct_arrays
+from qra.evaluation.outcome import Outcome
 from qra.evaluation.radii import Radii, radii_arrays
 from qra.report.cells import read_cells
 from qra.report.command import write_report
 from qra.report.radii import CLAIM
 from qra.report.results import Results
-from qra.writing import write_arrays, write_json
+from qra.writing import write_arrays
 
 N = 200
 
@@ -25,23 +23,19 @@ def distances(shift, seed=0):
     return Radii(torch.arange(N), torch.from_numpy(levels / 255), torch.ones(N, dtype=torch.bool))
 
 
-def add(directory, radii):
+def put(directory, radii):
     """Put distances into a cell that is done."""
     fmn = Outcome("fmn_8", "FMN", {"class_path": "FMN"}, radii.indices, radii.correct(8 / 255), 8 / 255, radii=radii)
-    result = json.loads((directory / "result.json").read_text())
-    with np.load(directory / "correct.npz") as arrays:
-        examples = {**arrays, **correct_arrays({"fmn_8": (fmn.indices, fmn.correct)})}
-    write_arrays(directory / "correct.npz", examples)
     write_arrays(directory / "radii.npz", radii_arrays({"fmn_8": radii}))
-    write_json(directory / "result.json", {**result, "outcomes": {**result["outcomes"], "fmn_8": fmn.summary()}})
+    add(directory, [fmn])
 
 
 @pytest.fixture
 def study(tmp_path):
     def made(shift, masking="sound"):
         accuracies = {"clean": 0.8, "pgd20_8": 0.4}
-        add(cell(tmp_path / "s", "float", accuracies, training="adversarial"), distances(0))
-        add(cell(tmp_path / "s", "pact", accuracies, quantizer="pact", training="adversarial", init="robust",
+        put(cell(tmp_path / "s", "float", accuracies, training="adversarial"), distances(0))
+        put(cell(tmp_path / "s", "pact", accuracies, quantizer="pact", training="adversarial", init="robust",
                  bits=(4, 4), masking=masking), distances(shift, 1))  # fmt: skip
         return tmp_path / "s"
 

@@ -1,42 +1,31 @@
 """Accuracy on corrupted images in a report: its table, and the claim about it."""
 
-import json
-
-import numpy as np
 import pytest
 import torch
-from made_up import cell, correct_examples
+from made_up import add, cell, correct_examples
 
-from qra.evaluation.outcome import correct_arrays
 from qra.evaluation.shifts import Shift, shift_outcome
 from qra.report.cells import read_cells
 from qra.report.contents import corrupted
 from qra.report.results import Results
 from qra.report.shifts import CLAIM
-from qra.writing import write_arrays, write_json
 
 N = 1000
 
 
-def add(directory, accuracies, seed=0):
-    """Put outcomes on corrupted images into a cell that is done."""
-    made = [
+def shifted(accuracies, seed=0):
+    """Outcomes on corrupted images."""
+    return [
         shift_outcome(Shift(name, severity), "d", torch.arange(N), correct_examples(value, seed, 0.02))
         for (name, severity), value in accuracies.items()
     ]
-    result = json.loads((directory / "result.json").read_text())
-    with np.load(directory / "correct.npz") as arrays:
-        examples = {**arrays, **correct_arrays({each.name: (each.indices, each.correct) for each in made})}
-    write_arrays(directory / "correct.npz", examples)
-    outcomes = {**result["outcomes"], **{each.name: each.summary() for each in made}}
-    write_json(directory / "result.json", {**result, "outcomes": outcomes})
 
 
 def study(path, lost):
     fog = {("fog", 1): 0.7, ("fog", 2): 0.5, ("snow", 1): 0.6}
-    add(cell(path, "float", {"clean": 0.8}, training="adversarial"), fog)
+    add(cell(path, "float", {"clean": 0.8}, training="adversarial"), shifted(fog))
     quantized = cell(path, "pact", {"clean": 0.8}, quantizer="pact", training="adversarial", init="robust", bits=(4, 4))
-    add(quantized, {shift: value - lost for shift, value in fog.items()}, 1)
+    add(quantized, shifted({shift: value - lost for shift, value in fog.items()}, 1))
     return Results("s", read_cells(path))
 
 
