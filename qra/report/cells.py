@@ -10,9 +10,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from qra.evaluation.doubt import Doubt, doubt_of
 from qra.evaluation.measured import Measured, ThreatModel
 from qra.evaluation.outcome import Examples, read_result
@@ -26,8 +23,6 @@ CELL_SCHEMA = 1
 """Version of ``cell.json`` that can be read."""
 
 Value = str | int | float | bool | None
-Correctness = tuple[NDArray[np.int64], NDArray[np.bool_]]
-"""Ascending indices of examples, (n,), and whether the network is correct on each, (n,)."""
 
 _FILES = ("cell.json", "result.json", "config.yaml", "run.json")
 LARGEST_NUMBER = 1e100
@@ -115,15 +110,14 @@ class CellResult:
         found = (each for each in self.outcomes.values() if each.role == "clean")
         return max(found, key=lambda each: each.accuracy.n, default=None)
 
-    def examples(self, name: str) -> Correctness | None:
+    def examples(self, name: str) -> Examples | None:
         """Return which examples of an outcome are correct; None if they are unknown.
 
         They count only if they give the accuracy that ``result.json`` has.
         """
-        found = self.per_example.get(name)
-        return None if found is None or name not in self.outcomes else (found[0].numpy(), found[1].numpy())
+        return self.per_example.get(name) if name in self.outcomes else None
 
-    def worst(self, bounds: ThreatModel, kinds: Iterable[str]) -> Correctness | None:
+    def worst(self, bounds: ThreatModel, kinds: Iterable[str]) -> Examples | None:
         """Return which of the examples that attacks share are correct under all of them.
 
         Returns:
@@ -132,8 +126,7 @@ class CellResult:
         members = [self.attacks[bounds][kind] for kind in kinds]
         if any(member.name not in self.per_example for member in members):
             return None
-        _, (indices, correct) = worst_of([(member, self.per_example[member.name]) for member in members])
-        return indices.numpy(), correct.numpy()
+        return worst_of([(member, self.per_example[member.name]) for member in members])[1]
 
 
 def read_cells(directory: Path) -> tuple[CellResult, ...]:

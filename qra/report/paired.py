@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import reduce
 from statistics import NormalDist
 from typing import NamedTuple
 
@@ -16,9 +15,10 @@ from numpy.typing import NDArray
 from qra.coordinates import Axis
 from qra.evaluation.doubt import State
 from qra.evaluation.measured import ThreatModel
+from qra.evaluation.outcome import Examples
 from qra.evaluation.seeds import MANY, bootstrap_error
-from qra.evaluation.statistics import mcnemar
-from qra.report.cells import CellResult, Correctness
+from qra.evaluation.statistics import mcnemar, shared
+from qra.report.cells import CellResult
 from qra.report.pipelines import Pipeline
 
 MARGIN = 0.02
@@ -79,7 +79,7 @@ class Measure(NamedTuple):
         """Name of the measure, for people."""
         return "clean" if self.bounds is None else f"{' + '.join(self.kinds)}, {self.bounds.title}"
 
-    def examples(self, cell: CellResult) -> Correctness | None:
+    def examples(self, cell: CellResult) -> Examples | None:
         """Return a cell's examples under this measure; None if they are unknown."""
         if self.bounds is None:
             return None if cell.clean is None else cell.examples(cell.clean.name)
@@ -208,20 +208,20 @@ def paired(
         return pairs
     found = [(measures[0].examples(left), measures[1].examples(right)) for left, right in pairs]
     columns = [side for pair in found for side in pair]
-    if any(side is None for side in columns):
+    known = [side for side in columns if side is not None]
+    if len(known) < len(columns):
         return Gap.FILES
-    indices = reduce(np.intersect1d, [side[0] for side in columns if side is not None])
-    if len(indices) < LEAST_SHARED:
+    correct = shared(known)[1].numpy()
+    if correct.shape[1] < LEAST_SHARED:
         return Gap.EXAMPLES
-    right = [side[1][np.searchsorted(side[0], indices)] for side in columns if side is not None]
-    lefts, rights = np.stack(right[::2]), np.stack(right[1::2])
+    lefts, rights = correct[::2], correct[1::2]
     mean = float((lefts - share * rights).mean())
     centre, error = centre_and_error(lefts - share * rights, share)
     seeds = tuple(_seed_pair(pair, a, b, share) for pair, a, b in zip(pairs, lefts, rights, strict=True))
     states = _state(first, measures[0]), _state(second, measures[1])
     outcomes = measures[0].title, measures[1].title
     accuracies = float(lefts.mean()), float(rights.mean())
-    return Comparison(titles, outcomes, accuracies, len(indices), mean, centre, error, seeds, states, share)
+    return Comparison(titles, outcomes, accuracies, lefts.shape[1], mean, centre, error, seeds, states, share)
 
 
 def _state(pipeline: Pipeline, measure: Measure) -> State:

@@ -11,7 +11,8 @@ import numpy as np
 
 from qra.coordinates import Axis
 from qra.evaluation.measured import Measured, ThreatModel
-from qra.report.cells import CellResult, Correctness, Value
+from qra.evaluation.outcome import Examples
+from qra.report.cells import CellResult, Value
 from qra.report.labels import shortened
 from qra.report.paired import LEAST_SHARED
 from qra.report.pipelines import AXES, KIND, Pipeline
@@ -76,7 +77,8 @@ class Results:
     def on_other_examples(self) -> tuple[CellResult, ...]:
         """Cells that were attacked on other images than most, and so cannot be compared with those."""
         same_data = [cell for cell in self.done if cell.data == self.data]
-        known = [(cell, found[0]) for cell in same_data if (found := _attacked(cell, self.headline)) is not None]
+        attacked = [(cell, _attacked(cell, self.headline)) for cell in same_data]
+        known = [(cell, found[0].numpy()) for cell, found in attacked if found is not None]
         counts = Counter(places.tobytes() for _, places in known)
         most = max(counts, key=lambda each: (counts[each], each), default=b"")
         usual = np.frombuffer(most, np.int64)
@@ -214,7 +216,7 @@ class Results:
         return tuple(filter(None, words))
 
 
-def _attacked(cell: CellResult, bounds: ThreatModel | None) -> Correctness | None:
+def _attacked(cell: CellResult, bounds: ThreatModel | None) -> Examples | None:
     """Return the examples that a cell was attacked on under a threat model; None if they are unknown."""
     return cell.worst(bounds, cell.attacks[bounds]) if bounds is not None and bounds in cell.attacks else None
 

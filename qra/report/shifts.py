@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import reduce
 from statistics import fmean
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
+from torch import Tensor
 
 from qra.evaluation.measured import Accuracy
 from qra.evaluation.shifts import Shift, by_shift, corruption_means
-from qra.evaluation.statistics import wilcoxon
+from qra.evaluation.statistics import shared, wilcoxon
 from qra.report.cells import CellResult
 from qra.report.judging import Check, Claim, meets
 from qra.report.paired import LEAST_SHARED, Comparison, Gap, SeedPair, centre_and_error, matched
@@ -68,10 +66,10 @@ def _compared(results: Results, first: Pipeline, second: Pipeline) -> Comparison
     known = [side for pair in sides for side in pair if side is not None]
     if len(known) < 2 * len(pairs):
         return Gap.FILES
-    indices = reduce(np.intersect1d, [side[0] for side in known])
+    indices, shares = shared(known)
     if len(indices) < LEAST_SHARED:
         return Gap.EXAMPLES
-    values = np.stack([shares[np.searchsorted(places, indices)] for places, shares in known])
+    values = shares.numpy()
     lefts, rights = values[::2], values[1::2]
     centre, error = centre_and_error(lefts - rights, 1.0)
     seeds = tuple(
@@ -85,16 +83,15 @@ def _compared(results: Results, first: Pipeline, second: Pipeline) -> Comparison
     return Comparison(titles, (about, about), accuracies, len(indices), mean, centre, error, seeds, ("sound", "sound"))
 
 
-def _shares(cell: CellResult, shifts: list[Shift]) -> tuple[NDArray[np.int64], NDArray[np.float64]] | None:
+def _shares(cell: CellResult, shifts: list[Shift]) -> tuple[Tensor, Tensor] | None:
     """Return the positions of images that a cell saw under all given shifts, and the share it got right of each."""
     outcomes = by_shift(cell.outcomes.values())
     examples = [cell.examples(outcomes[shift].name) for shift in shifts]
     known = [each for each in examples if each is not None]
     if not known or len(known) < len(shifts):
         return None
-    indices = reduce(np.intersect1d, [places for places, _ in known])
-    rows = [correct[np.searchsorted(places, indices)] for places, correct in known]
-    return indices, np.stack(rows).mean(0)
+    indices, correct = shared(known)
+    return indices, correct.double().mean(0)
 
 
 CLAIM = Claim(

@@ -29,8 +29,7 @@ def test_a_done_cell_is_read_whole(tmp_path):
 
 def test_examples_are_those_of_the_accuracy(tmp_path):
     indices, correct = read_cell(cell(tmp_path, "a", GOOD)).examples("pgd20_8")
-    assert correct.mean() == 0.4
-    assert len(indices) == 1000
+    assert (int(correct.sum()), len(indices)) == (400, 1000)
 
 
 @pytest.mark.parametrize(
