@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -136,7 +137,20 @@ def plan_command(words: Sequence[str], threads: int) -> Plan:
         ValueError: If its work or duration cannot be predicted.
     """
     quiet()
+    with _as_in_a_cell(threads):
+        planned = _PlannedOnly(prepared(words), RunningCommand(list(words)))
+        return make_plan(words[0], planned.trainer, planned.model, planned.datamodule, {}, _probe())
+
+
+@contextmanager
+def _as_in_a_cell(threads: int) -> Iterator[None]:
+    """Compute on a number of threads, and without the lines on devices that each trainer logs."""
+    log, usual = logging.getLogger("lightning.pytorch.utilities.rank_zero"), torch.get_num_threads()
+    level = log.level
+    log.setLevel(logging.WARNING)
     torch.set_num_threads(threads)
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)  # each trainer logs devices
-    planned = _PlannedOnly(prepared(words), RunningCommand(list(words)))
-    return make_plan(words[0], planned.trainer, planned.model, planned.datamodule, {}, _probe())
+    try:
+        yield
+    finally:
+        log.setLevel(level)
+        torch.set_num_threads(usual)

@@ -1,5 +1,6 @@
 """What is wrong in any cell is found before the first one runs."""
 
+import logging
 import re
 from pathlib import Path
 from typing import NamedTuple
@@ -183,6 +184,8 @@ def test_a_dry_run_tells_what_would_run_and_where_and_writes_nothing(capsys):
     assert backward == 2 * (2 * 60 + 2 * 20) + 4 * (2 * 10 * 2 + 10)
     assert lines[-1].startswith("about ")
     assert not Path("runs").exists()
+    said = logging.getLogger("lightning.pytorch.utilities.rank_zero")
+    assert said.isEnabledFor(logging.INFO), "commands that follow in this process say what they said"
 
 
 @pytest.mark.parametrize(
