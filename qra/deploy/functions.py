@@ -146,10 +146,6 @@ def _dropout(
     return value
 
 
-def _adaptive_call(builder: Builder, name: str, value: Value, output_size: Any) -> Value:
-    return adaptive_average(builder, name, value, output_size)
-
-
 def _average_call(builder: Builder, name: str, value: Value, *arguments: Any, **keywords: Any) -> Value:
     return average(builder, nn.AvgPool2d(*arguments, **keywords), name, value)
 
@@ -185,7 +181,7 @@ CALLS: Mapping[str, Callable[..., Any]] = {
     "mean": _mean,
     "getitem": _getitem,
     "pad": _pad,
-    "adaptive_avg_pool2d": _adaptive_call,
+    "adaptive_avg_pool2d": adaptive_average,
     "avg_pool2d": _average_call,
     "max_pool2d": _max_call,
     "relu6": _relu6,

@@ -32,18 +32,12 @@ def _quantizer(builder: Builder, module: ActivationFakeQuantizer, name: str, val
     return builder.requantize(value, grid, name)
 
 
-def _at_input(builder: Builder, quantizer: ActivationFakeQuantizer | None, name: str, value: Value) -> Value:
-    return value if quantizer is None else _quantizer(builder, quantizer, f"{name}.input_quantizer", value)
-
-
-def _convolution(builder: Builder, module: QuantConv2d, name: str, value: Value) -> Value:
-    x = _at_input(builder, module.input_quantizer, name, value)
-    return convolve(builder, module, name, x)
-
-
-def _linear(builder: Builder, module: QuantLinear, name: str, value: Value) -> Value:
-    x = _at_input(builder, module.input_quantizer, name, value)
-    return multiply(builder, module, name, x)
+def _quant_layer(builder: Builder, module: QuantConv2d | QuantLinear, name: str, value: Value) -> Value:
+    if module.input_quantizer is not None:
+        value = _quantizer(builder, module.input_quantizer, f"{name}.input_quantizer", value)
+    if isinstance(module, QuantConv2d):
+        return convolve(builder, module, name, value)
+    return multiply(builder, module, name, value)
 
 
 def _float_layer(builder: Builder, module: nn.Module, name: str, value: Value) -> Value:
@@ -60,9 +54,8 @@ def _batch_norm(builder: Builder, module: nn.BatchNorm1d | nn.BatchNorm2d, name:
     return value.scaled(gain).moved(shift if module.bias is None else shift + module.bias.double())
 
 
-def _relu_module(builder: Builder, module: nn.Module, name: str, value: Value) -> Value:
-    high = 6.0 if isinstance(module, nn.ReLU6) else None
-    return builder.real(value, name, 0.0, high)
+def _relu(builder: Builder, module: nn.ReLU, name: str, value: Value) -> Value:
+    return builder.real(value, name, 0.0)
 
 
 def _hardtanh(builder: Builder, module: nn.Hardtanh, name: str, value: Value) -> Value:
@@ -171,17 +164,16 @@ def pair(value: Any) -> Any:
 
 
 MODULES: Mapping[type[nn.Module], Callable[..., Value]] = {
-    QuantConv2d: _convolution,
-    QuantLinear: _linear,
+    QuantConv2d: _quant_layer,
+    QuantLinear: _quant_layer,
     QuantPool: _quant_pool,
     ActivationFakeQuantizer: _quantizer,
     nn.Conv2d: _float_layer,
     nn.Linear: _float_layer,
     nn.BatchNorm1d: _batch_norm,
     nn.BatchNorm2d: _batch_norm,
-    nn.ReLU: _relu_module,
-    nn.ReLU6: _relu_module,
-    nn.Hardtanh: _hardtanh,
+    nn.ReLU: _relu,
+    nn.Hardtanh: _hardtanh,  # and so nn.ReLU6
     nn.AvgPool2d: average,
     nn.AdaptiveAvgPool2d: _adaptive_average,
     nn.MaxPool2d: max_pool,
