@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -51,7 +52,7 @@ def threat(white_box: Protocol, queries: int, steps: int = 20) -> Threat:
     return Threat(white_box, PGD(eps, eps / 4, steps, norm=norm), on_bytes(Square(eps, norm, queries)))
 
 
-@dataclass
+@dataclass(frozen=True)
 class Tried:
     """The images of one chunk on which decisions are compared, with the program's decisions.
 
@@ -60,18 +61,28 @@ class Tried:
         images: Images by kind, multiples of 1/255, each (n, C, H, W); there are fewer at a boundary.
         rows: Rows of the batch that the images belong to, by kind.
         decisions: Classes that the program predicts, by kind.
-        correct: Whether the program is correct on each example under all attacks with gradients, bool (n,).
     """
 
     batch: Batch
-    images: dict[Images, Tensor] = field(default_factory=dict)
-    rows: dict[Images, Tensor] = field(default_factory=dict)
-    decisions: dict[Images, Tensor] = field(default_factory=dict)
-    correct: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.bool))
+    images: Mapping[Images, Tensor]
+    rows: Mapping[Images, Tensor]
+    decisions: Mapping[Images, Tensor]
 
     def labels(self, kind: Images) -> Tensor:
         """Return the labels of the images of a kind."""
         return self.batch.y[self.rows[kind]]
+
+    @cached_property
+    def correct(self) -> Tensor:
+        """Whether the program is correct on each example under all attacks with gradients, bool (n,)."""
+        return self.correct_under(self.decisions)
+
+    def correct_under(self, decisions: Mapping[Images, Tensor]) -> Tensor:
+        """Return whether decisions are correct on all images of each example, bool (n,)."""
+        wrong = torch.zeros(len(self.batch.y), dtype=torch.bool)
+        for kind, decided in decisions.items():
+            wrong[self.rows[kind][decided != self.labels(kind)]] = True
+        return ~wrong
 
 
 @torch.no_grad()
@@ -100,17 +111,7 @@ def attack_program(program: nn.Module, what: Threat, batch: Batch, x_adv: Tensor
     kinds: tuple[Images, Images] = ("inside", "outside")
     for kind, images in zip(kinds, sides, strict=True):
         found[kind], rows[kind], decisions[kind] = images, crossed, decide(program, images)
-    tried = Tried(batch, found, rows, decisions)
-    tried.correct = _correct(tried, decisions)
-    return tried
-
-
-def _correct(tried: Tried, decisions: Mapping[Images, Tensor]) -> Tensor:
-    """Return whether each example of a chunk is classified correctly on all its images, bool (n,)."""
-    wrong = torch.zeros(len(tried.batch.y), dtype=torch.bool)
-    for kind, decided in decisions.items():
-        wrong[tried.rows[kind][decided != tried.labels(kind)]] = True
-    return ~wrong
+    return Tried(batch, found, rows, decisions)
 
 
 class ImageChunks(ChunkFiles):
@@ -203,7 +204,7 @@ def replay(engine: nn.Module, program: nn.Module, tried: Tried, square: Square |
     """
     decisions = {kind: decide(engine, images) for kind, images in tried.images.items()}
     compared = {kind: changes(tried.decisions[kind], found, tried.labels(kind)) for kind, found in decisions.items()}
-    correct = tried.correct & _correct(tried, decisions)
+    correct = tried.correct & tried.correct_under(decisions)
     found = None
     if square is not None:
         left = correct.nonzero().squeeze(1)

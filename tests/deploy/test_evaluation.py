@@ -10,7 +10,6 @@ from qra.deploy import folder
 from qra.deploy.evaluation import Evaluation, FakeQuantized
 from qra.deploy.parity import add_codes
 from qra.deploy.robustness import ImageChunks, Tried, attack_program, replay, threat, white_box_images
-from qra.deploy.robustness import _correct as correct_of
 from qra.evaluation.protocol import Protocol
 from qra.types import Batch
 
@@ -166,13 +165,11 @@ def test_outcomes_are_in_the_order_of_the_test_set(coarse):
 
 
 def test_an_example_that_one_image_of_it_breaks_is_broken_whatever_comes_after():
-    y, rows = torch.tensor([0, 1, 2]), torch.arange(3)
-    tried = Tried(
-        Batch(torch.zeros(3, 1, 1, 1), y, rows), rows={"clean": rows, "full-length": rows, "inside": rows[2:]}
-    )
+    y, every = torch.tensor([0, 1, 2]), torch.arange(3)
+    batch, rows = Batch(torch.zeros(3, 1, 1, 1), y, every), {"clean": every, "full-length": every, "inside": every[2:]}
     decisions = {"clean": y, "full-length": torch.tensor([0, 0, 0]), "inside": torch.tensor([2])}
-    assert correct_of(tried, decisions).tolist() == [True, False, False]
-    assert correct_of(tried, dict(reversed(decisions.items()))).tolist() == [True, False, False]
+    for order in (decisions, dict(reversed(decisions.items()))):
+        assert Tried(batch, {}, rows, order).correct.tolist() == [True, False, False]
 
 
 def test_codes_of_a_zero_point_are_those_of_the_program():

@@ -7,6 +7,8 @@ import torch
 
 from qra.evaluation.outcome import Outcome, correct_arrays
 from qra.evaluation.schema1 import implied
+from qra.report.cells import read_cells
+from qra.report.results import Results
 from qra.writing import write_arrays, write_json
 
 N = 1000
@@ -88,6 +90,16 @@ def add(directory, outcomes):
     write_arrays(directory / "correct.npz", examples)
     summaries = {**result["outcomes"], **{each.name: each.summary() for each in outcomes}}
     write_json(directory / "result.json", {**result, "outcomes": summaries})
+
+
+def read(study):
+    """The results of a study, as a report reads them."""
+    return Results(study.name, read_cells(study))
+
+
+def by_name(results):
+    """The pipelines by the name of their first cell."""
+    return {pipeline.cells[0].name: pipeline for pipeline in results.pipelines}
 
 
 def edit(path, change):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from made_up import cell, edit
+from made_up import by_name, cell, edit, read
 
 from qra.evaluation.measured import Accuracy, Measured, ThreatModel
 from qra.report.cells import CellResult, read_cell, read_cells
@@ -250,7 +250,7 @@ def test_a_directory_that_may_not_be_looked_into_is_an_unreadable_cell(tmp_path,
 def test_two_cells_of_one_place_in_the_grid_are_no_two_seeds_and_the_second_says_so(tmp_path, seed):
     for name, robust in (("a", 0.4), ("b", 0.6)):
         cell(tmp_path, name, {"clean": 0.9, "pgd20_8": robust}, seed=seed)
-    results = Results("study", read_cells(tmp_path))
+    results = read(tmp_path)
     (pipeline,) = results.pipelines
     assert [each.name for each in pipeline.cells] == ["a"]
     assert pipeline.robust(AT_8).value == 0.4
@@ -262,7 +262,7 @@ def test_two_cells_of_one_place_in_the_grid_are_no_two_seeds_and_the_second_says
 def test_seeds_of_one_pipeline_are_taken_together(tmp_path):
     for seed, robust in enumerate((0.4, 0.5, 0.6)):
         cell(tmp_path, f"s{seed}", {"clean": 0.9, "pgd20_8": robust}, seed=seed)
-    (pipeline,) = Results("study", read_cells(tmp_path)).pipelines
+    (pipeline,) = read(tmp_path).pipelines
     accuracy = pipeline.robust(AT_8)
     assert accuracy.value == pytest.approx(0.5)
     assert accuracy.worst == 0.4
@@ -273,14 +273,14 @@ def test_seeds_of_one_pipeline_are_taken_together(tmp_path):
 def test_one_suspect_seed_makes_a_pipeline_suspect(tmp_path):
     for seed, masking in enumerate(("sound", "suspect")):
         cell(tmp_path, f"s{seed}", GOOD, seed=seed, masking=masking)
-    (pipeline,) = Results("study", read_cells(tmp_path)).pipelines
+    (pipeline,) = read(tmp_path).pipelines
     assert pipeline.state == "suspect"
 
 
 def test_robust_accuracy_is_the_worst_case_over_the_attacks_of_a_budget(tmp_path):
     cell(tmp_path, "a", {"pgd20_8": 0.4, "autoattack_8": 0.3, "pgd20_2": 0.5, "pgd20_2_hard": 0.45})
     cell(tmp_path, "b", {"pgd20_8": 0.4, "pgd20_2": 0.5, "pgd20_4_hard": 0.9}, quantizer="pact")
-    results = Results("study", read_cells(tmp_path))
+    results = read(tmp_path)
     assert results.levels == (2, 8)
     assert results.headline == AT_8
     assert results.measure_title(AT_8) == "worst case over attacks, eps 8/255"
@@ -311,7 +311,7 @@ def test_an_outcome_in_l2_is_a_robust_accuracy(tmp_path):
     directory = cell(tmp_path, "a", {"clean": 0.9})
     found = {"role": "robust", "title": "AutoAttack", "accuracy": 0.3, "n": 1000, "eps": 0.5, "norm": "l2"}
     edit(directory / "result.json", lambda content: content["outcomes"].update(anything=found))
-    results = Results("study", read_cells(tmp_path))
+    results = read(tmp_path)
     assert results.headline_title == "AutoAttack, L2 eps 0.5"
     assert results.pipelines[0].robust(results.headline).value == 0.3
 
@@ -321,16 +321,16 @@ def test_parts_of_autoattack_are_no_robust_accuracy(tmp_path):
     directory = cell(tmp_path, "b", GOOD, quantizer="pact")
     part = {"role": "part", "accuracy": 0.1, "n": 1000, "eps": 8 / 255}
     edit(directory / "result.json", lambda content: content["outcomes"].update({"autoattack_8.apgd-ce": part}))
-    results = Results("study", read_cells(tmp_path))
+    results = read(tmp_path)
     assert [pipeline.robust(AT_8).value for pipeline in results.pipelines] == [0.4, 0.4]
 
 
 def test_a_float_network_that_was_only_tested_counts_as_its_start(tmp_path):
     cell(tmp_path, "start", GOOD, training="none", init="robust")
     cell(tmp_path, "quantized", GOOD, training="adversarial", init="robust", quantizer="pact", bits=(4, 4))
-    results = Results("study", read_cells(tmp_path))
-    by_name = {pipeline.cells[0].name: pipeline for pipeline in results.pipelines}
-    assert results.reference(by_name["quantized"]) is by_name["start"]
+    results = read(tmp_path)
+    pipelines = by_name(results)
+    assert results.reference(pipelines["quantized"]) is pipelines["start"]
 
 
 def test_any_coordinate_can_be_read(tmp_path):
@@ -347,7 +347,7 @@ def test_figures_show_the_share_of_the_data_that_most_trained_cells_have(tmp_pat
         cell(tmp_path, name, GOOD, quantizer="pact", bits=(4, len(name)), fraction=fraction)
     untrained = cell(tmp_path, "calibrated", GOOD, training="none", quantizer="pwlq", bits=(4, 4), fraction=0.5)
     edit(untrained / "cell.json", lambda content: content["seconds"].pop("fit"))
-    results = Results("study", read_cells(tmp_path))
+    results = read(tmp_path)
     assert {pipeline.cells[0].name for pipeline in results.main} == {"few", "few too", "calibrated"}
     labels = {pipeline.cells[0].name: results.label(pipeline) for pipeline in results.pipelines}
     assert "10 % of the data" in labels["few"]
@@ -360,9 +360,9 @@ def test_a_network_that_was_only_quantized_is_compared_with_what_it_was_made_of(
     quantized = cell(tmp_path, "quantized", GOOD, training="none", init="plain", quantizer="pwlq", bits=(4, 4))
     for directory in (original, quantized):
         edit(directory / "cell.json", lambda content: content["seconds"].pop("fit"))
-    results = Results("study", read_cells(tmp_path))
-    by_name = {pipeline.cells[0].name: pipeline for pipeline in results.pipelines}
-    assert results.reference(by_name["quantized"]) is by_name["original"]
+    results = read(tmp_path)
+    pipelines = by_name(results)
+    assert results.reference(pipelines["quantized"]) is pipelines["original"]
 
 
 def test_of_two_attacks_of_a_kind_that_on_most_examples_counts():

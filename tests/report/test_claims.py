@@ -4,14 +4,12 @@ import re
 from pathlib import Path
 
 import pytest
-from made_up import cell, edit
+from made_up import cell, edit, read
 
 from qra.report import claims
-from qra.report.cells import read_cells
 from qra.report.claims import CLAIMS, judge_all, versus
 from qra.report.judging import Check, Claim, meets
 from qra.report.judging import _verdict as verdict_of
-from qra.report.results import Results
 
 ROOT = Path(__file__).parents[2]
 CLAIM = {claim.key: claim for claim in CLAIMS}
@@ -26,7 +24,7 @@ def curve(weak, strong, clean=0.9):
 
 
 def finding(study, key):
-    return CLAIM[key].test(Results("made-up", read_cells(study)))
+    return CLAIM[key].test(read(study))
 
 
 def robust_float(study, accuracies=None, **more):
@@ -221,7 +219,7 @@ def test_a_suspect_number_counts_where_a_lower_one_would_say_the_same(tmp_path):
 
 def test_all_claims_are_undecided_by_a_study_without_their_cells(tmp_path):
     cell(tmp_path, "float", at8(0))
-    found = judge_all(Results("made-up", read_cells(tmp_path)))
+    found = judge_all(read(tmp_path))
     assert found.keys() == CLAIM.keys()
     assert {each.verdict for each in found.values()} == {"undecided"}
     assert all("The study has no cells for it" in each.because for each in found.values())
@@ -284,7 +282,7 @@ def test_the_claim_that_the_documentation_adds_works(tmp_path):
     pact(tmp_path, "w4", at8(0.3), bits=(4, 4))
     pact(tmp_path, "w8", at8(0.4), bits=(8, 8))
     claim = Claim("mine", "Mine.", "me", "it does", "two bit widths", names["wide_beats_narrow"])
-    assert claim.test(Results("made-up", read_cells(tmp_path))).verdict == "supported"
+    assert claim.test(read(tmp_path)).verdict == "supported"
 
 
 def test_a_training_of_ones_own_is_compared_with_the_float_network_of_its_kind(tmp_path):
@@ -292,7 +290,7 @@ def test_a_training_of_ones_own_is_compared_with_the_float_network_of_its_kind(t
     cell(tmp_path, "float-at", {"clean": 0.8, "pgd20_8": 0.4}, training="adversarial")
     cell(tmp_path, "float-trades", {"clean": 0.8, "pgd20_8": 0.5}, **trades)
     cell(tmp_path, "w4", {"clean": 0.8, "pgd20_8": 0.3}, quantizer="pact", bits=(4, 4), init="robust", **trades)
-    results = Results("s", read_cells(tmp_path))
+    results = read(tmp_path)
     quantized = next(pipeline for pipeline in results.pipelines if not pipeline.is_float)
     assert results.reference(quantized).cells[0].name == "float-trades"
     assert results.label(quantized) == "PACT W4/A4, robust start, trades"
@@ -307,7 +305,7 @@ def test_a_claim_on_a_coordinate_that_no_cell_has_says_what_it_needs(tmp_path):
 
     pact(tmp_path, "w4", at8(0.3))
     claim = Claim("hot", "Hot teachers help.", "me", "it does", "students of several temperatures", hot)
-    found = claim.test(Results("made-up", read_cells(tmp_path)))
+    found = claim.test(read(tmp_path))
     assert (found.verdict, found.judged) == ("undecided", ())
     assert found.because == "The study has no cells for it: students of several temperatures."
 

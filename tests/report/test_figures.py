@@ -2,14 +2,12 @@
 
 import numpy as np
 import pytest
-from made_up import cell, edit
+from made_up import cell, edit, read
 
 from qra.evaluation.statistics import wilson_interval
-from qra.report.cells import read_cells
 from qra.report.curves import heat_map
 from qra.report.figures import KINDS, drawings
 from qra.report.paired import CLEAN, paired
-from qra.report.results import Results
 from qra.report.style import SERIES, TRAININGS, WIDTHS
 from qra.report.trends import trends
 
@@ -30,7 +28,7 @@ def study(tmp_path):
 
 
 def drawn(study):
-    made, missing = drawings(Results(study.name, read_cells(study)))
+    made, missing = drawings(read(study))
     return {drawing.name: drawing for drawing in made}, missing
 
 
@@ -122,7 +120,7 @@ def test_pipelines_whose_labels_are_too_long_to_differ_have_lines_of_their_own(t
     first, second = "data.augmentation_strength_of_images", "model.regularization_of_teacher_weight"
     for place, (one, other) in enumerate(((1, 0.1), (2, 0.1), (1, 0.2), (2, 0.2))):
         robust(tmp_path, f"c{place}", {"clean": 0.7, "pgd20_8": 0.3}, bits=(4, 4), axes={first: one, second: other})
-    results = Results("s", read_cells(tmp_path))
+    results = read(tmp_path)
     assert len({results.label(pipeline) for pipeline in results.pipelines}) == 4
     figures = {drawing.name: drawing.figure for drawing in trends(results)}
     lines = figures["over-data-augmentation-strength-of-images"].axes[1].containers
@@ -134,7 +132,7 @@ def test_the_heat_map_has_a_row_for_each_pipeline_though_their_labels_are_cut_al
     for place, robust_accuracy in enumerate((0.2, 0.3)):
         axes = {"model.regularization_of_the_teacher": f"{'x' * 90}{place}{'y' * 90}"}
         robust(tmp_path, f"c{place}", {"clean": 0.7, "pgd20_8": robust_accuracy}, bits=(4, 4), axes=axes)
-    (drawing,) = heat_map(Results("s", read_cells(tmp_path)))
+    (drawing,) = heat_map(read(tmp_path))
     assert {text.get_text() for text in drawing.figure.axes[0].texts} == {"20.0", "30.0"}
 
 
@@ -200,7 +198,7 @@ def test_the_sensitivity_of_layers_is_what_each_loses_with_the_greatest_loss_on_
     layer("whole", 0.8, 0.4, "")
     layer("first", 0.7, 0.38, "conv1=W2")
     layer("last", 0.75, 0.2, "fc=W2")
-    found, results = drawn(tmp_path)[0], Results("s", read_cells(tmp_path))
+    found, results = drawn(tmp_path)[0], read(tmp_path)
     (axes,) = found["sensitivity-1"].figure.axes
     assert [tick.get_text() for tick in axes.get_yticklabels()] == ["conv1 at W2", "fc at W2"]
     clean, attacked = (container for container in axes.containers if hasattr(container, "datavalues"))

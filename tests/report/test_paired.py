@@ -2,13 +2,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from made_up import cell
+from made_up import by_name, cell, read
 
 from qra.evaluation.measured import ThreatModel
-from qra.report.cells import read_cells
 from qra.report.contents import accuracies
 from qra.report.paired import CLEAN, MARGIN, Effect, Gap, paired, strongest
-from qra.report.results import Results
 from qra.report.verdicts import METHOD
 
 numbers = st.floats(-1, 1)
@@ -39,8 +37,8 @@ def test_titles_of_effects(effect, title):
 def compared(study, first, second, **more):
     cell(study, "a", {"clean": first}, quantizer="pact", **more)
     cell(study, "b", {"clean": second})
-    by_name = {pipeline.cells[0].name: pipeline for pipeline in Results("s", read_cells(study)).pipelines}
-    return paired(by_name["a"], by_name["b"], ("a", "b"), (CLEAN, CLEAN))
+    pipelines = by_name(read(study))
+    return paired(pipelines["a"], pipelines["b"], ("a", "b"), (CLEAN, CLEAN))
 
 
 def test_the_interval_is_that_of_agresti_and_min(tmp_path):
@@ -71,7 +69,7 @@ def test_five_seeds_against_one_network_have_an_interval_that_covers_the_seeds(t
     cell(tmp_path, "float", {"clean": 0.8})
     for seed, accuracy in enumerate((0.5, 0.6, 0.7, 0.8, 0.9)):
         cell(tmp_path, f"q{seed}", {"clean": accuracy}, quantizer="pact", seed=seed)
-    results = Results("s", read_cells(tmp_path))
+    results = read(tmp_path)
     original, quantized = results.pipelines
     effect = paired(quantized, original, ("", ""), (CLEAN, CLEAN)).effect(1)
     assert effect.mean == pytest.approx(-0.1)
@@ -84,7 +82,7 @@ def test_many_seeds_of_which_few_match_are_compared_by_those(tmp_path):
     for seed in range(5):
         cell(tmp_path, f"q{seed}", {"clean": 0.6}, quantizer="pact", seed=seed)
         cell(tmp_path, f"f{seed}", {"clean": 0.8}, seed=seed + 4)
-    original, quantized = Results("s", read_cells(tmp_path)).pipelines
+    original, quantized = read(tmp_path).pipelines
     comparison = paired(quantized, original, ("", ""), (CLEAN, CLEAN))
     assert [pair.names for pair in comparison.seeds] == [("q4", "f0")]
     assert comparison.effect(1).is_lower
@@ -97,15 +95,15 @@ def test_why_two_pipelines_cannot_be_compared_is_said(tmp_path):
     for seed in (1, 2):
         cell(tmp_path, f"c{seed}", {"clean": 0.6}, quantizer="pact", seed=seed)
         cell(tmp_path, f"d{seed}", {"clean": 0.6}, quantizer="dorefa", seed=seed + 2)
-    by_name = {pipeline.cells[0].name: pipeline for pipeline in Results("s", read_cells(tmp_path)).pipelines}
-    found = [paired(by_name[a], by_name[b], ("", ""), (CLEAN, CLEAN)) for a, b in (("a", "b"), ("c1", "d1"))]
+    pipelines = by_name(read(tmp_path))
+    found = [paired(pipelines[a], pipelines[b], ("", ""), (CLEAN, CLEAN)) for a, b in (("a", "b"), ("c1", "d1"))]
     assert found == [Gap.FILES, Gap.SEEDS]
 
 
 def test_the_attacks_that_all_cells_have_met_count_if_one_of_them_stands_alone(tmp_path):
     cell(tmp_path, "a", {"pgd9_8": 0.5, "pgd20_8": 0.4, "pgd50_8_hard": 0.8, "pgd20_4": 0.5, "pgd9_4_hard": 0.9})
     cell(tmp_path, "b", {"pgd20_8": 0.4, "pgd50_8_hard": 0.8, "pgd9_4_hard": 0.9, "pgd9_4": 0.9}, quantizer="pact")
-    first, second = Results("s", read_cells(tmp_path)).pipelines
+    first, second = read(tmp_path).pipelines
     assert set(strongest(first, second, ThreatModel("linf", 8 / 255)).kinds) == {"PGD-20", "PGD-50, hard"}
     assert strongest(first, second, ThreatModel("linf", 4 / 255)) is None  # they share the attack with true gradients
     assert strongest(first, second, ThreatModel("linf", 2 / 255)) is None

@@ -1,12 +1,10 @@
 """What to use for a budget: ties are called ties."""
 
 import pytest
-from made_up import cell
+from made_up import cell, read
 
-from qra.report.cells import read_cells
 from qra.report.contents import KIB, advice
 from qra.report.pareto import choices, offers, recommended
-from qra.report.results import Results
 from qra.report.tables import Table
 
 
@@ -17,7 +15,7 @@ def study(directory, *networks, **more):
         about = {"masking": masking[0]} if masking else {}
         cell(directory, name, {"clean": 0.8, "pgd20_8": robust}, quantizer="pact", bits=(bits, bits), init=name,
              training="adversarial", noise=0.3, seed=int(1000 * robust), **about, **more)  # fmt: skip
-    return Results("s", read_cells(directory))
+    return read(directory)
 
 
 def chosen(results):
@@ -61,4 +59,4 @@ def test_without_single_examples_intervals_that_overlap_are_a_tie(tmp_path):
     study(tmp_path, (4, 0.30), (8, 0.36), n=100)
     for examples in tmp_path.glob("*/correct.npz"):
         examples.unlink()
-    assert chosen(Results("s", read_cells(tmp_path))) == [("w4-0.3", ["w8-0.36"])]
+    assert chosen(read(tmp_path)) == [("w4-0.3", ["w8-0.36"])]

@@ -8,7 +8,7 @@ import shutil
 from html.parser import HTMLParser
 
 import pytest
-from made_up import cell, edit
+from made_up import cell, edit, read
 
 from qra.cli import main
 from qra.report.cells import read_cells
@@ -17,7 +17,6 @@ from qra.report.claims import CLAIMS
 from qra.report.command import write_report
 from qra.report.contents import doubts_of, tables
 from qra.report.document import advise
-from qra.report.results import Results
 from qra.report.tables import markdown_text
 
 ROBUST = {"clean": 0.8, "pgd20_2": 0.7, "pgd20_8": 0.4}
@@ -201,15 +200,12 @@ def test_what_files_say_is_never_markup(study):
 
 
 def test_without_a_pipeline_that_fits_there_is_no_recommendation(study):
-    assert (
-        advise(Results("s", read_cells(study)), (), 10)
-        == "No pipeline with known size and some robust accuracy fits into 10 KiB."
-    )
+    assert advise(read(study), (), 10) == "No pipeline with known size and some robust accuracy fits into 10 KiB."
 
 
 def test_a_label_without_end_leaves_figures_whole(study):
     edit(study / "w4" / "cell.json", lambda content: content["coordinates"].update(training="long " * 100))
-    results = Results("s", read_cells(study))
+    results = read(study)
     assert max(len(results.label(pipeline)) for pipeline in results.pipelines) == 90
 
 
@@ -286,7 +282,7 @@ def test_a_huge_coordinate_ends_no_report(study):
     huge = {"seed": 10**400, "fraction": 10**400, "weight_bit_width": "1e999", "calibration_size": 1e305}
     edit(study / "w4" / "cell.json", lambda content: content["coordinates"].update(huge))
     edit(study / "w4" / "result.json", lambda content: content.update(cost={"size_in_bits": 1e299, "bit_ops": 1e299}))
-    results = Results("s", read_cells(study))
+    results = read(study)
     assert [drawing.png[1:4] for drawing in pareto_fronts(results)] == [b"PNG"] * 2
     assert [(*p.bits, p.number("fraction")) for p in results.pipelines if p.cells[0].name == "w4"] == [(32, 4, None)]
     assert sum(len(table.rows) for table in tables(results))

@@ -2,12 +2,10 @@
 
 import pytest
 import torch
-from made_up import add, cell, correct_examples
+from made_up import add, cell, correct_examples, read
 
 from qra.evaluation.shifts import Shift, shift_outcome
-from qra.report.cells import read_cells
 from qra.report.contents import corrupted
-from qra.report.results import Results
 from qra.report.shifts import CLAIM
 
 N = 1000
@@ -26,7 +24,7 @@ def study(path, lost):
     add(cell(path, "float", {"clean": 0.8}, training="adversarial"), shifted(fog))
     quantized = cell(path, "pact", {"clean": 0.8}, quantizer="pact", training="adversarial", init="robust", bits=(4, 4))
     add(quantized, shifted({shift: value - lost for shift, value in fog.items()}, 1))
-    return Results("s", read_cells(path))
+    return read(path)
 
 
 @pytest.mark.parametrize(("lost", "verdict"), [(0.1, "supported"), (0.0, "contradicted"), (-0.1, "contradicted")])

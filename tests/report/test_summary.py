@@ -2,15 +2,13 @@
 
 import numpy as np
 import pytest
-from made_up import cell, edit
+from made_up import cell, edit, read
 
 from qra.cli import main
-from qra.report.cells import read_cells
 from qra.report.claims import judge_all
 from qra.report.header import header, is_made_up
 from qra.report.paired import Gap
 from qra.report.pareto import choices, offers
-from qra.report.results import Results
 from qra.report.summary import summary
 
 FLOAT = {"clean": 0.8, "pgd20_8": 0.4}
@@ -27,7 +25,7 @@ def study(directory, quantized, plain=0.0, **more):
 
 
 def words(directory):
-    results = Results("s", read_cells(directory))
+    results = read(directory)
     best = choices(results, offers(results, "size_in_bits", 8192))
     return "\n".join(summary(results, judge_all(results), best).lines)
 
@@ -107,12 +105,12 @@ def test_made_up_images_are_said_in_a_band_before_anything_else_and_the_path_at_
 
 def test_results_of_earlier_versions_tell_made_up_images_by_their_class(tmp_path):
     make_up(study(tmp_path, (0.3, 0.2)), {"class": "SyntheticDataModule"})
-    assert is_made_up(Results("s", read_cells(tmp_path)))
+    assert is_made_up(read(tmp_path))
 
 
 def test_images_that_are_not_made_up_have_no_band(tmp_path):
     make_up(study(tmp_path, (0.3, 0.2)), {"made_up": False})
-    assert not is_made_up(Results("s", read_cells(tmp_path)))
+    assert not is_made_up(read(tmp_path))
     assert "Synthetic" not in words(tmp_path)
 
 
@@ -121,7 +119,7 @@ def test_the_header_tells_data_network_images_seeds_and_dates(tmp_path):
     for day, result in enumerate(sorted(tmp_path.glob("*/result.json")), 1):
         about = {"class_path": "qra.models.ResNet", "init_args": {"blocks": 3, "normalize": [1.0]}}
         edit(result, lambda content: content.update(date=f"2026-01-{day:02d}T10:00:00", architecture=about))  # noqa: B023
-    facts = {fact.name: fact.text for fact in header(Results("s", read_cells(tmp_path)))}
+    facts = {fact.name: fact.text for fact in header(read(tmp_path))}
     assert facts == {
         "data": "CIFAR10 (01234567)",
         "network": "ResNet (blocks 3), 269,722 parameters",
@@ -161,7 +159,7 @@ def test_cells_that_were_attacked_on_other_examples_are_said_and_recommended_aga
     assert "1 less robust" in said
     assert "Smallest network that no other significantly beats: float" in said
     assert "90.0 %" not in said
-    judged = judge_all(Results("s", read_cells(tmp_path)))["adversarial-keeps"].judged
+    judged = judge_all(read(tmp_path))["adversarial-keeps"].judged
     assert [each.check.missing for each in judged if each.check.missing] == [Gap.EXAMPLES]
 
 
@@ -180,7 +178,7 @@ def test_cells_that_do_not_count_or_lack_numbers_are_said(tmp_path):
 def test_seeds_that_were_tested_on_other_images_are_not_averaged(tmp_path):
     for seed, (robust, data) in enumerate(((0.4, "d"), (0.4, "d"), (0.6, "other"))):
         cell(tmp_path, f"seed{seed}", {"pgd20_8": robust}, training="adversarial", seed=seed, data=data)
-    results = Results("s", read_cells(tmp_path))
+    results = read(tmp_path)
     assert [len(pipeline.cells) for pipeline in results.pipelines] == [2, 1]
     assert results.comparable[0].robust(results.headline).value == pytest.approx(0.4)
 

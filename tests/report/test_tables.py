@@ -8,14 +8,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from made_up import cell
+from made_up import cell, read
 
 from qra.durations import duration
 from qra.evaluation.measured import Accuracy
 from qra.evaluation.statistics import wilson_interval
-from qra.report.cells import read_cells
 from qra.report.contents import accuracies, advice, costs, gradients, outcomes, tables
-from qra.report.results import Results
 from qra.report.tables import Number, Table, Time, percent
 from qra.writing import write_arrays, write_json
 
@@ -38,7 +36,7 @@ def results(tmp_path):
     cell(study, "plain", quantized, quantizer="pact", training="plain", init="robust", bits=(4, 4), seconds=730)
     cell(study, "weak", {"clean": 0.9, "pgd20_2": 0.3, "pgd20_8": 0.9}, quantizer="pwlq", training="none",
          init="plain", bits=(2, 2), masking="suspect")  # fmt: skip
-    return Results(study.name, read_cells(study))
+    return read(study)
 
 
 def test_csv_gives_the_numbers_back_to_the_last_digit():
@@ -132,7 +130,7 @@ def test_a_mean_over_seeds_says_of_which_it_lacks(tmp_path):
     rewritten(study / "at-1" / "cell.json", state="failed")
     lost = np.load(study / "at-2" / "correct.npz")
     write_arrays(study / "at-2" / "correct.npz", {key: lost[key] for key in lost if not key.startswith("square_8")})
-    table = accuracies(Results(study.name, read_cells(study)))
+    table = accuracies(read(study))
     at = dict(zip(table.columns, table.rows[0], strict=True))
     assert at["seeds"] == "3 of 4"
     assert percent(at["clean"]).endswith("seeds 80.00 / 80.00 / 80.00, 1 seed missing, n=1000")
@@ -176,6 +174,6 @@ def test_the_advice_recommends_no_suspect_pipeline(results):
 
 def test_empty_tables_are_left_out(tmp_path):
     cell(tmp_path, "a", {"clean": 0.5})
-    found = {table.name for table in tables(Results("s", read_cells(tmp_path)))}
+    found = {table.name for table in tables(read(tmp_path))}
     assert "gradients" not in found
     assert "advice" not in found
