@@ -58,23 +58,23 @@ def open_regular(path: str | Path, limit: int, follow: bool = True) -> BufferedR
     return os.fdopen(descriptor, "rb")
 
 
-def read_text(path: str | Path, limit: int = TEXT_LIMIT, follow: bool = True) -> str:
-    """Read a whole UTF-8 file, without a byte order mark; arguments and errors are those of :func:`open_regular`.
+def read_text(path: str | Path) -> str:
+    """Read a whole UTF-8 file, without a byte order mark; errors are those of :func:`open_regular`.
 
     Raises:
-        ValueError: Also if it grows beyond ``limit`` while being read, or is not UTF-8.
+        ValueError: Also if it grows beyond the limit while being read, or is not UTF-8.
     """
     try:
-        return _read_bytes(path, limit, follow).decode("utf-8-sig")
+        return _read_bytes(path).decode("utf-8-sig")
     except UnicodeDecodeError as reason:
         raise ValueError(f"{path}: is not UTF-8 text (byte {reason.start})") from None
 
 
-def _read_bytes(path: str | Path, limit: int, follow: bool) -> bytes:
-    with open_regular(path, limit, follow) as file:
-        content = file.read(limit + 1)
-    if len(content) > limit:
-        raise ValueError(f"{path}: has more than the limit of {limit} bytes")
+def _read_bytes(path: str | Path, follow: bool = True) -> bytes:
+    with open_regular(path, TEXT_LIMIT, follow) as file:
+        content = file.read(TEXT_LIMIT + 1)
+    if len(content) > TEXT_LIMIT:
+        raise ValueError(f"{path}: has more than the limit of {TEXT_LIMIT} bytes")
     return content
 
 
@@ -84,7 +84,7 @@ def read_json(path: str | Path, follow: bool = True) -> Any:
     Raises:
         ValueError: Also if it is truncated, not JSON, or nested deeper than 100 levels.
     """
-    text = _read_bytes(path, TEXT_LIMIT, follow)
+    text = _read_bytes(path, follow)
     try:
         content = json.loads(text)
     except (ValueError, MemoryError):
@@ -147,21 +147,20 @@ def _header(member: IO[bytes], name: str, size: int) -> tuple[tuple[int, ...], b
     return shape, columns_first, dtype
 
 
-def read_npy(path: str | Path, limit: int = ARRAY_LIMIT, part: int = 0, parts: int = 1) -> NDArray[Any]:
+def read_npy(path: str | Path, part: int = 0, parts: int = 1) -> NDArray[Any]:
     """Read an ``.npy`` file, or only one of several equal parts of its rows.
 
     Args:
         path: The file.
-        limit: Maximum size of the part that is read, in bytes.
         part: Number of the part, from 0.
         parts: Number of consecutive parts that the rows are divided into.
 
     Raises:
         ValueError: If it is not an ``.npy`` file, is truncated, holds Python objects, cannot be divided that way, or
-            is larger than ``parts`` times ``limit`` bytes.
+            is so large that a part exceeds the limit.
         OSError: If it cannot be opened.
     """
-    with open_regular(path, parts * limit) as file:
+    with open_regular(path, parts * ARRAY_LIMIT) as file:
         try:
             shape, columns_first, dtype = _header(file, "it", os.fstat(file.fileno()).st_size)
             if dtype.hasobject or not shape or (columns_first and parts > 1):

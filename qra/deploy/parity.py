@@ -127,9 +127,7 @@ def add_codes(
     return totals
 
 
-def boundary(
-    decide: Callable[[Tensor], Tensor], x: Tensor, x_adv: Tensor, indices: Tensor, seed: int = 0
-) -> tuple[Tensor, Tensor]:
+def boundary(decide: Callable[[Tensor], Tensor], x: Tensor, x_adv: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
     """Find the nearest two byte images between a clean and an adversarial one with different decisions.
 
     Pixels change from one image to the other level by level, in an order drawn for each image. The step at which the
@@ -140,13 +138,12 @@ def boundary(
         x: Clean images, multiples of 1/255, (n, C, H, W).
         x_adv: Adversarial images of the same kind, with other decisions.
         indices: Positions of the images in their data set, which select the order, (n,).
-        seed: Seed of the order.
 
     Returns:
         Images on the clean side and on the other side, both (n, C, H, W).
     """
     clean, moved = (x * LEVELS).round(), ((x_adv - x) * LEVELS).round()
-    order = noise.uniform(tuple(x.shape[1:]), indices, seed, noise.Stream.BOUNDARY).to(x)
+    order = noise.uniform(tuple(x.shape[1:]), indices, 0, noise.Stream.BOUNDARY).to(x)
     ones = (-1, *[1] * (x.ndim - 1))
     inside, outside = torch.zeros(len(x), dtype=torch.float64), torch.ones(len(x), dtype=torch.float64)
 
