@@ -218,13 +218,6 @@ def test_examples_that_cannot_be_trusted_are_none(tmp_path, kind):
     assert [each.accuracy.value for each in found.robust.values()] == ([] if kind == "of another run" else [0.4])
 
 
-def test_a_study_that_is_not_there_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="no study here"):
-        read_cells(tmp_path / "nowhere")
-    with pytest.raises(ValueError, match="no cells of a study"):
-        read_cells(tmp_path)
-
-
 def test_other_directories_of_a_study_are_no_cells(tmp_path):
     cell(tmp_path, "a", GOOD)
     (tmp_path / "report").mkdir()

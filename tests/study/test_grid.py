@@ -250,11 +250,6 @@ def test_a_study_may_be_named_in_any_script():
     assert Study("Größe (2), v1.0", [PLAIN]).name == "Größe (2), v1.0"
 
 
-def test_a_source_that_no_stage_makes_is_refused():
-    with pytest.raises(ValueError, match=r"sources.robust: no stage makes 'float-at'"):
-        study(sources={"robust": "float-at"})
-
-
 def test_a_source_must_come_before():
     with pytest.raises(ValueError, match="starts from stage float, which must come before it"):
         expand(Study("s", [qat(), PLAIN], sources=SOURCES, quantizers=QUANTIZERS))
