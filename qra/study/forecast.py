@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple
 
 from qra.coordinates import Axis
 from qra.durations import UntoldError
@@ -13,30 +13,17 @@ from qra.study.check import Parsable, parsable
 from qra.study.commands import options_of
 from qra.study.grid import Cell
 
+if TYPE_CHECKING:
+    from qra.plan import Plan
+
 _SAME = (Axis.SEED, "split_seed", "seed_everything", "run")
 """Options, by the last part of their names, that do not affect the time."""
 _BITS = (Axis.WEIGHT_BITS, Axis.ACT_BITS)
 """Options that affect the time only by whether quantization is off."""
 
 
-class Foreseen(Protocol):
-    """The forecast of a command."""
-
-    @property
-    def seconds(self) -> float:
-        """Duration on this machine, in seconds."""
-
-    @property
-    def images(self) -> int:
-        """Number of images processed; an image counts once per epoch of a training and once per attack."""
-
-    @property
-    def passes(self) -> tuple[float, float]:
-        """Number of forward and of backward passes, each of one image."""
-
-
-Foresee = Callable[[Sequence[str], int], Foreseen]
-"""Forecasts a command on a number of threads; raises ValueError if the command would fail or cannot be predicted."""
+Foresee = Callable[[Sequence[str], int], "Plan"]
+"""Plans a command on a number of threads; raises ValueError if the command would fail or cannot be predicted."""
 
 
 class Forecast(NamedTuple):
