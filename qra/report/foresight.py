@@ -19,6 +19,7 @@ from qra.front.shipped import located
 from qra.front.yaml_files import is_config, read_value, read_yaml
 from qra.report.cells import CellResult
 from qra.report.claims import CLAIMS
+from qra.report.labels import counted
 from qra.report.results import Results
 from qra.types import Norm, parse_pixels
 
@@ -43,8 +44,7 @@ def decidable(cells: Iterable[Planned]) -> list[str]:
         else:
             made = len(checks) - open_ones
             lack = f", {open_ones} cannot be made" if open_ones else ""
-            of = f"1 check{lack}" if made == 1 else f"{made} checks{lack}"
-            lines.append(f"yes  {claim.key}: {of}. {claim.statement}")
+            lines.append(f"yes  {claim.key}: {counted(made, 'check')}{lack}. {claim.statement}")
     return lines
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from qra.coordinates import Axis
 from qra.files import plain
 from qra.report.cells import CellResult
+from qra.report.labels import span
 from qra.report.results import Results
 
 MADE_UP = (
@@ -85,11 +86,6 @@ def _examples(results: Results) -> str:
     attacked = [each.accuracy.n for cell in results.done for each in cell.robust.values()]
     parts = [(clean, "clean"), (attacked, "attacked")]
     return ", ".join(f"{span(counts)} {word}" for counts, word in parts if counts)
-
-
-def span(counts: Collection[int]) -> str:
-    """Return the smallest and the largest of some numbers, such as ``200 to 1,000``."""
-    return " to ".join(f"{count:,}" for count in dict.fromkeys((min(counts), max(counts))))
 
 
 def _listed(texts: Iterable[str]) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from qra.evaluation.doubt import State
+from qra.report.labels import counted
 from qra.report.paired import MARGIN, Comparison, Effect, Gap
 from qra.report.results import Results
 
@@ -127,7 +128,7 @@ def _titles(checks: Sequence[Check], state: State) -> tuple[str, ...]:
 
 def _verdict(holds: Sequence[bool | None]) -> tuple[Verdict, str]:
     yes, no, total = holds.count(True), holds.count(False), len(holds)
-    counts = f"{'1 check' if total == 1 else f'{total} checks'}: {yes} hold, {no} fail, {total - yes - no} open"
+    counts = f"{counted(total, 'check')}: {yes} hold, {no} fail, {total - yes - no} open"
     exceptions = EXCEPTIONS * (yes + no)
     if 2 * yes > total and no <= exceptions:
         return "supported", f"{counts}."

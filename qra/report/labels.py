@@ -1,9 +1,9 @@
-"""Labels that fit in a figure and stay distinct."""
+"""Wording: labels that fit in a figure and stay distinct, and numbers in sentences."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 LONGEST = 90
 """Maximum number of characters in a label."""
@@ -25,6 +25,16 @@ def shortened(labels: Sequence[str]) -> list[str]:
         if total[label] > 1:
             found[place] = f"{_cut(label, _NUMBERED // 2, _NUMBERED)} ({seen[label]})"
     return found
+
+
+def counted(number: int, word: str) -> str:
+    """Return a number of things, such as ``1 cell`` or ``3 cells``."""
+    return f"1 {word}" if number == 1 else f"{number} {word}s"
+
+
+def span(counts: Collection[int]) -> str:
+    """Return the smallest and the largest of some numbers, such as ``200 to 1,000``."""
+    return " to ".join(f"{count:,}" for count in dict.fromkeys((min(counts), max(counts))))
 
 
 def _cut(label: str, start: int, longest: int) -> str:

@@ -10,8 +10,9 @@ from qra.evaluation.doubt import State
 from qra.evaluation.statistics import wilson_interval
 from qra.report.cells import CellResult
 from qra.report.claims import CLAIMS, versus
-from qra.report.header import MADE_UP, is_made_up, span
+from qra.report.header import MADE_UP, is_made_up
 from qra.report.judging import Finding
+from qra.report.labels import counted, span
 from qra.report.paired import Comparison, Effect
 from qra.report.pareto import Choice
 from qra.report.pipelines import Pipeline
@@ -54,9 +55,9 @@ def summary(results: Results, findings: Mapping[str, Finding], best: Sequence[Ch
     measure = results.headline_title
     question = (
         f"What does quantization do to robust accuracy ({measure})? "
-        f"{_count(len(quantized), 'quantized network')} compared with float networks that were treated alike."
+        f"{counted(len(quantized), 'quantized network')} compared with float networks that were treated alike."
         if quantized
-        else f"How robust are {_count(len(results.pipelines), 'float network')} ({measure})?"
+        else f"How robust are {counted(len(results.pipelines), 'float network')} ({measure})?"
     )
     if results.headline is None:
         return Summary(question, ("No network has been attacked yet, so there is no robust accuracy.",), ())
@@ -116,7 +117,7 @@ def _best(results: Results, best: Sequence[Choice]) -> str:
         return ""
     use, ties = best[-1]
     accuracy = use.pipeline.robust(results.headline)
-    also = f"; not significantly worse: {_count(len(ties), 'other network')}" if ties else ""
+    also = f"; not significantly worse: {counted(len(ties), 'other network')}" if ties else ""
     said = f"{results.label(use.pipeline)}, {in_words(accuracy) if accuracy else ''}{also}"
     return f"Smallest network that no other significantly beats: {said}."
 
@@ -150,10 +151,10 @@ def _not_comparable(results: Results) -> Iterator[str]:
         (damaged, "with damaged or contradictory files, so that numbers are missing"),
     ):
         if cells:
-            yield f"{_count(len(cells), 'cell')} {what}: {_named(cells)}."
+            yield f"{counted(len(cells), 'cell')} {what}: {_named(cells)}."
     if weaker := _attacked_less(results):
         yield (
-            f"{_count(len(weaker), 'pipeline')} met fewer attacks than others, which makes their numbers higher: "
+            f"{counted(len(weaker), 'pipeline')} met fewer attacks than others, which makes their numbers higher: "
             "compare them by verdicts and recommendations, which use the attacks that both have met."
         )
 
@@ -171,7 +172,7 @@ def _uncertainty(results: Results) -> Iterator[str]:
     elif seeds:
         yield f"{span(seeds)} seeds per pipeline."
     if lacking := [pipeline for pipeline in results.pipelines if pipeline.missing]:
-        yield f"The means of {_count(len(lacking), 'pipeline')} lack seeds whose cells failed or are not done."
+        yield f"The means of {counted(len(lacking), 'pipeline')} lack seeds whose cells failed or are not done."
 
 
 def _masking(results: Results) -> Iterator[str]:
@@ -179,9 +180,9 @@ def _masking(results: Results) -> Iterator[str]:
     states: Counter[State] = Counter(pipeline.state for pipeline in results.pipelines)
     limits = [cell.doubt.detection_limit for cell in results.done if cell.doubt.detection_limit is not None]
     if suspect := states["suspect"]:
-        yield f"{_count(suspect, 'pipeline')} may mask their gradients: their numbers are upper bounds."
+        yield f"{counted(suspect, 'pipeline')} may mask their gradients: their numbers are upper bounds."
     if unknown := states["not judged"]:
-        yield f"Masking of gradients was not checked for {unknown} of {_count(len(results.pipelines), 'pipeline')}."
+        yield f"Masking of gradients was not checked for {unknown} of {counted(len(results.pipelines), 'pipeline')}."
     if limits:
         yield f"The masking check would not have noticed an overstatement below {100 * max(limits):.1f} points."
 
@@ -198,7 +199,3 @@ def _attacked_less(results: Results) -> list[Pipeline]:
         return []
     alone = {kind for kind in results.kinds(bounds) if results.attacks(bounds, kind)[0].stands_alone}
     return [each for each in results.comparable if each.robust(bounds) and not alone <= set(each.kinds(bounds))]
-
-
-def _count(number: int, word: str) -> str:
-    return f"1 {word}" if number == 1 else f"{number} {word}s"
