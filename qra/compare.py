@@ -18,7 +18,7 @@ from qra.attacks import PGD
 from qra.checks import check_count
 from qra.data import ImageDataModule
 from qra.describe import describe
-from qra.evaluation.figures import transfer_heat_map
+from qra.evaluation.figures import transfer_heat_map, write_png
 from qra.evaluation.measured import Accuracy
 from qra.evaluation.outcome import SCHEMA
 from qra.evaluation.radii import format_radius, paired_radii
@@ -33,7 +33,7 @@ from qra.parsing import ABSENT, parse_with_images
 from qra.progress import EvaluationProgress
 from qra.runs import completion
 from qra.types import Batch, format_pixels, parse_pixels
-from qra.writing import replacing, write_bytes, write_json
+from qra.writing import write_bytes, write_json
 
 
 def comparison(runs: Sequence[Run], worst: Mapping[str, Accuracy] | None = None) -> Table:
@@ -191,8 +191,7 @@ def _write_transfer(directory: Path, content: Mapping[str, Any], matrix: Transfe
     directory.mkdir(parents=True, exist_ok=True)
     write_json(directory / "transfer.json", content)
     write_bytes(directory / "transfer.csv", matrix.csv().encode())
-    with replacing(directory / "transfer.png") as file:
-        transfer_heat_map(matrix, title).savefig(file, format="png", dpi=150)
+    write_png(directory / "transfer.png", transfer_heat_map(matrix, title))
     table = Table(
         "made on", *map(shown, matrix.names), caption=f"accuracy of each column's network in %; {title}, n = {matrix.n}"
     )

@@ -18,6 +18,11 @@ def callbacks_of(trainer: Trainer, kind: type[Kind]) -> list[Kind]:
     return [callback for callback in trainer.callbacks if isinstance(callback, kind)]  # type: ignore[attr-defined]
 
 
+def shows_progress(trainer: Trainer) -> bool:
+    """Return whether this process displays progress: it is rank 0, and there is a progress bar."""
+    return trainer.is_global_zero and trainer.progress_bar_callback is not None
+
+
 def is_rehearsal(trainer: Trainer) -> bool:
     """Return whether ``fast_dev_run`` is set, which runs a few batches and keeps no results."""
     return bool(trainer.fast_dev_run)  # type: ignore[attr-defined]

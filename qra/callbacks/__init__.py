@@ -7,7 +7,7 @@ from qra.callbacks.checkpoint_files import CheckpointFiles
 from qra.callbacks.corruption import CorruptionEvaluation
 from qra.callbacks.diagnostics import TrainingDiagnostics
 from qra.callbacks.distillation import TeacherDistillation
-from qra.callbacks.evaluation import Evaluation, RobustnessEvaluation
+from qra.callbacks.evaluation import Evaluation
 from qra.callbacks.loggers import RunLog
 from qra.callbacks.masking import MaskingCheck
 from qra.callbacks.measurement import Measurement
@@ -16,6 +16,7 @@ from qra.callbacks.quantization import QuantizationMonitor, QuantizationSummary
 from qra.callbacks.radius import RadiusEvaluation
 from qra.callbacks.requantization import Requantization
 from qra.callbacks.results import ResultWriter
+from qra.callbacks.robustness import RobustnessEvaluation
 from qra.callbacks.training_record import TrainingRecord
 
 __all__ = [

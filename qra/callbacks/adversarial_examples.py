@@ -14,13 +14,13 @@ from qra.attacks import PGD, Attack
 from qra.callbacks.subset import Subset
 from qra.checks import check_count
 from qra.data import data_of
-from qra.evaluation.figures import adversarial_grid
+from qra.evaluation.figures import adversarial_grid, write_png
 from qra.losses import prediction
 from qra.modules import ImageClassifier
 from qra.modules.aims import check_attack
 from qra.precision import float32
 from qra.types import Batch
-from qra.writing import replacing, write_arrays
+from qra.writing import write_arrays
 
 BATCH_SIZE = 250
 """Number of images attacked at a time."""
@@ -93,5 +93,4 @@ class AdversarialExamples(Callback):
         x, x_adv, y, clean, adversarial = (
             arrays[name][first] for name in ("x", "x_adv", "y", "clean_prediction", "adversarial_prediction")
         )
-        with replacing(target) as file:
-            adversarial_grid(x, x_adv, y, clean, adversarial, names).savefig(file, format="png", dpi=150)
+        write_png(target, adversarial_grid(x, x_adv, y, clean, adversarial, names))

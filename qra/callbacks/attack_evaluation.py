@@ -33,6 +33,7 @@ from qra.modules import ImageClassifier
 from qra.precision import Precision
 from qra.progress import ChunkProgress
 from qra.quant import FrozenNetwork, GradientMode
+from qra.running import shows_progress
 from qra.version import __version__
 
 Choice = Literal["balanced", "first"]
@@ -166,9 +167,8 @@ class ChunkedEvaluation(Measurement):
         """Return what first broke each example, for the chunks of this rank, by chunk number."""
         mine = range(trainer.global_rank, len(files.chunks), trainer.world_size)
         done = {number: found for number in mine if (found := files.read(number)) is not None}
-        shown = trainer.is_global_zero and trainer.progress_bar_callback is not None
-        count = len(members(self.protocol.attack))
-        with ChunkProgress(self.protocol.words, len(mine), shown, lines=count > 1) as progress:
+        several = len(members(self.protocol.attack)) > 1
+        with ChunkProgress(self.protocol.words, len(mine), shows_progress(trainer), lines=several) as progress:
             for found in done.values():
                 progress.resumed(int(self._unbroken(found).sum()), len(found))
             for number in mine:
@@ -187,9 +187,7 @@ class ChunkedEvaluation(Measurement):
     def _search_network(self, pl_module: LightningModule) -> FrozenNetwork:
         assert isinstance(pl_module, ImageClassifier)
         if self._source is not None:
-            self._source.to(pl_module.device).eval()
-            shape = data_of(pl_module.trainer).image_shape
-            check_classes(pl_module.network, self._source, torch.zeros(1, *shape, device=pl_module.device))
+            prepare_source(pl_module, self._source)
         return self.protocol.search_network(pl_module.network, self._source)
 
     def _attack_chunk(
@@ -284,6 +282,17 @@ def check_n(n: int | None, images: int, name: str) -> None:
     """
     if n is not None and n > images and n != USUAL_N:
         raise ValueError(f"n is {n}, but there are only {images} test images: set n of {name} to null for all")
+
+
+def prepare_source(pl_module: ImageClassifier, source: nn.Module) -> None:
+    """Move the source network of adversarial images to the module's device, in eval mode, and check its classes.
+
+    Raises:
+        ValueError: If it has another number of classes than the module's network.
+    """
+    source.to(pl_module.device).eval()
+    shape = data_of(pl_module.trainer).image_shape
+    check_classes(pl_module.network, source, torch.zeros(1, *shape, device=pl_module.device))
 
 
 def choose(trainer: Trainer, n: int | None, subset: Choice, seed: int) -> Tensor:

@@ -22,6 +22,7 @@ from qra.evaluation.robustness import is_correct
 from qra.evaluation.shifts import Shift, by_shift, corruption_means, shift_outcome, summary
 from qra.modules import ImageClassifier
 from qra.progress import EvaluationProgress
+from qra.running import shows_progress
 
 
 class CorruptionEvaluation(Measurement):
@@ -106,8 +107,7 @@ class CorruptionEvaluation(Measurement):
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, ImageClassifier)
         shifts, self.outcomes = self._shifts(), {}
-        shown = trainer.is_global_zero and trainer.progress_bar_callback is not None
-        with EvaluationProgress(shown) as progress, torch.inference_mode(False):
+        with EvaluationProgress(shows_progress(trainer)) as progress, torch.inference_mode(False):
             for shift in shifts:
                 data = self._data(shift)
                 mine = data.choose("test", self.n, self.seed)[trainer.global_rank :: trainer.world_size]

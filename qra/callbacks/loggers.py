@@ -19,13 +19,12 @@ from qra.callbacks.hparams import hparams_summaries
 from qra.callbacks.hyperparameters import Word, hyperparameters
 from qra.callbacks.measurement import Measurement
 from qra.data import data_of
-from qra.evaluation.figures import adversarial_grid, robustness_curve
+from qra.evaluation.figures import adversarial_grid, robustness_curve, write_png
 from qra.evaluation.outcome import Outcome
 from qra.losses import prediction
 from qra.modules import ImageClassifier
 from qra.precision import float32
 from qra.running import callbacks_of, is_rehearsal
-from qra.writing import replacing
 
 SHOWN = 8
 """Number of images in the grid."""
@@ -53,10 +52,7 @@ def _log_figure(logger: Any, name: str, figure: Figure, step: int) -> None:
     elif hasattr(experiment, "log_figure") and hasattr(logger, "run_id"):  # MLflow
         experiment.log_figure(logger.run_id, figure, f"{name}-{step}.png")
     elif directory := getattr(logger, "log_dir", None) or logger.save_dir:
-        target = Path(directory, "figures", f"{name.replace('/', '-')}-{step}.png")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(target) as file:
-            figure.savefig(file, format="png", dpi=150)
+        write_png(Path(directory, "figures", f"{name.replace('/', '-')}-{step}.png"), figure)
 
 
 def _pixels(figure: Figure) -> Image.Image:

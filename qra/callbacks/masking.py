@@ -15,21 +15,21 @@ from torch import Tensor, nn
 
 from qra import checkpoint
 from qra.attacks import PassCount
+from qra.callbacks.attack_evaluation import prepare_source
 from qra.callbacks.evaluation import Evaluation, gather_examples
 from qra.callbacks.loggers import log_figure
 from qra.callbacks.workload import Workload, test_images
 from qra.data import ImageDataModule
-from qra.evaluation.figures import loss_curve
+from qra.evaluation.figures import loss_curve, write_png
 from qra.evaluation.indicators import ORIGIN, MaskingReport, judge
 from qra.evaluation.masking import MaskingSettings, measure, trials, why_no_unrounded
 from qra.evaluation.outcome import Outcome
-from qra.evaluation.sources import attack_networks, check_classes
+from qra.evaluation.sources import attack_networks
 from qra.modules import ImageClassifier
 from qra.progress import EvaluationProgress
 from qra.quant import GradientMode
 from qra.terminal import print_table
 from qra.types import Batch
-from qra.writing import replacing
 
 _DEFAULT = MaskingSettings()
 
@@ -77,26 +77,28 @@ class MaskingCheck(Evaluation):
         passes = reduce(PassCount.plus, (trial.attack.passes(data.num_classes) for trial in tried))
         yield Workload(f"masking check, {len(tried)} attacks", test_images(self.n, data), passes)
 
-    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        network: nn.Module = pl_module.network  # type: ignore[assignment]
-        batches = self._subset.batches(self.batch_size)
+    def evaluate(self, network: nn.Module, batches: Sequence[Batch], progress: EvaluationProgress) -> Iterator[Outcome]:
+        """Collect the indicators of this rank's examples; they are no outcomes."""
+
+        def on_part(part: str, correct: Tensor | None) -> None:
+            progress.start(f"masking check, {part}", 1) if correct is None else progress.advance(correct)
+
         (target,) = attack_networks(network, [self.gradient]).values()
         surrogate = None
         if self._surrogate is not None:
-            check_classes(network, self._surrogate.to(batches[0].x.device), batches[0].x[:1])
             (surrogate,) = attack_networks(self._surrogate, ["ste"]).values()
-        with EvaluationProgress(trainer.is_global_zero and trainer.progress_bar_callback is not None) as progress:
-
-            def on_part(part: str, correct: Tensor | None) -> None:
-                progress.start(f"masking check, {part}", 1) if correct is None else progress.advance(correct)
-
-            parts = [measure(network, target, batch, self.settings, surrogate, on_part) for batch in batches]
-        found = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-        found["indices"] = torch.cat([batch.indices for batch in batches])
-        self.report = judge(gather_examples(trainer, found), self.settings, why_no_unrounded(network))
-
-    def evaluate(self, network: nn.Module, batches: Sequence[Batch], progress: EvaluationProgress) -> Iterator[Outcome]:
+        parts = [measure(network, target, batch, self.settings, surrogate, on_part) for batch in batches]
+        self._found = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+        self._found["indices"] = torch.cat([batch.indices for batch in batches])
         yield from ()
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert isinstance(pl_module, ImageClassifier)
+        if self._surrogate is not None:
+            prepare_source(pl_module, self._surrogate)
+        super().on_test_epoch_end(trainer, pl_module)
+        found = gather_examples(trainer, self._found)
+        self.report = judge(found, self.settings, why_no_unrounded(pl_module.network))
 
     def record(self) -> dict[str, Any]:
         return {} if self.report is None else {"masking": self.report.summary()}
@@ -105,10 +107,7 @@ class MaskingCheck(Evaluation):
         if not trainer.is_global_zero or self.report is None:
             return
         figure = loss_curve(self.report.losses)
-        directory = Path(trainer.default_root_dir)
-        directory.mkdir(parents=True, exist_ok=True)
-        with replacing(directory / "masking.png") as file:
-            figure.savefig(file, format="png", dpi=150)
+        write_png(Path(trainer.default_root_dir) / "masking.png", figure)
         assert isinstance(pl_module, ImageClassifier)
         log_figure(trainer, "test/masking", figure, pl_module.trained_steps)
         print_table(table(self.report))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -15,6 +16,14 @@ from torch import Tensor
 from qra.evaluation.measured import Measured
 from qra.evaluation.transfer import TransferMatrix
 from qra.palette import BLACK, BLUE, COLORS, ORANGE
+from qra.writing import replacing
+
+
+def write_png(path: Path, figure: Figure) -> None:
+    """Write a figure to a PNG file, whose directory is created if necessary."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as file:
+        figure.savefig(file, format="png", dpi=150)
 
 
 def robustness_curve(outcomes: Iterable[Measured]) -> Figure:

@@ -5,7 +5,7 @@ from trivial import data, linear, trainer
 
 from qra.attacks import PGD, UniformStart
 from qra.callbacks import RobustnessEvaluation
-from qra.callbacks.evaluation import CURVE
+from qra.callbacks.robustness import CURVE
 from qra.modules import VanillaTraining
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*many workers", "ignore:.*LeafSpec")
