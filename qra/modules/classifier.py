@@ -68,7 +68,7 @@ class Upkeep(Callback):
         hooks: Functions, keyed by the names of the Lightning hooks they implement.
     """
 
-    def __init__(self, **hooks: Callable[..., None]) -> None:
+    def __init__(self, **hooks: Callable[..., Any]) -> None:
         vars(self).update(hooks)
 
 
@@ -193,6 +193,7 @@ class ImageClassifier(LightningModule):
     def setup(self, stage: str) -> None:
         resumed = self._trainer is not None and self._trainer.ckpt_path is not None
         if stage == "fit":
+            self._means.reset()  # an earlier training may have been interrupted
             self.check_fit()
             if not resumed:
                 self.initialize()
@@ -213,12 +214,13 @@ class ImageClassifier(LightningModule):
                 on_validation_epoch_start=self._refresh,
                 on_validation_epoch_end=self._weights_swapped,
                 teardown=self._replays_cleared,
+                state_dict=self._unfinished_means,
+                load_state_dict=self._means.reset,
             )
         ]
 
     def _begin_fit(self, *_: Any) -> None:
         self.weights = None
-        self._means = EpochMeans()  # an earlier training may have been interrupted
         self.network.train()  # Lightning does not switch a network that was loaded in eval mode
         if self.scheme is None or self.trainer.ckpt_path is not None:
             return
@@ -237,33 +239,45 @@ class ImageClassifier(LightningModule):
         _check_batch(batch)
         if self.channels_last:
             batch = batch._replace(x=batch.x.contiguous(memory_format=torch.channels_last))
-        if self._learned is None:
-            self._learned = LearnedValues(self.network)
         loss = self.training_loss(batch)
         if not isinstance(loss, Tensor) or loss.ndim > 0:
             given = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else f"a {type(loss).__name__}"
             raise ValueError(f"{type(self).__name__}.training_loss returned {given}: it must return a scalar tensor")
-        loss = loss + self._learned.decay()
+        loss = loss + self._learned_values().decay()
         self._means.add("loss", loss, len(batch.y))
         if self._trainer is not None and is_logged(self.trainer, self.trainer.global_step + 1):
             # no prog_bar: with it Lightning would synchronize with the device after every following step
             self.log(LOSS_STEP, loss, on_step=True, on_epoch=False)
         return loss
 
+    def _learned_values(self) -> LearnedValues:
+        if self._learned is None:
+            self._learned = LearnedValues(self.network)
+        return self._learned
+
     def _begin_epoch(self, *_: Any) -> None:
-        self._learned = LearnedValues(self.network)
+        self._means.reset()
+        self._learned = None
         self._replays.look_again()
 
     def _end_batch(self, trainer: Trainer, *_: Any) -> None:
-        assert self._learned is not None  # a training step came before
-        self._learned.keep_positive()
-        if trainer.is_last_batch or trainer.global_step == trainer.max_steps or trainer.should_stop:
+        self._learned_values().keep_positive()
+        stops = trainer.should_stop and trainer.fit_loop._can_stop_early
+        if trainer.is_last_batch or trainer.global_step == trainer.max_steps or stops:
             self._log_means()
+        if trainer.is_last_batch:
+            self._means.reset()
 
     def _log_means(self, *_: Any) -> None:
-        """Log the means since the last call; at the end of an epoch, those of an epoch that a callback cut short."""
-        for name, mean in self._means.take().items():
+        """Log the means of the epoch unless that is done; at its end, those of one that a callback cut short."""
+        for name, mean in self._means.news().items():
             self.log(f"train/{name}", mean, on_step=False, on_epoch=True, sync_dist=True)
+
+    def _unfinished_means(self) -> dict[str, tuple[float, int]]:
+        """Return what checkpoints within an epoch keep of its means; the sums are means over the ranks."""
+        reduce = self.trainer.strategy.reduce
+        totals = self._means.totals().items()
+        return {name: (float(reduce(total, reduce_op="mean")), count) for name, (total, count) in totals}
 
     def _replays_cleared(self, *_: Any, **__: Any) -> None:
         self._replays.clear()  # the network is moved off the device

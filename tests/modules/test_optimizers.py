@@ -38,8 +38,8 @@ def test_means_are_of_all_examples_since_the_last_time():
     means = EpochMeans()
     means.add("loss", torch.tensor(1.0), 3)
     means.add("loss", torch.tensor(5.0), 1)
-    assert means.take() == {"loss": 2.0}
-    assert means.take() == {}
+    assert means.news() == {"loss": 2.0}
+    assert means.news() == {}
 
 
 @pytest.mark.parametrize("batches", [1, EpochMeans.PERIOD, EpochMeans.PERIOD + 3])
@@ -55,8 +55,8 @@ def test_accuracies_are_means_over_all_examples_however_many_batches_are_looked_
     means.add_accuracy("clean_acc", torch.tensor([[1.0, 0.0, 0.0, 0.0]]), torch.tensor([0]))
     right = logits.argmax(2) == y
     right[0, 0] = False
-    assert means.take()["clean_acc"].item() == pytest.approx((right.sum().item() + 1) / (right.numel() + 1))
-    assert means.take() == {}
+    assert means.news()["clean_acc"].item() == pytest.approx((right.sum().item() + 1) / (right.numel() + 1))
+    assert means.news() == {}
 
 
 def test_few_large_logits_are_kept(monkeypatch):

@@ -71,6 +71,43 @@ def test_the_mean_over_an_epoch_that_was_cut_short_is_of_its_own_batches(method,
     assert float(run.callback_metrics["train/loss"]) == pytest.approx(sum(module.losses[6:]) / 2)
 
 
+class OwnSteps(Noted):
+    def training_step(self, batch, batch_idx):
+        loss = self.training_loss(batch)
+        self.log_mean("loss", loss, len(batch.y))
+        return loss
+
+
+@pytest.mark.filterwarnings("ignore:You.re resuming")
+@pytest.mark.parametrize("method", [Noted, OwnSteps])
+def test_the_mean_over_an_epoch_that_is_resumed_within_is_that_of_all_its_batches(method, tmp_path):
+    def fit(steps, **settings):
+        torch.manual_seed(0)
+        module = method(linear(), val_attack=None, optimizer=lambda p: torch.optim.SGD(p, lr=1e-3))
+        run = trainer(max_epochs=2, max_steps=steps)
+        run.fit(module, data(), **settings)
+        run.save_checkpoint(tmp_path / f"{steps}.ckpt")
+        return module.losses, run.callback_metrics["train/loss"]
+
+    losses, whole = fit(12)
+    assert float(whole) == pytest.approx(sum(losses[6:]) / 6)
+    fit(8)  # of 6 an epoch
+    again, mean = fit(12, ckpt_path=tmp_path / "8.ckpt", weights_only=True)
+    assert (again, mean) == (losses[8:], whole)
+    old = torch.load(tmp_path / "8.ckpt", weights_only=True)
+    del old["callbacks"]["Upkeep"]
+    torch.save(old, tmp_path / "old.ckpt")
+    _, mean = fit(12, ckpt_path=tmp_path / "old.ckpt", weights_only=True)
+    assert float(mean) == pytest.approx(sum(losses[8:]) / 4)
+
+
+def test_the_mean_over_an_epoch_that_a_callback_would_end_too_early_is_of_all_its_batches():
+    module, run = Noted(linear(), val_attack=None), trainer(callbacks=[StopsInTheSecondEpoch()], min_epochs=2)
+    run.fit(module, data())
+    assert len(module.losses) == 12
+    assert float(run.callback_metrics["train/loss"]) == pytest.approx(sum(module.losses[6:]) / 6)
+
+
 @pytest.mark.parametrize(
     ("returned", "told"),
     [(None, "a NoneType"), (0.5, "a float"), (torch.ones(8), r"a tensor of shape \(8,\)")],

@@ -265,4 +265,4 @@ def test_the_distance_that_is_logged_is_that_of_the_student_from_its_teacher():
     logits, taught = torch.randn(2, 6, 2).unbind()
     made.log_transfer(batch(), taught, logits, logits)
     expected = nn.functional.kl_div(logits.log_softmax(1), taught.softmax(1), reduction="batchmean")
-    assert float(made._means.take()["teacher_kl"]) == pytest.approx(float(expected), rel=1e-5)
+    assert float(made._means.news()["teacher_kl"]) == pytest.approx(float(expected), rel=1e-5)
