@@ -13,7 +13,7 @@ import torch
 from qra import environment
 from qra.data import CIFAR10DataModule, ImageDataModule
 from qra.data.recognize import data_sets
-from qra.errors import one_line
+from qra.errors import one_line, reason_of
 from qra.files import plain
 from qra.front.tool_arguments import doctor as arguments_of_doctor
 
@@ -75,7 +75,7 @@ def _cuda() -> Iterator[Finding]:
         try:
             free, total = torch.cuda.mem_get_info(number)
         except RuntimeError as reason:
-            yield Finding(f"CUDA device {number}", "does not answer", False, " ".join(str(reason).split()))
+            yield Finding(f"CUDA device {number}", "does not answer", False, reason_of(reason))
             continue
         name = torch.cuda.get_device_name(number)
         bf16 = "bf16" if torch.cuda.get_device_capability(number) >= (8, 0) else "no bf16"

@@ -50,6 +50,11 @@ def plain(text: object) -> str:
     return " ".join("".join(sign if sign.isprintable() else " " for sign in str(text)).split())
 
 
+def reason_of(error: BaseException) -> str:
+    """Return the message of an error in one line, or its class if it has none."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
 def one_line(error: BaseException) -> str:
     """Return the root cause of a chain of exceptions in one line, with the config key that it is about.
 

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qra.errors import plain as plain
+from qra.errors import reason_of
 from qra.nesting import is_deeper
 
 CHECKPOINT_LIMIT = 2**32
@@ -119,11 +120,7 @@ def read_npz(path: str | Path, limit: int = ARRAY_LIMIT, follow: bool = True) ->
                     raise ValueError(f"holds more than the limit of {limit} bytes")
                 return {entry.filename.removesuffix(".npy"): _array(archive, entry) for entry in archive.infolist()}
         except Exception as reason:  # on damaged bytes, readers raise all kinds of exceptions
-            raise ValueError(f"{path}: is truncated or damaged ({_short(reason)})") from None
-
-
-def _short(reason: Exception) -> str:
-    return " ".join(str(reason).split()) or type(reason).__name__
+            raise ValueError(f"{path}: is truncated or damaged ({reason_of(reason)})") from None
 
 
 def _array(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> NDArray[Any]:
@@ -173,7 +170,7 @@ def read_npy(path: str | Path, part: int = 0, parts: int = 1) -> NDArray[Any]:
             if array.size != math.prod(shape):
                 raise ValueError("is truncated")
         except Exception as reason:
-            raise ValueError(f"{path}: is not a readable .npy file ({_short(reason)})") from None
+            raise ValueError(f"{path}: is not a readable .npy file ({reason_of(reason)})") from None
     return array.reshape(shape, order="F" if columns_first else "C")
 
 

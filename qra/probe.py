@@ -14,6 +14,7 @@ from torch.nn.modules.module import register_module_forward_hook, register_modul
 
 from qra.attacks import PGD, PassCount
 from qra.data import ImageDataModule, Part
+from qra.errors import reason_of
 from qra.modules import ImageClassifier, RobustTransfer
 from qra.precision import float32
 from qra.quant import FrozenNetwork, freeze
@@ -131,8 +132,8 @@ def _step(module: ImageClassifier, data: ImageDataModule, trainer: Trainer) -> S
         for _ in range(2):
             run(some)  # not counted: copies are made here and, after the first refresh, compared
     except Exception as reason:  # a user's training method may raise anything
-        name, why = type(module).__name__, " ".join(str(reason).split()) or type(reason).__name__
-        raise ValueError(f"the training step cannot be tried: {name}: {why}") from None
+        name = type(module).__name__
+        raise ValueError(f"the training step cannot be tried: {name}: {reason_of(reason)}") from None
     with _Counted(module.network) as count:
         run(some)
     module.to(device)

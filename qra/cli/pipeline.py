@@ -31,9 +31,10 @@ from qra.callbacks import (
 )
 from qra.callbacks.ending import BestFigures, ending
 from qra.callbacks.measurement import check_names
+from qra.cli.linking import link_normalization, link_to_data
 from qra.cli.parser import OneLineParser, RunConfigCallback, read_present_names
 from qra.data import ImageDataModule
-from qra.dryrun import dry_run, link_normalization, link_to_data
+from qra.dryrun import dry_run
 from qra.front.run_config import check_dry_run, check_place, check_trainer, check_weights, run_directory, without_notes
 from qra.front.traces import traceback_kept
 from qra.modules import ImageClassifier, averaging
@@ -322,7 +323,7 @@ def check_monitored(trainer: Trainer, model: ImageClassifier) -> None:
     callbacks = callbacks_of(trainer, Callback)
     if any(type(each).__module__.partition(".")[0] not in ("qra", "lightning") for each in (model, *callbacks)):
         return  # code of one's own may log anything
-    known = [f"val/{kind}_{what}" for kind in model.val_acc for what in ("acc", "loss")]
+    known = [f"val/{name}" for name in model.val_metrics]
     for callback in callbacks:
         monitor = getattr(callback, "monitor", None)
         if monitor is not None and monitor not in known and not monitor.startswith("train/"):

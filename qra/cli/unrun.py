@@ -15,9 +15,9 @@ from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser
 
 from qra.callbacks import PipelineCallback
+from qra.cli.linking import link_to_data
 from qra.cli.pipeline import QraCLI
 from qra.cli.silence import quiet
-from qra.dryrun import link_to_data
 from qra.errors import is_expected
 from qra.front.arguments import prepared
 from qra.front.run_config import check_trainer

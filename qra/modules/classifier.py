@@ -23,7 +23,7 @@ from qra.modules.aims import check_attack
 from qra.modules.means import EpochMeans
 from qra.modules.optimizers import fuse
 from qra.modules.replays import TrainingReplays
-from qra.modules.stored import in_the_middle_of_an_epoch, own_states
+from qra.modules.stored import prepare_resumption
 from qra.precision import float32
 from qra.quant import (
     FrozenNetwork,
@@ -137,8 +137,7 @@ class ImageClassifier(LightningModule):
         self._means = EpochMeans()
         self._frozen: list[FrozenNetwork] = []  # a list keeps it from being a submodule, in checkpoints and optimizers
         kinds = ("clean",) if val_attack is None else ("clean", "robust")
-        self.val_acc = nn.ModuleDict({kind: MeanMetric() for kind in kinds})
-        self.val_loss = nn.ModuleDict({kind: MeanMetric() for kind in kinds})
+        self.val_metrics = nn.ModuleDict({f"{kind}_{name}": MeanMetric() for kind in kinds for name in ("acc", "loss")})
 
     def forward(self, x: Tensor) -> Tensor:
         """Map pixels in [0, 1], (N, C, H, W), to logits."""
@@ -370,7 +369,7 @@ class ImageClassifier(LightningModule):
     # ----- validation and testing, always in float32 -----
 
     def _begin_validation(self, *_: Any) -> None:
-        for metric in (*self.val_acc.values(), *self.val_loss.values()):
+        for metric in self.val_metrics.values():
             cast(MeanMetric, metric).reset()  # one that was reset in inference mode takes in nothing outside of it
         self._synchronize_buffers()
         averaging.begin(self.trainer, self)
@@ -404,11 +403,11 @@ class ImageClassifier(LightningModule):
         return cast(Callable[[Tensor], Tensor], run)(x)
 
     def _evaluate(self, kind: str, logits: Tensor, y: Tensor) -> None:
-        accuracy, loss = cast(MeanMetric, self.val_acc[kind]), cast(MeanMetric, self.val_loss[kind])
-        accuracy.update((prediction(logits) == y).float())
-        loss.update(F.cross_entropy(logits, y, reduction="none"))
-        self.log(f"val/{kind}_acc", accuracy, prog_bar=True, on_epoch=True)
-        self.log(f"val/{kind}_loss", loss, on_epoch=True)
+        correct, losses = (prediction(logits) == y).float(), F.cross_entropy(logits, y, reduction="none")
+        for name, values in ((f"{kind}_acc", correct), (f"{kind}_loss", losses)):
+            metric = cast(MeanMetric, self.val_metrics[name])
+            metric.update(values)
+            self.log(f"val/{name}", metric, prog_bar=values is correct, on_epoch=True)
 
     def test_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the logits of the clean images, (N, classes), in float32."""
@@ -459,9 +458,4 @@ class ImageClassifier(LightningModule):
     def on_load_checkpoint(self, checkpoint_: dict[str, Any]) -> None:
         self.adopt(checkpoint_, "the checkpoint")
         if self._trainer is not None and self.trainer.state.fn == "fit":
-            checkpoint_["callbacks"] = own_states(
-                checkpoint_.get("callbacks", {}), callbacks_of(self.trainer, Callback)
-            )
-            in_the_middle_of_an_epoch(checkpoint_["loops"])
-            if "rng_state" in checkpoint_:
-                torch.set_rng_state(checkpoint_["rng_state"])
+            prepare_resumption(checkpoint_, callbacks_of(self.trainer, Callback))

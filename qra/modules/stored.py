@@ -62,13 +62,26 @@ def for_trainer(content: Mapping[str, Any], resume: bool) -> dict[str, Any]:
     return {key: value for key, value in content.items() if key not in (VERSION, "epoch", "global_step", *_TRAINING)}
 
 
-def in_the_middle_of_an_epoch(loops: Any) -> None:
-    """Fix the state of loops saved in the middle of an epoch, which Lightning would take for a finished one.
-
-    That happens when the last step or the time limit of a training falls within an epoch.
+def prepare_resumption(content: dict[str, Any], callbacks: Iterable[Callback]) -> None:
+    """Prepare the content of a checkpoint, in place, for a trainer that resumes, and restore the random generator.
 
     Args:
-        loops: State of Lightning's loops in a checkpoint; changed in place.
+        content: Content of the checkpoint.
+        callbacks: Callbacks of the run.
+
+    Raises:
+        ValueError: If the state of a callback cannot be one.
+    """
+    content["callbacks"] = _own_states(content.get("callbacks", {}), callbacks)
+    _mark_unfinished_epoch(content["loops"])
+    if "rng_state" in content:
+        torch.set_rng_state(content["rng_state"])
+
+
+def _mark_unfinished_epoch(loops: Any) -> None:
+    """Fix the state of loops saved in the middle of an epoch, in place: Lightning would take it for a finished one.
+
+    That happens when the last step or the time limit of a training falls within an epoch.
     """
     fit = loops["fit_loop"]
     batches, epochs = fit["epoch_loop.batch_progress"], fit["epoch_progress"]
@@ -78,16 +91,8 @@ def in_the_middle_of_an_epoch(loops: Any) -> None:
         progress["processed"] = progress["completed"] = progress["started"] - 1
 
 
-def own_states(states: Any, callbacks: Iterable[Callback]) -> dict[str, Any]:
-    """Return the stored states of a run's callbacks, with stored paths replaced by the run's own.
-
-    Args:
-        states: Callback states in the checkpoint, by state key.
-        callbacks: Callbacks of the run; states of any others are dropped.
-
-    Raises:
-        ValueError: If ``states`` is not a mapping, or the state of a callback is not one or is nested too deeply.
-    """
+def _own_states(states: Any, callbacks: Iterable[Callback]) -> dict[str, Any]:
+    """Return those of the stored states that are of a run's callbacks, with the run's own paths in place of others."""
     if not isinstance(states, Mapping):
         raise ValueError(f"the checkpoint's callbacks are a {type(states).__name__}, not a mapping")
     keys = {callback: (callback.state_key, getattr(callback, "earlier_key", "")) for callback in callbacks}

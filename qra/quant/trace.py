@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, fx, nn
 
+from qra.errors import reason_of
 from qra.quant.layers import ActivationFakeQuantizer
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -50,8 +51,7 @@ def find_graph(network: nn.Module) -> fx.Graph:
         with torch.random.fork_rng(devices=[]):
             return traced(_Tracer(), copied(network).eval())
     except Exception as reason:  # a forward pass without tensors may raise anything
-        message = " ".join(str(reason).split())[:200] or type(reason).__name__
-        raise ValueError(f"the network cannot be traced: {message}") from None
+        raise ValueError(f"the network cannot be traced: {reason_of(reason)[:200]}") from None
 
 
 def defaults_of(forward: Callable[..., Any]) -> dict[str, Any]:
