@@ -12,10 +12,7 @@ from qra.graphs import InputReplays
 
 DIRECTORY = Path(__file__).parents[1] / "benchmarks"
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*many workers"),
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # of other libraries, where they are installed
-]
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 
 @pytest.fixture

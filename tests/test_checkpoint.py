@@ -7,17 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from hostile import Payload
 from torch import nn
 
 import qra
 from qra import checkpoint, models
 from qra.modules import VanillaTraining
 from qra.pickle_check import tuple_sizes
-
-
-class Payload:
-    def __reduce__(self):
-        return os.mkdir, ("pwned",)
 
 
 def save(network, path):
@@ -48,7 +44,7 @@ def test_load_takes_a_network_the_checkpoint_does_not_describe(path):
 
 
 def test_pickled_code_is_refused_and_not_run(path):
-    torch.save({"state_dict": {}, "surprise": Payload()}, path)
+    torch.save({"state_dict": {}, "surprise": Payload("pwned")}, path)
     with pytest.raises(ValueError, match=r"some.ckpt: holds pickled objects"):
         checkpoint.read(path)
     assert not os.path.exists("pwned")

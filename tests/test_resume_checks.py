@@ -12,9 +12,6 @@ from qra.modules import VanillaTraining
 from qra.resume import check_resumable
 from qra.schedules import Cosine
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:.*many workers", "ignore:.*logging interval", "ignore:.*LeafSpec", "ignore:epoch"
-)
 SETTINGS = {"model": {"class_path": "a.Method", "init_args": {"lr": 0.1, "network": {"class_path": "a.Net"}}}}
 
 

@@ -16,8 +16,6 @@ from qra.evaluation.robustness import attack_examples
 from qra.quant import freeze
 from qra.types import Batch
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*many workers", "ignore:.*LeafSpec")
-
 
 @pytest.fixture(scope="module")
 def together(tmp_path_factory):

@@ -20,10 +20,6 @@ from qra.evaluation.robustness import robust
 from qra.modules import VanillaTraining
 from qra.quant import CalibratedUniform, QuantScheme, Uniform, freeze
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:.*many workers", "ignore:.*logging interval", "ignore:.*LeafSpec", "ignore:epoch"
-)
-
 ATTACK = AutoAttack("24/255", steps=3, queries=10)
 
 

@@ -1,12 +1,10 @@
 import pytest
 import torch
-from trivial import data, linear, trainer
+from trivial import data, linear, sgd, trainer
 
 from qra.attacks import PGD
 from qra.callbacks import CatastrophicOverfittingGuard
 from qra.modules import VanillaTraining
-
-pytestmark = pytest.mark.filterwarnings("ignore:.*many workers", "ignore:.*logging interval", "ignore:.*LeafSpec")
 
 
 class Collapsing(VanillaTraining):
@@ -18,7 +16,7 @@ class Collapsing(VanillaTraining):
 
 
 def collapsing(by=1):
-    module = Collapsing(linear(), optimizer=lambda p: torch.optim.SGD(p, lr=0.05), val_attack=None)
+    module = Collapsing(linear(), optimizer=sgd, val_attack=None)
     module.by = by
     return module
 
@@ -55,7 +53,7 @@ def test_a_collapse_right_after_a_resumption_is_noticed(tmp_path):
 
 def test_a_run_without_collapse_is_left_alone():
     run = trainer(max_epochs=3, callbacks=[CatastrophicOverfittingGuard(PGD(steps=2))])
-    run.fit(VanillaTraining(linear(), val_attack=None, optimizer=lambda p: torch.optim.SGD(p, lr=0.05)), data())
+    run.fit(VanillaTraining(linear(), val_attack=None, optimizer=sgd), data())
     assert run.current_epoch == 3
     assert run.callback_metrics["train/guard_acc"] == 1
 

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
-from trivial import convolutional, data, linear, trainer
+from trivial import convolutional, data, linear, saved, sgd, trainer
 
 from qra import checkpoint
 from qra.attacks import PGD
@@ -13,24 +13,9 @@ from qra.models import ResNet
 from qra.modules import RSLAD, AdversarialTraining, RobustTransfer, VanillaTraining
 from qra.quant import PACT, DoReFa, QuantScheme
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:.*many workers", "ignore:.*logging interval", "ignore:.*LeafSpec", "ignore:epoch",
-    "ignore:.*Checkpoint directory", "ignore:You're resuming",
-)  # fmt: skip
+pytestmark = pytest.mark.filterwarnings("ignore:.*Checkpoint directory")
 
 KL = PGD(steps=2, step_size=4 / 255, loss="kl")
-
-
-def sgd(parameters):
-    return torch.optim.SGD(parameters, lr=0.05)
-
-
-def saved(module, path):
-    """Write a checkpoint of a module, as runs do."""
-    content = {"state_dict": module.state_dict()}
-    module.on_save_checkpoint(content)
-    torch.save(content, path)
-    return str(path)
 
 
 @pytest.fixture(scope="module")

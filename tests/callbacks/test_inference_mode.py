@@ -8,7 +8,6 @@ from qra.callbacks import MaskingCheck, PWLQCalibration
 from qra.modules import VanillaTraining
 from qra.quant import PWLQ, CalibratedUniform, QuantScheme
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*many workers", "ignore:.*logging interval", "ignore:.*LeafSpec")
 SCHEME = QuantScheme(PWLQ(), CalibratedUniform(), 3, 5, None)
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import nn
-from trivial import convolutional, data, trainer
+from trivial import convolutional, data, sgd, trainer
 
 from qra import checkpoint
 from qra.attacks import PGD
@@ -12,10 +12,6 @@ from qra.callbacks import PWLQCalibration
 from qra.describe import describe
 from qra.modules import VanillaTraining
 from qra.quant import PACT, PWLQ, CalibratedUniform, DoReFa, QuantScheme, Uniform, quantize_after_training
-
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:.*many workers", "ignore:.*logging interval", "ignore:.*LeafSpec", "ignore:epoch"
-)
 
 
 @pytest.fixture(autouse=True)
@@ -27,7 +23,7 @@ SCHEME = QuantScheme(PWLQ(), CalibratedUniform(), 3, 5, None)
 
 
 def module(scheme=None):
-    return VanillaTraining(convolutional(), scheme, optimizer=lambda p: torch.optim.SGD(p, lr=0.05), val_attack=None)
+    return VanillaTraining(convolutional(), scheme, optimizer=sgd, val_attack=None)
 
 
 def runner(tmp_path, callback, **settings):

@@ -2,16 +2,12 @@ import pytest
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from trivial import convolutional, data, trainer
+from trivial import convolutional, data, sgd, trainer
 
 from qra.callbacks import PWLQCalibration, QuantizationMonitor, QuantizationSummary
 from qra.callbacks.quantization import cost_table
 from qra.modules import VanillaTraining
 from qra.quant import PACT, PWLQ, CalibratedUniform, DoReFa, QuantScheme, convert, cost
-
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:.*many workers", "ignore:.*logging interval", "ignore:.*LeafSpec", "ignore:epoch"
-)
 
 
 @pytest.fixture(autouse=True)
@@ -20,7 +16,7 @@ def _seeded():
 
 
 def module(scheme):
-    return VanillaTraining(convolutional(), scheme, optimizer=lambda p: torch.optim.SGD(p, lr=0.05), val_attack=None)
+    return VanillaTraining(convolutional(), scheme, optimizer=sgd, val_attack=None)
 
 
 def test_the_summary_tells_bits_and_bit_operations(capsys):

@@ -8,8 +8,6 @@ from qra.callbacks import RobustnessEvaluation
 from qra.callbacks.robustness import CURVE
 from qra.modules import VanillaTraining
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*many workers", "ignore:.*LeafSpec")
-
 
 def test_the_curve_is_pgd_20_in_steps_of_a_quarter_of_each_budget():
     expected = [PGD(eps, eps / 4, 20, 1, UniformStart(0), early_stop=True) for eps in CURVE]

@@ -12,8 +12,6 @@ from qra.attacks import APGD, AutoAttack, RoundingCascade
 from qra.callbacks import AttackEvaluation, ResultWriter, RoundingCascadeEvaluation
 from qra.quant import PACT, DoReFa, QuantScheme, convert
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*many workers", "ignore:.*LeafSpec")
-
 SHORT = {"eps": "24/255", "steps": 3, "queries": 10}
 CASCADE = RoundingCascade(**SHORT, starts=1, polish=60)
 

@@ -19,8 +19,6 @@ LONG = [*AUTOATTACK, "--trainer.callbacks.attack.eps", "1/255", "--trainer.callb
 LONG += ["--trainer.callbacks.attack.queries", "100", "--trainer.callbacks.n", "60", "--trainer.callbacks.chunk_size"]
 LONG += ["6", "--evaluation.n", "10", "--evaluation.steps", "1", "--evaluation.eps", "[1/255]"]
 
-pytestmark = pytest.mark.filterwarnings("ignore:epoch")
-
 
 @pytest.fixture(scope="module")
 def learned_run(tmp_path_factory):

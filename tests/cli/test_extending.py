@@ -164,7 +164,7 @@ def tiny_options(words):
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:epoch", "ignore:.*teacher", "ignore:.*student")  # tiny runs learn little
+@pytest.mark.filterwarnings("ignore:.*teacher", "ignore:.*student")
 def test_all_commands_of_the_page_run_one_after_the_other():
     for command in LIGHTNING:
         words = shlex.split(command)[1:]

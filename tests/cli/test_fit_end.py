@@ -16,7 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from qra import checkpoint
 
-pytestmark = pytest.mark.filterwarnings("ignore:epoch", "ignore:You're resuming", "ignore:.*not robust")
+pytestmark = pytest.mark.filterwarnings("ignore:.*not robust")
 
 AUTOATTACK = ["--trainer.callbacks+", str(CONFIGS / "callback/autoattack.yaml"), "--trainer.callbacks.n", "10"]
 AUTOATTACK += ["--trainer.callbacks.attack.steps", "2", "--trainer.callbacks.attack.queries", "5"]

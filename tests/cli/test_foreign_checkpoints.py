@@ -13,7 +13,7 @@ from commands import LOGGED, NETWORK, TINY, TINY_FIT, pipeline, qra, refused, te
 import qra as package
 from qra.models import ResNet
 
-pytestmark = pytest.mark.filterwarnings("ignore:epoch", "ignore:You're resuming", "ignore:.*is not robust")
+pytestmark = pytest.mark.filterwarnings("ignore:.*is not robust")
 
 TEST = [*pipeline("float-plain"), *TINY, *NETWORK]
 FIT = [*pipeline("float-plain"), *TINY_FIT, *NETWORK, "--trainer.max_epochs", 1, "--model.init_args.val_attack", "null"]

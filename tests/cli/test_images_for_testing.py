@@ -11,8 +11,6 @@ from PIL import Image
 from qra.data import SyntheticDataModule
 from qra.data.synthetic import class_name
 
-pytestmark = pytest.mark.filterwarnings("ignore:epoch")
-
 FEW = ["--evaluation.n", "10", "--evaluation.steps", "1", "--evaluation.eps", "[8/255]"]
 AUTOATTACK = ["--trainer.callbacks+", CONFIGS / "callback/autoattack.yaml", "--trainer.callbacks.n", "4",
               "--trainer.callbacks.attack.steps", "2", "--trainer.callbacks.attack.queries", "5"]  # fmt: skip

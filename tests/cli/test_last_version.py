@@ -22,12 +22,8 @@ QUANTIZED = CELLS / "qat-plain-pact-w4a4-calibration20"
 GRADIENTS = "qra: evaluation.threats is now called evaluation.gradients: use the new name"
 
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:epoch",
-    "ignore:You.re resuming",
-    "ignore:The dirpath has changed",
-    "ignore:The loaded checkpoint was produced with Lightning",  # of a newer one than the lowest that is allowed
-)
+# of a newer one than the lowest that is allowed
+pytestmark = pytest.mark.filterwarnings("ignore:The loaded checkpoint was produced with Lightning")
 
 
 @pytest.fixture(autouse=True)

@@ -10,8 +10,6 @@ import torch
 import yaml
 from commands import CONFIGS, NETWORK, SMALL_DATA, TINY, TINY_FIT, pipeline, qra, refused
 
-pytestmark = pytest.mark.filterwarnings("ignore:epoch")
-
 PUBLISHED = "checkpoints/pact-w4a4-at"
 TEST = [word for word in TINY if word not in ("--data", str(CONFIGS / "data/synthetic.yaml"))]
 IMAGES = ["--data", "data/synthetic", *TEST]

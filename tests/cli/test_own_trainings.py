@@ -13,7 +13,6 @@ from qra.runs.completion import Training
 
 LIGHTNING = "lightning.pytorch.callbacks"  # in full: classes of other tests may be found by short names
 FIT = ["fit", *pipeline("float-plain"), *TINY_FIT, *NETWORK, "--model.val_attack", "null", "--run", "run"]
-pytestmark = pytest.mark.filterwarnings("ignore:epoch", "ignore:The dirpath has changed", "ignore:You're resuming")
 
 
 def fit(*options):

@@ -13,8 +13,6 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import qra as package
 from qra.rebuild import rebuild_scheme
 
-pytestmark = pytest.mark.filterwarnings("ignore:epoch", "ignore:You're resuming")
-
 FIT = [*TINY_FIT, *NETWORK, "--trainer.max_epochs", 1, "--model.init_args.val_attack.steps", 1]
 TEST = [*TINY, *NETWORK]
 BITS = "--trainer.callbacks.scheme.weight_bit_width"

@@ -14,7 +14,6 @@ from commands import CONFIGS, NETWORK, TINY_FIT, crashed, pipeline, qra
 from same import end_of, same
 
 FIT = [*TINY_FIT, "--trainer.max_epochs", "4", "--model.init_args.val_attack.steps", "1"]
-pytestmark = pytest.mark.filterwarnings("ignore:epoch", "ignore:You're resuming")
 
 
 @pytest.mark.parametrize("name", ["float-plain", pytest.param("float-at", marks=pytest.mark.slow)])

@@ -17,9 +17,7 @@ import qra as package
 from qra import checkpoint
 from qra.evaluation.outcome import read_correct
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:epoch", "ignore:.*not robust", "ignore:You're resuming"
-)  # a tiny run learns little
+pytestmark = pytest.mark.filterwarnings("ignore:.*not robust")
 
 FIT = [*TINY_FIT, *NETWORK]
 PIPELINES = sorted(path.stem for path in (CONFIGS / "pipeline").glob("*.yaml"))

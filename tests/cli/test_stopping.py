@@ -26,7 +26,6 @@ CALIBRATION = ["--trainer.callbacks+", str(CONFIGS / "callback/ptq-uniform.yaml"
 ENDLESS = ["--trainer.callbacks+", str(CONFIGS / "callback/autoattack.yaml"), "--trainer.callbacks.n", "20"]
 ENDLESS += ["--trainer.callbacks.chunk_size", "2", "--trainer.callbacks.attack.eps", "0.1/255"]
 ENDLESS += ["--trainer.callbacks.attack.queries", "100", "--trainer.callbacks.attack.steps"]
-pytestmark = pytest.mark.filterwarnings("ignore:epoch", "ignore:You.re resuming", "ignore:The dirpath has changed")
 
 
 def at(hook, name="SIGTERM", epoch=1):

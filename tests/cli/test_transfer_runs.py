@@ -15,7 +15,7 @@ from test_resume import end_of, same
 
 import qra as package
 
-pytestmark = pytest.mark.filterwarnings("ignore:epoch", "ignore:You're resuming", "ignore:.*not robust")
+pytestmark = pytest.mark.filterwarnings("ignore:.*not robust")
 
 FIT = [*TINY_FIT, *NETWORK, "--model.init_args.val_attack.steps", 1]
 TRANSFER = "--model.init_args.transfer"

@@ -12,7 +12,7 @@ import torch
 from commands import CONFIGS, NETWORK, TINY_FIT, crashed, pipeline, qra
 from test_resume import same
 
-pytestmark = pytest.mark.filterwarnings("ignore:epoch", "ignore:You're resuming", "ignore:Experiment logs")
+pytestmark = pytest.mark.filterwarnings("ignore:Experiment logs")
 
 AVERAGED = ["--trainer.callbacks+", str(CONFIGS / "callback/weight-averaging.yaml")]
 AVERAGED += ["--trainer.callbacks.decay", "0.9"]

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from commands import CONFIGS, NETWORK, TINY, TINY_FIT, pipeline, qra, refused
+from hostile import Payload
 from lightning import Trainer
 from lightning.pytorch.callbacks import Callback, EarlyStopping
 
@@ -262,14 +263,9 @@ def test_a_truncated_checkpoint_is_refused(copied):
     assert "copied.ckpt: " in refused("test", *pipeline("float-plain"), *TINY, "--ckpt_path", copied)
 
 
-class Payload:
-    def __reduce__(self):
-        return os.mkdir, ("pwned",)
-
-
 def test_a_checkpoint_with_pickled_code_is_refused_and_the_code_not_run(copied):
     content = torch.load(copied, weights_only=True)
-    torch.save({**content, "surprise": Payload()}, copied)
+    torch.save({**content, "surprise": Payload("pwned")}, copied)
     assert "holds pickled objects" in refused("test", *pipeline("float-plain"), *TINY, "--ckpt_path", copied)
     assert not Path("pwned").exists()
 

@@ -9,7 +9,6 @@ from commands import NETWORK, TINY_FIT, pipeline, qra, refused
 
 FIT = ["fit", *pipeline("float-plain"), *TINY_FIT, *NETWORK]
 SGD = "--model.init_args.optimizer.init_args"
-pytestmark = pytest.mark.filterwarnings("ignore:epoch", "ignore:The dirpath has changed")
 
 
 @pytest.fixture(scope="module")

@@ -23,11 +23,6 @@ from qra.front.signatures import signatures
 from qra.losses import prediction
 from qra.modules import VanillaTraining
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*does not have many workers"),
-    pytest.mark.filterwarnings("ignore:.*treespec, LeafSpec"),
-]
-
 
 def network():
     return nn.Sequential(nn.Flatten(), nn.Linear(48, 4))

@@ -1,15 +1,11 @@
 import pytest
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import LightningModule
 from torch.nn import functional as F
+from trivial import trainer
 
 from qra.data import ImageData, ImageSet, TensorDataModule, random_crop_flip, to_pixels
 from qra.types import Batch
-
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*does not have many workers"),
-    pytest.mark.filterwarnings("ignore:.*treespec, LeafSpec"),
-]
 
 
 class Noise(TensorDataModule):
@@ -62,24 +58,11 @@ class Recorder(LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
-def trainer(directory, **settings):
-    return Trainer(
-        accelerator="cpu",
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        enable_checkpointing=False,
-        use_distributed_sampler=settings.pop("use_distributed_sampler", False),
-        default_root_dir=directory,
-        **settings,
-    )
-
-
 @pytest.fixture(scope="module")
-def fitted(tmp_path_factory):
+def fitted():
     """Batches of two epochs of training, and the data module that gave them."""
     module, recorder = Noise(16, 20, calibration_size=8), Recorder()
-    trainer(tmp_path_factory.mktemp("fit"), max_epochs=2).fit(recorder, datamodule=module)
+    trainer(max_epochs=2).fit(recorder, datamodule=module)
     return recorder.batches, module
 
 
@@ -94,9 +77,9 @@ def test_training_takes_a_new_order_each_epoch(fitted):
     assert not torch.equal(first, second)
 
 
-def test_training_leaves_out_a_last_batch_that_is_not_full(tmp_path):
+def test_training_leaves_out_a_last_batch_that_is_not_full():
     module, recorder = made(batch_size=32), Recorder()
-    trainer(tmp_path, max_epochs=1).fit(recorder, datamodule=module)
+    trainer(max_epochs=1).fit(recorder, datamodule=module)
     assert [len(batch.y) for batch in recorder.batches["train", 0]] == [32, 32]
 
 
@@ -127,18 +110,18 @@ def test_batches_stay_batches(fitted):
     assert all(isinstance(batch, Batch) for batches in fitted[0].values() for batch in batches)
 
 
-def test_the_data_are_read_once_for_all_stages(fitted, tmp_path):
+def test_the_data_are_read_once_for_all_stages(fitted):
     module = made()
-    runner = trainer(tmp_path, max_epochs=1)
+    runner = trainer(max_epochs=1)
     runner.fit(Recorder(), datamodule=module)
     runner.test(Recorder(), datamodule=module, verbose=False)
     assert module.loads == 1
 
 
 @pytest.mark.parametrize("stage", ["test", "predict"])
-def test_every_test_image_comes_once_and_in_order(stage, tmp_path):
+def test_every_test_image_comes_once_and_in_order(stage):
     module, recorder = made(), Recorder()
-    getattr(trainer(tmp_path), stage)(recorder, datamodule=module)
+    getattr(trainer(), stage)(recorder, datamodule=module)
     batches = recorder.batches[stage, 0]
     assert torch.equal(indices(batches), torch.arange(30))
     assert torch.equal(torch.cat([batch.x for batch in batches]), to_pixels(module.data.test.images))
@@ -146,7 +129,7 @@ def test_every_test_image_comes_once_and_in_order(stage, tmp_path):
 
 def test_a_resumed_run_sees_the_batches_of_an_uninterrupted_one(fitted, tmp_path):
     def run(epochs, checkpoint):
-        runner, recorder = trainer(tmp_path, max_epochs=epochs), Recorder()
+        runner, recorder = trainer(max_epochs=epochs), Recorder()
         runner.fit(recorder, datamodule=made(), ckpt_path=checkpoint, weights_only=True)
         runner.save_checkpoint(tmp_path / "state.ckpt")
         return recorder.batches
@@ -165,21 +148,21 @@ def test_loading_leaves_the_global_generator_alone():
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_augmentation_can_be_switched_off(tmp_path):
+def test_augmentation_can_be_switched_off():
     module, recorder = made(augment=False), Recorder()
-    trainer(tmp_path, max_epochs=1).fit(recorder, datamodule=module)
+    trainer(max_epochs=1).fit(recorder, datamodule=module)
     for batch in recorder.batches["train", 0]:
         assert torch.equal(batch.x, to_pixels(module.data.train.images[batch.indices]))
 
 
 @pytest.mark.filterwarnings("ignore:Total length of `list` across ranks is zero")
-def test_without_validation_images_there_is_no_validation(tmp_path):
+def test_without_validation_images_there_is_no_validation():
     recorder = Recorder()
-    trainer(tmp_path, max_epochs=1).fit(recorder, datamodule=made(val_size=0))
+    trainer(max_epochs=1).fit(recorder, datamodule=made(val_size=0))
     assert [stage for stage, _ in recorder.batches] == ["train"]
 
 
-def test_a_fraction_is_taken_from_the_training_part(tmp_path):
+def test_a_fraction_is_taken_from_the_training_part():
     whole, half = made(), made(fraction=0.5)
     assert torch.equal(whole.val_indices, half.val_indices)
     assert len(half.train_indices) == 40
@@ -272,30 +255,30 @@ def test_data_before_setup_is_an_error():
         Noise().class_names  # noqa: B018
 
 
-def test_on_two_devices_lightning_must_not_deal_out_the_data_too(tmp_path):
+def test_on_two_devices_lightning_must_not_deal_out_the_data_too():
     module = made()
-    module.trainer = trainer(tmp_path, devices=2, strategy="ddp", use_distributed_sampler=True)
+    module.trainer = trainer(devices=2, strategy="ddp")
     with pytest.raises(ValueError, match="use_distributed_sampler=False"):
         module.test_dataloader()
 
 
-def test_overfit_batches_of_lightning_is_refused_in_training_alone(tmp_path):
-    run = trainer(tmp_path, overfit_batches=1, max_epochs=1)
+def test_overfit_batches_of_lightning_is_refused_in_training_alone():
+    run = trainer(overfit_batches=1, max_epochs=1)
     with pytest.raises(ValueError, match=r"overfit_batches does not work with .* give the data module a fraction"):
         run.fit(Recorder(), made())
     run.test(Recorder(), made())
 
 
-def test_on_two_devices_the_batch_size_must_be_even(tmp_path):
+def test_on_two_devices_the_batch_size_must_be_even():
     module = made(batch_size=15)
-    module.trainer = trainer(tmp_path, devices=2, strategy="ddp")
+    module.trainer = trainer(devices=2, strategy="ddp", use_distributed_sampler=False)
     with pytest.raises(ValueError, match="batch_size is 15 over all devices: make it a multiple of the 2 devices"):
         module.train_dataloader()
 
 
-def test_on_two_devices_a_rank_takes_every_second_image_but_all_calibration_images(tmp_path):
+def test_on_two_devices_a_rank_takes_every_second_image_but_all_calibration_images():
     module = made()
-    module.trainer = trainer(tmp_path, devices=2, strategy="ddp")
+    module.trainer = trainer(devices=2, strategy="ddp", use_distributed_sampler=False)
     assert torch.equal(indices(module.test_dataloader()), torch.arange(0, 30, 2))
     assert torch.equal(indices(module.calibration_batches()), module.calibration_indices)
 
@@ -327,12 +310,7 @@ def test_data_of_another_form_are_refused(make, reason):
 def steps_of(accumulated=1, **settings):
     """What a run of 2 epochs was given: its recorder."""
     recorder = Recorder()
-    trainer = Trainer(
-        accelerator="cpu", max_epochs=2, enable_progress_bar=False, enable_model_summary=False, logger=False,
-        enable_checkpointing=False, limit_val_batches=0, use_distributed_sampler=False,
-        accumulate_grad_batches=accumulated,
-    )  # fmt: skip
-    trainer.fit(recorder, made(**settings))
+    trainer(limit_val_batches=0, accumulate_grad_batches=accumulated).fit(recorder, made(**settings))
     return recorder.batches
 
 

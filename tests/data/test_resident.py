@@ -1,34 +1,25 @@
 import pytest
 import torch
-from lightning.pytorch import Trainer
 from test_data_module import Noise, Recorder, made
+from trivial import trainer
 
 import qra.data.tensors
 from qra.data import random_crop_flip
 from qra.data.resident import AugmentedImages, fits
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*does not have many workers"),
-    pytest.mark.filterwarnings("ignore:.*treespec, LeafSpec"),
-]
 
-
-def epochs(tmp_path, **settings):
+def epochs(**settings):
     recorder = Recorder()
-    trainer = Trainer(
-        max_epochs=2, logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
-        num_sanity_val_steps=0, use_distributed_sampler=False, accelerator="cpu", default_root_dir=tmp_path,
-    )  # fmt: skip
-    trainer.fit(recorder, datamodule=made(**settings))
+    trainer(num_sanity_val_steps=0).fit(recorder, datamodule=made(**settings))
     return recorder.batches
 
 
 @pytest.mark.parametrize("settings", [{}, {"fraction": 0.5, "budget": "steps"}, {"augment": False}], ids=str)
-def test_batches_kept_on_the_device_are_those_of_the_host(settings, tmp_path, monkeypatch):
-    expected = epochs(tmp_path, **settings)
+def test_batches_kept_on_the_device_are_those_of_the_host(settings, monkeypatch):
+    expected = epochs(**settings)
     kept = []
     monkeypatch.setattr(qra.data.tensors, "fits", lambda device, *images: kept.append(images) is None)
-    found = epochs(tmp_path, **settings)
+    found = epochs(**settings)
     assert kept
     assert found.keys() == expected.keys()
     for stage, batches in expected.items():

@@ -14,10 +14,7 @@ from same import end_of, same
 import qra as package
 from qra import environment
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.filterwarnings("ignore:epoch", "ignore:.*not robust", "ignore:You're resuming"),
-]
+pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("ignore:.*not robust")]
 
 AUTOATTACK = [
     *("--trainer.callbacks+", CONFIGS / "callback/autoattack.yaml", "--trainer.callbacks.attack.steps", 5),

@@ -22,8 +22,6 @@ from qra.modules import (
 from qra.quant import freeze
 from qra.schedules import MultiStep
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*many workers", "ignore:.*logging interval", "ignore:.*LeafSpec")
-
 CE, KL = PGD(steps=1), PGD(steps=1, loss="kl")
 FRACTIONS = (0.01, 0.05, 0.1, 0.2, 0.5)
 TRANSFERS = [RSLAD(KL), ARD(CE), IAD(CE), AdaAD(DisagreementPGD(steps=1)), RRM(), LwF()]

@@ -10,10 +10,6 @@ from qra.attacks import PGD
 from qra.modules import AdversarialTraining, VanillaTraining
 from qra.quant import LSQ, PACT, QuantScheme
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:.*many workers", "ignore:.*logging interval", "ignore:.*LeafSpec", "ignore:epoch"
-)
-
 
 class OwnHooks(AdversarialTraining):
     def nothing(self, *_, **__):
@@ -78,7 +74,6 @@ class OwnSteps(Noted):
         return loss
 
 
-@pytest.mark.filterwarnings("ignore:You.re resuming")
 @pytest.mark.parametrize("method", [Noted, OwnSteps])
 def test_the_mean_over_an_epoch_that_is_resumed_within_is_that_of_all_its_batches(method, tmp_path):
     def fit(steps, **settings):

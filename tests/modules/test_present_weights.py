@@ -4,14 +4,11 @@ from dataclasses import dataclass, field
 
 import pytest
 import torch
-from trivial import convolutional, data, trainer
+from trivial import batch, convolutional, data, silent, trainer
 
 from qra.attacks import PGD, DisagreementPGD, SideBySide
 from qra.modules import ARD, IAD, RSLAD, AdaAD, AdversarialTraining, Mart, RobustTransfer, Trades, VanillaTraining
 from qra.quant import PACT, CalibratedUniform, DoReFa, QuantScheme, Uniform, freeze
-from qra.types import Batch
-
-pytestmark = pytest.mark.filterwarnings("ignore:.*many workers", "ignore:.*LeafSpec")
 
 
 @dataclass(frozen=True)
@@ -69,16 +66,15 @@ def says(network, x):
 
 @pytest.mark.parametrize("make", METHODS.values(), ids=METHODS)
 def test_the_inner_maximization_attacks_the_present_weights(make):
-    module = make().train()
-    module.log = lambda *_, **__: None
+    module = silent(make())
     if isinstance(module, RobustTransfer):
         module.learn_from(freeze(convolutional()))
     attack = module.transfer.attack if isinstance(module, RobustTransfer) else module.attack
-    batch = Batch(torch.rand(6, 3, 4, 4), torch.arange(6) % 2, torch.arange(6))
-    module.training_loss(batch)
+    b = batch()
+    module.training_loss(b)
     turn(module.network)
-    expected = says(module.network, batch.x)
-    module.training_loss(batch)
+    expected = says(module.network, b.x)
+    module.training_loss(b)
     (_, before, *_), (_, found, *_) = attack.seen
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
     assert not torch.allclose(before, expected, atol=0.1)

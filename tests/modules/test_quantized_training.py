@@ -5,17 +5,13 @@ from dataclasses import dataclass
 import pytest
 import torch
 from torch import nn
-from trivial import convolutional, data, trainer
+from trivial import convolutional, data, saved, trainer
 
 from qra import checkpoint
 from qra.attacks import PGD
 from qra.modules import AdversarialTraining, VanillaTraining
 from qra.quant import LSQ, PACT, CalibratedUniform, DoReFa, LSQActivation, QuantScheme, Uniform, WeightQuantizer
 from qra.quant.network import quantizer_parameters
-
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:.*many workers", "ignore:.*logging interval", "ignore:.*LeafSpec", "ignore:epoch"
-)
 
 
 @pytest.fixture(autouse=True)
@@ -33,14 +29,6 @@ def sgd(parameters):
 def module(scheme=PACT_4, method=VanillaTraining, **settings):
     settings = {"optimizer": sgd, "val_attack": None, **settings}
     return method(convolutional(), scheme=scheme, **settings)
-
-
-def saved(trained, path):
-    """Write a checkpoint of a module that was in no run."""
-    content = {"state_dict": trained.state_dict()}
-    trained.on_save_checkpoint(content)
-    torch.save(content, path)
-    return str(path)
 
 
 def set_up(module_, **settings):

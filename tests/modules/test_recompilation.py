@@ -14,12 +14,7 @@ from qra.modules import AdversarialTraining
 from qra.quant import PACT, DoReFa, QuantScheme
 
 pytestmark = pytest.mark.filterwarnings(
-    "ignore:.*many workers",
-    "ignore:.*logging interval",
-    "ignore:.*LeafSpec",
-    "ignore:epoch",
-    "ignore:The .grad attribute",
-    "ignore:<class .torch.autograd.function.Function.> should not be instantiated",
+    "ignore:The .grad attribute", "ignore:<class .torch.autograd.function.Function.> should not be instantiated"
 )
 
 LIMIT = 8

@@ -8,16 +8,12 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from trivial import convolutional, data, linear, trainer
+from trivial import batch, convolutional, data, linear, sgd, silent, trainer
 
 from qra.attacks import PGD, Start
 from qra.modules import RSLAD, AdversarialTraining, Mart, RobustTransfer, Trades, VanillaTraining
 from qra.quant import PACT, DoReFa, QuantScheme, freeze
 from qra.types import Batch
-
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:.*many workers", "ignore:.*logging interval", "ignore:.*LeafSpec", "ignore:epoch"
-)
 
 
 @pytest.fixture(scope="module")
@@ -81,8 +77,7 @@ def module(golden, name, method):
 @pytest.mark.parametrize("method", ["trades", "mart", "rslad"])
 @pytest.mark.parametrize("name", ["lin", "bn"])
 def test_a_step_equals_the_official_one(golden, name, method):
-    made = module(golden, name, method).train()
-    made.log = lambda *_, **__: None
+    made = silent(module(golden, name, method))
     seen = []
     made.network.register_forward_pre_hook(lambda part, args: seen.append(args[0]) if part.training else None)
     x = golden["tiny.x"]
@@ -109,15 +104,6 @@ def offset_of_the_official_value(golden):
     return (p * ((p + 1e-5) / p).log()).mean().item()
 
 
-def silent(made):
-    made.log = lambda *_, **__: None
-    return made.train()
-
-
-def batch(n=6):
-    return Batch(torch.rand(n, 3, 4, 4), torch.arange(n) % 2, torch.arange(n))
-
-
 def test_trades_with_beta_0_has_the_loss_and_gradients_of_plain_training():
     torch.manual_seed(0)
     plain = silent(VanillaTraining(convolutional()))
@@ -137,7 +123,7 @@ def test_trades_with_beta_0_has_the_loss_and_gradients_of_plain_training():
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 def test_both_objectives_train_float_and_quantized_networks(method, scheme, precision):
     torch.manual_seed(0)
-    made = method(convolutional(), scheme=scheme, optimizer=lambda p: torch.optim.SGD(p, lr=0.05))
+    made = method(convolutional(), scheme=scheme, optimizer=sgd)
     run = trainer(max_epochs=4, precision=precision)
     run.fit(made, data())
     assert run.callback_metrics["val/clean_acc"] == 1

@@ -5,17 +5,14 @@ import copy
 import pytest
 import torch
 from torch import nn
-from trivial import convolutional, data, linear, trainer
+from trivial import batch, convolutional, data, linear, sgd, silent, trainer
 
 from qra import losses
 from qra.attacks import FGSM, PGD, DisagreementPGD, SideBySide
 from qra.modules import ARD, IAD, RRM, RSLAD, AdaAD, AdversarialTraining, LwF, RobustTransfer
 from qra.quant import LSQ, PACT, DoReFa, LSQActivation, QuantScheme, freeze
-from qra.types import Batch
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:.*many workers", "ignore:.*logging interval", "ignore:.*LeafSpec", "ignore:epoch", "ignore:.*not robust"
-)
+pytestmark = pytest.mark.filterwarnings("ignore:.*not robust")
 
 KL = PGD(steps=2, step_size=4 / 255, loss="kl")
 CE = PGD(steps=2, step_size=4 / 255)
@@ -29,10 +26,6 @@ PACT_4 = QuantScheme(DoReFa(), PACT(), 4, 4)
 @pytest.fixture(autouse=True)
 def _seeded():
     torch.manual_seed(0)
-
-
-def sgd(parameters):
-    return torch.optim.SGD(parameters, lr=0.05)
 
 
 def name(transfer):
@@ -52,15 +45,6 @@ def student(transfer, teacher, network=None, **settings):
     made = RobustTransfer(network or linear(), transfer, **{"optimizer": sgd, **settings})
     made.learn_from(freeze(teacher))
     return made
-
-
-def batch(n=6):
-    return Batch(torch.rand(n, 3, 4, 4), torch.arange(n) % 2, torch.arange(n))
-
-
-def silent(module):
-    module.log = lambda *_, **__: None
-    return module.train()
 
 
 @pytest.mark.parametrize("transfer", TRANSFERS, ids=name)

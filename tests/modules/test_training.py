@@ -3,24 +3,12 @@ import copy
 import pytest
 import torch
 from torch.nn import functional as F
-from trivial import convolutional, data, linear, trainer
+from trivial import batch, convolutional, data, linear, sgd, silent, trainer
 
 from qra.attacks import FGSM, PGD
 from qra.callbacks import TrainingDiagnostics
 from qra.modules import AdversarialTraining, VanillaTraining
 from qra.types import Batch
-
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:.*many workers", "ignore:.*logging interval", "ignore:.*LeafSpec", "ignore:epoch"
-)
-
-
-def sgd(parameters):
-    return torch.optim.SGD(parameters, lr=0.05)
-
-
-def batch(n=6):
-    return Batch(torch.rand(n, 3, 4, 4), torch.arange(n) % 2, torch.arange(n))
 
 
 @pytest.mark.parametrize("method", [VanillaTraining, AdversarialTraining])
@@ -34,25 +22,23 @@ def test_both_methods_learn_what_is_easy(method):
 
 
 def test_adversarial_loss_is_cross_entropy_on_the_attacks_examples():
-    module = AdversarialTraining(convolutional(), attack=PGD(steps=3)).train()
+    module = silent(AdversarialTraining(convolutional(), attack=PGD(steps=3)))
     module.network[4].p = 0.0
     b = batch()
     frozen = copy.deepcopy(module.network).eval()
     x_adv = module.attack(frozen, b.x, b.y, index=b.indices, epoch=0)
     expected = F.cross_entropy(copy.deepcopy(module.network)(x_adv), b.y)
-    module.log = lambda *_, **__: None
     torch.testing.assert_close(module.training_loss(b), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_the_inner_loop_leaves_no_gradient_and_updates_no_statistics():
-    module = AdversarialTraining(convolutional(), attack=PGD(steps=3)).train()
+    module = silent(AdversarialTraining(convolutional(), attack=PGD(steps=3)))
     bn = module.network[1]
     before = {name: value.clone() for name, value in module.network.state_dict().items()}
     module.maximize(module.attack, batch())
     assert all(parameter.grad is None for parameter in module.network.parameters())
     assert all(torch.equal(value, before[name]) for name, value in module.network.state_dict().items())
     assert all(part.training for part in module.network.modules())
-    module.log = lambda *_, **__: None
     module.training_loss(batch())
     assert bn.num_batches_tracked == 1
 
