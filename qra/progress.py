@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from types import TracebackType
 
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar, RichProgressBar
@@ -42,14 +41,14 @@ class LossBars(RichProgressBar):
 class EpochLines(ProgressBar):
     """Progress bar that prints one line per training epoch: progress, metrics, duration and time left."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_enabled = True
+
     def disable(self) -> None:
         self.is_enabled = False
 
     def enable(self) -> None:
-        self.is_enabled = True
-
-    def __init__(self) -> None:
-        super().__init__()
         self.is_enabled = True
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -100,9 +99,7 @@ class EvaluationProgress:
         self._bar.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._bar.stop()
 
     def start(self, attack: str, batches: int) -> None:
@@ -114,7 +111,8 @@ class EvaluationProgress:
         """Advance by one batch, given which of its examples are correct, (N,)."""
         self._correct += int(correct.sum())
         self._seen += len(correct)
-        self._bar.update(self._task, advance=1, accuracy=f"{self._correct / self._seen:.1%} correct")
+        accuracy = f"{self._correct / self._seen:.1%} correct" if self._seen else ""  # a rank may have no examples
+        self._bar.update(self._task, advance=1, accuracy=accuracy)
 
 
 class ChunkProgress:
@@ -144,9 +142,7 @@ class ChunkProgress:
         self._task = self._bar.add_task(self._title, total=self._chunks, news="")
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._bar.stop()
 
     def resumed(self, correct: int, size: int) -> None:

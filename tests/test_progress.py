@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from qra import progress
-from qra.progress import ChunkProgress, time_left
+from qra.progress import ChunkProgress, EvaluationProgress, time_left
 
 
 @pytest.mark.parametrize(
@@ -30,6 +30,12 @@ def test_the_first_iterations_of_an_attack_tell_no_time(capsys):
     line = capsys.readouterr().out
     assert "90.0% correct" in line
     assert "left" not in line
+
+
+def test_a_process_that_has_none_of_the_examples_goes_on():
+    with EvaluationProgress(shown=False) as bar:
+        bar.start("PGD", 1)
+        bar.advance(torch.ones(0, dtype=torch.bool))
 
 
 @pytest.mark.parametrize("begins", ["on_train_epoch_start", "on_train_start"])  # the latter alone in its middle
