@@ -29,6 +29,7 @@ from qra.callbacks import (
     TrainingRecord,
     order,
 )
+from qra.callbacks.checkpoint_files import RunCheckpoint
 from qra.callbacks.ending import BestFigures, ending
 from qra.callbacks.measurement import check_names
 from qra.cli.linking import link_normalization, link_to_data
@@ -38,7 +39,6 @@ from qra.dryrun import dry_run
 from qra.front.run_config import check_dry_run, check_place, check_trainer, check_weights, run_directory, without_notes
 from qra.front.traces import traceback_kept
 from qra.modules import ImageClassifier, averaging
-from qra.modules.stored import RunCheckpoint
 from qra.plan import make_plan
 from qra.probe import Probe
 from qra.progress import progress_display

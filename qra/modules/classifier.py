@@ -23,7 +23,7 @@ from qra.modules.aims import check_attack
 from qra.modules.means import EpochMeans
 from qra.modules.optimizers import fuse
 from qra.modules.replays import TrainingReplays
-from qra.modules.stored import prepare_resumption
+from qra.modules.resumption import prepare_resumption
 from qra.precision import float32
 from qra.quant import (
     FrozenNetwork,

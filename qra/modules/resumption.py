@@ -1,65 +1,19 @@
-"""Loading of checkpoints, which are untrusted files: their weights and, when resuming, the training state."""
+"""Resuming from a checkpoint, whose training state is not trusted."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from lightning import __version__ as lightning_version
-from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from torch import Tensor
 
-from qra import checkpoint
 from qra.nesting import is_deeper
 
-VERSION = "pytorch-lightning_version"
-_TRAINING = ("callbacks", "optimizer_states", "lr_schedulers", "loops", "rng_state", "MixedPrecision")
-"""Keys of the training state, which is needed only to resume."""
 _DEPTH = 20
 """Maximum nesting depth of a callback's state."""
-
-
-class CheckpointReader(TorchCheckpointIO):
-    """Checkpoint plugin that reads files with :func:`qra.checkpoint.read`.
-
-    Args:
-        resume: Whether training is resumed; if not, only weights and description are loaded.
-    """
-
-    def __init__(self, resume: bool) -> None:
-        super().__init__()
-        self.resume = resume
-
-    def load_checkpoint(
-        self, path: Any, map_location: Callable[..., Any] | None = None, weights_only: bool | None = None
-    ) -> dict[str, Any]:
-        content = for_trainer(checkpoint.read(path), self.resume)
-        if self.resume and VERSION not in content:
-            raise ValueError(f"{path}: holds no training state to resume from: start from its weights by init_from")
-        return {VERSION: lightning_version, "epoch": 0, "global_step": 0, **content}
-
-
-class RunCheckpoint(ModelCheckpoint):
-    """A checkpoint that every run keeps; its state key differs from any checkpoint callback that a user adds."""
-
-    @property
-    def state_key(self) -> str:
-        return f"{type(self).__name__}.{self.filename}"
-
-    @property
-    def earlier_key(self) -> str:
-        """Key of its state in checkpoints written by earlier versions."""
-        return super().state_key
-
-
-def for_trainer(content: Mapping[str, Any], resume: bool) -> dict[str, Any]:
-    """Return the part of a checkpoint's content that a trainer may load."""
-    if resume:
-        return {key: value for key, value in content.items() if not str(key).endswith("hyper_parameters")}
-    return {key: value for key, value in content.items() if key not in (VERSION, "epoch", "global_step", *_TRAINING)}
 
 
 def prepare_resumption(content: dict[str, Any], callbacks: Iterable[Callback]) -> None:
