@@ -27,13 +27,14 @@ from qra.describe import describe
 from qra.evaluation.chunks import CHUNKS, ChunkFiles, code_of, fingerprint, shuffled
 from qra.evaluation.outcome import Outcome
 from qra.evaluation.protocol import UNROUNDED, Protocol, Source, Unrounded, changed_radius
-from qra.evaluation.robustness import members
+from qra.evaluation.robustness import Watch, members
 from qra.evaluation.sources import check_classes
 from qra.modules import ImageClassifier
 from qra.precision import Precision
 from qra.progress import ChunkProgress
 from qra.quant import FrozenNetwork, GradientMode
 from qra.running import shows_progress
+from qra.types import Batch
 from qra.version import __version__
 
 Choice = Literal["balanced", "first"]
@@ -120,6 +121,7 @@ class ChunkedEvaluation(Measurement):
             pl_module: Module with the network to evaluate.
             search: Network that the attack searches on; made by the protocol if not given.
         """
+        assert isinstance(pl_module, ImageClassifier)
         files = self._open(trainer, pl_module)
         earlier = Path(trainer.default_root_dir) / self.name
         if (earlier / "settings.json").exists():
@@ -154,15 +156,14 @@ class ChunkedEvaluation(Measurement):
             "version": __version__,
         }
 
-    def _open(self, trainer: Trainer, pl_module: LightningModule) -> ChunkFiles:
-        assert isinstance(pl_module, ImageClassifier)
+    def _open(self, trainer: Trainer, pl_module: ImageClassifier) -> ChunkFiles:
         indices = choose(trainer, self.n, self.subset, self.subset_seed)
         settings = self._settings(trainer, pl_module, indices)
         chunks = Path(trainer.default_root_dir) / CHUNKS
         return self.files(chunks, self.name, settings, self._chunks(indices), len(members(self.protocol.attack)))
 
     def _attack(
-        self, trainer: Trainer, pl_module: LightningModule, files: ChunkFiles, search: FrozenNetwork | None
+        self, trainer: Trainer, pl_module: ImageClassifier, files: ChunkFiles, search: FrozenNetwork | None
     ) -> dict[int, Tensor]:
         """Return what first broke each example, for the chunks of this rank, by chunk number."""
         mine = range(trainer.global_rank, len(files.chunks), trainer.world_size)
@@ -175,7 +176,9 @@ class ChunkedEvaluation(Measurement):
                 if number not in done:
                     search = self._search_network(pl_module) if search is None else search
                     progress.start(len(files.chunks[number]))
-                    done[number] = self._attack_chunk(trainer, search, files.chunks[number], number, progress)
+                    with torch.inference_mode(False):
+                        batch = data_of(trainer).batch("test", files.chunks[number], pl_module.device)
+                    done[number] = self._attack_chunk(pl_module.network, search, batch, number, progress.watch)
                     files.write(number, done[number])
                     progress.finish()
         return done
@@ -184,20 +187,16 @@ class ChunkedEvaluation(Measurement):
         """Return which examples of a chunk stay correct, bool (n,)."""
         return found > len(members(self.protocol.attack))
 
-    def _search_network(self, pl_module: LightningModule) -> FrozenNetwork:
-        assert isinstance(pl_module, ImageClassifier)
+    def _search_network(self, pl_module: ImageClassifier) -> FrozenNetwork:
         if self._source is not None:
             prepare_source(pl_module, self._source)
         return self.protocol.search_network(pl_module.network, self._source)
 
     def _attack_chunk(
-        self, trainer: Trainer, search: FrozenNetwork, indices: Tensor, number: int, progress: ChunkProgress
+        self, network: nn.Module, search: FrozenNetwork, batch: Batch, number: int, watch: Watch
     ) -> Tensor:
-        module = trainer.lightning_module
-        assert isinstance(module, ImageClassifier)
-        with torch.inference_mode(False):
-            batch = data_of(trainer).batch("test", indices, module.device)
-        return self.protocol.attack_chunk(module.network, search, batch, number, progress.watch)
+        """Return what first broke each example, as :class:`ChunkFiles` stores it."""
+        return self.protocol.attack_chunk(network, search, batch, number, watch)
 
 
 class AttackEvaluation(ChunkedEvaluation):

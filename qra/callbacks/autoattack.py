@@ -8,21 +8,19 @@ from typing import Any, Literal
 
 import torch
 from lightning import Trainer
-from torch import Tensor
+from torch import Tensor, nn
 
 from qra.attacks import AutoAttack, RoundingCascade
 from qra.attacks.pixels import PixelType
 from qra.callbacks.attack_evaluation import USUAL_N, AttackEvaluation, Choice
-from qra.data import ImageDataModule, data_of
+from qra.data import ImageDataModule
 from qra.evaluation.autoattack import upstream
 from qra.evaluation.outcome import Outcome
+from qra.evaluation.robustness import Watch
 from qra.modules import ImageClassifier
 from qra.precision import Precision
-from qra.progress import ChunkProgress
 from qra.quant import FrozenNetwork, GradientMode
-
-_STANDARD = AutoAttack()
-_CASCADE = RoundingCascade()
+from qra.types import Batch
 
 
 class AutoAttackEvaluation(AttackEvaluation):
@@ -50,7 +48,7 @@ class AutoAttackEvaluation(AttackEvaluation):
 
     def __init__(
         self,
-        attack: AutoAttack = _STANDARD,
+        attack: AutoAttack = AutoAttack(),
         n: int | None = USUAL_N,
         subset: Choice = "balanced",
         subset_seed: int = 0,
@@ -86,15 +84,12 @@ class AutoAttackEvaluation(AttackEvaluation):
         return {**super()._settings(trainer, pl_module, indices), "mode": self.mode}
 
     def _attack_chunk(
-        self, trainer: Trainer, search: FrozenNetwork, indices: Tensor, number: int, progress: ChunkProgress
+        self, network: nn.Module, search: FrozenNetwork, batch: Batch, number: int, watch: Watch
     ) -> Tensor:
         if self.mode == "chunked":
-            return super()._attack_chunk(trainer, search, indices, number, progress)
-        module = trainer.lightning_module
-        assert isinstance(module, ImageClassifier)
+            return super()._attack_chunk(network, search, batch, number, watch)
         assert isinstance(self.attack, AutoAttack)
-        batch = data_of(trainer).batch("test", indices, module.device)
-        correct = upstream(module.network, self.attack, batch.x, batch.y, self.chunk_size)
+        correct = upstream(network, self.attack, batch.x, batch.y, self.chunk_size)
         return torch.where(correct, len(self.attack.members()) + 1, 0).to(torch.uint8)
 
     def _outcomes(self, indices: Tensor, first_broken_by: Tensor) -> Iterator[Outcome]:
@@ -113,5 +108,5 @@ class RoundingCascadeEvaluation(AutoAttackEvaluation):
         settings: The other arguments of :class:`AutoAttackEvaluation`; the only mode is ``chunked``.
     """
 
-    def __init__(self, attack: RoundingCascade = _CASCADE, **settings: Any) -> None:
+    def __init__(self, attack: RoundingCascade = RoundingCascade(), **settings: Any) -> None:
         super().__init__(attack, **settings)  # type: ignore[arg-type]

@@ -31,8 +31,6 @@ from qra.quant import GradientMode
 from qra.terminal import print_table
 from qra.types import Batch
 
-_DEFAULT = MaskingSettings()
-
 
 class MaskingCheck(Evaluation):
     """Check for gradient masking, which makes attacks fail although adversarial examples exist.
@@ -53,7 +51,7 @@ class MaskingCheck(Evaluation):
 
     def __init__(
         self,
-        settings: MaskingSettings = _DEFAULT,
+        settings: MaskingSettings = MaskingSettings(),
         gradient: GradientMode = "ste",
         surrogate: str | None = None,
         n: int = 200,

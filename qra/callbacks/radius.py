@@ -9,21 +9,18 @@ import numpy as np
 import torch
 from lightning import LightningModule, Trainer
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from qra.attacks import FMN, Attack
 from qra.attacks.pixels import PixelType
 from qra.callbacks.attack_evaluation import USUAL_N, AttackEvaluation, Choice
-from qra.data import data_of
 from qra.evaluation.chunks import ChunkFiles
 from qra.evaluation.outcome import Outcome
 from qra.evaluation.radii import radii_of, smallest_perturbations
-from qra.modules import ImageClassifier
+from qra.evaluation.robustness import Watch
 from qra.precision import Precision
-from qra.progress import ChunkProgress
 from qra.quant import FrozenNetwork, GradientMode
-
-_STANDARD = FMN()
+from qra.types import Batch
 
 
 class RadiusFiles(ChunkFiles):
@@ -63,7 +60,7 @@ class RadiusEvaluation(AttackEvaluation):
 
     def __init__(
         self,
-        attack: Attack = _STANDARD,
+        attack: Attack = FMN(),
         name: str | None = None,
         n: int | None = USUAL_N,
         subset: Choice = "balanced",
@@ -90,14 +87,11 @@ class RadiusEvaluation(AttackEvaluation):
         return found[:, 0] > self.protocol.eps
 
     def _attack_chunk(
-        self, trainer: Trainer, search: FrozenNetwork, indices: Tensor, number: int, progress: ChunkProgress
+        self, network: nn.Module, search: FrozenNetwork, batch: Batch, number: int, watch: Watch
     ) -> Tensor:
-        module = trainer.lightning_module
-        assert isinstance(module, ImageClassifier)
         attack, pixels = self.protocol.attack.in_chunk(number), self.protocol.pixels
         with torch.inference_mode(False):
-            batch = data_of(trainer).batch("test", indices, module.device)
-            return smallest_perturbations(module.network, attack, batch, search, pixels, progress.watch)
+            return smallest_perturbations(network, attack, batch, search, pixels, watch)
 
     def _outcomes(self, indices: Tensor, distances: Tensor) -> Iterator[Outcome]:
         radii = radii_of(indices, distances)

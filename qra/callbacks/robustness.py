@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -99,29 +101,28 @@ class RobustnessEvaluation(Measurement):
             PGD(budget, budget / 4, steps, restarts, UniformStart(seed), early_stop=True)
             for budget in _budgets(eps, pixels)
         ]
-        searching: dict[str, Any] = {"pixels": pixels, "search_precision": search_precision}
-        protocols = [
-            {gradient: self._protocol(attack, gradient, queries, seed, **searching) for gradient in self.gradients}
-            for attack in self.attacks
-        ]
-        chosen: dict[str, Any] = {"n": n, "subset_seed": seed, "chunk_size": batch_size}
-        self._budgets = [
-            {gradient: ChunkedEvaluation(protocol, **chosen) for gradient, protocol in of_budget.items()}
-            for of_budget in protocols
+        square = partial(Square, queries=queries, seed=seed)
+        searching = partial(Protocol, pixels=pixels, search_precision=search_precision)
+        chunked = partial(ChunkedEvaluation, n=n, subset_seed=seed, chunk_size=batch_size)
+        self._evaluations = [
+            (gradient, chunked(self._protocol(attack, gradient, square, searching)))
+            for attack, gradient in itertools.product(self.attacks, self.gradients)
         ]
         self._clean: list[tuple[Tensor, Tensor]] = []
         self._signs: Signs | None = None
 
-    def _protocol(self, attack: PGD, gradient: GradientSource, queries: int, seed: int, **searching: Any) -> Protocol:
+    def _protocol(
+        self, attack: PGD, gradient: GradientSource, square: Callable[..., Square], searching: Callable[..., Protocol]
+    ) -> Protocol:
         if gradient == "square":
-            return Protocol(Square(attack.eps, queries=queries, seed=seed), **searching)
+            return searching(square(attack.eps))
         if gradient == "surrogate":
-            return Protocol(attack, source=self._origin, **searching)
-        return Protocol(attack, gradient, **searching)
+            return searching(attack, source=self._origin)
+        return searching(attack, gradient)
 
     @property
     def names(self) -> tuple[str, ...]:
-        return ("clean", *(evaluation.name for budget in self._budgets for evaluation in budget.values()))
+        return ("clean", *(evaluation.name for _, evaluation in self._evaluations))
 
     def check_size(self, images: int) -> None:
         check_n(self.n, images, type(self).__name__)
@@ -133,10 +134,9 @@ class RobustnessEvaluation(Measurement):
 
     def workload(self, network: nn.Module, data: ImageDataModule) -> Iterator[Workload]:
         targets = attack_networks(network, self.gradients, self._surrogate)
-        for budget in self._budgets:
-            ways = {(each.protocol.attack, id(targets[gradient])): each for gradient, each in budget.items()}
-            for evaluation in ways.values():
-                yield from evaluation.workload(network, data)
+        ways = {(each.protocol.attack, targets[gradient]): each for gradient, each in self._evaluations}
+        for evaluation in ways.values():
+            yield from evaluation.workload(network, data)
         yield Workload("signs of masked gradients", min(EXAMPLES, test_images(self.n, data)), PassCount(2, 1))
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -152,8 +152,15 @@ class RobustnessEvaluation(Measurement):
         indices, correct = (torch.cat(parts) for parts in zip(*self._clean, strict=True))
         self.outcomes["clean"] = gather(trainer, Outcome("clean", "clean", {}, indices, correct))
         targets = self._targets(pl_module)
-        for budget in self._budgets:
-            self.outcomes |= self._measure(trainer, pl_module, budget, targets)
+        done: dict[tuple[Attack, FrozenNetwork], ChunkedEvaluation] = {}
+        for gradient, evaluation in self._evaluations:
+            way = evaluation.protocol.attack, targets[gradient]
+            if way in done:  # the same attack on the same network: its outcome is the same
+                evaluation.keep(*done[way].found)
+            else:
+                evaluation.measure(trainer, pl_module, targets[gradient])
+                done[way] = evaluation
+            self.outcomes |= evaluation.outcomes
         self._signs = self._look(trainer, pl_module, next(iter(targets.values())))
         for name, outcome in self.outcomes.items():
             pl_module.log(f"test/{name}_acc", outcome.accuracy, sync_dist=True)
@@ -180,24 +187,6 @@ class RobustnessEvaluation(Measurement):
         for target in targets.values():
             target.precision = self.search_precision
         return targets
-
-    @staticmethod
-    def _measure(
-        trainer: Trainer,
-        pl_module: LightningModule,
-        budget: Mapping[GradientSource, ChunkedEvaluation],
-        targets: Mapping[GradientSource, FrozenNetwork],
-    ) -> dict[str, Outcome]:
-        """Return the outcomes of one budget; the same attack on the same network is run only once."""
-        done: dict[tuple[Attack, FrozenNetwork], ChunkedEvaluation] = {}
-        for gradient, evaluation in budget.items():
-            way = evaluation.protocol.attack, targets[gradient]
-            if way in done:
-                evaluation.keep(*done[way].found)
-            else:
-                evaluation.measure(trainer, pl_module, targets[gradient])
-                done[way] = evaluation
-        return {name: outcome for each in budget.values() for name, outcome in each.outcomes.items()}
 
 
 def _budgets(eps: Sequence[Pixels], pixels: PixelType) -> list[float]:
