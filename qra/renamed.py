@@ -60,13 +60,13 @@ def present(content: Any, found: Callable[[str, str], None] = say, prefix: str =
         found: Function called with an old name and its new one.
         prefix: Key under which the content is found in the config; empty for a whole config.
     """
-    if isinstance(content, Mapping):
-        places = {name: f"{prefix}.{name}".lstrip(".") for name in content}
-        new = {name: key(place, found) for name, place in places.items()}
-        return {
-            name if new[name] == places[name] else new[name].removeprefix(f"{prefix}."): present(value, found, place)
-            for (name, value), place in zip(content.items(), places.values(), strict=True)
-        }
     if isinstance(content, list):
         return [present(item, found, prefix) for item in content]
-    return class_path(content, found) if isinstance(content, str) else content
+    if not isinstance(content, Mapping):
+        return class_path(content, found) if isinstance(content, str) else content
+    result = {}
+    for name, value in content.items():
+        place = f"{prefix}.{name}".lstrip(".")
+        new = key(place, found)
+        result[name if new == place else new.removeprefix(f"{prefix}.")] = present(value, found, place)
+    return result

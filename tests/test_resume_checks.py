@@ -39,7 +39,7 @@ def check(content, settings=SETTINGS, **made):
 
 def test_a_whole_checkpoint_is_taken(saved):
     check(saved)
-    check({key: value for key, value in saved.items() if key != "training"}), "of an earlier version"
+    check({key: value for key, value in saved.items() if key != "training"})  # of an earlier version
 
 
 def test_weights_alone_are_refused(saved):

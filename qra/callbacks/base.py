@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from qra.callbacks.workload import Workload
 from qra.data import ImageDataModule, data_of
 from qra.modules import ImageClassifier
+from qra.running import callbacks_of
 
 
 class Order(IntEnum):
@@ -98,6 +99,11 @@ class PipelineCallback(Callback):
         assert isinstance(pl_module, ImageClassifier)
         if stage in self.stages:
             self.check(pl_module, data_of(trainer), trainer.world_size)
+
+
+def tests_another_network(trainer: Trainer) -> bool:
+    """Return whether a callback makes ``test`` measure a different network from the checkpoint's."""
+    return any(callback.makes_another_network for callback in callbacks_of(trainer, PipelineCallback))
 
 
 def order(callback: Callback) -> Order:

@@ -17,14 +17,13 @@ from qra.attacks import PGD
 from qra.callbacks.base import Order, PipelineCallback
 from qra.callbacks.hparams import hparams_summaries
 from qra.callbacks.hyperparameters import Word, hyperparameters
-from qra.callbacks.measurement import Measurement
+from qra.callbacks.measurement import outcomes_of
 from qra.data import data_of
 from qra.evaluation.figures import adversarial_grid, robustness_curve, write_png
-from qra.evaluation.outcome import Outcome
 from qra.losses import prediction
 from qra.modules import ImageClassifier
 from qra.precision import float32
-from qra.running import callbacks_of, is_rehearsal
+from qra.running import is_rehearsal
 
 SHOWN = 8
 """Number of images in the grid."""
@@ -114,7 +113,7 @@ class RunLog(PipelineCallback):
             logger.save()
 
     def _hyperparameters(self, trainer: Trainer) -> dict[str, Word]:
-        return dict(hyperparameters(self.config, Path(trainer.default_root_dir)))
+        return hyperparameters(self.config, Path(trainer.default_root_dir))
 
     def _grid(self, trainer: Trainer, pl_module: ImageClassifier) -> Figure:
         """Draw test images, class-balanced, before and after PGD at 8/255."""
@@ -124,10 +123,3 @@ class RunLog(PipelineCallback):
             x_adv = PGD(steps=10)(pl_module.attack_network(refresh=False), x, y, index=indices)
             clean, adversarial = prediction(pl_module(x)), prediction(pl_module(x_adv))
         return adversarial_grid(x, x_adv, y, clean, adversarial, data.class_names)
-
-
-def outcomes_of(trainer: Trainer) -> dict[str, Outcome]:
-    """Return all outcomes that the callbacks of a run have measured, clean accuracy first."""
-    measured = callbacks_of(trainer, Measurement)
-    found = {name: outcome for measurement in measured for name, outcome in measurement.outcomes.items()}
-    return {name: found[name] for name in sorted(found, key=lambda name: found[name].role != "clean")}

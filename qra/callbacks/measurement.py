@@ -1,4 +1,4 @@
-"""Base class of the callbacks that measure test examples."""
+"""Base class of the callbacks that measure test examples, and what all of a run's have measured."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from lightning.pytorch.callbacks import Callback
 
 from qra.callbacks.base import Order, PipelineCallback
 from qra.evaluation.outcome import Outcome
+from qra.running import callbacks_of
 
 
 class Measurement(PipelineCallback):
@@ -49,3 +50,10 @@ def check_names(callbacks: Iterable[Callback], stage: str) -> None:
     count = Counter(name for each in taking_part if isinstance(each, Measurement) for name in each.names)
     if twice := [name for name, number in count.items() if number > 1]:
         raise ValueError(f"two evaluations are named {twice[0]}: rename one of them, or leave it out")
+
+
+def outcomes_of(trainer: Trainer) -> dict[str, Outcome]:
+    """Return all outcomes that the callbacks of a run have measured, clean accuracy first."""
+    measured = callbacks_of(trainer, Measurement)
+    found = {name: outcome for measurement in measured for name, outcome in measurement.outcomes.items()}
+    return {name: found[name] for name in sorted(found, key=lambda name: found[name].role != "clean")}

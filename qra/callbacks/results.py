@@ -14,8 +14,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from qra import checkpoint, environment
-from qra.callbacks.base import Order, PipelineCallback
-from qra.callbacks.loggers import outcomes_of
+from qra.callbacks.base import Order, PipelineCallback, tests_another_network
+from qra.callbacks.measurement import outcomes_of
 from qra.callbacks.scope import remarks, scope
 from qra.data import data_of
 from qra.describe import describe
@@ -91,8 +91,7 @@ class ResultWriter(PipelineCallback):
             sheet = _sheet(trainer, pl_module)
         sha256 = checkpoint.sha256(path) if path else None
         scheme, calibration = describe(pl_module.scheme), pl_module.calibration
-        changes = any(callback.makes_another_network for callback in callbacks_of(trainer, PipelineCallback))
-        changed = calibration is None and changes
+        changed = calibration is None and tests_another_network(trainer)
         about = {
             "network": network_id(pl_module.network, sha256, scheme, calibration, changed),
             "architecture": describe(pl_module.network),

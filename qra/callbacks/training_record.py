@@ -8,7 +8,7 @@ from typing import Any
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Timer
 
-from qra.callbacks.base import PipelineCallback
+from qra.callbacks.base import PipelineCallback, tests_another_network
 from qra.callbacks.best import best_keeper
 from qra.modules import averaging
 from qra.running import callbacks_of, epochs_done, is_rehearsal
@@ -60,10 +60,7 @@ class TrainingRecord(PipelineCallback):
     def on_train_batch_end(self, *_: Any, **__: Any) -> None:
         self._command.begun = True
 
-    def on_validation_batch_end(self, *_: Any, **__: Any) -> None:
-        self._command.begun = True
-
-    on_test_batch_end = on_predict_batch_end = on_validation_batch_end
+    on_validation_batch_end = on_test_batch_end = on_predict_batch_end = on_train_batch_end
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._command.begun = self._command.finished = True
@@ -95,8 +92,8 @@ class TrainingRecord(PipelineCallback):
         signals.rearm()
         if trainer.ckpt_path is not None:
             self.training = completion.read(Path(trainer.ckpt_path).parent)
-        makes = any(callback.makes_another_network for callback in callbacks_of(trainer, PipelineCallback))
-        if makes and self.training is not None and trainer.is_global_zero:  # the checkpoint is in another directory
+        elsewhere = tests_another_network(trainer)  # then the checkpoint is in another directory
+        if elsewhere and self.training is not None and trainer.is_global_zero:
             completion.write(Path(trainer.default_root_dir), self.training)
 
 

@@ -319,16 +319,8 @@ class ImageDataModule(LightningDataModule, ABC):
     def _index_batches(self, kind: type[Batches], indices: Tensor, train: bool) -> Batches:
         """Return this rank's share of the indices of each global batch."""
         rank, world_size = self._place()
-        if self.trainer and world_size > 1 and self.trainer._accelerator_connector.use_distributed_sampler:
-            raise ValueError(
-                "data modules divide the data among devices themselves: use Trainer(use_distributed_sampler=False)"
-            )
-        trains = self.trainer is not None and self.trainer.state.fn == "fit"
-        if trains and self.trainer.overfit_batches:  # type: ignore[union-attr]
-            raise ValueError(
-                "overfit_batches does not work with the data modules of qra: to overfit on a few images, "
-                "give the data module a fraction and augment=False"
-            )
+        if self.trainer is not None:
+            _check_sampling(self.trainer)
         if train and self.batch_size % world_size:
             raise ValueError(
                 f"batch_size is {self.batch_size} over all devices: make it a multiple of the {world_size} devices"
@@ -370,6 +362,19 @@ class ImageDataModule(LightningDataModule, ABC):
             return trainer.current_epoch
         begun = trainer.current_epoch * self._epoch_length + trainer.fit_loop.epoch_loop.batch_progress.current.ready
         return begun * self.batch_size // len(self.train_indices)
+
+
+def _check_sampling(trainer: Trainer) -> None:
+    """Refuse settings by which Lightning would change which images a data module serves."""
+    if trainer.world_size > 1 and trainer._accelerator_connector.use_distributed_sampler:
+        raise ValueError(
+            "data modules divide the data among devices themselves: use Trainer(use_distributed_sampler=False)"
+        )
+    if trainer.state.fn == "fit" and trainer.overfit_batches:  # type: ignore[attr-defined]
+        raise ValueError(
+            "overfit_batches does not work with the data modules of qra: to overfit on a few images, "
+            "give the data module a fraction and augment=False"
+        )
 
 
 def data_of(trainer: Trainer) -> ImageDataModule:

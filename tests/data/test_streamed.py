@@ -3,6 +3,7 @@
 import itertools
 import logging
 import os
+import shutil
 
 import pytest
 import torch
@@ -28,12 +29,8 @@ def made(tmp_path_factory):
 
 @pytest.fixture
 def root(made, tmp_path):
-    """A tree of one's own to spoil: links to the files."""
-    for file in made.rglob("*.*"):
-        path = tmp_path / "tree" / file.relative_to(made)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(file.read_bytes())
-    return tmp_path / "tree"
+    """A tree of one's own to spoil."""
+    return shutil.copytree(made, tmp_path / "tree")
 
 
 def streamed(root, stage="fit", kind=StreamedDataModule, **settings):
