@@ -11,7 +11,7 @@ from torch import Tensor
 
 from qra import noise
 from qra.attacks import PGD, Attack
-from qra.callbacks.subset import Subset
+from qra.callbacks.evaluation import Subset
 from qra.checks import check_count
 from qra.data import data_of
 from qra.evaluation.figures import adversarial_grid, write_png

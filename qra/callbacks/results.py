@@ -16,7 +16,6 @@ from rich.table import Table
 from qra import checkpoint, environment
 from qra.callbacks.base import Order, PipelineCallback, tests_another_network
 from qra.callbacks.measurement import outcomes_of
-from qra.callbacks.scope import remarks, scope
 from qra.data import data_of
 from qra.describe import describe
 from qra.evaluation import store
@@ -76,7 +75,7 @@ class ResultWriter(PipelineCallback):
         write_json(directory / "robustbench.json", model_info(result, directory.resolve().name, architecture))
         found = table(gathered.measured())
         found.caption = f"gradients: {doubt.words}"
-        lines = [*remarks(content), said, f"written to {directory / 'result.json'}"]
+        lines = [*_remarks(content), said, f"written to {directory / 'result.json'}"]
         if first := _doubt(result):
             Console().print(escape(first), style="bold", soft_wrap=True)
         print_table(found)
@@ -98,7 +97,7 @@ class ResultWriter(PipelineCallback):
             "checkpoint": {"path": path, "sha256": sha256} if path else None,
             "scheme": scheme,
             "calibration": calibration,
-            **scope(trainer, outcomes, path),
+            **_scope(trainer, outcomes, path),
             **_network(trainer, pl_module),
             **_records(trainer),
         }
@@ -123,6 +122,27 @@ def table(outcomes: Sequence[Measured]) -> Table:
         indent = "  " if outcome.role == "part" else ""
         result.add_row(indent + escape(plain(outcome.kind)), *cells, str(accuracy.n), style=style)
     return result
+
+
+def _scope(trainer: Trainer, outcomes: Mapping[str, Outcome], path: str | None) -> dict[str, Any]:
+    """Return whether the weights are random and, if a test left images out, how many of how many it used."""
+    is_test = trainer.state.fn == "test"
+    found: dict[str, Any] = {"untrained": is_test and path is None}
+    total = data_of(trainer).size("test")
+    seen = [outcome.n for outcome in outcomes.values() if outcome.role == "clean"]
+    if is_test and seen and seen[0] < total:
+        found["partial"] = {"images": seen[0], "of": total}
+    return found
+
+
+def _remarks(found: Mapping[str, Any]) -> list[str]:
+    """Return what limits the scope of a result, one line per limitation."""
+    lines = []
+    if found["untrained"]:
+        lines.append("untrained: the weights are random")
+    if "partial" in found:
+        lines.append("partial test: the first {images} of {of} test images".format(**found["partial"]))
+    return lines
 
 
 def _records(trainer: Trainer) -> dict[str, Any]:

@@ -29,8 +29,8 @@ from qra.callbacks import (
     TrainingRecord,
     order,
 )
+from qra.callbacks.best import BestFigures, ending
 from qra.callbacks.checkpoint_files import RunCheckpoint
-from qra.callbacks.ending import BestFigures, ending
 from qra.callbacks.measurement import check_names
 from qra.cli.linking import link_normalization, link_to_data
 from qra.cli.parser import OneLineParser, RunConfigCallback, read_present_names

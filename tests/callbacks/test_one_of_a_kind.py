@@ -1,7 +1,6 @@
 """What evaluations are refused before they run."""
 
 import pytest
-import torch
 
 from qra.attacks import PGD
 from qra.callbacks import (
@@ -10,10 +9,8 @@ from qra.callbacks import (
     CorruptionEvaluation,
     MaskingCheck,
     PWLQCalibration,
-    RobustnessEvaluation,
 )
 from qra.callbacks.measurement import check_names
-from qra.data import ImageData, ImageSet
 from qra.quant import CalibratedUniform, QuantScheme, Uniform
 
 
@@ -36,13 +33,3 @@ def test_two_callbacks_that_would_say_the_same_in_a_result_are_refused():
 def test_what_would_do_nothing_or_the_contrary_is_refused(make, reason):
     with pytest.raises(ValueError, match=reason):
         make()
-
-
-def test_the_curve_may_be_of_all_images():
-    assert RobustnessEvaluation(n=None).n is None
-
-
-def test_two_classes_of_one_name_are_refused():
-    images = ImageSet(torch.zeros(2, 3, 8, 8, dtype=torch.uint8), torch.tensor([0, 1]))
-    with pytest.raises(ValueError, match="two classes of the data are called 'cat'"):
-        ImageData(None, images, ("cat", "cat"))

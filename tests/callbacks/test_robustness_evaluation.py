@@ -15,12 +15,11 @@ def test_the_curve_is_pgd_20_in_steps_of_a_quarter_of_each_budget():
     assert [round(255 * eps, 1) for eps in CURVE] == [0, 0.5, 1, 2, 4, 8, 16, 32]
 
 
-def test_what_is_run_is_what_is_said(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    evaluation = RobustnessEvaluation(eps=(8 / 255,), steps=7, restarts=2, seed=3, n=8)
-    trainer(callbacks=[evaluation], inference_mode=False).test(
-        VanillaTraining(linear(), val_attack=None), data(), verbose=False
-    )
+def test_what_is_run_is_what_is_said(tmp_path):
+    evaluation = RobustnessEvaluation(eps=(8 / 255,), steps=7, restarts=2, seed=3, n=None)
+    runner = trainer(callbacks=[evaluation], default_root_dir=tmp_path, inference_mode=False)
+    runner.test(VanillaTraining(linear(), val_attack=None), data(), verbose=False)
+    assert evaluation.outcomes["pgd7x2_8"].n == 64
     settings = evaluation.outcomes["pgd7x2_8"].settings["init_args"]
     assert settings["step_size"] == pytest.approx(2 / 255)
     assert {name: settings[name] for name in ("steps", "restarts")} == {"steps": 7, "restarts": 2}

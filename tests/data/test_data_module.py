@@ -297,6 +297,7 @@ SET = ImageSet(IMAGES, LABELS)
         (lambda: ImageSet(IMAGES, LABELS[:3]), "labels must be int64, one for each of the 4 images"),
         (lambda: ImageSet(IMAGES, LABELS.int()), "labels must be int64"),
         (lambda: ImageData(SET, SET, ("a",)), "at least 2 are needed"),
+        (lambda: ImageData(None, SET, ("cat", "cat")), "two classes of the data are called 'cat'"),
         (lambda: ImageData(SET, ImageSet(IMAGES[:0], LABELS[:0]), ("a", "b")), "no test images: at least 1 is needed"),
         (lambda: ImageData(SET, ImageSet(IMAGES, LABELS + 1), ("a", "b")), "labels range from 0 to 2"),
         (lambda: ImageData(SET, ImageSet(F.pad(IMAGES, (1, 1)), LABELS), ("a", "b")), "they must have the same shape"),
