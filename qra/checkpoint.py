@@ -227,12 +227,7 @@ def load(path: str | Path, network: nn.Module | None = None, weights_key: str | 
 
 
 def with_versions(module: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A state with the versions of a module's parts, without which some, such as torchvision's MNASNet, load nothing.
-
-    Args:
-        module: What the state is for.
-        state: Tensors by their names in it.
-    """
+    """Return a state with the versions of a module's parts, without which some, such as MNASNet, load nothing."""
     found = OrderedDict(state)
     found._metadata = module.state_dict()._metadata  # type: ignore[attr-defined]
     return found

@@ -217,11 +217,7 @@ def _otherwise_normalized(name: str, value: Tensor, own: Mapping[str, Tensor]) -
 
 
 def check_finite(state: Mapping[str, Tensor], exempt: Iterable[str] = ()) -> None:
-    """Check that weights are finite and that running variances, named ``running_var``, are not negative.
-
-    Args:
-        state: Weights by name.
-        exempt: Names of weights that need not be finite.
+    """Check that weights are finite, unless in ``exempt``, and that each ``running_var`` is not negative.
 
     Raises:
         ValueError: If any are not; the message has the name of the first.

@@ -26,10 +26,7 @@ STANDARD = {"steps": 100, "targets": 9, "queries": 5000}
 def shortened(name: str, settings: Mapping[str, Any], usual: Mapping[str, Any]) -> str:
     """Return the title of a cascade: its name, or for example ``shortened AutoAttack (20 steps)``.
 
-    Args:
-        name: Name of the cascade with the usual settings.
-        settings: Settings of the attack; missing ones are the usual ones.
-        usual: The usual settings that matter.
+    Settings that are missing are the usual ones.
     """
     changes = [f"{settings[key]} {key}" for key, value in usual.items() if settings.get(key, value) != value]
     return f"shortened {name} ({', '.join(changes)})" if changes else name

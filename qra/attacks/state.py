@@ -139,10 +139,9 @@ class AttackState:
 
     @contextmanager
     def searching_on(self, network: nn.Module) -> Iterator[None]:
-        """Search on another network inside the block; images recorded with a margin are tried on the original one.
+        """Search on another network, in eval mode, inside the block.
 
-        Args:
-            network: The other network, in eval mode.
+        Images recorded with a margin are tried on the original one.
         """
         self.search = network
         try:

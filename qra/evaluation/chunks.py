@@ -33,11 +33,9 @@ def shuffled(indices: Tensor, seed: int) -> Tensor:
 
 
 def fingerprint(network: nn.Module, *descriptions: Any) -> str:
-    """Return a hash of a network's description, weights and buffers, and of how its roundings are differentiated.
+    """Return a hash of a network, of how its roundings are differentiated, and of descriptions ready for JSON.
 
-    Args:
-        network: The network.
-        descriptions: Further descriptions to include, ready for JSON.
+    The network counts with its description, weights and buffers.
     """
     modes = sorted({quantizer.gradient for quantizer in activation_quantizers(network).values()})
     about = digest(without_empty([describe(network), modes, *descriptions]))

@@ -102,12 +102,7 @@ def _title(panel: Axes, true: int, predicted: int, names: Sequence[str], first: 
 
 
 def transfer_heat_map(matrix: TransferMatrix, attack: str) -> Figure:
-    """Plot a transfer matrix below the accuracies on clean images; a frame marks each network's own examples.
-
-    Args:
-        matrix: The transfer matrix.
-        attack: Name of the attack, for the title.
-    """
+    """Plot a transfer matrix below the accuracies on clean images; a frame marks each network's own examples."""
     values = 100 * np.vstack([matrix.clean_accuracy.numpy(), matrix.accuracy.numpy()])
     count = len(matrix.names)
     longest = max(map(len, matrix.names))

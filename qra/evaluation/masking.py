@@ -129,14 +129,7 @@ class Trial(NamedTuple):
 
 
 def trials(network: nn.Module, settings: MaskingSettings, classes: int, transfers: bool) -> list[Trial]:
-    """Return all attacks to try, in order.
-
-    Args:
-        network: The network.
-        settings: Settings of the attacks.
-        classes: Number of classes.
-        transfers: Whether images are also transferred from a surrogate.
-    """
+    """Return all attacks to try, in order; with ``transfers``, images are also transferred from a surrogate."""
     eps, steps, seed = settings.eps, settings.steps, settings.seed
     pgd, whole_range = settings.pgd, PGD(1.0, 0.05, 2 * steps, start=UniformStart(seed), early_stop=True)
     found = [
@@ -160,11 +153,7 @@ def trials(network: nn.Module, settings: MaskingSettings, classes: int, transfer
 
 
 def why_no_unrounded(network: nn.Module) -> str:
-    """Return why the unrounded version of a network is not attacked; empty if it is.
-
-    Args:
-        network: The network.
-    """
+    """Return why the unrounded version of a network is not attacked; empty if it is."""
     try:
         return "the network rounds no activations" if unrounded(network) is None else ""
     except ValueError as reason:

@@ -151,11 +151,7 @@ class Measured:
 
 
 def read_measured(name: str, summary: object) -> Measured:
-    """Read an outcome from its entry in ``result.json``, an untrusted file.
-
-    Args:
-        name: Key of the outcome.
-        summary: Entry of the outcome, in schema 2.
+    """Read an outcome from its entry in ``result.json``, an untrusted file, in schema 2.
 
     Raises:
         ValueError: If the entry is not a valid outcome.

@@ -145,11 +145,7 @@ def examples_id(indices: Tensor) -> str:
 
 
 def correct_arrays(examples: Mapping[str, Examples]) -> dict[str, NDArray[Any]]:
-    """Return the arrays of a ``correct.npz``, by name.
-
-    Args:
-        examples: Indices and correctness of each outcome, by name.
-    """
+    """Return the arrays of a ``correct.npz``, by name, from the examples of each outcome."""
     arrays: dict[str, NDArray[Any]] = {}
     for name, (indices, correct) in examples.items():
         arrays |= {f"{name}.indices": indices.numpy(), f"{name}.correct": correct.numpy()}

@@ -140,10 +140,7 @@ class Protocol:
         return [replace(self, attack=attack) for attack in self.attack.prefixes()]
 
     def check(self, network: nn.Module) -> None:
-        """Check that the attack can search on a network.
-
-        Args:
-            network: The evaluated network.
+        """Check that the attack can search on the evaluated network.
 
         Raises:
             ValueError: If the unrounded network is needed, and a quantizer does not say between which values it rounds.
@@ -152,11 +149,7 @@ class Protocol:
             check_unrounded(network)
 
     def skipped(self, network: nn.Module) -> str | None:
-        """Return a notice if the unrounded network is needed but would equal the network itself; else None.
-
-        Args:
-            network: The evaluated network.
-        """
+        """Return a notice if the unrounded network is needed but would equal the network itself; else None."""
         if not self.searches_unrounded or unrounded(network) is not None:
             return None
         part = "skipped" if self.source == UNROUNDED else "not attacked a second time"

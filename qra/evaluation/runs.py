@@ -123,9 +123,6 @@ def worst_seed(runs: Sequence[Run]) -> dict[str, Accuracy]:
 
     If one network was attacked with several seeds, an example counts as correct only if it is correct in every run. For
     networks trained with several seeds, the worst case is the lowest accuracy.
-
-    Args:
-        runs: Runs with their examples.
     """
     one_network = len({run.network for run in runs}) == 1
     worst = {}

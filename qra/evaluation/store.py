@@ -196,13 +196,9 @@ def _as_gathered(result: Mapping[str, Any], examples: dict[str, Examples]) -> Ga
 
 
 def move_aside(directory: Path) -> Path:
-    """Move the result of a run and its accompanying files into a new folder under ``earlier/``.
+    """Move the result of a run and its accompanying files into a new folder under ``earlier/``, and return the folder.
 
-    Args:
-        directory: Directory of the run, which only this process writes to.
-
-    Returns:
-        The folder.
+    Only this process may write to the directory.
     """
     number = 1
     while (target := directory / EARLIER / str(number)).exists():
@@ -217,12 +213,7 @@ def move_aside(directory: Path) -> Path:
 def write(directory: Path, gathered: Gathered) -> dict[str, Any]:
     """Write ``result.json`` and ``correct.npz`` together atomically, and ``radii.npz`` if there are radii.
 
-    Args:
-        directory: Directory of the run, which only this process writes to.
-        gathered: Result of :func:`gather`.
-
-    Returns:
-        The content of ``result.json``.
+    Only this process may write to the directory. The content of ``result.json`` is returned.
     """
     summaries = {each.name: gathered.summaries[each.name] for each in gathered.measured()}
     result = {"schema": SCHEMA, "outcomes": summaries, **gathered.content}
@@ -235,11 +226,7 @@ def write(directory: Path, gathered: Gathered) -> dict[str, Any]:
 
 
 def read_examples(directory: Path, result: Mapping[str, Any]) -> dict[str, Examples]:
-    """Read the examples of each outcome of a result.
-
-    Args:
-        directory: Directory with ``result.json`` and ``correct.npz``.
-        result: Content of ``result.json``, from :func:`qra.evaluation.outcome.read_result`.
+    """Read the examples of each outcome of a result from its directory.
 
     Raises:
         ValueError: If the examples are missing or damaged, or contradict the result.
@@ -252,10 +239,6 @@ def read_examples(directory: Path, result: Mapping[str, Any]) -> dict[str, Examp
 
 def agreeing_examples(directory: Path, result: Mapping[str, Any]) -> tuple[dict[str, Examples], dict[str, str]]:
     """Read the examples that agree with their outcomes, and describe what is wrong with the others.
-
-    Args:
-        directory: The run directory.
-        result: Content of its ``result.json``.
 
     Returns:
         Indices and correctness by name of outcome, and descriptions of the problems by name.

@@ -15,9 +15,6 @@ def by_threat_model(outcomes: Iterable[Measured]) -> dict[ThreatModel, list[Meas
     """Return the attacks of each threat model that has at least one which stands alone.
 
     Threat models are sorted by norm, then by budget.
-
-    Args:
-        outcomes: Outcomes of one network on one data set.
     """
     groups: dict[ThreatModel, list[Measured]] = {}
     for outcome in outcomes:
@@ -31,9 +28,6 @@ def robust_accuracies(outcomes: Iterable[Measured]) -> dict[ThreatModel, Measure
     """Return the robust accuracy of a network under each threat model: the worst case, or the only attack.
 
     If examples are missing, so that no worst case is known, the lowest accuracy takes its place.
-
-    Args:
-        outcomes: Outcomes of one network on one data set.
     """
     known = list(outcomes)
     worst = [each for each in known if each.role == "worst"]

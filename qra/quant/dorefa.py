@@ -44,16 +44,7 @@ def dorefa_weight(
 
 
 def dorefa_grid(w: Tensor, bit_width: int, *, scale_preserving: bool = False) -> WeightGrid:
-    """Return the grid of :func:`dorefa_weight`: odd codes from -(2^b - 1) to 2^b - 1.
-
-    Args:
-        w: Weights of one layer, any shape.
-        bit_width: 2 to 8.
-        scale_preserving: Whether the scale of the weights is restored, see :func:`dorefa_weight`.
-
-    Raises:
-        ValueError: If ``bit_width`` is not in 2..8.
-    """
+    """Return the grid of :func:`dorefa_weight`, with the same arguments: odd codes from -(2^b - 1) to 2^b - 1."""
     check_bit_width(bit_width)
     w = at_least_float32(w.detach())
     largest = _largest(w)

@@ -26,13 +26,7 @@ from qra.quant.rounding import (
 
 
 def lsq_grid(step: Tensor, bit_width: int, signed: bool) -> Grid:
-    """Return the grid of multiples of a step, with codes from -2^(b-1) if signed, else from 0.
-
-    Args:
-        step: Float32 or float64, broadcastable over the quantized tensor.
-        bit_width: 2 to 8.
-        signed: Whether the grid has negative values, see :func:`lsq`.
-    """
+    """Return the grid of multiples of a step, with codes from -2^(b-1) if signed, else from 0."""
     return Grid(step, code_range(bit_width, signed))
 
 

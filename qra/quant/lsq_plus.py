@@ -45,13 +45,7 @@ class _LsqPlus(Function):
 
 
 def lsq_plus_grid(step: Tensor, offset: Tensor, bit_width: int) -> Grid:
-    """Return the grid of multiples of a step with codes from 0, starting at the multiple nearest to the offset.
-
-    Args:
-        step: One value, float32 or float64.
-        offset: One value; above 0 it acts as 0.
-        bit_width: 2 to 8.
-    """
+    """Return the grid of multiples of a step with codes from 0, starting at the multiple nearest to the offset."""
     low, _ = _codes(step, offset, 2**bit_width - 1)
     return Grid(step, range(2**bit_width), -low)
 

@@ -43,11 +43,7 @@ def is_fixed(quantizer: FakeQuantizer) -> bool:
 
 
 def check_fixed(network: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Reject a state with codes that a network's fixed weights cannot have.
-
-    Args:
-        network: A converted network.
-        state: A ``state_dict`` of the network, from a file.
+    """Reject a ``state_dict`` from a file with codes that a converted network's fixed weights cannot have.
 
     Raises:
         ValueError: If a layer's state is invalid. The message names the layer.
@@ -113,12 +109,7 @@ def evaluating(network: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def seeing(modules: Mapping[str, Module], see: Callable[[str, Module, Tensor, Tensor], None]) -> Iterator[None]:
-    """Call a function with each call of some modules inside the block.
-
-    Args:
-        modules: Modules by name.
-        see: Receives the name, the module, its first argument and its output.
-    """
+    """Call ``see(name, module, first argument, output)`` with each call of some modules inside the block."""
 
     def hook_of(name: str) -> Callable[[Module, tuple[Any, ...], dict[str, Any], Tensor], None]:
         return lambda module, args, kwargs, output: see(name, module, next(iter((*args, *kwargs.values()))), output)

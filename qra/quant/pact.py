@@ -25,12 +25,7 @@ from qra.quant.rounding import (
 
 
 def pact_grid(alpha: Tensor, bit_width: int) -> Grid:
-    """Return the grid with levels ``code * alpha / (2**bit_width - 1)``, with codes from 0.
-
-    Args:
-        alpha: Clip level, float32 or float64.
-        bit_width: 2 to 8.
-    """
+    """Return the grid with levels ``code * alpha / (2**bit_width - 1)``, with codes from 0."""
     levels = 2**bit_width - 1
     return Grid(alpha / levels, code_range(bit_width, signed=False), per_unit=levels / alpha)
 

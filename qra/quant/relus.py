@@ -235,12 +235,7 @@ def relu_called(node: fx.Node) -> ReLU | None:
 
 
 def is_inplace(node: fx.Node, module: nn.Module) -> bool:
-    """Whether a ReLU call modifies its input.
-
-    Args:
-        node: The call.
-        module: The module in whose forward pass it is.
-    """
+    """Whether a ReLU call in the forward pass of ``module`` modifies its input."""
     if node.op == "call_module":
         return bool(getattr(module.get_submodule(str(node.target)), "inplace", False))
     return bool(call_name(node).endswith("_") or node.kwargs.get("inplace", node.args[1:2] == (True,)))

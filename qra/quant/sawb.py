@@ -55,15 +55,7 @@ def sawb_weight(w: Tensor, bit_width: int) -> Tensor:
 
 
 def sawb_grid(w: Tensor, bit_width: int) -> WeightGrid:
-    """Return the grid of :func:`sawb_weight`: odd codes from -(2^b - 1) to 2^b - 1.
-
-    Args:
-        w: Weights of one layer, any shape.
-        bit_width: 2 to 8.
-
-    Raises:
-        ValueError: If ``bit_width`` is not in 2..8.
-    """
+    """Return the grid of :func:`sawb_weight`, with the same arguments: odd codes from -(2^b - 1) to 2^b - 1."""
     w = at_least_float32(w.detach())
     level = sawb_clip(w, bit_width)
     return _grid(w.clamp(-level, level), level, bit_width)

@@ -28,22 +28,12 @@ from qra.quant.rounding import (
 
 
 def symmetric_grid(max_abs: Tensor, bit_width: int) -> Grid:
-    """Return the grid with levels ``code * 2 max_abs / (2**bit_width - 1)``, with codes from -2^(b-1) to 2^(b-1) - 1.
-
-    Args:
-        max_abs: The range is [-max_abs, max_abs]: float32 or float64, broadcastable over the quantized tensor.
-        bit_width: 2 to 8.
-    """
+    """Return the grid with levels ``code * 2 max_abs / (2**bit_width - 1)``, codes from -2^(b-1) to 2^(b-1) - 1."""
     return Grid(step(2 * max_abs, 2**bit_width - 1), code_range(bit_width, signed=True))
 
 
 def unsigned_grid(high: Tensor, bit_width: int) -> Grid:
-    """Return the grid with levels ``code * high / (2**bit_width - 1)``, with codes from 0.
-
-    Args:
-        high: The range is [0, high]: float32 or float64, broadcastable over the quantized tensor.
-        bit_width: 2 to 8.
-    """
+    """Return the grid with levels ``code * high / (2**bit_width - 1)``, with codes from 0."""
     return Grid(step(high, 2**bit_width - 1), code_range(bit_width, signed=False))
 
 

@@ -37,12 +37,7 @@ def check_run(network: nn.Module, scheme: QuantScheme, x: Tensor) -> None:
 
 
 def watch(network: nn.Module, x: Tensor) -> Flow:
-    """Record the sources of values in one forward pass, in eval mode and with quantizers off.
-
-    Args:
-        network: Float or quantized.
-        x: Images in [0, 1], (N, C, H, W).
-    """
+    """Record the sources of values in a forward pass of images in [0, 1], in eval mode and with quantizers off."""
     watcher = _Watcher(network)
     try:
         with evaluating(network), float_mode(network), watcher:
