@@ -63,7 +63,7 @@ def state_of(
         check_positive_learned(network, match.state)
     except ValueError as reason:
         raise ValueError(f"{path}: {reason}") from None
-    weights.say(path, match)
+    weights.log_match(path, match)
     kept = {name: value for name, value in expected.items() if name in match.missing}
     return {**match.state, **kept}
 

@@ -231,7 +231,7 @@ def check_finite(state: Mapping[str, Tensor], exempt: Iterable[str] = ()) -> Non
             raise ValueError(f"its {name} holds variances below 0: it is damaged")
 
 
-def say(path: object, match: Match) -> None:
+def log_match(path: object, match: Match) -> None:
     """Log in one line the key of the weights, a removed prefix, and missing and extra names, if there are any."""
     parts = []
     if match.key not in ("", "state_dict"):

@@ -25,7 +25,7 @@ from qra.data import ImageDataModule, data_of
 from qra.evaluation.doubt import SIGNS
 from qra.evaluation.outcome import Outcome
 from qra.evaluation.protocol import Protocol, Source
-from qra.evaluation.signs import EXAMPLES, Signs, look
+from qra.evaluation.signs import EXAMPLES, Signs, find_signs
 from qra.evaluation.sources import GradientSource, attack_networks
 from qra.losses import prediction
 from qra.modules import ImageClassifier
@@ -177,7 +177,7 @@ class RobustnessEvaluation(Measurement):
         data = data_of(trainer)
         with torch.inference_mode(False):
             batch = data.batch("test", data.choose("test", min(EXAMPLES, test_images(self.n, data))), pl_module.device)
-        return look(pl_module.network, target, batch, self.outcomes.values())
+        return find_signs(pl_module.network, target, batch, self.outcomes.values())
 
     def _targets(self, pl_module: ImageClassifier) -> dict[GradientSource, FrozenNetwork]:
         """Return the network to search on for each gradient; gradients that make no difference share one."""

@@ -26,7 +26,7 @@ from qra.evaluation.identity import network_id
 from qra.evaluation.outcome import SCHEMA, Outcome
 from qra.evaluation.protocol import Protocol
 from qra.evaluation.robustness import is_correct
-from qra.evaluation.signs import LARGE, Signs, look
+from qra.evaluation.signs import LARGE, Signs, find_signs
 from qra.evaluation.worst import worst_cases
 from qra.precision import float32
 from qra.quant import FrozenNetwork, GradientMode
@@ -141,7 +141,8 @@ def evaluate(
             broken = [protocol.attack_chunk(network, search, batch(chunk), i) for i, chunk in enumerate(chunks)]
             _add(found, protocol.outcomes(protocol.name, torch.cat(chunks), torch.cat(broken)))
         found += worst_cases([each.measured for each in found], {o.name: (o.indices, o.correct) for o in found})
-        signs = look(network, search, batch(chunks[0]), [*found, *_large(network, search, batch(chunks[0]), protocols)])
+        first = batch(chunks[0])
+        signs = find_signs(network, search, first, [*found, *_large(network, search, first, protocols)])
     with float32(device):
         about = {"network": network_id(network, None, None, None, changed=True), **environment.sheet(device)}
     return Robustness({each.name: each for each in found}, signs, about)

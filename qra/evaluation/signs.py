@@ -70,7 +70,7 @@ class Signs:
         }
 
 
-def look(network: nn.Module, search: nn.Module, batch: Batch, outcomes: Iterable[Outcome] = ()) -> Signs:
+def find_signs(network: nn.Module, search: nn.Module, batch: Batch, outcomes: Iterable[Outcome] = ()) -> Signs:
     """Look for signs of gradient masking.
 
     The cost is two forward passes and one backward pass of at most 250 images, and three forward passes of at most 16.

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from qra.evaluation.outcome import Outcome
-from qra.evaluation.signs import Signs, look
+from qra.evaluation.signs import Signs, find_signs
 from qra.types import Batch
 
 
@@ -23,7 +23,7 @@ class Scaled(nn.Module):
 
 def signs(network, outcomes=()):
     x = torch.rand(60, 3, 4, 4, generator=torch.Generator().manual_seed(1))
-    return look(network, network, Batch(x, network(x).argmax(1), torch.arange(60)), outcomes)
+    return find_signs(network, network, Batch(x, network(x).argmax(1), torch.arange(60)), outcomes)
 
 
 def suspects(found):
@@ -72,14 +72,14 @@ def test_logits_that_depend_on_the_batch_are_suspect(network):
         torch.rand(60, 3, 4, 4, generator=torch.Generator().manual_seed(1))
         * torch.linspace(0.5, 1, 60)[:, None, None, None]
     )
-    found = look(network, network, Batch(x, network(x).argmax(1), torch.arange(60)))
+    found = find_signs(network, network, Batch(x, network(x).argmax(1), torch.arange(60)))
     assert suspects(found) == {"changing_logits"}
 
 
 @pytest.mark.parametrize("n", [1, 2, 5])
 def test_few_images_of_a_plain_network_show_no_change(n):
     x = torch.rand(n, 3, 4, 4, generator=torch.Generator().manual_seed(1))
-    assert suspects(look(Scaled(1.0), Scaled(1.0), Batch(x, Scaled(1.0)(x).argmax(1), torch.arange(n)))) == set()
+    assert suspects(find_signs(Scaled(1.0), Scaled(1.0), Batch(x, Scaled(1.0)(x).argmax(1), torch.arange(n)))) == set()
 
 
 @pytest.mark.parametrize(("left", "suspect"), [(0, False), (6, False), (30, True)])
@@ -110,7 +110,7 @@ def test_an_image_whose_logits_change_in_several_places_is_one():
     x = torch.rand(6, 3, 4, 4, generator=torch.Generator().manual_seed(1))
     x[5] += 1
     network = Wanders(1.0)
-    found = look(network, network, Batch(x, network(x).argmax(1), torch.arange(6)))
+    found = find_signs(network, network, Batch(x, network(x).argmax(1), torch.arange(6)))
     assert next(i.value for i in found.indicators if i.name == "changing_logits") == pytest.approx(1 / 6)
 
 
