@@ -97,31 +97,27 @@ def first_sentence(text: str) -> str:
 
 def _read(file: Path, module: str) -> Iterator[Signature]:
     tree = ast.parse(file.read_text())
-    constants = {
-        target.id: node.value
-        for node in tree.body
-        if isinstance(node, ast.Assign)
-        for target in node.targets
-        if isinstance(target, ast.Name)
-    }
+    assigned = [(target, node.value) for node in tree.body if isinstance(node, ast.Assign) for target in node.targets]
+    constants = {target.id: value for target, value in assigned if isinstance(target, ast.Name)}
     for node in tree.body:
         if isinstance(node, ast.ClassDef):
-            text = ast.get_docstring(node) or ""
-            init = next(
-                (each for each in node.body if isinstance(each, ast.FunctionDef) and each.name == "__init__"), None
-            )
-            words = _argument_texts(f"{text}\n\n{(ast.get_docstring(init) or '') if init else ''}")
-            taken = _of_function(init) if init else _of_fields(node) if node.decorator_list else ()
-            parameters = tuple(
-                Parameter(name, ast.unparse(kind) if kind else "", _default(value, constants), words.get(name, ""))
-                for name, kind, value in taken
-            )
-            bases = tuple(ast.unparse(base) for base in node.bases)
-            inherits = init is None or init.args.kwarg is not None
-            abstract = any(
-                "abstractmethod" in map(ast.unparse, getattr(each, "decorator_list", ())) for each in node.body
-            )
-            yield Signature(node.name, module, bases, text.partition("\n\n")[0], parameters, inherits, abstract)
+            yield _signature(node, module, constants)
+
+
+def _signature(node: ast.ClassDef, module: str, constants: Mapping[str, ast.expr]) -> Signature:
+    methods = [each for each in node.body if isinstance(each, ast.FunctionDef)]
+    init = next((method for method in methods if method.name == "__init__"), None)
+    text = ast.get_docstring(node) or ""
+    words = _argument_texts(f"{text}\n\n{(ast.get_docstring(init) or '') if init else ''}")
+    taken = _of_function(init) if init else _of_fields(node) if node.decorator_list else ()
+    parameters = tuple(
+        Parameter(name, ast.unparse(kind) if kind else "", _default(value, constants), words.get(name, ""))
+        for name, kind, value in taken
+    )
+    bases = tuple(ast.unparse(base) for base in node.bases)
+    inherits = init is None or init.args.kwarg is not None
+    abstract = any("abstractmethod" in map(ast.unparse, method.decorator_list) for method in methods)
+    return Signature(node.name, module, bases, text.partition("\n\n")[0], parameters, inherits, abstract)
 
 
 _Taken = Iterator[tuple[str, ast.expr | None, ast.expr | None]]
