@@ -21,7 +21,7 @@ from qra.callbacks.workload import Workload, passes_of
 from qra.data import ImageDataModule
 from qra.durations import UntoldError, duration
 from qra.modules import ImageClassifier
-from qra.probe import Probe
+from qra.probe import Probe, Speed
 from qra.quant import calibrate
 from qra.running import callbacks_of
 from qra.terminal import print_table
@@ -121,28 +121,27 @@ def make_plan(
     network = copy.deepcopy(trained.network).eval().to(device)
     speed = probe.speed(network, data, device)
 
-    def line(work: Workload) -> Line:
-        return Line(
-            work.what, work.images, work.passes.times(work.images), work.images * speed.of(work.passes) / shares
-        )
-
     lines = []
     if command == "test":
         images = _limited(data.size("test"), trainer.limit_test_batches, data.batch_size)
-        lines.append(line(Workload("clean images", images, PassCount(1))))
+        lines.append(_line(Workload("clean images", images, PassCount(1)), speed, shares))
     elif length := _length(trainer, data, checkpoint):
-        lines.append(line(length.validation(trainer, module, data)))
-        step = probe.step(trained, data, trainer)
-        images = length.steps * data.batch_size
-        lines.insert(0, Line(length.what, images, step.passes.times(images), images * step.seconds / shares))
+        step, images = probe.step(trained, data, trainer), length.steps * data.batch_size
+        lines.append(Line(length.what, images, step.passes.times(images), images * step.seconds / shares))
+        lines.append(_line(length.validation(trainer, module, data), speed, shares))
     if any(each.makes_another_network for each in callbacks):
         few = data.batch("test", torch.arange(min(_FEW, data.size("test"))), device).x
         for each in callbacks:
             each.preview(network, few)
         speed = probe.speed(network, data, device)
-    lines += [line(work) for each in callbacks for work in each.workload(network, data)]
+    lines += [_line(work, speed, shares) for each in callbacks for work in each.workload(network, data)]
     where = f"{shares} x {device.type}" if shares > 1 else f"{device.type} ({_threads()})"
     return Plan(lines, list(_notes(callbacks, module)), where)
+
+
+def _line(work: Workload, speed: Speed, shares: int) -> Line:
+    seconds = work.images * speed.of(work.passes) / shares
+    return Line(work.what, work.images, work.passes.times(work.images), seconds)
 
 
 def _threads() -> str:
