@@ -11,11 +11,13 @@ from qra.modules import AdversarialTraining, VanillaTraining
 from qra.types import Batch
 
 
-@pytest.mark.parametrize("method", [VanillaTraining, AdversarialTraining])
-def test_both_methods_learn_what_is_easy(method):
-    module = method(linear(), optimizer=sgd)
-    run = trainer()
-    run.fit(module, data())
+@pytest.mark.parametrize(
+    ("method", "precision"),
+    [(VanillaTraining, "32-true"), (AdversarialTraining, "32-true"), (AdversarialTraining, "bf16-mixed")],
+)
+def test_both_methods_learn_what_is_easy(method, precision):
+    run = trainer(precision=precision)
+    run.fit(method(linear(), optimizer=sgd), data())
     assert run.callback_metrics["val/clean_acc"] == 1
     assert run.callback_metrics["val/robust_acc"] == 1
     assert run.callback_metrics["val/robust_loss"] > run.callback_metrics["val/clean_loss"]
@@ -88,12 +90,6 @@ def test_a_network_that_was_loaded_for_evaluation_learns_in_train_mode():
     before = network[1].running_mean.clone()
     trainer(max_epochs=1).fit(VanillaTraining(network), data())
     assert not torch.equal(network[1].running_mean, before)
-
-
-def test_training_in_mixed_precision_learns():
-    run = trainer(precision="bf16-mixed")
-    run.fit(AdversarialTraining(linear(), optimizer=sgd), data())
-    assert run.callback_metrics["val/robust_acc"] == 1
 
 
 def test_a_resumed_run_goes_on_with_the_dropout_of_an_uninterrupted_one(tmp_path):
