@@ -53,7 +53,7 @@ PARTS = {
     TESTS: [],
     "pgd": [
         Job("pgd128", 60, "attack_speed", f"{FLOAT} --batch-size 128 --compile --cudnn-benchmark"),
-        Job("pgd1000", 40, "attack_speed", f"{FLOAT} --batch-size 1000 --cudnn-benchmark"),
+        Job("pgd1000", 40, "attack_speed", f"{FLOAT} --batch-size 1000 --cudnn-benchmark --rounds 3"),
     ],
     "epochs": [
         Job("epochs", 180, "epoch_speed", f"{ADVERSARIAL} 'W4A4 PGD-10 AT'"),
@@ -65,13 +65,13 @@ PARTS = {
     ],
     "epochs512": [Job("epochs512", 75, "epoch_speed", f"{ADVERSARIAL} --batch-sizes 512")],
     "gradients": [Job("gradients", 60, "gradient_speed", "--rounds 20")],
-    "autoattack1000": [
-        Job("autoattack1000-float-at", 75, "autoattack_speed", f"{FLOAT} --n 1000 --alone"),
-        Job("autoattack1000-pact-w4a4-at", 75, "autoattack_speed", f"{W4A4} --n 1000 --alone"),
-    ],
     "steps": [
         Job("training", 60, "training_speed", "--steps 10 --inner-steps 10 --rounds 3"),
         Job("quantized", 60, "quantized_speed", "--steps 10 --rounds 3"),
+    ],
+    "autoattack1000": [
+        Job("autoattack1000-float-at", 75, "autoattack_speed", f"{FLOAT} --n 1000 --alone"),
+        Job("autoattack1000-pact-w4a4-at", 75, "autoattack_speed", f"{W4A4} --n 1000 --alone"),
     ],
 }
 SHORT = "--epochs 1 --images 2000 --val-size 100"
