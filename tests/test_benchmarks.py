@@ -146,6 +146,14 @@ def test_contestants_take_turns_and_the_first_round_is_not_counted(script):
     assert [len(timing.seconds) for timing in timings.values()] == [2, 2]
 
 
+def test_on_a_gpu_recording_is_not_timed(script, monkeypatch):
+    waits = []
+    monkeypatch.setattr(torch.cuda, "synchronize", waits.append)
+    (timing,) = script("common").alternate({"": lambda: len(waits)}, 3, torch.device("cuda")).values()
+    assert len(timing.seconds) == 3
+    assert timing.result == InputReplays.worth + 2  # the last of three rounds after the one that records
+
+
 def test_a_ratio_compares_within_rounds(script):
     common = script("common")
     ours, theirs = common.Timing([1.0, 5.0, 2.0], None), common.Timing([2.0, 5.0, 8.0], None)
