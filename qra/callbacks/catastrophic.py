@@ -53,7 +53,7 @@ class CatastrophicOverfittingGuard(Callback):
             pl_module.network.load_state_dict(self._good)
             trainer.should_stop = True
             rank_zero_warn(
-                f"catastrophic overfitting in epoch {trainer.current_epoch}: accuracy under PGD fell from "
+                f"catastrophic overfitting in epoch {trainer.current_epoch + 1}: accuracy under PGD fell from "
                 f"{self._accuracy:.1%} to {accuracy:.1%} on a training batch; the weights of the previous epoch are "
                 "restored and training stops"
             )

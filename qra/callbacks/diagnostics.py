@@ -56,16 +56,17 @@ class TrainingDiagnostics(Callback):
         classes = data_of(trainer).num_classes
         trained_start = getattr(pl_module, "init_from", None) is not None
         for message in self.findings(metrics, trainer.current_epoch, classes, trained_start):
-            rank_zero_warn(f"epoch {trainer.current_epoch}: {message}")
+            rank_zero_warn(f"epoch {trainer.current_epoch + 1}: {message}")
 
     @staticmethod
     def _refuse(bad: tuple[int, float] | None, trainer: Trainer) -> None:
         """Raise ValueError if a step with a non-finite loss was found."""
         if bad is not None:
             rate = trainer.optimizers[0].param_groups[0]["lr"]
+            epoch = trainer.current_epoch + 1
             raise ValueError(
-                f"the loss is {bad[1]} at step {bad[0]} (epoch {trainer.current_epoch}), where the learning rate is "
-                f"{rate:.4g}: lower it or warm it up; the last checkpoint is not affected"
+                f"the loss is {bad[1]} at step {bad[0]} (epoch {epoch}), where the learning rate is {rate:.4g}: "
+                "lower it or warm it up; the last checkpoint is not affected"
             )
 
     def findings(self, metrics: dict[str, float], epoch: int, classes: int, trained_start: bool = False) -> list[str]:
@@ -122,7 +123,7 @@ class TrainingDiagnostics(Callback):
             and training > training_then + self.fall
         ):
             return [
-                f"robust overfitting: since epoch {best_epoch}, robust accuracy fell from {best_validation:.1%} to "
+                f"robust overfitting: since epoch {best_epoch + 1}, robust accuracy fell from {best_validation:.1%} to "
                 f"{validation:.1%} in validation and rose from {training_then:.1%} to {training:.1%} in training; "
                 "best.ckpt holds the better network"
             ]

@@ -43,7 +43,7 @@ def test_a_collapse_right_after_a_resumption_is_noticed(tmp_path):
     first.fit(collapsing(), data())
     first.save_checkpoint(tmp_path / "last.ckpt")
     module = collapsing(by=100)
-    with pytest.warns(UserWarning, match="catastrophic overfitting in epoch 2"):
+    with pytest.warns(UserWarning, match="catastrophic overfitting in epoch 3"):
         trainer(max_epochs=3, callbacks=[CatastrophicOverfittingGuard()]).fit(
             module, data(), ckpt_path=tmp_path / "last.ckpt"
         )

@@ -43,7 +43,7 @@ def test_robust_overfitting_is_named_with_its_epochs():
     ]
     found = after(*runs)
     assert [len(messages) for messages in found] == [0, 0, 0, 0, 1]
-    assert "since epoch 1, robust accuracy fell from 35.0% to 32.0%" in found[4][0]
+    assert "since epoch 2, robust accuracy fell from 35.0% to 32.0%" in found[4][0]
 
 
 def test_a_fall_in_training_too_is_no_overfitting():

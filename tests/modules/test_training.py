@@ -154,7 +154,7 @@ def test_a_loss_that_is_not_finite_stops_before_it_reaches_the_weights():
             return loss * float("inf") if self.global_step == 5 else loss
 
     module = Exploding(linear(), optimizer=sgd)
-    with pytest.raises(ValueError, match=r"the loss is inf at step 5 \(epoch 0\), where the learning rate is 0.05"):
+    with pytest.raises(ValueError, match=r"the loss is inf at step 5 \(epoch 1\), where the learning rate is 0.05"):
         trainer(callbacks=[TrainingDiagnostics()]).fit(module, data())
     assert all(parameter.isfinite().all() for parameter in module.parameters())
 
