@@ -1,13 +1,19 @@
-"""Filters for messages of Lightning's that do not apply here."""
+"""Filters for messages of Lightning's that do not apply here, and the form of warnings."""
 
 from __future__ import annotations
 
 import logging
+import os
 import warnings
+from typing import Any
+
+from qra.errors import plain
 
 
 def quiet() -> None:
-    """Silence advice from Lightning that does not apply here."""
+    """Silence advice from Lightning that does not apply here, and show warnings as one line each."""
+    if not os.environ.get("QRA_DEBUG"):
+        warnings.formatwarning = _one_line
     warnings.filterwarnings("ignore", ".*does not have many workers.*")  # batches come from memory in one operation
     warnings.filterwarnings("ignore", ".*args parameter is intended to run from within Python.*")
     warnings.filterwarnings("ignore", ".*callbacks used to create the checkpoint need to be provided.*")
@@ -20,6 +26,10 @@ def quiet() -> None:
     warnings.filterwarnings("ignore", ".*AccumulateGrad node's stream.*")  # Lightning creates DDP in its own stream
     for name in ("pytorch.utilities.rank_zero", "fabric.utilities.rank_zero", "fabric.utilities.seed"):
         logging.getLogger(f"lightning.{name}").addFilter(_applies)
+
+
+def _one_line(message: Warning | str, *_: Any, **__: Any) -> str:
+    return f"qra: warning: {plain(message)}\n"
 
 
 def _applies(record: logging.LogRecord) -> bool:
