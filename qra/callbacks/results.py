@@ -115,7 +115,7 @@ def table(outcomes: Sequence[Measured]) -> Table:
     for outcome in (each for each in outcomes if each.role != "shift"):
         accuracy, bounds = outcome.accuracy, outcome.threat_model
         low, high = accuracy.interval
-        eps = "" if outcome.role == "clean" else bounds.title.replace("eps ", "")
+        eps = bounds.title.replace("eps ", "") if outcome.attack or bounds.eps else ""
         value = "" if outcome.rounded_afterwards is None else f"{outcome.rounded_afterwards:.2%}"
         cells = (eps, f"{accuracy.value:.2%}", f"{low:.1%} - {high:.1%}", *([value] if rounded else []))
         style = "bold" if outcome.role == "worst" else ""
