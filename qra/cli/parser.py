@@ -73,6 +73,14 @@ class OneLineParser(LightningArgumentParser):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{"allow_abbrev": False, "formatter_class": ShortHelp, **kwargs})
 
+    def get_defaults(self, *args: Any, **kwargs: Any) -> Namespace:
+        """Return the defaults; those of a default object are its class's, and not those of a class given instead."""
+        found: Namespace = super().get_defaults(*args, **kwargs)
+        for action in self._actions:
+            if isinstance(action.default, Namespace) and "class_path" in action.default and action.dest in found:
+                found[action.dest] = action.default.clone()
+        return found
+
     def take_whole_objects(self) -> None:
         """Make a config that an option names replace what earlier configs say about its key."""
         for action in self._actions:

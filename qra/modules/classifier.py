@@ -440,7 +440,10 @@ class ImageClassifier(LightningModule):
         Raises:
             ValueError: If the checkpoint has a different scheme, or its state does not fit the network.
         """
-        scheme = checkpoint.rebuild_scheme(checkpoint_) if self.scheme is None else None
+        try:
+            scheme = checkpoint.rebuild_scheme(checkpoint_) if self.scheme is None else None
+        except ValueError as reason:
+            raise ValueError(f"{path}: {reason}") from None
         if scheme is not None and scheme.is_fixed:
             convert(self.network, scheme)
             self.scheme = scheme

@@ -69,3 +69,11 @@ def test_null_reaches_an_option_inside_of_options():
     assert code == 0, output
     assert "first_last_bit_width: null" in output
     assert "percentile: null" in output
+
+
+def test_a_class_given_instead_of_a_default_object_has_its_own_defaults():
+    output, code = qra("fit", *pipeline("float-plain"), "--model.val_attack", "qra.attacks.FGSM", "--print_config")
+    assert code == 0, output
+    fgsm = output[output.index("class_path: qra.attacks.FGSM") :]
+    assert "step_size: null" in fgsm
+    assert fgsm.index("class_path: qra.attacks.ZeroStart") < fgsm.index("norm:")
