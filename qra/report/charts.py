@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 
-from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -28,6 +27,7 @@ from qra.report.style import (
     bits_color,
     face,
     label_width,
+    quantizer_markers,
     training_marker,
 )
 from qra.report.tables import Time
@@ -40,76 +40,102 @@ ROWS = 36
 
 
 def clean_against_robust(results: Results) -> tuple[Drawing, ...]:
-    """Draw a point for each pipeline; lines join the bit widths of one."""
-    points = {}
-    for pipeline in results.main:
-        clean, robust = pipeline.clean, pipeline.robust(results.headline)
-        if clean and robust:
-            points[id(pipeline)] = (pipeline, 100 * clean.value, 100 * robust.value)
-    if not points:
+    """Draw a point for each pipeline in a panel for its training; lines join the bit widths of one."""
+    points = {
+        id(pipeline): (100 * clean.value, 100 * robust.value)
+        for pipeline in results.main
+        if (clean := pipeline.clean) and (robust := pipeline.robust(results.headline))
+    }
+    shown = [pipeline for pipeline in results.main if id(pipeline) in points]
+    if not shown:
         return ()
-    figure = Figure(figsize=(7.2, 4.4), layout="constrained")
-    axes = figure.add_subplot(xlabel="clean accuracy (%)", ylabel=_robust_title(results))
-    lines: dict[tuple[str, ...], list[tuple[Pipeline, float, float]]] = {}
-    for point in points.values():
-        key = tuple(point[0].text(axis) for axis in (Axis.INIT, Axis.QUANTIZER, Axis.TRAINING))
-        if OFF not in point[0].bits:
-            lines.setdefault(key, []).append(point)
-    for (init, *_), line in lines.items():
-        line.sort(key=lambda point: point[0].bits)
-        if len(line) > 1:
-            axes.plot(*zip(*(point[1:] for point in line), strict=True), color=GREY, linewidth=0.7,
-                      linestyle=INITS.get(init, "-."), alpha=0.6)  # fmt: skip
-    for pipeline, x, y in points.values():
-        _point(axes, pipeline, x, y)
-    axes.grid(alpha=0.25)
-    axes.margins(0.06)
-    joined = {key[0] for key, line in lines.items() if len(line) > 1}
-    handles = _legend([pipeline for pipeline, _, _ in points.values()]) + _line_legend(joined)
+    trainings = list(dict.fromkeys(pipeline.text(Axis.TRAINING) for pipeline in shown))
+    columns = min(2, len(trainings))
+    rows = -(-len(trainings) // columns)
+    figure = Figure(figsize=(3.0 * columns + 1.5, 2.7 * rows + 0.6), layout="constrained")
+    grid = list(figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).flat)
+    markers = quantizer_markers(shown)
+    joined: set[str] = set()
+    for axes, training in zip(grid, trainings, strict=False):
+        axes.set_title(training_title(training), loc="left")
+        found = [pipeline for pipeline in shown if pipeline.text(Axis.TRAINING) == training]
+        joined |= _joined(axes, found, points)
+        originals = [results.reference(pipeline) for pipeline in found if not pipeline.is_float]
+        for pipeline in {id(each): each for each in (*originals, *found) if each in shown}.values():
+            _point(axes, pipeline, *points[id(pipeline)], markers[pipeline.quantizer])
+        axes.grid(alpha=0.25)
+        axes.margins(0.06)
+    for axes in grid[len(trainings) :]:
+        axes.set_visible(False)
+    for axes in grid[len(trainings) - columns : len(trainings)]:  # the lowest of each column
+        axes.set_xlabel("clean accuracy (%)")
+        axes.tick_params(labelbottom=True)
+    for axes in grid[::columns]:
+        axes.set_ylabel(_robust_title(results))
+    quantizers = {name: marker for name, marker in markers.items() if name != "float"}
+    handles = [*_width_keys(shown), *_marker_keys(quantizers), *_state_keys(shown), *_line_keys(joined)]
     figure.legend(handles=handles, loc="outside right upper")
     caption = (
-        "Each point is a pipeline, the mean over seeds; its colour is the smaller of its two bit widths. Lines join "
-        f"the bit widths of one pipeline. {MARKS}"
+        "Each point is a pipeline, the mean over seeds, in the panel of its training, beside the float networks that "
+        "were treated alike. Its marker is the quantizer, its colour the smaller of its two bit widths. Lines join the "
+        f"bit widths of one pipeline. {MARKS}"
     )
     return (Drawing("clean-robust", "Clean against robust accuracy", caption, figure),)
+
+
+def _joined(axes: Axes, pipelines: Sequence[Pipeline], points: Mapping[int, tuple[float, float]]) -> set[str]:
+    """Draw a line through the bit widths of each pipeline with several, and return the starts of these pipelines."""
+    lines: dict[object, list[Pipeline]] = {}
+    for pipeline in pipelines:
+        if OFF not in pipeline.bits:
+            lines.setdefault(pipeline.apart_from(Axis.WEIGHT_BITS, Axis.ACT_BITS), []).append(pipeline)
+    several = [sorted(line, key=lambda pipeline: pipeline.bits) for line in lines.values() if len(line) > 1]
+    for line in several:
+        axes.plot(*zip(*(points[id(pipeline)] for pipeline in line), strict=True), color=GREY, linewidth=0.7,
+                  linestyle=INITS.get(line[0].text(Axis.INIT), "-."), alpha=0.6)  # fmt: skip
+    return {line[0].text(Axis.INIT) for line in several}
 
 
 def _robust_title(results: Results) -> str:
     return f"robust accuracy (%)\n{results.headline_title}"
 
 
-def _point(axes: Axes, pipeline: Pipeline, x: float, y: float) -> None:
+def _point(axes: Axes, pipeline: Pipeline, x: float, y: float, marker: str) -> None:
     color = bits_color(pipeline.bits)
     edge = "white" if pipeline.state == "sound" else color
     axes.scatter(
         [x], [y], 90 if pipeline.is_float else 50, color=face(color, pipeline.state),
-        marker=training_marker(pipeline), edgecolors=edge, linewidths=0.6 if pipeline.state == "sound" else 1.2,
-        zorder=3,
+        marker=marker, edgecolors=edge, linewidths=0.6 if pipeline.state == "sound" else 1.2, zorder=3,
     )  # fmt: skip
 
 
-def _legend(pipelines: Sequence[Pipeline]) -> list[Line2D]:
-    """Return the legend: colours of bit widths, markers of trainings, and fillings for doubtful gradients."""
+def _width_keys(pipelines: Sequence[Pipeline]) -> list[Line2D]:
+    """Return legend entries for the colours of bit widths."""
     widths = {min(pipeline.bits): bits_color(pipeline.bits) for pipeline in pipelines}
-    trainings = {pipeline.text(Axis.TRAINING): training_marker(pipeline) for pipeline in pipelines}
-    in_doubt = sorted({pipeline.state for pipeline in pipelines if pipeline.state != "sound"}, reverse=True)
     return [
-        *(
-            _key("float" if width == OFF else f"{width} bits", color, "o", color)
-            for width, color in sorted(widths.items(), reverse=True)
-        ),
-        *(_key(training_title(training), GREY, marker, GREY) for training, marker in trainings.items()),
-        *(_key(state, GREY, "o", face(GREY, state)) for state in in_doubt),
+        Line2D([], [], color=color, linewidth=6, label="float" if width == OFF else f"{width} bits")
+        for width, color in sorted(widths.items(), reverse=True)
     ]
+
+
+def _marker_keys(markers: Mapping[str, str]) -> list[Line2D]:
+    """Return legend entries for markers by label."""
+    return [_key(label, GREY, marker, GREY) for label, marker in markers.items()]
+
+
+def _state_keys(pipelines: Sequence[Pipeline]) -> list[Line2D]:
+    """Return legend entries for the fillings of markers that stand for doubtful gradients."""
+    in_doubt = sorted({pipeline.state for pipeline in pipelines if pipeline.state != "sound"}, reverse=True)
+    return [_key(state, GREY, "o", face(GREY, state)) for state in in_doubt]
+
+
+def _line_keys(inits: Collection[str]) -> list[Line2D]:
+    known = [(init, style) for init, style in INITS.items() if init in inits]
+    return [Line2D([], [], color=GREY, linestyle=style, label=f"{init} start") for init, style in known]
 
 
 def _key(label: str, color: str, marker: str, filling: object) -> Line2D:
     return Line2D([], [], color=color, marker=marker, markerfacecolor=filling, linestyle="", label=label)  # type: ignore[arg-type]
-
-
-def _line_legend(inits: Collection[str]) -> list[Line2D]:
-    known = [(init, style) for init, style in INITS.items() if init in inits]
-    return [Line2D([], [], color=GREY, linestyle=style, label=f"{init} start") for init, style in known]
 
 
 def pareto_fronts(results: Results) -> tuple[Drawing, ...]:
@@ -138,7 +164,7 @@ def _front(results: Results, found: Sequence[Offer], title: str) -> Figure:
     figure = Figure(figsize=(7.2, 3.6 + 0.2 * len(best)), layout="constrained")
     axes = figure.add_subplot(xlabel=title, ylabel=_robust_title(results))
     for offer in found:
-        _point(axes, offer.pipeline, offer.cost, 100 * offer.robust)
+        _point(axes, offer.pipeline, offer.cost, 100 * offer.robust, training_marker(offer.pipeline))
     if "log" in title:
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -157,7 +183,10 @@ def _front(results: Results, found: Sequence[Offer], title: str) -> Figure:
         )  # fmt: skip
     axes.grid(alpha=0.25)
     axes.margins(0.08, 0.1)
-    figure.legend(handles=_legend([offer.pipeline for offer in found]), loc="outside right upper")
+    shown = [offer.pipeline for offer in found]
+    trainings = {training_title(pipeline.text(Axis.TRAINING)): training_marker(pipeline) for pipeline in shown}
+    handles = [*_width_keys(shown), *_marker_keys(trainings), *_state_keys(shown)]
+    figure.legend(handles=handles, loc="outside right upper")
     listed = [f"{number}  {results.label(offer.pipeline)}" for number, offer in enumerate(best, 1)]
     figure.supxlabel("\n".join(listed), fontsize=8, x=0.02, ha="left")
     return figure
@@ -182,10 +211,10 @@ def attacks(results: Results) -> tuple[Drawing, ...]:
         axes.grid(alpha=0.25, axis="x")
     panels[0].set_yticks(range(len(shown)), labels)
     panels[0].set_ylim(len(shown) - 0.4, -0.6)
-    entries: dict[str, Artist] = {}
-    for axes in panels:
-        entries = {**dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True)), **entries}
-    figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=4)
+    drawn = {kind for pipeline in shown for bounds in shown_bounds for kind in kinds if pipeline.under(bounds, kind)}
+    styles = {kind: SERIES[place % len(SERIES)] for place, kind in enumerate(kinds) if kind in drawn}
+    handles = [_key(kind, color, marker, color) for kind, (color, marker, _) in styles.items()]
+    figure.legend(handles=handles, loc="outside lower center", ncols=4)
     left = f" The first {ROWS} of {len(rows)} pipelines." if len(rows) > ROWS else ""
     caption = (
         "Accuracy of the same network under different attacks; hard uses the true, zero gradient of rounding. "
@@ -200,8 +229,7 @@ def _attacks_of(axes: Axes, row: int, found: Mapping[str, Accuracy], kinds: Sequ
     axes.hlines(row, min(values, default=0), max(values, default=0), color="#BBBBBB", zorder=1)
     for kind, value in zip(found, values, strict=True):
         color, marker, _ = SERIES[kinds.index(kind) % len(SERIES)]
-        axes.scatter([value], [row], 32, color=face(color, state), edgecolors=color, marker=marker, label=kind,
-                     zorder=2)  # fmt: skip
+        axes.scatter([value], [row], 32, color=face(color, state), edgecolors=color, marker=marker, zorder=2)
 
 
 def cost_bars(results: Results) -> tuple[Drawing, ...]:

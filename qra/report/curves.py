@@ -102,8 +102,10 @@ def _page(results: Results, attack: str, panels: Sequence[tuple[str, list[Pipeli
             style = (BLACK, marker, line) if pipeline.is_float else bits_style(pipeline.bits)
             _draw(axes, _curve(results, pipeline, attack), style, label, pipeline.state)
         originals = {id(original): original for p in found if not p.is_float and (original := results.reference(p))}
+        compared = {level for pipeline in found for level in _curve(results, pipeline, attack)}
         for original in originals.values():
-            _draw(axes, _curve(results, original, attack), (BLACK, "", "-"), "float, treated alike", "sound")
+            curve = {level: at for level, at in _curve(results, original, attack).items() if level in compared}
+            _draw(axes, curve, (BLACK, "", "-"), "float, treated alike", "sound")
         budget_axis(axes, results.levels)
     for axes in list(grid.flat)[len(panels) :]:
         axes.set_visible(False)

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import cycle
 from typing import Any, Literal
 
 import matplotlib
@@ -37,6 +38,10 @@ WIDTHS = {
 """Colour of each bit width in all figures of all studies, and its marker in figures with a line for each width."""
 TRAININGS = {"none": "o", "plain": "^", "adversarial": "s", "transfer": "D"}
 """Marker of each training."""
+QUANTIZERS = {"float": "o", "PACT": "s", "PWLQ": "D", "LSQ": "^", "uniform": "v", "DoReFa": "P", "SAWB": "X"}
+"""Marker of each quantizer in figures with one for each."""
+OTHER_QUANTIZERS = "ph*<>d8"
+"""Markers of all other quantizers of a study, in order."""
 INITS: dict[str, Literal["-", "--", ":"]] = {"robust": "-", "plain": "--", "random": ":"}
 """Line style of each start."""
 
@@ -101,6 +106,13 @@ def settings() -> Any:
 def training_marker(pipeline: Pipeline) -> str:
     """Return the marker of a pipeline's training."""
     return TRAININGS.get(pipeline.text(Axis.TRAINING), "P")
+
+
+def quantizer_markers(pipelines: Iterable[Pipeline]) -> dict[str, str]:
+    """Return the marker of each quantizer, by its name for people, in order of appearance."""
+    names = list(dict.fromkeys(pipeline.quantizer for pipeline in pipelines))
+    others = dict(zip((name for name in names if name not in QUANTIZERS), cycle(OTHER_QUANTIZERS), strict=False))
+    return {name: QUANTIZERS.get(name) or others[name] for name in names}
 
 
 def bits_style(bits: tuple[int, int]) -> tuple[str, str, str]:

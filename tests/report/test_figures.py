@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from made_up import cell, edit, read
+from matplotlib.collections import PathCollection
 
 from qra.evaluation.statistics import wilson_interval
 from qra.report.curves import heat_map
@@ -77,7 +78,28 @@ def points(axes):
 def test_clean_against_robust_has_a_point_for_each_pipeline(study):
     figure = drawn(study)[0]["clean-robust"].figure
     assert points(figure.axes[0]) == [(80, 20), (80, 39), (80, 40), (80, 41)]
-    assert {"float", "8 bits", "4 bits", "2 bits", "adversarial", "suspect", "robust start"} == set(labels(figure))
+    assert {"float", "8 bits", "4 bits", "2 bits", "PACT", "suspect", "robust start"} == set(labels(figure))
+
+
+def test_clean_against_robust_has_a_marker_for_each_quantizer_and_a_panel_for_each_training(study):
+    robust(study, "lsq", {**CURVE, "pgd20_8": 0.3}, quantizer="lsq", bits=(4, 4))
+    robust(study, "mine", {**CURVE, "pgd20_8": 0.25}, quantizer="mine", bits=(4, 4))
+    robust(study, "ptq", {**CURVE, "pgd20_8": 0.35}, quantizer="pwlq", training="none", bits=(4, 4))
+    figure = drawn(study)[0]["clean-robust"].figure
+    keys = {key.get_label(): key.get_marker() for key in figure.legends[0].get_lines()}
+    assert len({keys[name] for name in ("PACT", "LSQ", "mine", "PWLQ")}) == 4
+    assert [axes.get_title(loc="left") for axes in figure.axes] == ["adversarial", "post-training"]
+    assert points(figure.axes[1]) == [(80, 35), (80, 40)]  # with the float network it was made from
+
+
+def test_curves_are_compared_at_the_same_budgets(study):
+    robust(study, "few", {"clean": 0.8, "pgd20_2": 0.6, "pgd20_32": 0.01}, quantizer="lsq", bits=(4, 4))
+    figure = drawn(study)[0]["curves-1"].figure
+    axes = next(axes for axes in figure.axes if axes.get_title(loc="left").startswith("LSQ"))
+    assert {line.get_label(): line.get_xdata().tolist() for line in axes.get_lines()} == {
+        "4 bits": [0, 2, 32],
+        "float, treated alike": [0, 2, 32],
+    }
 
 
 def test_the_front_passes_through_what_nothing_smaller_beats(study):
@@ -88,10 +110,12 @@ def test_the_front_passes_through_what_nothing_smaller_beats(study):
 
 
 def test_attacks_are_set_side_by_side(tmp_path):
-    robust(tmp_path, "a", {"clean": 0.9, "pgd20_2": 0.3, "pgd20_2_hard": 0.8, "square_2": 0.4}, bits=(4, 4))
+    accuracies = {"clean": 0.9, "pgd20_2": 0.3, "pgd20_2_hard": 0.8, "square_2": 0.4}
+    robust(tmp_path, "a", accuracies, bits=(4, 4), masking="suspect")
     figure = drawn(tmp_path)[0]["attacks"].figure
     assert labels(figure) == ["PGD-20", "Square", "PGD-20, hard"]
-    scattered = [c.get_offsets()[0] for c in figure.axes[0].collections if c.get_label()[0] != "_"]
+    assert all(key.get_markerfacecolor() == key.get_color() for key in figure.legends[0].get_lines())
+    scattered = [c.get_offsets()[0] for c in figure.axes[0].collections if isinstance(c, PathCollection)]
     assert [(x, y) for x, y in scattered] == [(30, 0), (40, 0), (80, 0)]
 
 
@@ -185,7 +209,7 @@ def test_a_strange_training_and_a_size_of_zero_are_drawn(tmp_path):
     robust(tmp_path, "b", CURVE, training="plain", bits=(4, 4))
     edit(tmp_path / "a" / "result.json", lambda content: content["cost"].update(size_in_bits=0))
     made, _ = drawn(tmp_path)
-    assert "mine" in labels(made["clean-robust"].figure)
+    assert "mine" in [axes.get_title(loc="left") for axes in made["clean-robust"].figure.axes]
     assert made["clean-robust"].svg.startswith(b"<?xml")
 
 
