@@ -31,7 +31,7 @@ _INTERVALS = (
 
 _GRADIENTS = (
     "Gradients: a suspect pipeline seems to mask them, so its robust accuracy may be too high; one that is not judged "
-    "was not checked; a sound one masks no more than its check would have noticed."
+    "was not checked; a sound one masks no more than its check would have noticed, which is in brackets."
 )
 
 

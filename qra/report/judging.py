@@ -11,7 +11,7 @@ from qra.report.labels import counted
 from qra.report.paired import MARGIN, Comparison, Effect, Gap
 from qra.report.results import Results
 
-Verdict = Literal["supported", "contradicted", "undecided"]
+Verdict = Literal["supported", "contradicted", "undecided", "not tested"]
 EXCEPTIONS = 0.1
 """Largest share of the judged checks that may contradict a verdict."""
 
@@ -63,7 +63,7 @@ class Finding:
 
     Args:
         verdict: Supported or contradicted if more than half of all checks say so and at most one in ten of those that
-            are not open says the opposite; otherwise undecided.
+            are not open says the opposite; otherwise undecided. Not tested if the study has no cells for it.
         because: Reason, in a sentence.
         judged: Checks that it rests on.
         suspect: Compared pipelines whose gradients are suspect.
@@ -109,7 +109,7 @@ class Claim:
         family = sum(len(check.comparisons) for check in checks)
         judged = tuple(_judge(check, family) for check in checks)
         if not judged:
-            return Finding("undecided", f"The study has no cells for it: {self.needs}.")
+            return Finding("not tested", f"The study has no cells for it: {self.needs}.")
         verdict, because = _verdict([each.holds for each in judged])
         return Finding(verdict, because, judged, _titles(checks, "suspect"), _titles(checks, "not judged"))
 

@@ -60,6 +60,8 @@ summary.faint { font-weight: 400; margin: .3rem 0; }
   --contradicted: #a83e00; --undecided: #333; --warn: #fff; } body { max-width: none; padding: 0; font-size: 10pt; }
   nav { display: none; } figure, .claim, tr { break-inside: avoid; } h2, h3 { break-after: avoid; }
   .wide { overflow: visible; background: none; } table { font-size: 7pt; } th, td { padding: .15rem .3rem; }
+  figure img { max-height: 145mm; }
+  details:not(#appendix ~ details)::details-content { content-visibility: visible; block-size: auto; }
   td.number { white-space: normal; } th, th:nth-child(3), .claim th:last-child,
   .wide > table > thead th:first-child { min-width: 0; } }
 """

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from qra.coordinates import Axis
-from qra.evaluation.doubt import Doubt, State, worst_state
+from qra.evaluation.doubt import State, worst_state
 from qra.evaluation.measured import Accuracy, Measured, ThreatModel
 from qra.evaluation.seeds import MANY, accuracy_error
 from qra.quant.scheme import OFF
@@ -127,12 +127,12 @@ class Pipeline:
 
     @property
     def gradients(self) -> str:
-        """The same in words, with the overstatement that would not have been noticed."""
+        """The same in words, with the overstatement, in points, that would not have been noticed in brackets."""
         limits = [cell.doubt.detection_limit for cell in self.cells]
         known = [limit for limit in limits if limit is not None]
         if self.state != "sound" or len(known) < len(limits):
             return self.state
-        return Doubt("sound", detection_limit=max(known)).words
+        return f"sound (to {100 * max(known):.1f} points)"
 
     @property
     def clean(self) -> Accuracy | None:

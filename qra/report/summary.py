@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 from qra.evaluation.doubt import State
 from qra.evaluation.statistics import wilson_interval
 from qra.report.cells import CellResult
 from qra.report.claims import CLAIMS, versus
 from qra.report.header import MADE_UP, is_made_up
-from qra.report.judging import Finding
+from qra.report.judging import Finding, Verdict
 from qra.report.labels import counted, span
 from qra.report.paired import Comparison, Effect
 from qra.report.pareto import Choice
@@ -123,13 +123,9 @@ def _best(results: Results, best: Sequence[Choice]) -> str:
 
 
 def _verdicts(findings: Mapping[str, Finding]) -> str:
-    counts = Counter(findings[claim.key].verdict for claim in CLAIMS if findings[claim.key].judged)
-    told = ", ".join(
-        f"{counts[verdict]} {verdict}" for verdict in ("supported", "contradicted", "undecided") if counts[verdict]
-    )
-    untested = len(CLAIMS) - sum(counts.values())
-    left = f"{untested} not tested by this study" if untested else ""
-    return f"Claims from the literature: {', '.join(filter(None, (told, left)))}."
+    counts = Counter(findings[claim.key].verdict for claim in CLAIMS)
+    told = ", ".join(f"{counts[verdict]} {verdict}" for verdict in get_args(Verdict) if counts[verdict])
+    return f"Claims from the literature: {told}{' by this study' if counts['not tested'] else ''}."
 
 
 def _doubts(results: Results) -> Iterator[str]:

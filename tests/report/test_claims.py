@@ -72,7 +72,7 @@ def test_quantization_alone_is_not_about_robust_starts_or_robust_training(tmp_pa
         (curve(0.2, 0), curve(0.3, 0), "contradicted"),
         (curve(0.2, 0), curve(0.2, 0), "contradicted"),
         (curve(0.215, 0), curve(0.2, 0), "undecided"),
-        (curve(0, 0), curve(0, 0), "undecided"),
+        (curve(0, 0), curve(0, 0), "not tested"),
     ],
 )
 def test_activations_more(tmp_path, activations, weights, verdict):
@@ -123,7 +123,7 @@ def test_lower_bits_may_be_those_of_weights_alone_if_activations_are_quantized_t
 def test_lower_bits_cost_does_not_count_what_has_nothing_to_lose(tmp_path):
     for bits in (2, 8):
         pact(tmp_path, f"w{bits}", at8(0.01), "plain", "plain", (bits, bits))
-    assert finding(tmp_path, "lower-bits-cost").verdict == "undecided"
+    assert finding(tmp_path, "lower-bits-cost").verdict == "not tested"
 
 
 def test_a_claim_that_holds_here_and_fails_there_is_undecided_and_says_so(tmp_path):
@@ -161,10 +161,10 @@ def test_partial_data(tmp_path, partial, verdict):
     assert finding(tmp_path, "partial-data").verdict == verdict
 
 
-def test_partial_data_is_undecided_if_the_largest_part_is_nearly_all(tmp_path):
+def test_partial_data_is_not_tested_if_the_largest_part_is_nearly_all(tmp_path):
     pact(tmp_path, "all", at8(0.4), "transfer")
     pact(tmp_path, "most", at8(0.4), "transfer", fraction=0.9)
-    assert finding(tmp_path, "partial-data").verdict == "undecided"
+    assert finding(tmp_path, "partial-data").verdict == "not tested"
 
 
 @pytest.mark.parametrize(
@@ -217,11 +217,11 @@ def test_a_suspect_number_counts_where_a_lower_one_would_say_the_same(tmp_path):
     assert found.suspect
 
 
-def test_all_claims_are_undecided_by_a_study_without_their_cells(tmp_path):
+def test_no_claim_is_tested_by_a_study_without_their_cells(tmp_path):
     cell(tmp_path, "float", at8(0))
     found = judge_all(read(tmp_path))
     assert found.keys() == CLAIM.keys()
-    assert {each.verdict for each in found.values()} == {"undecided"}
+    assert {each.verdict for each in found.values()} == {"not tested"}
     assert all("The study has no cells for it" in each.because for each in found.values())
 
 
@@ -306,7 +306,7 @@ def test_a_claim_on_a_coordinate_that_no_cell_has_says_what_it_needs(tmp_path):
     pact(tmp_path, "w4", at8(0.3))
     claim = Claim("hot", "Hot teachers help.", "me", "it does", "students of several temperatures", hot)
     found = claim.test(read(tmp_path))
-    assert (found.verdict, found.judged) == ("undecided", ())
+    assert (found.verdict, found.judged) == ("not tested", ())
     assert found.because == "The study has no cells for it: students of several temperatures."
 
 
