@@ -5,13 +5,24 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from qra.front.shipped import configs
 
 
+class WithDefaults(argparse.HelpFormatter):
+    """Help with the default of each option in brackets, as for the commands that Lightning runs."""
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        default = default_of(action)
+        return f"{action.help} [{default}]" if default else action.help or ""
+
+
 class OneLineArguments(argparse.ArgumentParser):
-    """A parser that raises its errors, in one line."""
+    """A parser that raises its errors, in one line, and whose help says defaults."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{"formatter_class": WithDefaults, **kwargs})
 
     def error(self, message: str) -> NoReturn:
         raise ValueError(f"{message}; {self.prog} --help shows all") from None
@@ -60,7 +71,7 @@ def report() -> Parser:
     """Return the parser of ``qra report``."""
     parser = OneLineArguments("qra report", description="Tables, figures and verdicts from the cells of a study.")
     parser.add_argument("study", type=Path, help="directory of the study, such as runs/paper")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="where to write the report (default: STUDY/report)")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="where to write the report; STUDY/report if not given")
     parser.add_argument(
         "--budget-kib", type=float, metavar="KIB", help="recommend a pipeline for a model of at most this size"
     )
@@ -104,9 +115,7 @@ def add_compare(parser: Parser, pixels: Callable[[str], float] = float) -> None:
     parser.add_argument("run", type=str, nargs="+", help="run directory or result.json; with --transfer, checkpoint")
     parser.add_argument("--seeds", action="store_true", help="the runs differ in their seeds: show the worst case too")
     parser.add_argument("--transfer", action="store_true", help="make a transfer matrix of checkpoints")
-    parser.add_argument(
-        "--eps", type=pixels, default=8 / 255, metavar="PIXELS", help="with --transfer, the budget (default: 8/255)"
-    )
+    parser.add_argument("--eps", type=pixels, default="8/255", metavar="PIXELS", help="with --transfer, the budget")
     parser.add_argument(
         "--steps", type=int, default=20, metavar="N", help="with --transfer, steps of PGD, each of size eps/4"
     )
@@ -142,7 +151,7 @@ def add_deploy_test(parser: Parser, pixels: Callable[[str], float] = float) -> N
     parser.add_argument("--n", type=int, default=1000, metavar="N", help="number of class-balanced test images")
     _add_engines(parser)
     parser.add_argument("--threads", type=int, default=1, metavar="N", help="threads of engines and of the program")
-    parser.add_argument("--eps", type=pixels, default=8 / 255, metavar="PIXELS", help="the budget (default: 8/255)")
+    parser.add_argument("--eps", type=pixels, default="8/255", metavar="PIXELS", help="the budget")
     stronger = parser.add_mutually_exclusive_group()
     for name, attack in (("autoattack", "AutoAttack"), ("cascade", "the rounding cascade")):
         stronger.add_argument(
@@ -165,19 +174,13 @@ def add_deploy_bench(parser: Parser) -> None:
     """Add the options of ``qra deploy bench``."""
     parser.add_argument("directory", type=str, help="directory of an export")
     _add_engines(parser)
-    for name, default, text in (
-        ("batch", "[1, 32]", "batch sizes"),
-        ("threads", "[1]", "numbers of threads"),
-    ):
-        parser.add_argument(
-            f"--{name}", type=counts, default=counts(default), metavar="LIST", help=f"{text}: '{default}'"
-        )
+    for name, default, text in (("batch", "1,32", "batch sizes"), ("threads", "1", "numbers of threads")):
+        parser.add_argument(f"--{name}", type=counts, default=default, metavar="LIST", help=text)
     parser.add_argument("--rounds", type=int, default=15, metavar="N", help="number of measurements of each")
 
 
 def _add_engines(parser: Parser) -> None:
-    usual = ["onnxruntime", "openvino"]
-    text = "engines to run the model on (default: '[onnxruntime, openvino]')"
+    usual, text = "onnxruntime,openvino", "engines to run the model on"
     parser.add_argument("--engines", type=words, default=usual, metavar="LIST", help=text)
 
 
@@ -225,7 +228,7 @@ def export() -> Parser:
     parser.add_argument("--ckpt_path", required=True, metavar="FILE", help="checkpoint of a quantized network")
     parser.add_argument("--out", required=True, metavar="DIR", help="directory to write to, new or empty")
     parser.add_argument(
-        "--resolution", type=resolution, default=(32, 32), metavar="N", help="rows and columns, as 32 or 96x128"
+        "--resolution", type=resolution, default="32", metavar="N", help="rows and columns, as 32 or 96x128"
     )
     parser.add_argument(
         "--form",
@@ -286,6 +289,12 @@ PARSERS: Mapping[str, Callable[[], Parser]] = {
     "configs": configs_,
     "completion": completion,
 }
+
+
+def default_of(action: argparse.Action) -> str:
+    """Return the default of an option as it would be typed; empty if there is none or it goes without saying."""
+    unsaid = action.default in (None, False, [], argparse.SUPPRESS)
+    return "" if unsaid or not action.option_strings else str(action.default)
 
 
 def options_of(parser: Parser) -> list[argparse.Action]:

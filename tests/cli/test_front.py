@@ -273,3 +273,18 @@ def test_help_on_a_class_of_ones_own_lists_no_library():
     assert "A gain." in output
     assert len(output.splitlines()) < 30
     assert "torch.nn." not in output
+
+
+@pytest.mark.parametrize(
+    ("command", "words", "defaults"),
+    [
+        ("compare", [], ("[8/255]", "[500]")),
+        ("export", [], ("[32]", "[both]")),
+        ("deploy", ["bench"], ("[onnxruntime,openvino]", "[1,32]", "[15]")),
+    ],
+)
+def test_help_says_defaults_as_they_would_be_typed(command, words, defaults, capsys):
+    with pytest.raises(SystemExit):
+        PARSERS[command]().parse_args([*words, "--help"])
+    printed = capsys.readouterr().out
+    assert all(default in printed for default in defaults), printed

@@ -50,8 +50,7 @@ def _arguments(parser: argparse.ArgumentParser) -> Iterator[Row]:
             continue
         name = action.option_strings[-1] if action.option_strings else ""
         value = "" if action.nargs == 0 else action.metavar or action.dest.upper()
-        default = "" if action.default in (None, False, []) or not name else str(action.default)
-        yield f"{name} {value}".strip(), default, (action.help or "").replace("%%", "%")
+        yield f"{name} {value}".strip(), tool_arguments.default_of(action), (action.help or "").replace("%%", "%")
 
 
 def _table(rows: Iterable[Row]) -> Iterator[str]:
