@@ -11,6 +11,8 @@ from qra.files import plain, read_json
 from qra.front.yaml_files import read_yaml
 
 Word = str | int | float | bool
+LONGEST = 160
+"""Maximum number of characters of a value."""
 _PARTS = {
     "training": "model",
     "network": "model.init_args.network",
@@ -51,9 +53,18 @@ def hyperparameters(config: Mapping[str, Any], directory: Path) -> dict[str, Wor
     """
     trained = _training(directory) or config
     values = {name: _at(trained, path) for name, path in _VALUES.items()}
-    parts = {name: words(_at(trained, path)) for name, path in _PARTS.items()}
+    parts = {name: words(_at(trained, path)) for name, path in _PARTS.items()} | {"training": _training_words(trained)}
     found = {**parts, **values, "checkpoint": config.get("ckpt_path"), **_coordinates(directory)}
     return {name: value for name, value in found.items() if isinstance(value, Word) and value != ""}
+
+
+def _training_words(config: Mapping[str, Any]) -> str:
+    """Describe the training by its arguments that have no columns of their own."""
+    model = _at(config, _PARTS["training"])
+    arguments = _at(model, "init_args")
+    own = {path.removeprefix("model.init_args.") for path in (*_PARTS.values(), *_VALUES.values())}
+    left = {key: value for key, value in arguments.items() if key not in own} if isinstance(arguments, Mapping) else {}
+    return words({**model, "init_args": left}) if isinstance(model, Mapping) else ""
 
 
 def words(part: Any) -> str:
@@ -65,7 +76,8 @@ def words(part: Any) -> str:
     arguments = given.items() if isinstance(given, Mapping) else ()
     inner = [words(value) for _, value in arguments]
     told = [f"{key}={value}" for key, value in arguments if isinstance(value, Word) and name != "SyntheticDataModule"]
-    return plain(f"{name}({', '.join((*told[:6], *filter(None, inner[:2])))})".replace("()", ""))[:160]
+    text = plain(f"{name}({', '.join((*told[:6], *filter(None, inner[:2])))})".replace("()", ""))
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
 
 
 def _training(directory: Path) -> Mapping[str, Any] | None:

@@ -15,6 +15,9 @@ from qra.palette import COLORS, GREY
 from qra.quant import PWLQ, Uniform, WeightQuantizer
 from qra.quant.statistics import SiteStatistics
 
+DISTINCT = 64
+"""Number of levels up to which their lines leave a histogram visible."""
+
 
 def weight_grids(
     weight: Tensor,
@@ -74,8 +77,9 @@ def site_histograms(sites: Mapping[str, SiteStatistics]) -> Figure:
 
 
 def _draw_levels(axes: Axes, quantized: Tensor, place: int, label: str) -> None:
-    """Draw each level as a vertical line from the bottom, shorter for each further quantizer."""
+    """Draw each level as a vertical line from the bottom, shorter for each further quantizer and if there are many."""
     levels = torch.unique(quantized).float().cpu().numpy()
     color = COLORS[place % len(COLORS)]
     transform = axes.get_xaxis_transform()
-    axes.vlines(levels, 0, 1 - 0.3 * place, color, linewidth=0.7, label=label or "_none", transform=transform)
+    top = (1 - 0.3 * place) * (1 if len(levels) <= DISTINCT else 0.1)
+    axes.vlines(levels, 0, top, color, linewidth=0.7, label=label or "_none", transform=transform)

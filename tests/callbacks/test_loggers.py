@@ -36,7 +36,7 @@ CONFIG = {
 
 def test_hyperparameters_are_training_attack_optimizer_and_scheme(tmp_path):
     found = hyperparameters(CONFIG, tmp_path)
-    assert found["training"].startswith("AdversarialTraining(")
+    assert found["training"] == "AdversarialTraining"  # all of its arguments have columns of their own
     assert found["attack"] == "PGD(eps=8/255, steps=10)"
     assert found["optimizer"] == "SGD(lr=0.1)"
     assert found["scheme"] == "QuantScheme(weight_bit_width=4, PACT)"
@@ -60,6 +60,11 @@ def test_files_that_say_nothing_add_nothing(tmp_path, broken):
     (tmp_path / "config.yaml").write_text("a: [")
     assert hyperparameters(CONFIG, tmp_path)["optimizer"] == "SGD(lr=0.1)"
     assert words(None) == words("text") == ""
+
+
+def test_a_long_value_is_visibly_cut():
+    found = words({"class_path": "a.B", "init_args": {"path": "x" * 200}})
+    assert (len(found), found[-1]) == (160, "…")
 
 
 class Recorder(Logger):

@@ -21,3 +21,9 @@ def test_each_site_has_a_panel_and_no_other_is_shown():
     assert [axes.get_title().split("\n")[0] for axes in shown] == list(sites)
     assert "25.0% clipped" in shown[0].get_title()
     assert all(len(axes.collections[0].get_segments()) == 4 for axes in shown)
+
+
+def test_many_levels_do_not_hide_the_histogram():
+    values = torch.linspace(0, 1, 1000)
+    (axes,) = site_histograms({"site": SiteStatistics(values, values.mul(255).round() / 255, 0.0)}).axes
+    assert max(end for line in axes.collections[0].get_segments() for _, end in line) <= 0.2
