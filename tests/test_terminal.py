@@ -1,9 +1,16 @@
 """Tables are never cut, on a narrow terminal or in a log file."""
 
+import io
+import sys
+
 import pytest
+import rich
+from rich.console import Console
+from rich.file_proxy import FileProxy
+from rich.progress import Progress
 from rich.table import Table
 
-from qra.terminal import print_table
+from qra.terminal import console, print_table
 
 
 def table():
@@ -26,3 +33,20 @@ def test_numbers_and_totals_are_whole_at_any_width(columns, terminal, monkeypatc
     assert shown.count("41,263,104.5") == 3
     assert "1,234,567.8" in shown
     assert "…" not in shown
+
+
+def test_names_of_layers_stay_on_a_narrow_terminal_and_titles_wrap(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "40")
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    print_table(table())
+    shown = capsys.readouterr().out
+    assert "│ a.very.long." in shown
+    assert "weight bits" not in shown
+
+
+def test_what_is_printed_stands_above_a_bar(monkeypatch):
+    with Progress(console=Console(file=io.StringIO(), force_terminal=True)) as bar:
+        monkeypatch.setattr(rich, "get_console", lambda: bar.console)
+        assert isinstance(sys.stdout, FileProxy)
+        assert console() is bar.console  # which moves the bar below; any other console would write over it
+    assert console() is not bar.console

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from lightning import LightningModule, Trainer
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 from torch import nn
@@ -23,6 +22,7 @@ from qra.evaluation.shifts import Shift, by_shift, corruption_means, shift_outco
 from qra.modules import ImageClassifier
 from qra.progress import EvaluationProgress
 from qra.running import shows_progress
+from qra.terminal import print_table
 
 
 class CorruptionEvaluation(Measurement):
@@ -128,7 +128,7 @@ class CorruptionEvaluation(Measurement):
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.is_global_zero and self.outcomes:
-            Console().print(self._table())
+            print_table(self._table())
 
     def _table(self) -> Table:
         """Return a table with a row for each corruption and a column for each severity."""

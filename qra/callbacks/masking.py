@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from lightning import LightningModule, Trainer
-from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
@@ -28,7 +27,7 @@ from qra.evaluation.sources import attack_networks
 from qra.modules import ImageClassifier
 from qra.progress import EvaluationProgress
 from qra.quant import GradientMode
-from qra.terminal import print_table
+from qra.terminal import console, print_table
 from qra.types import Batch
 
 
@@ -109,7 +108,7 @@ class MaskingCheck(Evaluation):
         assert isinstance(pl_module, ImageClassifier)
         log_figure(trainer, "test/masking", figure, pl_module.trained_steps)
         print_table(table(self.report))
-        Console().print(words(self.report), markup=False, soft_wrap=True)
+        console().print(words(self.report), markup=False, soft_wrap=True)
 
 
 def table(report: MaskingReport) -> Table:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from lightning import LightningModule, Trainer
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
@@ -31,7 +30,7 @@ from qra.quant import Cost, QuantScheme, cost
 from qra.quant.cost import float_layers, label
 from qra.running import callbacks_of, is_rehearsal
 from qra.runs import completion
-from qra.terminal import print_table
+from qra.terminal import console, print_table
 from qra.writing import write_json
 
 
@@ -77,9 +76,9 @@ class ResultWriter(PipelineCallback):
         found.caption = f"gradients: {doubt.words}"
         lines = [*_remarks(content), said, f"written to {directory / 'result.json'}"]
         if first := _doubt(result):
-            Console().print(escape(first), style="bold", soft_wrap=True)
+            console().print(escape(first), style="bold", soft_wrap=True)
         print_table(found)
-        Console().print(*(escape(line) for line in lines if line), sep="\n", soft_wrap=True)
+        console().print(*(escape(line) for line in lines if line), sep="\n", soft_wrap=True)
 
     def _about(
         self, trainer: Trainer, pl_module: LightningModule, outcomes: Mapping[str, Outcome], path: str | None

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from lightning import LightningModule, Trainer
-from rich.console import Console
 from rich.markup import escape
 from torch import Tensor, nn
 
@@ -31,6 +30,7 @@ from qra.losses import prediction
 from qra.modules import ImageClassifier
 from qra.precision import Precision
 from qra.quant import FrozenNetwork
+from qra.terminal import console
 from qra.types import Batch, Pixels, parse_pixels
 
 CURVE = (0.0, 0.5 / 255, 1 / 255, 2 / 255, 4 / 255, 8 / 255, 16 / 255, 32 / 255)
@@ -167,7 +167,7 @@ class RobustnessEvaluation(Measurement):
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.is_global_zero and self._signs is not None:
-            Console().print(escape(self._signs.line), soft_wrap=True)
+            console().print(escape(self._signs.line), soft_wrap=True)
 
     def record(self) -> dict[str, Any]:
         return {} if self._signs is None else {SIGNS: self._signs.summary()}
