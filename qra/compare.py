@@ -32,6 +32,7 @@ from qra.front.tool_arguments import add_compare
 from qra.parsing import ABSENT, parse_with_images
 from qra.progress import EvaluationProgress
 from qra.runs import completion
+from qra.terminal import print_table
 from qra.types import Batch, format_pixels, parse_pixels
 from qra.writing import write_bytes, write_json
 
@@ -104,15 +105,15 @@ def _compare(paths: Sequence[str], seeds: bool) -> None:
         if "training" in run.result and not (training := completion.parse(run.result["training"])).finished:
             console.print(f"{run.name}: from a training that is {training}", markup=False)
     first, *others = runs
-    console.print(comparison(runs, worst_seed(runs) if seeds and others else None))
+    print_table(comparison(runs, worst_seed(runs) if seeds and others else None))
     for other in others:
         if first.data != other.data:
             said = f"{first.name} and {other.name} used different data: their examples cannot be paired"
             console.print(shown(said))
             continue
-        console.print(paired(first, other))
+        print_table(paired(first, other))
         if (distances := paired_distances(first, other)).row_count:
-            console.print(distances)
+            print_table(distances)
         for label in attacked_otherwise(first, other):
             console.print(shown(f"{label} has different attacks or settings in the two runs: see their result.json"))
 
@@ -200,7 +201,8 @@ def _write_transfer(directory: Path, content: Mapping[str, Any], matrix: Transfe
         cells = [f"{100 * value:.1f}" for value in values]
         cells[row] = f"[bold]{cells[row]}[/]"
         table.add_row(shown(name), *cells)
-    Console().print(table, shown(f"written to {directory}/transfer.json, .csv and .png"))
+    print_table(table)
+    Console().print(shown(f"written to {directory}/transfer.json, .csv and .png"), soft_wrap=True)
 
 
 def main(arguments: Sequence[str]) -> None:

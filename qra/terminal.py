@@ -5,10 +5,11 @@ from __future__ import annotations
 import sys
 
 import rich
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.file_proxy import FileProxy
 from rich.measure import Measurement
 from rich.table import Column, Table
+from rich.text import Text
 
 SHORTEST = 12
 """Number of characters of a column of words that stay in one line, however narrow the terminal is."""
@@ -30,7 +31,7 @@ def print_table(table: Table) -> None:
     is_wide = _natural(target, table) > width
     for column in table.columns:
         if column.justify == "right":
-            column.header = "\n".join(str(column.header).split()) if is_wide else column.header
+            column.header = Text("\n".join(_text(column.header).split())) if is_wide else column.header
             column.no_wrap = True
             column.min_width = _longest(column)
         else:
@@ -48,4 +49,8 @@ def _natural(target: Console, table: Table) -> int:
 
 def _longest(column: Column) -> int:
     cells = (column.header, *column._cells, column.footer)
-    return max(len(line) for cell in cells for line in str(cell).split("\n"))
+    return max(len(line) for cell in cells for line in _text(cell).split("\n"))
+
+
+def _text(cell: RenderableType) -> str:
+    return (cell if isinstance(cell, Text) else Text.from_markup(str(cell))).plain

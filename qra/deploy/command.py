@@ -38,6 +38,7 @@ from qra.front.tool_arguments import add_deploy_bench, add_deploy_test
 from qra.parsing import ABSENT, parse, parse_with_images
 from qra.precision import float32
 from qra.progress import ChunkProgress
+from qra.terminal import print_table
 from qra.types import parse_pixels
 from qra.version import __version__
 from qra.writing import write_arrays, write_bytes, write_json
@@ -84,18 +85,12 @@ def _test(exported: Folder, settings: Namespace, data: ImageDataModule) -> None:
     write_json(exported.directory / "parity.json", content)
     write_bytes(exported.directory / "parity.html", page(exported.card.name, exported.card.label, content).encode())
     card.write(exported.directory, replace(exported.card, deployed=_without_details(content)))
-    console = _console()
-    table = runs_table(content)
-    console.print(table.terminal())
+    console, table = Console(), runs_table(content)
+    print_table(table.terminal())
     for run in content["runs"]:
         _say(console, f"{run['name']}: {run['verdict']}: {'; '.join(run['reasons'])}")
     _say(console, table.note)
     _say(console, f"written to {exported.directory / 'parity.html'}, parity.json, decisions.npz and {card.TEXT}")
-
-
-def _console() -> Console:
-    """Return a console that does not cut tables, however narrow the terminal is."""
-    return Console(width=max(Console().width, 120))
 
 
 def _say(console: Console, line: str) -> None:
@@ -205,8 +200,8 @@ def _bench(exported: Folder, settings: Namespace) -> None:
     speed = {**about, **found}
     write_json(exported.directory / "speed.json", speed)
     card.write(exported.directory, replace(exported.card, speed=speed))
-    console, table = _console(), speed_table(speed)
-    console.print(table.terminal())
+    console, table = Console(), speed_table(speed)
+    print_table(table.terminal())
     _say(console, table.note)
     if not speed["vnni"]:
         _say(console, "this processor has no VNNI: 8-bit integers are not faster than float32 here")

@@ -57,7 +57,7 @@ class Signs:
         values = [f"{i.name.replace('_', ' ')} {i.value:.1%}" for i in self.indicators if i.value is not None]
         if not values:
             return f"gradients: not checked, because none of {self.n} examples is classified correctly"
-        found = f"no sign of masking on {self.n} examples ({', '.join(values)})"
+        found = f"a quick check finds no sign of masking on {self.n} examples ({', '.join(values)})"
         return f"gradients: {found}; callback/masking checks thoroughly"
 
     def summary(self) -> dict[str, Any]:
