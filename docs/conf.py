@@ -22,6 +22,7 @@ extensions = [
     "mathml",
     "generated",
     "names",
+    "tables",
 ]
 exclude_patterns = ["_build", "results/*/tables", "extensions", "generated/parts"]
 source_suffix = {".rst": "restructuredtext", ".md": "myst-nb", ".ipynb": "myst-nb"}
@@ -30,6 +31,7 @@ myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 4
 myst_update_mathjax = False
 nb_execution_mode = "off"  # shown as stored, by tests/notebooks.py
+nb_render_markdown_format = "myst"  # with tables
 nb_ipywidgets_js: dict[str, dict[str, str]] = {}  # they would come from elsewhere
 
 autodoc_inherit_docstrings = False

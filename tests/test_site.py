@@ -117,6 +117,19 @@ def test_formulas_are_drawn_by_the_browser(site):
     assert "mathjax" not in text.lower()
 
 
+def test_tables_are_tables_and_their_intervals_whole(site):
+    notebook = (site.folder / "generated/tutorials/02-reading-a-study.html").read_text()
+    assert "| ---" not in notebook
+    results = (site.folder / "results.html").read_text()
+    assert "[1.1,\N{NO-BREAK SPACE}5.7]" in results
+
+
+def test_images_say_what_they_show(site):
+    said = [each for file in site.pages for each in re.findall(r'<img[^>]* alt="([^"]*)"', file.read_text())]
+    assert said
+    assert [each for each in said if not each or each.endswith((".png", ".svg"))] == []
+
+
 def test_it_can_be_searched(site):
     index = (site.folder / "searchindex.js").read_text()
     assert "concepts/masking" in index

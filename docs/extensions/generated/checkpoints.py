@@ -38,5 +38,5 @@ def _shown(outcomes: Iterable[Measured], title: str, eps: float) -> str:
     for each in outcomes:
         if (each.kind, each.threat_model.levels, each.threat_model.pixels) == (title, eps, "float"):
             value, _, doubt = percent(each.accuracy, with_n=False).partition(" ")
-            return f"{value}<br><small>{doubt} (n = {each.accuracy.n:,})</small>"
+            return f"{value}<br><small>{doubt}<br>n = {each.accuracy.n:,}</small>"
     return ""
