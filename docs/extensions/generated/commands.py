@@ -67,7 +67,9 @@ def _code(text: str) -> str:
 def _prose(text: str) -> str:
     for role in (":class:", ":func:", ":meth:", ":attr:", ":mod:"):
         text = text.replace(role, "")
-    return _cell(text.replace("``", "`").replace("`~", "`").replace("<", "&lt;").replace("*", r"\*"))
+    parts = text.replace("``", "`").replace("`~", "`").split("`")
+    parts[::2] = [part.replace("<", "&lt;").replace("*", r"\*") for part in parts[::2]]  # outside of code
+    return _cell("`".join(parts))
 
 
 def _cell(text: str) -> str:
