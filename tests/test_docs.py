@@ -103,7 +103,7 @@ def test_the_errors_that_are_explained_are_those_that_are_raised():
 
 
 def test_the_glossary_explains_what_arguments_are_called():
-    terms = set(re.findall(r"^([^\s:`#][^\n]*)\n  \w", WRITTEN["glossary.md"], re.MULTILINE))
+    terms = set(re.findall(r"^\*\*(.+?)\*\*: \w", WRITTEN["glossary.md"], re.MULTILINE))
     called = {
         "eps",
         "step_size",

@@ -41,6 +41,17 @@ def _resolve(app: Sphinx, env: BuildEnvironment, node: pending_xref, content: no
     return found or (content if internal else None)
 
 
+def _linked(app: Sphinx, name: str, content: list[str]) -> None:
+    """Link names of public objects that pages have as code, so that they need no markup that only Sphinx knows."""
+    if app.env.doc2path(name).suffix == ".md":
+        public = set(exported().values())
+        content[0] = re.sub(
+            r"(?<!`)`(qra\.[\w.]+)`(?!`)",
+            lambda found: f"{{py:obj}}{found[0]}" if found[1] in public else found[0],
+            content[0],
+        )
+
+
 def _is_internal(module: str, name: str) -> bool:
     """Whether something is defined in qra, but has no place on the site, as it is not exported."""
     ours = [module] if module else [each for each in sys.modules if each.startswith("qra.")]
@@ -68,6 +79,7 @@ def _signature(
 def setup(app: Sphinx) -> dict[str, Any]:
     """Resolve what Sphinx itself does not find."""
     app.connect("missing-reference", _resolve)
+    app.connect("source-read", _linked)
     app.connect("autodoc-skip-member", _skip)
     app.connect("autodoc-process-signature", _signature)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
