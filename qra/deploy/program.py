@@ -93,7 +93,7 @@ class Program:
         """
         about = json.dumps({"network": self.description, "scheme": None})
         tensors = {name: tensor.contiguous() for name, tensor in self.tensors.items()}
-        write_bytes(path, pack_tensors(tensors, {"format": "pt", "qra": about}))
+        write_bytes(path, pack_tensors(tensors, {"qra": about}))  # of several keys, the order would be random
 
     @classmethod
     def load(cls, path: str | Path) -> Program:

@@ -43,6 +43,14 @@ def test_a_saved_program_is_the_same_program_and_the_same_twin(program, file):
     assert torch.equal(loaded(x), IntegerNetwork(program)(x))
 
 
+def test_a_program_is_always_the_same_file(program, tmp_path):
+    contents = set()
+    for number in range(8):
+        program.save(tmp_path / f"{number}.safetensors")
+        contents.add((tmp_path / f"{number}.safetensors").read_bytes())
+    assert len(contents) == 1
+
+
 @pytest.mark.parametrize("place", [-1, -5000])
 def test_a_changed_file_is_refused(file, place):
     content = bytearray(file.read_bytes())
