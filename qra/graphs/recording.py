@@ -59,8 +59,8 @@ class CUDARecorder:
         # torch's default capture stream belongs to the device of its first graph, and work on another device would not
         # be captured; other threads, such as the watchdog of a process group, may use the device meanwhile
         recording = torch.cuda.graph(graph, self._pool, self._stream, capture_error_mode="thread_local")
-        with torch.cuda.device(self._device), recording:
-            result = work()
+        with torch.cuda.device(self._device), torch.cuda.stream(torch.cuda.current_stream(self._device)), recording:
+            result = work()  # where this fails, the recording leaves its own stream as the current one
         return result, graph.replay
 
 
