@@ -9,7 +9,7 @@ from typing import Any
 
 from docutils import nodes
 from generated.packages import exporting
-from sphinx.addnodes import pending_xref
+from sphinx.addnodes import desc_signature, pending_xref
 from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
 
@@ -69,6 +69,16 @@ def _skip(app: Sphinx, kind: str, name: str, item: Any, skip: bool, options: Any
     return True if str(getattr(item, "__doc__", "")).startswith("Alias for field number") else None
 
 
+def _once(app: Sphinx, tree: nodes.document) -> None:
+    """Link the source of what two packages export from one of its two places, as viewcode knows only one."""
+    for signature in tree.findall(desc_signature):
+        place = f"{signature.get('module')}.{signature.get('fullname')}"
+        package, _, name = place.rpartition(".")
+        item = getattr(sys.modules.get(package), name, None)
+        if inspect.isfunction(item) and exported().get(f"{item.__module__}.{item.__qualname__}", place) != place:
+            signature["module"] = None
+
+
 def _signature(
     app: Sphinx, kind: str, name: str, item: Any, options: Any, signature: str | None, result: str | None
 ) -> tuple[str | None, str | None]:
@@ -80,6 +90,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     """Resolve what Sphinx itself does not find."""
     app.connect("missing-reference", _resolve)
     app.connect("source-read", _linked)
+    app.connect("doctree-read", _once, priority=400)  # before viewcode
     app.connect("autodoc-skip-member", _skip)
     app.connect("autodoc-process-signature", _signature)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
