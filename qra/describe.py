@@ -23,6 +23,8 @@ from torch import Tensor, nn
 
 __all__ = ["describe"]
 
+_LIBRARIES = {*sys.stdlib_module_names, "torch", "torchvision", "numpy", "qra"}
+
 Network = TypeVar("Network", bound=nn.Module)
 
 
@@ -73,7 +75,7 @@ def _described(value: Any) -> Any:
         tensor = torch.as_tensor(value)
         return {"shape": list(tensor.shape), "dtype": str(tensor.dtype), "sha256": _hash({"": tensor})}
     if isinstance(value, nn.Module):
-        return {"class_path": class_path(type(value)), "text": str(value), "sha256": contents_hash(value)}
+        return {"class_path": class_path(type(value)), **_structure(value), "sha256": contents_hash(value)}
     if isinstance(value, functools.partial):
         arguments = {"func": value.func, "args": value.args, "keywords": value.keywords}
         return {"class_path": "functools.partial", "init_args": _described(arguments)}
@@ -88,6 +90,36 @@ def _described(value: Any) -> Any:
     if _is_told_by_arguments(value):
         return {"class_path": class_path(type(value)), "init_args": kept_arguments(value)}
     raise ValueError(f"results cannot describe {_brief(value)}: give a function, or an object of a dataclass")
+
+
+def architecture(network: nn.Module) -> Any:
+    """Return what tells a network from others with the same weights: its description, or else its structure."""
+    found = describe(network)
+    return _structure(network) if found is None else found
+
+
+def _structure(network: nn.Module) -> dict[str, Any]:
+    """Return a network as text, and the plain attributes of those of its modules whose text may leave them out."""
+    return {
+        "text": str(network),
+        "attributes": {
+            name: {key: _described(value) for key, value in vars(module).items() if _is_setting(key, value)}
+            for name, module in network.named_modules()
+            if not is_of_library(type(module))
+        },
+    }
+
+
+def _is_setting(name: str, value: Any) -> bool:
+    if isinstance(value, tuple | list):
+        return all(_is_setting(name, item) for item in value)
+    is_plain = value is None or isinstance(value, str | int | float) or _import_path(value) is not None
+    return is_plain and name != "training" and not name.startswith("_")
+
+
+def is_of_library(code: Any) -> bool:
+    """Return whether a class or function belongs to qra or the libraries that it builds on."""
+    return (code.__module__ or "builtins").partition(".")[0] in _LIBRARIES
 
 
 def _import_path(value: Any) -> str | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -16,15 +15,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from qra import noise
-from qra.describe import contents_hash, describe, digest, without_empty
+from qra.describe import architecture, contents_hash, digest, is_of_library, without_empty
 from qra.files import read_npz
 from qra.quant.network import activation_quantizers
 from qra.writing import write_arrays, write_json
 
 CHUNKS = "chunks"
 """Folder of a run directory that holds the results of attacks, chunk by chunk."""
-
-_LIBRARIES = {*sys.stdlib_module_names, "torch", "torchvision", "numpy", "qra"}
 
 
 def shuffled(indices: Tensor, seed: int) -> Tensor:
@@ -35,10 +32,10 @@ def shuffled(indices: Tensor, seed: int) -> Tensor:
 def fingerprint(network: nn.Module, *descriptions: Any) -> str:
     """Return a hash of a network, of how its roundings are differentiated, and of descriptions ready for JSON.
 
-    The network counts with its description, weights and buffers.
+    The network counts with its architecture, weights and buffers.
     """
     modes = sorted({quantizer.gradient for quantizer in activation_quantizers(network).values()})
-    about = digest(without_empty([describe(network), modes, *descriptions]))
+    about = digest(without_empty([architecture(network), modes, *descriptions]))
     return digest([about, contents_hash(network)])
 
 
@@ -50,7 +47,7 @@ def code_of(*objects: object) -> str:
     """
     files = set()
     for code in {code for each in _inside(objects) for code in _code(each)}:
-        if (code.__module__ or "builtins").partition(".")[0] not in _LIBRARIES:
+        if not is_of_library(code):
             try:
                 files.add(inspect.getsourcefile(code))
             except (TypeError, OSError):  # defined in a shell

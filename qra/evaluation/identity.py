@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from qra.describe import contents_hash, describe, digest, without_empty
+from qra.describe import architecture, contents_hash, digest, without_empty
 
 
 def network_id(network: nn.Module, checkpoint: str | None, scheme: Any, calibration: Any, changed: bool) -> str:
@@ -21,7 +21,7 @@ def network_id(network: nn.Module, checkpoint: str | None, scheme: Any, calibrat
         changed: Whether the network was changed after loading, in a way that ``calibration`` does not describe.
     """
     contents = [contents_hash(network)] if changed or checkpoint is None else []
-    return digest(without_empty([checkpoint, scheme, calibration, describe(network), *contents]))
+    return digest(without_empty([checkpoint, scheme, calibration, architecture(network), *contents]))
 
 
 def is_same(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:

@@ -8,6 +8,7 @@ from torch import nn
 
 from qra.attacks import PGD
 from qra.evaluation.chunks import ChunkFiles, code_of, fingerprint, shuffled
+from qra.evaluation.identity import network_id
 from qra.quant import PACT, DoReFa, QuantScheme, convert, gradient_mode
 
 INDICES = torch.tensor([1, 3, 4, 8, 9])
@@ -114,6 +115,28 @@ def test_a_fingerprint_is_that_of_weights_statistics_and_gradients(network):
     with gradient_mode(network, "ste_soft"):
         assert fingerprint(network) != quantized
     assert fingerprint(network) == quantized
+
+
+class Coarse(nn.Module):
+    """A defence without weights, which its text does not describe."""
+
+    def __init__(self, levels, activation=torch.tanh):
+        super().__init__()
+        self.levels = levels
+        self.activation = activation
+
+    def forward(self, x):
+        return self.activation((x * self.levels).round() / self.levels)
+
+
+def test_networks_that_differ_in_settings_alone_are_told_apart(network):
+    others = [Coarse(16), Coarse(8), Coarse(16, torch.sigmoid), Coarse([16])]
+    networks = [nn.Sequential(first, network) for first in others]
+    assert len({fingerprint(each) for each in networks}) == 4
+    assert len({network_id(each, "sha256", None, None, changed=False) for each in networks}) == 4
+    again = nn.Sequential(Coarse(16), network).eval()
+    assert fingerprint(again) == fingerprint(networks[0])
+    assert network_id(again, "sha256", None, None, False) == network_id(networks[0], "sha256", None, None, False)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
