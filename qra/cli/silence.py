@@ -32,7 +32,16 @@ def _one_line(message: Warning | str, *_: Any, **__: Any) -> str:
     return f"qra: warning: {plain(message)}\n"
 
 
+_devices: set[str] = set()
+"""Lines on devices that were logged; every trainer logs its own, and fitting a network to the data makes a second."""
+
+
 def _applies(record: logging.LogRecord) -> bool:
-    """Return whether a message is neither advertising, noise, nor advice to reduce precision on a GPU."""
+    """Return whether a message is neither advertising, noise, a repetition, nor advice to reduce precision on a GPU."""
+    message = record.getMessage()
+    if message.startswith("GPU available"):
+        repeated = message in _devices
+        _devices.add(message)
+        return not repeated
     noise = ("Tip:", "Tensor Cores", "TPU available", "Seed set to", "Loading `train_dataloader`")
-    return not any(words in record.getMessage() for words in noise)
+    return not any(words in message for words in noise)

@@ -94,6 +94,7 @@ def test_a_run_is_made_and_tested_and_doctor_looks_around(python, elsewhere):
     program = "import shlex, sys; from qra.cli import main; [main(shlex.split(line)) for line in sys.argv[1:]]"
     test = f"test --ckpt_path runs/quickstart-plain/best.ckpt {QUICK} {ATTACK}"
     output = python(program, f"{FIT} {QUICK}", test, "doctor")
+    assert output.count("GPU available") == 1  # though three trainers were made
     assert "next: qra test --ckpt_path runs/quickstart-plain/best.ckpt" in output
     assert "PGD-2" in output
     assert "disk here" in output
