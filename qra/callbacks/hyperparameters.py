@@ -18,6 +18,7 @@ _PARTS = {
     "network": "model.init_args.network",
     "attack": "model.init_args.attack",
     "transfer": "model.init_args.transfer",
+    "val_attack": "model.init_args.val_attack",
     "optimizer": "model.init_args.optimizer",
     "schedule": "model.init_args.schedule",
     "scheme": "model.init_args.scheme",

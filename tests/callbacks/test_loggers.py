@@ -24,6 +24,7 @@ CONFIG = {
         "class_path": "qra.modules.AdversarialTraining",
         "init_args": {
             "attack": PGD,
+            "val_attack": {"class_path": "qra.attacks.PGD", "init_args": {"steps": 20}},
             "optimizer": {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.1}},
             "scheme": {
                 "class_path": "qra.quant.QuantScheme",
@@ -37,7 +38,7 @@ CONFIG = {
 def test_hyperparameters_are_training_attack_optimizer_and_scheme(tmp_path):
     found = hyperparameters(CONFIG, tmp_path)
     assert found["training"] == "AdversarialTraining"  # all of its arguments have columns of their own
-    assert found["attack"] == "PGD(eps=8/255, steps=10)"
+    assert (found["attack"], found["val_attack"]) == ("PGD(eps=8/255, steps=10)", "PGD(steps=20)")
     assert found["optimizer"] == "SGD(lr=0.1)"
     assert found["scheme"] == "QuantScheme(weight_bit_width=4, PACT)"
     assert (found["lr"], found["fraction"], found["seed"], found["epochs"]) == (0.1, 0.5, 3, 4)
