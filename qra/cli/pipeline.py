@@ -326,6 +326,8 @@ def check_monitored(trainer: Trainer, model: ImageClassifier) -> None:
     known = [f"val/{name}" for name in model.val_metrics]
     for callback in callbacks:
         monitor = getattr(callback, "monitor", None)
+        if isinstance(callback, Checkpoint) and monitor in ("epoch", "step"):
+            continue  # which Lightning counts, to keep the latest few
         if monitor is not None and monitor not in known and not monitor.startswith("train/"):
             raise ValueError(f"{type(callback).__name__} monitors {monitor}: validation has only {', '.join(known)}")
 

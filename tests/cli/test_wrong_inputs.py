@@ -10,7 +10,7 @@ import torch
 from commands import CONFIGS, NETWORK, TINY, TINY_FIT, pipeline, qra, refused
 from hostile import Payload
 from lightning import Trainer
-from lightning.pytorch.callbacks import Callback, EarlyStopping
+from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 
 from qra.cli.pipeline import check_monitored
 from qra.modules import VanillaTraining
@@ -206,6 +206,7 @@ def test_a_monitored_metric_that_no_validation_has_is_refused_before_training():
         check("val_loss")
     check("val/robust_loss")
     check("train/loss")
+    check("val/robust_loss", ModelCheckpoint(monitor="step"), ModelCheckpoint(monitor="epoch"))
     check("mine", module=Own)
     check("mine", OwnCallback())
 
