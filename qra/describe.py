@@ -59,7 +59,7 @@ def describe(value: Any) -> Any:
         None for a network without a description.
 
     Raises:
-        ValueError: If a value cannot be told from others, such as an object with attributes besides its arguments.
+        ValueError: If a value cannot be told from others, such as an object that drops arguments of its constructor.
     """
     return getattr(value, "description", None) if isinstance(value, nn.Module) else _described(value)
 
@@ -87,8 +87,10 @@ def _described(value: Any) -> Any:
         return path
     if inspect.isfunction(value):
         return _described_function(value)
-    if _is_told_by_arguments(value):
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {"class_path": class_path(type(value)), "init_args": kept_arguments(value)}
+    if _is_told_by_attributes(value):
+        return {"class_path": class_path(type(value)), "init_args": _described(vars(value))}
     raise ValueError(f"results cannot describe {_brief(value)}: give a function, or an object of a dataclass")
 
 
@@ -141,12 +143,12 @@ def _described_function(value: Any) -> dict[str, Any]:
     return {"function": f"{value.__module__}.{value.__qualname__}", "code": code, "kept": _described(kept)}
 
 
-def _is_told_by_arguments(value: Any) -> bool:
-    """Return whether an object consists of its fields, or of its constructor's arguments."""
-    if dataclasses.is_dataclass(value):
-        return not isinstance(value, type)
-    kept = set(getattr(value, "__dict__", ()))
-    return bool(kept) and kept == set(inspect.signature(type(value)).parameters)
+def _is_told_by_attributes(value: Any) -> bool:
+    """Return whether an object consists of its attributes, which hold its constructor's arguments and maybe more."""
+    kind: Any = type(value)
+    if kind.__new__ is not object.__new__ or not hasattr(value, "__dict__"):
+        return False  # it may hold what Python does not show
+    return set(inspect.signature(kind).parameters) <= set(vars(value))
 
 
 def kept_arguments(value: Any) -> dict[str, Any]:

@@ -39,6 +39,20 @@ class Kept:
         self.size = size
 
 
+class Prepared(Kept):
+    def __init__(self, size):
+        super().__init__(size)
+        self.table = torch.ones(size)
+
+
+class Stateless:
+    pass
+
+
+class OtherStateless:
+    pass
+
+
 def scaled(factor):
     return lambda x: factor * x
 
@@ -69,6 +83,8 @@ def network(weight):
         (network(1.0), network(2.0)),
         ({"steps": (1, PGD())}, {"steps": (1, PGD(steps=3))}),
         (Kept(1), Kept(2)),
+        (Prepared(1), Prepared(2)),
+        (Stateless(), OtherStateless()),
     ],
 )
 def test_whatever_an_object_holds_is_told_from_others_in_json(value, other):
