@@ -4,8 +4,9 @@ import pytest
 import torch
 from oracles import NETWORKS, STEPS, authors_attack, eps, images, labels, network, short
 
-from qra.attacks import APGD, AttackState
+from qra.attacks import APGD, AttackState, fab
 from qra.attacks.apgd import Climb
+from qra.attacks.state import length
 from qra.evaluation.autoattack import upstream
 from qra.evaluation.robustness import robust
 from qra.quant import freeze
@@ -80,6 +81,24 @@ def test_the_best_points_of_apgd_are_the_authors_to_the_last_bit(norm, steps, lo
     assert torch.equal(ever_fooled, ~acc.bool())
     assert torch.equal(climb.best, best)
     assert torch.equal(climb.best_loss, best_loss)
+
+
+@both_norms
+def test_the_nearest_images_of_fab_are_the_authors(norm):
+    model, x = network("quantized"), images()
+    y = labels(model, x, wrong=0)
+    theirs = authors_attack("fab_t", model, norm, 1.0)
+    theirs.target_class = 2
+    nearest = theirs.attack_single_run(x, y, is_targeted=True)
+    targets = AttackState(model, x, y).targets(torch.arange(len(x)), 2)
+    x_adv, ours, distance = x, x, torch.full((len(x), 1, 1, 1), torch.inf)
+    for _ in range(STEPS):
+        found, fooled, x_adv = fab._Step(torch.inf, norm)(model, x, x_adv, y, targets)
+        found_at = length(found - x, norm)
+        closer = fooled[:, None, None, None] & (found_at < distance)
+        ours, distance = torch.where(closer, found, ours), torch.where(closer, found_at, distance)
+    assert distance.isfinite().sum() > 20
+    torch.testing.assert_close(ours, nearest, rtol=0, atol=1e-5)
 
 
 def test_examples_that_leave_do_not_disturb_the_others():

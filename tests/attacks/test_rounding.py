@@ -106,6 +106,24 @@ def test_each_iterate_on_the_unrounded_network_is_tried_on_the_network():
     assert torch.equal(state.margin, torch.stack([margins(model, images, y) for images in watched.seen]).amin(0))
 
 
+def test_an_iterate_counts_wherever_the_network_itself_is_wrong():
+    model = SteppedNet().eval()
+    x, y, index = batch(model, 32)
+    state = AttackState(model, x, y, index=index)
+    UnroundedAPGD(0.01, steps=6, starts=1).run(state)
+    assert torch.equal(state.broken, state.margin <= 0)
+    assert 0 < state.broken.sum() < len(x)
+
+
+def test_no_target_is_the_label_among_classes_that_are_equally_likely():
+    network, x = nn.Sequential(nn.Flatten(), nn.Linear(4, 5)), torch.zeros(5, 1, 2, 2)
+    nn.init.zeros_(network[1].bias)
+    state = AttackState(network, x, torch.arange(5))
+    targets = torch.stack([state.targets(torch.arange(5), rank) for rank in range(1, 6)])
+    assert torch.equal(targets[0], state.y)
+    assert torch.equal(targets.sort(0).values, torch.arange(5)[:, None].expand(5, 5))
+
+
 def test_a_network_that_rounds_nothing_is_not_attacked_a_second_time():
     network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(64, 5)).eval()
     x, y, index = batch(network)
