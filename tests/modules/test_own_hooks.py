@@ -40,6 +40,11 @@ def test_a_callback_of_ones_own_that_is_made_of_functions_stays():
     assert seen == [1]
 
 
+def slow(parameters):
+    """With the usual rate, all losses are soon 0."""
+    return torch.optim.SGD(parameters, lr=1e-3)
+
+
 class Noted(VanillaTraining):
     def training_loss(self, batch):
         loss = F.cross_entropy(self(batch.x), batch.y)
@@ -57,14 +62,24 @@ class SkipsTheRestOfTheSecondEpoch(Noted):
         return -1 if self.current_epoch == 1 and batch_idx == 2 else None
 
 
+class SkipsTheRestOfTheFirstEpoch(Noted):
+    def on_train_batch_start(self, batch, batch_idx):
+        return -1 if self.current_epoch == 0 and batch_idx == 2 else None
+
+
 @pytest.mark.parametrize(
-    ("method", "callbacks"), [(Noted, [StopsInTheSecondEpoch()]), (SkipsTheRestOfTheSecondEpoch, [])]
+    ("method", "callbacks", "first"),
+    [
+        (Noted, [StopsInTheSecondEpoch()], 6),
+        (SkipsTheRestOfTheSecondEpoch, [], 6),
+        (SkipsTheRestOfTheFirstEpoch, [], 2),
+    ],
 )
-def test_the_mean_over_an_epoch_that_was_cut_short_is_of_its_own_batches(method, callbacks):
-    module, run = method(linear(), val_attack=None), trainer(callbacks=callbacks)
+def test_the_mean_over_an_epoch_that_was_cut_short_is_of_its_own_batches(method, callbacks, first):
+    module, run = method(linear(), val_attack=None, optimizer=slow), trainer(callbacks=callbacks)
     run.fit(module, data())
     assert len(module.losses) == 8
-    assert float(run.callback_metrics["train/loss"]) == pytest.approx(sum(module.losses[6:]) / 2)
+    assert float(run.callback_metrics["train/loss"]) == pytest.approx(sum(module.losses[first:]) / (8 - first))
 
 
 class OwnSteps(Noted):
@@ -78,7 +93,7 @@ class OwnSteps(Noted):
 def test_the_mean_over_an_epoch_that_is_resumed_within_is_that_of_all_its_batches(method, tmp_path):
     def fit(steps, **settings):
         torch.manual_seed(0)
-        module = method(linear(), val_attack=None, optimizer=lambda p: torch.optim.SGD(p, lr=1e-3))
+        module = method(linear(), val_attack=None, optimizer=slow)
         run = trainer(max_epochs=2, max_steps=steps)
         run.fit(module, data(), **settings)
         run.save_checkpoint(tmp_path / f"{steps}.ckpt")
@@ -97,7 +112,8 @@ def test_the_mean_over_an_epoch_that_is_resumed_within_is_that_of_all_its_batche
 
 
 def test_the_mean_over_an_epoch_that_a_callback_would_end_too_early_is_of_all_its_batches():
-    module, run = Noted(linear(), val_attack=None), trainer(callbacks=[StopsInTheSecondEpoch()], min_epochs=2)
+    module = Noted(linear(), val_attack=None, optimizer=slow)
+    run = trainer(callbacks=[StopsInTheSecondEpoch()], min_epochs=2)
     run.fit(module, data())
     assert len(module.losses) == 12
     assert float(run.callback_metrics["train/loss"]) == pytest.approx(sum(module.losses[6:]) / 6)
