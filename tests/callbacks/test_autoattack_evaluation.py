@@ -18,7 +18,7 @@ from qra.evaluation.chunks import shuffled
 from qra.evaluation.outcome import read_correct
 from qra.evaluation.robustness import robust
 from qra.modules import VanillaTraining
-from qra.quant import CalibratedUniform, QuantScheme, Uniform, freeze
+from qra.quant import PACT, CalibratedUniform, DoReFa, QuantScheme, Uniform, freeze
 
 ATTACK = AutoAttack("24/255", steps=3, queries=10)
 
@@ -145,6 +145,24 @@ def test_another_network_is_measured_anew(whole, tmp_path):
         other.network[4].bias += torch.tensor([0.0, 2, 0, 0, 0])
     trainer(callbacks=[callback], default_root_dir=tmp_path / "run").test(other, data(), verbose=False)
     assert not same(callback.outcomes, whole[1])
+
+
+class Mine(nn.Flatten):
+    """A layer whose code may change."""
+
+
+def test_chunks_are_known_by_the_data_the_scheme_and_the_code_of_the_network(tmp_path):
+    runner = run(tmp_path, [])
+
+    def settings(network, scheme=None):
+        return evaluation()._settings(runner, VanillaTraining(network, scheme, val_attack=None), torch.arange(3))
+
+    plain, mine = module().network, module().network
+    mine[3] = Mine()
+    assert settings(plain)["code"] == "" != settings(mine)["code"]
+    assert settings(plain)["data"] == runner.datamodule.data_hash
+    four, eight = (settings(module().network, QuantScheme(DoReFa(), PACT(), bits, 4)) for bits in (4, 8))
+    assert four["network"] != eight["network"]
 
 
 def test_more_images_than_there_are_are_refused(tmp_path):

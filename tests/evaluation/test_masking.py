@@ -9,11 +9,12 @@ from torch import nn
 
 from qra import losses
 from qra.attacks import PGD
-from qra.callbacks.masking import table, words
+from qra.callbacks.masking import MaskingCheck, table, words
 from qra.evaluation.indicators import CONFIDENCE, judge, noticed_from
-from qra.evaluation.masking import MaskingSettings, ScaledLogits, measure, why_no_unrounded
+from qra.evaluation.masking import MaskingSettings, ScaledLogits, measure, why_no_unrounded, zero_gradients
 from qra.evaluation.sources import attack_networks
 from qra.evaluation.statistics import wilson_interval
+from qra.progress import EvaluationProgress
 from qra.quant import PACT, DoReFa, QuantScheme, calibrate, convert
 from qra.types import Batch
 
@@ -100,6 +101,12 @@ def test_rounding_with_its_true_derivative_is_found_out(robust):
     assert "straight through" in found.reasons[0]
 
 
+def test_the_callback_attacks_by_the_gradient_that_it_is_given(robust):
+    check = MaskingCheck(MaskingSettings(steps=4, restarts=1, queries=1), "hard", n=4)
+    assert not list(check.evaluate(quantized(robust), [images(4)], EvaluationProgress(shown=False)))
+    assert check._found["zero_cross_entropy"].all()
+
+
 class Scaled(nn.Module):
     def __init__(self, network, scale):
         super().__init__()
@@ -113,6 +120,15 @@ def test_saturated_logits_are_found_out(plain):
     found = suspects(report(Scaled(plain, 1e3)))
     assert {"zero_gradients_cross_entropy", "scaled_logits"} <= found
     assert not {"zero_gradients_margin", "square", "polish"} & found  # they find no more than all with gradients do
+
+
+def test_gradients_that_are_zero_or_not_finite_lead_nowhere():
+    def network(x):
+        brightness = x.mean((1, 2, 3))
+        return torch.stack([torch.where(brightness > 0.9, brightness.detach(), brightness.sqrt()), brightness * 0], 1)
+
+    x = torch.tensor([0.0, 0.5, 1.0])[:, None, None, None].expand(3, 1, 2, 2)
+    assert zero_gradients(network, x, torch.zeros(3, dtype=torch.int64)).tolist() == [True, False, True]
 
 
 class Random(nn.Module):

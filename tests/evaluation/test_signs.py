@@ -43,6 +43,12 @@ def test_where_nothing_is_correct_nothing_was_looked_at():
     )
 
 
+def test_gradients_are_those_of_the_network_that_attacks_search_on():
+    x = torch.rand(6, 3, 4, 4, generator=torch.Generator().manual_seed(1))
+    batch = Batch(x, Scaled(1.0)(x).argmax(1), torch.arange(6))
+    assert suspects(find_signs(Scaled(1.0), Scaled(0.0), batch)) == {"zero_gradients"}
+
+
 def test_saturated_logits_are_suspect():
     found = signs(Scaled(1e4))
     assert suspects(found) == {"zero_gradients", "saturated_logits"}
