@@ -1,6 +1,7 @@
 import json
 from copy import deepcopy
 from dataclasses import dataclass
+from enum import Enum
 from functools import partial
 from typing import Any
 
@@ -53,8 +54,31 @@ class OtherStateless:
     pass
 
 
+class Passing(Holding):
+    def __init__(self, **fields):
+        super().__init__(**fields)
+
+
+class Colour(Enum):
+    RED, BLUE = 1, 2
+
+
+class Steep(nn.Module):
+    def __init__(self, slope):
+        super().__init__()
+        self.slope = slope
+
+
 def scaled(factor):
     return lambda x: factor * x
+
+
+def scaled_by_default(factor):
+    return lambda x, by=factor: by * x
+
+
+def scaled_by_name(factor):
+    return lambda x, *, by=factor: by * x
 
 
 def network(weight):
@@ -73,14 +97,22 @@ def network(weight):
         (nn.ReLU, nn.GELU),
         (lambda x: x + 1, lambda x: x + 2),
         (scaled(1), scaled(2)),
+        (scaled_by_default(1), scaled_by_default(2)),
+        (scaled_by_name(1), scaled_by_name(2)),
         (partial(scaled, 1), partial(scaled, 2)),
+        (partial(scaled, factor=1), partial(scaled, factor=2)),
+        (partial(min, 1), partial(max, 1)),
         (torch.zeros(2), torch.zeros(2, 1)),
         (torch.zeros(2), torch.zeros(2, dtype=torch.float64)),
         (torch.zeros(2), torch.tensor([0.0, 1.0])),
         (np.zeros(2), np.ones(2)),
         (np.float32(1), np.float32(2)),
         (torch.float32, torch.float64),
+        (Colour.RED, Colour.BLUE),
         (network(1.0), network(2.0)),
+        (nn.Sequential(nn.ReLU()), nn.Sequential(nn.SiLU())),
+        (nn.Sequential(Steep(1)), nn.Sequential(Steep(2))),
+        (Passing(value=1), Passing(value=2)),
         ({"steps": (1, PGD())}, {"steps": (1, PGD(steps=3))}),
         (Kept(1), Kept(2)),
         (Prepared(1), Prepared(2)),

@@ -7,6 +7,7 @@ import pytest
 import torch
 from trivial import data, linear, trainer
 
+from qra.callbacks import CheckpointFiles
 from qra.describe import differences
 from qra.modules import VanillaTraining
 from qra.resume import check_resumable
@@ -46,6 +47,13 @@ def test_weights_alone_are_refused(saved):
     content = {key: saved[key] for key in ("state_dict", "epoch", "global_step")}
     with pytest.raises(ValueError, match=r"last\.ckpt: holds only weights: resume from last\.ckpt, or .*init_from"):
         check(content)
+
+
+def test_no_training_state_is_read_for_a_test(saved, tmp_path):
+    torch.save(saved, tmp_path / "last.ckpt")
+    test, resumed = (CheckpointFiles(resume).load_checkpoint(tmp_path / "last.ckpt") for resume in (False, True))
+    assert resumed.keys() - test.keys() >= {"callbacks", "optimizer_states", "lr_schedulers", "loops"}
+    assert (test["epoch"], resumed["epoch"]) == (0, 1)
 
 
 def group(content):

@@ -12,7 +12,7 @@ import light
 import numpy as np
 import pytest
 
-from qra.writing import PARTIAL, filling, replacing, write_arrays, write_bytes
+from qra.writing import PARTIAL, filling, replacing, write_arrays, write_bytes, write_json
 
 ENDLESS = """
 import sys
@@ -38,6 +38,8 @@ def test_a_file_that_fails_midway_leaves_the_old_one_and_nothing_else(tmp_path):
     write_bytes(target, b"old")
     with pytest.raises(TypeError), replacing(target) as file:
         file.writelines([b"new", "text"])
+    with pytest.raises(TypeError):
+        write_json(target, {"accuracy": object()})
     assert target.read_bytes() == b"old"
     assert names(tmp_path) == ["file"]
 

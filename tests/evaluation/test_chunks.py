@@ -1,6 +1,8 @@
 """The files that keep what became of chunks, and what they are known by."""
 
+from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -33,6 +35,8 @@ def test_a_chunk_comes_back_as_it_was_written(tmp_path):
     assert files(tmp_path).read(1).tolist() == [5, 2]
     assert files(tmp_path).read(0) is None
     assert {path.name for path in kept.directory.iterdir()} == {"settings.json", "chunk-00001.npz"}
+    kept.write(0, torch.tensor([0, 5, 6], dtype=torch.uint8))  # of 4 attacks
+    assert kept.read(0) is None
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.6, 0.99])
@@ -88,24 +92,45 @@ def test_the_place_of_an_example_in_the_order_does_not_depend_on_the_others():
     assert torch.equal(shuffled(part, 0), whole[torch.isin(whole, part)])
 
 
+CODE = """
+class Mine:
+    @staticmethod
+    def value_of():
+        return 1
+"""
+
+
+@dataclass
+class Holding:
+    value: Any
+
+
+Holding.__module__ = "qra"  # whose code is left out
+
+
 def test_a_class_of_ones_own_is_known_by_its_code(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     source = tmp_path / "mine_to_change.py"
-    source.write_text("class Mine:\n    value = 1\n")
+    source.write_text(CODE)
     from mine_to_change import Mine
 
     before = code_of(Mine())
     assert code_of(nn.Linear(1, 1), PGD()) == ""
     assert code_of(nn.Linear(1, 1), Mine()) == before != ""
-    holder = partial(max, {"key": [Mine]})
-    assert code_of(holder) == before
-    source.write_text("class Mine:\n    value = 2\n")
-    assert code_of(Mine()) == code_of(holder) != before
+    assert code_of(Mine(), test_a_class_of_ones_own_is_known_by_its_code) not in (before, "")
+    heir = type("Heir", (Mine,), {"__module__": "qra"})
+    holders = [partial(max, key=[Mine]), Holding({"key": Mine.value_of}), heir()]
+    assert {code_of(holder) for holder in holders} == {before}
+    source.write_text(CODE.replace("1", "2"))
+    assert {code_of(holder) for holder in (Mine(), *holders)} == {code_of(Mine())} != {before}
 
 
 def test_a_fingerprint_is_that_of_weights_statistics_and_gradients(network):
     first = fingerprint(network)
     assert fingerprint(network.eval()) == first
+    value, transposed = torch.zeros(2, 3), torch.zeros(3, 2)
+    found = {fingerprint(nn.ParameterDict(each)) for each in ({"a": value}, {"b": value}, {"a": transposed})}
+    assert len(found) == 3
     network[1].running_mean[0] += 1e-6
     changed = fingerprint(network)
     assert changed != first

@@ -52,3 +52,15 @@ def test_outcomes_are_stored_without_pickle(tmp_path):
     write_correct(tmp_path / "correct.npz", {"a": outcome([True])})
     with np.load(tmp_path / "correct.npz", allow_pickle=False) as arrays:
         assert {str(array.dtype) for array in arrays.values()} == {"int64", "bool"}
+
+
+def test_the_kind_of_an_attack_says_how_it_searches():
+    def kind(**fields):
+        made = Outcome("pgd", "PGD-20", {"class_path": "PGD"}, torch.arange(1), torch.tensor([True]), **fields)
+        return made.measured.kind
+
+    assert [kind(gradient=gradient) for gradient in ("", "ste", "ste_soft", "hard")] == [
+        "PGD-20", "PGD-20", "PGD-20, ste_soft", "PGD-20, hard"
+    ]  # fmt: skip
+    assert kind(source={"path": "a.ckpt", "sha256": "a"}) == "PGD-20, transferred"
+    assert kind(source={"name": "unrounded"}, search_precision="bfloat16") == "PGD-20, unrounded, searched in bfloat16"

@@ -1,7 +1,21 @@
 import torch
+from torch import nn
 
 from qra.evaluation.quantization_figures import site_histograms, weight_grids
-from qra.quant.statistics import SiteStatistics
+from qra.quant import PACT, DoReFa, QuantScheme, convert
+from qra.quant.statistics import SiteStatistics, activation_statistics
+
+
+def test_statistics_of_activations_are_of_the_values_before_and_after_rounding():
+    network = nn.Sequential(nn.Flatten(), nn.Linear(4, 4, bias=False), nn.ReLU(), nn.Linear(4, 2))
+    convert(network, QuantScheme(DoReFa(), PACT(), 32, 2))
+    with torch.no_grad():
+        network[1].weight.copy_(2 * torch.eye(4))
+        network[2].alpha.fill_(1.5)
+    found = activation_statistics(network, torch.tensor([0.0, 0.2, 0.6, 1.0]).view(1, 1, 2, 2))["2"]
+    torch.testing.assert_close(found.values, torch.tensor([0.0, 0.4, 1.2, 2.0]))
+    torch.testing.assert_close(found.quantized, torch.tensor([0.0, 0.5, 1.0, 1.5]))
+    assert found.clipped == 0.25
 
 
 def test_both_grids_are_drawn_over_the_weights():

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from qra import models
 from qra.evaluation import store
+from qra.evaluation.identity import network_id
 from qra.evaluation.outcome import Outcome, read_result
 
 ABOUT = {"network": "n", "data": {"sha256": "d"}, "checkpoint": {"sha256": "c"}}
@@ -53,6 +55,7 @@ def test_the_same_outcome_is_replaced_and_its_test_forgotten(tmp_path):
     assert accuracies(result) == {"pgd": 0.5}
     assert examples["pgd"][1].tolist() == [True, False]
     assert [test["command"] for test in result["tests"]] == ["second"]
+    assert result["outcomes"]["pgd"]["test"] == 0
 
 
 @pytest.mark.parametrize("other", [{"seed": 1}, {"pixels": "bytes"}, {"gradient": "hard"}, {"correct": [1, 1, 0]}])
@@ -62,6 +65,29 @@ def test_another_outcome_of_the_same_name_stays_beside_it(tmp_path, other):
     assert {"pgd", "pgd-2", "square"} <= set(result["outcomes"])
     assert examples["pgd-2"][1].tolist() == [True, True]
     assert result["outcomes"]["square"]["survivors_of"] == ["pgd-2"]
+
+
+def test_a_source_of_transferred_images_is_known_by_its_hash_wherever_it_lies(tmp_path):
+    for path, sha256 in (("a", "1"), ("b", "1"), ("b", "2")):
+        source = {"path": path, "sha256": sha256}
+        result, _, _ = gathered_by(tmp_path, attack("pgd", [1, 1], gradient="", source=source))
+    sources = {name: summary["source"] for name, summary in result["outcomes"].items()}
+    assert sources == {"pgd-2": {"path": "b", "sha256": "1"}, "pgd": {"path": "b", "sha256": "2"}}
+
+
+def test_networks_share_an_id_only_if_they_compute_the_same():
+    network, other, wider = models.resnet20(), models.resnet20(), models.resnet20(num_classes=11)
+
+    def identify(network, checkpoint="c", scheme=None, calibration=None, changed=False):
+        return network_id(network, checkpoint, scheme, calibration, changed)
+
+    ids = [
+        identify(network), identify(wider), identify(network, "d"), identify(network, scheme={"weight_bit_width": 4}),
+        identify(network, calibration={"images": 8}), identify(network, calibration={"images": 9}),
+        identify(network, changed=True), identify(other, changed=True), identify(network, None), identify(other, None),
+    ]  # fmt: skip
+    assert len(set(ids)) == len(ids)
+    assert identify(other) == ids[0]  # its weights are those of the checkpoint
 
 
 @pytest.mark.parametrize("other", [{"network": "m"}, {"data": {"sha256": "e"}}])
