@@ -14,10 +14,13 @@ from commands import CONFIGS, SMALL_DATA, qra, refused
 from matplotlib.image import imread
 from PIL import Image
 
-from qra.compare import short_names
+from qra import compare
+from qra.attacks import PGD
 from qra.evaluation import store
 from qra.evaluation.outcome import SCHEMA, Outcome, correct_arrays
 from qra.evaluation.radii import Radii
+from qra.evaluation.robustness import is_correct
+from qra.types import Batch
 from qra.writing import write_arrays, write_json
 
 DATA = [
@@ -137,11 +140,11 @@ def test_the_worst_over_training_seeds_is_the_lowest_accuracy():
 
 
 def test_checkpoints_are_named_as_shortly_as_they_can_be_told_apart():
-    assert short_names(["c/float-at.ckpt", "runs/x/best.ckpt", "runs/y/best.ckpt"]) == ["float-at", "x", "y"]
-    assert short_names(["a/x/best.ckpt", "b/x/best.ckpt"]) == ["a/x", "b/x"]
-    assert short_names(["x/best.ckpt", "x/last.ckpt"]) == ["best", "last"]
+    assert compare.short_names(["c/float-at.ckpt", "runs/x/best.ckpt", "runs/y/best.ckpt"]) == ["float-at", "x", "y"]
+    assert compare.short_names(["a/x/best.ckpt", "b/x/best.ckpt"]) == ["a/x", "b/x"]
+    assert compare.short_names(["x/best.ckpt", "x/last.ckpt"]) == ["best", "last"]
     with pytest.raises(ValueError, match="named twice"):
-        short_names(["x.ckpt", "./x.ckpt"])
+        compare.short_names(["x.ckpt", "./x.ckpt"])
 
 
 def test_distances_are_compared_by_wilcoxon():
@@ -163,6 +166,21 @@ def test_distances_are_compared_by_wilcoxon():
 @pytest.fixture
 def checkpoints(plain_run):
     return [shutil.copy(plain_run / name, name) for name in ("best.ckpt", "last.ckpt")]
+
+
+def test_each_row_of_a_transfer_is_made_on_a_network_of_its_own_and_counts_clean_errors():
+    torch.manual_seed(0)
+    networks = [torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 3)).eval() for _ in range(2)]
+    batch = Batch(torch.rand(60, 3, 4, 4), torch.arange(60) % 3, torch.arange(60))
+    batches = [Batch(*parts) for parts in zip(*(each.split(30) for each in batch), strict=True)]
+    attack = PGD(0.1, 0.05, 4)
+    matrix = compare._crossed(["a", "b"], networks, attack, batches, "PGD-4")
+    clean = torch.stack([is_correct(network, batch.x, batch.y) for network in networks])
+    for row, network in zip(matrix.correct, networks, strict=True):
+        x_adv = attack(network, batch.x, batch.y, index=batch.indices)
+        adversarial = torch.stack([is_correct(each, x_adv, batch.y) for each in networks])
+        assert torch.equal(row, clean & adversarial)
+        assert (adversarial & ~clean).any()
 
 
 def test_a_transfer_matrix_is_printed_and_written(checkpoints):

@@ -164,6 +164,19 @@ def test_outcomes_are_in_the_order_of_the_test_set(coarse):
     assert not torch.equal(deployed.correct, engine.parts[0].correct)
 
 
+def test_what_an_attacked_engine_gets_wrong_counts_in_the_clean_and_the_worst_case(coarse, monkeypatch):
+    evaluation, _, batch, _ = coarse
+    (engine,) = (run for run in evaluation.runs if run.name == "onnxruntime")
+    (part,) = engine.parts
+    before = [outcome.correct for outcome in evaluation.outcomes()]
+    others = torch.arange(60) % 3 > 0
+    for place, field in ((0, "clean"), (2, "correct")):
+        monkeypatch.setattr(engine, "parts", [part._replace(**{field: getattr(part, field) & others})])
+        expected = [each & others[batch.indices.argsort()] if i == place else each for i, each in enumerate(before)]
+        assert all(map(torch.equal, [outcome.correct for outcome in evaluation.outcomes()], expected))
+        assert not torch.equal(expected[place], before[place])
+
+
 def test_an_example_that_one_image_of_it_breaks_is_broken_whatever_comes_after():
     y, every = torch.tensor([0, 1, 2]), torch.arange(3)
     batch, rows = Batch(torch.zeros(3, 1, 1, 1), y, every), {"clean": every, "full-length": every, "inside": every[2:]}

@@ -198,7 +198,12 @@ class OfAGrid(LSQ):
     quantize = WeightQuantizer.quantize
 
 
+class Measured(OfAGrid):
+    learned = False
+
+
 def test_learned_weight_quantizers_that_no_gradient_reaches_are_not_trained():
+    Measured().check_trained()
     with pytest.raises(
         ValueError, match=r"^OfAGrid learns what its start returns, but no gradient .*: define quantize"
     ):

@@ -192,10 +192,17 @@ class Holding(DoReFa):
     held: Any = None
 
 
+@dataclass(frozen=True)
+class HoldingActivation(PACT):
+    held: Any = None
+
+
 @pytest.mark.parametrize("held", [torch.ones(1), torch.sign, [nn.ReLU], {1: 2}, Holding(held=torch.ones(1))])
 def test_a_field_that_a_checkpoint_cannot_describe_is_named(held):
     with pytest.raises(ValueError, match=r"held of Holding is a .*, which checkpoints cannot describe"):
         QuantScheme(Holding(held=held)).check_stored()
+    with pytest.raises(ValueError, match=r"held of HoldingActivation is a "):
+        QuantScheme(activation=HoldingActivation(held=held)).check_stored()
 
 
 def test_plain_fields_can_be_stored():

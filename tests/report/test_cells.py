@@ -80,6 +80,8 @@ def test_a_failed_cell_keeps_its_reason_and_has_no_outcomes(tmp_path):
     edit(directory / "cell.json", lambda content: content.update(state="failed", reason="out of memory"))
     found = read_cell(directory)
     assert (found.state, found.reason, dict(found.outcomes)) == ("failed", "out of memory", {})
+    edit(directory / "cell.json", lambda content: content.update(state="running"))
+    assert read_cell(directory).state == "running"  # whatever an earlier run has left
 
 
 @pytest.mark.parametrize(
@@ -342,6 +344,7 @@ def test_figures_show_the_share_of_the_data_that_most_trained_cells_have(tmp_pat
     edit(untrained / "cell.json", lambda content: content["seconds"].pop("fit"))
     results = read(tmp_path)
     assert {pipeline.cells[0].name for pipeline in results.main} == {"few", "few too", "calibrated"}
+    assert results.quantized == results.main
     labels = {pipeline.cells[0].name: results.label(pipeline) for pipeline in results.pipelines}
     assert "10 % of the data" in labels["few"]
     assert "data" not in labels["calibrated"]

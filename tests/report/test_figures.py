@@ -88,6 +88,8 @@ def test_clean_against_robust_has_a_marker_for_each_quantizer_and_a_panel_for_ea
     figure = drawn(study)[0]["clean-robust"].figure
     keys = {key.get_label(): key.get_marker() for key in figure.legends[0].get_lines()}
     assert len({keys[name] for name in ("PACT", "LSQ", "mine", "PWLQ")}) == 4
+    shapes = {shown.get_paths()[0].vertices.tobytes() for axes in figure.axes for shown in axes.collections}
+    assert len(shapes) == 5
     assert [axes.get_title(loc="left") for axes in figure.axes] == ["adversarial", "post-training"]
     assert points(figure.axes[1]) == [(80, 35), (80, 40)]  # with the float network it was made from
 

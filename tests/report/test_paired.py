@@ -92,12 +92,14 @@ def test_why_two_pipelines_cannot_be_compared_is_said(tmp_path):
     cell(tmp_path, "a", {"clean": 0.6})
     cell(tmp_path, "b", {"clean": 0.6}, quantizer="lost")
     (tmp_path / "b/correct.npz").unlink()
+    cell(tmp_path, "e", {"clean": 1.0}, quantizer="lsq", n=1)
     for seed in (1, 2):
         cell(tmp_path, f"c{seed}", {"clean": 0.6}, quantizer="pact", seed=seed)
         cell(tmp_path, f"d{seed}", {"clean": 0.6}, quantizer="dorefa", seed=seed + 2)
     pipelines = by_name(read(tmp_path))
-    found = [paired(pipelines[a], pipelines[b], ("", ""), (CLEAN, CLEAN)) for a, b in (("a", "b"), ("c1", "d1"))]
-    assert found == [Gap.FILES, Gap.SEEDS]
+    pairs = ("a", "b"), ("c1", "d1"), ("a", "e")
+    found = [paired(pipelines[a], pipelines[b], ("", ""), (CLEAN, CLEAN)) for a, b in pairs]
+    assert found == [Gap.FILES, Gap.SEEDS, Gap.EXAMPLES]
 
 
 def test_the_attacks_that_all_cells_have_met_count_if_one_of_them_stands_alone(tmp_path):

@@ -33,6 +33,7 @@ def test_quantization_costs_natural_robustness(tmp_path, lost, verdict):
     assert found.verdict == verdict
     (comparison,) = found.judged[0].check.comparisons
     assert comparison.mean == pytest.approx(-lost)
+    assert comparison.accuracies == pytest.approx((0.6 - lost, 0.6))
     assert (comparison.seeds[0].p < 0.01) == (lost != 0)
 
 

@@ -167,6 +167,13 @@ def test_the_cost_table_compares_with_plain_training_of_the_same_quantizer(resul
     assert rows["float, adversarial"]["times plain training"].value is None
 
 
+def test_times_are_medians_over_the_networks_of_a_strategy(tmp_path):
+    for bits, seconds in ((2, 900), (4, 300), (8, 100)):
+        cell(tmp_path, f"w{bits}", {"clean": 0.5}, quantizer="pact", bits=(bits, bits), seconds=seconds)
+    (row,) = costs(read(tmp_path)).rows
+    assert row[2] == Time(300)
+
+
 def test_the_advice_recommends_no_suspect_pipeline(results):
     used = [row[1] for row in advice(results).rows]
     assert used == ["PACT W4/A4, robust start, adversarial", "float, adversarial"]
