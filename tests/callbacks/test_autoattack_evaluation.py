@@ -13,6 +13,7 @@ from trivial import DarkOrBright, trainer
 from qra import checkpoint
 from qra.attacks import AutoAttack
 from qra.callbacks import AutoAttackEvaluation, PWLQCalibration, ResultWriter
+from qra.callbacks.attack_evaluation import choose
 from qra.data import ImageData, ImageSet, balanced_subset
 from qra.evaluation.chunks import shuffled
 from qra.evaluation.outcome import read_correct
@@ -145,6 +146,15 @@ def test_another_network_is_measured_anew(whole, tmp_path):
         other.network[4].bias += torch.tensor([0.0, 2, 0, 0, 0])
     trainer(callbacks=[callback], default_root_dir=tmp_path / "run").test(other, data(), verbose=False)
     assert not same(callback.outcomes, whole[1])
+
+
+def test_the_seed_of_a_subset_chooses_its_images_and_their_order(tmp_path):
+    runner = run(tmp_path, [])
+    for seed in (0, 1):
+        indices = choose(runner, 24, "balanced", seed)
+        assert torch.equal(indices, balanced_subset(torch.arange(60) % 5, 24, seed))
+        chunks = evaluation(subset_seed=seed)._chunks(indices)
+        assert torch.equal(torch.cat(chunks), shuffled(indices, seed))
 
 
 class Mine(nn.Flatten):

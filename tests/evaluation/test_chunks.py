@@ -155,10 +155,10 @@ class Coarse(nn.Module):
 
 
 def test_networks_that_differ_in_settings_alone_are_told_apart(network):
-    others = [Coarse(16), Coarse(8), Coarse(16, torch.sigmoid), Coarse([16])]
+    others = [Coarse(16), Coarse(8), Coarse(16, torch.sigmoid), Coarse([16]), Coarse([8])]
     networks = [nn.Sequential(first, network) for first in others]
-    assert len({fingerprint(each) for each in networks}) == 4
-    assert len({network_id(each, "sha256", None, None, changed=False) for each in networks}) == 4
+    assert len({fingerprint(each) for each in networks}) == 5
+    assert len({network_id(each, "sha256", None, None, changed=False) for each in networks}) == 5
     again = nn.Sequential(Coarse(16), network).eval()
     assert fingerprint(again) == fingerprint(networks[0])
     assert network_id(again, "sha256", None, None, False) == network_id(networks[0], "sha256", None, None, False)

@@ -95,6 +95,30 @@ def test_chunks_do_not_matter_to_an_attack_that_draws_by_index():
     assert torch.equal(whole["pgd3_12.75"].correct, cut["pgd3_12.75"].correct)
 
 
+@dataclass(frozen=True)
+class Numbered(Attack):
+    """Remembers the chunks that it is for."""
+
+    eps: float = 0.1
+    norm: str = "linf"
+    seen: tuple[list[int], ...] = ()
+    number: int = -1
+    needs_fixed_chunks = True
+
+    def in_chunk(self, number):
+        return dataclasses.replace(self, number=number)
+
+    def perturb(self, model, x, y, index, epoch):
+        self.seen[0].append(self.number)
+        return x.clone()
+
+
+def test_each_chunk_is_attacked_with_draws_of_its_own():
+    model, numbers = network(), []
+    qra.evaluate(model, *examples(model), Numbered(seen=(numbers,)), chunk_size=15)
+    assert numbers == [0, 1, 2]
+
+
 def test_inference_mode_around_the_calls_changes_nothing():
     model = network()
     images, labels = examples(model)

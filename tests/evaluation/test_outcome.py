@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from qra.evaluation.measured import Accuracy
-from qra.evaluation.outcome import Outcome, correct_arrays, read_correct
+from qra.evaluation.outcome import Outcome, agrees, correct_arrays, read_correct
+from qra.evaluation.runs import _labelled
 from qra.evaluation.statistics import wilson_interval
 from qra.writing import write_arrays
 
@@ -64,3 +65,16 @@ def test_the_kind_of_an_attack_says_how_it_searches():
     ]  # fmt: skip
     assert kind(source={"path": "a.ckpt", "sha256": "a"}) == "PGD-20, transferred"
     assert kind(source={"name": "unrounded"}, search_precision="bfloat16") == "PGD-20, unrounded, searched in bfloat16"
+
+
+def test_of_outcomes_with_one_label_that_on_most_examples_has_it_alone():
+    few, many = (outcome([True] * n, name=f"pgd_{n}").measured for n in (3, 5))
+    assert {label: each.name for label, each in _labelled([few, many]).items()} == {
+        "PGD-20, eps 8/255": "pgd_5",
+        "PGD-20, eps 8/255 (2)": "pgd_3",
+    }
+
+
+def test_examples_agree_with_an_accuracy_on_as_many_alone():
+    assert agrees(torch.ones(4, dtype=torch.bool), 1.0, 4)
+    assert not agrees(torch.ones(4, dtype=torch.bool), 1.0, 5)
