@@ -27,6 +27,7 @@ def small():
 @pytest.fixture
 def public():
     """What a public repository might hold: bare weights under a wrapper's names, and nothing else."""
+    torch.manual_seed(5)  # not that of the commands
     state = {f"module.{name}": value for name, value in small().state_dict().items() if "num_batches" not in name}
     torch.save({"epoch": 9, "net": state, "net_ema": {name: value + 1 for name, value in state.items()}}, "public.pth")
     torch.save({"net": state, "global_step": 2**70}, "one.pth")  # more than loggers count
