@@ -165,6 +165,8 @@ def kept_arguments(value: Any) -> dict[str, Any]:
             found[name] = _described(getattr(value, name))
         except ValueError as reason:
             raise ValueError(f"{name}: {reason}") from None
+        except RecursionError:
+            raise ValueError(f"{name}: results cannot describe what refers to itself") from None
     return found
 
 

@@ -132,6 +132,13 @@ def test_a_function_is_described_by_its_path():
     }
 
 
+def test_what_refers_to_itself_is_refused_by_the_name_of_its_argument():
+    endless = []
+    endless.append(endless)
+    with pytest.raises(ValueError, match=r"^value: results cannot describe what refers to itself"):
+        describe(Holding(endless))
+
+
 @pytest.mark.parametrize("value", [{1, 2}, object(), Kept(1).__init__, torch.Generator()])
 def test_what_cannot_be_told_from_others_is_refused_by_the_name_of_its_argument(value):
     with pytest.raises(ValueError, match=r"^value: results cannot describe .*: give a function, or an object of"):
