@@ -9,6 +9,9 @@ from typing import Any
 
 from qra.errors import plain
 
+_devices: set[str] = set()
+"""Lines on devices that were logged; every trainer logs its own, and fitting a network to the data makes a second."""
+
 
 def quiet() -> None:
     """Silence advice from Lightning that does not apply here, and show warnings as one line each."""
@@ -30,10 +33,6 @@ def quiet() -> None:
 
 def _one_line(message: Warning | str, *_: Any, **__: Any) -> str:
     return f"qra: warning: {plain(message)}\n"
-
-
-_devices: set[str] = set()
-"""Lines on devices that were logged; every trainer logs its own, and fitting a network to the data makes a second."""
 
 
 def _applies(record: logging.LogRecord) -> bool:
