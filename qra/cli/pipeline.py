@@ -329,7 +329,7 @@ def check_monitored(trainer: Trainer, model: ImageClassifier) -> None:
         if isinstance(callback, Checkpoint) and monitor in ("epoch", "step"):
             continue  # which Lightning counts, to keep the latest few
         if monitor is not None and monitor not in known and not monitor.startswith("train/"):
-            raise ValueError(f"{type(callback).__name__} monitors {monitor}: validation has only {', '.join(known)}")
+            raise ValueError(f"{type(callback).__name__} monitors {monitor}: choose one of {', '.join(known)}")
 
 
 def _with_checkpoint_files(plugins: Any, resume: bool) -> list[Any]:
