@@ -200,9 +200,7 @@ def test_a_monitored_metric_that_no_validation_has_is_refused_before_training():
     class OwnCallback(Callback):
         pass
 
-    with pytest.raises(
-        ValueError, match=r"EarlyStopping monitors val_loss: choose one of val/clean_acc, .*_loss"
-    ):
+    with pytest.raises(ValueError, match=r"EarlyStopping monitors val_loss: choose one of val/clean_acc, .*_loss"):
         check("val_loss")
     check("val/robust_loss")
     check("train/loss")
