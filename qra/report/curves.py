@@ -125,7 +125,7 @@ def _widths(pipeline: Pipeline) -> tuple[int, ...]:
 
 
 def _bits_label(widths: tuple[int, ...]) -> str:
-    return f"{widths[0]} bits" if len(set(widths)) == 1 else "W{}/A{}".format(*widths)
+    return f"{widths[0]} bits" if len(set(widths)) == 1 else "W{}A{}".format(*widths)
 
 
 def _draw(

@@ -70,9 +70,9 @@ class Pipeline:
 
     @property
     def bits_text(self) -> str:
-        """Bit widths such as ``W4/A8``, or ``float``; with a star if single layers have other bit widths."""
+        """Bit widths such as ``W4A8``, or ``float``; with a star if single layers have other bit widths."""
         star = "*" if self.text("overrides") else ""
-        return "float" if self.is_float else "W{}/A{}".format(*self.bits) + star
+        return "float" if self.is_float else "W{}A{}".format(*self.bits) + star
 
     @property
     def partly_float(self) -> str:

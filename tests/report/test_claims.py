@@ -196,7 +196,7 @@ def test_a_suspect_number_supports_nothing(tmp_path):
     pact(tmp_path, "quantized", curve(0.6, 0.01), "plain", "plain", masking="suspect")
     found = finding(tmp_path, "quantization-alone")
     assert found.verdict == "undecided"
-    assert found.suspect == ("PACT W4/A4, plain start, plain training",)
+    assert found.suspect == ("PACT W4A4, plain start, plain training",)
 
 
 def test_numbers_that_are_not_judged_count_and_are_named(tmp_path):
@@ -293,7 +293,7 @@ def test_a_training_of_ones_own_is_compared_with_the_float_network_of_its_kind(t
     results = read(tmp_path)
     quantized = next(pipeline for pipeline in results.pipelines if not pipeline.is_float)
     assert results.reference(quantized).cells[0].name == "float-trades"
-    assert results.label(quantized) == "PACT W4/A4, robust start, trades"
+    assert results.label(quantized) == "PACT W4A4, robust start, trades"
     assert judge_all(results)["adversarial-keeps"].verdict == "contradicted"
 
 

@@ -69,7 +69,7 @@ def test_a_report_is_tables_figures_claims_and_a_page(made):
         assert b"<svg" in files[f"figures/{name}.svg"]
     assert "3 cells: 3 done; gradients: 2 sound, 1 suspect, 0 not judged." in shown
     assert f"written to {directory / 'report.html'}" in shown
-    assert "For up to 140 KiB use PACT W4/A4, robust start, adversarial (131.7 KiB)" in shown
+    assert "For up to 140 KiB use PACT W4A4, robust start, adversarial (131.7 KiB)" in shown
 
 
 @pytest.mark.slow

@@ -33,8 +33,8 @@ def words(directory):
 @pytest.mark.parametrize(
     ("quantized", "said", "unsaid"),
     [
-        ((0.2, 0.1), ["2 less robust. Largest loss: 30.0 points, PACT W4/A4"], ["more robust", "gain:", "as robust"]),
-        ((0.6, 0.7), ["2 more robust. Largest gain: 30.0 points, PACT W4/A4"], ["less robust", "Largest loss"]),
+        ((0.2, 0.1), ["2 less robust. Largest loss: 30.0 points, PACT W4A4"], ["more robust", "gain:", "as robust"]),
+        ((0.6, 0.7), ["2 more robust. Largest gain: 30.0 points, PACT W4A4"], ["less robust", "Largest loss"]),
         ((0.4, 0.4), ["2 as robust."], ["less robust", "more robust", "Largest"]),
         ((0.5, 0.3), ["1 less robust, 1 more robust. Largest loss", "Largest gain"], ["as robust"]),
     ],
@@ -63,7 +63,7 @@ def test_what_plain_training_leaves_is_said_as_it_is(tmp_path, plain, said):
 
 
 def test_the_network_to_take_is_named_with_what_ties(tmp_path):
-    best = "PACT W4/A4, robust start, adversarial"
+    best = "PACT W4A4, robust start, adversarial"
     said = words(study(tmp_path / "a", (0.3, 0.6)))
     assert f"Smallest network that no other significantly beats: {best}, 60.0 % (" in said
     tied = words(study(tmp_path / "b", (0.4, 0.4)))

@@ -116,11 +116,11 @@ def test_the_accuracy_table_has_means_worst_seeds_costs_and_verdicts(results):
     expected = Accuracy(pytest.approx(0.45), 1000, 0.4, (0.4, 0.5))
     assert at["robust, eps 8/255"] == expected
     assert at["seeds"] == "2"
-    pact = dict(zip(table.columns, rows["PACT W4/A4, robust start, adversarial"], strict=True))
+    pact = dict(zip(table.columns, rows["PACT W4A4, robust start, adversarial"], strict=True))
     assert pact["KiB"].value == pytest.approx(269_722 * 4 / 8192)
     assert pact["GBitOPs"].value == pytest.approx(40_551_040 * 16 / 1e9)
     assert pact["fit time"] == Time(7300.0)
-    assert rows["PWLQ W2/A2, plain start, post-training"][-5] == "suspect"
+    assert rows["PWLQ W2A2, plain start, post-training"][-5] == "suspect"
 
 
 def test_a_mean_over_seeds_says_of_which_it_lacks(tmp_path):
@@ -176,7 +176,7 @@ def test_times_are_medians_over_the_networks_of_a_strategy(tmp_path):
 
 def test_the_advice_recommends_no_suspect_pipeline(results):
     used = [row[1] for row in advice(results).rows]
-    assert used == ["PACT W4/A4, robust start, adversarial", "float, adversarial"]
+    assert used == ["PACT W4A4, robust start, adversarial", "float, adversarial"]
 
 
 def test_empty_tables_are_left_out(tmp_path):
