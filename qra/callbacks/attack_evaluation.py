@@ -152,7 +152,7 @@ class ChunkedEvaluation(Measurement):
             "chunk_size": self.chunk_size,
             "data": data_of(trainer).data_hash,
             "network": fingerprint(pl_module.network, describe(pl_module.scheme)),
-            "code": code_of(self.protocol.attack, *pl_module.network.modules()),
+            "code": code_of(self.protocol.attack, pl_module.network),
             "version": __version__,
         }
 

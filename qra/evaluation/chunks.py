@@ -57,7 +57,7 @@ def code_of(*objects: object) -> str:
 
 
 def _inside(objects: Sequence[object]) -> list[Any]:
-    """Return objects and what they hold in fields, lists, mappings and partial functions."""
+    """Return objects and what they hold in fields, lists, mappings and partial functions, with all of a network."""
     found: dict[int, Any] = {}
     left: list[Any] = list(objects)
     while left:
@@ -74,7 +74,7 @@ def _held(each: Any) -> list[Any]:
     if isinstance(each, partial):
         return [each.func, each.args, each.keywords]
     fields = each if isinstance(each, Mapping) else getattr(each, "__dict__", {})
-    return [] if isinstance(each, type | nn.Module) else list(fields.values())
+    return [] if isinstance(each, type) else list(fields.values())
 
 
 def _code(each: Any) -> Sequence[Any]:

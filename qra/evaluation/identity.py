@@ -8,20 +8,23 @@ from typing import Any
 from torch import nn
 
 from qra.describe import architecture, contents_hash, digest, without_empty
+from qra.evaluation.chunks import code_of
 
 
 def network_id(network: nn.Module, checkpoint: str | None, scheme: Any, calibration: Any, changed: bool) -> str:
     """Return a hash that two tested networks share only if they compute the same function.
 
     Args:
-        network: The network. Its architecture is included, since a checkpoint need not describe it.
+        network: The network. Its architecture is included, since a checkpoint need not describe it, and so is the code
+            of classes and functions of your own in it.
         checkpoint: sha256 of the checkpoint file with the weights; None if there is none.
         scheme: Description of the quantization, ready for JSON; None for a float network.
         calibration: Everything that post-training quantization depended on, ready for JSON; None if there was none.
         changed: Whether the network was changed after loading, in a way that ``calibration`` does not describe.
     """
     contents = [contents_hash(network)] if changed or checkpoint is None else []
-    return digest(without_empty([checkpoint, scheme, calibration, architecture(network), *contents]))
+    code = [found] if (found := code_of(network)) else []
+    return digest(without_empty([checkpoint, scheme, calibration, architecture(network), *contents, *code]))
 
 
 def is_same(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:

@@ -125,6 +125,23 @@ def test_a_class_of_ones_own_is_known_by_its_code(tmp_path, monkeypatch):
     assert {code_of(holder) for holder in (Mine(), *holders)} == {code_of(Mine())} != {before}
 
 
+def test_a_network_is_another_once_the_code_of_what_its_modules_hold_has_changed(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    source = tmp_path / "mine_to_hold.py"
+    source.write_text(CODE)
+    from mine_to_hold import Mine
+
+    plain, holder = nn.Sequential(nn.Linear(1, 1)), nn.Sequential(nn.Linear(1, 1))
+    holder[0].settings = Mine()  # as a quantizer's settings are held
+    before = [network_id(network, "sha256", None, None, False) for network in (plain, holder)]
+    codes = code_of(plain), code_of(holder)
+    source.write_text(CODE.replace("1", "2"))
+    after = [network_id(network, "sha256", None, None, False) for network in (plain, holder)]
+    assert (before[0], codes[0]) == (after[0], "")
+    assert before[1] != after[1]
+    assert code_of(holder) != codes[1]
+
+
 def test_a_fingerprint_is_that_of_weights_statistics_and_gradients(network):
     first = fingerprint(network)
     assert fingerprint(network.eval()) == first
