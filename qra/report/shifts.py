@@ -62,6 +62,8 @@ def _compared(results: Results, first: Pipeline, second: Pipeline) -> Comparison
     if isinstance(pairs, Gap):
         return pairs
     shifts = [shift for shift in _accuracies(first) if shift in _accuracies(second)]
+    if len({_images(cell, shifts) for pair in pairs for cell in pair}) > 1:
+        return Gap.DATA
     sides = [[_shares(cell, shifts) for cell in pair] for pair in pairs]
     known = [side for pair in sides for side in pair if side is not None]
     if len(known) < 2 * len(pairs):
@@ -81,6 +83,12 @@ def _compared(results: Results, first: Pipeline, second: Pipeline) -> Comparison
     accuracies = float(lefts.mean()), float(rights.mean())
     mean, titles = accuracies[0] - accuracies[1], (results.label(first), results.label(second))
     return Comparison(titles, (about, about), accuracies, len(indices), mean, centre, error, seeds, ("sound", "sound"))
+
+
+def _images(cell: CellResult, shifts: list[Shift]) -> tuple[str, ...]:
+    """Return the hashes of the images that a cell saw under given shifts, as other files may have the same names."""
+    outcomes = by_shift(cell.outcomes.values())
+    return tuple(str(outcomes[shift].attack.get("data")) for shift in shifts)
 
 
 def _shares(cell: CellResult, shifts: list[Shift]) -> tuple[Tensor, Tensor] | None:
