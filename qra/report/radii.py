@@ -83,7 +83,8 @@ def _curves(results: Results, found: list[tuple[Pipeline, tuple[Radii, ...]]], i
     unit = 255.0 if in_levels else 1.0
     figure = Figure(figsize=(7.2, 3.6 + 0.16 * len(found)), layout="constrained")
     axes = figure.add_subplot(ylabel="accuracy (%)", xlabel=f"eps ({'pixel levels of 255' if in_levels else 'L2'})")
-    farthest = max(float(each.radius[each.found].max()) for _, seeds in found for each in seeds if each.found.any())
+    distances = (each.radius[each.found] for _, seeds in found for each in seeds)
+    farthest = max((float(each.max()) for each in distances if len(each)), default=1.0)
     places = np.linspace(0, min(farthest, 32 / 255 if in_levels else farthest), 400)
     for number, (pipeline, seeds) in enumerate(found):
         values = [statistics.fmean(float(each.correct(eps).double().mean()) for each in seeds) for eps in places]

@@ -56,6 +56,17 @@ def test_protocols_that_differ_are_told_apart_in_files():
     assert not any(fields in found[:place] for place, fields in enumerate(found))
 
 
+def test_an_outcome_after_each_member_has_those_that_nothing_before_broke():
+    found = Protocol(AutoAttack()).outcomes("aa", torch.tensor([3, 0, 2, 1, 4]), torch.tensor([5, 0, 1, 3, 4]))
+    correct = {each.name: each.correct.tolist() for each in found}
+    assert correct == {
+        "aa": [False, False, False, True, False],
+        "aa.apgd_ce": [False, True, False, True, True],
+        "aa.apgd_t": [False, True, False, True, True],
+        "aa.fab_t": [False, False, False, True, True],
+    }
+
+
 def test_searching_and_judging_are_in_float32_whatever_surrounds_them(network):
     x = torch.rand(8, 3, 6, 6, generator=torch.Generator().manual_seed(0))
     y = network(x).argmax(1)

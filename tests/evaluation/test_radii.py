@@ -42,6 +42,18 @@ def test_a_censored_example_has_the_largest_distance_and_is_marked():
                                "wrong": 1, "censored": 1}  # fmt: skip
 
 
+@pytest.mark.parametrize(("norm", "farthest"), [("linf", 0.75), ("l2", 0.75 * math.sqrt(12))])
+def test_where_nothing_is_found_the_distance_is_that_of_the_farthest_corner(norm, farthest):
+    network = nn.Sequential(nn.Flatten(), nn.Linear(12, 2)).eval()
+    nn.init.zeros_(network[1].weight)  # the same class for every image
+    with torch.no_grad():
+        network[1].bias.copy_(torch.tensor([1.0, 0.0]))
+    batch = Batch(torch.full((2, 3, 2, 2), 0.25), torch.tensor([0, 1]), torch.arange(2))
+    found = smallest_perturbations(network, FMN(norm=norm, steps=2), batch, network, "float", lambda *_: None)
+    assert found[:, 0].tolist() == [math.inf, 0]
+    assert found[:, 1].tolist() == pytest.approx([farthest] * 2)
+
+
 def test_an_example_at_the_budget_is_broken():
     assert radii([8]).correct(8 / 255).tolist() == [False]
     assert radii([8.01]).correct(8 / 255).tolist() == [True]

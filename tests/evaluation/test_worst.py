@@ -46,7 +46,7 @@ def test_an_attack_on_another_choice_of_examples_is_left_out():
     assert (list(found.members), found.n) == (["a", "b"], 20)
 
 
-@pytest.mark.parametrize("other", [{"eps": 4 / 255}, {"norm": "l2"}, {"pixels": "bytes"}])
+@pytest.mark.parametrize("other", [{"eps": 4 / 255}, {"eps": 7.9 / 255}, {"norm": "l2"}, {"pixels": "bytes"}])
 def test_other_bounds_are_another_case(other):
     assert worst(attack("a", [1, 1]), attack("b", [0, 0], **other)) == []
 

@@ -10,7 +10,7 @@ from qra.evaluation.outcome import Outcome
 from qra.evaluation.radii import Radii, radii_arrays
 from qra.report.cells import read_cells
 from qra.report.command import write_report
-from qra.report.radii import CLAIM
+from qra.report.radii import CLAIM, security_curves
 from qra.report.results import Results
 from qra.writing import write_arrays
 
@@ -62,3 +62,10 @@ def test_the_report_has_distances_and_security_curves(study, tmp_path):
     assert "| sound | FMN, L-inf | 6." in table
     assert imread(tmp_path / "out/figures/security-1.png").std() > 0
     assert "Quantization brings adversarial examples nearer" in (tmp_path / "out/claims.md").read_text()
+
+
+@pytest.mark.parametrize("is_found", [True, False])
+def test_security_curves_show_networks_that_nothing_or_everything_breaks(tmp_path, is_found):
+    radii = Radii(torch.arange(N), torch.full((N,), float(not is_found)).double(), torch.full((N,), is_found))
+    put(cell(tmp_path, "float", {"clean": 0.8}), radii)
+    assert len(security_curves(Results("s", read_cells(tmp_path)))) == 1
