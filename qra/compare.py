@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jsonargparse import ArgumentParser, Namespace
@@ -16,7 +16,6 @@ from torch import nn
 from qra import checkpoint
 from qra.attacks import PGD
 from qra.checks import check_count
-from qra.data import ImageDataModule
 from qra.describe import describe
 from qra.evaluation.figures import transfer_heat_map, write_png
 from qra.evaluation.measured import Accuracy
@@ -35,6 +34,9 @@ from qra.runs import completion
 from qra.terminal import print_table
 from qra.types import Batch, format_pixels, parse_pixels
 from qra.writing import write_bytes, write_json
+
+if TYPE_CHECKING:
+    from qra.data import ImageDataModule
 
 
 def comparison(runs: Sequence[Run], worst: Mapping[str, Accuracy] | None = None) -> Table:

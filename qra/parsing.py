@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
-from qra.data import ImageDataModule
 from qra.front.shipped import located_after
 from qra.front.usage import explained
+
+if TYPE_CHECKING:
+    from qra.data import ImageDataModule
 
 ABSENT = "give the test images by --data, as for qra test: --data data/cifar10"
 
@@ -47,6 +50,10 @@ def parse_with_images(parser: ArgumentParser, words: Sequence[str]) -> tuple[Nam
     keys = [name for name in names if name.startswith("--data.")]
     if keys and "--data" not in names:
         raise ValueError(f"{keys[0]} needs a data module: {ABSENT}")
+    if "--data" not in names:
+        return parse(parser, words), None
+    from qra.data import ImageDataModule  # imports Lightning, for longer than a comparison of results takes
+
     parser.add_subclass_arguments(ImageDataModule, "data", required=False)
     settings = parse(parser, words)
     return settings, settings.data

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar, cast
 
 import torch
-import torchvision
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -43,9 +42,12 @@ _QUANTIZERS = (QuantScheme, WeightQuantizer, ActivationQuantizer, RangeSettings)
 @functools.cache
 def network_makers() -> dict[str, Maker]:
     """Return, by path, what a description may name as a network: from :mod:`qra.models` or torchvision, or a twin."""
+    from torchvision import models as foreign_models  # imports for longer than torch, and few commands need it
+
     exported = {name: getattr(models, name) for name in models.__all__}
     own = {name: maker for name, maker in exported.items() if _makes_own_network(maker)}
-    foreign = {name: torchvision.models.get_model_builder(name) for name in _torchvision_names()}
+    names = cast(list[str], foreign_models.list_models(module=foreign_models))
+    foreign = {name: foreign_models.get_model_builder(name) for name in names}
     return {
         TWIN: empty,
         **{f"qra.models.{name}": maker for name, maker in own.items()},
@@ -53,10 +55,6 @@ def network_makers() -> dict[str, Maker]:
         **{f"torchvision.models.{name}": _without_weights(maker) for name, maker in foreign.items()},
         **{f"{maker.__module__}.{name}": _without_weights(maker) for name, maker in foreign.items()},
     }
-
-
-def _torchvision_names() -> list[str]:
-    return cast(list[str], torchvision.models.list_models(module=torchvision.models))
 
 
 def _makes_own_network(maker: Any) -> bool:

@@ -1,6 +1,7 @@
 """Imports go down only: a part may use what lies below it, never what lies above or beside it."""
 
 import ast
+import functools
 import graphlib
 from pathlib import Path
 
@@ -64,7 +65,12 @@ NEIGHBOURS = {
     ("checkpoint_file", "weights"),
     ("evaluation", "dryrun"),
 }
-LIGHTNING = {"progress", "running", "resume", "modules", "callbacks", "data", "trainer", "probe", "plan", "cli"}
+LIGHTNING = {"running", "resume", "modules", "callbacks", "data", "trainer", "probe", "plan", "cli"}
+
+
+@functools.cache
+def parsed(path):
+    return ast.parse(path.read_text())
 
 
 def imported(tree):
@@ -89,7 +95,7 @@ FILES = sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.p
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_imports_go_down_only(path):
     part = part_of(path.relative_to(ROOT).with_suffix("").parts)
-    for name in imported(ast.parse(path.read_text())):
+    for name in imported(parsed(path)):
         package, _, rest = name.partition(".")
         if package in ("lightning", "pytorch_lightning"):
             assert part in LIGHTNING, f"{part} imports {name}"
@@ -109,13 +115,30 @@ def test_no_file_needs_itself_through_others():
     modules = {module_of(path): path for path in FILES}
     needs = {module: set() for module in modules}
     for module, path in modules.items():
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in ast.walk(parsed(path)):
             if isinstance(node, ast.Import):
                 needs[module] |= {alias.name for alias in node.names}
             elif isinstance(node, ast.ImportFrom):
                 inner = {f"{node.module}.{alias.name}" for alias in node.names}
                 needs[module] |= {name if name in modules else node.module for name in inner}
     graphlib.TopologicalSorter({module: found & modules.keys() for module, found in needs.items()}).prepare()
+
+
+QUICK = ("qra.compare", "qra.deploy.command", "qra.deploy.export", "qra.report.command", "qra.study.command")
+SLOW = {"lightning", "torchvision"}
+"""Packages that take longer to import than torch."""
+
+
+def test_commands_that_need_neither_lightning_nor_torchvision_do_not_wait_for_them():
+    modules = {module_of(path): path for path in FILES}
+    queue = list(QUICK)
+    for module in queue:
+        body = parsed(modules[module]).body
+        names = {name for node in body if isinstance(node, ast.Import | ast.ImportFrom) for name in imported(node)}
+        assert SLOW.isdisjoint(name.partition(".")[0] for name in names), f"{module} is imported by a quick command"
+        names |= {name.rpartition(".")[0] for name in names}
+        queue += (names & modules.keys()).difference(queue)
+    assert len(queue) > 100
 
 
 def test_every_part_has_a_layer():

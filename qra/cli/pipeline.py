@@ -29,6 +29,7 @@ from qra.callbacks import (
     TrainingRecord,
     order,
 )
+from qra.callbacks.bars import progress_display
 from qra.callbacks.best import BestFigures, ending
 from qra.callbacks.checkpoint_files import RunCheckpoint
 from qra.callbacks.measurement import check_names
@@ -41,7 +42,6 @@ from qra.front.traces import traceback_kept
 from qra.modules import ImageClassifier, averaging
 from qra.plan import make_plan
 from qra.probe import Probe
-from qra.progress import progress_display
 from qra.resume import LARGEST_STEP, check_resumable, resume_settings
 from qra.running import callbacks_of
 from qra.runs import completion

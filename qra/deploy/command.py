@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jsonargparse import ArgumentParser, Namespace
@@ -17,7 +17,6 @@ from rich.markup import escape
 from qra import checkpoint, environment
 from qra.attacks import PGD, Attack, AutoAttack, RoundingCascade
 from qra.checks import check_count
-from qra.data import ImageDataModule
 from qra.deploy import card, folder
 from qra.deploy.card_text import runs_table, speed_table
 from qra.deploy.engine import check_threads
@@ -42,6 +41,9 @@ from qra.terminal import print_table
 from qra.types import parse_pixels
 from qra.version import __version__
 from qra.writing import write_arrays, write_bytes, write_json
+
+if TYPE_CHECKING:
+    from qra.data import ImageDataModule
 
 SCHEMA = 1
 """Version of ``parity.json``."""
