@@ -107,7 +107,7 @@ def _checked(study: Study, stage: Stage) -> set[str]:
     schemes = [contents(study.quantizers[name]) for name in stage.quantizer if name in study.quantizers]
     classes = [str(value) for scheme in schemes for key, value in leaves(scheme) if key.endswith("class_path")]
     keys = _CHECKED if all(each.startswith("qra.") for each in classes) else _CHECKED - {"bits"}
-    return {same_option(name) for name, key in owned_options(stage).items() if key in keys}
+    return {name for name, key in owned_options(stage).items() if key in keys}
 
 
 def _told_apart(words: Sequence[str], checked: set[str]) -> tuple[str, ...]:

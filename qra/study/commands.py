@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from qra.coordinates import Axis
-from qra.study.stages import FLOAT, OVERRIDES, Stage, Study, scheme_option, seed_option
+from qra.study.stages import FLOAT, OVERRIDES, Stage, Study, axis_options, scheme_option
 
 _SOURCES = re.compile(r"\{(init|teacher)\}")
 
@@ -31,10 +31,7 @@ def commands(
     """
     teacher = {} if stage.teacher is None else {"trainer.callbacks.teacher": "{teacher}"}
     axes = {
-        "data.init_args.fraction": coordinates[Axis.FRACTION],
-        "data.init_args.calibration_size": coordinates[Axis.CALIBRATION_SIZE],
-        "seed_everything": coordinates[Axis.SEED],
-        seed_option(stage): coordinates[Axis.SEED],
+        **{name: coordinates[axis] for name, axis in axis_options(stage).items()},
         **{axis: coordinates[axis] for axis in stage.axes},
     }
     options = {**study.options, **stage.options}

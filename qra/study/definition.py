@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -17,7 +18,7 @@ from qra.errors import one_line
 from qra.front.shipped import bare_name, configs, located
 from qra.front.yaml_files import check_config, is_config, read_yaml
 from qra.study.commands import options_of
-from qra.study.fragments import contents, short
+from qra.study.fragments import contents
 from qra.study.grid import Cell
 from qra.study.kinds import with_kind
 from qra.study.stages import Stage, Study, owned_options, same_option
@@ -101,14 +102,13 @@ def _located(value: Any, directory: Path, by_name: bool) -> Any:
     if isinstance(value, list):
         return [_located(item, directory, by_name) for item in value]
     if is_config(value) and not Path(value).is_absolute():
-        return (bare_name(directory / value) if by_name else None) or short(directory / value)
+        return (bare_name(directory / value) if by_name else None) or os.path.normpath(directory / value)
     return value
 
 
 def _check_pipeline(stage: Stage) -> None:
     """Reject a pipeline whose own file sets what an axis sets; what the files it names set is only a default."""
-    axes = {same_option(name): axis for name, axis in owned_options(stage).items()}
-    axes |= {same_option(name): "axes" for name in stage.axes}
+    axes = owned_options(stage) | {same_option(name): "axes" for name in stage.axes}
     for name in _names(read_yaml(located(stage.pipeline))):
         if same_option(name) in axes:
             axis = axes[same_option(name)]

@@ -139,7 +139,7 @@ def select(cells: Sequence[Cell], only: str = "*", shard: tuple[int, int] = (0, 
 
 def _check_options(study: Study, stage: Stage) -> None:
     """Reject an option that two keys set: one would win, and cells would not be what their names say."""
-    owned = {same_option(name): axis for name, axis in owned_options(stage).items()}
+    owned = owned_options(stage)
     if stage.training != "none" or stage.quantizer != [FLOAT]:  # a pipeline's own scheme is a default
         owned |= {same_option(scheme_option(stage)): Axis.QUANTIZER}
     varied = {same_option(name): "axes" for name in stage.axes}

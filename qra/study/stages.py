@@ -123,23 +123,31 @@ class Study:
                 )
 
 
-def owned_options(stage: Stage) -> dict[str, str]:
-    """Return the options that only keys of a stage may set, with the key that sets each."""
-    owned = {
-        "seed_everything": Axis.SEED,
-        seed_option(stage): Axis.SEED,
+def axis_options(stage: Stage) -> dict[str, str]:
+    """Return the options that take a coordinate of the stage's cells as it is, with its axis."""
+    return {
         "data.init_args.fraction": Axis.FRACTION,
         "data.init_args.calibration_size": Axis.CALIBRATION_SIZE,
+        "seed_everything": Axis.SEED,
+        "data.init_args.split_seed" if stage.training == "none" else "data.init_args.seed": Axis.SEED,
+    }
+
+
+def owned_options(stage: Stage) -> dict[str, str]:
+    """Return the options that only keys of a stage may set, in canonical spelling, with the key that sets each."""
+    scheme = scheme_option(stage)
+    owned = {
+        **axis_options(stage),
         "model.init_args.init_from": Axis.INIT,
         "ckpt_path": Axis.INIT,
         "trainer.callbacks.teacher": "teacher",
         "config": "pipeline",
         "run": "name",
+        f"{scheme}.{Axis.WEIGHT_BITS}": "bits",
+        f"{scheme}.{Axis.ACT_BITS}": "bits",
+        f"{scheme}.{OVERRIDES}": "overrides",
     }
-    for name in (Axis.WEIGHT_BITS, Axis.ACT_BITS):
-        owned[f"{scheme_option(stage)}.{name}"] = "bits"
-    owned[f"{scheme_option(stage)}.overrides"] = "overrides"
-    return owned
+    return {same_option(name): key for name, key in owned.items()}
 
 
 def same_option(name: str) -> str:
@@ -150,11 +158,6 @@ def same_option(name: str) -> str:
 def scheme_option(stage: Stage) -> str:
     """Return the option that takes the scheme of a stage's cells."""
     return "trainer.callbacks.scheme" if stage.training == "none" else "model.init_args.scheme"
-
-
-def seed_option(stage: Stage) -> str:
-    """Return the option of the data module that takes the seed of a stage's cells."""
-    return "data.init_args.split_seed" if stage.training == "none" else "data.init_args.seed"
 
 
 def _check_stage(stage: Stage) -> None:
