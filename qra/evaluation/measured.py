@@ -63,7 +63,6 @@ class Accuracy:
     Args:
         value: Accuracy in [0, 1]; the mean if there are several seeds.
         n: Number of examples per seed.
-        worst: Lowest accuracy of several seeds; None for a single seed.
         seeds: Accuracies of several seeds, ascending.
         error: Standard error over seeds and examples; None if there are too few seeds to estimate it.
         missing: Number of seeds whose accuracy is unknown and which the mean excludes.
@@ -71,7 +70,6 @@ class Accuracy:
 
     value: float
     n: int
-    worst: float | None = None
     seeds: tuple[float, ...] = ()
     error: float | None = None
     missing: int = 0

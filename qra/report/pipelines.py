@@ -158,7 +158,7 @@ class Pipeline:
         values = sorted(accuracy.value for accuracy in accuracies)
         n = min(accuracy.n for accuracy in accuracies)
         error = accuracy_error(values, n) if len(values) >= MANY else None
-        return Accuracy(statistics.fmean(values), n, values[0], tuple(values), error, missing)
+        return Accuracy(statistics.fmean(values), n, tuple(values), error, missing)
 
     def kinds(self, bounds: ThreatModel) -> tuple[str, ...]:
         """Return the kinds of the attacks of a threat model that every cell has."""

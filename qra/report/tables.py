@@ -170,7 +170,7 @@ class Table:
 
 
 def percent(accuracy: Accuracy, with_n: bool = True) -> str:
-    """Format an accuracy in percent with its interval and, over several seeds, the seeds or the worst."""
+    """Format an accuracy in percent with its interval and, over several seeds, the seeds."""
     low, high = accuracy.interval
     n = f", n={accuracy.n}" if with_n else ""
     return f"{100 * accuracy.value:.2f} [{100 * low:.1f}, {100 * high:.1f}]{_seeds(accuracy, ', ')}{n}"
@@ -189,8 +189,6 @@ def _seeds(accuracy: Accuracy, before: str) -> str:
     parts = []
     if values:
         parts.append(f"seeds {values[0]} to {values[-1]}" if len(values) >= MANY else f"seeds {' / '.join(values)}")
-    elif accuracy.worst is not None:
-        parts.append(f"worst {100 * accuracy.worst:.2f}")
     if accuracy.missing:
         parts.append(f"{accuracy.missing} seed{'s' if accuracy.missing > 1 else ''} missing")
     return "".join(before + part for part in parts)
@@ -213,14 +211,14 @@ def _spread(title: str, column: Sequence[Entry]) -> tuple[list[str], list[list[s
         unit = " (s)" if any(isinstance(entry, Time) for entry in column) else ""
         return [f"{title}{unit}"], [[_bare(entry)] for entry in column]
     parts = ["", " low", " high", " n"]
-    if any(isinstance(entry, Accuracy) and entry.worst is not None for entry in column):
+    if any(isinstance(entry, Accuracy) and entry.seeds for entry in column):
         parts.append(" worst seed")
     rows = []
     for entry in column:
         values: list[str] = []
         if isinstance(entry, Accuracy):
             low, high = entry.interval
-            worst = entry.value if entry.worst is None else entry.worst
+            worst = min(entry.seeds, default=entry.value)
             values = [repr(100 * entry.value), repr(100 * low), repr(100 * high), str(entry.n), repr(100 * worst)]
         rows.append((values + [""] * 5)[: len(parts)])
     return [f"{title}{part}" for part in parts], rows

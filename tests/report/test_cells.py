@@ -260,7 +260,7 @@ def test_seeds_of_one_pipeline_are_taken_together(tmp_path):
     (pipeline,) = read(tmp_path).pipelines
     accuracy = pipeline.robust(AT_8)
     assert accuracy.value == pytest.approx(0.5)
-    assert accuracy.worst == 0.4
+    assert accuracy.seeds == (0.4, 0.5, 0.6)
     assert accuracy.n == 1000
     assert pipeline.robust(ThreatModel("linf", 4 / 255)) is None
 

@@ -40,7 +40,7 @@ def results(tmp_path):
 
 
 def test_csv_gives_the_numbers_back_to_the_last_digit():
-    accuracy = Accuracy(1 / 3, 300, 0.25)
+    accuracy = Accuracy(1 / 3, 300, (0.25, 5 / 12))
     table = Table("t", "T", ("name", "robust", "size"), (("x", accuracy, Number(1.23456789)), ("y", "-", Number(None))))
     first, second = csv.DictReader(io.StringIO(table.csv()))
     low, high = wilson_interval(100, 300)
@@ -105,15 +105,15 @@ def test_durations(seconds, text):
     assert duration(seconds) == text
 
 
-def test_percent_tells_the_worst_seed():
-    assert percent(Accuracy(0.5, 100, 0.4)) == "50.00 [40.4, 59.6], worst 40.00, n=100"
+def test_percent_tells_each_seed():
+    assert percent(Accuracy(0.5, 100, (0.4, 0.6))) == "50.00 [40.4, 59.6], seeds 40.00 / 60.00, n=100"
 
 
 def test_the_accuracy_table_has_means_worst_seeds_costs_and_verdicts(results):
     table = accuracies(results)
     rows = {row[0]: row for row in table.rows}
     at = dict(zip(table.columns, rows["float, adversarial"], strict=True))
-    expected = Accuracy(pytest.approx(0.45), 1000, 0.4, (0.4, 0.5))
+    expected = Accuracy(pytest.approx(0.45), 1000, (0.4, 0.5))
     assert at["robust, eps 8/255"] == expected
     assert at["seeds"] == "2"
     pact = dict(zip(table.columns, rows["PACT W4A4, robust start, adversarial"], strict=True))
