@@ -16,3 +16,7 @@ class Axis(StrEnum):
     SEED = "seed"
     ADVERSARIAL = "is_adversarial"
     """For trainings that have a name of their own: whether they are adversarial, ``true`` or ``false``."""
+
+
+OVERRIDES = "overrides"
+"""Coordinate for layers with other bit widths; cells without such layers lack it."""

@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from qra.coordinates import Axis
+from qra.coordinates import OVERRIDES, Axis
 from qra.evaluation.doubt import State, worst_state
 from qra.evaluation.measured import Accuracy, Measured, ThreatModel
 from qra.evaluation.seeds import MANY, accuracy_error
@@ -59,7 +59,7 @@ class Pipeline:
         share = self.number(axis)
         if axis == Axis.FRACTION and share is not None:
             return "" if share == 1 else f"{100 * share:g} % of the data"
-        title = "" if axis == "overrides" else f"{axis_title(axis)} "
+        title = "" if axis == OVERRIDES else f"{axis_title(axis)} "
         return f"{title}{self.text(axis)}" if self.text(axis) else ""
 
     @property
@@ -71,7 +71,7 @@ class Pipeline:
     @property
     def bits_text(self) -> str:
         """Bit widths such as ``W4A8``, or ``float``; with a star if single layers have other bit widths."""
-        star = "*" if self.text("overrides") else ""
+        star = "*" if self.text(OVERRIDES) else ""
         return "float" if self.is_float else "W{}A{}".format(*self.bits) + star
 
     @property

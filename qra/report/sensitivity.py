@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from matplotlib.figure import Figure
 
+from qra.coordinates import OVERRIDES
 from qra.evaluation.measured import Accuracy, ThreatModel
 from qra.palette import BLACK, GREY
 from qra.report.paired import CLEAN, Comparison, Gap, paired, paired_at
@@ -14,8 +15,6 @@ from qra.report.pipelines import Pipeline, grouped
 from qra.report.results import Results
 from qra.report.style import Drawing, label_width
 
-AXIS = "overrides"
-"""Coordinate for layers with other bit widths."""
 _STYLES = ((GREY, "///"), (BLACK, None))
 
 
@@ -34,9 +33,9 @@ class Loss(NamedTuple):
 def sensitivity(results: Results) -> tuple[Drawing, ...]:
     """Draw bars of clean and robust loss for each set of layers, with the largest robust loss on top."""
     made: list[Drawing] = []
-    for group in grouped(results.pipelines, AXIS):
-        whole = [pipeline for pipeline in group if not pipeline.text(AXIS)]
-        changed = [pipeline for pipeline in group if pipeline.text(AXIS)]
+    for group in grouped(results.pipelines, OVERRIDES):
+        whole = [pipeline for pipeline in group if not pipeline.text(OVERRIDES)]
+        changed = [pipeline for pipeline in group if pipeline.text(OVERRIDES)]
         if results.headline is not None and len(whole) == 1 and len(changed) > 1:
             made.append(_drawing(results, whole[0], changed, f"sensitivity-{len(made) + 1}"))
     return tuple(made)
@@ -44,7 +43,7 @@ def sensitivity(results: Results) -> tuple[Drawing, ...]:
 
 def _drawing(results: Results, whole: Pipeline, changed: Sequence[Pipeline], name: str) -> Drawing:
     measures = (None, results.headline)
-    rows = {pipeline.text(AXIS): [_loss(whole, pipeline, bounds) for bounds in measures] for pipeline in changed}
+    rows = {pipeline.text(OVERRIDES): [_loss(whole, pipeline, bounds) for bounds in measures] for pipeline in changed}
     order = sorted(rows, key=lambda layer: (rows[layer][1] or Loss(0, 0)).value)
     figure = Figure(figsize=(label_width(order) + 4.8, 0.36 * len(order) + 1.3), layout="constrained")
     axes = figure.add_subplot(xlabel="accuracy lost (points)")

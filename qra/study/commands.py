@@ -8,8 +8,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from qra.coordinates import Axis
-from qra.study.stages import FLOAT, OVERRIDES, Stage, Study, axis_options, scheme_option
+from qra.coordinates import OVERRIDES, Axis
+from qra.study.stages import FLOAT, Stage, Study, axis_options, scheme_option
 
 _SOURCES = re.compile(r"\{(init|teacher)\}")
 

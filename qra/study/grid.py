@@ -11,7 +11,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from qra.checks import check_count, check_in
-from qra.coordinates import Axis
+from qra.coordinates import OVERRIDES, Axis
 from qra.describe import digest
 from qra.quant.bits import parse_bits
 from qra.quant.rounding import check_bit_width
@@ -20,7 +20,6 @@ from qra.study.commands import commands
 from qra.study.stages import (
     FLOAT,
     LONGEST,
-    OVERRIDES,
     RANDOM,
     Stage,
     Study,

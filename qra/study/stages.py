@@ -8,15 +8,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from qra.checks import check_count, check_in
-from qra.coordinates import Axis
+from qra.coordinates import OVERRIDES, Axis
 
 FLOAT = "float"
 """The quantizer name that means: not quantized."""
 RANDOM = "random"
 """The source name that means: randomly initialized."""
-
-OVERRIDES = "overrides"
-"""Coordinate for layers with other bit widths; cells without such layers lack it."""
 
 TRAININGS = ("none", "plain", "adversarial", "transfer")
 """Usual kinds of training."""
