@@ -12,7 +12,7 @@ from qra.evaluation.doubt import Doubt, doubt_of
 from qra.evaluation.measured import Accuracy, Measured, read_measured
 from qra.evaluation.outcome import Examples, read_result
 from qra.evaluation.radii import Radii, read_radii
-from qra.evaluation.statistics import worst_over_seeds
+from qra.evaluation.statistics import shared
 from qra.files import plain
 
 
@@ -130,7 +130,7 @@ def worst_seed(runs: Sequence[Run]) -> dict[str, Accuracy]:
         if not one_network:
             worst[label] = min((run.outcomes[label].accuracy for run in runs), key=lambda each: each.value)
             continue
-        _, correct = worst_over_seeds([run.examples[label] for run in runs])
+        correct = shared([run.examples[label] for run in runs])[1].all(0)
         if len(correct):
             worst[label] = Accuracy(int(correct.sum()) / len(correct), len(correct))
     return worst

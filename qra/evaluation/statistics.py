@@ -152,16 +152,3 @@ def shared(runs: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
         order = own.argsort()
         rows.append(correct[order][torch.searchsorted(own[order], indices)])
     return indices, torch.stack(rows)
-
-
-def worst_over_seeds(runs: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    """Return the worst case over runs of one network attacked with several seeds: correct only if correct in all.
-
-    Args:
-        runs: Positions in the test set, without repetitions, int64 (n,), and correctness, bool (n,), of each run.
-
-    Returns:
-        The shared positions, ascending, (m,), and the correctness, bool (m,).
-    """
-    indices, correct = shared(runs)
-    return indices, correct.all(0)

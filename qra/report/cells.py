@@ -110,13 +110,6 @@ class CellResult:
         found = (each for each in self.outcomes.values() if each.role == "clean")
         return max(found, key=lambda each: each.accuracy.n, default=None)
 
-    def examples(self, name: str) -> Examples | None:
-        """Return which examples of an outcome are correct; None if they are unknown.
-
-        They count only if they give the accuracy that ``result.json`` has.
-        """
-        return self.per_example.get(name) if name in self.outcomes else None
-
     def worst(self, bounds: ThreatModel, kinds: Iterable[str]) -> Examples | None:
         """Return which of the examples that attacks share are correct under all of them.
 

@@ -15,7 +15,7 @@ from qra.evaluation.doubt import State
 from qra.evaluation.measured import Accuracy
 from qra.palette import BLACK, GREY
 from qra.quant.scheme import OFF
-from qra.report.contents import GIGA, KIB, attack_kinds, costs
+from qra.report.contents import GIGA, KIB, costs
 from qra.report.pareto import Offer, choices, offers
 from qra.report.pipelines import Pipeline, training_title
 from qra.report.results import Results
@@ -195,7 +195,7 @@ def _front(results: Results, found: Sequence[Offer], title: str) -> Figure:
 def attacks(results: Results) -> tuple[Drawing, ...]:
     """Draw the accuracy of each quantized network under each kind of attack, at a weak and at the usual budget."""
     shown_bounds = [bounds for bounds in dict.fromkeys((results.at(WEAK), results.headline)) if bounds is not None]
-    kinds = attack_kinds(results)
+    kinds = results.kinds(*results.bounds)
     rows = [p for p in results.quantized if any(len(p.kinds(bounds)) > 1 for bounds in results.bounds)]
     if not rows or not shown_bounds:
         return ()

@@ -94,7 +94,7 @@ def attacks_note(results: Results) -> str:
 def gradients(results: Results) -> Table:
     """Return a table of accuracies by kind of attack, for pipelines that were attacked in more than one way."""
     rows: list[tuple[Entry, ...]] = []
-    kinds = attack_kinds(results)
+    kinds = results.kinds(*results.bounds)
     for bounds in results.bounds:
         for pipeline in results.pipelines:
             found = [pipeline.under(bounds, kind) for kind in kinds]
@@ -104,13 +104,6 @@ def gradients(results: Results) -> Table:
     note = f"{_INTERVALS}. `hard` uses the true gradient of rounding, zero: the accuracy it leaves is not robustness."
     columns = ("pipeline", "eps", *kinds, "worst case", "gradients")
     return Table("gradients", "The same network under different attacks", columns, tuple(rows), note)
-
-
-def attack_kinds(results: Results) -> tuple[str, ...]:
-    """Return the kinds of attacks under any threat model, with unmodified ones first."""
-    attacks = [cell.attacks.get(bounds, {}) for p in results.pipelines for cell in p.cells for bounds in results.bounds]
-    found = {kind: attack.is_modified for each in attacks for kind, attack in each.items()}
-    return tuple(sorted(found, key=lambda kind: (found[kind], kind)))
 
 
 def advice(results: Results) -> Table:

@@ -82,7 +82,7 @@ class Measure(NamedTuple):
     def examples(self, cell: CellResult) -> Examples | None:
         """Return a cell's examples under this measure; None if they are unknown."""
         if self.bounds is None:
-            return None if cell.clean is None else cell.examples(cell.clean.name)
+            return None if cell.clean is None else cell.per_example.get(cell.clean.name)
         if any(kind not in cell.attacks.get(self.bounds, {}) for kind in self.kinds):
             return None
         return cell.worst(self.bounds, self.kinds)

@@ -110,28 +110,24 @@ class Results:
         usual = [level for level in self.levels if level <= STRONG]
         return self.at(max(usual)) if usual else next(iter(self.bounds), None)
 
-    def kinds(self, bounds: ThreatModel) -> tuple[str, ...]:
-        """Return the kinds of attacks of a threat model that any pipeline has, with unmodified ones first."""
-        cells = [cell for pipeline in self.pipelines for cell in pipeline.cells]
-        found = {kind: each for cell in cells for kind, each in cell.attacks.get(bounds, {}).items()}
-        return tuple(sorted(found, key=lambda kind: (found[kind].is_modified, kind)))
+    def kinds(self, *bounds: ThreatModel) -> tuple[str, ...]:
+        """Return the kinds of attacks of some threat models that any pipeline has, with unmodified ones first."""
+        attacks = [cell.attacks.get(each, {}) for cell in self.done for each in bounds]
+        modified = {kind: attack.is_modified for found in attacks for kind, attack in found.items()}
+        return tuple(sorted(modified, key=lambda kind: (modified[kind], kind)))
 
     def attacks(self, bounds: ThreatModel, kind: str) -> list[Measured]:
         """Return the attacks of a kind under a threat model, one of each cell that has it."""
         cells = [cell for pipeline in self.pipelines for cell in pipeline.cells]
         return [cell.attacks[bounds][kind] for cell in cells if kind in cell.attacks.get(bounds, {})]
 
-    def measure_title(self, bounds: ThreatModel | None) -> str:
-        """Return the name of robust accuracy under a threat model: the attack, if there is only one, and the bounds."""
-        if bounds is None:
-            return "robust"
-        kinds = self.kinds(bounds)
-        return f"{kinds[0] if len(kinds) == 1 else 'worst case over attacks'}, {bounds.title}"
-
     @property
     def headline_title(self) -> str:
-        """Name of the measure of robust accuracy that tables and figures show."""
-        return self.measure_title(self.headline)
+        """Name of the robust accuracy in tables and figures: the attack, if there is only one, and the bounds."""
+        if self.headline is None:
+            return "robust"
+        kinds = self.kinds(self.headline)
+        return f"{kinds[0] if len(kinds) == 1 else 'worst case over attacks'}, {self.headline.title}"
 
     @cached_property
     def main(self) -> tuple[Pipeline, ...]:

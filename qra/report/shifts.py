@@ -94,7 +94,7 @@ def _images(cell: CellResult, shifts: list[Shift]) -> tuple[str, ...]:
 def _shares(cell: CellResult, shifts: list[Shift]) -> tuple[Tensor, Tensor] | None:
     """Return the positions of images that a cell saw under all given shifts, and the share it got right of each."""
     outcomes = by_shift(cell.outcomes.values())
-    examples = [cell.examples(outcomes[shift].name) for shift in shifts]
+    examples = [cell.per_example.get(outcomes[shift].name) for shift in shifts]
     known = [each for each in examples if each is not None]
     if not known or len(known) < len(shifts):
         return None

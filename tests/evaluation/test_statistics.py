@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
-from qra.evaluation.statistics import mcnemar, shared, wilson_interval, worst_over_seeds
+from qra.evaluation.statistics import mcnemar, shared, wilson_interval
 
 
 @given(st.integers(1, 3000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))), st.floats(0.5, 0.999))
@@ -52,12 +52,6 @@ def test_runs_on_the_same_positions_are_put_in_order():
     indices, correct = shared([RUNS[0], (positions.clone(), torch.tensor([False, False, True, False]))])
     assert indices.tolist() == [1, 3, 5, 7]
     assert correct.tolist() == [[True, False, True, True], [False, False, True, False]]
-
-
-def test_the_worst_over_seeds_is_right_where_every_run_is():
-    indices, correct = worst_over_seeds(RUNS)
-    assert indices.tolist() == [1, 3, 7]
-    assert correct.tolist() == [False, False, True]
 
 
 def test_runs_that_share_nothing_have_no_pairs():

@@ -28,7 +28,7 @@ def test_a_done_cell_is_read_whole(tmp_path):
 
 
 def test_examples_are_those_of_the_accuracy(tmp_path):
-    indices, correct = read_cell(cell(tmp_path, "a", GOOD)).examples("pgd20_8")
+    indices, correct = read_cell(cell(tmp_path, "a", GOOD)).per_example["pgd20_8"]
     assert (int(correct.sum()), len(indices)) == (400, 1000)
 
 
@@ -215,7 +215,7 @@ def test_examples_that_cannot_be_trusted_are_none(tmp_path, kind):
     directory = cell(tmp_path, "a", GOOD)
     broken_npz(directory / "correct.npz", kind)
     found = read_cell(directory)
-    assert found.examples("pgd20_8") is None
+    assert "pgd20_8" not in found.per_example
     assert found.problems[0].startswith("correct.npz: ")
     assert [each.accuracy.value for each in found.robust.values()] == ([] if kind == "of another run" else [0.4])
 
@@ -278,7 +278,7 @@ def test_robust_accuracy_is_the_worst_case_over_the_attacks_of_a_budget(tmp_path
     results = read(tmp_path)
     assert results.levels == (2, 8)
     assert results.headline == AT_8
-    assert results.measure_title(AT_8) == "worst case over attacks, eps 8/255"
+    assert results.headline_title == "worst case over attacks, eps 8/255"
     robust = {p.cells[0].name: [p.robust(bounds).value for bounds in results.bounds] for p in results.pipelines}
     assert robust == {"a": [0.45, 0.3], "b": [0.5, 0.4]}
 
