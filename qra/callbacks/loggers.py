@@ -38,20 +38,17 @@ def log_figure(trainer: Trainer, name: str, figure: Figure, step: int) -> None:
         figure: The figure.
         step: Number of training steps of the network that it shows.
     """
+    logger: Any
     for logger in trainer.loggers:
-        _log_figure(logger, name, figure, step)
-
-
-def _log_figure(logger: Any, name: str, figure: Figure, step: int) -> None:
-    experiment: Any = logger.experiment
-    if hasattr(experiment, "add_figure"):  # TensorBoard
-        experiment.add_figure(name, figure, step)
-    elif hasattr(logger, "log_image"):  # Weights & Biases
-        logger.log_image(key=name, images=[_pixels(figure)], step=step)
-    elif hasattr(experiment, "log_figure") and hasattr(logger, "run_id"):  # MLflow
-        experiment.log_figure(logger.run_id, figure, f"{name}-{step}.png")
-    elif directory := getattr(logger, "log_dir", None) or logger.save_dir:
-        write_png(Path(directory, "figures", f"{name.replace('/', '-')}-{step}.png"), figure)
+        experiment: Any = logger.experiment
+        if hasattr(experiment, "add_figure"):  # TensorBoard
+            experiment.add_figure(name, figure, step)
+        elif hasattr(logger, "log_image"):  # Weights & Biases
+            logger.log_image(key=name, images=[_pixels(figure)], step=step)
+        elif hasattr(experiment, "log_figure") and hasattr(logger, "run_id"):  # MLflow
+            experiment.log_figure(logger.run_id, figure, f"{name}-{step}.png")
+        elif directory := getattr(logger, "log_dir", None) or logger.save_dir:
+            write_png(Path(directory, "figures", f"{name.replace('/', '-')}-{step}.png"), figure)
 
 
 def _pixels(figure: Figure) -> Image.Image:

@@ -19,6 +19,7 @@ from qra.callbacks.evaluation import Evaluation, gather_examples
 from qra.callbacks.loggers import log_figure
 from qra.callbacks.workload import Workload, test_images
 from qra.data import ImageDataModule
+from qra.evaluation.doubt import CHECK
 from qra.evaluation.figures import loss_curve, write_png
 from qra.evaluation.indicators import ORIGIN, MaskingReport, judge
 from qra.evaluation.masking import MaskingSettings, measure, trials, why_no_unrounded
@@ -98,7 +99,7 @@ class MaskingCheck(Evaluation):
         self.report = judge(found, self.settings, why_no_unrounded(pl_module.network))
 
     def record(self) -> dict[str, Any]:
-        return {} if self.report is None else {"masking": self.report.summary()}
+        return {} if self.report is None else {CHECK: self.report.summary()}
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.is_global_zero or self.report is None:

@@ -15,7 +15,7 @@ from qra.data import data_of
 from qra.evaluation.quantization_figures import site_histograms
 from qra.modules import ImageClassifier
 from qra.quant import Cost, QuantScheme, cost
-from qra.quant.cost import LayerCost, label
+from qra.quant.cost import label
 from qra.quant.network import fake_quantizers
 from qra.quant.scheme import OFF
 from qra.quant.statistics import SiteStatistics, activation_statistics, weight_statistics
@@ -55,18 +55,13 @@ def cost_table(scheme: QuantScheme, found: Cost) -> Table:
         "BitOPs (multiply-adds times weight bits times input bits, of one image, whose pixels count 8 bits; an average "
         "counts at the bits of what is averaged)"
     )
-    if stored := {(layer.weight_bits, layer.stored_bits) for layer in found.layers if _is_stored_otherwise(layer)}:
-        pairs = ", ".join(f"{bits} bits take {memory}" for bits, memory in sorted(stored))
-        table.caption += f"; in memory, weights of {pairs}, which BitOPs do not count"
+    bits = {(layer.weight_bits, layer.stored_bits) for layer in found.layers}
+    if stored := [f"{used} bits take {kept}" for used, kept in sorted(bits) if used != kept]:
+        table.caption += f"; in memory, weights of {', '.join(stored)}, which BitOPs do not count"
     if found.uncounted:
         more = f" and {len(found.uncounted) - 3} more" if len(found.uncounted) > 3 else ""
         table.caption += f"; not counted: {', '.join(found.uncounted[:3])}{more}"
     return table
-
-
-def _is_stored_otherwise(layer: LayerCost) -> bool:
-    """Return whether a weight takes a different number of bits in memory than in arithmetic, as a PWLQ one does."""
-    return layer.stored_bits != layer.weight_bits
 
 
 class QuantizationMonitor(PipelineCallback):

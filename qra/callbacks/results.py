@@ -75,7 +75,7 @@ class ResultWriter(PipelineCallback):
         found = table(gathered.measured())
         found.caption = f"gradients: {doubt.words}"
         lines = [*_remarks(content), said, f"written to {directory / 'result.json'}"]
-        if first := _doubt(result):
+        if first := _unfinished(result):
             console().print(escape(first), style="bold", soft_wrap=True)
         print_table(found)
         console().print(*(escape(line) for line in lines if line), sep="\n", soft_wrap=True)
@@ -151,7 +151,7 @@ def _records(trainer: Trainer) -> dict[str, Any]:
     }
 
 
-def _doubt(result: Mapping[str, Any]) -> str | None:
+def _unfinished(result: Mapping[str, Any]) -> str | None:
     """Return what a reader of the table must know first: that the training is unfinished; None if it is not."""
     training = completion.parse(result["training"]) if "training" in result else None
     return None if training is None or training.finished else f"of a training that is {training}"

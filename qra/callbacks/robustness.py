@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -101,24 +100,16 @@ class RobustnessEvaluation(Measurement):
             PGD(budget, budget / 4, steps, restarts, UniformStart(seed), early_stop=True)
             for budget in _budgets(eps, pixels)
         ]
-        square = partial(Square, queries=queries, seed=seed)
-        searching = partial(Protocol, pixels=pixels, search_precision=search_precision)
-        chunked = partial(ChunkedEvaluation, n=n, subset_seed=seed, chunk_size=batch_size)
-        self._evaluations = [
-            (gradient, chunked(self._protocol(attack, gradient, square, searching)))
-            for attack, gradient in itertools.product(self.attacks, self.gradients)
-        ]
+        self._evaluations: list[tuple[GradientSource, ChunkedEvaluation]] = []
+        for pgd, gradient in itertools.product(self.attacks, self.gradients):
+            attack = Square(pgd.eps, queries=queries, seed=seed) if gradient == "square" else pgd
+            source = self._origin if gradient == "surrogate" else None
+            mode = "ste" if gradient == "square" or gradient == "surrogate" else gradient
+            protocol = Protocol(attack, mode, source, pixels, search_precision)
+            evaluation = ChunkedEvaluation(protocol, n=n, subset_seed=seed, chunk_size=batch_size)
+            self._evaluations.append((gradient, evaluation))
         self._clean: list[tuple[Tensor, Tensor]] = []
         self._signs: Signs | None = None
-
-    def _protocol(
-        self, attack: PGD, gradient: GradientSource, square: Callable[..., Square], searching: Callable[..., Protocol]
-    ) -> Protocol:
-        if gradient == "square":
-            return searching(square(attack.eps))
-        if gradient == "surrogate":
-            return searching(attack, source=self._origin)
-        return searching(attack, gradient)
 
     @property
     def names(self) -> tuple[str, ...]:

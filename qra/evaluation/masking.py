@@ -97,21 +97,19 @@ def measure(
         found["zero_other_loss"] = zero_gradients(target, x, y, _other_loss(classes))
         found |= _trace(network, target, batch, settings)
 
-    def survive(trial: Trial, attacked: nn.Module = target) -> None:
-        on_part(trial.what, None)
-        among = found[trial.among]
-        found[trial.name], left = among.clone(), among.nonzero().squeeze(1)
-        if len(left):
-            correct = robust(network, trial.attack, x[left], y[left], indices[left], attack_network=attacked)
-            found[trial.name][left] = correct
-        on_part(trial.what, found[trial.name])
-
     others: dict[str, nn.Module] = {"scaled_logits": ScaledLogits(target, found["margin"][found["correct"]])}
     if surrogate is not None:
         others["transfer"] = surrogate
     found["white_box"] = found["correct"]
     for trial in trials(network, settings, classes, surrogate is not None):
-        survive(trial, others.get(trial.name, target))
+        on_part(trial.what, None)
+        among = found[trial.among]
+        found[trial.name], left = among.clone(), among.nonzero().squeeze(1)
+        if len(left):
+            attacked = others.get(trial.name, target)
+            correct = robust(network, trial.attack, x[left], y[left], indices[left], attack_network=attacked)
+            found[trial.name][left] = correct
+        on_part(trial.what, found[trial.name])
         if trial.name in _WHITE_BOX:
             found["white_box"] = found["white_box"] & found[trial.name]
     return found
