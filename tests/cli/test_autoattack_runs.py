@@ -1,12 +1,9 @@
-"""AutoAttack from the command line: killed and resumed, in one process and in two."""
+"""AutoAttack from the command line, in one process and in two."""
 
 import json
 import os
-import random
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -31,30 +28,13 @@ def learned_run(tmp_path_factory):
     return run
 
 
-def command(run, *arguments):
-    test = [sys.executable, "-m", "qra", "test", "--config", str(run / "config.yaml"), "--ckpt_path"]
-    return [*test, str(run / "best.ckpt"), *LONG, *arguments]
-
-
-def environment():
-    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(CONFIGS.parent)}
-
-
-def run_whole(run, *arguments):
-    done = subprocess.run(command(run, *arguments), env=environment(), capture_output=True, text=True, check=False)
+def autoattack(tested, run, *arguments):
+    """Test the checkpoint of a run in a process of its own; return accuracies and outcomes of examples, by name."""
+    test = [sys.executable, "-m", "qra", "test", "--config", str(tested / "config.yaml"), "--ckpt_path"]
+    command = [*test, str(tested / "best.ckpt"), *LONG, "--run", run, *arguments]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(CONFIGS.parent)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-
-
-@pytest.fixture(scope="module")
-def whole(learned_run):
-    """What a run finds that is left alone."""
-    directory = learned_run.parent / "whole"
-    run_whole(learned_run, "--run", str(directory))
-    return autoattack(directory)
-
-
-def autoattack(run):
-    """Accuracies and outcomes of the examples, by name."""
     result = json.loads(Path(run, "result.json").read_text())["outcomes"]
     with np.load(Path(run, "correct.npz"), allow_pickle=False) as arrays:
         outcomes = {name: arrays[name].tolist() for name in arrays if name.startswith("autoattack")}
@@ -106,31 +86,8 @@ def test_a_wrong_argument_is_named(plain_run, arguments, reason):
 
 
 @pytest.mark.slow
-def test_two_processes_end_like_one(learned_run, whole):
+def test_two_processes_end_like_one(learned_run):
     devices = ["--trainer.accelerator", "cpu", "--trainer.strategy", "ddp", "--trainer.devices", "2"]
-    run_whole(learned_run, "--run", "two", *devices)
-    assert autoattack("two") == whole
-    assert 0 < whole[0]["autoattack_1"]["accuracy"] < 1
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("seed", range(2))
-def test_a_killed_run_goes_on_to_the_same_outcomes(learned_run, whole, seed):
-    draw = random.Random(seed)
-    killed = subprocess.Popen(
-        command(learned_run, "--run", "killed"),
-        env=environment(),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    enough = draw.randrange(1, 6)
-    while len(list(Path("killed").glob("chunks/autoattack_1-*/chunk-*.npz"))) < enough:
-        time.sleep(0.01)
-    time.sleep(draw.random() / 4)
-    killed.send_signal(signal.SIGKILL)
-    assert killed.wait() == -signal.SIGKILL, "the run ended before it was killed"
-    done = {path: path.stat().st_mtime_ns for path in Path("killed").glob("chunks/autoattack_1-*/chunk-*.npz")}
-    assert 0 < len(done) < 10
-    run_whole(learned_run, "--run", "killed")
-    assert {path: path.stat().st_mtime_ns for path in done} == done, "a finished chunk was run again"
-    assert autoattack("killed") == whole
+    one = autoattack(learned_run, "one")
+    assert autoattack(learned_run, "two", *devices) == one
+    assert 0 < one[0]["autoattack_1"]["accuracy"] < 1
