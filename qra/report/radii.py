@@ -27,12 +27,19 @@ LEAST = 10
 
 def _found(pipeline: Pipeline) -> dict[str, tuple[Measured, tuple[Radii, ...]]]:
     """Return the distances of all cells of a pipeline, by attack, norm and pixel type in words."""
-    cells = [
-        {_words(cell.outcomes[name]): (cell.outcomes[name], radii) for name, radii in cell.radii.items()}
-        for cell in pipeline.cells
-    ]
+    cells = [_of_cell(cell) for cell in pipeline.cells]
     shared = (words for words in cells[0] if all(words in cell for cell in cells))
     return {words: (cells[0][words][0], tuple(cell[words][1] for cell in cells)) for words in shared}
+
+
+def _of_cell(cell: CellResult) -> dict[str, tuple[Measured, Radii]]:
+    """Return the distances of a cell; of several by one attack, those of the most examples."""
+    found: dict[str, tuple[Measured, Radii]] = {}
+    for name, radii in cell.radii.items():
+        words = _words(cell.outcomes[name])
+        if words not in found or len(radii.indices) > len(found[words][1].indices):
+            found[words] = cell.outcomes[name], radii
+    return found
 
 
 def _words(outcome: Measured) -> str:
@@ -113,7 +120,7 @@ def _compared(results: Results, first: Pipeline, second: Pipeline) -> Iterator[C
     if isinstance(pairs, Gap):
         return
     for words in [words for words in _found(first) if words in _found(second)]:
-        made = [paired_radii(_named(right, words), _named(left, words)) for left, right in pairs]
+        made = [paired_radii(_of_cell(right)[words][1], _of_cell(left)[words][1]) for left, right in pairs]
         known = [pair for pair in made if pair is not None and int(pair.counts.sum()) >= LEAST]
         if len(known) < len(made) or len({pair.n for pair in known}) > 1:
             continue
@@ -131,10 +138,6 @@ def _compared(results: Results, first: Pipeline, second: Pipeline) -> Iterator[C
 def _seed_pair(cells: tuple[CellResult, CellResult], pair: RadiusPair, unit: float) -> SeedPair:
     names, difference = (cells[0].name, cells[1].name), float(pair.differences.mean()) / unit
     return SeedPair(names, difference, pair.nearer, pair.farther, pair.p)
-
-
-def _named(cell: CellResult, words: str) -> Radii:
-    return next(each for name, each in cell.radii.items() if _words(cell.outcomes[name]) == words)
 
 
 CLAIM = Claim(

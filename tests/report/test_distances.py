@@ -11,6 +11,7 @@ from qra.evaluation.radii import Radii, radii_arrays
 from qra.report.cells import read_cells
 from qra.report.command import write_report
 from qra.report.radii import CLAIM, security_curves
+from qra.report.radii import distances as table
 from qra.report.results import Results
 from qra.writing import write_arrays
 
@@ -23,11 +24,14 @@ def distances(shift, seed=0):
     return Radii(torch.arange(N), torch.from_numpy(levels / 255), torch.ones(N, dtype=torch.bool))
 
 
-def put(directory, radii):
-    """Put distances into a cell that is done."""
-    fmn = Outcome("fmn_8", "FMN", {"class_path": "FMN"}, radii.indices, radii.correct(8 / 255), 8 / 255, radii=radii)
-    write_arrays(directory / "radii.npz", radii_arrays({"fmn_8": radii}))
-    add(directory, [fmn])
+def put(directory, *found):
+    """Put distances, all by one attack, into a cell that is done."""
+    named = {f"fmn_8-{number}": radii for number, radii in enumerate(found)}
+    write_arrays(directory / "radii.npz", radii_arrays(named))
+    add(directory, [
+        Outcome(name, "FMN", {"class_path": "FMN"}, radii.indices, radii.correct(8 / 255), 8 / 255, radii=radii)
+        for name, radii in named.items()
+    ])  # fmt: skip
 
 
 @pytest.fixture
@@ -55,11 +59,22 @@ def test_distances_of_suspect_gradients_are_upper_bounds_only(study):
     assert CLAIM.test(Results("s", read_cells(study(0.1, "suspect")))).verdict == "undecided"
 
 
+def test_of_two_searches_by_one_attack_that_on_most_examples_is_compared_and_shown(study):
+    directory = study(-0.1)
+    few = Radii(*(part[: N // 2] for part in distances(0.1, 1)))
+    for first, second in ((few, distances(-0.1, 1)), (distances(-0.1, 1), few)):
+        put(directory / "pact", first, second)
+        results = Results("s", read_cells(directory))
+        (comparison,) = CLAIM.test(results).judged[0].check.comparisons
+        assert comparison.n == N
+        assert [row[-1] for row in table(results).rows] == [str(N), str(N)]
+
+
 def test_the_report_has_distances_and_security_curves(study, tmp_path):
     write_report(study(-0.1), tmp_path / "out")
-    table = (tmp_path / "out/tables/distances.md").read_text()
-    assert "| float" in table
-    assert "| sound | FMN, L-inf | 6." in table
+    text = (tmp_path / "out/tables/distances.md").read_text()
+    assert "| float" in text
+    assert "| sound | FMN, L-inf | 6." in text
     assert imread(tmp_path / "out/figures/security-1.png").std() > 0
     assert "Quantization brings adversarial examples nearer" in (tmp_path / "out/claims.md").read_text()
 
