@@ -234,7 +234,7 @@ def test_a_study_goes_on_to_the_same_figures(study_left_alone, number, victim):
             os.kill(int(child), number)
         output, _ = process.communicate()
         assert process.returncode == 1, output
-        assert ("failed" if number == signal.SIGKILL else "stopped") in output
+        assert ("fit: killed by SIGKILL" if number == signal.SIGKILL else "stopped") in output
     nothing_is_torn(cell)
     assert not (cell / "result.json").exists()
     run_whole(["study", "run", "tiny.yaml"])

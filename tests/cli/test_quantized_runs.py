@@ -168,13 +168,6 @@ def test_gradient_modes_of_a_float_network_agree(float_checkpoint):
     assert found["pgd2_8_hard"]["accuracy"] == found["pgd2_8"]["accuracy"] == found["worst_8"]["accuracy"]
 
 
-def test_calibrating_again_with_other_settings_is_refused(float_checkpoint):
-    output, code = qra("test", *pipeline("ptq-pwlq"), *TEST, "--ckpt_path", float_checkpoint, "--run", "here")
-    assert code == 0, output
-    again = ["test", *pipeline("ptq-pwlq"), *TEST, "--ckpt_path", "here/calibrated.ckpt", BITS, 2]
-    assert "already calibrated with other settings (scheme.weight_bit_width was 4 and is 2)" in refused(*again)
-
-
 def test_a_requantized_network_is_a_checkpoint_to_go_on_from(quantized_run, float_checkpoint):
     other_bits = ["--trainer.callbacks+", CONFIGS / "callback/requantize.yaml", BITS, 2]
     output, code = qra("test", "--ckpt_path", quantized_run / "best.ckpt", "--run", "other", *other_bits)

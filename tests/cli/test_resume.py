@@ -2,10 +2,8 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -29,25 +27,6 @@ def test_a_crashed_run_resumes_to_the_same_weights(name):
     assert same(end_of("crashed"), end_of("whole"))
     best = [torch.load(f"{run}/best.ckpt", weights_only=True) for run in ("crashed", "whole")]
     assert same(best[0]["state_dict"], best[1]["state_dict"])
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("seconds", [0.3, 1.1, 1.9])
-def test_a_killed_run_resumes_to_the_same_weights(seconds):
-    fit = [sys.executable, "-m", "qra", "fit", *pipeline("float-at"), *FIT, "--trainer.max_epochs", "8"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    subprocess.run([*fit, "--run", "whole"], check=True, env=environment, capture_output=True)
-    killed = subprocess.Popen(
-        [*fit, "--run", "killed"], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    while not Path("killed/last.ckpt").exists():
-        time.sleep(0.01)
-    time.sleep(seconds)
-    killed.send_signal(signal.SIGKILL)
-    assert killed.wait() == -signal.SIGKILL, "the run ended before it was killed"
-    assert end_of("killed")["epoch"] < 7
-    subprocess.run([*fit, "--run", "killed", "--ckpt_path", "last"], check=True, env=environment, capture_output=True)
-    assert same(end_of("killed"), end_of("whole"))
 
 
 @pytest.mark.slow

@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from concurrent.futures import Future
 from pathlib import Path
 
@@ -347,25 +346,3 @@ def test_the_same_study_gives_the_same_figures_whatever_the_jobs():
     subprocess.run([*command("run"), "--jobs", "3", "--runs", "again"], check=True, capture_output=True)
     assert len(outcomes()) == 4
     assert outcomes() == outcomes("again")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("victim", ["runner", "cell"])
-def test_a_study_that_was_killed_goes_on_to_the_same_figures(victim):
-    tiny.write(stages={0: {"options": {"trainer.max_epochs": 12}}})
-    subprocess.run([*command("run"), "--runs", "whole"], check=True, capture_output=True)
-    with subprocess.Popen(command("run"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as runner:
-        while not Path("runs/tiny/float-calibration20/last.ckpt").exists():
-            time.sleep(0.01)
-        if victim == "runner":
-            runner.kill()
-        else:
-            children = Path(f"/proc/{runner.pid}/task").glob("*/children")
-            for child in " ".join(path.read_text() for path in children).split():
-                os.kill(int(child), signal.SIGKILL)
-            assert runner.wait() == 1
-            record = json.loads(Path("runs/tiny/float-calibration20/cell.json").read_text())
-            assert record["reason"] == "fit: killed by SIGKILL"
-    subprocess.run(command("run"), check=True, capture_output=True)
-    assert outcomes() == outcomes("whole")
-    assert len(outcomes()) == 4
