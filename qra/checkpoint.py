@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from qra import rebuild, weights
 from qra.checkpoint_file import KEY as KEY
@@ -47,6 +48,8 @@ def state_of(
         ValueError: If no weights in the file fit, several do, or values are missing or not finite.
     """
     quantizers, expected = quantizer_keys(network), network.state_dict()
+    if shapeless := [key for key, value in expected.items() if is_lazy(value)]:
+        raise ValueError(f"{path}: the network's {shapeless[0]} has no shape yet: run the network on an image first")
     unset = [key for key in quantizers if not expected[key].float().isfinite().all()]  # not initialized from data yet
     fixed = {key for key, quantizer in quantizers.items() if is_fixed(quantizer)}
     if KEY in content and isinstance(content.get("state_dict"), Mapping):

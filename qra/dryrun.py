@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from qra.errors import reason_of
 from qra.precision import float32
@@ -14,9 +15,45 @@ _SAME = 1e-5
 
 
 def dry_run(network: nn.Module, x: Tensor, num_classes: int, exactly: bool) -> int:
-    """Run :func:`try_out` with quantizers disabled, as they may not be calibrated yet."""
+    """Run :func:`try_out` with quantizers disabled, as they may not be calibrated yet.
+
+    Raises:
+        ValueError: If something is wrong, including weights that the network uses but checkpoints would not hold.
+    """
+    held = _held(network)
     with float_mode(network):
-        return try_out(network, x, num_classes, exactly)
+        outputs = try_out(network, x, num_classes, exactly)
+        if late := sorted(_held(network) - held):
+            raise ValueError(
+                f"the network makes its {late[0]} only when it first runs, so that its checkpoint could not be loaded: "
+                "make it in the constructor, or run the network there on an image"
+            )
+        _check_registered(network, x)
+    return outputs
+
+
+def _held(network: nn.Module) -> set[str]:
+    """Return the names of the values that a checkpoint would hold now."""
+    return {name for name, value in network.state_dict().items() if not is_lazy(value)}
+
+
+def _check_registered(network: nn.Module, x: Tensor) -> None:
+    """Reject a network that computes with weights which are not among its parameters."""
+    with eval_mode(network), torch.enable_grad():
+        nodes, seen = [network(x).grad_fn], {None}
+    own = {id(weight) for weight in network.parameters()}
+    while nodes:
+        node = nodes.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        weight = getattr(node, "variable", None)
+        if weight is not None and id(weight) not in own:
+            raise ValueError(
+                f"the network computes with weights of shape {tuple(weight.shape)} that are not among its parameters, "
+                "so that no checkpoint would hold them: keep layers in nn.ModuleList or nn.ModuleDict, not in a list"
+            )
+        nodes += [following for following, _ in node.next_functions]
 
 
 def try_out(network: nn.Module, x: Tensor, num_classes: int, exactly: bool) -> int:
@@ -48,7 +85,15 @@ def try_out(network: nn.Module, x: Tensor, num_classes: int, exactly: bool) -> i
         torch.random.fork_rng(devices),
         torch.enable_grad(),
     ):
+        with torch.no_grad():
+            _logits(network, images := x.clone(), num_classes, exactly)
+        if not torch.equal(images, x):
+            raise ValueError(
+                "the network changes its images in place, so that attacks would start from others: use operations that "
+                "return new tensors (x - mean, not x.sub_(mean))"
+            )
         first = _logits(network, x, num_classes, exactly)
+        _logits(network, x[:1], num_classes, exactly)
         again = _logits(network, x, num_classes, exactly)
         if (first - again).abs().max() > _SAME * first.abs().max():
             raise ValueError(
@@ -85,10 +130,10 @@ def _logits(network: nn.Module, x: Tensor, num_classes: int, exactly: bool) -> T
         message = reason_of(reason)[:300]
         raise ValueError(f"the network cannot process images of the data, {shape}: {message}") from None
     if not isinstance(logits, Tensor) or not logits.is_floating_point() or logits.ndim != 2 or len(logits) != len(x):
-        what = f"a {type(logits).__name__}"
+        what, images = f"a {type(logits).__name__}", "1 image" if len(x) == 1 else f"{len(x)} images"
         if isinstance(logits, Tensor):
             what = f"{str(logits.dtype).removeprefix('torch.')} of shape {tuple(logits.shape)}"
-        raise ValueError(f"the network returns {what} for {len(x)} images: it must return only logits (N, classes)")
+        raise ValueError(f"the network returns {what} for {images}: it must return only logits (N, classes)")
     outputs = logits.shape[1]
     if outputs < num_classes or (exactly and outputs > num_classes):
         raise ValueError(f"the network has {outputs} classes, but the data has {num_classes}: set num_classes")

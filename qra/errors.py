@@ -20,7 +20,10 @@ _REWORDED = (
         re.compile(r"Expected a dot import path string: (.*)$"),
         r"expected a config (qra configs) or the path of a class, got \1",
     ),
-    (re.compile(r"Import path (\S+) does not correspond to a subclass of (\S+)$"), r"\1 is no \2"),
+    (
+        re.compile(r"Import path (\S+) does not correspond to a subclass of (\S+)$"),
+        r"\1 is no \2 (a function must be annotated to return one)",
+    ),
     (re.compile(r"Expected '(\S+)' to be a subclass of <class '(\S+)'>\.$"), r"\1 is no \2"),
     (re.compile(r"No module named '([^']+)'$"), r"no module \1 is installed or in the working directory"),
     (

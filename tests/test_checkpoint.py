@@ -43,6 +43,12 @@ def test_load_takes_a_network_the_checkpoint_does_not_describe(path):
         qra.load(path)
 
 
+def test_a_network_whose_weights_have_no_shape_yet_is_refused(path):
+    torch.save(nn.Linear(3, 2).state_dict(), path)
+    with pytest.raises(ValueError, match=r"some\.ckpt: the network's weight has no shape yet: run the network"):
+        qra.load(path, nn.LazyLinear(2))
+
+
 def test_pickled_code_is_refused_and_not_run(path):
     torch.save({"state_dict": {}, "surprise": Payload("pwned")}, path)
     with pytest.raises(ValueError, match=r"some.ckpt: holds pickled objects"):

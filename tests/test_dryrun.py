@@ -40,6 +40,44 @@ class OfTheBatch(Net):
         self.bn = nn.BatchNorm2d(6, track_running_stats=False)
 
 
+class InPlace(Net):
+    def forward(self, x):
+        with torch.no_grad():
+            x.sub_(0.5)
+        return super().forward(x)
+
+
+class InPlaceAtTests(Net):
+    def forward(self, x):
+        return super().forward(x - 0.5 if x.requires_grad else x.sub_(0.5))
+
+
+class InList(Net):
+    def __init__(self):
+        super().__init__()
+        self.hidden = [nn.Conv2d(3, 3, 1)]
+
+    def forward(self, x):
+        return super().forward(self.hidden[0](x))
+
+
+class Late(Net):
+    def forward(self, x):
+        if not hasattr(self, "last"):
+            self.last = nn.Linear(4, 4)
+        return self.last(super().forward(x))
+
+
+class LateBuffer(Net):
+    def forward(self, x):
+        self.register_buffer("grid", torch.zeros(x.shape[-2:]))
+        return super().forward(x + self.grid)
+
+
+def lazy():
+    return nn.Sequential(nn.Flatten(), nn.LazyLinear(4))
+
+
 WRONG = {
     "tuple": (returning(lambda y: (y, y)), "returns a tuple for 2 images"),
     "dict": (returning(lambda y: {"logits": y}), "returns a dict for 2 images"),
@@ -56,6 +94,13 @@ WRONG = {
     "batch": (OfTheBatch, "logits for an image depend on the other images of the batch"),
     "cut off": (CutOff, "no gradient reaches the network's input"),
     "numpy": (returning(lambda y: torch.from_numpy(y.detach().numpy())), "no gradient reaches the network's input"),
+    "squeezed": (returning(torch.squeeze), r"returns float32 of shape \(4,\) for 1 image"),
+    "in place": (InPlace, "changes its images in place"),
+    "in place without gradients": (InPlaceAtTests, "changes its images in place"),
+    "in a list": (InList, r"weights of shape \(3, 3, 1, 1\)|weights of shape \(3,\)"),
+    "late layer": (Late, "makes its last.bias only when it first runs"),
+    "late buffer": (LateBuffer, "makes its grid only when it first runs"),
+    "lazy": (lazy, "makes its 1.bias only when it first runs"),
     "any error": (returning(lambda y: {}[3]), "cannot process images of the data"),
 }
 
@@ -84,6 +129,22 @@ def test_nothing_is_changed():
     assert [module.training for module in network.modules()] == modes
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
     assert all(value.grad is None for value in network.parameters())
+
+
+def test_what_a_forward_pass_computes_with_may_be_computed_from_parameters_or_constant():
+    class Computing(Net):
+        def __init__(self):
+            super().__init__()
+            nn.utils.parametrizations.weight_norm(self.conv)
+            self.shift = torch.ones(3, 1, 1)
+
+        def forward(self, x):
+            return super().forward(x + self.shift) @ self.fc.weight[:, :4]
+
+    assert dry_run(Computing(), IMAGES, 4, True) == 4
+    run = lazy()
+    run(IMAGES)
+    assert dry_run(run, IMAGES, 4, True) == 4
 
 
 def test_a_quantized_network_needs_no_ranges_yet():

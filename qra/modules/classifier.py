@@ -142,8 +142,14 @@ class ImageClassifier(LightningModule):
     def forward(self, x: Tensor) -> Tensor:
         """Map pixels in [0, 1], (N, C, H, W), to logits."""
         alone = self._trainer is None or self.trainer.world_size == 1  # CUDA graph replays would bypass a DDP wrapper
-        logits = self._replays(self.network, x) if alone else None
-        return self.network(x) if logits is None else logits
+        replayed = self._replays(self.network, x) if alone else None
+        logits = self.network(x) if replayed is None else replayed
+        if not isinstance(logits, Tensor):
+            mode = "training" if self.network.training else "eval"
+            raise ValueError(
+                f"the network returns a {type(logits).__name__} in {mode} mode: it must return only logits"
+            )
+        return logits
 
     # ----- training -----
 

@@ -21,3 +21,7 @@ class Untyped(VanillaTraining):
 class Stop(Callback):
     def on_train_epoch_end(self, trainer, *_):
         trainer.should_stop = True
+
+
+def untyped():
+    return torch.nn.Identity()

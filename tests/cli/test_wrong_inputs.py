@@ -113,6 +113,7 @@ WRONG = {
     f"fit {AT} --model.val_attack null": "val_attack is none",
     f"fit {AT} --model.network network/resnet50": "there is no config network/resnet50: did you mean network/resnet20?",
     f"fit {AT} --model.network.class_path qra.models.Normalized": "fit has no network: give --model.network.network",
+    f"fit {AT} --model.network own.untyped": "own.untyped is no Module (a function must be annotated to return one)",
     f"fit {AT} --model.network nowhere.Net": "model.network: no module nowhere is installed",
     f"fit {AT} --model.optimizer.lr fast": "model.optimizer.lr: expected float, got fast",
     f"fit {AT} --evaluation.eps 8/255": "evaluation.eps: expected a list, such as '[8/255]'",

@@ -131,6 +131,16 @@ def test_batches_of_other_loaders_are_refused_in_one_line():
             trainer().predict(VanillaTraining(linear()), loader)
 
 
+@pytest.mark.parametrize("method", [VanillaTraining, AdversarialTraining])
+def test_a_network_that_returns_more_in_training_is_refused_in_one_line(method):
+    class Auxiliary(type(linear())):
+        def forward(self, x):
+            return (super().forward(x),) * 2 if self.training else super().forward(x)
+
+    with pytest.raises(ValueError, match="the network returns a tuple in training mode: it must return only logits"):
+        method(Auxiliary(*linear())).training_step(batch(), 0)
+
+
 def test_a_module_of_ones_own_chooses_its_batches():
     class OwnSteps(VanillaTraining):
         def training_step(self, batch, batch_idx):
