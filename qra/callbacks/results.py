@@ -187,7 +187,7 @@ def _network(trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
 def _precision(scheme: QuantScheme | None, found: Cost) -> dict[str, Any]:
     """Return a network's precision and cost, and which of its layers are float."""
     names = ("parameters", "size_in_bits", "multiply_adds", "bit_ops", "uncounted")
-    costs = {name: getattr(found, name) for name in names} | {"layers": len(found.layers)}
+    costs = {name: getattr(found, name) for name in names} | {"layers": found.parts}
     if scheme is None:
         return {"cost": costs}
     floats = float_layers(scheme, found)

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from qra.checks import check_count
 from qra.describe import described
 from qra.models.normalize import CIFAR10_MEAN, CIFAR10_STD, Normalize
 
@@ -64,7 +65,7 @@ class ResNet(nn.Module):
         std: Standard deviation of each image channel, in pixel units.
 
     Raises:
-        ValueError: If ``blocks`` and ``channels`` differ in length.
+        ValueError: If ``blocks`` and ``channels`` differ in length or hold a number below 1.
     """
 
     def __init__(
@@ -80,6 +81,9 @@ class ResNet(nn.Module):
             raise ValueError(
                 f"blocks has {len(blocks)} stages, channels has {len(channels)}: give one of each per stage"
             )
+        for name, numbers in (("blocks", blocks), ("channels", channels)):
+            for number in numbers:
+                check_count(name, number)
         super().__init__()
         self.normalize = Normalize(mean, std)
         self.conv1 = nn.Conv2d(len(mean), channels[0], 3, padding=1, bias=False)

@@ -55,12 +55,19 @@ class Cost(NamedTuple):
         activation_values: Number of values that activation quantizers hold, such as clip levels.
         uncounted: Operations outside of these layers that multiply, such as the products of attention, and are not
             counted.
+        float_parts: Uncounted operations that multiply by weights, which no quantizer reaches.
     """
 
     layers: tuple[LayerCost, ...]
     other_parameters: int
     activation_values: int = 0
     uncounted: tuple[str, ...] = ()
+    float_parts: tuple[str, ...] = ()
+
+    @property
+    def parts(self) -> int:
+        """Number of layers and other parts that multiply by weights."""
+        return len(self.layers) + len(self.float_parts)
 
     @property
     def parameters(self) -> int:
@@ -110,7 +117,9 @@ def cost(network: nn.Module, image_shape: Sequence[int]) -> Cost:
     learned = sum(parameter.numel() for parameter in quantizer_parameters(network))
     values = sum(len(quantizer.state_dict()) for quantizer in activation_quantizers(network).values())
     other = parameters - learned - sum(layer.weights for layer in layers)
-    return Cost(tuple(layers), other, values, tuple(_uncounted(network, flow)))
+    float_parts = tuple(_float_parts(network, flow))
+    products = [str(each) for each in flow.multiplications if not each.by_weights]
+    return Cost(tuple(layers), other, values, (*float_parts, *products), float_parts)
 
 
 def _scales(layer: nn.Module) -> int:
@@ -123,19 +132,20 @@ def _scales(layer: nn.Module) -> int:
 
 
 def float_layers(scheme: QuantScheme, found: Cost) -> list[str]:
-    """Return the names of layers with float weights or inputs although the scheme quantizes weights or activations."""
+    """Return the names of what has float weights or inputs although the scheme quantizes weights or activations."""
     weights, inputs = scheme.weight_bit_width != OFF, scheme.act_bit_width != OFF
-    return [
+    layers = [
         layer.name
         for layer in found.layers
         if (weights and layer.weight_bits == OFF) or (inputs and layer.input_bits == OFF)
     ]
+    return [*layers, *found.float_parts]
 
 
 def label(scheme: QuantScheme, found: Cost) -> str:
     """Describe a network, such as ``W4A4 (DoReFa weights, PACT activations), partly float: 39 of 54 layers``."""
     count = len(float_layers(scheme, found))
-    return f"{scheme}, partly float: {count} of {len(found.layers)} layers" if count else str(scheme)
+    return f"{scheme}, partly float: {count} of {found.parts} layers" if count else str(scheme)
 
 
 def _layers(network: nn.Module) -> dict[str, nn.Module]:
@@ -167,9 +177,9 @@ def _input_bits(flow: Flow, name: str) -> int:
     return flow.inputs[name].bits if name in flow.inputs else OFF
 
 
-def _uncounted(network: nn.Module, flow: Flow) -> Iterator[str]:
-    """Yield the operations that multiply but are not counted as layers."""
+def _float_parts(network: nn.Module, flow: Flow) -> Iterator[str]:
+    """Yield the operations that multiply by weights but are not counted as layers."""
     for name, kind in float_kinds(network).items():
         if not isinstance(network.get_submodule(name), (*LAYERS, nn.Embedding, nn.EmbeddingBag)):
             yield f"{kind} {name}"
-    yield from map(str, flow.multiplications)
+    yield from (str(each) for each in flow.multiplications if each.by_weights)

@@ -65,10 +65,11 @@ _LAYER_CALLS = {
 }
 """Functions that are layers when given weights."""
 _MULTIPLYING_CALLS = {
-    *("matmul", "__matmul__", "__rmatmul__", "mm", "bmm", "einsum", "addmm", "baddbmm", "tensordot"),
-    "scaled_dot_product_attention",
+    *("matmul", "__matmul__", "__rmatmul__", "linalg_matmul", "mm", "_sparse_mm", "bmm", "einsum", "tensordot"),
+    *("addmm", "addbmm", "baddbmm", "mv", "addmv", "inner", "dot", "linalg_vecdot", "linalg_multi_dot"),
+    *("scaled_dot_product_attention", "cosine_similarity", "cdist"),
 }
-"""Functions that multiply any two tensors as layers multiply inputs and weights."""
+"""Functions that multiply any two tensors as layers multiply inputs and weights, or compare them as costly."""
 
 
 class Multiplication(NamedTuple):
@@ -116,6 +117,7 @@ class Flow:
             call: Name of the function.
             sources: Sources of its arguments, None for those that are not tensors.
         """
+        call = call.removesuffix(".default")  # of an operation of ATen
         by_weights = any(source is not None and source.kind == "constant" for source in sources)
         if call in _LAYER_CALLS or call in _MULTIPLYING_CALLS:
             self.multiplications.append(Multiplication(name, call, by_weights or call in _LAYER_CALLS))

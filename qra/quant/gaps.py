@@ -6,6 +6,7 @@ import fnmatch
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
+import torch
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
@@ -32,8 +33,14 @@ class Gap(NamedTuple):
 
 def float_kinds(network: nn.Module) -> dict[str, str]:
     """Return the kinds of the layers whose weights no quantizer reaches, by name."""
-    found = {name: module for name, module in network.named_modules() if isinstance(module, _FLOAT_KINDS)}
+    found = {name: module for name, module in network.named_modules() if _is_float(module)}
     return {name: type(module).__name__ for name, module in found.items() if not isinstance(module, nn.Conv2d)}
+
+
+def _is_float(module: nn.Module) -> bool:
+    if isinstance(module, torch.jit.ScriptModule):
+        return any(weight.ndim > 1 for weight in module.parameters(recurse=False))
+    return isinstance(module, _FLOAT_KINDS)
 
 
 def find_gaps(network: nn.Module, scheme: QuantScheme, sites: Mapping[str, str], flow: Flow | None) -> list[Gap]:

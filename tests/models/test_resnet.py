@@ -62,3 +62,6 @@ def test_a_normalization_that_cannot_be_is_refused(std):
 def test_stages_without_a_width_are_refused():
     with pytest.raises(ValueError, match="blocks has 1 stages, channels has 2: give one of each per stage"):
         models.ResNet((1,), (4, 8))
+    for wrong, name in ((([0, 1], [4, 8]), "blocks"), (([1, -1], [4, 8]), "blocks"), (([1, 1], [4, 0]), "channels")):
+        with pytest.raises(ValueError, match=f"{name} is (0|-1): it must be at least 1"):
+            models.ResNet(*wrong)

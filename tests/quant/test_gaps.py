@@ -116,15 +116,54 @@ def test_layer_kinds_that_keep_float_weights_are_refused_or_allowed_by_name(laye
     assert "partly float: 1 of 2 layers" in label(scheme, cost(network, (3, 16, 16)))
 
 
-@pytest.mark.parametrize(
-    "function",
-    [lambda net, x: F.conv2d(x, net.weight[:, :, None, None]), lambda net, x: net.weight @ x.flatten(2)],
-    ids=["conv2d", "matmul"],
-)
-def test_functions_that_multiply_by_weights_are_refused(function):
+def last(function):
+    """A function of the channels as the last dimension and of weights."""
+    return lambda net, x: function(x.movedim(1, -1), net.weight).movedim(-1, 1)
+
+
+MULTIPLYING = {
+    "conv2d": lambda net, x: F.conv2d(x, net.weight[:, :, None, None]),
+    "matmul": lambda net, x: (net.weight @ x.flatten(2)).view_as(x),
+    "inner": last(torch.inner),
+    "linalg_matmul": last(torch.linalg.matmul),
+    "linalg_vecdot": last(lambda x, weight: torch.linalg.vecdot(x[..., None, :], weight)),
+    "linalg_multi_dot": last(lambda x, weight: torch.linalg.multi_dot([x.flatten(0, 2), weight]).view_as(x)),
+    "mm": last(lambda x, weight: torch.ops.aten.mm.default(x.flatten(0, 2), weight).view_as(x)),
+    "cosine_similarity": last(lambda x, weight: F.cosine_similarity(x[..., None, :], weight, dim=-1)),
+    "cdist": last(torch.cdist),
+}
+
+
+@pytest.mark.parametrize(("name", "function"), MULTIPLYING.items(), ids=MULTIPLYING)
+def test_functions_that_multiply_by_weights_are_refused_or_allowed_and_told(name, function):
     network = Calls(function)
-    with pytest.raises(ValueError, match=r"(conv2d|matmul) in the network itself is called as a function"):
+    with pytest.raises(ValueError, match=rf": {name} in the network itself is called as a function"):
         convert(network, QuantScheme(DoReFa(), LSQPlus(), 4, 4))
+    scheme = QuantScheme(DoReFa(), LSQPlus(), 4, 4, allow_float=[""])
+    convert(network, scheme)
+    found = cost(network, (3, 4, 4))
+    assert found.uncounted == found.float_parts == (f"{name} in the network itself",)
+    assert label(scheme, found) == "W4A4 (DoReFa weights, LSQPlus activations), partly float: 1 of 3 layers"
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")
+def test_torchscript_which_no_quantizer_reaches_is_refused_or_allowed_and_told():
+    network = layers(nn.ReLU())
+    network.insert(1, torch.jit.trace(nn.Sequential(nn.Conv2d(3, 3, 1), nn.ReLU()), torch.rand(1, 3, 4, 4)))
+    with pytest.raises(ValueError, match=r"1\.0 keeps float weights.*allow_float"):
+        quantize(copy.deepcopy(network), QuantScheme(Uniform(), CalibratedUniform(), 4, 4), [images()])
+    scheme = QuantScheme(Uniform(), CalibratedUniform(), 4, 4, allow_float=["1.*"])
+    quantize(network, scheme, [images()])
+    assert "partly float: 1 of 3 layers" in label(scheme, cost(network, (3, 16, 16)))
+
+
+def test_products_of_values_are_not_counted_and_leave_nothing_float():
+    network = Calls(lambda _, x: x * torch.inner(x.flatten(), x.flatten()))
+    scheme = QuantScheme(DoReFa(), LSQPlus(), 4, 4)
+    convert(network, scheme)
+    found = cost(network, (3, 4, 4))
+    assert found.uncounted == ("inner in the network itself",)
+    assert label(scheme, found) == str(scheme)
 
 
 def test_mobilenet_v3_is_told_what_pact_cannot_reach():
