@@ -67,9 +67,10 @@ def cost_table(scheme: QuantScheme, found: Cost) -> Table:
 class QuantizationMonitor(PipelineCallback):
     """Log statistics of the quantizers to TensorBoard after each validation, from its first batch.
 
-    They are the learned parameters (``quant/alpha/...``), the clipped share of activations (``quant/clipped/...``) and
-    the signal-to-noise ratio of weights and activations in decibels (``quant/snr/...``), with histograms. When training
-    ends, all loggers get histograms of all sites with the quantization grid.
+    They are the learned parameters (``quant/alpha/...``, a histogram if there is one per channel), the clipped share of
+    activations (``quant/clipped/...``) and the signal-to-noise ratio of weights and activations in decibels
+    (``quant/snr/...``), with histograms. When training ends, all loggers get histograms of all sites with the
+    quantization grid.
     """
 
     order = Order.MEASURE
@@ -88,7 +89,8 @@ class QuantizationMonitor(PipelineCallback):
             step = trainer.global_step
             for name, quantizer in fake_quantizers(pl_module).items():
                 for learned, value in quantizer.named_parameters():
-                    board.add_scalar(f"quant/{learned}/{name.removeprefix('network.')}", float(value), step)
+                    write = board.add_scalar if value.numel() == 1 else board.add_histogram
+                    write(f"quant/{learned}/{name.removeprefix('network.')}", value.detach(), step)
             for name, site in self._sites(pl_module).items():
                 board.add_scalar(f"quant/snr/{name}", site.snr, step)
                 board.add_histogram(f"quant/{name}", site.values, step)

@@ -128,7 +128,7 @@ def revert(network: nn.Module) -> None:
         elif isinstance(module, QuantPool):
             network.set_submodule(name, module.pool)
     for name, quantizer in activation_quantizers(network).items():
-        network.set_submodule(name, relu_module(quantizer.clip, quantizer.inplace).train(quantizer.training))
+        network.set_submodule(name, relu_module(quantizer.relu_clip, quantizer.inplace).train(quantizer.training))
     join_attention(network)
     join_relus(network)
 

@@ -93,7 +93,7 @@ class ActivationFakeQuantizer(nn.Module):
         settings: The quantizer's settings.
         bit_width: 2 to 8.
         inplace: Whether the ReLU that it replaces works in place.
-        clip: Largest output of the ReLU that it replaces, which still applies: 6 for ReLU6; None for no limit.
+        relu_clip: Largest output of the ReLU that it replaces, which still applies: 6 for ReLU6; None for no limit.
 
     Attributes:
         gradient: How it is differentiated, see :func:`qra.quant.network.gradient_mode`.
@@ -102,19 +102,19 @@ class ActivationFakeQuantizer(nn.Module):
     """
 
     def __init__(
-        self, settings: ActivationQuantizer, bit_width: int, inplace: bool = False, clip: float | None = None
+        self, settings: ActivationQuantizer, bit_width: int, inplace: bool = False, relu_clip: float | None = None
     ) -> None:
         super().__init__()
         self.settings = settings
         self.bit_width = bit_width
         self.inplace = inplace
-        self.clip = clip
+        self.relu_clip = relu_clip
         self.gradient: GradientMode = "ste"
         self.enabled = True
         self.observer: RangeEstimator | None = None
         self._constants: dict[str, float] = {}
         self._read_at: list[tuple[int, int]] | None = None
-        start = settings.start(bit_width) if clip is None else settings.start_below(bit_width, clip)
+        start = settings.start(bit_width) if relu_clip is None else settings.start_below(bit_width, relu_clip)
         for name, value in start.items():
             _register(self, name, torch.tensor(float(value)), settings)
 
@@ -124,7 +124,7 @@ class ActivationFakeQuantizer(nn.Module):
             if self.observer is not None:
                 self.observer.update(activation)
             return activation
-        x = input if self.clip is None else input.clamp(max=self.clip)
+        x = input if self.relu_clip is None else input.clamp(max=self.relu_clip)
         return self.settings.quantize(x, self.bit_width, self._state(), self.gradient)
 
     def _state(self) -> State:
@@ -142,16 +142,16 @@ class ActivationFakeQuantizer(nn.Module):
         if not self.settings.has_grid:
             raise self.settings.no_grid()
         grid = self.settings.grid(self.bit_width, self._state(), dtype)
-        if self.clip is None:
+        if self.relu_clip is None:
             return grid
-        highest = int(grid.codes(grid.scale.new_full((), self.clip)))
+        highest = int(grid.codes(grid.scale.new_full((), self.relu_clip)))
         return grid._replace(levels=range(grid.levels[0], highest + 1))
 
     def float_activation(self, x: Tensor) -> Tensor:
         """Apply the float function of the site: the ReLU that the quantizer replaced, or the identity."""
         if not self.settings.replaces_relu:
             return x
-        return F.relu(x) if self.clip is None else x.clamp(0, self.clip)
+        return F.relu(x) if self.relu_clip is None else x.clamp(0, self.relu_clip)
 
     def replay_state(self) -> Hashable | None:
         """See :class:`qra.graphs.ReplayState`."""

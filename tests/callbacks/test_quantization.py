@@ -1,3 +1,5 @@
+from dataclasses import dataclass
+
 import pytest
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -7,7 +9,7 @@ from trivial import convolutional, data, sgd, trainer
 from qra.callbacks import PWLQCalibration, QuantizationMonitor, QuantizationSummary
 from qra.callbacks.quantization import cost_table
 from qra.modules import VanillaTraining
-from qra.quant import PACT, PWLQ, CalibratedUniform, DoReFa, QuantScheme, convert, cost
+from qra.quant import LSQ, PACT, PWLQ, CalibratedUniform, DoReFa, QuantScheme, convert, cost
 
 
 @pytest.fixture(autouse=True)
@@ -56,6 +58,20 @@ def test_the_monitor_writes_what_quantizers_do(tmp_path):
     assert {"quant/snr/weight/0", "quant/snr/activation/2", "quant/clipped/activation/2"} <= set(scalars)
     assert {"quant/weight/0", "quant/activation/2"} <= set(events.Tags()["histograms"])
     assert set(events.Tags()["images"]) == {"quant/weight", "quant/activation"}
+
+
+@dataclass(frozen=True)
+class StepPerChannel(LSQ):
+    def start(self, w, bit_width):
+        return {"step": w.detach().abs().flatten(1).amax(1) / 7}
+
+
+def test_the_monitor_writes_values_learned_per_channel_as_a_histogram(tmp_path):
+    logger = TensorBoardLogger(tmp_path, name="", version="")
+    trained = module(QuantScheme(StepPerChannel(), PACT(), 4, 3))
+    trainer(callbacks=[QuantizationMonitor()], logger=logger, num_sanity_val_steps=0).fit(trained, data())
+    steps = EventAccumulator(str(tmp_path)).Reload().Histograms("quant/step/0.weight_quantizer")[-1].histogram_value
+    assert steps.num == len(trained.network[0].weight)
 
 
 def test_the_monitor_leaves_float_networks_alone(tmp_path):

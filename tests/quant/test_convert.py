@@ -212,12 +212,27 @@ def test_plain_fields_can_be_stored():
 @dataclass(frozen=True)
 class NamedLikeTheModule(PACT):
     def start(self, bit_width):
-        return {"clip": 1.0}
+        return {"enabled": 1.0}
 
 
 def test_a_value_of_a_state_cannot_be_named_like_what_holds_it():
-    with pytest.raises(ValueError, match="NamedLikeTheModule cannot name a value of its state clip: use another"):
+    with pytest.raises(ValueError, match="NamedLikeTheModule cannot name a value of its state enabled: use another"):
         convert(small_resnet(), QuantScheme(activation=NamedLikeTheModule()))
+
+
+@dataclass(frozen=True)
+class NamedClip(PACT):
+    def start_below(self, bit_width, clip):
+        return {"clip": clip}
+
+    def quantize(self, x, bit_width, state, gradient):
+        return x.clamp(max=state["clip"] / 2)
+
+
+def test_a_value_of_a_state_may_be_named_clip_even_where_a_relu_clips():
+    network = nn.Sequential(nn.Conv2d(3, 2, 1), nn.ReLU6(), nn.Flatten(), nn.Linear(2, 2))
+    convert(network, QuantScheme(activation=NamedClip()))
+    assert network[1](torch.full((1, 2, 1, 1), 9.0)).unique().tolist() == [3]
 
 
 @pytest.mark.parametrize("alpha", [0.0, -1.0, float("nan"), float("inf")])
