@@ -36,6 +36,7 @@ _STEPS = 20_000
 _WEIGHTS = ("weights", "weights_backbone", "pretrained", "pretrained_backbone")
 """Arguments that would cause a download."""
 
+_ON_EXPORT = "or, for qra export and qra deploy test, give the config.yaml of its run by --config"
 _QUANTIZERS = (QuantScheme, WeightQuantizer, ActivationQuantizer, RangeSettings)
 
 
@@ -95,7 +96,7 @@ def rebuild(description: Any) -> nn.Module:
         ValueError: If it is not a description, names anything but a network of :func:`network_makers`, or the network
             cannot be built.
     """
-    remedy = "build it and pass the network yourself"
+    remedy = f"build it and pass the network yourself, {_ON_EXPORT}"
     network = _made(network_makers(), description, "network", remedy)
     if not isinstance(network, nn.Module):
         raise ValueError(f"cannot be rebuilt ({description['class_path']} does not make a network)")
@@ -111,7 +112,8 @@ def rebuild_scheme(description: Any) -> QuantScheme:
     Raises:
         ValueError: As for :func:`rebuild`, where the quantizers that were imported are allowed.
     """
-    scheme = _made(quantizer_makers(), description, "quantization scheme", "import its module first")
+    remedy = f"import its module first, {_ON_EXPORT}"
+    scheme = _made(quantizer_makers(), description, "quantization scheme", remedy)
     if not isinstance(scheme, QuantScheme):
         raise ValueError(f"cannot be rebuilt (its quantization scheme is a {type(scheme).__name__})")
     return scheme

@@ -11,7 +11,7 @@ from torch import nn
 
 from qra import checkpoint
 from qra.deploy.card import Card
-from qra.describe import describe
+from qra.describe import class_path, describe
 from qra.evaluation.doubt import CHECK, doubt_of
 from qra.evaluation.identity import network_id
 from qra.evaluation.measured import read_measured
@@ -68,7 +68,7 @@ def card_of_checkpoint(network: nn.Module, path: Path, image_shape: Sequence[int
     return Card(
         name=path.parent.name if path.stem in ("best", "last", "calibrated") else path.stem,
         label="float" if scheme is None else label(scheme, found),
-        network=describe(network),
+        network=describe(network) or {"class_path": class_path(type(network))},
         scheme=describe(scheme),
         checkpoint={"file": path.name, "sha256": sha256},
         image_shape=list(image_shape),

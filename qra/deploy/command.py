@@ -34,7 +34,7 @@ from qra.evaluation.robustness import members
 from qra.files import plain
 from qra.front.shipped import checkpoint_file
 from qra.front.tool_arguments import add_deploy_bench, add_deploy_test
-from qra.parsing import ABSENT, parse, parse_with_images
+from qra.parsing import ABSENT, network_of, parse, parse_with_images
 from qra.precision import float32
 from qra.progress import ChunkProgress
 from qra.terminal import print_table
@@ -77,7 +77,7 @@ def _test(exported: Folder, settings: Namespace, data: ImageDataModule) -> None:
     runs = folder.runs(exported, settings.engines, settings.threads, options_of(settings.set), settings.engine_defaults)
     data.prepare_data()
     data.setup("test")
-    fake = _fake_quantized(exported, settings.ckpt_path)
+    fake = _fake_quantized(exported, settings.ckpt_path, settings.config)
     _check_data(exported, data)
     protocol = Protocol(_white_box(settings), pixels="bytes")
     evaluation = Evaluation(IntegerNetwork(exported.program).eval(), runs, threat(protocol, settings.queries), fake)
@@ -107,7 +107,7 @@ def _white_box(settings: Namespace) -> Attack:
     return PGD(settings.eps, settings.eps / 4, 20, early_stop=True)
 
 
-def _fake_quantized(exported: Folder, path: str | None) -> FakeQuantized | None:
+def _fake_quantized(exported: Folder, path: str | None, config: str | None) -> FakeQuantized | None:
     """Return the network that was exported.
 
     Raises:
@@ -116,7 +116,7 @@ def _fake_quantized(exported: Folder, path: str | None) -> FakeQuantized | None:
     if path is None:
         return None
     path = checkpoint_file(path)
-    network = checkpoint.load(path)
+    network = checkpoint.load(path, network_of(config))
     if checkpoint.sha256(path) != exported.card.checkpoint.get("sha256"):
         raise ValueError(
             f"{path}: is not the checkpoint that {exported.directory} was exported from (its sha256 differs)"

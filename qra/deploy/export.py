@@ -24,6 +24,7 @@ from qra.deploy.program import Program
 from qra.deploy.twin import IntegerNetwork
 from qra.front.shipped import checkpoint_file
 from qra.front.tool_arguments import export as arguments_of_export
+from qra.parsing import network_of
 from qra.quant.network import quant_layers
 from qra.writing import filling, write_bytes
 
@@ -56,13 +57,16 @@ class Choices:
     input: Literal["bytes", "float"] = "bytes"
 
 
-def export(path: str | Path, out: str | Path, choices: Choices = Choices()) -> Program:
+def export(
+    path: str | Path, out: str | Path, choices: Choices = Choices(), network: nn.Module | None = None
+) -> Program:
     """Write the models, the twin and the card of a checkpoint. Everything is computed before anything is written.
 
     Args:
         path: Checkpoint of a quantized network; an untrusted file.
         out: Directory that is new or empty.
         choices: Options of the export.
+        network: The architecture, float; needed only if its class is not one that qra knows.
 
     Returns:
         The program.
@@ -77,7 +81,7 @@ def export(path: str | Path, out: str | Path, choices: Choices = Choices()) -> P
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         kind = "not empty" if directory.is_dir() else "not a directory"
         raise ValueError(f"{directory}: is {kind}: give a new one by --out")
-    network = checkpoint.load(path)
+    network = checkpoint.load(path, network)
     try:
         if isinstance(network, IntegerNetwork):
             raise ValueError("is the twin of an export: export the checkpoint that it was made from")
@@ -187,8 +191,9 @@ def main(arguments: Sequence[str]) -> None:
     """Run ``qra export``."""
     given = vars(arguments_of_export().parse_args(list(arguments)))
     path, out = checkpoint_file(given.pop("ckpt_path")), Path(given.pop("out"))
+    network = network_of(given.pop("config"))
     choices = Choices(**{**given, "pack": given["pack"] == "true"})
-    program = export(path, out, choices)
+    program = export(path, out, choices, network)
     for name, about in card.files(out).items():
         print(f"{out / name}: {about['bytes']:,} bytes")
     layers = saturates_without_vnni(program)

@@ -41,7 +41,7 @@ def decisions(parity: Mapping[str, Any]) -> Drawing:
         axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
         axes.margins(y=0.2)
     panels[-1].set_xticks(places, [f"{TITLES[kind]}\n(n={runs[0]['decisions'][kind]['n']})" for kind in KINDS])
-    panels[0].legend(loc="upper left", bbox_to_anchor=(0, 1.0), ncols=2)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper left", ncols=2)
     figure.supylabel("images", fontsize=9)
     caption = (
         "Upwards: images that this engine classifies correctly and the program does not; downwards: the opposite. "
@@ -72,5 +72,5 @@ def layers(parity: Mapping[str, Any]) -> Drawing | None:
     axes.set_yticks([_FLOOR, 1e-6, 1e-4, 1e-2, 1], ["0", "1e-6", "1e-4", "1e-2", "1"])
     axes.set_xticks(range(len(names)), names, rotation=90)
     axes.grid(alpha=0.25)
-    axes.legend(loc="upper left")
+    axes.legend(loc="best")
     return Drawing("layers", "Integer codes that differ, layer by layer", "On clean images.", figure)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from qra.deploy.card_text import runs_table
-from qra.deploy.figures import KINDS, decisions, layers
+from qra.deploy.figures import KINDS, TITLES, decisions, layers
 from qra.report.markup import document, figure, table, text
 from qra.report.tables import Number, Table
 
@@ -65,7 +65,7 @@ def decisions_table(parity: Mapping[str, Any]) -> Table:
     rows = tuple(
         (
             name,
-            kind,
+            TITLES[kind].replace("\n", " "),
             str(found[kind]["n"]),
             Number(found[kind]["differ"], 0),
             _interval(found[kind]["differ_interval95"]),

@@ -148,6 +148,7 @@ def add_deploy_test(parser: Parser, pixels: Callable[[str], float] = float) -> N
     """Add the options of ``qra deploy test`` except ``--data``."""
     parser.add_argument("directory", type=str, help="directory of an export")
     parser.add_argument("--ckpt_path", type=str, metavar="FILE", help="the exported checkpoint, to compare with it too")
+    _add_config(parser)
     parser.add_argument("--n", type=int, default=1000, metavar="N", help="number of class-balanced test images")
     _add_engines(parser)
     parser.add_argument("--threads", type=int, default=1, metavar="N", help="threads of engines and of the program")
@@ -177,6 +178,11 @@ def add_deploy_bench(parser: Parser) -> None:
     for name, default, text in (("batch", "1,32", "batch sizes"), ("threads", "1", "numbers of threads")):
         parser.add_argument(f"--{name}", type=counts, default=default, metavar="LIST", help=text)
     parser.add_argument("--rounds", type=int, default=15, metavar="N", help="number of measurements of each")
+
+
+def _add_config(parser: Parser) -> None:
+    text = "config.yaml of its run, if its network or a quantizer is a class of your own"
+    parser.add_argument("--config", type=str, metavar="FILE", help=text)
 
 
 def _add_engines(parser: Parser) -> None:
@@ -226,6 +232,7 @@ def export() -> Parser:
         "qra export", description="Export a quantized network for inference engines: ONNX models, twin and model card."
     )
     parser.add_argument("--ckpt_path", required=True, metavar="FILE", help="checkpoint of a quantized network")
+    _add_config(parser)
     parser.add_argument("--out", required=True, metavar="DIR", help="directory to write to, new or empty")
     parser.add_argument(
         "--resolution", type=resolution, default="32", metavar="N", help="rows and columns, as 32 or 96x128"

@@ -40,6 +40,13 @@ def test_a_recorded_number_is_one_of_a_card_and_of_its_text():
     assert f"| rounding cascade | eps 8/255 | {100 * accuracy:.2f} [" in markdown(card)
 
 
+def test_a_network_that_does_not_describe_itself_is_named_by_its_class(tmp_path):
+    network = small.trained(small.LSQ_PLUS, small.bottleneck())
+    path = Path(checkpoint(tmp_path / "own.ckpt", network, small.LSQ_PLUS, {"class_path": "mine.Net"}))
+    card = card_of_checkpoint(network, path, (3, 16, 16))
+    assert card.network == {"class_path": "torch.nn.modules.Sequential"}
+
+
 @pytest.fixture
 def run(tmp_path):
     """A run directory with a checkpoint, its network and what a test found of it."""

@@ -1,6 +1,7 @@
 """``qra export`` writes all files of a network, or none, and says in one line what it cannot do."""
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from deploy.exports import checkpoint
 from small import CALIBRATED, TRAINED, calibrated, images, resnet, run, trained
 
 import qra
+from qra.checkpoint import KEY
 from qra.deploy import card, folder
 from qra.deploy.export import main
 from qra.deploy.program import Program
@@ -121,6 +123,55 @@ def test_an_export_that_breaks_off_leaves_nothing(trained_file, tmp_path, monkey
 def test_a_twin_is_not_exported_again(exported, tmp_path):
     with pytest.raises(ValueError, match="is the twin of an export: export the checkpoint that it was made from"):
         export(str(exported[0] / "twin.safetensors"), tmp_path / "out")
+
+
+OWN = """
+from qra.models import ResNet
+from qra.quant import SAWB
+
+class Network(ResNet):
+    def __init__(self, width: int):
+        super().__init__((1, 1), (width, 2 * width))
+
+class Weights(SAWB): ...
+"""
+CONFIG = """
+model:
+  init_args:
+    network: {class_path: own_to_export.Network, init_args: {width: 8}}
+    scheme: {weight: {class_path: own_to_export.Weights}}
+"""
+
+
+def test_a_network_and_a_quantizer_of_ones_own_are_exported_by_the_config_of_their_run(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "own_to_export", raising=False)
+    (tmp_path / "own_to_export.py").write_text(OWN)
+    (tmp_path / "config.yaml").write_text(CONFIG)
+    scheme = TRAINED["W4A4-SAWB"]
+    described = {"class_path": "own_to_export.Network", "init_args": {"width": 8}}
+    file = checkpoint(tmp_path / "own.ckpt", trained(scheme), scheme, described)
+    content = torch.load(file)
+    content[KEY]["scheme"]["init_args"]["weight"]["class_path"] = "own_to_export.Weights"
+    torch.save(content, file)
+    with pytest.raises(ValueError, match=r"own_to_export.Network.* give the config.yaml of its run by --config"):
+        export(file, tmp_path / "out")
+    found = export(file, tmp_path / "out", "--config", str(tmp_path / "config.yaml"))
+    assert found["label"] == "W4A4 (Weights weights, LSQActivation activations)"
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("model: {}", "config.yaml: has no model.network: give the config.yaml of a run"),
+        (CONFIG.replace("own_to_export", "not_there"), "not_there.Network cannot be imported .*is it on PYTHONPATH"),
+        (CONFIG.replace("own_to_export.Network", "qra.models.ResNet"), "config.yaml: model.network cannot be made"),
+    ],
+)
+def test_a_config_without_a_network_is_refused(text, reason, trained_file, tmp_path):
+    (tmp_path / "config.yaml").write_text(text.replace("own_to_export", "qra.quant"))
+    with pytest.raises(ValueError, match=reason):
+        export(trained_file, tmp_path / "out", "--config", str(tmp_path / "config.yaml"))
 
 
 RESNETS = {depth: {"class_path": f"qra.models.resnet{depth}", "init_args": {}} for depth in (44, 56)}
