@@ -39,9 +39,8 @@ def _upgraded(name: str, summary: Any) -> Any:
     if match and "eps" not in summary:
         eps = float(match["levels"]) / 255
     found = implied(name, settings, eps if type(eps) in (int, float) else 0.0)
-    more = {"accuracy_rounded_afterwards": summary.get("accuracy_as_bytes")}
-    kept = {key: value for key, value in summary.items() if key != "accuracy_as_bytes"}
-    return {**found, **kept, "eps": eps, **({} if more["accuracy_rounded_afterwards"] is None else more)}
+    names = {"accuracy_as_bytes": "accuracy_rounded_afterwards"}
+    return {**found, **{names.get(key, key): value for key, value in summary.items()}, "eps": eps}
 
 
 def _is_level(eps: float, levels: float) -> bool:

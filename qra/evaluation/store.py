@@ -65,17 +65,13 @@ class Gathered:
             outcomes: Outcomes on the CPU. Worst cases are skipped, since they are recomputed.
             test: Index of their test in ``content["tests"]``.
         """
-        names = {_key(name, summary): name for name, summary in self.summaries.items()}
         for outcome in (outcome for outcome in outcomes if outcome.role != "worst"):
             summary = {**outcome.summary(), "test": test}
             key = _key(outcome.name, summary)
-            if key in names:
-                self._remove(names.pop(key))
+            for name in [name for name, known in self.summaries.items() if _key(name, known) == key]:
+                self._remove(name)
             if outcome.name in self.summaries:
-                names = {k: name for k, name in names.items() if name != outcome.name}
-                new = self._rename(outcome.name)
-                names[_key(new, self.summaries[new])] = new
-            names[key] = outcome.name
+                self._rename(outcome.name)
             self.summaries[outcome.name] = summary
             self.examples[outcome.name] = (outcome.indices, outcome.correct)
             self.radii |= {} if outcome.radii is None else {outcome.name: outcome.radii}
@@ -85,8 +81,8 @@ class Gathered:
         self.examples.pop(name, None)
         self.radii.pop(name, None)
 
-    def _rename(self, name: str) -> str:
-        """Rename an outcome to free its name, update references to it, and return the new name."""
+    def _rename(self, name: str) -> None:
+        """Rename an outcome to free its name, and update references to it."""
         number = 2
         while (new := f"{name}-{number}") in self.summaries:
             number += 1
@@ -98,7 +94,6 @@ class Gathered:
         for summary in self.summaries.values():
             if name in summary.get("survivors_of", ()):
                 summary["survivors_of"] = [new if each == name else each for each in summary["survivors_of"]]
-        return new
 
     def measured(self) -> list[Measured]:
         """Return all outcomes that can be read, clean images first."""
