@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from qra.front.shipped import SUFFIXES, hint
+from qra.front.shipped import SUFFIXES, hint, located
 from qra.nesting import is_larger
 from qra.renamed import present
 
@@ -138,6 +140,25 @@ def _check(path: Path, above: tuple[Path, ...]) -> None:
             if not file.exists() and not file.is_symlink():
                 raise ValueError(f"{path}: {key}: there is no config file {value}")
             _check(file, (*above, path.resolve()))
+
+
+@cache
+def whole_config(path: str) -> Any:
+    """Return the content of a config, with the paths of other configs in it replaced by their contents.
+
+    Args:
+        path: Path of the config, or the name of a shipped one; neither it nor others in it may name themselves.
+    """
+    path = located(path)
+
+    def resolved(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: resolved(item) for key, item in value.items()}
+        if isinstance(value, list):
+            return [resolved(item) for item in value]
+        return whole_config(os.path.normpath(Path(path).parent / value)) if is_config(value) else value
+
+    return resolved(read_yaml(path))
 
 
 def leaves(content: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -8,9 +8,8 @@ from typing import NamedTuple
 
 from qra.coordinates import Axis
 from qra.front.shipped import checkpoint_file
-from qra.front.yaml_files import leaves, read_value
+from qra.front.yaml_files import leaves, read_value, whole_config
 from qra.study.commands import options_of
-from qra.study.fragments import contents
 from qra.study.grid import Cell
 from qra.study.stages import Stage, Study, owned_options, same_option
 
@@ -104,7 +103,7 @@ def _is_object(value: str) -> bool:
 
 def _checked(study: Study, stage: Stage) -> set[str]:
     """Return the options whose values are checked when cells are made: bit widths only for quantizers of qra."""
-    schemes = [contents(study.quantizers[name]) for name in stage.quantizer if name in study.quantizers]
+    schemes = [whole_config(study.quantizers[name]) for name in stage.quantizer if name in study.quantizers]
     classes = [str(value) for scheme in schemes for key, value in leaves(scheme) if key.endswith("class_path")]
     keys = _CHECKED if all(each.startswith("qra.") for each in classes) else _CHECKED - {"bits"}
     return {name for name, key in owned_options(stage).items() if key in keys}

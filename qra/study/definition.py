@@ -16,9 +16,8 @@ from qra.checkpoint import sha256
 from qra.describe import digest, without_empty
 from qra.errors import one_line
 from qra.front.shipped import bare_name, configs, located
-from qra.front.yaml_files import check_config, is_config, read_yaml
+from qra.front.yaml_files import check_config, is_config, read_yaml, whole_config
 from qra.study.commands import options_of
-from qra.study.fragments import contents
 from qra.study.grid import Cell
 from qra.study.kinds import with_kind
 from qra.study.stages import Stage, Study, owned_options, same_option
@@ -158,7 +157,7 @@ def _definition(command: Sequence[str], cell: Cell, made: Mapping[str, str]) -> 
         elif value.endswith(".ckpt"):
             options[key] = _file_digest(value)
         else:
-            options[key] = contents(value) if is_config(value) or value in configs() else value
+            options[key] = whole_config(value) if is_config(value) or value in configs() else value
     return options
 
 

@@ -8,9 +8,8 @@ from importlib import import_module
 from typing import Any, NamedTuple
 
 from qra.coordinates import Axis
-from qra.front.yaml_files import is_config
+from qra.front.yaml_files import is_config, whole_config
 from qra.renamed import class_path
-from qra.study.fragments import contents
 from qra.study.stages import TRAININGS, Stage, Study, same_option
 
 _CLASS_PATH = re.compile(r"\bclass_path['\"]?\s*:\s*['\"]?([\w.]+)")
@@ -72,7 +71,7 @@ def _classes(study: Study, stage: Stage) -> list[str]:
     chosen = sorted(
         (value for name, value in options.items() if _is_model(name)), key=lambda value: not is_config(value)
     )
-    models = axes[-1] if axes else chosen[-1:] or [contents(stage.pipeline).get("model")]
+    models = axes[-1] if axes else chosen[-1:] or [whole_config(stage.pipeline).get("model")]
     return [class_path(_path(model)) for model in models]
 
 
@@ -83,7 +82,7 @@ def _is_model(option: str) -> bool:
 def _path(model: Any) -> str:
     """Return the class path of a model: from a config, its content in YAML or on a command line, or the path itself."""
     if is_config(model):
-        model = contents(model)
+        model = whole_config(model)
     if isinstance(model, dict):
         return str(model.get("class_path"))
     inside = _CLASS_PATH.search(str(model))
