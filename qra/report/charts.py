@@ -18,7 +18,7 @@ from qra.quant.scheme import OFF
 from qra.report.contents import GIGA, KIB, costs
 from qra.report.pareto import Offer, choices, offers
 from qra.report.pipelines import Pipeline, training_title
-from qra.report.results import Results
+from qra.report.results import WEAK, Results
 from qra.report.style import (
     INITS,
     MARKS,
@@ -33,8 +33,6 @@ from qra.report.style import (
 from qra.report.tables import Time
 
 UNITS = (("h", 3600.0), ("min", 60.0), ("s", 1.0))
-WEAK = 2.0
-"""Budget, in pixel levels, of the weak attacks that are shown."""
 ROWS = 36
 """Maximum number of pipelines in the chart of attacks side by side."""
 

@@ -11,10 +11,8 @@ from qra.report import radii, shifts
 from qra.report.judging import Check, Claim, Finding, Judge, meets
 from qra.report.paired import CLEAN, Comparison, Effect, Gap, Measure, paired, paired_at, strongest
 from qra.report.pipelines import Pipeline, grouped
-from qra.report.results import FLOOR, STRONG, Results
+from qra.report.results import FLOOR, STRONG, WEAK, Results
 
-WEAK = 2.0
-"""Budget, in pixel levels, up to which an attack is called weak."""
 RESISTS = 0.5
 """Share of its clean accuracy that a network must keep under an attack to resist it."""
 PARTIAL = 0.5

@@ -17,6 +17,8 @@ from qra.report.labels import shortened
 from qra.report.paired import LEAST_SHARED
 from qra.report.pipelines import AXES, KIND, Pipeline
 
+WEAK = 2.0
+"""Budget, in pixel levels, up to which an attack is called weak."""
 STRONG = 8.0
 """Budget, in pixel levels, at which robustness is usually stated."""
 FLOOR = 0.02
