@@ -99,8 +99,8 @@ def hint(name: str) -> str:
     for suffix in SUFFIXES:
         words = words.removesuffix(suffix)
     same = [known for known in configs() if known == words or known.partition("/")[2] == words]
-    close = same or difflib.get_close_matches(words, configs(), 1)
-    return f": did you mean {' or '.join(close)}? " * bool(close) + "; " * (not close) + "qra configs lists them"
+    meant = " or ".join(same or difflib.get_close_matches(words, configs(), 1))
+    return f": did you mean {meant}? qra configs lists them" if meant else "; qra configs lists them"
 
 
 def last_key(option: str) -> str:

@@ -124,9 +124,9 @@ _Taken = Iterator[tuple[str, ast.expr | None, ast.expr | None]]
 
 
 def _of_function(init: ast.FunctionDef) -> _Taken:
-    arguments = [*init.args.posonlyargs, *init.args.args][1:]
+    arguments = [*init.args.posonlyargs, *init.args.args]
     required: list[ast.expr | None] = [None] * (len(arguments) - len(init.args.defaults))
-    pairs = [*zip(arguments, [*required, *init.args.defaults][-len(arguments) :], strict=True)] if arguments else []
+    _, *pairs = zip(arguments, [*required, *init.args.defaults], strict=True)  # the first is self
     for argument, default in [*pairs, *zip(init.args.kwonlyargs, init.args.kw_defaults, strict=True)]:
         yield argument.arg, argument.annotation, default
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -54,23 +55,22 @@ def offers(results: Results, cost: str, unit: float) -> tuple[Offer, ...]:
 
 
 def choices(results: Results, found: Sequence[Offer]) -> tuple[Choice, ...]:
-    """Return what to use, by ascending budget: a larger model only if it is surely more robust than a smaller one.
+    """Return what of :func:`offers` to use, by ascending budget: a larger model only if it is surely more robust.
 
     Pipelines with suspect gradients are left out, because their robust accuracy may be too high, and so are those
     without robust accuracy. Pipelines that were not judged are included; whoever shows them must say so.
     """
     usable = [offer for offer in found if offer.pipeline.state != "suspect" and offer.robust > FLOOR]
-    usable.sort(key=lambda offer: (offer.cost, -offer.robust))
     chosen: list[Offer] = []
     for offer in usable:
         if not chosen or _is_better(offer, chosen[-1], results.headline):
             if chosen and chosen[-1].cost == offer.cost:
                 chosen.pop()
             chosen.append(offer)
-    ends = [offer.cost for offer in chosen[1:]] + [float("inf")] * bool(chosen)
+    ends = [*(offer.cost for offer in chosen[1:]), math.inf]
     return tuple(
         Choice(use, tuple(each for each in usable if each.cost < end and _is_tie(each, use, results.headline)))
-        for use, end in zip(chosen, ends, strict=True)
+        for use, end in zip(chosen, ends, strict=False)
     )
 
 
