@@ -67,7 +67,7 @@ class ResultWriter(PipelineCallback):
         directory = _directory(trainer)
         content, test = self._about(trainer, pl_module, outcomes, path)
         gathered, said = store.gather(directory, content, outcomes.values(), test)
-        doubt = doubt_of(gathered.content)
+        doubt = doubt_of({**gathered.content, "outcomes": gathered.summaries})
         gathered.content["doubt"] = doubt.summary()
         result = store.write(directory, gathered)
         architecture = (describe(pl_module.network) or {}).get("class_path")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from qra.evaluation.measured import fraction
+from qra.evaluation.measured import Measured, fraction, read_measured
+from qra.evaluation.signs import left_at_large_eps
 
 State = Literal["sound", "suspect", "not judged"]
 """Verdict on gradient masking.
@@ -57,11 +59,22 @@ class Doubt:
 
 
 def doubt_of(result: Mapping[str, Any]) -> Doubt:
-    """Return the verdict in a ``result.json``, an untrusted file; an unreadable verdict counts as suspect."""
+    """Return the verdict in a ``result.json``, an untrusted file; an unreadable verdict counts as suspect.
+
+    The signs there are those of the last test, but what is left under a large budget counts whichever test measured it.
+    """
     check, signs = (_read(result.get(key)) for key in (CHECK, SIGNS))
-    reasons = (*check.reasons, *(reason for reason in signs.reasons if reason not in check.reasons))
-    state: State = "suspect" if "suspect" in (check.state, signs.state) else check.state
+    left = [each.reason for each in left_at_large_eps(_measured(result.get("outcomes"))) if each.suspect]
+    reasons = tuple(dict.fromkeys((*check.reasons, *signs.reasons, *left)))
+    state: State = "suspect" if left or "suspect" in (check.state, signs.state) else check.state
     return Doubt(state, reasons, check.n, check.detection_limit)
+
+
+def _measured(outcomes: Any) -> Iterator[Measured]:
+    """Yield the outcomes in a file that can be read."""
+    for name, summary in outcomes.items() if isinstance(outcomes, dict) else ():
+        with suppress(ValueError):
+            yield read_measured(name, summary)
 
 
 def _read(found: Any) -> Doubt:

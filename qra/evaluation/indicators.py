@@ -141,7 +141,13 @@ def share_of(
     name: str, events: Tensor, among: Tensor, threshold: float | None, meaning: str, reason: str, few: bool = False
 ) -> Indicator:
     """Return an indicator that is a share of examples, suspect above the threshold, or below it if ``few``."""
-    n, count = int(among.sum()), int((events & among).sum())
+    return share(name, int((events & among).sum()), int(among.sum()), threshold, meaning, reason, few)
+
+
+def share(
+    name: str, count: int, n: int, threshold: float | None, meaning: str, reason: str, few: bool = False
+) -> Indicator:
+    """Return the indicator of :func:`share_of` from the number of events and that of examples."""
     if n == 0:
         return Indicator(name, None, threshold, False, meaning, reason)
     low, high = wilson_interval(count, n, CONFIDENCE)

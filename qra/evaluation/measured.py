@@ -189,7 +189,7 @@ def numbers(summary: Mapping[str, Any]) -> tuple[float, int, float]:
     if not all(type(value) in (int, float) and abs(value) < 1e300 for value in values):
         raise ValueError("accuracy, n or eps is not a number")
     accuracy, n, eps = map(float, values)
-    if not (n > 0 and 0 <= accuracy <= 1):
+    if not (1 <= n < 2**53 and n.is_integer() and 0 <= accuracy <= 1):
         raise ValueError(f"accuracy is {accuracy:g} of {n:g} examples")
     if eps < 0:
         raise ValueError(f"eps is {eps:g}")

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from qra.evaluation.indicators import Indicator, share_of
+from qra.evaluation.indicators import Indicator, share, share_of
 from qra.evaluation.masking import zero_gradients
+from qra.evaluation.measured import Measured
 from qra.evaluation.outcome import Outcome
 from qra.losses import prediction
 from qra.precision import float32
@@ -117,7 +118,7 @@ def find_signs(network: nn.Module, search: nn.Module, batch: Batch, outcomes: It
             f"logits are saturated, the two largest more than {_GAP:g} apart",
         ),
     ]
-    return Signs((*indicators, *_large_budget(outcomes)), len(x))
+    return Signs((*indicators, *left_at_large_eps(each.measured for each in outcomes)), len(x))
 
 
 def _changes(network: nn.Module, x: Tensor) -> Tensor:
@@ -131,13 +132,24 @@ def _changes(network: nn.Module, x: Tensor) -> Tensor:
     return changed
 
 
-def _large_budget(outcomes: Iterable[Outcome]) -> list[Indicator]:
-    """Return the lowest robust accuracy at budgets that change images beyond recognition, as a sign, if any."""
-    large = [o for o in outcomes if o.role == "robust" and o.norm == "linf" and o.eps > LARGE - 1e-6 and not o.source]
+def left_at_large_eps(outcomes: Iterable[Measured]) -> list[Indicator]:
+    """Return the lowest robust accuracy at budgets that change images beyond recognition, as a sign, if any.
+
+    Args:
+        outcomes: Outcomes of attacks, of which L-inf ones on the network itself with a budget of at least 32/255 count.
+    """
+    large = [
+        each
+        for each in outcomes
+        if each.attacks
+        and not each.source
+        and each.threat_model.norm == "linf"
+        and each.threat_model.eps > LARGE - 1e-6
+    ]
     if not large:
         return []
-    least = min(large, key=lambda outcome: outcome.accuracy)
-    eps = format_pixels(least.eps)
+    least = min(large, key=lambda outcome: outcome.accuracy.value)
+    eps, n = format_pixels(least.threat_model.eps), least.accuracy.n
     meaning = f"robust accuracy at {eps}; should be about 0 on natural images"
-    everything: Tensor = torch.ones_like(least.correct)
-    return [share_of("left_at_large_eps", least.correct, everything, 0.1, meaning, f"too much is left at {eps}")]
+    count = round(least.accuracy.value * n)
+    return [share("left_at_large_eps", count, n, 0.1, meaning, f"too much is left at {eps}")]

@@ -42,6 +42,11 @@ def test_an_example_that_any_iterate_broke_says_nothing_of_convergence():
     assert indicator("late_gain", losses=losses).value == pytest.approx((0.1 + 0.8) / 2)
 
 
+def test_a_loss_that_falls_and_rises_again_gains_nothing_late():
+    losses = torch.tensor([[0, 1.0, 0.5, 0.9]]).repeat(N, 1)
+    assert indicator("late_gain", losses=losses).value == 0
+
+
 @pytest.mark.parametrize(("n", "suspect"), [(25, False), (100, True)])
 def test_a_mean_is_suspect_only_beyond_its_own_error(n, suspect):
     late = torch.where(torch.arange(N) % 2 == 0, 0.1, 0.7)  # 0.4 in the mean, which has an error of 0.03 at n = 100

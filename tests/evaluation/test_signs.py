@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from qra.evaluation.doubt import doubt_of
 from qra.evaluation.outcome import Outcome
 from qra.evaluation.signs import Signs, find_signs
 from qra.types import Batch
@@ -129,3 +130,21 @@ def test_of_several_attacks_of_a_network_itself_the_one_that_leaves_least_counts
     strong, weak, other = outcome("strong", 0), outcome("weak", 30), outcome("transfer", 0, source={"name": "other"})
     assert suspects(signs(Scaled(1.0), [weak, strong])) == set()
     assert suspects(signs(Scaled(1.0), [weak, other])) == {"left_at_large_eps"}
+
+
+@pytest.mark.parametrize("verdict", ["sound", "not judged"])
+def test_signs_make_a_network_suspect_whatever_the_masking_check_found(verdict):
+    result = {"masking": {"verdict": verdict}, "signs": {"verdict": "suspect", "reasons": ["why"]}}
+    assert doubt_of(result).reasons == ("why",)
+    assert doubt_of(result).state == "suspect"
+    assert doubt_of({**result, "signs": {"verdict": "not judged"}}).state == verdict
+
+
+def test_what_an_earlier_test_left_under_a_large_budget_stays_a_sign():
+    examples = torch.arange(60)
+    large = Outcome("pgd20_32", "PGD-20", {"a": 1}, examples, examples < 30, 32 / 255)
+    result = {"outcomes": {"pgd20_32": large.summary(), "x": 1}, "signs": {"verdict": "not judged", "reasons": []}}
+    assert doubt_of(result).reasons == ("too much is left at 32/255 (30 of 60 examples)",)
+    assert doubt_of(result).state == "suspect"
+    result["outcomes"]["apgd_32"] = {**large.summary(), "accuracy": 0.0}
+    assert doubt_of(result).state == "not judged"

@@ -89,6 +89,8 @@ def test_a_failed_cell_keeps_its_reason_and_has_no_outcomes(tmp_path):
     [
         ({"accuracy": 1.7, "n": 100}, "accuracy is 1.7 of 100 examples"),
         ({"accuracy": 0.5, "n": 0}, "of 0 examples"),
+        ({"accuracy": 0.5, "n": 1e200}, "of 1e+200 examples"),
+        ({"accuracy": 0.5, "n": 7.5}, "of 7.5 examples"),
         ({"accuracy": float("nan"), "n": 100}, "accuracy, n or eps is not a number"),
         ({"accuracy": 10**400, "n": 100}, "accuracy, n or eps is not a number"),
         ({"accuracy": True, "n": 100}, "accuracy, n or eps is not a number"),
