@@ -42,6 +42,11 @@ def test_an_example_that_any_iterate_broke_says_nothing_of_convergence():
     assert indicator("late_gain", losses=losses).value == pytest.approx((0.1 + 0.8) / 2)
 
 
+def test_an_overstatement_is_a_share_of_all_examples():
+    assert indicator("more_steps", pgd=first(50), more_steps=first(40)).value == 0.1
+    assert indicator("square", white_box=first(50), square=first(45)).value == 0.05
+
+
 def test_a_loss_that_falls_and_rises_again_gains_nothing_late():
     losses = torch.tensor([[0, 1.0, 0.5, 0.9]]).repeat(N, 1)
     assert indicator("late_gain", losses=losses).value == 0

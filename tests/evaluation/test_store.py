@@ -67,6 +67,12 @@ def test_another_outcome_of_the_same_name_stays_beside_it(tmp_path, other):
     assert result["outcomes"]["square"]["survivors_of"] == ["pgd-2"]
 
 
+def test_an_outcome_that_was_renamed_is_replaced_by_its_like_of_another_name(tmp_path):
+    gathered_by(tmp_path, attack("pgd", [1, 1], seed=0))
+    result, _, _ = gathered_by(tmp_path, attack("pgd", [1, 0], seed=1), attack("again", [0, 0], seed=0))
+    assert {name: each for name, each in accuracies(result).items() if name != "worst_8"} == {"pgd": 0.5, "again": 0.0}
+
+
 def test_a_source_of_transferred_images_is_known_by_its_hash_wherever_it_lies(tmp_path):
     for path, sha256 in (("a", "1"), ("b", "1"), ("b", "2")):
         source = {"path": path, "sha256": sha256}

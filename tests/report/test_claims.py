@@ -10,6 +10,7 @@ from qra.report import claims
 from qra.report.claims import CLAIMS, judge_all, versus
 from qra.report.judging import Check, Claim, meets
 from qra.report.judging import _verdict as verdict_of
+from qra.report.paired import Comparison, SeedPair
 
 ROOT = Path(__file__).parents[2]
 CLAIM = {claim.key: claim for claim in CLAIMS}
@@ -249,6 +250,15 @@ def test_seeds_that_point_in_different_directions_decide_nothing(tmp_path):
     found = finding(tmp_path, "adversarial-keeps")
     assert found.judged[0].effects[0].mean < -0.1
     assert found.verdict == "undecided"
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_one_seed_against_the_others_keeps_an_effect_from_being_clear(sign):
+    seeds = tuple(SeedPair(("a", "b"), sign * difference, 0, 0, 0.0) for difference in (0.2, 0.1, -0.001))
+    mean = sign * 0.0997
+    effect = Comparison(("a", "b"), ("", ""), (0.5, 0.5), 1000, mean, mean, 0.01, seeds, ("sound",) * 2).effect(1)
+    assert effect.title == "unclear"
+    assert 0 in (effect.low, effect.high)
 
 
 def test_cells_tested_on_other_data_are_not_compared(tmp_path):

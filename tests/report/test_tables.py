@@ -137,6 +137,14 @@ def test_a_mean_over_seeds_says_of_which_it_lacks(tmp_path):
     assert percent(at["robust, eps 8/255"]).endswith("seeds 30.00 / 30.00, 2 seeds missing, n=1000")
 
 
+def test_a_mean_over_seeds_is_as_certain_as_that_of_the_fewest_examples(tmp_path):
+    for seed, n in enumerate((1000, 200)):
+        cell(tmp_path / "made-up", f"at-{seed}", {"clean": 0.8}, training="adversarial", seed=seed, n=n)
+    (pipeline,) = read(tmp_path / "made-up").pipelines
+    assert pipeline.clean.n == 200
+    assert pipeline.clean.interval == wilson_interval(160, 200)
+
+
 def rewritten(path, **changes):
     write_json(path, {**json.loads(path.read_text()), **changes})
 
