@@ -121,6 +121,12 @@ def test_lower_bits_may_be_those_of_weights_alone_if_activations_are_quantized_t
     assert found.verdict == "supported"
 
 
+def test_fewer_bits_in_sum_of_which_some_are_more_are_not_lower(tmp_path):
+    pact(tmp_path, "w8", at8(0.3), bits=(8, 2))
+    pact(tmp_path, "w4", at8(0.4), bits=(4, 8))
+    assert finding(tmp_path, "lower-bits-cost").verdict == "not tested"
+
+
 def test_lower_bits_cost_does_not_count_what_has_nothing_to_lose(tmp_path):
     for bits in (2, 8):
         pact(tmp_path, f"w{bits}", at8(0.01), "plain", "plain", (bits, bits))

@@ -55,6 +55,21 @@ def test_quantization_brings_adversarial_examples_nearer(study, shift, verdict):
     assert (comparison.seeds[0].p < 0.05) == (shift != 0)
 
 
+def test_the_shift_is_that_of_examples_that_say_something(study):
+    made = study(-0.1)
+    (judged,) = CLAIM.test(Results("s", read_cells(made))).judged
+    for name, shift, seed in (("float", 0, 0), ("pact", -0.1, 1)):
+        found = distances(shift, seed)
+        nothing = torch.arange(N, 3 * N)  # misclassified without an attack by both, or broken by nothing
+        radius = torch.cat([found.radius, torch.zeros(N).double(), torch.ones(N).double()])
+        is_found = torch.cat([found.found, torch.arange(2 * N) < N])
+        put(made / name, Radii(torch.cat([found.indices, nothing]), radius, is_found))
+    (again,) = CLAIM.test(Results("s", read_cells(made))).judged
+    means = [each.check.comparisons[0].mean for each in (judged, again)]
+    assert means[0] == pytest.approx(means[1])  # the median is the same, since as many were added below as above
+    assert means[0] < -0.05
+
+
 def test_distances_of_suspect_gradients_are_upper_bounds_only(study):
     assert CLAIM.test(Results("s", read_cells(study(0.1, "suspect")))).verdict == "undecided"
 
