@@ -107,7 +107,8 @@ def _compare(paths: Sequence[str], seeds: bool) -> None:
         if "training" in run.result and not (training := completion.parse(run.result["training"])).finished:
             console.print(f"{run.name}: from a training that is {training}", markup=False)
     first, *others = runs
-    print_table(comparison(runs, worst_seed(runs) if seeds and others else None))
+    same = all(other.data == first.data for other in others)
+    print_table(comparison(runs, worst_seed(runs) if seeds and others and same else None))
     for other in others:
         if first.data != other.data:
             said = f"{first.name} and {other.name} used different data: their examples cannot be paired"

@@ -139,6 +139,14 @@ def test_the_worst_over_training_seeds_is_the_lowest_accuracy():
     assert row(output.partition("against")[0], LABEL)[3].startswith("50.0")
 
 
+def test_runs_of_other_data_are_no_seeds():
+    write_run("a", [True, True, False, True], checkpoint="same")
+    write_run("b", [True, False, True, True], checkpoint="same", data="others")
+    output, _ = qra("compare", "a", "b", "--seeds")
+    assert "worst seed" not in output
+    assert "a and b used different data" in output
+
+
 def test_checkpoints_are_named_as_shortly_as_they_can_be_told_apart():
     assert compare.short_names(["c/float-at.ckpt", "runs/x/best.ckpt", "runs/y/best.ckpt"]) == ["float-at", "x", "y"]
     assert compare.short_names(["a/x/best.ckpt", "b/x/best.ckpt"]) == ["a/x", "b/x"]
