@@ -89,7 +89,8 @@ class ResultWriter(PipelineCallback):
             sheet = _sheet(trainer, pl_module)
         sha256 = checkpoint.sha256(path) if path else None
         scheme, calibration = describe(pl_module.scheme), pl_module.calibration
-        changed = calibration is None and tests_another_network(trainer)
+        made_here = calibration is None or (trainer.state.fn == "test" and pl_module.weights is not None)
+        changed = tests_another_network(trainer) and made_here  # a record of calibration does not say on which images
         about = {
             "network": network_id(pl_module.network, sha256, scheme, calibration, changed),
             "architecture": describe(pl_module.network),

@@ -8,8 +8,9 @@ from trivial import convolutional, data, sgd, trainer
 
 from qra import checkpoint
 from qra.attacks import PGD
-from qra.callbacks import PWLQCalibration
+from qra.callbacks import PWLQCalibration, ResultWriter, RobustnessEvaluation
 from qra.describe import describe
+from qra.evaluation.outcome import read_result
 from qra.modules import VanillaTraining
 from qra.quant import PACT, PWLQ, CalibratedUniform, DoReFa, QuantScheme, Uniform, quantize_after_training
 
@@ -101,6 +102,20 @@ def test_the_calibrated_checkpoint_is_tested_as_it_is(tmp_path):
     for other in (again, plain):
         assert other.scheme == tested.scheme
         assert torch.equal(other.network.eval()(x), network(x))
+
+
+def test_a_network_calibrated_on_other_images_is_another(tmp_path):
+    path, networks = tmp_path / "float.ckpt", []
+    saver = trainer()
+    saver.strategy.connect(module())
+    saver.save_checkpoint(path, weights_only=True)
+    for seed in (0, 0, 1):
+        callbacks = [PWLQCalibration(SCHEME), RobustnessEvaluation([0], steps=1, n=4), ResultWriter()]
+        run = trainer(callbacks=callbacks, default_root_dir=tmp_path, inference_mode=False)
+        run.test(module(), data(split_seed=seed), ckpt_path=path, verbose=False, weights_only=True)
+        networks.append(read_result(tmp_path / "result.json")["network"])
+    assert networks[0] == networks[1] != networks[2]
+    assert (tmp_path / "earlier/1/result.json").exists()
 
 
 def test_the_calibrated_checkpoint_is_loaded_from_python(tmp_path):
