@@ -244,9 +244,15 @@ def test_the_teacher_is_trusted_fully_in_so_many_epochs_and_no_longer():
     assert epochs == [0, 1, 1]  # on clean images, and later on adversarial ones too
 
 
+def test_a_fully_trusted_teacher_is_matched_without_softening():
+    made, given = silent(student(IAD(PGD(eps=0), warmup_epochs=1), linear())), batch()
+    expected = losses.kl(made.network(given.x), made.teacher_logits(given.x)).mean()
+    assert made.training_loss(given).item() == pytest.approx(expected.item(), rel=1e-4)
+
+
 def test_the_distance_that_is_logged_is_that_of_the_student_from_its_teacher():
     made = silent(student(RSLAD(KL), linear()))
     logits, taught = torch.randn(2, 6, 2).unbind()
-    made.log_transfer(batch(), taught, logits, logits)
+    made.log_transfer(batch(), taught, logits, 2 * logits)
     expected = nn.functional.kl_div(logits.log_softmax(1), taught.softmax(1), reduction="batchmean")
     assert float(made._means.news()["teacher_kl"]) == pytest.approx(float(expected), rel=1e-5)

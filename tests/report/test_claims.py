@@ -291,6 +291,16 @@ def test_intervals_are_wider_the_more_is_compared(tmp_path):
     assert many.low < one.low < one.high < many.high
 
 
+def test_the_intervals_of_all_comparisons_of_a_claim_hold_jointly(tmp_path):
+    cell(tmp_path, "float", curve(0.1, 0))
+    for name in ("one", "two"):
+        pact(tmp_path, name, curve(0.6, 0.01), "plain", "plain", axes={"network": name})
+    judged = finding(tmp_path, "quantization-alone").judged
+    made = [comparison for each in judged for comparison in each.check.comparisons]
+    assert len(made) == 6
+    assert [effect for each in judged for effect in each.effects] == [each.effect(6) for each in made]
+
+
 def test_the_claim_that_the_documentation_adds_works(tmp_path):
     names = {name: getattr(claims, name) for name in ("Check", "Iterator", "Results", "meets", "versus")}
     (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/report.md").read_text(), re.DOTALL)
