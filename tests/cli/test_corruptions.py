@@ -38,6 +38,8 @@ def test_accuracy_by_corruption_and_severity_and_their_mean(plain_run, files):
     result = json.loads(Path("here/result.json").read_text())
     shifts = {name: each for name, each in result["outcomes"].items() if each["role"] == "shift"}
     assert set(shifts) == {"shift_nothing_1", "shift_nothing_3", "shift_bright_1", "shift_bright_3"}
+    images = {name: each["attack"]["data"] for name, each in shifts.items()}
+    assert "" != images["shift_nothing_3"] != images["shift_bright_3"] != ""
     clean = result["outcomes"]["clean"]["accuracy"]
     assert shifts["shift_nothing_3"]["accuracy"] == shifts["shift_bright_1"]["accuracy"] == clean
     network = checkpoint.load(str(plain_run / "best.ckpt")).eval()

@@ -250,6 +250,15 @@ def test_a_fully_trusted_teacher_is_matched_without_softening():
     assert made.training_loss(given).item() == pytest.approx(expected.item(), rel=1e-4)
 
 
+def test_adaad_compares_with_the_teacher_on_the_same_images_clean_or_adversarial():
+    made, given = silent(student(AdaAD(natural_weight=0.3), linear())), batch()
+    x_adv = given.x.flip(0)
+    made.maximize = lambda *_, **__: x_adv
+    clean, adversarial = (losses.kl(made.network(x), made.teacher_logits(x)).mean() for x in (given.x, x_adv))
+    expected = 0.3 * clean + 0.7 * adversarial
+    assert made.training_loss(given).item() == pytest.approx(expected.item(), rel=1e-4)
+
+
 def test_the_distance_that_is_logged_is_that_of_the_student_from_its_teacher():
     made = silent(student(RSLAD(KL), linear()))
     logits, taught = torch.randn(2, 6, 2).unbind()

@@ -188,3 +188,9 @@ def test_a_compiled_network_trains_to_the_same_weights_under_the_same_keys():
     assert states[0].keys() == states[1].keys()
     for name, value in states[0].items():
         torch.testing.assert_close(states[1][name], value, rtol=1e-3, atol=1e-4)
+
+
+def test_logits_that_are_no_numbers_are_wrong_in_validation_too():
+    made = silent(VanillaTraining(linear(), optimizer=sgd, val_attack=None))
+    made._evaluate("clean", torch.tensor([[0.0, -torch.inf], [1.0, 0.0]]), torch.tensor([0, 0]))
+    assert made.val_metrics["clean_acc"].compute() == 0.5
