@@ -24,6 +24,7 @@ GREY16 = ("I;16", "I;16L", "I;16B", "I;16N")
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "DIB", "WEBP", "TIFF", "PPM", "MPO", "AVIF", "JPEG2000", "ICO", "TGA")
 """Formats that are decoded. For others, such as PostScript, Pillow has readers that start external programs."""
 _TIFF_BITS, _TIFF_MEANING, _TIFF_BLACK_IS_ZERO = 258, 262, 1
+_TIFF_FORMAT, _TIFF_SIGNED = 339, 2
 
 
 class UnreadableImageError(ValueError):
@@ -94,6 +95,7 @@ def _eight_bits(image: ImageFile, content: bytes) -> Image.Image:
     """Return the image with 8 bits per channel; 16-bit channels are scaled and rounded to the nearest."""
     tags: Any = getattr(image, "tag_v2", {})
     bits = set(tags.get(_TIFF_BITS, ()))
+    signed = image.mode in EXACT and _TIFF_SIGNED in tags.get(_TIFF_FORMAT, ())  # Pillow reads such bytes as unsigned
     packed = str(image.tile[0][3]) if image.format == "PNG" and image.tile else ""
     if packed == "I;16B":
         return _scaled(np.asarray(image))
@@ -106,12 +108,12 @@ def _eight_bits(image: ImageFile, content: bytes) -> Image.Image:
             return _scaled(np.asarray(image))
     elif image.format == "PPM" and image.mode == "I":  # Pillow scales it to 16 bits from any largest value
         return _scaled(np.asarray(image))
-    elif image.mode in EXACT and "16" not in packed and not any(count > 8 for count in bits):
+    elif not signed and image.mode in EXACT and "16" not in packed and not any(count > 8 for count in bits):
         return image
     depth = f" of {max(bits)} bits" if bits else ""
+    kind = f"signed {image.mode}" if signed else packed or image.mode
     raise ValueError(
-        f"its mode is {packed or image.mode}{depth} in a {image.format} file, which is not exact in 8 bits: save it as "
-        "PNG, grey or RGB"
+        f"its mode is {kind}{depth} in a {image.format} file, which is not exact in 8 bits: save it as PNG, grey or RGB"
     )
 
 

@@ -58,6 +58,12 @@ def test_what_has_no_counterpart_in_8_bits_is_refused_by_name(tmp_path, pixels, 
         open_image(tmp_path / "x.tif")
 
 
+def test_signed_bytes_are_refused_by_name(tmp_path):
+    Image.fromarray(RNG.integers(0, 256, (4, 5), np.uint8)).save(tmp_path / "x.tif", tiffinfo={339: 2})
+    with pytest.raises(UnreadableImageError, match="its mode is signed L of 8 bits in a TIFF file"):
+        open_image(tmp_path / "x.tif")
+
+
 def test_a_program_in_the_place_of_an_image_is_not_run(tmp_path):
     Image.new("RGB", (4, 4)).save(tmp_path / "x.jpg", "EPS")
     with pytest.raises(UnreadableImageError, match="its content is not a known image format"):
