@@ -48,7 +48,7 @@ def _bits(shape: Sequence[int], index: Tensor, key: Sequence[int]) -> Tensor:
     """Return ``(N, *shape)`` uniform 32-bit integers, held in int64."""
     examples = _mix(index.to(torch.int64) & _MASK)
     for part in key:
-        examples = _mix(examples.add_(0x9E3779B9 + part).bitwise_and_(_MASK))
+        examples = _mix(examples.add_((0x9E3779B9 + part) & _MASK).bitwise_and_(_MASK))
     places = _mix(torch.arange(math.prod(shape), device=index.device))
     return _mix(examples[:, None] ^ places).view(-1, *shape)
 

@@ -16,6 +16,12 @@ def test_draws_of_other_keys_differ():
         assert all(not torch.equal(first, second) for second in draws[i + 1 :])
 
 
+def test_a_key_may_be_any_whole_number():
+    draws = [noise.uniform((8,), torch.arange(5), key) for key in (10**23, -(10**23), 5 - 2**100)]
+    assert not torch.equal(draws[0], draws[1])
+    assert torch.equal(draws[2], noise.uniform((8,), torch.arange(5), 5))  # as every key, it counts by its low 32 bits
+
+
 def test_uniform_draws_are_uniform_and_uncorrelated():
     u = noise.uniform((3, 32, 32), torch.arange(64), 3).double()
     assert u.min() >= 0
