@@ -21,6 +21,14 @@ def test_two_callbacks_that_would_say_the_same_in_a_result_are_refused():
     check_names([MaskingCheck(), MaskingCheck()], "fit")  # where they take no part
 
 
+def test_two_callbacks_that_would_quantize_the_network_are_refused():
+    uniform = PWLQCalibration(QuantScheme(Uniform(), CalibratedUniform(), 4, 8))
+    for stage in ("fit", "test"):
+        check_names([PWLQCalibration(), MaskingCheck()], stage)
+        with pytest.raises(ValueError, match="PWLQCalibration and PWLQCalibration would each quantize the network"):
+            check_names([PWLQCalibration(), uniform], stage)
+
+
 @pytest.mark.parametrize(
     ("make", "reason"),
     [
