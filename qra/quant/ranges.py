@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, Literal, NamedTuple, Protocol, get_args
 
 import numpy as np
@@ -147,6 +149,7 @@ class TopK(RangeSettings):
         before: tuple[list[Tensor], list[Tensor]] = ([], []) if seen is None else seen
         smallest, largest = self._extremes(x, x)
         if self.scope == "per_batch":
+            _warn_of_share(self.k, x.numel())
             return [*before[0], smallest.median()], [*before[1], largest.median()]
         smallest, largest = self._extremes(torch.cat([smallest, *before[0]]), torch.cat([largest, *before[1]]))
         return [smallest], [largest]
@@ -159,6 +162,19 @@ class TopK(RangeSettings):
         if self.scope == "per_batch":
             return torch.stack(seen[0]).mean(), torch.stack(seen[1]).mean()
         return seen[0][0].median(), seen[1][0].median()
+
+
+@cache
+def _warn_of_share(k: int, count: int) -> None:
+    """Warn once if the median of the ``k`` largest of ``count`` values clips many of them."""
+    clipped = min(k, count) // 2
+    if clipped > 0.05 * count:
+        logging.getLogger("qra").warning(
+            "TopK clips the largest %.0f %% of a layer's values, as a batch has only %d of them: calibrate with larger "
+            "batches, by scope global, or with MinMax",
+            100 * clipped / count,
+            count,
+        )
 
 
 _BINS = 8192

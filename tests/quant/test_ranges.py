@@ -59,6 +59,14 @@ def test_fewer_values_than_k_are_all_used():
     assert estimate(TopK(10), torch.tensor([1.0, 2.0, 4.0])) == (2, 2)
 
 
+def test_clipping_many_values_of_a_small_layer_is_said_once(caplog):
+    for scope, count in (("per_batch", 240), ("global", 64), ("per_batch", 64), ("per_batch", 64)):
+        estimate(TopK(12, scope), torch.arange(float(count)))
+    assert [message.partition(":")[0] for message in caplog.messages] == [
+        "TopK clips the largest 9 % of a layer's values, as a batch has only 64 of them"
+    ]
+
+
 @some
 @given(seed=seeds, percentile=st.sampled_from([90, 99, 99.9, 100]), scale=st.floats(1e-3, 1e3), relu=st.booleans())
 def test_percentiles_are_those_of_all_data_within_a_2048th(seed, percentile, scale, relu):
