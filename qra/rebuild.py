@@ -36,7 +36,7 @@ _STEPS = 20_000
 _WEIGHTS = ("weights", "weights_backbone", "pretrained", "pretrained_backbone")
 """Arguments that would cause a download."""
 
-_ON_EXPORT = "or, for qra export and qra deploy test, give the config.yaml of its run by --config"
+_REMEDY = "pass the network yourself or, to a command that takes --config, the config.yaml of its run"
 _QUANTIZERS = (QuantScheme, WeightQuantizer, ActivationQuantizer, RangeSettings)
 
 
@@ -96,8 +96,7 @@ def rebuild(description: Any) -> nn.Module:
         ValueError: If it is not a description, names anything but a network of :func:`network_makers`, or the network
             cannot be built.
     """
-    remedy = f"build it and pass the network yourself, {_ON_EXPORT}"
-    network = _made(network_makers(), description, "network", remedy)
+    network = _made(network_makers(), description, "network", _REMEDY)
     if not isinstance(network, nn.Module):
         raise ValueError(f"cannot be rebuilt ({description['class_path']} does not make a network)")
     return network
@@ -112,7 +111,7 @@ def rebuild_scheme(description: Any) -> QuantScheme:
     Raises:
         ValueError: As for :func:`rebuild`, where the quantizers that were imported are allowed.
     """
-    remedy = f"import its module first, {_ON_EXPORT}"
+    remedy = f"import its module first, {_REMEDY}"
     scheme = _made(quantizer_makers(), description, "quantization scheme", remedy)
     if not isinstance(scheme, QuantScheme):
         raise ValueError(f"cannot be rebuilt (its quantization scheme is a {type(scheme).__name__})")
@@ -121,7 +120,7 @@ def rebuild_scheme(description: Any) -> QuantScheme:
 
 def _made(makers: Mapping[str, Maker], description: Any, what: str, remedy: str) -> Any:
     if not isinstance(description, Mapping) or not isinstance(description.get("class_path"), str):
-        raise ValueError(f"the checkpoint does not say how to rebuild its {what}: pass the network yourself")
+        raise ValueError(f"the checkpoint does not say how to rebuild its {what}: {_REMEDY}")
     check_plain(description)
 
     def make(part: Mapping[str, Any]) -> Any:

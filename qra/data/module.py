@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from functools import cached_property, partial
@@ -152,7 +153,7 @@ class ImageDataModule(LightningDataModule, ABC):
         return len(self.labels(part))
 
     def setup(self, stage: str | None = None) -> None:
-        """Check that the settings fit the data, as far as a stage depends on them.
+        """Check that the settings fit the data, as far as a stage depends on them; tell if most images are held out.
 
         Raises:
             ValueError: If ``val_size`` or ``batch_size`` does not fit the data, or there are no training images to
@@ -160,6 +161,13 @@ class ImageDataModule(LightningDataModule, ABC):
         """
         if stage in ("fit", "validate") or (stage is None and self.size("train")):
             self._check_fits("batch_size")
+        if stage == "fit" and 2 * self.val_size > self.size("train"):
+            logging.getLogger("qra").warning(
+                "only %d of %d training images are left after val_size %d: lower --data.val_size to train on more",
+                self.size("train") - self.val_size,
+                self.size("train"),
+                self.val_size,
+            )
 
     def check_calibration(self) -> None:
         """Check that there are enough training images for calibration.

@@ -55,5 +55,5 @@ def _described(path: str) -> tuple[nn.Module, QuantScheme | None]:
         network = rebuild((content.get(KEY) or {}).get("network"))
         scheme = rebuild_scheme(content)
     except ValueError as reason:
-        raise ValueError(f"{path}: {reason}; or give its config by --config") from None
+        raise ValueError(f"{path}: {reason}") from None
     return network, None if scheme is None or scheme.is_fixed else scheme

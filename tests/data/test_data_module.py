@@ -241,6 +241,13 @@ def test_a_value_that_does_not_fit_the_data_is_refused_by_setup(settings, reason
         made(**settings)
 
 
+@pytest.mark.parametrize(("stage", "val_size", "told"), [("fit", 51, True), ("fit", 50, False), ("test", 51, False)])
+def test_a_training_tells_that_most_images_are_held_out(stage, val_size, told, caplog):
+    Noise(batch_size=16, val_size=val_size).setup(stage)
+    line = f"only 49 of 100 training images are left after val_size {val_size}: lower --data.val_size to train on more"
+    assert (line in caplog.messages) == told
+
+
 def test_a_data_set_that_loads_something_else_is_named():
     class Forgetful(Noise):
         def load(self):

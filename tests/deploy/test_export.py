@@ -154,7 +154,7 @@ def test_a_network_and_a_quantizer_of_ones_own_are_exported_by_the_config_of_the
     content = torch.load(file)
     content[KEY]["scheme"]["init_args"]["weight"]["class_path"] = "own_to_export.Weights"
     torch.save(content, file)
-    with pytest.raises(ValueError, match=r"own_to_export.Network.* give the config.yaml of its run by --config"):
+    with pytest.raises(ValueError, match=r"own_to_export.Network.* takes --config, the config.yaml of its run"):
         export(file, tmp_path / "out")
     found = export(file, tmp_path / "out", "--config", str(tmp_path / "config.yaml"))
     assert found["label"] == "W4A4 (Weights weights, LSQActivation activations)"
