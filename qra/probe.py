@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+import warnings
 from collections.abc import Callable, Hashable
 from typing import Any, NamedTuple
 
@@ -148,7 +149,8 @@ def _trained(module: ImageClassifier, trainer: Trainer) -> Callable[[Batch], Non
 
     def run(batch: Batch) -> None:
         optimizer.zero_grad()
-        with trainer.precision_plugin.train_step_context():
+        with trainer.precision_plugin.train_step_context(), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*self.log")  # there is no training to log of
             loss = module.training_step(batch, 0)
         torch.autograd.backward(loss)
         optimizer.step()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import copy
 import dataclasses
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -50,8 +51,11 @@ def load_study(path: str | Path, settings: Sequence[str] = ()) -> Study:
         study = Study(**fields | {"stages": [Stage(**stage) for stage in stages]})
         for pipeline in dict.fromkeys(located(stage.pipeline) for stage in study.stages):
             check_config(pipeline)
-        for stage in study.stages:
-            _check_pipeline(stage)
+        for stage, given in zip(study.stages, content["stages"], strict=True):
+            _check_set_once(stage, stage.pipeline, read_yaml(located(stage.pipeline)))
+            for options in (content.get("options") or {}, given.get("options") or {}):
+                inside = {name: value for name, value in options.items() if isinstance(value, dict)}
+                _check_set_once(stage, "options", inside)  # of the file: parsing adds defaults
         study = dataclasses.replace(study, stages=[with_kind(study, stage) for stage in study.stages])
     except ValueError as reason:
         raise ValueError(f"{path}: {reason}") from None
@@ -74,6 +78,7 @@ def _parsed(kind: type, content: Any, where: str) -> dict[str, Any]:
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(kind)
     given = {key: _worded(value) if key == "coordinates" else value for key, value in content.items()}
+    given = copy.deepcopy(given)  # parsing changes it
     try:
         fields: dict[str, Any] = parser.parse_object({k: v for k, v in given.items() if v is not None}).as_dict()
     except argparse.ArgumentError as reason:
@@ -105,13 +110,13 @@ def _located(value: Any, directory: Path, by_name: bool) -> Any:
     return value
 
 
-def _check_pipeline(stage: Stage) -> None:
-    """Reject a pipeline whose own file sets what an axis sets; what the files it names set is only a default."""
+def _check_set_once(stage: Stage, place: str, content: Any) -> None:
+    """Reject a setting of an axis in a pipeline's file or an option's value; files that these name are defaults."""
     axes = owned_options(stage) | {same_option(name): "axes" for name in stage.axes}
-    for name in _names(read_yaml(located(stage.pipeline))):
+    for name in _names(content):
         if same_option(name) in axes:
             axis = axes[same_option(name)]
-            raise ValueError(f"stage {stage.name}: {name} is set by {stage.pipeline} and by {axis}: remove it there")
+            raise ValueError(f"stage {stage.name}: {name} is set by {place} and by {axis}: remove it there")
 
 
 def _names(content: Any, prefix: str = "") -> Iterator[str]:

@@ -170,3 +170,16 @@ def test_a_key_that_a_pipeline_and_an_axis_set_is_refused(tmp_path):
     tiny.write(stages={0: {"pipeline": "fixed.yaml"}})
     with pytest.raises(ValueError, match=r"seed_everything is set by fixed\.yaml and by seed: remove it there"):
         load_study("tiny.yaml")
+
+
+@pytest.mark.parametrize("stages", [{}, {0: {}}])
+def test_a_key_inside_of_an_option_that_an_axis_sets_too_is_refused(stages):
+    synthetic = {"class_path": "qra.data.SyntheticDataModule", "init_args": {"train_size": 300}}
+    load_study(tiny.write(options={"data": synthetic}))
+    synthetic["init_args"]["fraction"] = 0.5
+    options = {"options": {"data": synthetic}}
+    tiny.write(**(options if not stages else {"stages": {0: options}}))
+    with pytest.raises(
+        ValueError, match=r"data\.init_args\.fraction is set by options and by fraction: remove it there"
+    ):
+        load_study("tiny.yaml")
