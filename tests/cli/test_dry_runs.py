@@ -5,6 +5,9 @@ from pathlib import Path
 
 import pytest
 from commands import CONFIGS, NETWORK, TINY, pipeline, qra, refused, trained
+from torch.nn.functional import cross_entropy
+
+from qra.modules import ImageClassifier
 
 FIT = [*pipeline("float-at"), *TINY, *NETWORK, "--trainer.max_epochs", "3", "--model.attack.steps", "4"]
 FIT += ["--model.val_attack.steps", "5"]
@@ -66,6 +69,20 @@ def test_a_resumed_fit_tells_what_is_left(plain_run):
     output, code = qra("fit", *arguments, "--ckpt_path", plain_run / "last.ckpt", "--dry_run")
     assert code == 0, output
     assert rows(output)["training, 3 of 5 epochs"][0] == 3 * 60
+
+
+class Logging(ImageClassifier):
+    def training_loss(self, batch):
+        loss = cross_entropy(self(batch.x), batch.y)
+        self.log("train/mine", loss)
+        return loss
+
+
+def test_a_training_that_logs_is_tried_without_a_warning():
+    arguments = ["fit", *pipeline("float-plain"), *TINY, *NETWORK, "--model", f"{__name__}.Logging", "--run", "r"]
+    output, code = qra(*arguments, "--dry_run")
+    assert code == 0, output
+    assert "self.log" not in output
 
 
 @pytest.mark.parametrize(
