@@ -50,7 +50,10 @@ _REWORDED = (
 
 def plain(text: object) -> str:
     """Return text as one line without control characters, so that file contents cannot control the terminal."""
-    return " ".join("".join(sign if sign.isprintable() else " " for sign in str(text)).split())
+    line = str(text)
+    if not line.isprintable():
+        line = "".join(sign if sign.isprintable() else " " for sign in line)
+    return " ".join(line.split())
 
 
 def reason_of(error: BaseException) -> str:

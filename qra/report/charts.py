@@ -16,7 +16,7 @@ from qra.evaluation.measured import Accuracy
 from qra.palette import BLACK, GREY
 from qra.quant.scheme import OFF
 from qra.report.contents import GIGA, KIB, costs
-from qra.report.pareto import Offer, choices, offers
+from qra.report.pareto import Offer, front, offers
 from qra.report.pipelines import Pipeline, training_title
 from qra.report.results import WEAK, Results
 from qra.report.style import (
@@ -158,7 +158,7 @@ _FRONT = (
 
 
 def _front(results: Results, found: Sequence[Offer], title: str) -> Figure:
-    best = [choice.use for choice in choices(results, found)]
+    best = front(results, found)
     figure = Figure(figsize=(7.2, 3.6 + 0.2 * len(best)), layout="constrained")
     axes = figure.add_subplot(xlabel=title, ylabel=_robust_title(results))
     for offer in found:

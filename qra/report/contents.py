@@ -11,7 +11,7 @@ from qra.coordinates import Axis
 from qra.evaluation.measured import Measured
 from qra.evaluation.seeds import MANY
 from qra.report.cells import CellResult
-from qra.report.pareto import Choice, Offer, choices, offers
+from qra.report.pareto import Choice, Offer
 from qra.report.pipelines import Pipeline, axis_title
 from qra.report.radii import distances
 from qra.report.results import Results
@@ -35,10 +35,16 @@ _GRADIENTS = (
 )
 
 
-def tables(results: Results) -> tuple[Table, ...]:
-    """Return all tables for which there are data."""
-    makers = (advice, accuracies, gradients, distances, corrupted, costs, outcomes, cells, runs, commands)
-    return tuple(table for maker in makers if (table := maker(results)).rows)
+def tables(results: Results, best: Sequence[Choice]) -> tuple[Table, ...]:
+    """Return all tables for which there are data.
+
+    Args:
+        results: Results of the study.
+        best: What to use, by ascending model size.
+    """
+    makers = (accuracies, gradients, distances, corrupted, costs, outcomes, cells, runs, commands)
+    found = (advice(results, best), *(maker(results) for maker in makers))
+    return tuple(table for table in found if table.rows)
 
 
 def state_counts(results: Results) -> str:
@@ -106,11 +112,10 @@ def gradients(results: Results) -> Table:
     return Table("gradients", "The same network under different attacks", columns, tuple(rows), note)
 
 
-def advice(results: Results) -> Table:
+def advice(results: Results, best: Sequence[Choice]) -> Table:
     """Return a table of what to use, with a row for each model size from which on something surely better fits."""
-    found = choices(results, offers(results, "size_in_bits", KIB))
     rows: list[tuple[Entry, ...]] = []
-    for choice, following in zip_longest(found, found[1:]):
+    for choice, following in zip_longest(best, best[1:]):
         pipeline = choice.use.pipeline
         measured = (pipeline.robust(results.headline) or "-", pipeline.clean or "-")
         budget = _range(choice.use, following.use if following else None)

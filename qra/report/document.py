@@ -73,7 +73,7 @@ def gather(study: Path, budget_kib: float | None = None) -> Document:
         MADE_UP if is_made_up(results) else "",
         summary(results, findings, best),
         "" if budget_kib is None else advise(results, best, budget_kib),
-        tables(results),
+        tables(results, best),
         made,
         missing,
     )

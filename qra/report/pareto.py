@@ -54,24 +54,33 @@ def offers(results: Results, cost: str, unit: float) -> tuple[Offer, ...]:
     return tuple(sorted(found, key=lambda offer: (offer.cost, -offer.robust, results.label(offer.pipeline))))
 
 
-def choices(results: Results, found: Sequence[Offer]) -> tuple[Choice, ...]:
+def front(results: Results, found: Sequence[Offer]) -> list[Offer]:
     """Return what of :func:`offers` to use, by ascending budget: a larger model only if it is surely more robust.
 
     Pipelines with suspect gradients are left out, because their robust accuracy may be too high, and so are those
     without robust accuracy. Pipelines that were not judged are included; whoever shows them must say so.
     """
-    usable = [offer for offer in found if offer.pipeline.state != "suspect" and offer.robust > FLOOR]
     chosen: list[Offer] = []
-    for offer in usable:
+    for offer in _usable(found):
         if not chosen or _is_better(offer, chosen[-1], results.headline):
             if chosen and chosen[-1].cost == offer.cost:
                 chosen.pop()
             chosen.append(offer)
+    return chosen
+
+
+def choices(results: Results, found: Sequence[Offer]) -> tuple[Choice, ...]:
+    """Return what of :func:`offers` to use, as :func:`front` does, with what cannot be told apart from it."""
+    usable, chosen = _usable(found), front(results, found)
     ends = [*(offer.cost for offer in chosen[1:]), math.inf]
     return tuple(
         Choice(use, tuple(each for each in usable if each.cost < end and _is_tie(each, use, results.headline)))
         for use, end in zip(chosen, ends, strict=False)
     )
+
+
+def _usable(found: Sequence[Offer]) -> list[Offer]:
+    return [offer for offer in found if offer.pipeline.state != "suspect" and offer.robust > FLOOR]
 
 
 def recommended(found: Sequence[Choice], budget: float) -> Choice | None:

@@ -64,7 +64,7 @@ class Results:
         counts = Counter(cell.data for cell in self.done)
         return max(counts, key=lambda each: (counts[each], each), default="")
 
-    @property
+    @cached_property
     def on_other_data(self) -> tuple[CellResult, ...]:
         """Cells that were tested on other images than most, and so cannot be compared with those."""
         return tuple(cell for cell in self.done if cell.data != self.data)

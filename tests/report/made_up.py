@@ -8,6 +8,8 @@ import torch
 from qra.evaluation.outcome import Outcome, correct_arrays
 from qra.evaluation.schema1 import implied
 from qra.report.cells import read_cells
+from qra.report.contents import KIB
+from qra.report.pareto import choices, offers
 from qra.report.results import Results
 from qra.writing import write_arrays, write_json
 
@@ -95,6 +97,11 @@ def add(directory, outcomes):
 def read(study):
     """The results of a study, as a report reads them."""
     return Results(study.name, read_cells(study))
+
+
+def by_size(results):
+    """What to use, by ascending model size."""
+    return choices(results, offers(results, "size_in_bits", KIB))
 
 
 def by_name(results):

@@ -368,3 +368,11 @@ def test_of_two_attacks_of_a_kind_that_on_most_examples_counts():
     for outcomes in ((few, many), (many, few)):
         cell_of = CellResult("a", Path("a"), outcomes={each.name: each for each in outcomes})
         assert cell_of.attacks[AT_8] == {"PGD-20": many}
+
+
+def test_a_study_of_many_cells_is_not_gone_through_for_each_of_them(monkeypatch):
+    asked, data = [], CellResult.data
+    monkeypatch.setattr(CellResult, "data", property(lambda cell: asked.append(cell.name) or data.fget(cell)))
+    cells = tuple(CellResult(f"seed-{n}", Path(), coordinates={"seed": n}, state="done") for n in range(50))
+    assert len(Results("many", cells).pipelines[0].cells) == 50
+    assert len(asked) <= 4 * 50

@@ -8,7 +8,7 @@ import shutil
 from html.parser import HTMLParser
 
 import pytest
-from made_up import cell, edit, read
+from made_up import by_size, cell, edit, read
 
 from qra.cli import main
 from qra.report.cells import read_cells
@@ -285,7 +285,7 @@ def test_a_huge_coordinate_ends_no_report(study):
     results = read(study)
     assert [drawing.png[1:4] for drawing in pareto_fronts(results)] == [b"PNG"] * 2
     assert [(*p.bits, p.number("fraction")) for p in results.pipelines if p.cells[0].name == "w4"] == [(32, 4, None)]
-    assert sum(len(table.rows) for table in tables(results))
+    assert sum(len(table.rows) for table in tables(results, by_size(results)))
 
 
 def test_reasons_with_commas_stay_apart(study):

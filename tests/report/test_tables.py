@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from made_up import cell, read
+from made_up import by_size, cell, read
 
 from qra.durations import duration
 from qra.evaluation.measured import Accuracy
@@ -183,12 +183,12 @@ def test_times_are_medians_over_the_networks_of_a_strategy(tmp_path):
 
 
 def test_the_advice_recommends_no_suspect_pipeline(results):
-    used = [row[1] for row in advice(results).rows]
+    used = [row[1] for row in advice(results, by_size(results)).rows]
     assert used == ["PACT W4A4, robust start, adversarial", "float, adversarial"]
 
 
 def test_empty_tables_are_left_out(tmp_path):
     cell(tmp_path, "a", {"clean": 0.5})
-    found = {table.name for table in tables(read(tmp_path))}
+    found = {table.name for table in tables(read(tmp_path), ())}
     assert "gradients" not in found
     assert "advice" not in found
