@@ -36,15 +36,12 @@ class Measurement(PipelineCallback):
 
 
 def check_names(callbacks: Iterable[Callback], stage: str) -> None:
-    """Check that no two outcomes share a name, and no two callbacks an entry in ``result.json`` or a made network.
+    """Check that no two outcomes share a name, and no two callbacks an entry in ``result.json``.
 
     Raises:
         ValueError: If any do; the message has the name, or the class of the callbacks.
     """
     taking_part = [each for each in callbacks if isinstance(each, PipelineCallback) and stage in each.stages]
-    making = Counter(type(each) for each in taking_part if each.makes_another_network)
-    if several := [kind.__name__ for kind, number in making.items() if number > 1]:
-        raise ValueError(f"there are two callbacks {several[0]}, but they make one network: leave one out")
     recording = Counter(type(each) for each in taking_part if type(each).record is not PipelineCallback.record)
     if several := [kind.__name__ for kind, number in recording.items() if number > 1]:
         raise ValueError(

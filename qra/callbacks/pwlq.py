@@ -12,6 +12,7 @@ import torch
 from lightning import LightningModule, Trainer
 from torch import Tensor, nn
 
+from qra import checkpoint
 from qra.attacks import Attack, PassCount
 from qra.callbacks.base import Order
 from qra.callbacks.best import restore_best
@@ -21,6 +22,7 @@ from qra.callbacks.workload import Workload, passes_of
 from qra.checks import check_count
 from qra.data import ImageDataModule, data_of
 from qra.describe import describe, differences
+from qra.evaluation.identity import CALIBRATED
 from qra.evaluation.outcome import Outcome
 from qra.evaluation.robustness import is_correct
 from qra.modules import ImageClassifier
@@ -80,6 +82,7 @@ class PWLQCalibration(Measurement):
         self.batch_size = batch_size
         self.attack = attack
         super().__init__()
+        self._saved: Path | None = None
         self._reference: nn.Module | None = None
         self._correct: list[tuple[Tensor, Tensor]] = []
 
@@ -156,9 +159,13 @@ class PWLQCalibration(Measurement):
                 batches = [b._replace(x=self.attack(frozen, b.x, b.y, index=b.indices)) for b in batches]
         images = [part for batch in batches for part in torch.split(batch.x, self.batch_size)]
         pl_module.quantize_after_training(self.scheme, images, self.bias_correction, self._record(trainer))
-        pl_module.weights = str(Path(trainer.default_root_dir) / "calibrated.ckpt")
-        trainer.save_checkpoint(pl_module.weights, weights_only=True)
+        self._saved = Path(trainer.default_root_dir, "calibrated.ckpt")
+        pl_module.weights = str(self._saved)
+        trainer.save_checkpoint(self._saved, weights_only=True)
         return images
+
+    def record(self) -> dict[str, Any]:
+        return {} if self._saved is None else {CALIBRATED: {"sha256": checkpoint.sha256(self._saved)}}
 
     def _record(self, trainer: Trainer) -> dict[str, Any]:
         """Return what the calibration depends on, as it is stored in checkpoints."""

@@ -10,11 +10,13 @@ import torch
 from lightning import LightningModule, Trainer
 from torch import Tensor, nn
 
+from qra import checkpoint
 from qra.attacks import PassCount
 from qra.callbacks.base import Order, PipelineCallback
 from qra.callbacks.workload import Workload
 from qra.data import ImageDataModule
 from qra.describe import describe
+from qra.evaluation.identity import CALIBRATED
 from qra.modules import ImageClassifier
 from qra.quant import QuantScheme, requantize
 
@@ -37,6 +39,7 @@ class Requantization(PipelineCallback):
     def __init__(self, scheme: QuantScheme) -> None:
         self.scheme = scheme
         self._before: QuantScheme | None = None
+        self._saved: Path | None = None
 
     def check(self, module: ImageClassifier, data: ImageDataModule, world_size: int) -> None:
         if module.scheme is None or module.scheme.is_fixed:
@@ -54,7 +57,10 @@ class Requantization(PipelineCallback):
         self._before = pl_module.scheme
         with torch.inference_mode(False):
             pl_module.requantize(self.scheme, [batch.x for batch in pl_module.calibration_batches()])
-        trainer.save_checkpoint(Path(trainer.default_root_dir, "calibrated.ckpt"), weights_only=True)
+        self._saved = Path(trainer.default_root_dir, "calibrated.ckpt")
+        trainer.save_checkpoint(self._saved, weights_only=True)
 
     def record(self) -> dict[str, Any]:
-        return {} if self._before is None else {"trained_scheme": describe(self._before)}
+        if self._saved is None:
+            return {}
+        return {"trained_scheme": describe(self._before), CALIBRATED: {"sha256": checkpoint.sha256(self._saved)}}

@@ -13,7 +13,7 @@ from qra import checkpoint
 from qra.deploy.card import Card
 from qra.describe import class_path, describe
 from qra.evaluation.doubt import CHECK, doubt_of
-from qra.evaluation.identity import network_id
+from qra.evaluation.identity import is_of, network_id
 from qra.evaluation.measured import read_measured
 from qra.evaluation.outcome import read_result
 from qra.evaluation.store import RESULT, read_examples
@@ -76,7 +76,7 @@ def card_of_checkpoint(network: nn.Module, path: Path, image_shape: Sequence[int
         multiply_adds=_multiply_adds(found),
         training={**_epochs(content), **_calibration(calibration)},
         cost={"size_in_bits": found.size_in_bits, "bit_ops": found.bit_ops},
-        tested=tested_beside(path, network_id(network, sha256, describe(scheme), calibration, False)),
+        tested=tested_beside(path, network_id(network, sha256, describe(scheme), calibration, False), sha256),
     )
 
 
@@ -107,12 +107,13 @@ def _calibration(about: Any) -> dict[str, Any]:
     return {f"calibration: {name}": value for name, value in plain.items()}
 
 
-def tested_beside(path: Path, network: str) -> dict[str, Any] | None:
+def tested_beside(path: Path, network: str, sha256: str) -> dict[str, Any] | None:
     """Return the results of ``qra test`` for a checkpoint, from the result in its directory.
 
     Args:
         path: Checkpoint.
-        network: Id of its network, see :func:`qra.evaluation.identity.tested`.
+        network: Id of its network, see :func:`qra.evaluation.identity.network_id`.
+        sha256: Hash of the checkpoint.
 
     Returns:
         What the card keeps; None if there is no result, or it is of another network.
@@ -123,7 +124,7 @@ def tested_beside(path: Path, network: str) -> dict[str, Any] | None:
     if not (path.parent / RESULT).exists():
         return None
     result = read_result(path.parent / RESULT)
-    if result.get("network") != network:
+    if not is_of(result, network, sha256):
         return None
     read_examples(path.parent, result)  # raises an error if they do not match the result
     return tested(result)

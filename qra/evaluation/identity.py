@@ -10,6 +10,9 @@ from torch import nn
 from qra.describe import architecture, contents_hash, digest, without_empty
 from qra.evaluation.chunks import code_of
 
+CALIBRATED = "calibrated"
+"""Entry of ``result.json`` with the sha256 of the checkpoint in which a test saved the network that it quantized."""
+
 
 def network_id(network: nn.Module, checkpoint: str | None, scheme: Any, calibration: Any, changed: bool) -> str:
     """Return a hash that two tested networks share only if they compute the same function.
@@ -38,9 +41,22 @@ def is_same(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
     if _sha256(old, "data") != _sha256(new, "data"):
         return False
     if "network" in old:
-        return bool(old["network"] == new["network"])
+        return is_of(old, new["network"], None if CALIBRATED in new else _sha256(new, "checkpoint"))
     checkpoint = _sha256(old, "checkpoint")
     return checkpoint is not None and _origin(old) == _origin(new)
+
+
+def is_of(result: Mapping[str, Any], network: str, checkpoint: str | None) -> bool:
+    """Return whether a result belongs to a network.
+
+    Args:
+        result: Content of a ``result.json`` of schema 2, an untrusted file.
+        network: Id of the network, see :func:`network_id`.
+        checkpoint: sha256 of a file that holds the network as it is; None if there is none. The result belongs to it,
+            too, if the file was made by the test.
+    """
+    made = checkpoint is not None and checkpoint == _sha256(result, CALIBRATED)
+    return made or bool(result.get("network") == network)
 
 
 def _origin(result: Mapping[str, Any]) -> str:

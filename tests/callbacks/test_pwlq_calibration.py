@@ -9,6 +9,7 @@ from trivial import convolutional, data, sgd, trainer
 from qra import checkpoint
 from qra.attacks import PGD
 from qra.callbacks import PWLQCalibration, ResultWriter, RobustnessEvaluation
+from qra.deploy import checkpoint_card
 from qra.describe import describe
 from qra.evaluation.outcome import read_result
 from qra.modules import VanillaTraining
@@ -104,18 +105,37 @@ def test_the_calibrated_checkpoint_is_tested_as_it_is(tmp_path):
         assert torch.equal(other.network.eval()(x), network(x))
 
 
-def test_a_network_calibrated_on_other_images_is_another(tmp_path):
-    path, networks = tmp_path / "float.ckpt", []
+def result_of(directory, path, *callbacks, eps=0.0, seed=0):
+    """The result in a directory after one more test."""
+    callbacks = [*callbacks, RobustnessEvaluation([eps], steps=1, n=4), ResultWriter()]
+    run = trainer(callbacks=callbacks, default_root_dir=directory, inference_mode=False)
+    run.test(module(), data(split_seed=seed), ckpt_path=path, verbose=False, weights_only=True)
+    return read_result(directory / "result.json")
+
+
+@pytest.fixture
+def float_checkpoint(tmp_path):
     saver = trainer()
     saver.strategy.connect(module())
-    saver.save_checkpoint(path, weights_only=True)
-    for seed in (0, 0, 1):
-        callbacks = [PWLQCalibration(SCHEME), RobustnessEvaluation([0], steps=1, n=4), ResultWriter()]
-        run = trainer(callbacks=callbacks, default_root_dir=tmp_path, inference_mode=False)
-        run.test(module(), data(split_seed=seed), ckpt_path=path, verbose=False, weights_only=True)
-        networks.append(read_result(tmp_path / "result.json")["network"])
-    assert networks[0] == networks[1] != networks[2]
+    saver.save_checkpoint(tmp_path / "float.ckpt", weights_only=True)
+    return tmp_path / "float.ckpt"
+
+
+def test_a_network_calibrated_on_other_images_is_another(tmp_path, float_checkpoint):
+    results = [result_of(tmp_path, float_checkpoint, PWLQCalibration(SCHEME), seed=seed) for seed in (0, 0, 1)]
+    first, again, other = (result["network"] for result in results)
+    assert first == again != other
     assert (tmp_path / "earlier/1/result.json").exists()
+
+
+def test_what_a_calibrating_test_found_is_of_the_checkpoint_that_it_saved(tmp_path, float_checkpoint):
+    path = tmp_path / "calibrated.ckpt"
+    found = result_of(tmp_path, float_checkpoint, PWLQCalibration(SCHEME))["outcomes"]
+    assert checkpoint_card.tested_beside(path, "", checkpoint.sha256(path))["outcomes"]["pgd1_0"] == {
+        key: value for key, value in found["pgd1_0"].items() if key not in ("test", "examples")
+    }
+    assert found.keys() < result_of(tmp_path, path, eps=8 / 255)["outcomes"].keys()
+    assert checkpoint_card.tested_beside(path, "", checkpoint.sha256(float_checkpoint)) is None
 
 
 def test_the_calibrated_checkpoint_is_loaded_from_python(tmp_path):
