@@ -111,9 +111,11 @@ def _fake_quantized(exported: Folder, path: str | None, config: str | None) -> F
     """Return the network that was exported.
 
     Raises:
-        ValueError: If the checkpoint is not the exported one.
+        ValueError: If the checkpoint is not the exported one, or there is only a config.
     """
     if path is None:
+        if config is not None:
+            raise ValueError("--config says how to make the network of --ckpt_path: give both, or neither")
         return None
     path = checkpoint_file(path)
     network = checkpoint.load(path, network_of(config))

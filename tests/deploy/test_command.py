@@ -60,6 +60,7 @@ def test_a_bench_writes_times_into_the_card(directory, capsys):
         ([*DATA, "--threads", "0"], "threads is 0"),
         ([*DATA, "--threads", "9999"], "threads is 9999: it must be at most"),
         ([*DATA, "--autoattack", "--cascade"], "not allowed with"),
+        ([*DATA, "--config", "config.yaml"], "--config says how to make the network of --ckpt_path: give both"),
         ([*DATA, "--set", "onnxruntime.session.disable_quant_qdq=0"], "changes decisions"),
         ([*DATA, "--set", "threads=1"], "write ENGINE.NAME=VALUE"),
         ([*DATA, "--data.image_size", "32"], "export the network for this resolution"),
