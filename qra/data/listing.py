@@ -189,5 +189,9 @@ def say_passed_over(root: Path, parts: Iterable[ImageFiles]) -> None:
     if count:
         more = f" and {count - NAMED} more" if count > NAMED else ""
         logging.getLogger("qra").warning(
-            "%s: skipped %d files that are not images by their names: %s%s", root, count, ", ".join(names[:NAMED]), more
+            "%s: files skipped, as their names are not those of images (%d): %s%s",
+            root,
+            count,
+            ", ".join(names[:NAMED]),
+            more,
         )

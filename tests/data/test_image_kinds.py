@@ -135,7 +135,7 @@ def test_what_is_passed_over_is_counted_and_named(tree, caplog):
     with caplog.at_level(logging.WARNING, "qra"):
         assert len(ImageFolderDataModule(str(tree)).load().train) == 8
     assert caplog.messages == [
-        f"{tree}: skipped 4 files that are not images by their names: "
+        f"{tree}: files skipped, as their names are not those of images (4): "
         "train/a/notes.txt, train/readme, test/b/more/.hidden.png and 1 more"
     ]
 
