@@ -264,7 +264,7 @@ def _training_lack(network: nn.Module, x: Tensor, y: Tensor, steps: int = 20) ->
         losses.append(loss.item())
     if dead := quant_layers(network).keys() - reached:
         return f"no gradient reaches {min(dead)}"
-    return "" if losses[-1] < losses[0] else f"{steps} steps take the loss from {losses[0]:.3f} to {losses[-1]:.3f}"
+    return "" if losses[-1] < losses[0] else f"{steps} steps do not lower the loss"
 
 
 def _has_gradient(weight: Tensor) -> bool:
