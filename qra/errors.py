@@ -25,7 +25,10 @@ _REWORDED = (
         r"\1 is no \2 (a function must be annotated to return one)",
     ),
     (re.compile(r"Expected '(\S+)' to be a subclass of <class '(\S+)'>\.$"), r"\1 is no \2"),
-    (re.compile(r"No module named '([^']+)'$"), r"no module \1 is installed or in the working directory"),
+    (
+        re.compile(r"No module named '([^']+)'$"),
+        r"no module \1 is installed or on PYTHONPATH (export PYTHONPATH=. for the working directory)",
+    ),
     (
         re.compile(r"Subcommand '[^']*' does not accept option '([^']+)'"),
         r"unknown key '\1': --print_config shows them",
